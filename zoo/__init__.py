@@ -1,0 +1,1 @@
+"""A Hub-integrated model zoo and adapter registry for efficient edge AI."""

@@ -1,0 +1,91 @@
+"""Layers that several families share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CollapsibleConv2d(nn.Module):
+    """A k x k convolution a -> p followed by a 1x1 convolution p -> b, with nothing between.
+
+    Being linear, the pair equals one k x k convolution a -> b (SESR, arXiv 2103.09404,
+    algorithms 1 and 2). Training computes that small kernel at every step and convolves the
+    image once with it; gradients flow back to both factors. The equality is exact at borders
+    too, because the k x k layer, which sees the zero padding, comes first.
+
+    Args:
+        in_channels: a, channels of the input `(N, a, H, W)`.
+        out_channels: b, channels of the output `(N, b, H, W)`.
+        kernel_size: k, odd; stride 1, zero padding (k - 1) / 2.
+        expansion: p, the width between the two factors.
+        residual: add the input to the output (a must equal b). Explicit, never inferred from
+            equal widths: SESR's x4 output block has equal widths and no residual.
+
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        expansion: int,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if residual and in_channels != out_channels:
+            raise ValueError(f"a residual needs equal widths, not {in_channels} -> {out_channels}")
+        self.expand = nn.Conv2d(
+            in_channels, expansion, kernel_size, padding=kernel_size // 2, bias=False
+        )
+        self.project = nn.Conv2d(expansion, out_channels, 1)
+        self.residual = residual
+        nn.init.xavier_uniform_(self.expand.weight)
+        nn.init.xavier_uniform_(self.project.weight)
+        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+
+    def collapse(self) -> tuple[Tensor, Tensor]:
+        """Return the weight `(b, a, k, k)` and the bias `(b,)` of the one equal convolution.
+
+        W[o,i,u,v] = sum_p W2[o,p] W1[p,i,u,v], plus 1 at the centre for o = i with a residual.
+        """
+        first, second = self.expand.weight, self.project.weight.flatten(1)
+        weight = (second @ first.flatten(1)).unflatten(1, first.shape[1:])
+        if self.residual:
+            weight = weight + identity_kernel(weight)
+        assert self.project.bias is not None
+        return weight, self.project.bias
+
+    @torch.no_grad()
+    def load_collapsed(self, weight: Tensor, bias: Tensor) -> None:
+        """Set both factors so that `collapse()` gives `weight` and `bias` back.
+
+        W2 keeps its random values and W1 becomes pinv(W2) (W - residual), the smallest W1
+        that does it; both are then scaled to equal norms, as in a trained pair.
+        """
+        if self.residual:
+            weight = weight - identity_kernel(weight)
+        second = self.project.weight.flatten(1).double()
+        first = torch.linalg.pinv(second) @ weight.flatten(1).double()
+        scale = (second.norm() / first.norm().clamp_min(1e-12)).sqrt()
+        self.expand.weight.copy_((first * scale).view_as(self.expand.weight))
+        self.project.weight.copy_((second / scale).view_as(self.project.weight))
+        self.project.bias.copy_(bias)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, a, H, W)` to `(N, b, H, W)` with one small convolution (collapsed space)."""
+        weight, bias = self.collapse()
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def forward_expanded(self, x: Tensor) -> Tensor:
+        """Map `(N, a, H, W)` to `(N, b, H, W)` through both factors: equal to `forward`, slow."""
+        y: Tensor = self.project(self.expand(x))
+        return x + y if self.residual else y
+
+
+def identity_kernel(like: Tensor) -> Tensor:
+    """Return the kernel `(b, b, k, k)` that copies its input, in the dtype of `like`."""
+    kernel = torch.zeros_like(like)
+    channels, centre = like.shape[0], like.shape[-1] // 2
+    kernel[range(channels), range(channels), centre, centre] = 1
+    return kernel

@@ -1,0 +1,191 @@
+"""`Recipe`: how to make and use a model, as plain data with a JSON round trip."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeVar, get_type_hints
+
+from zoo.errors import MismatchError
+
+FORMAT_VERSION = 1
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+Precision = Literal["no", "bf16", "fp16"]
+T = TypeVar("T")
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """Return `value`, from JSON or from a `--set` text, as the type a field is declared with."""
+    text = isinstance(value, str)
+    try:
+        if hint is bool and text and value in ("true", "false"):
+            return value == "true"
+        if hint is int and (text or (isinstance(value, int) and not isinstance(value, bool))):
+            return int(value)
+        if hint is float and (text or isinstance(value, int | float)):
+            return float(value)
+        if hint in (bool, str) and isinstance(value, hint):
+            return value
+        if hint == (str | None) and (value is None or text):
+            return None if value in (None, "none") else value
+        if hint == Precision and value in ("no", "bf16", "fp16"):
+            return value
+        if hint == tuple[int, ...] and isinstance(value, list | tuple):
+            return tuple(_convert(item, int, where) for item in value)
+        if hint == Mapping[str, Any] and isinstance(value, Mapping):
+            return dict(value)
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            return from_json(hint, value, where)  # type: ignore[arg-type]
+    except ValueError:
+        pass
+    wanted = getattr(hint, "__name__", str(hint)) if hint is not Precision else "no, bf16 or fp16"
+    raise MismatchError(f"{where} is {value!r}; expected {wanted}")
+
+
+def from_json(kind: type[T], value: Mapping[str, Any], where: str = "recipe") -> T:
+    """Build the dataclass `kind` from a mapping, checking every name and type."""
+    hints = get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise MismatchError(
+            f"{where} has unknown field {unknown[0]!r}; known: {', '.join(sorted(hints))}"
+        )
+    fields = {name: _convert(item, hints[name], f"{where}.{name}") for name, item in value.items()}
+    try:
+        return kind(**fields)
+    except TypeError as error:  # a required field is missing: the dataclass names it
+        raise MismatchError(f"{where}: {str(error).split(') ', 1)[-1]}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How a recipe is trained. Every field can be overridden: `--set train.lr=1e-3`.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples per process and micro-batch (the convention of Accelerate).
+        lr: peak learning rate of Adam; linear warm-up, then cosine to zero.
+        warmup_steps: steps of the linear warm-up.
+        weight_decay: decoupled (AdamW).
+        ema_decay: the weights kept are an exponential moving average; 0 turns it off.
+        clip_norm: gradient norm bound; 0 turns it off.
+        accumulation_steps: micro-batches per optimizer step.
+        precision: mixed precision of Accelerate ("no", "bf16", "fp16").
+        seed: of the initial weights and of every batch.
+        init: ref of a checkpoint to start from (warm start), or None.
+        log_every: steps between two lines of `log.jsonl`.
+        eval_every: steps between two evaluations on the held-out images.
+        save_every: steps between two resumable states on the disk.
+        options: what only this task or this model's training form knows.
+
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    ema_decay: float = 0.0
+    clip_norm: float = 0.0
+    accumulation_steps: int = 1
+    precision: Precision = "no"
+    seed: int = 0
+    init: str | None = None
+    log_every: int = 100
+    eval_every: int = 1000
+    save_every: int = 1000
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulation_steps",
+            "log_every",
+            "eval_every",
+            "save_every",
+        ):
+            if getattr(self, name) < 1:
+                raise MismatchError(f"train.{name} is {getattr(self, name)}; expected at least 1")
+        if not self.lr > 0:
+            raise MismatchError(f"train.lr is {self.lr}; expected a positive number")
+        if not 0 <= self.ema_decay < 1:
+            raise MismatchError(f"train.ema_decay is {self.ema_decay}; expected 0 <= decay < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make a model, and everything needed to use it.
+
+    Attributes:
+        name: what users type, e.g. "sesr-m5-x2".
+        summary: one line for people.
+        task: the Hub's `pipeline_tag`, e.g. "image-to-image".
+        subtask: the module of `zoo.tasks` that feeds and judges it, e.g. "super-resolution".
+        model: "module:class" of the deployed network, imported on use.
+        args: arguments of that class.
+        input_shape: the shape costs refer to, e.g. (N, C, H, W) = (1, 1, 360, 640).
+        preprocessing: what the input tensor is made from, in the task's own words.
+        train: how it is trained.
+        default_tag: the set of weights that the bare name means.
+        paper: arXiv id.
+        license: SPDX id of the recipe's code (weights have their own).
+
+    """
+
+    name: str
+    summary: str
+    task: str
+    subtask: str
+    model: str
+    args: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    preprocessing: Mapping[str, Any]
+    train: Train
+    default_tag: str
+    paper: str
+    license: str = "Apache-2.0"
+
+    def __post_init__(self) -> None:
+        for value in (self.name, self.default_tag):
+            if not NAME.fullmatch(value):
+                raise MismatchError(
+                    f"{value!r} is no name; expected lower-case letters, digits and single hyphens"
+                )
+        if not re.fullmatch(r"[\w.]+:\w+", self.model):
+            raise MismatchError(f"model is {self.model!r}; expected 'module:class'")
+
+    @property
+    def family(self) -> str:
+        """Name of the module that holds the architecture: "sesr"."""
+        return self.model.split(":")[0].rsplit(".", 1)[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON types; `Recipe.from_json` gives an equal recipe back."""
+        value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Build a recipe from `to_json`; unknown fields and wrong types are a MismatchError."""
+        return from_json(cls, value)
+
+    def override(self, settings: Mapping[str, Any]) -> Self:
+        """Return a copy with other training settings: {"train.lr": "1e-3"} or {"lr": 1e-3}.
+
+        Values may be texts; they are read as the field's type. `train.options.<name>` reaches
+        an existing option.
+        """
+        train = self.to_json()["train"]
+        for key, value in settings.items():
+            path = key.removeprefix("train.").split(".")
+            target = train["options"] if path[0] == "options" and len(path) == 2 else train
+            if path[-1] not in target or (target is train and len(path) != 1):
+                known = [*(f"train.{k}" for k in train if k != "options")]
+                known += [f"train.options.{k}" for k in train["options"]]
+                raise MismatchError(f"no setting {key!r}; known: {', '.join(known)}")
+            if target is not train:
+                value = _convert(value, type(target[path[-1]]), key)
+            target[path[-1]] = value
+        return dataclasses.replace(self, train=from_json(Train, train, "train"))

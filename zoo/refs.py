@@ -1,0 +1,62 @@
+"""Refs, the one grammar for naming a model: `name[.tag]`, `org/repo[@revision]`, or a path.
+
+A path starts with `./`, `../`, `/`, `~` or is a `pathlib.Path`; nothing is ever guessed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import MismatchError
+from zoo.recipe import NAME
+
+_REPO = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]+))?")
+GRAMMAR = "name[.tag], org/repo[@revision], or a path that starts with ./ or /"
+
+
+@dataclass(frozen=True)
+class NameRef:
+    """A recipe's name, with the tag of a set of weights when one was given."""
+
+    name: str
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class RepoRef:
+    """A repository on the Hub, at a revision when one was given."""
+
+    repo: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class PathRef:
+    """A file or folder on this machine."""
+
+    path: Path
+
+
+def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
+    """Read a ref.
+
+    Raises:
+        MismatchError: the text fits no form, or reads as a repository while a folder of
+            that name lies here.
+
+    """
+    if isinstance(ref, Path):
+        return PathRef(ref)
+    if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", ref):
+        return PathRef(Path(ref).expanduser())
+    name, dot, tag = ref.partition(".")
+    if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):
+        return NameRef(name, tag or None)
+    if match := _REPO.fullmatch(ref):
+        if Path(match["repo"]).exists():
+            raise MismatchError(
+                f"{ref!r} reads as a Hub repository, and a folder of that name is here: "
+                f"write ./{ref} for the folder"
+            )
+        return RepoRef(match["repo"], match["revision"])
+    raise MismatchError(f"{ref!r} is no ref; expected {GRAMMAR}")

@@ -1,0 +1,91 @@
+"""What there is: recipes of the built-in families and of installed third-party packages.
+
+A family is a module of `zoo.recipes` with a tuple `RECIPES`; it is found by being there. A
+third-party package offers the same through an entry point of the group `zoo.recipes` whose
+value is a module or such a tuple.
+"""
+
+import fnmatch
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import zoo.recipes
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.recipe import Recipe
+
+ENTRY_POINTS = "zoo.recipes"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def _collect() -> Iterable[tuple[str, Recipe]]:
+    for module in pkgutil.iter_modules(zoo.recipes.__path__):
+        source = f"zoo.recipes.{module.name}"
+        for recipe in importlib.import_module(source).RECIPES:
+            yield source, recipe
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        loaded = point.load()
+        for recipe in getattr(loaded, "RECIPES", loaded):
+            yield f"entry point {point.name} ({point.value})", recipe
+
+
+@functools.cache
+def all_recipes() -> Mapping[str, Recipe]:
+    """Return every recipe by name, in name order.
+
+    Raises:
+        MismatchError: two sources define the same name, or an entry point holds no recipes.
+
+    """
+    found: dict[str, tuple[str, Recipe]] = {}
+    for source, recipe in _collect():
+        if not isinstance(recipe, Recipe):
+            raise MismatchError(f"{source} holds {recipe!r}; expected a zoo.Recipe")
+        if recipe.name in found:
+            raise MismatchError(
+                f"recipe {recipe.name!r} is defined by {found[recipe.name][0]} and by {source}; "
+                "rename one, or uninstall the package that brings it"
+            )
+        found[recipe.name] = (source, recipe)
+    return MappingProxyType({name: found[name][1] for name in sorted(found)})
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Return the recipe names that match a shell-style pattern."""
+    return [name for name in all_recipes() if fnmatch.fnmatchcase(name, pattern)]
+
+
+def find(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        UnknownNameError: there is none; the message lists near misses.
+
+    """
+    recipes = all_recipes()
+    if name not in recipes:
+        raise UnknownNameError.near("recipe", name, recipes, "type: zoo list")
+    return recipes[name]
+
+
+def shipped_tags(name: str) -> list[str]:
+    """Return the tags of the weights that this package ships for a recipe."""
+    return sorted(
+        folder.name.partition(".")[2]
+        for folder in WEIGHTS.glob(f"{name}.*")
+        if (folder / "config.json").is_file()
+    )
+
+
+def importable_models() -> tuple[str, ...]:
+    """Return the module prefixes that a checkpoint may name its network from.
+
+    Only the zoo's own models and those of installed third-party recipes: a config file that
+    came with weights never chooses what code runs.
+    """
+    own = {recipe.model.split(":")[0] for recipe in all_recipes().values()}
+    return ("zoo.models.", *sorted(own))
