@@ -1,0 +1,202 @@
+"""`Checkpoint`: a verified folder of weights that knows how they were made and are used.
+
+```
+config.json         format version, recipe, tag, licence of the weights, data, sha256 of the files
+model.safetensors   the deployed network's tensors
+metrics.json        what was measured, and how
+README.md           the card
+```
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.files import sha256, write_bytes, write_json
+from zoo.recipe import FORMAT_VERSION, Recipe
+from zoo.registry import importable_models
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
+UNSTATED = "not stated"
+
+
+def build(recipe: Recipe) -> "nn.Module":
+    """Return the deployed network of a recipe, freshly initialised, in eval mode.
+
+    Raises:
+        UnsafeFileError: the recipe names a class outside the zoo and its installed extensions.
+
+    """
+    module_name, class_name = recipe.model.split(":")
+    if not f"{module_name}.".startswith("zoo.models.") and module_name not in importable_models():
+        raise UnsafeFileError(
+            f"recipe {recipe.name!r} names the model {recipe.model!r}; only zoo.models and the "
+            "models of installed recipe packages are ever imported"
+        )
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise MismatchError(f"model {recipe.model!r} of {recipe.name!r}: {error}") from error
+    model: nn.Module = kind(**recipe.args)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with `config.json`, `model.safetensors` and `metrics.json`.
+
+    Attributes:
+        path: the folder.
+        recipe: how it was made, and everything needed to use it.
+        config: the whole of `config.json`.
+        metrics: the whole of `metrics.json`.
+
+    """
+
+    path: Path
+    recipe: Recipe
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+    @property
+    def tag(self) -> str:
+        """The set of weights, e.g. "bsds"."""
+        return str(self.config["tag"])
+
+    @property
+    def license(self) -> str:
+        """Licence of the weights, which is a matter of the data they were trained on."""
+        return str(self.config["license"])
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a folder's config and metrics; the weights are verified when they are loaded.
+
+        Raises:
+            MissingWeightsError: the folder is not there, or is no checkpoint.
+            MismatchError: its config is of a newer format, or broken.
+
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            what = "no such folder" if not path.is_dir() else f"no {CONFIG} in it"
+            raise MissingWeightsError(
+                f"{path} is no checkpoint ({what}); make one with: zoo train NAME --out {path}"
+            )
+        config = _read_json(path / CONFIG)
+        version = config.get("format_version")
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise MismatchError(
+                f"{path / CONFIG} has format_version {version!r}; this zoo reads 1 to "
+                f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
+            )
+        for key, kind in (("recipe", dict), ("tag", str), ("license", str), ("files", dict)):
+            if not isinstance(config.get(key), kind):
+                raise MismatchError(f"{path / CONFIG}: {key!r} is missing or no {kind.__name__}")
+        metrics = _read_json(path / METRICS) if (path / METRICS).is_file() else {}
+        return cls(path, Recipe.from_json(config["recipe"]), config, metrics)
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """Return the tensors, after their file was verified by size and SHA-256.
+
+        Raises:
+            MissingWeightsError: the file is not there.
+            UnsafeFileError: it is not the file that the config describes.
+
+        """
+        import safetensors.torch
+        from safetensors import SafetensorError
+
+        expected = self.config["files"].get(WEIGHTS, {}).get("sha256")
+        file = self.path / WEIGHTS
+        if not file.is_file():
+            raise MissingWeightsError(f"{file} is missing; take the whole folder again")
+        found = sha256(file)
+        if found != expected:
+            raise UnsafeFileError(
+                f"{file} is corrupt or was tampered with: sha256 {found[:16]}…, expected "
+                f"{str(expected)[:16]}…; take the folder again, it was not opened"
+            )
+        try:
+            return safetensors.torch.load_file(file)
+        except SafetensorError as error:
+            raise UnsafeFileError(f"{file} is no valid safetensors file: {error}") from error
+
+    def load(self) -> "nn.Module":
+        """Return the deployed network with these weights, in eval mode; every tensor must fit."""
+        model, tensors = build(self.recipe), self.state_dict()
+        try:
+            model.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())
+            raise MismatchError(f"weights of {self.path} do not fit: {detail}") from error
+        return model
+
+    @classmethod
+    def write(
+        cls,
+        path: Path,
+        recipe: Recipe,
+        tensors: "Mapping[str, Tensor]",
+        metrics: Mapping[str, Any],
+        *,
+        tag: str | None = None,
+        license: str = UNSTATED,
+        data: Mapping[str, Any] | None = None,
+        card: str | None = None,
+    ) -> Self:
+        """Write a checkpoint. A crash leaves the old one, the new one or none, never a mixture.
+
+        The config goes first when an old checkpoint is replaced and comes last when the new one is
+        complete: a folder without config is no checkpoint.
+        """
+        import safetensors.torch
+
+        payload = safetensors.torch.save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            metadata={"format": "pt", "recipe": recipe.name},
+        )
+        (path / CONFIG).unlink(missing_ok=True)
+        write_bytes(path / WEIGHTS, payload)
+        write_json(path / METRICS, metrics)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "tag": tag or recipe.default_tag,
+            "graph": "deployed",
+            "license": license,
+            "data": dict(data or {}),
+            "recipe": recipe.to_json(),
+            "files": {WEIGHTS: {"sha256": sha256(path / WEIGHTS), "bytes": len(payload)}},
+        }
+        write_json(path / CONFIG, config)
+        checkpoint = cls.read(path)
+        if card is not None:
+            checkpoint.write_card(card)
+        return checkpoint
+
+    def write_card(self, text: str) -> None:
+        """Write the card as README.md."""
+        write_bytes(self.path / CARD, text.encode())
+
+    def record(self, name: str, result: Mapping[str, Any]) -> Self:
+        """Store an evaluation under `name` in `metrics.json`; return the new checkpoint."""
+        results = {**self.metrics.get("evaluations", {}), name: dict(result)}
+        write_json(self.path / METRICS, {**self.metrics, "evaluations": results})
+        return self.read(self.path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise MismatchError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MismatchError(f"{path} holds {type(value).__name__}; expected an object")
+    return value

@@ -1,0 +1,230 @@
+"""Reading and writing pictures: 8 and 16 bits, alpha, orientation, profile, and refusals."""
+
+import os
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zoo.errors import MismatchError
+from zoo.files import replacing
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = int(os.environ.get("ZOO_MAX_PIXELS", 100_000_000))
+_LUMA = np.array([65.481, 128.553, 24.966]) / 255  # BT.601 studio range, for RGB in [0, 1]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright.
+
+    Attributes:
+        pixels: `(H, W, C)`, uint8 or uint16; C is 1 (grey) or 3 (RGB).
+        alpha: `(H, W)` of the same type, or None.
+        profile: the ICC colour profile's bytes, or None.
+
+    """
+
+    pixels: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+    profile: bytes | None = None
+
+    @property
+    def white(self) -> int:
+        """Largest value a pixel can hold: 255 or 65535."""
+        return int(np.iinfo(self.pixels.dtype).max)
+
+
+def luma(rgb: NDArray[Any], white: float) -> NDArray[np.float32]:
+    """Return Y of BT.601 in studio range, divided by 255: `(H, W)`, from 16/255 to 235/255.
+
+    `rgb` is `(H, W, 3)` or, for grey pictures, `(H, W, 1)`, in [0, white].
+    """
+    if rgb.shape[-1] == 1:
+        rgb = np.broadcast_to(rgb, (*rgb.shape[:-1], 3))
+    return ((16 / 255) + rgb @ (_LUMA / white)).astype(np.float32)
+
+
+def read(source: Path | str | Image.Image | NDArray[Any]) -> Picture:
+    """Read a picture from a file, a Pillow image or an array `(H, W[, 1|3|4])` of 8 or 16 bits.
+
+    The EXIF orientation is applied; palettes and CMYK become RGB; of an animation the first
+    frame is taken.
+
+    Raises:
+        MismatchError: no such file, not a picture, truncated, or more than `MAX_PIXELS` pixels
+            (a few kilobytes can claim gigabytes: the size is checked before anything is decoded).
+
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pillow(source)
+    path = Path(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit rules
+            with Image.open(path) as image:
+                _check_size(image.size, path)
+                picture = _from_pillow(image)  # decodes, and so finds truncation
+                return _deep_png(path, image, picture) or picture
+    except FileNotFoundError:
+        raise MismatchError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise MismatchError(f"{path} is a folder; expected a picture file") from None
+    except UnidentifiedImageError:
+        raise MismatchError(
+            f"{path} is not a picture; expected one of {', '.join(SUFFIXES)}"
+        ) from None
+    except Image.DecompressionBombError:
+        raise MismatchError(f"{path} has too many pixels; the limit is {MAX_PIXELS}") from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        if isinstance(error, MismatchError):
+            raise
+        raise MismatchError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _check_size(size: tuple[int, int], what: Path | str) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise MismatchError(
+            f"{what} claims {size[0]}x{size[1]} pixels; the limit is {MAX_PIXELS} "
+            "(set ZOO_MAX_PIXELS to raise it)"
+        )
+
+
+def _from_array(array: NDArray[Any]) -> Picture:
+    shape = array.shape
+    fits = array.dtype in (np.uint8, np.uint16) and (
+        array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))
+    )
+    if not fits or 0 in shape:
+        raise MismatchError(
+            f"array is {array.dtype} {shape}; expected uint8 or uint16 (H, W), (H, W, 1), "
+            "(H, W, 3) or (H, W, 4)"
+        )
+    _check_size((shape[1], shape[0]), "the array")
+    if array.ndim == 2:
+        return Picture(array[..., None])
+    return Picture(array[..., :3], array[..., 3]) if shape[2] == 4 else Picture(array)
+
+
+def _from_pillow(image: Image.Image) -> Picture:
+    _check_size(image.size, "the picture")
+    profile = image.info.get("icc_profile")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return Picture(np.asarray(image).astype(np.uint16)[..., None], None, profile)
+    if image.mode in ("I", "F"):
+        raise MismatchError(f"pictures of mode {image.mode!r} are not supported; expected 8/16 bit")
+    clear = "A" in image.getbands() or "transparency" in image.info
+    grey = image.mode in ("1", "L", "LA")
+    if image.mode == "CMYK":
+        profile = None  # it describes inks, not the RGB that is returned
+    pixels = np.asarray(image.convert(("LA" if clear else "L") if grey else "RGBA" if clear else "RGB"))
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    return Picture(pixels[..., :-1], pixels[..., -1], profile) if clear else Picture(
+        pixels, None, profile
+    )
+
+
+def _deep_png(path: Path, image: Image.Image, picture: Picture) -> Picture | None:
+    """Return the full depth of a 16-bit colour PNG, which Pillow reduces to 8 bits, else None."""
+    header = path.open("rb").read(26)
+    if not header.startswith(b"\x89PNG") or header[24] != 16 or picture.pixels.dtype == np.uint16:
+        return None
+    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.ndim != 3:
+        raise MismatchError(f"{path} is a 16-bit PNG that OpenCV cannot read")
+    array = _upright(array, image.getexif().get(0x0112, 1))
+    colour = array[..., 2::-1]
+    if picture.pixels.shape[2] == 1:
+        colour = colour[..., :1]  # grey with alpha arrives as four channels
+    return Picture(colour, array[..., 3] if array.shape[2] == 4 else None, picture.profile)
+
+
+def _upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return array
+
+
+def write(picture: Picture, path: Path) -> None:
+    """Write a picture in the format of the suffix of `path`, atomically.
+
+    PNG keeps 16 bits; other formats get 8. JPEG has no alpha: a picture with one is refused.
+
+    Raises:
+        MismatchError: unknown suffix, alpha into JPEG, or a place that cannot be written.
+
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise MismatchError(
+            f"cannot write {path.name}: unknown picture format {suffix or 'without suffix'!r}; "
+            f"expected one of {', '.join(SUFFIXES)}"
+        )
+    if picture.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
+        raise MismatchError(
+            f"cannot write {path.name}: the picture has transparency, which {suffix} cannot hold; "
+            f"write {path.stem}.png or {path.stem}.webp"
+        )
+    with replacing(path) as temporary:
+        try:
+            if picture.white > 255 and suffix == ".png":
+                _write_deep(picture, temporary)
+            else:
+                to_pillow(picture).save(temporary, **_options(suffix, picture.profile))
+        except (OSError, ValueError) as error:
+            raise MismatchError(f"cannot write {path}: {error}") from error
+
+
+def _options(suffix: str, profile: bytes | None) -> dict[str, Any]:
+    quality = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"quality": 95}}
+    options: dict[str, Any] = dict(quality.get(".jpg" if suffix == ".jpeg" else suffix, {}))
+    return options | ({"icc_profile": profile} if profile else {})
+
+
+def to_pillow(picture: Picture) -> Image.Image:
+    """Return the picture as an 8-bit Pillow image (L, LA, RGB or RGBA)."""
+    planes = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha[..., None]]
+    array = np.concatenate(planes, axis=2)
+    if picture.white > 255:
+        array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
+
+
+def _write_deep(picture: Picture, path: Path) -> None:
+    colour = picture.pixels
+    if picture.alpha is not None:
+        colour = np.concatenate(
+            [np.broadcast_to(colour, (*colour.shape[:2], 3)), picture.alpha[..., None]], axis=2
+        )
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[colour.shape[2]]
+    if not cv2.imwrite(str(path), np.ascontiguousarray(colour[..., order])):
+        raise OSError("OpenCV could not encode it")
+
+
+def find(folder: Path) -> list[Path]:
+    """Return the picture files directly in `folder`, in name order.
+
+    Raises:
+        MismatchError: no such folder, or none in it.
+
+    """
+    if not folder.is_dir():
+        raise MismatchError(f"no such folder: {folder}")
+    found = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not found:
+        raise MismatchError(f"no pictures in {folder}; expected {', '.join(SUFFIXES)} files")
+    return found

@@ -1,0 +1,424 @@
+"""One visible training loop, under Accelerate: any device, any number of processes, exact resume.
+
+A run folder holds `log.jsonl`, the checkpoint chosen so far (see `zoo.checkpoint`) and one
+`state-<step>` folder to resume from. Batches and learning rate are functions of the step alone, so a
+state is only tensors: weights, moving average, optimizer, random generators.
+"""
+
+import dataclasses
+import json
+import math
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from zoo.checkpoint import UNSTATED, Checkpoint, build
+from zoo.errors import MismatchError, MissingExtraError, ZooError
+from zoo.files import sync, write_bytes, write_json
+from zoo.recipe import Recipe, Train
+from zoo.tasks import task_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LOG = "log.jsonl"
+_STATE = "state-"
+
+
+def learning_rate(train: Train, step: int) -> float:
+    """Return the rate of a step, counted from 0: linear warm-up, then half a cosine to zero."""
+    if step < train.warmup_steps:
+        return train.lr * (step + 1) / train.warmup_steps
+    progress = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclasses.dataclass
+class _Progress:
+    """What a state keeps besides tensors of the optimizer: where we are and the best so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float = -math.inf
+    best_step: int = 0
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    data: str,
+    data_license: str = UNSTATED,
+    init: nn.Module | None = None,
+    resume: bool = False,
+    tracker: str | None = None,
+    device: str | None = None,
+) -> Checkpoint:
+    """Train a recipe and return the checkpoint that did best on held-out data.
+
+    Args:
+        recipe: what to train and how; its `train` settings are the record.
+        out: the run folder.
+        data: what the task trains on: a folder, or a Hub data set id.
+        data_license: licence of that data, hence of the weights; goes on the card.
+        init: a deployed network to start from.
+        resume: go on from the newest state in `out`; the result equals an uninterrupted run.
+        tracker: name of a tracker of Accelerate, e.g. "tensorboard".
+        device: "cpu" to leave an accelerator alone; the rest is Accelerate's to choose.
+
+    Raises:
+        MismatchError: `out` holds a run and `resume` is off, or resumes another recipe or data.
+        ZooError: the loss became NaN or infinite; the last good checkpoint is kept.
+
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import ProjectConfiguration, set_seed
+    except ImportError:
+        raise MissingExtraError.of("accelerate", "train") from None
+    settings = recipe.train
+    accelerator = Accelerator(
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulation_steps,
+        cpu=device == "cpu",
+        log_with=tracker,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking")),
+    )
+    run = _Run(recipe, out, accelerator, data, data_license)
+    state = run.open_folder(resume)
+    set_seed(settings.seed)
+    run.start(init)
+    if state is not None:
+        run.load_state(state)
+    if tracker:
+        accelerator.init_trackers(recipe.name, config=_flat(settings))
+    try:
+        run.loop()
+    finally:
+        accelerator.end_training()
+    return Checkpoint.read(out)
+
+
+def _flat(settings: Train) -> dict[str, Any]:
+    """Return the settings as the flat scalars that trackers take."""
+    values = dataclasses.asdict(settings)
+    values |= {f"options.{name}": value for name, value in values.pop("options").items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Run:
+    """The pieces of one training run; `loop` is the training itself."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, accelerator: "Accelerator", data: str, license: str
+    ) -> None:
+        self.recipe, self.settings, self.out = recipe, recipe.train, out
+        self.accelerator, self.license = accelerator, license
+        self.task: ModuleType = task_of(recipe)
+        with accelerator.main_process_first():
+            self.data = self.task.training_data(recipe, data)
+        self.progress = _Progress()
+
+    # --- setting up ---------------------------------------------------------------------------
+
+    def open_folder(self, resume: bool) -> Path | None:
+        """Make the run folder; return the state to resume from, or None to start."""
+        states = sorted(self.out.glob(f"{_STATE}*"))
+        if resume:
+            if not states:
+                if (self.out / "config.json").exists():
+                    raise MismatchError(f"{self.out} is a finished run; there is nothing to resume")
+                return None  # killed before the first state: start again
+            self._check_state(states[-1])
+            return states[-1]
+        used = states or (self.out / LOG).exists() or (self.out / "config.json").exists()
+        if self.out.exists() and not self.out.is_dir():
+            raise MismatchError(f"{self.out} is a file; expected a folder for the run")
+        if used and self.accelerator.is_main_process:
+            raise MismatchError(
+                f"{self.out} already holds a run; add --resume to go on with it, or choose "
+                "another folder"
+            )
+        self.accelerator.wait_for_everyone()
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.out / f".probe-{self.accelerator.process_index}", b"")
+            (self.out / f".probe-{self.accelerator.process_index}").unlink()
+        except OSError as error:
+            raise MismatchError(f"cannot write {self.out}: {error.strerror}") from error
+        return None
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.to_json(),
+            "data": self.data.fingerprint,
+            "processes": self.accelerator.num_processes,
+        }
+
+    def _check_state(self, state: Path) -> None:
+        theirs = json.loads((state / "run.json").read_text())["identity"]
+        ours = self._identity()
+        if theirs == ours:
+            return
+        if theirs["recipe"]["name"] != self.recipe.name:
+            what = f"recipe {theirs['recipe']['name']!r}, not {self.recipe.name!r}"
+        else:
+            before, now = (_leaves(side) for side in (theirs, ours))
+            key = next(k for k in {**before, **now} if before.get(k) != now.get(k))
+            what = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
+        raise MismatchError(
+            f"{self.out} was trained with {what}; resume with the same settings, or start "
+            "in another folder"
+        )
+
+    def start(self, init: nn.Module | None) -> None:
+        """Build model, moving average and optimizer."""
+        deployed = build(self.recipe)
+        model = _training_form(deployed, self.settings)
+        if init is not None:
+            try:
+                _load_deployed(model, init)
+            except (ValueError, RuntimeError) as error:
+                raise MismatchError(
+                    f"{self.recipe.name} cannot start from these weights: {error}"
+                ) from error
+        decay = self.settings.ema_decay
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.accelerator.register_for_checkpointing(self.average)
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Train to the last step; log, validate and save on the way."""
+        settings, progress, accelerator = self.settings, self.progress, self.accelerator
+        bar = self._bar()
+        started = time.perf_counter() - progress.seconds
+        running = torch.zeros((), device=accelerator.device)
+        while progress.step < settings.steps:
+            rate = learning_rate(settings, progress.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            running += self._step(progress.step)
+            self.average.update_parameters(accelerator.unwrap_model(self.model))
+            progress.step += 1
+            progress.seconds = time.perf_counter() - started
+            bar.update()
+            last = progress.step == settings.steps
+            due = {
+                what: last or progress.step % every == 0
+                for what, every in (
+                    ("log", settings.log_every),
+                    ("eval", settings.eval_every),
+                    ("save", settings.save_every),
+                )
+            }
+            if any(due.values()):
+                self._check_finite(running)
+            if due["log"]:
+                self._log({"loss": running.item() / self._since_log(), "lr": rate})
+                running.zero_()
+            if due["eval"]:
+                self._validate()
+            if due["save"]:
+                self._save(last)
+        bar.close()
+
+    def _step(self, step: int) -> Tensor:
+        """Do one optimizer step; return its mean loss over processes and micro-batches."""
+        settings, accelerator = self.settings, self.accelerator
+        size, parts = settings.batch_size, settings.accumulation_steps
+        total = size * parts * accelerator.num_processes
+        losses = torch.zeros((), device=accelerator.device)
+        for part in range(parts):
+            first = (part * accelerator.num_processes + accelerator.process_index) * size
+            rows = range(first, first + size)
+            inputs, targets = (
+                x.to(accelerator.device)
+                for x in self.task.batch(self.data, self.recipe, step, rows, total)
+            )
+            with accelerator.accumulate(self.model):
+                with accelerator.autocast():
+                    outputs = self.model(inputs)
+                value = self.task.loss(outputs.float(), targets)
+                accelerator.backward(value)
+                if accelerator.sync_gradients and settings.clip_norm:
+                    accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            losses += value.detach() / parts
+        mean: Tensor = accelerator.reduce(losses, "mean")
+        return mean
+
+    def _since_log(self) -> int:
+        return self.progress.step % self.settings.log_every or self.settings.log_every
+
+    def _check_finite(self, running: Tensor) -> None:
+        if not bool(torch.isfinite(running)):
+            kept = f"the last good checkpoint is in {self.out}"
+            if not (self.out / "config.json").exists():
+                kept = "no checkpoint had been written yet"
+            raise ZooError(
+                f"the loss is {running.item()} at step {self.progress.step}; stopped, {kept}. "
+                "Try a smaller rate: --set train.lr="
+                f"{self.settings.lr / 4:g}"
+            )
+
+    def _validate(self) -> None:
+        """Score the deployed form of the averaged weights on held-out data; keep the best."""
+        averaged = self.average.module if self.settings.ema_decay else None
+        model = _deployed(averaged or self.accelerator.unwrap_model(self.model))
+        scores = self.task.validate(model, self.data, self.recipe)
+        self._log({f"held_out/{name}": value for name, value in scores.items()})
+        score = scores[self.task.SELECT_BY]
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step = score, self.progress.step
+            self.progress.best_metrics = scores
+            self.progress.best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+
+    # --- what is written ----------------------------------------------------------------------
+
+    def _save(self, last: bool) -> None:
+        """Write the state, then the checkpoint; the old state goes when the new one is safe."""
+        step = self.progress.step
+        final = self.out / f"{_STATE}{step:08d}"
+        temporary = self.out / f".{_STATE}{step:08d}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(temporary))
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        facts = dataclasses.asdict(self.progress)
+        torch.save(facts.pop("best"), temporary / "best.pt")
+        write_json(temporary / "run.json", {"identity": self._identity(), "progress": facts})
+        for file in temporary.rglob("*"):
+            sync(file)
+        temporary.rename(final)
+        sync(self.out)
+        for old in self.out.glob(f"{_STATE}*"):
+            if old != final:
+                shutil.rmtree(old)
+        self._write_checkpoint(last)
+
+    def load_state(self, state: Path) -> None:
+        """Take up a run where `state` left it."""
+        for orphan in self.out.glob(f".{_STATE}*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+        self.accelerator.load_state(str(state))
+        facts = json.loads((state / "run.json").read_text())["progress"]
+        best = torch.load(state / "best.pt", weights_only=True)
+        self.progress = _Progress(**facts, best=best)
+        log = self.out / LOG
+        if self.accelerator.is_main_process and log.exists():  # lines after the state come again
+            lines = log.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= self.progress.step]
+            write_bytes(log, "".join(kept).encode())
+
+    def _write_checkpoint(self, last: bool) -> None:
+        if not self.progress.best:
+            return
+        settings = self.settings
+        metrics = {
+            "held_out": {
+                **self.progress.best_metrics,
+                "images": len(self.data.held_out),
+                "step": self.progress.best_step,
+            },
+            "training": {
+                "steps": self.progress.step,
+                "complete": last,
+                "hours": round(self.progress.seconds / 3600, 3),
+                "samples_per_step": settings.batch_size
+                * settings.accumulation_steps
+                * self.accelerator.num_processes,
+                "processes": self.accelerator.num_processes,
+                "device": self.accelerator.device.type,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        Checkpoint.write(
+            self.out,
+            self.recipe,
+            self.progress.best,
+            metrics,
+            license=self.license,
+            data=self.data.facts,
+        )
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.accelerator.log(dict(values), step=self.progress.step)
+        line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 2), **values}
+        with (self.out / LOG).open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def _bar(self) -> Any:
+        from tqdm import tqdm
+
+        quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
+        return tqdm(
+            desc=self.recipe.name,
+            total=self.settings.steps,
+            initial=self.progress.step,
+            unit="step",
+            disable=quiet,
+            dynamic_ncols=True,
+        )
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted path."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    items = (_leaves(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items())
+    return {key: leaf for part in items for key, leaf in part.items()}
+
+
+def _training_form(deployed: nn.Module, settings: Train) -> nn.Module:
+    """Return what is trained: the network's own `trainable()` form, or the network itself."""
+    form = getattr(deployed, "trainable", None)
+    if form is None:
+        return deployed
+    import inspect
+
+    wanted = set(inspect.signature(form).parameters)
+    model: nn.Module = form(**{k: v for k, v in settings.options.items() if k in wanted})
+    return model
+
+
+def _load_deployed(model: nn.Module, deployed: nn.Module) -> None:
+    if hasattr(model, "load_deployed"):
+        model.load_deployed(deployed)  # type: ignore[operator]
+    else:
+        model.load_state_dict(deployed.state_dict())
+
+
+def _deployed(model: nn.Module) -> nn.Module:
+    """Return the deployed form of a training form, in eval mode, without touching the latter."""
+    if hasattr(model, "deployed"):
+        form: nn.Module = model.deployed()  # type: ignore[operator]
+        return form.eval()
+    import copy
+
+    return copy.deepcopy(model).eval()
