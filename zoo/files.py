@@ -59,6 +59,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def probe(folder: Path) -> None:
+    """Make `folder` if needed and show that files can be written there.
+
+    Called before long work, so that a wrong path does not cost its result.
+
+    Raises:
+        MismatchError: nothing can be written there.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MismatchError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with replacing(path) as temporary:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ T = TypeVar("T")
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """Return `value`, from JSON or from a `--set` text, as the type a field is declared with."""
     text = isinstance(value, str)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     try:
         if hint is bool and text and value in ("true", "false"):
             return value == "true"
-        if hint is int and (text or (isinstance(value, int) and not isinstance(value, bool))):
+        if hint is int and (text or (number and isinstance(value, int))):
             return int(value)
-        if hint is float and (text or isinstance(value, int | float)):
+        if hint is float and (text or number) and math.isfinite(float(value)):
             return float(value)
         if hint in (bool, str) and isinstance(value, hint):
             return value
@@ -37,7 +39,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return dict(value)
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             return from_json(hint, value, where)  # type: ignore[arg-type]
-    except ValueError:
+    except MismatchError:  # of a part, with its own place and value
+        raise
+    except (ValueError, OverflowError):
         pass
     wanted = getattr(hint, "__name__", str(hint)) if hint is not Precision else "no, bf16 or fp16"
     raise MismatchError(f"{where} is {value!r}; expected {wanted}")
@@ -98,17 +102,18 @@ class Train:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulation_steps",
-            "log_every",
-            "eval_every",
-            "save_every",
+        positive = "steps batch_size accumulation_steps log_every eval_every save_every"
+        for name, least in (
+            *((name, 1) for name in positive.split()),
+            *((name, 0) for name in ("warmup_steps", "weight_decay", "clip_norm", "seed")),
         ):
-            if getattr(self, name) < 1:
-                raise MismatchError(f"train.{name} is {getattr(self, name)}; expected at least 1")
-        if not self.lr > 0:
+            if not least <= getattr(self, name) < math.inf:
+                raise MismatchError(
+                    f"train.{name} is {getattr(self, name)}; expected at least {least}"
+                )
+        if self.seed >= 2**32:
+            raise MismatchError(f"train.seed is {self.seed}; expected less than 2**32")
+        if not 0 < self.lr < math.inf:
             raise MismatchError(f"train.lr is {self.lr}; expected a positive number")
         if not 0 <= self.ema_decay < 1:
             raise MismatchError(f"train.ema_decay is {self.ema_decay}; expected 0 <= decay < 1")

@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.errors import MismatchError
 from zoo.recipe import NAME
 
-_REPO = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]+))?")
+_REPO = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]+))?", re.ASCII)
 GRAMMAR = "name[.tag], org/repo[@revision], or a path that starts with ./ or /"
 
 
@@ -48,7 +48,10 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
     if isinstance(ref, Path):
         return PathRef(ref)
     if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", ref):
-        return PathRef(Path(ref).expanduser())
+        try:  # a tilde is special only in front: ./~a is the folder ~a, not a home
+            return PathRef(Path(ref).expanduser() if ref.startswith("~") else Path(ref))
+        except RuntimeError as error:  # ~name of a user that does not exist
+            raise MismatchError(f"{ref!r} is no path: {error}") from error
     name, dot, tag = ref.partition(".")
     if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):
         return NameRef(name, tag or None)
@@ -56,7 +59,7 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
         if Path(match["repo"]).exists():
             raise MismatchError(
                 f"{ref!r} reads as a Hub repository, and a folder of that name is here: "
-                f"write ./{ref} for the folder"
+                f"write ./{match['repo']} for the folder"
             )
         return RepoRef(match["repo"], match["revision"])
     raise MismatchError(f"{ref!r} is no ref; expected {GRAMMAR}")

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.checkpoint import UNSTATED, Checkpoint, build
 from zoo.errors import MismatchError, MissingExtraError, ZooError
-from zoo.files import sync, write_bytes, write_json
+from zoo.files import probe, sync, write_bytes, write_json
 from zoo.recipe import Recipe, Train
 from zoo.tasks import task_of
 
@@ -143,20 +143,13 @@ class _Run:
             self._check_state(states[-1])
             return states[-1]
         used = states or (self.out / LOG).exists() or (self.out / "config.json").exists()
-        if self.out.exists() and not self.out.is_dir():
-            raise MismatchError(f"{self.out} is a file; expected a folder for the run")
         if used and self.accelerator.is_main_process:
             raise MismatchError(
                 f"{self.out} already holds a run; add --resume to go on with it, or choose "
                 "another folder"
             )
         self.accelerator.wait_for_everyone()
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.out / f".probe-{self.accelerator.process_index}", b"")
-            (self.out / f".probe-{self.accelerator.process_index}").unlink()
-        except OSError as error:
-            raise MismatchError(f"cannot write {self.out}: {error.strerror}") from error
+        probe(self.out)
         return None
 
     def _identity(self) -> dict[str, Any]:

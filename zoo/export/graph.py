@@ -1,10 +1,9 @@
 """The graph IR: what a deployed network computes, as plain data.
 
-`trace` makes a `Graph` from `torch.export` of a module in eval mode; the profile, the memory
-planner, the cost estimators and the file writers read nothing else. It needs no weights: a
-module on the meta device gives the same graph. Shapes stay in PyTorch's order, (N, C, H, W) for
-images and (O, I, kH, kW) for kernels; a writer for a channels-last runtime permutes. Values are
-not copied: `Tensor.source` names the entry of the module's state dict.
+`zoo.export.trace` makes a `Graph` from a module; the memory planner, the cost estimators and the
+file writers read nothing else. Shapes stay in PyTorch's order, (N, C, H, W) for images and
+(O, I, kH, kW) for kernels; a writer for a channels-last runtime permutes. Values are not copied:
+`Tensor.source` names the entry of the module's state dict.
 """
 
 import dataclasses
@@ -13,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
-
-from zoo.errors import MismatchError
 
 Kind = Literal["input", "output", "activation", "weight", "bias", "slope", "constant"]
 
@@ -212,18 +209,3 @@ def _fuse_one(graph: Graph, op: Op) -> Graph:
         ops.append(other)
     tensors = {name: tensor for name, tensor in graph.tensors.items() if name != old}
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors)
-
-
-def trace(module: Any, input_shape: tuple[int, ...]) -> Graph:
-    """Return the graph of a deployed module for one input of this shape, e.g. (N, C, H, W).
-
-    The module is in eval mode and may be on the meta device. Nothing is computed.
-
-    Raises:
-        MismatchError: the module is in training mode, cannot be exported (the shape does not
-            fit, control flow depends on values), or uses an operator that has no mapping.
-
-    """
-    from zoo.export.trace import trace as from_module
-
-    return from_module(module, input_shape)

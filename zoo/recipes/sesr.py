@@ -34,9 +34,9 @@ def _recipe(size: _Size, scale: int) -> Recipe:
         input_shape=(1, 1, 720 // scale, 1280 // scale),
         preprocessing={"scale": scale, "channel": "y", "color": "bt601-studio", "range": [0, 1]},
         train=Train(
-            steps=32_000,
+            steps=24_000,
             batch_size=32,
-            lr=1e-3,
+            lr=5e-4,
             warmup_steps=500,
             ema_decay=0.999,
             clip_norm=1.0,

@@ -29,6 +29,12 @@ def tiles(height: int, width: int, size: int = TILE) -> Iterator[tuple[int, int,
             yield top, min(top + size, height), left, min(left + size, width)
 
 
+def _apply(model: nn.Module, y: Tensor) -> Tensor:
+    """Run the network where, and in the type, its weights are; give float32 on the CPU back."""
+    output: Tensor = model(y.to(next(model.parameters())))
+    return output.float().cpu()
+
+
 @torch.inference_mode()
 def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
     """Return `model(y)` for luma `(1, 1, H, W)` of any size, tile by tile.
@@ -41,11 +47,11 @@ def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
     assert isinstance(halo, int)
     height, width = y.shape[-2:]
     if height <= tile and width <= tile:
-        return model(y)
+        return _apply(model, y)
     output = y.new_empty(1, 1, height * scale, width * scale)
     for top, bottom, left, right in tiles(height, width, tile):
         up, start = min(halo, top), min(halo, left)
-        part = model(y[..., top - up : bottom + halo, left - start : right + halo].contiguous())
+        part = _apply(model, y[..., top - up : bottom + halo, left - start : right + halo].contiguous())
         inner = part[..., up * scale :, start * scale :]
         spot = output[..., top * scale : bottom * scale, left * scale : right * scale]
         spot.copy_(inner[..., : spot.shape[-2], : spot.shape[-1]])
@@ -122,11 +128,14 @@ def default_output(recipe: Recipe, source: Path) -> Path:
     return source.with_name(f"{source.stem}-{recipe.name}.png")
 
 
-def run(model: nn.Module, recipe: Recipe, source: Any) -> Enlarged:
+def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Enlarged:
     """Enlarge a picture: luma by the network, chroma and alpha by bicubic.
 
     Memory beyond the two pictures does not grow with their size: everything happens in tiles.
+    With `out` the result is saved there too.
     """
+    if out is not None:
+        images.check_output(out)
     picture = images.read(source)
     scale = recipe.args["scale"]
     height, width, channels = picture.pixels.shape
@@ -141,7 +150,10 @@ def run(model: nn.Module, recipe: Recipe, source: Any) -> Enlarged:
         if alpha is not None:
             alpha[spot] = clear
     seconds = time.perf_counter() - start
-    return Enlarged(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
+    result = Enlarged(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
+    if out is not None:
+        result.save(out)
+    return result
 
 
 @torch.inference_mode()
@@ -160,7 +172,7 @@ def _run_tile(
     assert isinstance(halo, int)
     up, start = min(halo, top), min(halo, left)
     seen = picture.pixels[top - up : bottom + halo, left - start : right + halo]
-    sharp = model(torch.from_numpy(images.luma(seen, white))[None, None])[0, 0]
+    sharp = _apply(model, torch.from_numpy(images.luma(seen, white))[None, None])[0, 0]
     sharp = sharp[up * scale :, start * scale :][: (bottom - top) * scale, : (right - left) * scale]
 
     rows, columns = (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.errors import MismatchError
-from zoo.files import replacing
+from zoo.files import probe, replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = int(os.environ.get("ZOO_MAX_PIXELS", 100_000_000))
@@ -168,12 +168,8 @@ def write(picture: Picture, path: Path) -> None:
         MismatchError: unknown suffix, alpha into JPEG, or a place that cannot be written.
 
     """
+    check_output(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise MismatchError(
-            f"cannot write {path.name}: unknown picture format {suffix or 'without suffix'!r}; "
-            f"expected one of {', '.join(SUFFIXES)}"
-        )
     if picture.alpha is not None and suffix in (".jpg", ".jpeg", ".bmp"):
         raise MismatchError(
             f"cannot write {path.name}: the picture has transparency, which {suffix} cannot hold; "
@@ -187,6 +183,18 @@ def write(picture: Picture, path: Path) -> None:
                 to_pillow(picture).save(temporary, **_options(suffix, picture.profile))
         except (OSError, ValueError) as error:
             raise MismatchError(f"cannot write {path}: {error}") from error
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path that no picture can be written to, before any work is done for it."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise MismatchError(
+            f"cannot write {path}: unknown picture format {path.suffix or '(no suffix)'}; "
+            f"expected one of {', '.join(SUFFIXES)}"
+        )
+    if path.is_dir():
+        raise MismatchError(f"cannot write {path}: it is a folder; expected a file name")
+    probe(path.parent)
 
 
 def _options(suffix: str, profile: bytes | None) -> dict[str, Any]:

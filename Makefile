@@ -1,0 +1,64 @@
+# `make demo` and `make test` work on a fresh clone; both install into .venv on first use.
+# Variables: PYTHON (the interpreter that makes .venv), PORT (of the demo), WORKERS (of the tests).
+
+PYTHON ?= python3
+PORT ?=
+WORKERS ?= logical
+
+BIN := .venv/bin
+# Enough to serve the page; `dev` contains it, so installing `dev` marks both as done.
+SERVE := .venv/.installed-serve
+DEV := .venv/.installed-dev
+
+BENCHMARKS := $(subst /,.,$(basename $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))))
+
+.NOTPARALLEL:
+.PHONY: help demo test test-slow check fix bench wheel clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(SERVE)  ## open the demo page in a browser (PORT=7860 to choose the port)
+	$(BIN)/zoo serve --open $(if $(PORT),--port $(PORT))
+
+# Whole tests run side by side, each on one thread (tests/conftest.py): faster than the reverse
+# for many small networks. Work stealing keeps neighbours, which share fixtures, together.
+test: $(DEV)  ## run the tests
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+
+test-slow: $(DEV)  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(DEV)  ## check format, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+fix: $(DEV)  ## format, and repair what ruff can repair
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(DEV)  ## run every benchmark
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m $$name; done
+
+wheel: $(DEV)  ## build the sdist, and from it the wheel, into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove .venv, caches and builds
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: a second call installs nothing until the metadata or a pinned version changes.
+$(SERVE): pyproject.toml constraints.txt
+	$(call install,serve)
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt
+	$(call install,dev)
+	@touch $(SERVE) $@
+
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zoo needs Python 3.11 or newer; type: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/pip || { echo "making .venv and installing (a few minutes, once)"; $(PYTHON) -m venv .venv; }
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]'
+endef

@@ -1,0 +1,70 @@
+"""What every test stands on: no network, folders of its own, one thread, and the real data.
+
+This file is read before any test imports torch, gradio or huggingface_hub, which look at the
+environment once, when they are imported. Programs that tests start inherit it too.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+_HOME = Path(tempfile.mkdtemp(prefix="zoo-tests-"))
+_ROOT = Path(__file__).resolve().parents[1]
+_DATA = Path(os.environ.get("ZOO_TEST_DATA") or _ROOT.parent / "shared" / "data")
+_CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+os.environ |= {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_TEMP_DIR": str(_HOME / "gradio"),
+    "HF_HOME": str(_HOME / "huggingface"),
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "ZOO_CACHE": str(_HOME / "zoo"),
+}
+for _name in ("HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "ZOO_HUB"):
+    os.environ.pop(_name, None)
+# Sums do not depend on how many cores a machine has, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same examples in every run, and none of them late on a busy machine.
+hypothesis.settings.register_profile("zoo", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("zoo")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine has no data or no browser for, with the reason."""
+    no_data = pytest.mark.skip(reason=f"no real data in {_DATA}; set ZOO_TEST_DATA to its folder")
+    no_browser = pytest.mark.skip(reason="no Chromium on the PATH")
+    for item in items:
+        if item.get_closest_marker("data") and not _DATA.is_dir():
+            item.add_marker(no_data)
+        if item.get_closest_marker("browser") and _CHROMIUM is None:
+            item.add_marker(no_browser)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; for tests marked `data`, which are skipped where it is absent."""
+    return _DATA
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of Chromium; for tests marked `browser`, which are skipped where it is absent."""
+    assert _CHROMIUM, "mark the test with @pytest.mark.browser"
+    return _CHROMIUM
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return _ROOT

@@ -1,0 +1,171 @@
+"""The graph IR against the paper's counts and against PyTorch's own counter."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo.errors import MismatchError
+from zoo.export.graph import Graph, fuse
+from zoo.export.trace import trace
+from zoo.models.sesr import SESR
+from zoo.registry import find
+
+GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden/sesr.toml").read_text())
+
+
+def on_meta(name: str) -> SESR:
+    """Build a recipe's network without allocating anything."""
+    with torch.device("meta"):
+        return SESR(**find(name).args).eval()
+
+
+def counted(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Count MACs with torch.utils.flop_counter."""
+    device = next(module.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.zeros(shape, device=device))
+    return int(counter.get_total_flops()) // 2
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_sesr_has_the_papers_parameters_and_macs(name: str) -> None:
+    recipe, golden = find(name), GOLDEN[name]
+    network = on_meta(name)
+    graph = trace(network, recipe.input_shape)
+    channels, blocks, scale = (recipe.args[key] for key in ("channels", "blocks", "scale"))
+    assert graph.parameters == {
+        "weights": golden["weights"],
+        "biases": channels * (blocks + 1) + scale**2,
+        "slopes": channels * blocks,
+        "constants": 0,
+    }
+    assert sum(graph.parameters.values()) == sum(p.numel() for p in network.parameters())
+    pixels = recipe.input_shape[2] * recipe.input_shape[3]
+    assert graph.macs == golden["weights"] * pixels
+    assert graph.macs / 1e9 == pytest.approx(golden["gmacs_to_720p"], abs=0.00501)
+    assert graph.macs == counted(network, recipe.input_shape)
+
+
+def test_ops_carry_their_module_and_parameters_their_source() -> None:
+    graph = trace(on_meta("sesr-m3-x2"), (1, 1, 8, 8))
+    convolutions = [op for op in graph.ops if op.kind == "conv2d"]
+    assert [op.module for op in convolutions] == ["first", "body.0", "body.1", "body.2", "last"]
+    weight = graph.tensors[convolutions[1].inputs[1]]
+    assert (weight.source, weight.kind, weight.shape) == ("body.0.weight", "weight", (16, 16, 3, 3))
+    assert weight.bytes("int8") == 2304
+    bias = graph.tensors[convolutions[1].inputs[2]]
+    assert (bias.kind, bias.bytes("int8"), bias.bytes("float32")) == ("bias", 64, 64)
+    assert [op.kind for op in graph.ops if op.module == "act.2"] == ["prelu"]
+    sources = {t.source for t in graph.tensors.values() if t.is_parameter}
+    assert sources == set(on_meta("sesr-m3-x2").state_dict())
+
+
+def test_meta_and_real_modules_give_the_same_graph() -> None:
+    real = SESR(**find("sesr-m3-x4").args).eval()
+    assert trace(real, (2, 1, 9, 7)) == trace(on_meta("sesr-m3-x4"), (2, 1, 9, 7))
+
+
+def test_the_input_lives_until_the_last_residual() -> None:
+    graph = trace(on_meta("sesr-m3-x2"), (1, 1, 8, 8))
+    last_add = max(i for i, op in enumerate(graph.ops) if op.kind == "add")
+    assert graph.lifetimes[graph.inputs[0]] == (0, last_add)
+    assert graph.lifetimes[graph.outputs[0]][1] == len(graph.ops) - 1
+
+
+class Mixed(nn.Module):
+    """One of most operators, with an in-place activation and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.relu = nn.ReLU6(inplace=True)
+        self.depthwise = nn.Conv2d(8, 8, (4, 3), padding="same", groups=8)
+        self.pool = nn.MaxPool2d(2)
+        self.average = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout()
+        self.head = nn.Linear(16, 4)
+        self.register_buffer("gain", torch.ones(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 3, 32, 32) to (N, 4)."""
+        x = self.relu(self.conv(x))
+        x = F.pad(x + self.depthwise(x) * self.gain, (1, 1, 1, 1))
+        x = self.pool(x)
+        x = torch.cat([self.average(x), x.mean((2, 3), keepdim=True)], 1)
+        return F.softmax(self.head(self.dropout(x.flatten(1)) / 2), dim=-1)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch, for the even kernel
+def test_other_operators() -> None:
+    module = Mixed().eval()
+    graph = trace(module, (2, 3, 32, 32))
+    kinds = " ".join(op.kind for op in graph.ops)
+    assert kinds == (
+        "conv2d relu6 depthwise_conv2d mul add pad max_pool2d avg_pool2d mean concat reshape mul "
+        "fully_connected softmax"
+    )
+    depthwise = graph.ops[2]
+    assert depthwise.attributes["padding"] == (1, 2, 1, 1)  # top, bottom, left, right
+    assert depthwise.macs == 2 * 8 * 16 * 16 * 12
+    assert graph.macs == counted(module, (2, 3, 32, 32))
+    assert graph.parameters["constants"] == 8
+
+
+def test_fusing_moves_activations_into_their_producers() -> None:
+    graph = trace(on_meta("sesr-m3-x2"), (1, 1, 8, 8))
+    fused = fuse(graph, frozenset({"clamp", "prelu"}))
+    kinds = " ".join(op.kind for op in fused.ops)
+    assert kinds == "add conv2d conv2d conv2d conv2d add conv2d add depth_to_space"
+    assert [op.attributes.get("activation") for op in fused.ops[2:5]] == ["prelu"] * 3
+    assert fused.ops[-2].attributes["activation_limits"] == (0, 1)  # moved past depth-to-space
+    assert (fused.macs, fused.parameters) == (graph.macs, graph.parameters)
+    assert fused.outputs == graph.outputs
+    consistent(fused)
+
+
+def test_a_value_that_is_read_twice_is_not_fused_away() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return F.relu(y) + y
+
+    graph = trace(Twice().eval(), (1, 1, 4, 4))
+    assert fuse(graph, frozenset({"relu"})) == graph
+
+
+def consistent(graph: Graph) -> None:
+    """Check that ops read only what exists, and that no tensor is left over."""
+    known = set(graph.inputs) | {n for n, t in graph.tensors.items() if t.is_parameter}
+    for op in graph.ops:
+        assert set(op.inputs) <= known
+        known |= set(op.outputs)
+    assert known == set(graph.tensors)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), ("batch_norm at 1", "fold it")),
+        (nn.Sequential(nn.Upsample(scale_factor=2)), ("upsample", "at 0", "add it to")),
+        (nn.Conv2d(4, 4, 1), ("Conv2d", "(1, 3, 8, 8)", "4 channels")),
+    ],
+)
+def test_what_cannot_be_mapped_is_named(module: nn.Module, words: tuple[str, ...]) -> None:
+    with pytest.raises(MismatchError) as caught:
+        trace(module.eval(), (1, 3, 8, 8))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(MismatchError, match=r"call \.eval\(\)"):
+        trace(nn.Conv2d(1, 1, 1), (1, 1, 4, 4))

@@ -1,0 +1,268 @@
+"""The verbs. Each imports what it needs when it is called, so that `import zoo` stays instant."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import refs, registry
+from zoo.errors import HubError, MissingWeightsError, UnknownNameError
+from zoo.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.checkpoint import Checkpoint
+    from zoo.cost import Cost
+    from zoo.export.onnx import OnnxFile
+
+Ref = str | Path
+
+
+def checkpoint(ref: Ref) -> "Checkpoint":
+    """Return the checkpoint a ref means, without loading its weights.
+
+    Args:
+        ref: `name[.tag]` of weights that the zoo ships, or the path of a checkpoint folder.
+
+    Raises:
+        UnknownNameError: no such recipe or tag.
+        MissingWeightsError: a recipe without shipped weights, or a folder that is no checkpoint.
+        HubError: a Hub repository; this version reads names and folders.
+
+    """
+    from zoo.checkpoint import Checkpoint
+
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.PathRef):
+        return Checkpoint.read(parsed.path)
+    if isinstance(parsed, refs.RepoRef):
+        at = f" --revision {parsed.revision}" if parsed.revision else ""
+        raise HubError(
+            f"{ref} is a Hub repository, and this version reads names and folders; type: "
+            f"hf download {parsed.repo}{at} --local-dir DIR, and then use ./DIR"
+        )
+    recipe = registry.find(parsed.name)
+    tags = registry.shipped_tags(recipe.name)
+    tag = parsed.tag or recipe.default_tag
+    if tag not in tags:
+        if parsed.tag and tags:
+            raise UnknownNameError.near(
+                f"tag of {recipe.name}", tag, tags, f"there are: {', '.join(tags)}"
+            )
+        raise MissingWeightsError(
+            f"no weights of {recipe.name!r} are shipped; type: zoo train {recipe.name} --data DIR "
+            f"--out runs/{recipe.name}, or pass pretrained=False for random ones "
+            "(zoo list shows what is shipped)"
+        )
+    return Checkpoint.read(registry.WEIGHTS / f"{recipe.name}.{tag}")
+
+
+def recipe_of(ref: "Ref | Recipe") -> Recipe:
+    """Return the recipe a ref means; weights are not needed."""
+    if isinstance(ref, Recipe):
+        return ref
+    parsed = refs.parse(ref)
+    return registry.find(parsed.name) if isinstance(parsed, refs.NameRef) else checkpoint(ref).recipe
+
+
+def load(
+    ref: "Ref | Recipe",
+    *,
+    pretrained: bool = True,
+    device: str = "cpu",
+    dtype: "torch.dtype | str | None" = None,
+) -> "torch.nn.Module":
+    """Return the deployed network, in eval mode, its weights verified by SHA-256.
+
+    Args:
+        ref: `name[.tag]`, or the path of a checkpoint folder.
+        pretrained: False gives a freshly initialised network; nothing else ever does.
+        device: a torch device, e.g. "cuda".
+        dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
+
+    Raises:
+        UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError: see `zoo.errors`.
+
+    """
+    import torch
+
+    from zoo.checkpoint import build
+
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise UnknownNameError(f"unknown dtype {dtype!r} (float32, bfloat16 or float16)")
+        dtype = found
+    if pretrained and not isinstance(ref, Recipe):
+        model = checkpoint(ref).load()
+    elif pretrained:
+        model = checkpoint(ref.name).load()
+    else:
+        model = build(recipe_of(ref))
+    try:
+        return model.to(device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UnknownNameError(f"device {device!r} cannot be used: {first}") from error
+
+
+def run(
+    ref: Ref, source: Any, out: Ref | None = None, *, device: str = "cpu", dtype: Any = None
+) -> Any:
+    """Run a model on a file, a picture or an array; return the task's result object.
+
+    For super resolution that is `zoo.tasks.enlarge.Enlarged`. With `out` it is saved there too.
+    """
+    from zoo.tasks import task_of
+
+    recipe = recipe_of(ref)
+    model = load(ref, device=device, dtype=dtype)
+    return task_of(recipe).run(model, recipe, source, None if out is None else Path(out))
+
+
+def train(
+    recipe: "str | Recipe",
+    out: Ref,
+    *,
+    data: Ref,
+    init: Ref | None = None,
+    resume: bool = False,
+    data_license: str | None = None,
+    tracker: str | None = None,
+    device: str | None = None,
+    **overrides: Any,
+) -> "Checkpoint":
+    """Train a recipe under Accelerate; return the checkpoint best on held-out data.
+
+    Args:
+        recipe: its name, or a `Recipe`.
+        out: the run folder.
+        data: a folder, or a Hub data set id.
+        init: ref of a checkpoint to start from instead of the recipe's own `train.init`;
+            "none" starts from random weights.
+        resume: go on after a kill, with the same result.
+        data_license: licence of the data, for the card.
+        tracker: "tensorboard", or another of Accelerate's trackers.
+        device: "cpu" leaves an accelerator alone.
+        overrides: training settings, e.g. `lr=1e-3, steps=1000`.
+
+    """
+    from zoo.card import render
+    from zoo.checkpoint import UNSTATED
+    from zoo.train import train as train_loop
+
+    chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
+    settings: Mapping[str, Any] = {key.replace("__", "."): value for key, value in overrides.items()}
+    chosen = chosen.override(settings)
+    if init is not None:
+        chosen = chosen.override({"train.init": _label(init)})
+    start = init if init is not None else chosen.train.init
+    model = None if start in (None, "none") else _initial(start, chosen.name)
+    result = train_loop(
+        chosen,
+        Path(out),
+        data=str(data),
+        data_license=data_license or UNSTATED,
+        init=model,
+        resume=resume,
+        tracker=tracker,
+        device=device,
+    )
+    if _is_main_process():
+        result.write_card(render(result))
+    return result
+
+
+def _label(init: Ref) -> str:
+    """Return how a recipe records where it started: never a path of the user's machine."""
+    if init == "none" or isinstance(refs.parse(init), refs.NameRef):
+        return str(init)
+    source = checkpoint(init)
+    return f"{source.recipe.name}.{source.tag}"
+
+
+def _initial(ref: Ref, name: str) -> "torch.nn.Module":
+    try:
+        return load(ref)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(
+            f"{name} starts from {ref}, which has no weights here; train that first and add "
+            f"--from DIR, or add --from none to start from random weights ({error})"
+        ) from error
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def evaluate(ref: Ref, data: Ref, *, device: str = "cpu", dtype: Any = None) -> dict[str, Any]:
+    """Return a model's metrics on a folder of data, with the protocol they were computed by."""
+    from zoo.tasks import task_of
+
+    recipe = recipe_of(ref)
+    model = load(ref, device=device, dtype=dtype)
+    result: dict[str, Any] = task_of(recipe).evaluate(model, recipe, Path(data).expanduser())
+    return result
+
+
+def estimate(
+    item: "Ref | Recipe | torch.nn.Module",
+    target: str,
+    *,
+    method: str = "auto",
+    input_shape: tuple[int, ...] | None = None,
+) -> "Cost":
+    """Return what a deployed network costs on a target, and how each number is known.
+
+    Args:
+        item: a ref or recipe (weights are not needed), or a module of your own.
+        target: a name of `zoo.cost.target_names()`, e.g. "ethos-u55-256".
+        method: "roofline", "measured" (only the CPU at hand), or "auto".
+        input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
+
+    """
+    from zoo import cost
+
+    device = cost.target(target)
+    if not isinstance(item, str | Path | Recipe):
+        return cost.estimate(item, device, method=method, input_shape=input_shape)
+    from zoo.checkpoint import build
+
+    recipe = recipe_of(item)
+    shape = input_shape or recipe.input_shape
+    return cost.estimate(build(recipe), device, method=method, input_shape=shape)
+
+
+def export(ref: Ref, path: Ref, *, format: str = "onnx") -> "OnnxFile":
+    """Write a model as a deployable file; return its path and its largest error.
+
+    The file is run in its own runtime (ONNX Runtime) and compared with the module before it is
+    written; a difference is a `MismatchError`.
+    """
+    if format != "onnx":
+        raise UnknownNameError.near("format", format, ["onnx"], "known: onnx")
+    from zoo.export.onnx import export_onnx
+
+    source = checkpoint(ref)
+    facts = {
+        "recipe": f"{source.recipe.name}.{source.tag}",
+        "license": source.license,
+        "sha256": source.config["files"]["model.safetensors"]["sha256"],
+    }
+    return export_onnx(source.load(), Path(path), source.recipe.input_shape, metadata=facts)
+
+
+def card(ref: Ref) -> str:
+    """Return the model card of a checkpoint: front matter for the Hub, then Markdown."""
+    from zoo.card import render
+
+    return render(checkpoint(ref))
+
+
+def serve(port: int | None = None, *, open_browser: bool = False) -> None:
+    """Serve the demo page on this machine until interrupted."""
+    from zoo.serve import serve as serve_page
+
+    serve_page(port, open_browser=open_browser)

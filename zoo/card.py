@@ -1,0 +1,187 @@
+"""Cards: facts of a checkpoint, laid out by a template as README.md with the Hub's front matter.
+
+Every number comes from the checkpoint's own files or is computed here from the network; each
+says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo.content import content
+from zoo.recipe import Recipe
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+    from zoo.cost import Cost
+
+TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
+_METRIC_NAMES = {"psnr_y_db": "PSNR Y (dB)", "ssim_y": "SSIM Y"}
+_METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim"}
+# Licences the Hub knows by id; any other text becomes `license: other` with its name.
+_HUB_LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0"}
+
+
+def render(checkpoint: "Checkpoint") -> str:
+    """Return the card of a checkpoint: YAML front matter, then Markdown."""
+    import jinja2  # comes with torch
+    import yaml
+
+    from zoo import cost
+    from zoo.checkpoint import build
+
+    recipe = checkpoint.recipe
+    model = build(recipe)
+    costs = [
+        cost.estimate(model, cost.target(name), input_shape=recipe.input_shape) for name in TARGETS
+    ]
+    quality = _quality(checkpoint.metrics)
+    columns = sorted({name for _, values in quality for name in values})
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    data = checkpoint.config.get("data", {})
+    evaluations = checkpoint.metrics.get("evaluations", {})
+    return environment.from_string((content("cards") / "model.md").read_text()).render(
+        recipe=recipe,
+        ref=f"{recipe.name}.{checkpoint.tag}",
+        front_matter=yaml.safe_dump(front_matter(checkpoint), sort_keys=False, allow_unicode=True),
+        snippet=_snippet(recipe, checkpoint.tag),
+        facts=_facts(costs[0], checkpoint),
+        quality_columns=[_METRIC_NAMES.get(name, name) for name in columns],
+        quality=[
+            (name, [_number(values.get(column)) for column in columns], "measured")
+            for name, values in quality
+        ],
+        protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
+        shape="x".join(map(str, recipe.input_shape)),
+        costs=[_cost_row(item) for item in costs],
+        notes=[(item.target, "; ".join(item.notes)) for item in costs if item.notes],
+        training=_training(checkpoint),
+        data={
+            "source": data.get("source", "not recorded"),
+            "images": data.get("images", "?"),
+            "held_out_count": len(data.get("held_out", ())),
+            "sha256": data.get("sha256", "not recorded"),
+        },
+        license=checkpoint.license,
+        command=_command(checkpoint),
+        family=(content("cards") / "families" / f"{recipe.family}.md").read_text().strip()
+        if (content("cards") / "families" / f"{recipe.family}.md").is_file()
+        else "Not described by the authors of this recipe.",
+        files=sorted(checkpoint.config["files"].items()),
+    )
+
+
+def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Return the card's metadata in the Hub's terms."""
+    recipe, license = checkpoint.recipe, checkpoint.license
+    known = license.lower() in _HUB_LICENSES
+    matter: dict[str, Any] = {"license": license.lower() if known else "other"}
+    if not known:
+        matter |= {"license_name": _slug(license), "license_link": "LICENSE"}
+    matter |= {
+        "library_name": "edge-zoo",
+        "pipeline_tag": recipe.task,
+        "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
+    }
+    results = [
+        {
+            "task": {"type": recipe.task, "name": recipe.subtask},
+            "dataset": {"type": _slug(name), "name": name},
+            "metrics": [
+                {"type": _METRIC_TYPES.get(key, key), "name": _METRIC_NAMES.get(key, key), "value": value}
+                for key, value in values.items()
+            ],
+        }
+        for name, values in _quality(checkpoint.metrics)
+    ]
+    if results:
+        matter["metrics"] = sorted({m["type"] for r in results for m in r["metrics"]})
+        matter["model-index"] = [{"name": recipe.name, "results": results}]
+    return matter
+
+
+def _slug(text: str) -> str:
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(words[:6]) or "unknown"
+
+
+def _quality(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """Return (set of images, metric -> value) of all measurements, bicubic's left out."""
+    found = dict(metrics.get("evaluations", {}))
+    if "held_out" in metrics:
+        found["held out"] = metrics["held_out"]
+    return [
+        (f"{name} ({result['images']})", scores)
+        for name, result in found.items()
+        if (scores := {k: result[k] for k in _METRIC_NAMES if k in result})
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if value < 1 else f"{value:.2f}"
+
+
+def _snippet(recipe: Recipe, tag: str) -> str:
+    shape = ", ".join(map(str, recipe.input_shape))
+    return (
+        f'model = zoo.load("{recipe.name}.{tag}")  # takes ({shape}) and other sizes\n'
+        f'zoo.run("{recipe.name}.{tag}", "photo.jpg", "photo-large.png")'
+    )
+
+
+def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
+    kinds = ", ".join(f"{kind} {count}" for kind, count in cost.parameters.items() if count)
+    size = checkpoint.config["files"]["model.safetensors"]["bytes"]
+    return [
+        ("parameters of the deployed network", kinds, "exact"),
+        ("MACs at the input shape below", f"{cost.macs:,}", "exact"),
+        ("weight file", f"{size:,} bytes", "exact"),
+    ]
+
+
+def _cost_row(cost: "Cost") -> dict[str, str]:
+    tiled = cost.tiled if cost.runs_tiled else None
+    peak = tiled.peak_activation_bytes if tiled else cost.peak_activation_bytes
+    fits = "whole" if cost.fits else "no"
+    if tiled:
+        fits = f"in {tiled.count} tiles of {tiled.width}x{tiled.height}"
+    return {
+        "target": f"{cost.target} ({cost.dtype})",
+        "latency": f"{cost.latency_ms:,.{0 if cost.latency_ms >= 100 else 1}f}",
+        "memory": f"{peak:,} bytes",
+        "fits": fits,
+        "how": cost.obtained["latency_ms"],
+    }
+
+
+def _training(checkpoint: "Checkpoint") -> str:
+    facts, train = checkpoint.metrics.get("training", {}), checkpoint.recipe.train
+    if not facts:
+        return "Not recorded."
+    state = "" if facts.get("complete") else " (unfinished)"
+    return (
+        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, AdamW, peak rate "
+        f"{train.lr:g}, cosine, average of weights {train.ema_decay:g}; {facts['hours']:.2f} hours "
+        f"on {facts['device']} with {facts['threads']} thread(s), torch {facts['torch']}."
+    )
+
+
+def _command(checkpoint: "Checkpoint") -> str:
+    """Return the command that makes these weights; settings as the registry has them stay out."""
+    from zoo import registry
+
+    recipe = checkpoint.recipe
+    words = ["zoo train", recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
+    theirs = recipe.to_json()["train"]
+    ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}
+    if theirs.get("init") != ours.get("init"):
+        words.append(f"--from {theirs['init']}")
+    for key, value in theirs.items():
+        if key == "options":
+            old = ours.get("options", {})
+            words += [f"--set train.options.{k}={v}" for k, v in value.items() if old.get(k) != v]
+        elif key != "init" and ours.get(key) != value:
+            words.append(f"--set train.{key}={json.dumps(value)}")
+    return " ".join(words)

@@ -1,0 +1,15 @@
+"""What a network costs on a device, and how each number is known.
+
+```python
+cost = estimate(module, target("ethos-u55-256"), input_shape=(1, 1, 360, 640))
+print(cost)
+```
+
+Parameters, MACs and bytes are counted on the deployed graph (exact); activation memory is a plan
+of the tensor arena; latency is a roofline (estimated) or timed here (measured).
+"""
+
+from zoo.cost.estimate import Cost, Fit, TiledRun, estimate
+from zoo.cost.target import Target, target, target_names
+
+__all__ = ["Cost", "Fit", "Target", "TiledRun", "estimate", "target", "target_names"]

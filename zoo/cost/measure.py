@@ -1,0 +1,93 @@
+"""Measured latency: the network run on the CPU at hand."""
+
+import copy
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+WARM_UP_RUNS = 2
+LEAST_RUNS = 5
+MOST_RUNS = 50
+ENOUGH_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The median of repeated runs and what it holds for.
+
+    Attributes:
+        latency_ms: median time of one run.
+        spread_ms: interquartile range of the runs.
+        runs: how many were timed.
+        threads: that PyTorch used.
+        machine: processor, system, PyTorch version and date.
+
+    """
+
+    latency_ms: float
+    spread_ms: float
+    runs: int
+    threads: int
+    machine: str
+
+
+def measure(module: nn.Module, input_shape: tuple[int, ...]) -> Measurement:
+    """Time a module in eval mode on the CPU, on random input of this shape.
+
+    Latency hardly depends on the values, so a module on the meta device is given random weights.
+    The module itself is not changed.
+    """
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        module = _materialised(module)
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    if device.type != "cpu":
+        module = copy.deepcopy(module).to("cpu")
+    generator = torch.Generator().manual_seed(0)
+    example = torch.rand(input_shape, generator=generator)
+    times: list[float] = []
+    with torch.inference_mode():
+        for _ in range(WARM_UP_RUNS):
+            module(example)
+        while len(times) < LEAST_RUNS or (sum(times) < ENOUGH_SECONDS and len(times) < MOST_RUNS):
+            start = time.perf_counter()
+            module(example)
+            times.append(time.perf_counter() - start)
+    quarter, _, three_quarters = statistics.quantiles(times, n=4)
+    return Measurement(
+        latency_ms=statistics.median(times) * 1e3,
+        spread_ms=(three_quarters - quarter) * 1e3,
+        runs=len(times),
+        threads=torch.get_num_threads(),
+        machine=f"{_processor()}, {platform.system()}, torch {torch.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}",
+    )
+
+
+def _materialised(module: nn.Module) -> nn.Module:
+    module = copy.deepcopy(module).to_empty(device="cpu").eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                # Small, so that activations neither overflow nor become slow denormals.
+                tensor.copy_(torch.rand(tensor.shape, generator=generator).mul(0.1))
+            else:
+                tensor.zero_()
+    return module
+
+
+def _processor() -> str:
+    cores = os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({cores} cores)"

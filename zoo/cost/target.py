@@ -1,0 +1,197 @@
+"""`Target`: a device that networks run on, every number with where it comes from.
+
+A target is a chip, its clock and its software stack, since the same chip differs four- to sixfold
+between kernel libraries (MLPerf Tiny). It is a TOML file of `zoo/cost/targets`; its name is the
+file's, `<chip>-<detail>`.
+"""
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from zoo.errors import MismatchError, UnknownNameError
+
+Confidence = Literal["published", "datasheet", "assumed"]
+TARGETS = Path(__file__).parent / "targets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A number about a device and how it is known.
+
+    Attributes:
+        value: in the unit its name says.
+        confidence: "published" (measured or defined in a public place, or derived from such),
+            "datasheet" (the vendor's specification) or "assumed" (nobody's measurement).
+        source: the place, and how the value follows from it.
+
+    """
+
+    value: float
+    confidence: Confidence
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """How an array of multipliers is filled; work is rounded up to whole steps.
+
+    Attributes:
+        conv: alternatives (kernel elements, input channels) that one step of a convolution
+            consumes; a compiler takes the better one.
+        depthwise_kernel: kernel elements one step of a depthwise convolution consumes.
+        output_channels: output channels one step makes.
+
+    """
+
+    conv: tuple[tuple[int, int], ...] = ((1, 1),)
+    depthwise_kernel: int = 1
+    output_channels: int = 1
+    confidence: Confidence = "assumed"
+    source: str = "no rounding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A device.
+
+    Attributes:
+        name: "<chip>-<detail>".
+        summary: one line for people.
+        method: "roofline" (estimated from the numbers here) or "measured" (run here and timed).
+        dtype: what the network is deployed in: "int8" or "float32".
+        fuses: activations that are applied on the way out of another op, at no cost.
+        host: op kinds that the device hands to its host CPU.
+        scratch: op kinds that it lowers to several passes, with one more buffer of their
+            output's size.
+        notes: what a reader of any estimate for this device must know.
+        numbers: `clock_hz`; `sram_bytes`, `flash_bytes` (sizes); `sram_bytes_per_s`,
+            `flash_bytes_per_s` (weights), `dram_bytes_per_s` (weights, input, output and what
+            does not fit SRAM: a target has flash or DRAM); `outputs_per_cycle` (of MAC ops);
+            `op_overhead_us`; `power_w` (while running). All but the clock may be missing: a
+            missing bandwidth is part of the rates, a missing size is no limit.
+        rates: work per cycle by op kind: MACs of "conv2d", "depthwise_conv2d",
+            "fully_connected"; window elements of pools; output elements of the rest. "default"
+            stands for kinds not named; data movement without a rate costs only its traffic.
+        steps: granularity of the multiplier array.
+
+    """
+
+    name: str
+    summary: str
+    method: Literal["roofline", "measured"]
+    dtype: Literal["int8", "float32"]
+    fuses: frozenset[str] = frozenset()
+    host: frozenset[str] = frozenset()
+    scratch: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    rates: Mapping[str, Number] = field(default_factory=dict)
+    steps: Steps = Steps()
+
+    def __post_init__(self) -> None:
+        if self.method not in ("roofline", "measured") or self.dtype not in ("int8", "float32"):
+            raise MismatchError(f"method {self.method!r} or dtype {self.dtype!r} is not known")
+        needed = {"clock_hz"} if self.method == "roofline" else set()
+        if unknown := sorted(set(self.numbers) - _NUMBERS):
+            raise MismatchError(f"unknown number {unknown[0]!r}; known: {', '.join(_NUMBERS)}")
+        if missing := sorted(needed - set(self.numbers)):
+            raise MismatchError(f"{missing[0]} is missing")
+        if needed and "default" not in self.rates:
+            raise MismatchError("rates.default is missing")
+        if {"flash_bytes_per_s", "dram_bytes_per_s"} <= set(self.numbers):
+            raise MismatchError("weights come from flash or from DRAM: give one bandwidth")
+
+    def get(self, name: str) -> float | None:
+        """Return a number's value, or None where the target has none."""
+        number = self.numbers.get(name)
+        return None if number is None else number.value
+
+    @property
+    def sram_bytes(self) -> int | None:
+        """SRAM for activations, or None for no limit."""
+        value = self.get("sram_bytes")
+        return None if value is None else int(value)
+
+    @property
+    def flash_bytes(self) -> int | None:
+        """Flash for weights, or None for no limit."""
+        value = self.get("flash_bytes")
+        return None if value is None else int(value)
+
+    @property
+    def spills(self) -> bool:
+        """Whether activations that do not fit SRAM can live in DRAM."""
+        return "dram_bytes_per_s" in self.numbers
+
+    @property
+    def assumed(self) -> list[str]:
+        """Names of the numbers that nobody measured."""
+        rates = {f"rates.{name}": number for name, number in self.rates.items()}
+        everything = {**self.numbers, **rates}
+        return [name for name, item in everything.items() if item.confidence == "assumed"]
+
+
+_NUMBERS = {"clock_hz", "sram_bytes", "flash_bytes", "sram_bytes_per_s", "flash_bytes_per_s"}
+_NUMBERS |= {"dram_bytes_per_s", "outputs_per_cycle", "op_overhead_us", "power_w"}
+
+
+def _number(name: str, given: Any) -> Number:
+    if not isinstance(given, dict) or set(given) != {"value", "confidence", "source"}:
+        raise MismatchError(f"{name} is {given!r}; expected value, confidence and source")
+    value, confidence, source = given["value"], given["confidence"], given["source"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise MismatchError(f"{name} has value {value!r}; expected a positive number")
+    if confidence not in get_args(Confidence):
+        words = ", ".join(get_args(Confidence))
+        raise MismatchError(f"{name} has confidence {confidence!r}; expected one of {words}")
+    if not isinstance(source, str) or not source.strip():
+        raise MismatchError(f"{name} has no source")
+    return Number(value=float(value), confidence=confidence, source=source)
+
+
+def parse(name: str, text: str) -> Target:
+    """Build a target from the text of its TOML file.
+
+    Raises:
+        MismatchError: it is no TOML, has an unknown or missing field, or a number without a
+            value, a known confidence word or a source.
+
+    """
+    try:
+        fields = tomllib.loads(text)
+        for group in ("numbers", "rates"):
+            items = fields.get(group, {})
+            fields[group] = {key: _number(f"{group}.{key}", item) for key, item in items.items()}
+        for key in ("fuses", "host", "scratch"):
+            fields[key] = frozenset(fields.get(key, ()))
+        fields["notes"] = tuple(fields.get("notes", ()))
+        if "steps" in fields:
+            steps = fields["steps"]
+            conv = tuple((int(kernel), int(channels)) for kernel, channels in steps["conv"])
+            fields["steps"] = Steps(**{**steps, "conv": conv})
+        return Target(name=name, **fields)
+    except (MismatchError, tomllib.TOMLDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise MismatchError(f"target {name!r}: {error}") from error
+
+
+def target_names() -> list[str]:
+    """Return the names of all targets."""
+    return sorted(file.stem for file in TARGETS.glob("*.toml"))
+
+
+@functools.cache
+def target(name: str) -> Target:
+    """Return the target of that name.
+
+    Raises:
+        UnknownNameError: there is none; the message lists near misses.
+
+    """
+    known = target_names()
+    if name not in known:
+        raise UnknownNameError.near("target", name, known, f"targets: {', '.join(known)}")
+    return parse(name, (TARGETS / f"{name}.toml").read_text(encoding="utf-8"))
