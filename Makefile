@@ -57,8 +57,11 @@ $(DEV): pyproject.toml constraints.txt
 	$(call install,dev)
 	@touch $(SERVE) $@
 
+TOO_OLD := zoo needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...
+
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zoo needs Python 3.11 or newer; type: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/pip || { echo "making .venv and installing (a few minutes, once)"; $(PYTHON) -m venv .venv; }
+	@$(PYTHON) -c 'import sys; sys.exit("$(TOO_OLD)" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into .venv (a few minutes, once)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$(1)]'
 endef

@@ -61,7 +61,9 @@ def report(name: str, threads: int, result: Mapping[str, Any], rows: list[list[s
     """Print the table and store `results/<name>.json`."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     RESULTS.mkdir(exist_ok=True)
     record = {"machine": machine(threads), **result}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")

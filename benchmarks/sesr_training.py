@@ -15,7 +15,7 @@ from zoo.models.sesr import SESR, ExpandedSESR
 
 
 def trainer(expanded: bool, expansion: int) -> tuple[ExpandedSESR, object]:
-    """Return a freshly seeded model and a function that does one step of Adam and gives its loss."""
+    """Return a seeded model, and a function that does one step of Adam and gives its loss."""
     torch.manual_seed(0)
     network = build(registry.find("sesr-m5-x2"))
     assert isinstance(network, SESR)
@@ -53,7 +53,11 @@ def main() -> None:
 
     middle = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
     rows = [
-        ["expanded / collapsed", f"{speedup['median']:.1f}x", f"{speedup['min']:.1f}-{speedup['max']:.1f}"],
+        [
+            "expanded / collapsed",
+            f"{speedup['median']:.1f}x",
+            f"{speedup['min']:.1f}-{speedup['max']:.1f}",
+        ],
         ["collapsed step", f"{middle['collapsed']:.3f} s", ""],
         ["expanded step", f"{middle['expanded']:.3f} s", ""],
         [f"loss curves, {args.curve} steps", f"{gap:.1e}", "largest relative gap"],

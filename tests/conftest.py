@@ -4,6 +4,7 @@ This file is read before any test imports torch, gradio or huggingface_hub, whic
 environment once, when they are imported. Programs that tests start inherit it too.
 """
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -34,10 +35,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples in every run, and none of them late on a busy machine.
 hypothesis.settings.register_profile("zoo", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("zoo")
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(_HOME, ignore_errors=True)
+# Not a pytest hook: what a test started may write until the interpreter ends.
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

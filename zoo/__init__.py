@@ -6,6 +6,10 @@ model = zoo.load("sesr-m5-x2")
 ```
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from zoo.api import (
     card,
     checkpoint,
@@ -38,3 +42,14 @@ __all__ = [
     "serve",
     "train",
 ]
+
+
+class _Zoo(ModuleType):
+    """Keeps the verbs: importing zoo/train.py would put that module in the place of `zoo.train`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Zoo

@@ -1,6 +1,5 @@
 """The verbs. Each imports what it needs when it is called, so that `import zoo` stays instant."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,9 @@ def recipe_of(ref: "Ref | Recipe") -> Recipe:
     if isinstance(ref, Recipe):
         return ref
     parsed = refs.parse(ref)
-    return registry.find(parsed.name) if isinstance(parsed, refs.NameRef) else checkpoint(ref).recipe
+    return (
+        registry.find(parsed.name) if isinstance(parsed, refs.NameRef) else checkpoint(ref).recipe
+    )
 
 
 def load(
@@ -93,10 +94,8 @@ def load(
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise UnknownNameError(f"unknown dtype {dtype!r} (float32, bfloat16 or float16)")
         dtype = found
-    if pretrained and not isinstance(ref, Recipe):
-        model = checkpoint(ref).load()
-    elif pretrained:
-        model = checkpoint(ref.name).load()
+    if pretrained:
+        model = checkpoint(ref.name if isinstance(ref, Recipe) else ref).load()
     else:
         model = build(recipe_of(ref))
     try:
@@ -152,11 +151,10 @@ def train(
     from zoo.train import train as train_loop
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
-    settings: Mapping[str, Any] = {key.replace("__", "."): value for key, value in overrides.items()}
-    chosen = chosen.override(settings)
-    if init is not None:
-        chosen = chosen.override({"train.init": _label(init)})
+    chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
     start = init if init is not None else chosen.train.init
+    if start is not None:
+        chosen = chosen.override({"train.init": _label(start)})
     model = None if start in (None, "none") else _initial(start, chosen.name)
     result = train_loop(
         chosen,

@@ -43,6 +43,6 @@ def prune(unused_days: float = 0.0) -> list[Entry]:
     for entry in gone:
         shutil.rmtree(entry.path)
     for orphan in root().glob("*/.*"):
-        if time.time() - orphan.stat().st_mtime > 86_400:
+        if orphan.is_dir() and time.time() - orphan.stat().st_mtime > 86_400:
             shutil.rmtree(orphan)
     return gone

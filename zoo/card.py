@@ -85,21 +85,24 @@ def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
         "pipeline_tag": recipe.task,
         "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
     }
-    results = [
-        {
-            "task": {"type": recipe.task, "name": recipe.subtask},
-            "dataset": {"type": _slug(name), "name": name},
-            "metrics": [
-                {"type": _METRIC_TYPES.get(key, key), "name": _METRIC_NAMES.get(key, key), "value": value}
-                for key, value in values.items()
-            ],
-        }
-        for name, values in _quality(checkpoint.metrics)
-    ]
-    if results:
-        matter["metrics"] = sorted({m["type"] for r in results for m in r["metrics"]})
+    quality = _quality(checkpoint.metrics)
+    if quality:
+        kinds = {_METRIC_TYPES[key] for _, values in quality for key in values}
+        results = [_model_index_entry(recipe, name, values) for name, values in quality]
+        matter["metrics"] = sorted(kinds)
         matter["model-index"] = [{"name": recipe.name, "results": results}]
     return matter
+
+
+def _model_index_entry(recipe: Recipe, name: str, values: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "task": {"type": recipe.task, "name": recipe.subtask},
+        "dataset": {"type": _slug(name), "name": name},
+        "metrics": [
+            {"type": _METRIC_TYPES[key], "name": _METRIC_NAMES[key], "value": value}
+            for key, value in values.items()
+        ],
+    }
 
 
 def _slug(text: str) -> str:
@@ -177,7 +180,7 @@ def _command(checkpoint: "Checkpoint") -> str:
     theirs = recipe.to_json()["train"]
     ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}
     if theirs.get("init") != ours.get("init"):
-        words.append(f"--from {theirs['init']}")
+        words.append(f"--from {theirs['init'] or 'none'}")
     for key, value in theirs.items():
         if key == "options":
             old = ours.get("options", {})

@@ -31,9 +31,13 @@ def build(recipe: Recipe) -> "nn.Module":
     """Return the deployed network of a recipe, freshly initialised, in eval mode.
 
     Raises:
-        UnsafeFileError: the recipe names a class outside the zoo and its installed extensions.
+        UnsafeFileError: the recipe names anything but a network of the zoo or of its installed
+            extensions.
+        MismatchError: there is no such network, or it does not take the recipe's arguments.
 
     """
+    import torch
+
     module_name, class_name = recipe.model.split(":")
     if not f"{module_name}.".startswith("zoo.models.") and module_name not in importable_models():
         raise UnsafeFileError(
@@ -44,8 +48,14 @@ def build(recipe: Recipe) -> "nn.Module":
         kind = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise MismatchError(f"model {recipe.model!r} of {recipe.name!r}: {error}") from error
-    model: nn.Module = kind(**recipe.args)
-    return model.eval()
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, which is no network")
+    try:
+        return kind(**recipe.args).eval()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MismatchError(
+            f"{recipe.model} of {recipe.name!r} cannot be built with {dict(recipe.args)}: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -92,14 +102,18 @@ class Checkpoint:
             )
         config = _read_json(path / CONFIG)
         version = config.get("format_version")
-        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise MismatchError(
                 f"{path / CONFIG} has format_version {version!r}; this zoo reads 1 to "
                 f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
             )
-        for key, kind in (("recipe", dict), ("tag", str), ("license", str), ("files", dict)):
+        fields = {"recipe": dict, "tag": str, "license": str, "data": dict, "files": dict}
+        for key, kind in fields.items():
             if not isinstance(config.get(key), kind):
                 raise MismatchError(f"{path / CONFIG}: {key!r} is missing or no {kind.__name__}")
+        weights = config["files"].get(WEIGHTS)
+        if not isinstance(weights, dict) or not {"sha256", "bytes"} <= set(weights):
+            raise MismatchError(f"{path / CONFIG}: sha256 and bytes of {WEIGHTS} are missing")
         metrics = _read_json(path / METRICS) if (path / METRICS).is_file() else {}
         return cls(path, Recipe.from_json(config["recipe"]), config, metrics)
 
@@ -114,7 +128,7 @@ class Checkpoint:
         import safetensors.torch
         from safetensors import SafetensorError
 
-        expected = self.config["files"].get(WEIGHTS, {}).get("sha256")
+        expected = self.config["files"][WEIGHTS]["sha256"]
         file = self.path / WEIGHTS
         if not file.is_file():
             raise MissingWeightsError(f"{file} is missing; take the whole folder again")
@@ -161,7 +175,8 @@ class Checkpoint:
 
         payload = safetensors.torch.save(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            metadata={"format": "pt", "recipe": recipe.name},
+            # One entry only: safetensors writes several in an order that differs from run to run.
+            metadata={"format": "pt"},
         )
         (path / CONFIG).unlink(missing_ok=True)
         write_bytes(path / WEIGHTS, payload)
@@ -195,7 +210,7 @@ class Checkpoint:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise MismatchError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise MismatchError(f"{path} holds {type(value).__name__}; expected an object")

@@ -23,7 +23,9 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows as left-aligned columns; the first row is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _list(args: Arguments) -> None:
@@ -128,7 +130,17 @@ def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise MismatchError(f"--set {text!r}; expected KEY=VALUE, e.g. --set train.lr=1e-3")
-    return key, value
+    return f"train.{key.removeprefix('train.')}", value
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise MismatchError(f"--shape {text!r}; expected whole numbers, e.g. --shape 1,1,360,640")
+    return shape
 
 
 def _evaluate(args: Arguments) -> None:
@@ -147,7 +159,7 @@ def _evaluate(args: Arguments) -> None:
 
 
 def _estimate(args: Arguments) -> None:
-    shape = tuple(int(n) for n in args.shape.split(",")) if args.shape else None
+    shape = _shape(args.shape) if args.shape is not None else None
     costs = [
         api.estimate(args.ref, target, method=args.method, input_shape=shape)
         for target in args.target.split(",")
@@ -238,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(act=act)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.add_argument("-v", "--verbose", action="store_true", help="log what is done")
-        sub.add_argument("--threads", type=int, help="processor threads to use")
+        sub.add_argument("--threads", type=_positive, help="processor threads to use")
         if name not in ("train", "export", "card", "serve"):
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
         if device:
@@ -284,6 +296,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
 def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("name", metavar="NAME", help="a recipe: zoo list")
     sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
@@ -306,15 +324,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.act(args)
         sys.stdout.flush()
-    except ZooError as error:
+    except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ZooError, OSError) as error:  # OSError: a full disk, a file that may not be read
         if args.debug:
             raise
         print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
     return 0
-

@@ -3,8 +3,10 @@
 Nothing here knows Gradio; `zoo.serve` lays these out.
 """
 
+import functools
 import html
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +24,16 @@ from zoo.errors import MissingWeightsError
 from zoo.recipe import Recipe
 from zoo.tasks import enlarge, images
 
-OUTPUT_PIXELS = 16_000_000  # what a browser still shows at ease, twice
+OUTPUT_PIXELS = 9_000_000  # a little over 4K; a browser loads two of them
 DETAIL = (144, 120)  # output pixels of a magnified detail
 ZOOM = 4
 HEADLINE = "ethos-u55-256"  # the microcontroller-class NPU named beside the picture
-REFERENCE = (720, 1280)  # output size that the papers count MACs for
+TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+REFERENCE = (1280, 720)  # width and height of the output that the papers count MACs for
+TO_720P = f"{REFERENCE[0]}{TIMES}{REFERENCE[1]}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A network on the page's shelf: its ref, its recipe, itself and its number of parameters."""
 
@@ -45,8 +49,8 @@ class Loaded:
 
     @property
     def label(self) -> str:
-        """What visitors choose by: "2× · sesr-m5-x2 · 13.7 k"."""
-        return f"{self.scale}× · {self.ref} · {self.parameters / 1000:.1f} k"
+        """What visitors choose by: scale, name and thousands of parameters."""
+        return f"{self.scale}{TIMES} · {self.ref} · {self.parameters / 1000:.1f} k"
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,13 @@ def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
     smooth = _opaque(shown.resize(sharp.size, Image.Resampling.BICUBIC))
     stem = enlarge.default_output(network.recipe, source).stem
     files = [folder / f"{stem}.png", folder / "bicubic.png", folder / "network.png"]
-    result.save(files[0])
     for image, file in zip((smooth, sharp), files[1:], strict=True):
         # The default level takes three times as long for a few percent.
         image.save(file, compress_level=1, icc_profile=picture.profile)
+    if result.image.mode == "RGB" and result.picture.white == 255:
+        shutil.copyfile(files[2], files[0])
+    else:
+        result.save(files[0])
     return Comparison(
         folder=folder,
         bicubic=files[1],
@@ -174,9 +181,7 @@ def detail(comparison: Comparison) -> tuple[Image.Image, Image.Image]:
     size = [min(limit, extent) for limit, extent in zip(DETAIL, comparison.output, strict=True)]
     left, top = (
         min(max(middle - length // 2, 0), extent - length)
-        for middle, length, extent in zip(
-            comparison.spot, size, comparison.output, strict=True
-        )
+        for middle, length, extent in zip(comparison.spot, size, comparison.output, strict=True)
     )
     box = (left, top, left + size[0], top + size[1])
     magnified = []
@@ -190,15 +195,18 @@ def detail(comparison: Comparison) -> tuple[Image.Image, Image.Image]:
 
 def costs(network: Loaded, size: tuple[int, int]) -> list[tuple[Cost, Cost]]:
     """Return, per device that can be estimated, the cost for `(width, height)` and to 720p."""
-    height, width = (length // network.scale for length in REFERENCE)
+    reference = (REFERENCE[0] // network.scale, REFERENCE[1] // network.scale)
+    names = sorted(target_names(), key=lambda name: (name != HEADLINE, name))
     return [
-        (
-            estimate(network.model, target(name), input_shape=(1, 1, size[1], size[0])),
-            estimate(network.model, target(name), input_shape=(1, 1, height, width)),
-        )
-        for name in sorted(target_names(), key=lambda name: (name != HEADLINE, name))
+        (_cost(network, name, size), _cost(network, name, reference))
+        for name in names
         if target(name).method == "roofline"
     ]
+
+
+@functools.lru_cache(maxsize=1000)
+def _cost(network: Loaded, name: str, size: tuple[int, int]) -> Cost:
+    return estimate(network.model, target(name), input_shape=(1, 1, size[1], size[0]))
 
 
 def duration(milliseconds: float) -> str:
@@ -211,13 +219,16 @@ def duration(milliseconds: float) -> str:
 
 def work(macs: int) -> str:
     """Return a number of MACs for people: "3.11 G"."""
-    return f"{macs / 1e9:.3g} G" if macs >= 1e9 else f"{macs / 1e6:.3g} M"
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if macs >= size:
+            return f"{macs / size:.3g} {unit}"
+    return f"{macs / 1e3:.3g} k"
 
 
 def energy(millijoules: float | None) -> str:
     """Return an energy for people, or a dash where the device's power is not known."""
     if millijoules is None:
-        return "–"
+        return DASH
     return f"{millijoules / 1000:.3g} J" if millijoules >= 1000 else f"{millijoules:.3g} mJ"
 
 
@@ -225,7 +236,7 @@ def _how_it_runs(cost: Cost) -> str:
     if not cost.fits.flash:
         return "no: weights exceed flash"
     if cost.runs_tiled and cost.tiled:
-        return f"in {cost.tiled.count:,} tiles of {cost.tiled.width}×{cost.tiled.height}"
+        return f"in {cost.tiled.count:,} tiles of {cost.tiled.width}{TIMES}{cost.tiled.height}"
     return "whole" if cost.fits else "no: activations exceed SRAM"
 
 
@@ -247,12 +258,12 @@ def headline(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost
             "On this computer",
             duration(comparison.seconds * 1e3),
             f"measured, {comparison.threads} thread{'s' * (comparison.threads != 1)}; "
-            f"{width:,}×{height:,} pixels",
+            f"{width:,}{TIMES}{height:,} pixels",
         ),
         (
             "Work",
             f"{work(here.macs)} MACs",
-            f"counted, for this picture; {work(reference.macs)} to 1280×720",
+            f"counted, for this picture; {work(reference.macs)} to {TO_720P}",
         ),
         (
             "Network",
@@ -270,14 +281,12 @@ def headline(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost
 
 def table(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost, Cost]]) -> str:
     """Return the HTML of the cost table: a row per device, this computer first, then the notes."""
-    width, height = comparison.used
-    columns = (
-        "Device", f"Time, {width}×{height} in", "Time, to 1280×720", "MACs", "Peak memory",
-        "Fits", "Energy", "How known",
-    )  # fmt: skip
-    first = pairs[0][0]
-    own = ("This computer", "float32, PyTorch", duration(comparison.seconds * 1e3), "–",
-           work(first.macs), "–", "in tiles of 256×256", "–", "measured, this run")  # fmt: skip
+    columns = ("Device", "Time, this picture", f"Time, to {TO_720P}", "MACs", "Peak memory", "Fits",
+               "Energy", "How known")  # fmt: skip
+    tiles = len(list(enlarge.tiles(*comparison.used)))
+    how = "whole" if tiles == 1 else f"in {tiles:,} tiles of {enlarge.TILE}{TIMES}{enlarge.TILE}"
+    own = ("This computer", "float32, PyTorch", duration(comparison.seconds * 1e3), DASH,
+           work(pairs[0][0].macs), DASH, how, DASH, "measured (this run)")  # fmt: skip
     rows = [_row(*own), *(_row(*_cells(*pair)) for pair in pairs)]
     head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
     notes = "".join(
@@ -302,12 +311,12 @@ def _cells(here: Cost, reference: Cost) -> tuple[str, ...]:
     return (
         here.target,
         target(here.target).summary.partition(":")[0],
-        duration(here.latency_ms) if runs else "–",
-        duration(reference.latency_ms) if reference.fits or reference.runs_tiled else "–",
+        duration(here.latency_ms) if runs else DASH,
+        duration(reference.latency_ms) if reference.fits or reference.runs_tiled else DASH,
         work(tiled.macs if tiled else here.macs),
         readable(tiled.peak_activation_bytes if tiled else here.peak_activation_bytes),
         _how_it_runs(here),
-        energy(here.energy_mj) if runs else "–",
+        energy(here.energy_mj) if runs else DASH,
         here.obtained["latency_ms"],
     )
 

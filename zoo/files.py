@@ -53,7 +53,10 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; these are the user's own
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:  # a folder is in its place
+            raise MismatchError(f"cannot write {path}: {error.strerror or error}") from error
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -94,8 +97,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     `path` must not exist yet: a folder, unlike a file, cannot be replaced in one step.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise MismatchError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):

@@ -6,16 +6,16 @@ one visitor lives in that visitor's session and is deleted with it.
 """
 
 import atexit
+import contextlib
 import html
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.content import content
 from zoo.errors import MissingExtraError, ZooError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read once, at import
@@ -23,6 +23,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 try:
     import gradio as gr
+    from gradio.events import Dependency
 except ImportError as error:
     raise MissingExtraError.of("gradio", "serve") from error
 
@@ -30,8 +31,9 @@ from zoo import demo
 from zoo.demo import Comparison, Loaded
 
 PORTS = range(7860, 7960)
+_PHOTOGRAPHS = ("cheetah.jpg", "tower.jpg", "lion.jpg")
 MAX_FILE_SIZE = "50mb"
-_HOUR = 3600
+_FORGET = (600, 3600)  # seconds: every ten minutes, files older than an hour go
 _THEME = gr.themes.Default(
     primary_hue="teal",
     neutral_hue="slate",
@@ -45,7 +47,7 @@ _HEADER = """
 enlarges it; the line compares it with bicubic. {privacy}</p></header>"""
 _PRIVACY = {
     True: "Nothing leaves this machine.",
-    False: "Nobody else sees your picture, and it is deleted after an hour.",
+    False: "Only you see your picture, and it is deleted after you leave.",
 }
 _WHOLE = "<div class='zoo-caption'><b>Whole picture</b> drag the line, scroll to zoom</div>"
 _DETAIL = (
@@ -54,7 +56,9 @@ _DETAIL = (
 )
 _CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
-.gradio-container .html-container { padding: 0 !important; }
+.gradio-container main { width: 100%; }
+footer .divider { display: none !important; }
+.html-container { padding: 0 !important; }
 .zoo-header h1 { font-size: 1.5rem; font-weight: 600; margin: 0; letter-spacing: -.01em; }
 .zoo-header small { color: var(--color-accent); }
 .zoo-header p { color: var(--body-text-color-subdued); margin: .15rem 0 0; }
@@ -72,23 +76,26 @@ _CSS = """
 .zoo-facts > div:first-child { border-color: var(--color-accent); }
 .zoo-facts dt { font-size: 12px; color: var(--body-text-color-subdued); }
 .zoo-facts dd { margin: 0; }
-.zoo-facts b { display: block; white-space: nowrap; font-size: 1.35rem; font-weight: 600; line-height: 1.4; }
+.zoo-facts b { display: block; white-space: nowrap; font-size: 1.35rem; font-weight: 600;
+  line-height: 1.4; }
 .zoo-facts span { display: block; font-size: 12px; line-height: 1.35;
   color: var(--body-text-color-subdued); }
 .zoo-scroll { overflow-x: auto; width: 0; min-width: 100%; }
 .zoo-costs { width: 100%; border-collapse: collapse; font-size: 13px; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .zoo-costs, .zoo-costs :is(thead, tbody, tr, th, td) { border: 0 !important; }
-.gradio-container .zoo-costs :is(th, td) { padding: 4px 10px; text-align: right;
+.zoo-costs :is(th, td) { padding: 4px 10px; text-align: right;
   border-bottom: 1px solid var(--border-color-primary) !important; }
-.gradio-container .zoo-costs :is(th, td):is(:nth-child(1), :nth-child(6), :nth-child(8)) {
+.zoo-costs :is(th, td):is(:nth-child(1), :nth-child(6), :nth-child(8)) {
   text-align: left; }
 .zoo-costs thead th { color: var(--body-text-color-subdued); font-weight: 500; }
 .zoo-costs tbody th { font-weight: 600; }
-.zoo-costs small { display: block; white-space: normal; min-width: 12rem; font-weight: 400; color: var(--body-text-color-subdued); }
+.zoo-costs small { display: block; white-space: normal; min-width: 12rem;
+  font-weight: 400; color: var(--body-text-color-subdued); }
 .zoo-note, .zoo-note dd { color: var(--body-text-color-subdued); font-size: 12px; }
 .zoo-note dt { font-weight: 600; margin-top: 6px; }
 .zoo-note dd { margin: 0; }
+#examples .gallery { gap: 5px; }
 .zoo-stack { gap: 6px !important; }
 @media (max-width: 900px) { .zoo-facts { grid-template-columns: repeat(2, 1fr); } }
 @media (max-width: 640px) { .zoo-slider { height: 300px !important; }
@@ -105,19 +112,21 @@ class _Page:
         atexit.register(shutil.rmtree, self.root, ignore_errors=True)
         self.examples = self._examples()
         self.default = "sesr-m5-x2" if "sesr-m5-x2" in self.shelf else next(iter(self.shelf))
+        planned = self.compare(str(self.examples[0]), self.default)  # PyTorch's first run is slow
+        shutil.rmtree(planned.folder)
         # Shown to everybody before they bring a picture of their own, and never deleted.
         self.first = self.compare(str(self.examples[0]), self.default)
 
     def _examples(self) -> list[Path]:
-        drawn = self.root / "engraving.png"
-        demo.draw_example(drawn)
-        copies = []
-        folder = content("spaces") / "demo" / "examples"
-        for file in folder.iterdir() if folder.is_dir() else ():
-            if file.name.endswith(".png"):
-                copies.append(self.root / file.name)
-                copies[-1].write_bytes(file.read_bytes())  # Gradio serves nothing from elsewhere
-        return [*sorted(copies), drawn]
+        """Return copies of photographs that come with Gradio, and a drawing of our own."""
+        found = []
+        for name in _PHOTOGRAPHS:
+            with contextlib.suppress(ValueError, FileNotFoundError):  # not in this Gradio
+                found.append(self.root / name)
+                shutil.copyfile(get_image(name), found[-1])
+        found.append(self.root / "engraving.png")
+        demo.draw_example(found[-1])
+        return [file for file in found if file.exists()]
 
     def compare(self, picture: str, ref: str) -> Comparison:
         """Enlarge into a fresh folder; on failure nothing is left of it."""
@@ -152,8 +161,15 @@ class _Page:
             gr.Warning(_reduced(comparison, ref), title="Reduced first")
         return (*_shown(comparison), *_costs(comparison, self.shelf[ref]), comparison)
 
-    def look(self, comparison: Comparison, event: gr.SelectData) -> Any:
+    def clear(self, previous: Comparison | None) -> tuple[Any, ...]:
+        """Show nothing, and forget what was shown."""
+        self.forget(previous)
+        return None, None, None, "", "", None
+
+    def look(self, comparison: Comparison | None, event: gr.SelectData) -> Any:
         """Show the detail where the visitor clicked on the given picture."""
+        if comparison is None:
+            return None
         try:
             return demo.detail(demo.moved(comparison, event.index))
         except FileNotFoundError:
@@ -165,7 +181,7 @@ def _complaint(text: str) -> gr.Error:
 
 
 def _reduced(comparison: Comparison, ref: str) -> str:
-    given, used = ("×".join(map(str, size)) for size in (comparison.given, comparison.used))
+    given, used = (demo.TIMES.join(map(str, size)) for size in (comparison.given, comparison.used))
     return (
         f"The page shows results of up to {demo.OUTPUT_PIXELS / 1e6:.0f} megapixels, so your "
         f"{given} picture was reduced to {used} before it was enlarged. For any size, type: "
@@ -200,11 +216,11 @@ def _super_resolution(page: _Page) -> None:
                 [(item.label, ref) for ref, item in page.shelf.items()], value=page.default,
                 label="Network: scale, name, parameters", filterable=False, elem_id="model",
             )  # fmt: skip
-            button = gr.Button("Enlarge", variant="primary", elem_id="enlarge")
+            enlarge = gr.Button("Enlarge", variant="primary", elem_id="enlarge")
             save = gr.DownloadButton("Download PNG", value=download, elem_id="save")
             examples = gr.Examples(
                 [[str(file)] for file in page.examples], [picture], label="Or take one of these",
-                cache_examples=False, api_visibility="private",
+                cache_examples=False, api_visibility="private", elem_id="examples",
             )  # fmt: skip
         with gr.Column(scale=7, min_width=320):
             with gr.Row(equal_height=True):
@@ -228,12 +244,30 @@ def _super_resolution(page: _Page) -> None:
     table_view = gr.HTML(table, elem_id="costs")
 
     outputs = [slider, magnified, save, facts_view, table_view, state]
+    _connect(page, picture, model, enlarge, examples.load_input_event, outputs)
+
+
+def _connect(
+    page: _Page,
+    picture: gr.Image,
+    model: gr.Dropdown,
+    enlarge: gr.Button,
+    example: Dependency,
+    outputs: Sequence[gr.components.Component],
+) -> None:
+    """Say what happens when: a new picture or another network runs at once."""
+    slider, magnified, *_, state = outputs
     call: Mapping[str, Any] = {
         "fn": page.upscale, "inputs": [picture, model, state], "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "network",
+        "show_progress_on": [slider, magnified],
     }  # fmt: skip
-    gr.on([button.click, picture.upload, model.input], api_name="upscale", **call)
-    examples.load_input_event.then(api_visibility="private", **call)
+    for run in (
+        gr.on([enlarge.click, picture.upload, model.input], api_name="upscale", **call),
+        example.then(api_visibility="private", **call),
+    ):
+        # What is shown always belongs to the picture beside it, also when that was refused.
+        run.failure(page.clear, state, outputs, api_visibility="private", show_progress="hidden")
     picture.select(page.look, state, magnified, api_visibility="private", show_progress="hidden")
 
 
@@ -254,10 +288,11 @@ def build(*, local: bool = True) -> gr.Blocks:
 
     """
     shared = _Page()
-    with gr.Blocks(title="edge-zoo", analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as page:
+    with gr.Blocks(title="edge-zoo", analytics_enabled=False, delete_cache=_FORGET) as page:
         gr.HTML(_HEADER.format(privacy=_PRIVACY[local]))
         _super_resolution(shared)
-    return page.queue(max_size=32)
+    page.queue(max_size=32)
+    return page
 
 
 def serve(
@@ -302,14 +337,16 @@ def serve(
 
 def _free_port(port: int | None, host: str) -> int:
     """Return `port` if it can be listened on, or the first free one of `PORTS` for None."""
+    if port is not None and _is_free(port, host):
+        return port
     free = next((number for number in PORTS if _is_free(number, host)), None)
-    if port is None and free is None:
+    if port is not None:
+        raise ZooError(
+            f"port {port} of {host} is in use or not allowed; type: zoo serve --port {free or 'N'}"
+        )
+    if free is None:
         raise ZooError(f"ports {PORTS[0]} to {PORTS[-1]} are all in use; type: zoo serve --port N")
-    if port is None or _is_free(port, host):
-        return free if port is None else port
-    raise ZooError(
-        f"port {port} of {host} is in use or not allowed; type: zoo serve --port {free or 'N'}"
-    )
+    return free
 
 
 def _is_free(port: int, host: str) -> bool:

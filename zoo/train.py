@@ -1,8 +1,8 @@
 """One visible training loop, under Accelerate: any device, any number of processes, exact resume.
 
 A run folder holds `log.jsonl`, the checkpoint chosen so far (see `zoo.checkpoint`) and one
-`state-<step>` folder to resume from. Batches and learning rate are functions of the step alone, so a
-state is only tensors: weights, moving average, optimizer, random generators.
+`state-<step>` folder to resume from. Batches and learning rate are functions of the step alone,
+so a state is only tensors: weights, moving average, optimizer, random generators.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class _Progress:
 
     step: int = 0
     seconds: float = 0.0
-    best_score: float = -math.inf
+    best_score: float | None = None
     best_step: int = 0
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -88,13 +88,17 @@ def train(
     except ImportError:
         raise MissingExtraError.of("accelerate", "train") from None
     settings = recipe.train
-    accelerator = Accelerator(
-        mixed_precision=settings.precision,
-        gradient_accumulation_steps=settings.accumulation_steps,
-        cpu=device == "cpu",
-        log_with=tracker,
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking")),
-    )
+    folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking"))
+    try:
+        accelerator = Accelerator(
+            mixed_precision=settings.precision,
+            gradient_accumulation_steps=settings.accumulation_steps,
+            cpu=device == "cpu",
+            log_with=tracker,
+            project_config=folders,
+        )
+    except (ValueError, ImportError) as error:  # no such tracker; a precision this device lacks
+        raise MismatchError(f"Accelerate cannot train {recipe.name}: {error}") from error
     run = _Run(recipe, out, accelerator, data, data_license)
     state = run.open_folder(resume)
     set_seed(settings.seed)
@@ -135,21 +139,23 @@ class _Run:
     def open_folder(self, resume: bool) -> Path | None:
         """Make the run folder; return the state to resume from, or None to start."""
         states = sorted(self.out.glob(f"{_STATE}*"))
-        if resume:
-            if not states:
-                if (self.out / "config.json").exists():
-                    raise MismatchError(f"{self.out} is a finished run; there is nothing to resume")
-                return None  # killed before the first state: start again
+        finished = (self.out / "config.json").exists()
+        if resume and states:
             self._check_state(states[-1])
             return states[-1]
-        used = states or (self.out / LOG).exists() or (self.out / "config.json").exists()
-        if used and self.accelerator.is_main_process:
+        if resume and finished:
+            raise MismatchError(f"{self.out} holds a checkpoint and no state to resume from")
+        used = states or finished or (self.out / LOG).exists()
+        if used and not resume and self.accelerator.is_main_process:
             raise MismatchError(
                 f"{self.out} already holds a run; add --resume to go on with it, or choose "
                 "another folder"
             )
         self.accelerator.wait_for_everyone()
         probe(self.out)
+        if self.accelerator.is_main_process:  # it may have been killed before its first state
+            (self.out / LOG).unlink(missing_ok=True)
+            self._remove_orphans()
         return None
 
     def _identity(self) -> dict[str, Any]:
@@ -160,7 +166,7 @@ class _Run:
         }
 
     def _check_state(self, state: Path) -> None:
-        theirs = json.loads((state / "run.json").read_text())["identity"]
+        theirs = json.loads((state / "run.json").read_text(encoding="utf-8"))["identity"]
         ours = self._identity()
         if theirs == ours:
             return
@@ -168,7 +174,9 @@ class _Run:
             what = f"recipe {theirs['recipe']['name']!r}, not {self.recipe.name!r}"
         else:
             before, now = (_leaves(side) for side in (theirs, ours))
-            key = next(k for k in {**before, **now} if before.get(k) != now.get(k))
+            key = next((k for k in {**before, **now} if before.get(k) != now.get(k)), None)
+            if key is None:  # a field that came with a newer version, still unset
+                return
             what = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
         raise MismatchError(
             f"{self.out} was trained with {what}; resume with the same settings, or start "
@@ -178,7 +186,13 @@ class _Run:
     def start(self, init: nn.Module | None) -> None:
         """Build model, moving average and optimizer."""
         deployed = build(self.recipe)
-        model = _training_form(deployed, self.settings)
+        try:
+            model = _training_form(deployed, self.settings)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MismatchError(
+                f"train.options {dict(self.settings.options)} do not fit "
+                f"{self.recipe.name}: {error}"
+            ) from error
         if init is not None:
             try:
                 _load_deployed(model, init)
@@ -222,7 +236,7 @@ class _Run:
                 )
             }
             if any(due.values()):
-                self._check_finite(running)
+                self._check_finite("loss", running.item())
             if due["log"]:
                 self._log({"loss": running.item() / self._since_log(), "lr": rate})
                 running.zero_()
@@ -231,6 +245,9 @@ class _Run:
             if due["save"]:
                 self._save(last)
         bar.close()
+        if accelerator.is_main_process and not self._is_complete():
+            self._write_checkpoint(last=True)  # killed between the last state and its checkpoint
+        accelerator.wait_for_everyone()
 
     def _step(self, step: int) -> Tensor:
         """Do one optimizer step; return its mean loss over processes and micro-batches."""
@@ -261,13 +278,13 @@ class _Run:
     def _since_log(self) -> int:
         return self.progress.step % self.settings.log_every or self.settings.log_every
 
-    def _check_finite(self, running: Tensor) -> None:
-        if not bool(torch.isfinite(running)):
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             kept = f"the last good checkpoint is in {self.out}"
             if not (self.out / "config.json").exists():
                 kept = "no checkpoint had been written yet"
             raise ZooError(
-                f"the loss is {running.item()} at step {self.progress.step}; stopped, {kept}. "
+                f"the {what} is {value} at step {self.progress.step}; stopped, {kept}. "
                 "Try a smaller rate: --set train.lr="
                 f"{self.settings.lr / 4:g}"
             )
@@ -277,9 +294,11 @@ class _Run:
         averaged = self.average.module if self.settings.ema_decay else None
         model = _deployed(averaged or self.accelerator.unwrap_model(self.model))
         scores = self.task.validate(model, self.data, self.recipe)
+        for name, value in scores.items():
+            self._check_finite(f"held-out {name}", value)
         self._log({f"held_out/{name}": value for name, value in scores.items()})
         score = scores[self.task.SELECT_BY]
-        if score > self.progress.best_score:
+        if self.progress.best_score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = score, self.progress.step
             self.progress.best_metrics = scores
             self.progress.best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
@@ -313,17 +332,28 @@ class _Run:
 
     def load_state(self, state: Path) -> None:
         """Take up a run where `state` left it."""
-        for orphan in self.out.glob(f".{_STATE}*"):
-            shutil.rmtree(orphan, ignore_errors=True)
+        self._remove_orphans()
         self.accelerator.load_state(str(state))
-        facts = json.loads((state / "run.json").read_text())["progress"]
+        facts = json.loads((state / "run.json").read_text(encoding="utf-8"))["progress"]
         best = torch.load(state / "best.pt", weights_only=True)
         self.progress = _Progress(**facts, best=best)
         log = self.out / LOG
         if self.accelerator.is_main_process and log.exists():  # lines after the state come again
-            lines = log.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= self.progress.step]
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # the kill may have cut one
+            kept = [line for line in whole if json.loads(line)["step"] <= self.progress.step]
             write_bytes(log, "".join(kept).encode())
+
+    def _remove_orphans(self) -> None:
+        """Remove states that were being written when the run was killed."""
+        for orphan in self.out.glob(f".{_STATE}*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+
+    def _is_complete(self) -> bool:
+        try:
+            return Checkpoint.read(self.out).metrics["training"]["complete"] is True
+        except (ZooError, KeyError):
+            return False
 
     def _write_checkpoint(self, last: bool) -> None:
         if not self.progress.best:
@@ -363,7 +393,7 @@ class _Run:
             return
         self.accelerator.log(dict(values), step=self.progress.step)
         line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 2), **values}
-        with (self.out / LOG).open("a") as stream:
+        with (self.out / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def _bar(self) -> Any:

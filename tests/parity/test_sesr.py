@@ -1,4 +1,4 @@
-"""SESR: the collapsed network equals the expanded one, and the warm starts keep what they promise."""
+"""SESR: collapsed equals expanded, and warm starts keep what they promise."""
 
 import pytest
 import torch

@@ -142,4 +142,4 @@ class ExpandedSESR(nn.Module):
     def _pairs(self, model: SESR) -> list[tuple[CollapsibleConv2d, nn.Conv2d]]:
         blocks = [self.first, *self.body, self.last]
         convolutions = [model.first, *model.body, model.last]
-        return list(zip(blocks, convolutions, strict=True))  # type: ignore[arg-type]
+        return list(zip(blocks, convolutions, strict=True))

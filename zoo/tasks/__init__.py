@@ -5,11 +5,26 @@ A module here is named after a recipe's `subtask` and offers `training_data`, `b
 """
 
 import importlib
+import importlib.util
 from types import ModuleType
 
+from zoo.errors import UnknownNameError
 from zoo.recipe import Recipe
 
 
 def task_of(recipe: Recipe) -> ModuleType:
-    """Return the task module of a recipe."""
-    return importlib.import_module(f"zoo.tasks.{recipe.subtask.replace('-', '_')}")
+    """Return the task module of a recipe.
+
+    Raises:
+        UnknownNameError: there is none for its `subtask`.
+
+    """
+    name = recipe.subtask.replace("-", "_")
+    if name.isidentifier() and importlib.util.find_spec(f"zoo.tasks.{name}"):
+        module = importlib.import_module(f"zoo.tasks.{name}")
+        if hasattr(module, "training_data"):  # else it is a part of another task
+            return module
+    raise UnknownNameError(
+        f"recipe {recipe.name!r} is for the task {recipe.subtask!r}, which this zoo does not know "
+        "(type: pip install -U edge-zoo)"
+    )

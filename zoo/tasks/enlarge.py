@@ -51,7 +51,9 @@ def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
     output = y.new_empty(1, 1, height * scale, width * scale)
     for top, bottom, left, right in tiles(height, width, tile):
         up, start = min(halo, top), min(halo, left)
-        part = _apply(model, y[..., top - up : bottom + halo, left - start : right + halo].contiguous())
+        part = _apply(
+            model, y[..., top - up : bottom + halo, left - start : right + halo].contiguous()
+        )
         inner = part[..., up * scale :, start * scale :]
         spot = output[..., top * scale : bottom * scale, left * scale : right * scale]
         spot.copy_(inner[..., : spot.shape[-2], : spot.shape[-1]])
@@ -60,7 +62,7 @@ def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
 
 @functools.cache
 def _cubic_phases(scale: int) -> Tensor:
-    """Return the kernels `(scale, 1, 7)` that give output pixel `scale * i + phase` from i-3..i+3."""
+    """Return the kernels `(scale, 1, 7)`; number p gives output scale * i + p from i-3..i+3."""
     index, weight = taps(16, scale)
     kernels = torch.zeros(scale, 1, 7)
     for phase in range(scale):
@@ -125,7 +127,7 @@ class Enlarged:
 
 def default_output(recipe: Recipe, source: Path) -> Path:
     """Return where `zoo run` writes when not told: photo.jpg -> photo-sesr-m5-x2.png."""
-    return source.with_name(f"{source.stem}-{recipe.name}.png")
+    return source.parent / f"{source.stem}-{recipe.name}.png"
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Enlarged:
@@ -134,9 +136,9 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     Memory beyond the two pictures does not grow with their size: everything happens in tiles.
     With `out` the result is saved there too.
     """
+    picture = images.read(source)
     if out is not None:
         images.check_output(out)
-    picture = images.read(source)
     scale = recipe.args["scale"]
     height, width, channels = picture.pixels.shape
     dtype = picture.pixels.dtype
@@ -182,8 +184,8 @@ def _run_tile(
     planes = picture.pixels[np.ix_(rows, columns)].transpose(2, 0, 1)
     if picture.alpha is not None:
         planes = np.concatenate([planes, picture.alpha[np.ix_(rows, columns)][None]])
-    smooth = _bicubic_inner(torch.from_numpy(planes.astype(np.float32) / white)[None], scale)[0]
-    smooth = smooth.permute(1, 2, 0).numpy()
+    context = torch.from_numpy(planes.astype(np.float32) / white)[None]
+    smooth = _bicubic_inner(context, scale)[0].permute(1, 2, 0).numpy()
     channels = picture.pixels.shape[2]
     colour, clear = smooth[..., :channels], smooth[..., channels:]
     gain = (sharp.numpy() - images.luma(colour, 1)) * np.float32(255 / 219)

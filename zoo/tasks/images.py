@@ -1,8 +1,10 @@
 """Reading and writing pictures: 8 and 16 bits, alpha, orientation, profile, and refusals."""
 
+import io
 import os
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,18 @@ from zoo.errors import MismatchError
 from zoo.files import probe, replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = int(os.environ.get("ZOO_MAX_PIXELS", 100_000_000))
+
+
+def _max_pixels() -> int:
+    text = os.environ.get("ZOO_MAX_PIXELS", "100000000")
+    if not text.isdecimal():
+        raise MismatchError(f"ZOO_MAX_PIXELS is {text!r}; expected a whole number")
+    return int(text)
+
+
+MAX_PIXELS = _max_pixels()
+if Image.MAX_IMAGE_PIXELS and MAX_PIXELS > 2 * Image.MAX_IMAGE_PIXELS:
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # else Pillow refuses what the user has allowed
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255  # BT.601 studio range, for RGB in [0, 1]
 
 
@@ -51,8 +64,10 @@ def luma(rgb: NDArray[Any], white: float) -> NDArray[np.float32]:
     return ((16 / 255) + rgb @ (_LUMA / white)).astype(np.float32)
 
 
-def read(source: Path | str | Image.Image | NDArray[Any]) -> Picture:
+def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = "") -> Picture:
     """Read a picture from a file, a Pillow image or an array `(H, W[, 1|3|4])` of 8 or 16 bits.
+
+    Bytes are the content of a file; `name` is what messages call it, instead of its path.
 
     The EXIF orientation is applied; palettes and CMYK become RGB; of an animation the first
     frame is taken.
@@ -66,28 +81,32 @@ def read(source: Path | str | Image.Image | NDArray[Any]) -> Picture:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pillow(source)
-    path = Path(source)
+    file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    what = name or ("the picture" if isinstance(source, bytes) else source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit rules
-            with Image.open(path) as image:
-                _check_size(image.size, path)
+            with Image.open(file) as image:
+                _check_size(image.size, what)
                 picture = _from_pillow(image)  # decodes, and so finds truncation
-                return _deep_png(path, image, picture) or picture
+                return _deep_png(file, image, picture) or picture
+    except MismatchError:
+        raise
     except FileNotFoundError:
-        raise MismatchError(f"no such file: {path}") from None
+        raise MismatchError(f"no such file: {what}") from None
     except IsADirectoryError:
-        raise MismatchError(f"{path} is a folder; expected a picture file") from None
+        raise MismatchError(f"{what} is a folder; expected a picture file") from None
     except UnidentifiedImageError:
         raise MismatchError(
-            f"{path} is not a picture; expected one of {', '.join(SUFFIXES)}"
+            f"{what} is not a picture; expected one of {', '.join(SUFFIXES)}"
         ) from None
     except Image.DecompressionBombError:
-        raise MismatchError(f"{path} has too many pixels; the limit is {MAX_PIXELS}") from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        if isinstance(error, MismatchError):
-            raise
-        raise MismatchError(f"{path} cannot be read as a picture: {error}") from error
+        raise MismatchError(
+            f"{what} claims too many pixels; the limit is {MAX_PIXELS} "
+            "(set ZOO_MAX_PIXELS to raise it)"
+        ) from None
+    except Exception as error:  # decoders raise nearly anything on a broken file
+        raise MismatchError(f"{what} cannot be read as a picture: {error}") from error
 
 
 def _check_size(size: tuple[int, int], what: Path | str) -> None:
@@ -119,32 +138,37 @@ def _from_pillow(image: Image.Image) -> Picture:
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        return Picture(np.asarray(image).astype(np.uint16)[..., None], None, profile)
+        grey16 = np.asarray(image).astype(np.uint16)
+        hole = image.info.get("transparency")  # the one grey that is transparent
+        alpha = None if hole is None else np.where(grey16 == hole, 0, 65535).astype(np.uint16)
+        return Picture(grey16[..., None], alpha, profile)
     if image.mode in ("I", "F"):
         raise MismatchError(f"pictures of mode {image.mode!r} are not supported; expected 8/16 bit")
     clear = "A" in image.getbands() or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
     if image.mode == "CMYK":
         profile = None  # it describes inks, not the RGB that is returned
-    pixels = np.asarray(image.convert(("LA" if clear else "L") if grey else "RGBA" if clear else "RGB"))
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    return Picture(pixels[..., :-1], pixels[..., -1], profile) if clear else Picture(
-        pixels, None, profile
-    )
+    pixels = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if clear else "")))
+    pixels = np.atleast_3d(pixels)
+    if clear:
+        return Picture(pixels[..., :-1], pixels[..., -1], profile)
+    return Picture(pixels, None, profile)
 
 
-def _deep_png(path: Path, image: Image.Image, picture: Picture) -> Picture | None:
+def _deep_png(file: Path | io.BytesIO, image: Image.Image, picture: Picture) -> Picture | None:
     """Return the full depth of a 16-bit colour PNG, which Pillow reduces to 8 bits, else None."""
-    header = path.open("rb").read(26)
-    if not header.startswith(b"\x89PNG") or header[24] != 16 or picture.pixels.dtype == np.uint16:
+    if image.format != "PNG" or picture.pixels.dtype == np.uint16:
         return None
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    data = file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes()
+    depth, kind = data[24:26]
+    if depth != 16:
+        return None
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
-        raise MismatchError(f"{path} is a 16-bit PNG that OpenCV cannot read")
+        raise ValueError("OpenCV cannot decode this 16-bit PNG")
     array = _upright(array, image.getexif().get(0x0112, 1))
     colour = array[..., 2::-1]
-    if picture.pixels.shape[2] == 1:
+    if kind == 4:
         colour = colour[..., :1]  # grey with alpha arrives as four channels
     return Picture(colour, array[..., 3] if array.shape[2] == 4 else None, picture.profile)
 
@@ -178,10 +202,10 @@ def write(picture: Picture, path: Path) -> None:
     with replacing(path) as temporary:
         try:
             if picture.white > 255 and suffix == ".png":
-                _write_deep(picture, temporary)
+                temporary.write_bytes(_encode_deep(picture))
             else:
                 to_pillow(picture).save(temporary, **_options(suffix, picture.profile))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, cv2.error) as error:
             raise MismatchError(f"cannot write {path}: {error}") from error
 
 
@@ -205,22 +229,31 @@ def _options(suffix: str, profile: bytes | None) -> dict[str, Any]:
 
 def to_pillow(picture: Picture) -> Image.Image:
     """Return the picture as an 8-bit Pillow image (L, LA, RGB or RGBA)."""
-    planes = [picture.pixels] if picture.alpha is None else [picture.pixels, picture.alpha[..., None]]
-    array = np.concatenate(planes, axis=2)
+    array = picture.pixels
+    if picture.alpha is not None:
+        array = np.dstack([array, picture.alpha])
     if picture.white > 255:
         array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
 
 
-def _write_deep(picture: Picture, path: Path) -> None:
+def _encode_deep(picture: Picture) -> bytes:
+    """Return a PNG of 16 bits."""
     colour = picture.pixels
     if picture.alpha is not None:
         colour = np.concatenate(
             [np.broadcast_to(colour, (*colour.shape[:2], 3)), picture.alpha[..., None]], axis=2
         )
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[colour.shape[2]]
-    if not cv2.imwrite(str(path), np.ascontiguousarray(colour[..., order])):
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(colour[..., order]))
+    if not done:
         raise OSError("OpenCV could not encode it")
+    png = encoded.tobytes()
+    if picture.profile is None:
+        return png
+    body = b"iCCPICC profile\0\0" + zlib.compress(picture.profile)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:33] + chunk + png[33:]  # after the signature and the header
 
 
 def find(folder: Path) -> list[Path]:

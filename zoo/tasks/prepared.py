@@ -1,7 +1,6 @@
 """Training images decoded once: luma planes in one memory-mapped file, with their shrunk forms."""
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from zoo import cache
 from zoo.errors import HubError, MismatchError, MissingExtraError
@@ -59,7 +57,9 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
         HubError: the data set cannot be loaded.
 
     """
-    scale = recipe.args["scale"]
+    scale, patch = recipe.args["scale"], recipe.train.options["patch_size"]
+    if patch < 1:
+        raise MismatchError(f"train.options.patch_size is {patch}; expected at least 1")
     digest = hashlib.sha256(f"{VERSION} x{scale}".encode())
     for name, data in _encoded(source):
         digest.update(f"\0{name}\0{len(data)}\0".encode())
@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
             if not (folder / "index.json").is_file():  # else another process was faster
                 raise
     os.utime(folder)
-    return _open(folder, source, recipe.train.options["patch_size"], digest.hexdigest())
+    return _open(folder, source, patch, digest.hexdigest())
 
 
 def _encoded(source: str) -> Iterator[tuple[str, bytes]]:
@@ -110,10 +110,7 @@ def _decode(pictures: Iterable[tuple[str, bytes]], scale: int, folder: Path) -> 
     index, offset = [], 0
     with (folder / "planes.bin").open("wb") as stream:
         for name, data in pictures:
-            try:
-                picture = images.read(Image.open(io.BytesIO(data)))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise MismatchError(f"training image {name} cannot be read: {error}") from error
+            picture = images.read(data, f"training image {name}")
             rgb = np.asarray(images.to_pillow(images.Picture(picture.pixels)).convert("RGB"))
             rows, columns = (n - n % scale for n in rgb.shape[:2])
             rgb = rgb[:rows, :columns]
@@ -128,29 +125,29 @@ def _decode(pictures: Iterable[tuple[str, bytes]], scale: int, folder: Path) -> 
 def _open(folder: Path, source: str, patch: int, fingerprint: str) -> Prepared:
     index = json.loads((folder / "index.json").read_text())
     scale = index["scale"]
+    large = [i for i in index["images"] if min(i["rows"], i["columns"]) >= patch * scale]
+    if len(large) < 2:
+        raise MismatchError(
+            f"{source} has {len(large)} images of at least {patch * scale}x{patch * scale} pixels "
+            f"(of {len(index['images'])} in all); expected two or more"
+        )
     planes = np.memmap(folder / "planes.bin", np.uint16, mode="r")
     usable: list[tuple[str, Planes]] = []
-    for item in index["images"]:
+    for item in large:
         rows, columns, at = item["rows"], item["columns"], item["offset"]
-        if min(rows, columns) < patch * scale:
-            continue
         high = planes[at : at + rows * columns].reshape(rows, columns)
         at += rows * columns
         low = planes[at : at + rows * columns // scale**2].reshape(rows // scale, -1)
         usable.append((item["name"], (high, low)))
-    if len(usable) < 2:
-        raise MismatchError(
-            f"{source} has {len(usable)} images of at least {patch * scale}x{patch * scale} pixels "
-            f"(of {len(index['images'])} in all); expected two or more"
-        )
     stride = max(HOLD_OUT_EVERY, len(usable) // _LAST_HELD_OUT)
     held = usable[::stride]
+    path = Path(source).expanduser()
     return Prepared(
         train=[pair for number, (_, pair) in enumerate(usable) if number % stride],
         held_out=[pair for _, pair in held],
         fingerprint=fingerprint,
         facts={
-            "source": Path(source).name if Path(source).is_dir() else source,
+            "source": path.resolve().name if path.is_dir() else source,
             "images": len(usable) - len(held),
             "held_out": [name for name, _ in held],
             "sha256": fingerprint,

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.errors import MismatchError
+
 
 def psnr(output: Tensor, target: Tensor, *, border: int) -> float:
     """Return 10 log10(1 / MSE) in dB of `(1, 1, H, W)` in [0, 1], `border` pixels shaved."""
@@ -15,11 +17,12 @@ def ssim(output: Tensor, target: Tensor, *, border: int) -> float:
     """Return the mean SSIM of `(1, 1, H, W)` in [0, 1], `border` pixels shaved.
 
     Wang et al. 2004 with its own settings: 11 x 11 Gaussian window of sigma 1.5, windows that
-    lie wholly inside the image, K1 = 0.01, K2 = 0.03. Smaller images raise a ValueError.
+    lie wholly inside the image, K1 = 0.01, K2 = 0.03. Smaller images raise a MismatchError.
     """
     x, y = _shave(output, border).double(), _shave(target, border).double()
     if min(x.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs 11x11 pixels inside the border, not {tuple(x.shape[-2:])}")
+        height, width = x.shape[-2:]
+        raise MismatchError(f"SSIM needs 11x11 pixels inside the border, not {width}x{height}")
     distance = torch.arange(11, dtype=torch.float64, device=x.device) - 5
     window = torch.exp(-distance.square() / (2 * 1.5**2))
     window = (window / window.sum()).view(1, 1, 1, 11)

@@ -107,12 +107,15 @@ def pairs(folder: Path, scale: int) -> Iterator[Pair]:
     is an original: cropped to a multiple of the scale, and shrunk by Matlab's bicubic.
     """
     found = images.find(folder)
+    least = 11 + 2 * scale  # SSIM's window, inside the border
     originals = [path for path in found if path.stem.endswith("_HR")]
     for path in originals or found:
         high = images.read(path)
         rows, columns = (n - n % scale for n in high.pixels.shape[:2])
-        if not rows or not columns:
-            raise MismatchError(f"{path} is smaller than the scale {scale}")
+        if min(rows, columns) < least:
+            raise MismatchError(
+                f"{path} is {columns}x{rows} pixels; expected at least {least}x{least}"
+            )
         high_rgb = _eight_bits(high)[:rows, :columns]
         low_rgb = resize(high_rgb, 1 / scale)
         if originals:
@@ -141,7 +144,7 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
     border pixels shaved, mean over images; see `pairs` for where the inputs come from.
     """
     scale = recipe.args["scale"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for pair in pairs(data, scale):
         output, plain = enlarge(model, pair.low), bicubic(pair.low, scale).clamp(0, 1)
         rows.append(
@@ -153,11 +156,7 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
                 "bicubic_ssim_y": ssim(plain, pair.high, border=scale),
             }
         )
-    means = {
-        key: sum(row[key] for row in rows) / len(rows)
-        for key in rows[0]
-        if key != "image"
-    }
+    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key != "image"}
     return {
         "images": len(rows),
         **means,

@@ -1,0 +1,149 @@
+"""The contract of every recipe: no recipe is left out, and a new one is tested by being there."""
+
+import dataclasses
+import importlib
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+import zoo
+from zoo import api, registry
+from zoo.checkpoint import Checkpoint, build
+from zoo.errors import MissingWeightsError
+from zoo.recipe import Recipe
+from zoo.registry import all_recipes
+from zoo.tasks import task_of
+from zoo.train import _deployed, _training_form
+
+card = importlib.import_module("zoo.card")  # `zoo.card` is the verb
+RECIPES = list(all_recipes().values())
+
+
+@pytest.fixture(params=RECIPES, ids=[recipe.name for recipe in RECIPES])
+def recipe(request):
+    return request.param
+
+
+def small_input(recipe):
+    """An input of the recipe's rank and channels, as small as a test can do with."""
+    assert recipe.subtask == "super-resolution", "say here what a small input of this task is"
+    torch.manual_seed(0)
+    return torch.rand(*recipe.input_shape[:2], 12, 14)
+
+
+def small_batch(recipe):
+    """Inputs and targets that a network can learn."""
+    torch.manual_seed(0)
+    scale = recipe.args["scale"]
+    targets = torch.rand(2, 1, 6, 6).repeat_interleave(2 * scale, 2).repeat_interleave(2 * scale, 3)
+    return torch.nn.functional.avg_pool2d(targets, scale), targets
+
+
+def checkpoint(recipe, path):
+    torch.manual_seed(0)
+    return Checkpoint.write(path, recipe, build(recipe).state_dict(), {"held_out": {"images": 1}})
+
+
+def test_survives_json(recipe):
+    again = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert again == recipe
+    assert zoo.find(recipe.name) is recipe
+
+
+def test_says_what_it_is(recipe):
+    assert recipe.summary
+    assert recipe.license
+    assert recipe.paper
+    for verb in ("training_data", "batch", "loss", "validate", "evaluate", "run", "SELECT_BY"):
+        assert hasattr(task_of(recipe), verb)
+
+
+def test_builds_in_eval_mode_and_maps_shapes(recipe):
+    model, x = zoo.load(recipe, pretrained=False), small_input(recipe)
+    assert not model.training
+    with torch.no_grad():
+        y = model(x)
+    scale = recipe.args["scale"]
+    assert y.shape == (*x.shape[:2], x.shape[2] * scale, x.shape[3] * scale)
+    assert y.dtype == x.dtype
+    assert y.isfinite().all()
+    assert y.min() >= 0
+    assert y.max() <= 1
+
+
+def test_saves_and_loads_the_same_network(recipe, tmp_path):
+    saved = checkpoint(recipe, tmp_path)
+    torch.manual_seed(0)
+    original, loaded, x = build(recipe), zoo.load(tmp_path), small_input(recipe)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), original(x), atol=0, rtol=0)
+    assert saved.recipe == recipe
+
+
+def test_training_lowers_the_loss(recipe):
+    torch.manual_seed(0)
+    task = task_of(recipe)
+    model = _training_form(build(recipe), recipe.train)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    inputs, targets = small_batch(recipe)
+    losses = []
+    for _ in range(8):
+        loss = task.loss(model(inputs), targets)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    with torch.no_grad():  # what is deployed is what was trained
+        expected = model(inputs).clamp(0, 1)
+        torch.testing.assert_close(_deployed(model)(inputs), expected, atol=1e-4, rtol=0)
+
+
+def test_its_card_renders(recipe, tmp_path, monkeypatch):
+    saved = checkpoint(recipe, tmp_path)
+    monkeypatch.setattr(card, "TARGETS", card.TARGETS[:1])  # each takes a second
+    text = zoo.card(tmp_path)
+    _, front, body = text.split("---\n", 2)
+    matter = yaml.safe_load(front)
+    assert matter["pipeline_tag"] == recipe.task
+    assert matter["library_name"] == "edge-zoo"
+    assert f"# {recipe.name}" in body
+    assert f"arXiv {recipe.paper}" in body
+    assert saved.config["files"]["model.safetensors"]["sha256"] in body
+    assert f"zoo train {recipe.name}" in body
+    for word in ("{{", "None", "nan", "Undefined"):
+        assert word not in body
+
+
+def test_costs_are_finite(recipe):
+    cost = zoo.estimate(recipe, "phone-npu-4tops")
+    assert 0 < cost.latency_ms < math.inf
+    assert cost.input_shape == recipe.input_shape
+    assert cost.macs > 0
+    assert cost.weight_bytes > 0
+    assert cost.peak_activation_bytes > 0
+    json.dumps(cost.to_json(), allow_nan=False)
+
+
+def test_without_weights_it_says_so_and_how_to_make_them(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    for ref in (recipe, recipe.name, f"{recipe.name}.{recipe.default_tag}"):
+        with pytest.raises(MissingWeightsError, match=f"type: zoo train {recipe.name} "):
+            zoo.load(ref)
+    checkpoint(recipe, tmp_path / f"{recipe.name}.{recipe.default_tag}")
+    assert api.checkpoint(recipe.name).recipe == recipe
+    zoo.load(recipe.name)
+
+
+def test_shipped_weights_are_those_of_the_recipe(recipe):
+    for tag in registry.shipped_tags(recipe.name):
+        shipped = api.checkpoint(f"{recipe.name}.{tag}")
+        assert shipped.recipe.name == recipe.name
+        assert shipped.tag == tag
+        for field in dataclasses.fields(Recipe):  # training settings may have been others
+            if field.name not in ("train", "summary"):
+                assert getattr(shipped.recipe, field.name) == getattr(recipe, field.name)
+        shipped.load()

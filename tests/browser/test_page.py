@@ -1,0 +1,176 @@
+"""The demo page in Chromium: a picture in, the enlarged one out, and not a word to anyone."""
+
+import io
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo import registry
+from zoo.checkpoint import Checkpoint, build
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MOST_SECONDS = 120  # on a machine that trains meanwhile
+WIDTH, HEIGHT = 60, 44
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One page for all tests, with the shipped weights or, where there are none, random ones."""
+    from zoo.serve import serve
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not any(registry.shipped_tags(name) for name in registry.names("sesr-*-x2")):
+            recipe = registry.find("sesr-m3-x2")
+            folder = tmp_path_factory.mktemp("weights")
+            Checkpoint.write(folder / "sesr-m3-x2.bsds", recipe, build(recipe).state_dict(), {})
+            patch.setattr(registry, "WEIGHTS", folder)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        yield serve(port, block=False)
+        import gradio as gr
+
+        gr.close_all()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        yield started
+        started.close()
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def page(
+    request: pytest.FixtureRequest, browser: "sync_api.Browser", address: str
+) -> Iterator["sync_api.Page"]:
+    """A fresh visitor, on whose way out nothing may have gone wrong or elsewhere."""
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(MOST_SECONDS * 1000)
+    visitor = context.new_page()
+    requests: list[str] = []
+    errors: list[str] = []
+    visitor.on("request", lambda sent: requests.append(sent.url))
+    visitor.on("pageerror", lambda error: errors.append(str(error)))
+    visitor.on("console", lambda said: said.type == "error" and errors.append(said.text))
+    visitor.goto(address, wait_until="load")
+    visitor.wait_for_selector("#enlarge")
+    visitor.wait_for_selector("#whole img")
+    yield visitor
+    context.close()
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+    assert errors == []
+
+
+def sources(page: "sync_api.Page", part: str) -> list[str]:
+    found: list[str] = page.evaluate(
+        f"[...document.querySelectorAll('#{part} img')].map(image => image.src)"
+    )
+    return found
+
+
+def fetch(url: str) -> Image.Image:
+    with urllib.request.urlopen(url) as answer:
+        return Image.open(io.BytesIO(answer.read()))
+
+
+def photo(folder: Path) -> Path:
+    pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
+    path = folder / "my photo.jpg"
+    Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def upload(page: "sync_api.Page", file: Path) -> None:
+    page.set_input_files("#picture input[type=file]", file)
+
+
+def enlarge(page: "sync_api.Page", file: Path) -> None:
+    """Bring a picture, press the button, and wait for the result of another size."""
+    upload(page, file)
+    page.wait_for_selector("#picture .image-frame img")
+    page.click("#enlarge")
+    page.wait_for_function(
+        "size => { const all = [...document.querySelectorAll('#whole img')];"
+        " return all.length == 2 && all.every(i => i.complete && i.naturalWidth == size) }",
+        arg=2 * WIDTH,
+    )
+
+
+def test_something_is_seen_before_anything_is_done(page: "sync_api.Page") -> None:
+    assert len(sources(page, "whole")) == len(sources(page, "detail")) == 2
+    assert page.locator("#costs tbody tr").count() > 3
+    assert "microcontroller NPU" in page.inner_text("#facts")
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0
+
+
+def test_upload_and_compare(page: "sync_api.Page", tmp_path: Path) -> None:
+    enlarge(page, photo(tmp_path))
+    images = [fetch(url) for url in sources(page, "whole")]
+    assert [(image.format, image.size) for image in images] == [
+        ("PNG", (2 * WIDTH, 2 * HEIGHT))
+    ] * 2
+    with Image.open(tmp_path / "my photo.jpg") as source:
+        bicubic = source.resize(images[0].size, Image.Resampling.BICUBIC)
+    assert np.array_equal(images[0], bicubic)  # lossless, and bicubic is on the left
+    assert not np.array_equal(*images)
+    assert all(fetch(url).format == "PNG" for url in sources(page, "detail"))
+    assert f"{2 * WIDTH}\N{MULTIPLICATION SIGN}{2 * HEIGHT}" in page.inner_text("#facts")
+
+
+def test_download(page: "sync_api.Page", tmp_path: Path) -> None:
+    enlarge(page, photo(tmp_path))
+    with page.expect_download() as waiting:
+        page.click("#save")
+    assert waiting.value.suggested_filename.startswith("my")
+    with Image.open(waiting.value.path()) as image:
+        assert (image.format, image.size) == ("PNG", (2 * WIDTH, 2 * HEIGHT))
+
+
+def test_click_moves_the_detail(page: "sync_api.Page") -> None:
+    before = sources(page, "detail")
+    page.click("#picture .image-frame img", position={"x": 20, "y": 60})
+    page.wait_for_function("old => document.querySelector('#detail img').src != old", arg=before[0])
+
+
+def test_wrong_file_is_refused_in_words(page: "sync_api.Page", tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.png"
+    wrong.write_text("this is no picture")
+    upload(page, wrong)
+    page.wait_for_selector(".toast-body")
+    assert "wrong.png is not a picture" in page.inner_text(".toast-body")
+    page.wait_for_function("document.querySelectorAll('#whole img').length == 0")
+    assert "Traceback" not in page.inner_text("body")
+    enlarge(page, photo(tmp_path))  # and the page goes on
+
+
+def test_visitors_do_not_see_each_other(
+    page: "sync_api.Page", browser: "sync_api.Browser", address: str, tmp_path: Path
+) -> None:
+    enlarge(page, photo(tmp_path))
+    other = browser.new_page()
+    other.set_default_timeout(MOST_SECONDS * 1000)
+    other.goto(address, wait_until="load")
+    other.wait_for_selector("#whole img")
+    assert not set(sources(other, "whole")) & set(sources(page, "whole"))
+    other.close()

@@ -1,0 +1,94 @@
+"""A folder of small pictures, and runs so short that a test can do several."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
+
+from zoo.cli import main
+
+Run = Callable[..., int]
+
+
+def draw(folder: Path, count: int, size: tuple[int, int] = (80, 72), seed: int = 0) -> Path:
+    """Fill a folder with smooth pictures of (width, height)."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        noise = generator.integers(0, 256, (9, 10, 3)).astype(np.uint8)
+        picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures: one is held out, five are trained on."""
+    return draw(tmp_path_factory.mktemp("data") / "pictures", 6)
+
+
+@pytest.fixture(scope="session")
+def small(pictures: Path) -> Callable[..., list[str]]:
+    """The command line of a short run of a small network, without the interpreter."""
+
+    def command(out: Path, *words: str, name: str = "sesr-m3-x2", **settings: object) -> list[str]:
+        chosen = {
+            "steps": 8,
+            "batch_size": 4,
+            "warmup_steps": 2,
+            "log_every": 1,
+            "eval_every": 4,
+            "save_every": 4,
+            "options.expansion": 16,
+            "options.patch_size": 16,
+        } | settings
+        data = () if "--data" in words else ("--data", str(pictures))
+        sets = [word for k, v in chosen.items() for word in ("--set", f"train.{k}={v}")]
+        return ["train", name, *data, "--out", str(out), "--device", "cpu", *sets, *words]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def train(small: Callable[..., list[str]]) -> Run:
+    """Run it in this process; return the exit code. What Accelerate keeps globally is undone."""
+
+    def run(out: Path, *words: str, **settings: object) -> int:
+        try:
+            return main(small(out, *words, **settings))
+        finally:
+            for state in (AcceleratorState, GradientState, PartialState):
+                state._reset_state()
+            torch.set_default_dtype(torch.float32)
+
+    return run
+
+
+def log(out: Path) -> list[dict[str, float]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> dict[int, float]:
+    """The loss by step; a step that was logged twice is an error."""
+    lines = [line for line in log(out) if "loss" in line]
+    found = {line["step"]: line["loss"] for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.fixture(scope="session")
+def read_losses() -> Callable[[Path], dict[int, float]]:
+    """See `losses`."""
+    return losses
+
+
+@pytest.fixture(scope="session")
+def draw_pictures() -> Callable[..., Path]:
+    """See `draw`."""
+    return draw

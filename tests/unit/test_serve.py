@@ -1,0 +1,218 @@
+"""The demo page without a browser: what is compared, said and refused."""
+
+import importlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo
+from zoo import demo, registry
+from zoo.checkpoint import Checkpoint, build
+from zoo.errors import MissingWeightsError, ZooError
+
+serve = importlib.import_module("zoo.serve")  # `zoo.serve` is the verb
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights(tmp_path_factory: pytest.TempPathFactory):
+    """Random weights of two networks: the page's behaviour does not depend on their quality."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("sesr-m3-x2", "sesr-m5-x4"):
+        recipe = registry.find(name)
+        Checkpoint.write(folder / f"{name}.bsds", recipe, build(recipe).state_dict(), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "WEIGHTS", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def page() -> serve._Page:
+    return serve._Page()
+
+
+def picture(path: Path, width: int = 40, height: int = 30, bands: int = 3) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, bands), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_shelf_has_the_networks_with_weights(page: serve._Page) -> None:
+    assert list(page.shelf) == ["sesr-m3-x2", "sesr-m5-x4"]
+    assert page.shelf["sesr-m3-x2"].label == "2\N{MULTIPLICATION SIGN} · sesr-m3-x2 · 9.0 k"
+
+
+def test_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    with pytest.raises(MissingWeightsError, match="zoo train sesr-m5-x2"):
+        serve.build()
+
+
+@pytest.mark.parametrize(("ref", "scale"), [("sesr-m3-x2", 2), ("sesr-m5-x4", 4)])
+def test_comparison_is_lossless_and_of_output_size(
+    page: serve._Page, tmp_path: Path, ref: str, scale: int
+) -> None:
+    source = picture(tmp_path / "a.png")
+    found = page.compare(str(source), ref)
+    assert found.output == (40 * scale, 30 * scale)
+    for file in (found.bicubic, found.network, found.download):
+        with Image.open(file) as image:
+            assert (image.format, image.size) == ("PNG", found.output)
+    assert found.download.name == f"a-{ref}.png"
+    with Image.open(found.network) as image:
+        assert np.array_equal(image, zoo.run(ref, source).image)
+
+
+def test_download_keeps_transparency(page: serve._Page, tmp_path: Path) -> None:
+    found = page.compare(str(picture(tmp_path / "a.png", bands=4)), "sesr-m3-x2")
+    with Image.open(found.download) as file, Image.open(found.network) as shown:
+        assert (file.mode, shown.mode) == ("RGBA", "RGB")
+
+
+def test_large_picture_is_reduced_and_said_to_be(
+    page: serve._Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(demo, "OUTPUT_PIXELS", 1200)
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    *_, found = page.upscale(str(picture(tmp_path / "a.png")), "sesr-m3-x2", None)
+    assert found.given == (40, 30)
+    assert found.used == (20, 15)
+    assert "zoo run sesr-m3-x2" in said[0]
+
+
+def test_detail_is_cut_from_the_result(page: serve._Page, tmp_path: Path) -> None:
+    found = page.compare(str(picture(tmp_path / "a.png", 200, 150)), "sesr-m3-x2")
+    corner = demo.moved(found, (0, 0))
+    assert corner.spot == (0, 0)
+    left, right = demo.detail(corner)
+    size = tuple(length * demo.ZOOM for length in demo.DETAIL)
+    assert left.size == right.size == size
+    with Image.open(found.network) as image:
+        part = np.asarray(image)[: demo.DETAIL[1], : demo.DETAIL[0]]
+    assert np.array_equal(np.asarray(right)[:: demo.ZOOM, :: demo.ZOOM], part)
+    assert demo.moved(found, (10_000, -5)).spot == (398, 0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 2), (2, 300)])
+def test_odd_sizes(page: serve._Page, tmp_path: Path, size: tuple[int, int]) -> None:
+    found = page.compare(str(picture(tmp_path / "a.png", *size)), "sesr-m3-x2")
+    assert demo.detail(found)[0].width > 0
+    assert demo.costs(page.shelf["sesr-m3-x2"], found.used)
+
+
+def test_costs_name_the_npu_and_how_each_is_known(page: serve._Page) -> None:
+    network = page.shelf[page.default]
+    facts, table = serve._costs(page.first, network)
+    assert "Ethos-U55-256, estimated" in facts
+    assert re.search(r"measured, \d+ thread", facts)
+    rows = table.count('<th scope="row">')
+    assert rows == 1 + sum(demo.target(name).method == "roofline" for name in demo.target_names())
+    assert table.count("estimated (roofline)") == rows - 1
+
+
+def test_macs_to_720p_are_the_papers(page: serve._Page) -> None:
+    """Convolutions of SESR-M3 x2: 2.05 G (arXiv 2103.09404, table 1); the residual adds none."""
+    reference = demo.costs(page.shelf["sesr-m3-x2"], (640, 360))[0][1]
+    assert demo.work(reference.macs).startswith("2.05")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("text.png", b"no picture <b>", "text.png is not a picture"),
+        ("empty.png", b"", "empty.png is not a picture"),
+        ("<i>.png", b"x", "&lt;i&gt;.png is not a picture"),
+    ],
+    ids=["text", "empty", "markup"],
+)
+def test_bad_file_is_one_clear_line(
+    page: serve._Page, tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    before = sorted(page.root.iterdir())
+    with pytest.raises(gr.Error) as caught:
+        page.upscale(str(path), "sesr-m3-x2", None)
+    assert caught.value.message.startswith(message)
+    assert not caught.value.print_exception
+    assert str(tmp_path) not in caught.value.message
+    assert sorted(page.root.iterdir()) == before
+
+
+def test_truncated_and_missing_pictures(page: serve._Page, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", 100, 100)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(gr.Error, match="truncated"):
+        page.upscale(str(path), "sesr-m3-x2", None)
+    with pytest.raises(gr.Error, match="no picture yet"):
+        page.upscale(None, "sesr-m3-x2", None)
+
+
+def test_result_is_forgotten_and_the_example_is_not(page: serve._Page, tmp_path: Path) -> None:
+    source = str(picture(tmp_path / "a.png"))
+    *_, first = page.upscale(source, "sesr-m3-x2", page.first)
+    *_, second = page.upscale(source, "sesr-m3-x2", first)
+    assert page.first.network.is_file()
+    assert not first.folder.exists()
+    assert page.clear(second)[-1] is None
+    assert not second.folder.exists()
+
+
+def test_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ZooError, match=rf"port {port} .* type: zoo serve --port \d+"):
+            serve.serve(port)
+    with pytest.raises(ZooError, match="not allowed"):
+        serve.serve(70_000)
+
+
+def test_next_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_is_free", lambda port, host: port > 7862)
+    assert serve._free_port(None, "127.0.0.1") == 7863
+    monkeypatch.setattr(serve, "_is_free", lambda port, host: False)
+    with pytest.raises(ZooError, match="all in use"):
+        serve._free_port(None, "127.0.0.1")
+
+
+def test_page_promises_privacy_only_where_it_can() -> None:
+    pages = [serve.build(local=local) for local in (True, False)]
+    texts = [json.dumps(page.get_config_file(), default=str) for page in pages]
+    assert ["Nothing leaves this machine" in text for text in texts] == [True, False]
+
+
+def test_without_gradio() -> None:
+    code = "import sys; sys.modules['gradio'] = None; import zoo.serve"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("gradio is not installed; type: pip install 'edge-zoo[serve]'")
+
+
+def test_import_turns_analytics_off() -> None:
+    code = "import zoo.serve, os, huggingface_hub.constants as c, gradio.analytics as a; "
+    code += (
+        "assert c.HF_HUB_OFFLINE and c.HF_HUB_DISABLE_TELEMETRY; assert not a.analytics_enabled()"
+    )
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_", "HF_"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept)
+    assert done.returncode == 0, done.stderr
+
+
+def test_space_pins_what_was_tested(repository: Path) -> None:
+    space = repository / "spaces" / "demo"
+    pinned = re.search(r"^gradio==(.+)$", (repository / "constraints.txt").read_text(), re.M)
+    front = (space / "README.md").read_text().split("---")[1]
+    assert pinned
+    assert f"sdk_version: {pinned[1]}\n" in front
+    assert "gradio" not in (space / "requirements.txt").read_text().replace("Gradio", "")
