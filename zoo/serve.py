@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 try:
     import gradio as gr
     from gradio.events import Dependency
+    from gradio.media import get_image
 except ImportError as error:
     raise MissingExtraError.of("gradio", "serve") from error
 
