@@ -242,8 +242,10 @@ def export(ref: Ref, path: Ref, *, format: str = "onnx") -> "OnnxFile":
     if format != "onnx":
         raise UnknownNameError.near("format", format, ["onnx"], "known: onnx")
     from zoo.export.onnx import export_onnx
+    from zoo.files import probe
 
     source = checkpoint(ref)
+    probe(Path(path).parent)
     facts = {
         "recipe": f"{source.recipe.name}.{source.tag}",
         "license": source.license,

@@ -32,7 +32,7 @@ from zoo import demo
 from zoo.demo import Comparison, Loaded
 
 PORTS = range(7860, 7960)
-_PHOTOGRAPHS = ("cheetah.jpg", "tower.jpg", "lion.jpg")
+_PHOTOGRAPHS = ("cheetah1.jpg", "lion.jpg")
 MAX_FILE_SIZE = "50mb"
 _FORGET = (600, 3600)  # seconds: every ten minutes, files older than an hour go
 _THEME = gr.themes.Default(

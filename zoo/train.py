@@ -130,8 +130,15 @@ class _Run:
         self.recipe, self.settings, self.out = recipe, recipe.train, out
         self.accelerator, self.license = accelerator, license
         self.task: ModuleType = task_of(recipe)
-        with accelerator.main_process_first():
+        # The main process prepares the data, the others find them in the cache; `finally`, so
+        # that data which cannot be used are the same clear error in every process.
+        if not accelerator.is_main_process:
+            accelerator.wait_for_everyone()
+        try:
             self.data = self.task.training_data(recipe, data)
+        finally:
+            if accelerator.is_main_process:
+                accelerator.wait_for_everyone()
         self.progress = _Progress()
 
     # --- setting up ---------------------------------------------------------------------------
@@ -146,12 +153,12 @@ class _Run:
         if resume and finished:
             raise MismatchError(f"{self.out} holds a checkpoint and no state to resume from")
         used = states or finished or (self.out / LOG).exists()
-        if used and not resume and self.accelerator.is_main_process:
+        if used and not resume:
             raise MismatchError(
                 f"{self.out} already holds a run; add --resume to go on with it, or choose "
                 "another folder"
             )
-        self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
         probe(self.out)
         if self.accelerator.is_main_process:  # it may have been killed before its first state
             (self.out / LOG).unlink(missing_ok=True)

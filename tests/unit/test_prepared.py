@@ -1,0 +1,83 @@
+"""Training data from a Hub data set, and from folders that hold too little."""
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo import registry
+from zoo.errors import HubError, MismatchError
+from zoo.tasks.prepared import prepare
+
+RECIPE = registry.find("sesr-m5-x2").override({"train.options.patch_size": 16})
+
+
+def pictures(count: int = 21, size: tuple[int, int] = (48, 40)) -> list[bytes]:
+    """Return pictures of noise as PNG files."""
+    random = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        stream = io.BytesIO()
+        array = random.integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(array).save(stream, "PNG")
+        files.append(stream.getvalue())
+    return files
+
+
+@pytest.fixture
+def on_the_hub(monkeypatch):
+    """Return a function that puts rows where `datasets.load_dataset("some/photos")` finds them."""
+
+    def put(rows: dict[str, list], image: bool = True) -> None:
+        table = datasets.Dataset.from_dict(rows)
+        if image:
+            table = table.cast_column("image", datasets.Image())
+        asked = []
+        monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or table)
+        put.asked = asked
+
+    return put
+
+
+def test_a_hub_data_set_is_read_split_and_kept(on_the_hub):
+    files = pictures()
+    on_the_hub({"image": [{"bytes": data, "path": None} for data in files]})
+    data = prepare(RECIPE, "some/photos")
+    assert on_the_hub.asked[0] == (("some/photos",), {"split": "train"})
+    assert (len(data.train), len(data.held_out)) == (19, 2)  # numbers 0 and 20 are held out
+    assert data.facts["source"] == "some/photos"
+    high, low = data.held_out[0]
+    assert (high.shape, low.shape) == ((40, 48), (20, 24))
+    rgb = np.asarray(Image.open(io.BytesIO(files[0])), np.float64)
+    luma = (16 + rgb @ [65.481, 128.553, 24.966] / 255) / 255
+    np.testing.assert_allclose(high / 65535, luma, atol=1e-5)
+
+
+def test_a_hub_data_set_without_images_is_refused(on_the_hub):
+    on_the_hub({"text": ["a", "b"]}, image=False)
+    with pytest.raises(MismatchError, match=r"columns \['text'\]; expected 'image'"):
+        prepare(RECIPE, "some/photos")
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
+    def fail(*args, **kwargs):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(HubError, match=r"data set 'some/photos' cannot be loaded: offline"):
+        prepare(RECIPE, "some/photos")
+
+
+def test_the_cache_is_used_and_follows_the_content(tmp_path):
+    for number, data in enumerate(pictures(3)):
+        (tmp_path / f"{number}.png").write_bytes(data)
+    first = prepare(RECIPE, str(tmp_path))
+    again = prepare(RECIPE, str(tmp_path))
+    assert first.fingerprint == again.fingerprint
+    for (a, b), (c, d) in zip(first.train, again.train, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+    (tmp_path / "2.png").write_bytes(pictures(4)[3])
+    assert prepare(RECIPE, str(tmp_path)).fingerprint != first.fingerprint
