@@ -5,6 +5,7 @@ config.json         format version, recipe, tag, licence of the weights, data, s
 model.safetensors   the deployed network's tensors
 metrics.json        what was measured, and how
 README.md           the card
+LICENSE             of the weights, in words
 ```
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
+LICENSE = "LICENSE"
 UNSTATED = "not stated"
 
 
@@ -190,6 +192,7 @@ class Checkpoint:
             "recipe": recipe.to_json(),
             "files": {WEIGHTS: {"sha256": sha256(path / WEIGHTS), "bytes": len(payload)}},
         }
+        write_bytes(path / LICENSE, _license_text(config).encode())
         write_json(path / CONFIG, config)
         checkpoint = cls.read(path)
         if card is not None:
@@ -205,6 +208,16 @@ class Checkpoint:
         results = {**self.metrics.get("evaluations", {}), name: dict(result)}
         write_json(self.path / METRICS, {**self.metrics, "evaluations": results})
         return self.read(self.path)
+
+
+def _license_text(config: Mapping[str, Any]) -> str:
+    """Return what the folder's licence file says: the weights follow their data, not the code."""
+    source = config["data"].get("source", "data that were not recorded")
+    return (
+        f"The weights in this folder ({config['recipe']['name']}.{config['tag']}) were trained on "
+        f"{source}.\nLicence of that data, and hence of the weights: {config['license']}.\n"
+        f"The code that made and uses them: {config['recipe']['license']}.\n"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
