@@ -42,7 +42,9 @@ def render(checkpoint: "Checkpoint") -> str:
     )
     data = checkpoint.config.get("data", {})
     evaluations = checkpoint.metrics.get("evaluations", {})
-    return environment.from_string((content("cards") / "model.md").read_text()).render(
+    return environment.from_string(
+        (content("cards") / "model.md").read_text(encoding="utf-8")
+    ).render(
         recipe=recipe,
         ref=f"{recipe.name}.{checkpoint.tag}",
         front_matter=yaml.safe_dump(front_matter(checkpoint), sort_keys=False, allow_unicode=True),
@@ -66,7 +68,9 @@ def render(checkpoint: "Checkpoint") -> str:
         },
         license=checkpoint.license,
         command=_command(checkpoint),
-        family=(content("cards") / "families" / f"{recipe.family}.md").read_text().strip()
+        family=(content("cards") / "families" / f"{recipe.family}.md")
+        .read_text(encoding="utf-8")
+        .strip()
         if (content("cards") / "families" / f"{recipe.family}.md").is_file()
         else "Not described by the authors of this recipe.",
         files=sorted(checkpoint.config["files"].items()),

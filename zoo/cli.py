@@ -312,7 +312,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
-    sub.add_argument("--device", help='"cpu" leaves an accelerator alone')
+    sub.add_argument("--device", choices=["cpu"], help="leave an accelerator alone")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,10 @@ from typing import Any
 
 from zoo.errors import MismatchError
 
+_UMASK = os.umask(0)  # it can only be read by setting it, for the whole process: once, at import
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK  # mkstemp makes private files; what the zoo writes is for its user
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
@@ -50,9 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; these are the user's own
+        temporary.chmod(_MODE)
         try:
             temporary.replace(path)
         except OSError as error:  # a folder is in its place

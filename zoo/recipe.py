@@ -62,6 +62,14 @@ def from_json(kind: type[T], value: Mapping[str, Any], where: str = "recipe") ->
         raise MismatchError(f"{where}: {str(error).split(') ', 1)[-1]}") from error
 
 
+def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted path, e.g. "train.lr"."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    items = (leaves(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items())
+    return {key: leaf for part in items for key, leaf in part.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """How a recipe is trained. Every field can be overridden: `--set train.lr=1e-3`.

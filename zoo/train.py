@@ -24,7 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo.checkpoint import UNSTATED, Checkpoint, build
 from zoo.errors import MismatchError, MissingExtraError, ZooError
 from zoo.files import probe, sync, write_bytes, write_json
-from zoo.recipe import Recipe, Train
+from zoo.models.forms import deployed_form, load_deployed, training_form
+from zoo.recipe import Recipe, Train, leaves
 from zoo.tasks import task_of
 
 if TYPE_CHECKING:
@@ -106,19 +107,13 @@ def train(
     if state is not None:
         run.load_state(state)
     if tracker:
-        accelerator.init_trackers(recipe.name, config=_flat(settings))
+        config = {k: v for k, v in leaves(dataclasses.asdict(settings)).items() if v is not None}
+        accelerator.init_trackers(recipe.name, config=config)
     try:
         run.loop()
     finally:
         accelerator.end_training()
     return Checkpoint.read(out)
-
-
-def _flat(settings: Train) -> dict[str, Any]:
-    """Return the settings as the flat scalars that trackers take."""
-    values = dataclasses.asdict(settings)
-    values |= {f"options.{name}": value for name, value in values.pop("options").items()}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 class _Run:
@@ -180,7 +175,7 @@ class _Run:
         if theirs["recipe"]["name"] != self.recipe.name:
             what = f"recipe {theirs['recipe']['name']!r}, not {self.recipe.name!r}"
         else:
-            before, now = (_leaves(side) for side in (theirs, ours))
+            before, now = (leaves(side) for side in (theirs, ours))
             key = next((k for k in {**before, **now} if before.get(k) != now.get(k)), None)
             if key is None:  # a field that came with a newer version, still unset
                 return
@@ -194,7 +189,7 @@ class _Run:
         """Build model, moving average and optimizer."""
         deployed = build(self.recipe)
         try:
-            model = _training_form(deployed, self.settings)
+            model = training_form(deployed, self.settings.options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise MismatchError(
                 f"train.options {dict(self.settings.options)} do not fit "
@@ -202,7 +197,7 @@ class _Run:
             ) from error
         if init is not None:
             try:
-                _load_deployed(model, init)
+                load_deployed(model, init)
             except (ValueError, RuntimeError) as error:
                 raise MismatchError(
                     f"{self.recipe.name} cannot start from these weights: {error}"
@@ -234,22 +229,18 @@ class _Run:
             progress.seconds = time.perf_counter() - started
             bar.update()
             last = progress.step == settings.steps
-            due = {
-                what: last or progress.step % every == 0
-                for what, every in (
-                    ("log", settings.log_every),
-                    ("eval", settings.eval_every),
-                    ("save", settings.save_every),
-                )
-            }
-            if any(due.values()):
+            log, evaluate, save = (
+                last or progress.step % every == 0
+                for every in (settings.log_every, settings.eval_every, settings.save_every)
+            )
+            if log or evaluate or save:
                 self._check_finite("loss", running.item())
-            if due["log"]:
+            if log:
                 self._log({"loss": running.item() / self._since_log(), "lr": rate})
                 running.zero_()
-            if due["eval"]:
+            if evaluate:
                 self._validate()
-            if due["save"]:
+            if save:
                 self._save(last)
         bar.close()
         if accelerator.is_main_process and not self._is_complete():
@@ -299,7 +290,7 @@ class _Run:
     def _validate(self) -> None:
         """Score the deployed form of the averaged weights on held-out data; keep the best."""
         averaged = self.average.module if self.settings.ema_decay else None
-        model = _deployed(averaged or self.accelerator.unwrap_model(self.model))
+        model = deployed_form(averaged or self.accelerator.unwrap_model(self.model))
         scores = self.task.validate(model, self.data, self.recipe)
         for name, value in scores.items():
             self._check_finite(f"held-out {name}", value)
@@ -415,40 +406,3 @@ class _Run:
             disable=quiet,
             dynamic_ncols=True,
         )
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted path."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    items = (_leaves(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items())
-    return {key: leaf for part in items for key, leaf in part.items()}
-
-
-def _training_form(deployed: nn.Module, settings: Train) -> nn.Module:
-    """Return what is trained: the network's own `trainable()` form, or the network itself."""
-    form = getattr(deployed, "trainable", None)
-    if form is None:
-        return deployed
-    import inspect
-
-    wanted = set(inspect.signature(form).parameters)
-    model: nn.Module = form(**{k: v for k, v in settings.options.items() if k in wanted})
-    return model
-
-
-def _load_deployed(model: nn.Module, deployed: nn.Module) -> None:
-    if hasattr(model, "load_deployed"):
-        model.load_deployed(deployed)  # type: ignore[operator]
-    else:
-        model.load_state_dict(deployed.state_dict())
-
-
-def _deployed(model: nn.Module) -> nn.Module:
-    """Return the deployed form of a training form, in eval mode, without touching the latter."""
-    if hasattr(model, "deployed"):
-        form: nn.Module = model.deployed()  # type: ignore[operator]
-        return form.eval()
-    import copy
-
-    return copy.deepcopy(model).eval()

@@ -13,10 +13,10 @@ import zoo
 from zoo import api, registry
 from zoo.checkpoint import Checkpoint, build
 from zoo.errors import MissingWeightsError
+from zoo.models.forms import deployed_form, training_form
 from zoo.recipe import Recipe
 from zoo.registry import all_recipes
 from zoo.tasks import task_of
-from zoo.train import _deployed, _training_form
 
 card = importlib.import_module("zoo.card")  # `zoo.card` is the verb
 RECIPES = list(all_recipes().values())
@@ -86,7 +86,7 @@ def test_saves_and_loads_the_same_network(recipe, tmp_path):
 def test_training_lowers_the_loss(recipe):
     torch.manual_seed(0)
     task = task_of(recipe)
-    model = _training_form(build(recipe), recipe.train)
+    model = training_form(build(recipe), recipe.train.options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     inputs, targets = small_batch(recipe)
     losses = []
@@ -99,7 +99,7 @@ def test_training_lowers_the_loss(recipe):
     assert losses[-1] < 0.9 * losses[0]
     with torch.no_grad():  # what is deployed is what was trained
         expected = model(inputs).clamp(0, 1)
-        torch.testing.assert_close(_deployed(model)(inputs), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(deployed_form(model)(inputs), expected, atol=1e-4, rtol=0)
 
 
 def test_its_card_renders(recipe, tmp_path, monkeypatch):

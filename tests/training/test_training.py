@@ -48,7 +48,7 @@ def test_a_run_learns_and_leaves_what_it_says(trained, read_losses):
     losses = read_losses(trained)
     assert list(losses) == list(range(1, 31))
     assert losses[30] < 0.8 * losses[1]
-    assert left_behind(trained)[:1] == ["README.md"]
+    assert left_behind(trained)[:2] == ["LICENSE", "README.md"]
     checkpoint = zoo.checkpoint(trained)
     training, held_out = checkpoint.metrics["training"], checkpoint.metrics["held_out"]
     assert (training["steps"], training["complete"]) == (30, True)

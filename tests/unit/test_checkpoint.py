@@ -51,6 +51,7 @@ def test_what_is_written_is_read_and_loaded_to_the_bit(checkpoint, model):
     y = torch.rand(1, 1, 9, 8)
     torch.testing.assert_close(loaded(y), model(y), atol=0, rtol=0)
     assert sorted(f.name for f in checkpoint.path.iterdir()) == [
+        "LICENSE",
         "config.json",
         "metrics.json",
         "model.safetensors",

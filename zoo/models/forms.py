@@ -1,0 +1,46 @@
+"""The two forms of a network: the one that is trained, and the one that is deployed.
+
+A network whose training form differs (wide linear blocks, batch norms to be folded) has a method
+`trainable(**options)` that returns that form, and the form has `deployed()` and
+`load_deployed(network)`. For every other network the two are the same module.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def training_form(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    """Return what is trained for `network`, freshly initialised.
+
+    `options` may hold more than the form takes: the task has settings of its own there.
+    """
+    make = getattr(network, "trainable", None)
+    if make is None:
+        return network
+    wanted = inspect.signature(make).parameters
+    form: nn.Module = make(**{name: options[name] for name in wanted if name in options})
+    return form
+
+
+def load_deployed(form: nn.Module, network: nn.Module) -> None:
+    """Start a training form from the weights of a deployed network.
+
+    Raises:
+        ValueError, RuntimeError: the weights do not fit.
+
+    """
+    if hasattr(form, "load_deployed"):
+        form.load_deployed(network)  # type: ignore[operator]
+    else:
+        form.load_state_dict(network.state_dict())
+
+
+def deployed_form(form: nn.Module) -> nn.Module:
+    """Return the deployed network of a training form, in eval mode; the form is left alone."""
+    make = getattr(form, "deployed", None)
+    network: nn.Module = copy.deepcopy(form) if make is None else make()
+    return network.eval()
