@@ -5,12 +5,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import zoo
 from zoo import api, registry
 from zoo.errors import MismatchError, ZooError
+from zoo.recipe import leaves
 
 Arguments = argparse.Namespace
 
@@ -69,8 +70,8 @@ def _show(args: Arguments) -> None:
     print(f"{recipe.name}: {recipe.summary}")
     print(f"paper    https://arxiv.org/abs/{recipe.paper}")
     print(f"code     {recipe.license}")
-    print(f"input    {tuple(recipe.input_shape)}, {recipe.preprocessing}")
-    print(f"train    {recipe.train}")
+    print(f"input    {tuple(recipe.input_shape)}, {_pairs(recipe.preprocessing)}")
+    print(f"train    {_pairs(leaves(recipe.to_json()['train']))}")
     for item in facts:
         data = item["data"]
         print(f"weights  {item['tag']}, licence: {item['license']}")
@@ -79,6 +80,10 @@ def _show(args: Arguments) -> None:
             print(f"         {name}: {result}")
     if not facts:
         print(f"weights  none shipped; zoo train {recipe.name} --data DIR --out DIR makes them")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
