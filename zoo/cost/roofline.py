@@ -118,12 +118,11 @@ def _work(graph: Graph, op: Op, target: Target) -> float:
         return graph.tensors[op.inputs[0]].elements
     if op.kind not in MAC_KINDS:
         return output.elements
-    weight = graph.tensors[op.inputs[1]].shape
-    outputs, kernel, steps = weight[0], math.prod(weight[2:]), target.steps
+    (outputs, inputs, kernel), steps = graph.kernel(op), target.steps
     if op.kind == "depthwise_conv2d":
         work = _round_up(kernel, steps.depthwise_kernel)
     else:
-        work = min(_round_up(kernel, k) * _round_up(weight[1], c) for k, c in steps.conv)
+        work = min(_round_up(kernel, k) * _round_up(inputs, c) for k, c in steps.conv)
     return output.elements / outputs * _round_up(outputs, steps.output_channels) * work
 
 

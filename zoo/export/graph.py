@@ -1,18 +1,28 @@
 """The graph IR: what a deployed network computes, as plain data.
 
-`zoo.export.trace` makes a `Graph` from a module; the memory planner, the cost estimators and the
-file writers read nothing else. Shapes stay in PyTorch's order, (N, C, H, W) for images and
-(O, I, kH, kW) for kernels; a writer for a channels-last runtime permutes. Values are not copied:
-`Tensor.source` names the entry of the module's state dict.
+`zoo.export.trace` makes a `Graph` from a module, `zoo.export.tflite` from a file; the memory
+planner, the cost estimators and the file writers read nothing else. A graph has one of two
+layouts:
+
+- "torch", as traced: (N, C, H, W) for images, (O, I, kH, kW) for kernels. Values are not copied;
+  `Tensor.source` names the entry of the module's state dict.
+- "channels_last", as TFLite runtimes store it: (N, H, W, C) for images, (O, kH, kW, I) for
+  kernels, (1, kH, kW, C) for depthwise ones. `Graph.values` holds the constants.
+
+`zoo.export.lower` goes from the first to the second.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Layout = Literal["torch", "channels_last"]
 Kind = Literal["input", "output", "activation", "weight", "bias", "slope", "constant"]
 
 ITEM_BYTES = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "float16": 2, "bfloat16": 2}
@@ -30,6 +40,34 @@ MOVEMENT = frozenset({"reshape", "transpose", "depth_to_space"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What the integers of a tensor mean: real = scale * (integer - zero_point).
+
+    Attributes:
+        scales: float32 values; one, or one per slice along `axis`.
+        zero_points: as many as scales.
+        axis: the dimension the scales belong to; None when there is one scale.
+
+    """
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int | None = None
+
+    @property
+    def scale(self) -> float:
+        """The scale of a tensor that has only one."""
+        (value,) = self.scales
+        return value
+
+    @property
+    def zero_point(self) -> int:
+        """The zero point of a tensor that has only one."""
+        (value,) = self.zero_points
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tensor:
     """A value of the graph.
 
@@ -40,6 +78,7 @@ class Tensor:
         kind: "weight" (convolution, fully connected), "bias", "slope" (PReLU), "constant" (any
             other parameter or buffer), or how the value flows.
         source: name in the module's state dict for the four parameter kinds, else "".
+        quantization: what integers mean; None for floats and for plain integers (shapes, axes).
 
     """
 
@@ -48,6 +87,7 @@ class Tensor:
     dtype: str
     kind: Kind
     source: str = ""
+    quantization: Quantization | None = None
 
     @property
     def elements(self) -> int:
@@ -104,17 +144,38 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """Operations in an order they can run in, and every tensor by name."""
+    """Operations in an order they can run in, and every tensor by name.
+
+    Attributes:
+        ops: in order.
+        tensors: by name.
+        inputs: names.
+        outputs: names.
+        layout: order of dimensions, see above.
+        values: of the parameters, by tensor name; empty in a traced graph.
+
+    """
 
     ops: tuple[Op, ...]
     tensors: Mapping[str, Tensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    layout: Layout = "torch"
+    values: "Mapping[str, NDArray[Any]]" = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the first input, e.g. (N, C, H, W)."""
         return self.tensors[self.inputs[0]].shape
+
+    def kernel(self, op: Op) -> tuple[int, int, int]:
+        """Outputs, inputs per output and window size of a MAC op's weights."""
+        shape = self.tensors[op.inputs[1]].shape
+        if self.layout == "torch" or len(shape) == 2:
+            return shape[0], shape[1], math.prod(shape[2:])
+        if op.kind == "depthwise_conv2d":
+            return shape[3], 1, shape[1] * shape[2]
+        return shape[0], shape[3], shape[1] * shape[2]
 
     @property
     def macs(self) -> int:

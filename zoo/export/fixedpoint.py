@@ -1,0 +1,102 @@
+"""The fixed-point arithmetic of TFLite's integer kernels (gemmlowp), on int64 arrays.
+
+A real factor r in (0, 1) or above becomes an int32 multiplier M in [2^30, 2^31) and a shift s with
+r = M * 2^(s - 31); x * r is then computed with two roundings: to the nearest integer (halves up)
+after the multiplication, to the nearest integer (halves away from zero) after the shift. All
+functions take and give int64 arrays or tensors alike, and values that fit int32.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+INT32_MAX = 2**31 - 1
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """Return (multiplier, shift) of a factor, as TFLite's `QuantizeMultiplier`."""
+    if real == 0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    multiplier = math.floor(fraction * 2**31 + 0.5)
+    if multiplier == 2**31:
+        multiplier, shift = 2**30, shift + 1
+    if shift < -31:  # below what the shift can express: everything rounds to zero
+        return 0, 0
+    return multiplier, shift
+
+
+def high_multiply(a: Any, b: Any) -> Any:
+    """Return round(a * b / 2^31), halves up (`SaturatingRoundingDoublingHighMul`).
+
+    The one product that saturates, -2^31 squared, does not occur: multipliers are positive.
+    """
+    return (a * b + (1 << 30)) >> 31
+
+
+def shift_right(x: Any, exponent: Any) -> Any:
+    """Return round(x / 2^exponent), halves away from zero (`RoundingDivideByPOT`)."""
+    some = (exponent > 0) * 1  # arrays and numbers alike
+    half = some << (exponent - some)
+    return (x + half + (x >> 63) * some) >> exponent
+
+
+def multiply(x: Any, multiplier: Any, shift: Any) -> Any:
+    """Return x times the factor (`MultiplyByQuantizedMultiplier` with double rounding)."""
+    left = shift * (shift > 0)
+    return shift_right(high_multiply(x << left, multiplier), left - shift)
+
+
+# exp(-1/4), exp(-1/2), ..., exp(-16) with 31 fractional bits, from gemmlowp's fixedpoint.h
+_EXP = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+_EXP_EIGHTH, _THIRD = 1895147668, 715827883
+_FRACTION = 26  # bits of the exponent's input, Q5.26
+
+
+def exp_of_negative(x: Integers) -> Integers:
+    """Return exp(x / 2^26) * 2^31 for x <= 0 (`exp_on_negative_values`, input Q5.26)."""
+    quarter = 1 << (_FRACTION - 2)
+    inner = (x & (quarter - 1)) - quarter  # in [-1/4, 0)
+    y = (inner << 5) + (1 << 28)  # Q0.31, around -1/8
+    square = high_multiply(y, y)
+    cube, fourth = high_multiply(square, y), high_multiply(square, square)
+    tail = high_multiply(shift_right(fourth, 2) + cube, _THIRD) + square
+    result = _EXP_EIGHTH + high_multiply(_EXP_EIGHTH, y + shift_right(tail, 1))
+    result = np.minimum(result, INT32_MAX)
+    remainder = inner - x
+    for place, factor in enumerate(_EXP):
+        chosen = remainder & (1 << (_FRACTION - 2 + place)) != 0
+        result = np.where(chosen, high_multiply(result, factor), result)
+    return np.where(x == 0, INT32_MAX, result)
+
+
+def softmax_table(scale: float, beta: float) -> tuple[Integers, Integers]:
+    """Return exp of each difference 0, -1, ..., -255 to the row's maximum, for int8 softmax.
+
+    Returns:
+        The values with 31 fractional bits, and the same with 19, which are added up. Differences
+        too large for the arithmetic count as exp = 0, as in the reference kernel.
+
+    """
+    real = min(beta * scale * 2.0 ** (31 - 5), 2.0**31 - 1.0)
+    multiplier, shift = quantize_multiplier(real)
+    radius = math.floor(31 * 2.0 ** (31 - 5) / 2.0**shift)  # `CalculateInputRadius`
+    difference = -np.arange(256, dtype=np.int64)
+    near = difference >= -radius
+    scaled = multiply(np.where(near, difference, 0), multiplier, np.int64(shift))
+    values = np.where(near, exp_of_negative(scaled), 0)
+    return values, shift_right(values, 12)
+
+
+def reciprocal(x: Integers, bits: Integers) -> Integers:
+    """Return 2^62 / (x * 2^(32 - bits)) for x of `bits` bits (`GetReciprocal`): Newton, 3 steps."""
+    a = (x << (32 - bits)) - (1 << 31)
+    half = (a + INT32_MAX + 1) >> 1
+    y = 1515870810 + high_multiply(half, -1010580540)  # 48/17 - 32/17 * half, Q2.29
+    for _ in range(3):
+        error = (1 << 29) - high_multiply(half, y)
+        y = y + (high_multiply(y, error) << 2)
+    return np.clip(y << 1, None, INT32_MAX)

@@ -1,0 +1,88 @@
+"""What the integer kernels share: quantization of operands, ranges of results, constants."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.export.graph import Graph, Op, Quantization
+
+Kernel = Callable[..., Tensor]
+MIN, MAX = -128, 127
+
+
+def quantization_of(graph: Graph, name: str) -> Quantization:
+    """Return the quantization of an int8 tensor; only weights may have several scales."""
+    tensor = graph.tensors[name]
+    if tensor.quantization is None or tensor.dtype != "int8":
+        raise MismatchError(f"tensor {name!r} is {tensor.dtype}; expected quantized int8")
+    if tensor.kind != "weight" and len(tensor.quantization.scales) != 1:
+        raise MismatchError(f"tensor {name!r} has {len(tensor.quantization.scales)} scales, not 1")
+    return tensor.quantization
+
+
+def reach(graph: Graph, name: str) -> int:
+    """Return the largest |integer - zero point| of a tensor."""
+    zero = quantization_of(graph, name).zero_point
+    return max(MAX - zero, zero - MIN)
+
+
+def limits(graph: Graph, op: Op) -> tuple[int, int]:
+    """Return the smallest and largest output integer - zero point, fused activation included."""
+    output = quantization_of(graph, op.outputs[0])
+    low, high = MIN - output.zero_point, MAX - output.zero_point
+    activation = op.attributes.get("activation")
+    scale = np.float32(output.scale)  # the division is one of float32, too
+    if activation in ("relu", "relu6"):
+        low = max(low, 0)
+    if activation == "relu6":
+        high = min(high, rounded(6 / scale))
+    elif activation == "relu_n1_to_1":
+        low, high = max(low, rounded(-1 / scale)), min(high, rounded(1 / scale))
+    elif activation not in (None, "relu"):
+        raise MismatchError(f"fused activation {activation!r} has no integer semantics")
+    return low, high
+
+
+def rounded(value: "float | np.floating[Any]") -> int:
+    """Round halves away from zero, as `roundf`."""
+    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
+
+
+def centered(graph: Graph, name: str) -> Tensor:
+    """Return a constant as float64 integers minus zero points."""
+    tensor, values = graph.tensors[name], graph.values[name].astype(np.float64)
+    quantization = tensor.quantization
+    if quantization is None:
+        return torch.from_numpy(values)
+    zero = np.array(quantization.zero_points, np.float64)
+    if quantization.axis is not None:
+        shape = [1] * values.ndim
+        shape[quantization.axis] = -1
+        zero = zero.reshape(shape)
+    return torch.from_numpy(values - zero)
+
+
+def operands(graph: Graph, op: Op, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return all operands of an elementwise op: the computed ones given, constants added."""
+    given = iter(inputs)
+    return [
+        centered(graph, name).to(torch.float32) if graph.tensors[name].is_parameter else next(given)
+        for name in op.inputs
+    ]
+
+
+def same_quantization(graph: Graph, op: Op) -> Quantization:
+    """Return the quantization that an op which does no arithmetic shares by all its tensors."""
+    output = quantization_of(graph, op.outputs[0])
+    for name in op.inputs:
+        if quantization_of(graph, name) != output:
+            raise MismatchError(
+                f"its input {name!r} and output differ in scale or zero point; "
+                "runtimes do not rescale here"
+            )
+    return output

@@ -1,0 +1,130 @@
+"""Integer kernels that choose or move integers rather than compute: pools, joins, resizing."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.export import resize
+from zoo.export.graph import Graph, Op
+from zoo.export.integer_base import Kernel, limits, operands, same_quantization
+
+
+def pad_image(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
+    """Pad `(N, C, H, W)` by (top, bottom, left, right)."""
+    top, bottom, left, right = padding
+    return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
+
+
+def _avg_pool2d(graph: Graph, op: Op) -> Kernel:
+    zero = same_quantization(graph, op).zero_point
+    low, high = limits(graph, op)
+    kernel, stride, padding = (op.attributes[key] for key in ("kernel", "stride", "padding"))
+
+    def sums(x: Tensor) -> Tensor:
+        return F.avg_pool2d(pad_image(x, padding), kernel, stride, divisor_override=1)
+
+    def run(x: Tensor) -> Tensor:
+        # Integers with zero point: halves are rounded away from the integer 0, not the real one.
+        total = sums((x + zero).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).double()
+        count = sums(torch.ones(1, 1, *x.shape[1:3])).permute(0, 2, 3, 1).double()
+        half = torch.floor(count / 2)
+        total += torch.where(total > 0, half, -half)
+        return ((total / count).trunc_() - zero).clamp_(low, high).float()
+
+    return run
+
+
+def _max_pool2d(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    low, high = limits(graph, op)
+    kernel, stride, padding = (op.attributes[key] for key in ("kernel", "stride", "padding"))
+
+    def run(x: Tensor) -> Tensor:
+        image = pad_image(x.permute(0, 3, 1, 2), padding, -math.inf)
+        return F.max_pool2d(image, kernel, stride).permute(0, 2, 3, 1).clamp(low, high)
+
+    return run
+
+
+def _concat(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    dim = op.attributes["dim"]
+
+    def run(*inputs: Tensor) -> Tensor:
+        tensors = operands(graph, op, inputs)
+        batch = max(operand.shape[0] for operand in tensors)
+        same = [x.expand(batch, *x.shape[1:]) if dim % x.ndim else x for x in tensors]
+        return torch.cat(same, dim)
+
+    return run
+
+
+def _pad(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: F.pad(x, op.attributes["padding"], value=op.attributes["value"])
+
+
+def _reshape(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    before, after = (graph.tensors[n].shape for n in (op.inputs[0], op.outputs[0]))
+    free = before[:1] == (1,) and after[:1] == (1,)
+    return lambda x: x.reshape(x.shape[0] if free else after[0], *after[1:])
+
+
+def _transpose(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: x.permute(op.attributes["dims"]).contiguous()
+
+
+def depth_to_space(x: Tensor, block: int) -> Tensor:
+    """Move `(N, H, W, b*b*C)`, the cell's place first, to `(N, bH, bW, C)`."""
+    n, height, width, channels = x.shape
+    cells = x.reshape(n, height, width, block, block, channels // block**2)
+    return cells.permute(0, 1, 3, 2, 4, 5).reshape(n, height * block, width * block, -1)
+
+
+def _depth_to_space(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: depth_to_space(x, op.attributes["block"])
+
+
+def _resize_nearest(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    rows, columns = (
+        resize.nearest(
+            size,
+            count,
+            align_corners=op.attributes["align_corners"],
+            half_pixel=op.attributes["half_pixel_centers"],
+        )
+        for size, count in zip(
+            graph.tensors[op.inputs[0]].shape[1:3], op.attributes["size"], strict=True
+        )
+    )
+    return lambda x: x[:, rows][:, :, columns]
+
+
+def _resize_bilinear(graph: Graph, op: Op) -> Kernel:
+    zero = same_quantization(graph, op).zero_point
+
+    def run(x: Tensor) -> Tensor:
+        stored = resize.bilinear((x + zero).to(torch.int64), dict(op.attributes))
+        return (stored - zero).to(torch.float32)
+
+    return run
+
+
+MOVES: dict[str, Callable[[Graph, Op], Kernel]] = {
+    "avg_pool2d": _avg_pool2d,
+    "max_pool2d": _max_pool2d,
+    "concat": _concat,
+    "pad": _pad,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "resize_nearest": _resize_nearest,
+    "resize_bilinear": _resize_bilinear,
+    "depth_to_space": _depth_to_space,
+}

@@ -1,0 +1,268 @@
+"""What each operator computes on integers, as TFLite's reference kernels define it.
+
+A kernel is made once for an operator of a graph and then called with its computed inputs: float32
+tensors, channels last, that hold integer - zero point. Sources: tensorflow/lite/kernels/internal/
+reference (integer_ops) and tensorflow/lite/micro/kernels of tensorflow/tflite-micro.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.export import fixedpoint
+from zoo.export.graph import Graph, Op
+from zoo.export.integer_base import (
+    MAX,
+    MIN,
+    Kernel,
+    centered,
+    limits,
+    operands,
+    quantization_of,
+    reach,
+    rounded,
+)
+from zoo.export.integer_moves import MOVES, pad_image
+from zoo.export.rescale import Rescale
+
+_EXACT_FLOAT32 = 2**24
+_ADD_SHIFT = 20  # bits that `add` gains before it rescales its inputs
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A convolution's or fully connected layer's arithmetic before and after the sum.
+
+    Attributes:
+        weight: integers - zero point in a float type whose sums are exact.
+        bias: in that type, or None where there is none or adding it there would not be exact.
+        rescale: from the sum to the output; adds a bias that is not in `bias`.
+
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    rescale: Rescale
+
+
+def _product(graph: Graph, op: Op, weight: Tensor) -> _Product:
+    """Prepare a MAC op; `weight` is float64 with the output channels first."""
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
+    bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0])
+    dtype = torch.float32 if float(bound.max()) < _EXACT_FLOAT32 else torch.float64
+    bias, total = None, bound
+    if len(op.inputs) > 2:
+        bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
+        total = bound + bias.abs()
+    if float(total.max()) >= 2**31:
+        raise MismatchError("its accumulator can exceed 32 bits")
+    factors = source.scale * scales / output.scale
+    if op.kind == "fully_connected" and len(scales) == 1 and bias is None:
+        # Without a bias, whose scale it would check, the kernel multiplies the scales in float32.
+        product = np.float32(source.scale) * np.float32(scales[0])
+        factors = np.array([np.float64(product) / output.scale])
+    within = dtype == torch.float64 or float(total.max()) < _EXACT_FLOAT32
+    rescale = Rescale(
+        factors if len(factors) > 1 else np.repeat(factors, len(bound)),
+        bound.numpy(),
+        *limits(graph, op),
+        bias=None if bias is None else bias.numpy(),
+        add_bias=not within,
+    )
+    early = bias.to(dtype) if bias is not None and within else None
+    return _Product(weight.to(dtype), early, rescale)
+
+
+def _conv2d(graph: Graph, op: Op) -> Kernel:
+    weight = centered(graph, op.inputs[1])
+    depthwise = op.kind == "depthwise_conv2d"
+    product = _product(graph, op, weight.permute((3, 0, 1, 2) if depthwise else (0, 3, 1, 2)))
+    groups = graph.tensors[op.inputs[0]].shape[3] // product.weight.shape[1]
+    stride, dilation = op.attributes["stride"], op.attributes["dilation"]
+    top, bottom, left, right = padding = op.attributes["padding"]
+    if groups == 1 and op.attributes["kernel"] == (1, 1) and not any(padding):
+        return _pointwise(product, stride)
+    kernel = product.weight.contiguous(memory_format=torch.channels_last)
+    even = top == bottom and left == right
+
+    def run(x: Tensor) -> Tensor:
+        image = x.permute(0, 3, 1, 2).to(kernel.dtype)
+        if not even:
+            image = pad_image(image, padding)
+        around = (top, left) if even else 0
+        y = F.conv2d(image, kernel, product.bias, stride, around, dilation, groups)
+        return product.rescale(y.permute(0, 2, 3, 1))
+
+    return run
+
+
+def _pointwise(product: _Product, stride: tuple[int, int]) -> Kernel:
+    """A 1x1 convolution is a matrix product: several times faster without the detour."""
+    matrix = product.weight.flatten(1)
+
+    def run(x: Tensor) -> Tensor:
+        if stride != (1, 1):
+            x = x[:, :: stride[0], :: stride[1]]
+        return product.rescale(F.linear(x.to(matrix.dtype), matrix, product.bias))
+
+    return run
+
+
+def _fully_connected(graph: Graph, op: Op) -> Kernel:
+    product = _product(graph, op, centered(graph, op.inputs[1]))
+    matrix, shape = product.weight, graph.tensors[op.outputs[0]].shape[1:]
+
+    def run(x: Tensor) -> Tensor:
+        rows = x.reshape(-1, matrix.shape[1]).to(matrix.dtype)
+        return product.rescale(F.linear(rows, matrix, product.bias)).reshape(-1, *shape)
+
+    return run
+
+
+def _add(graph: Graph, op: Op) -> Kernel:
+    first, second = (quantization_of(graph, name) for name in op.inputs)
+    output = quantization_of(graph, op.outputs[0])
+    if op.kind == "add":
+        twice = 2 * max(first.scale, second.scale)
+        ratios = [first.scale / twice, second.scale / twice]
+        final = twice / (2**_ADD_SHIFT * output.scale)
+    else:  # TFLite Micro's `sub` prepares in float32
+        top = np.float32(2) * np.float32(max(first.scale, second.scale))
+        ratios = [float(np.float32(q.scale) / top) for q in (first, second)]
+        final = float(top / (np.float32(2**_ADD_SHIFT) * np.float32(output.scale)))
+    tables = []
+    for ratio in ratios:
+        pair = fixedpoint.quantize_multiplier(ratio)
+        steps = np.arange(-255, 256, dtype=np.int64) << _ADD_SHIFT
+        tables.append(torch.from_numpy(fixedpoint.multiply(steps, *map(np.int64, pair))).double())
+    if op.kind == "sub":
+        tables[1] = -tables[1]
+    bound = int(tables[0].abs().max() + tables[1].abs().max())
+    rescale = Rescale(final, bound, *limits(graph, op))
+
+    def run(*inputs: Tensor) -> Tensor:
+        x, y = (
+            table[operand.to(torch.int32) + 255]
+            for table, operand in zip(tables, operands(graph, op, inputs), strict=True)
+        )
+        return rescale(x + y)
+
+    return run
+
+
+def _mul(graph: Graph, op: Op) -> Kernel:
+    first, second = (quantization_of(graph, name) for name in op.inputs)
+    output = quantization_of(graph, op.outputs[0])
+    bound = reach(graph, op.inputs[0]) * reach(graph, op.inputs[1])
+    rescale = Rescale(first.scale * second.scale / output.scale, bound, *limits(graph, op))
+
+    def run(*inputs: Tensor) -> Tensor:
+        x, y = operands(graph, op, inputs)
+        return rescale(x * y)
+
+    return run
+
+
+def _prelu(graph: Graph, op: Op) -> Kernel:
+    source, alpha = (quantization_of(graph, name) for name in op.inputs)
+    output = quantization_of(graph, op.outputs[0])
+    largest, within = reach(graph, op.inputs[0]), limits(graph, op)
+    slope = centered(graph, op.inputs[1]).to(torch.float32)
+    ahead = Rescale(source.scale / output.scale, largest, *within)
+    below = Rescale(source.scale * alpha.scale / output.scale, largest * 255, *within)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.where(x >= 0, ahead(x), below(x * slope))
+
+    return run
+
+
+def _relu(graph: Graph, op: Op) -> Kernel:
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    if op.kind == "relu6":  # the kernel only clamps: it takes the two scales for equal
+        high = min(
+            MAX - source.zero_point, rounded(float(np.float32(6) / np.float32(source.scale)))
+        )
+        shift = source.zero_point - output.zero_point
+        return lambda x: x.clamp(0, high) + shift
+    ratio = float(np.float32(source.scale) / np.float32(output.scale))
+    low, high = MIN - output.zero_point, MAX - output.zero_point
+    return Rescale(ratio, reach(graph, op.inputs[0]), max(low, 0), high)
+
+
+def _mean(graph: Graph, op: Op) -> Kernel:
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    shape, dims = graph.tensors[op.inputs[0]].shape, tuple(op.attributes["dim"])
+    count = math.prod(shape[dim] for dim in dims)
+    multiplier, shift = fixedpoint.quantize_multiplier(source.scale / output.scale)
+    bits = min(count.bit_length() - 1, 32, 31 + shift)
+    pair = ((multiplier << bits) // count, shift - bits)
+    bound = count * reach(graph, op.inputs[0])
+    rescale = Rescale(0.0, bound, *limits(graph, op), multipliers=[pair])
+    keep = bool(op.attributes["keepdim"])
+    return lambda x: rescale(x.double().sum(dims, keepdim=keep))
+
+
+def _softmax(graph: Graph, op: Op) -> Kernel:
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    if (output.scale, output.zero_point) != (1 / 256, -128):
+        raise MismatchError("the output of a softmax has scale 1/256 and zero point -128")
+    values, small = fixedpoint.softmax_table(source.scale, op.attributes.get("beta", 1.0))
+
+    def run(x: Tensor) -> Tensor:
+        difference = (x.amax(-1, keepdim=True) - x).to(torch.int64).numpy()
+        total = small[difference].sum(-1, keepdims=True)
+        bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
+        # 12 integer bits, and the int8 output has 8 of the result's 31.
+        exponent = 12 - (32 - bits) + 31 - 8
+        scaled = fixedpoint.high_multiply(fixedpoint.reciprocal(total, bits), values[difference])
+        result: NDArray[np.int64] = np.clip(fixedpoint.shift_right(scaled, exponent), 0, 255)
+        return torch.from_numpy(result.astype(np.float32))
+
+    return run
+
+
+def _requantize(graph: Graph, op: Op) -> Kernel:
+    output = quantization_of(graph, op.outputs[0])
+    low, high = limits(graph, op)
+    if graph.tensors[op.inputs[0]].dtype == "float32":
+        scale = np.float32(output.scale).item()
+
+        def quantize(x: Tensor) -> Tensor:
+            ratio = x / scale
+            return (ratio.sign() * (ratio.abs() + 0.5).floor()).clamp(low, high)
+
+        return quantize
+    source = quantization_of(graph, op.inputs[0])
+    return Rescale(source.scale / output.scale, reach(graph, op.inputs[0]), low, high)
+
+
+def _dequantize(graph: Graph, op: Op) -> Kernel:
+    scale = quantization_of(graph, op.inputs[0]).scale
+    return lambda x: x * scale
+
+
+KERNELS: dict[str, Callable[[Graph, Op], Kernel]] = {
+    **MOVES,
+    "conv2d": _conv2d,
+    "depthwise_conv2d": _conv2d,
+    "fully_connected": _fully_connected,
+    "add": _add,
+    "sub": _add,
+    "mul": _mul,
+    "prelu": _prelu,
+    "relu": _relu,
+    "relu6": _relu,
+    "mean": _mean,
+    "softmax": _softmax,
+    "quantize": _requantize,
+    "dequantize": _dequantize,
+}
