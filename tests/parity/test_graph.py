@@ -151,10 +151,17 @@ def consistent(graph: Graph) -> None:
     assert known == set(graph.tensors)
 
 
+def test_batch_norms_are_folded() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    graph = trace(module.eval(), (1, 3, 8, 8))
+    assert [op.kind for op in graph.ops] == ["conv2d", "relu"]
+    assert graph.parameters == {"weights": 12, "biases": 4, "slopes": 0, "constants": 0}
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), ("batch_norm at 1", "fold it")),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), ("batch_norm at 1", "does not directly")),
         (nn.Sequential(nn.Upsample(scale_factor=2)), ("upsample", "at 0", "add it to")),
         (nn.Conv2d(4, 4, 1), ("Conv2d", "(1, 3, 8, 8)", "4 channels")),
     ],

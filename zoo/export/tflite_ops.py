@@ -161,15 +161,22 @@ def _pad(call: Call) -> Parsed:
     pairs = call.constant(1)
     if pairs.shape != (len(call.shape(0)), 2) or np.any(pairs < 0) or np.any(pairs > 2**20):
         raise UnsafeFileError(f"PAD at {call.output} has impossible paddings")
-    value = call.constant(2).reshape(-1) if call.name == "PADV2" else np.zeros(1, np.int8)
-    if value.size != 1:
-        raise UnsafeFileError(f"PADV2 at {call.output} pads with {value.size} values")
     padding = tuple(int(size) for pair in pairs[::-1] for size in pair)
-    attributes = {"padding": padding, "value": 0}
-    if call.name == "PADV2":
-        zero = call.tensors[call.inputs[0]].quantization
-        attributes["value"] = int(value[0]) - (0 if zero is None else zero.zero_point)
+    attributes = {"padding": padding, "value": _pad_value(call)}
     return "pad", call.inputs[:1], attributes
+
+
+def _pad_value(call: Call) -> float:
+    """Return the value PADV2 pads with: an integer minus the zero point, or a float."""
+    if call.name == "PAD":
+        return 0
+    value = call.values.get(call.inputs[2])
+    if value is None or value.size != 1 or not value.flat[0] < math.inf:
+        raise MismatchError(f"PADV2 at {call.output} does not pad with one constant number")
+    if value.dtype.kind == "f":
+        return float(value.flat[0])
+    meaning = call.tensors[call.inputs[0]].quantization
+    return int(value.flat[0]) - (0 if meaning is None else meaning.zero_point)
 
 
 def _axes(call: Call) -> list[int]:

@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.export.graph_signature import ExportGraphSignature, InputKind
 
 from zoo.errors import MismatchError
+from zoo.export.fold import fold_batch_norm
 from zoo.export.graph import MAC_KINDS, Graph, Kind, Op, Tensor
 
 # ATen operator -> kind and the arguments that become attributes.
@@ -34,15 +35,14 @@ _PLAIN: dict[str, tuple[str, tuple[str, ...]]] = {
     "unsqueeze": ("reshape", ()),
 }
 _ALIASES = frozenset({"contiguous", "clone", "dropout", "alias", "detach", "identity"})
-_HINTS = {
-    "batch_norm": "fold it into its convolution first (torch.nn.utils.fuse_conv_bn_eval)",
-}
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = False) -> Graph:
     """Return the graph of a deployed module for one input of this shape, e.g. (N, C, H, W).
 
-    The module is in eval mode. Nothing is computed, so it may be on the meta device.
+    The module is in eval mode. Nothing is computed, so it may be on the meta device. Batch
+    normalisations are folded into the convolutions before them; with `values` the graph also
+    holds the constants.
 
     Raises:
         MismatchError: the module is in training mode, cannot be exported (the shape does not
@@ -53,6 +53,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     if module.training:
         raise MismatchError(f"{name} is in training mode; call .eval() before tracing it")
     like = next(module.parameters(), torch.empty(0))
+    state = {}
+    if values:
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
     example = torch.empty(input_shape, dtype=like.dtype, device=like.device)
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -65,7 +69,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         raise MismatchError(
             f"cannot trace {name} with an input of shape {tuple(input_shape)}: {reason}"
         ) from error
-    return _Tracer(program.graph_signature).run(program.graph)
+    return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -184,10 +188,9 @@ def _module_path(node: fx.Node) -> str:
 
 def _unmapped(node: fx.Node, name: str) -> MismatchError:
     where = _module_path(node) or "the top level"
-    hint = _HINTS.get(name.removeprefix("aten."), "replace it by operators that devices have")
     return MismatchError(
-        f"{name} at {where} has no mapping to the deployed graph: {hint}, "
-        "or add it to zoo/export/trace.py"
+        f"{name} at {where} has no mapping to the deployed graph: replace it by operators that "
+        "devices have, or add it to zoo/export/trace.py"
     )
 
 
@@ -260,6 +263,13 @@ def _clamp(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
     tracer.emit(node, kind, [a["self"]], attributes)
 
 
+def _batch_norm(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
+    names = ("input", "weight", "bias", "running_mean", "running_var")
+    if any(not isinstance(a[name], fx.Node) for name in names):
+        raise _unmapped(node, "aten.batch_norm without weight, bias or running statistics")
+    tracer.emit(node, "batch_norm", [a[name] for name in names], {"epsilon": a["eps"]})
+
+
 def _pixel_shuffle(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
     # Channel c * b * b + i * b + j is row i, column j of channel c (torch); TFLite's operator has
     # the cell's place first. They agree when there is one channel.
@@ -302,6 +312,7 @@ def _pad(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
 
 
 _HANDLERS: dict[str, Callable[[_Tracer, fx.Node, dict[str, Any]], None]] = {
+    "batch_norm": _batch_norm,
     "conv2d": _conv2d,
     "linear": _linear,
     "add": _arithmetic("add"),

@@ -1,0 +1,118 @@
+"""Damaged and hostile `.tflite` files: a clear error of ours or a network, never anything else."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError
+from zoo.export.graph import Graph
+from zoo.export.integer import IntegerNetwork
+from zoo.export.quantize import quantize
+from zoo.export.tflite_read import parse_tflite, read_tflite
+from zoo.export.tflite_write import serialize_tflite
+
+WORDS = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\1\0\0\0")
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """A small file with most kinds of operator; half of it is structure."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4)]
+    module = nn.Sequential(*body, nn.PReLU(4), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    module.append(nn.Softmax(1))
+    return serialize_tflite(quantize(module.eval(), [torch.rand(4, 1, 12, 12)], (1, 1, 12, 12)))
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    data = bytearray(content)
+    kind = chance.randrange(5)
+    if kind == 4:
+        return bytes(data[: chance.randrange(len(data))])
+    for _ in range(chance.choice((1, 1, 2, 4, 16))):
+        place = chance.randrange(len(data) - 4)
+        if kind == 0:
+            data[place] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            data[place] = chance.randrange(256)
+        elif kind == 2:
+            place -= place % 4
+            data[place : place + 4] = chance.choice(WORDS)
+        else:
+            other = chance.randrange(len(data) - 4)
+            data[place : place + 4] = data[other : other + 4]
+    return bytes(data)
+
+
+def small(graph: Graph) -> bool:
+    tensors = graph.tensors.values()
+    integers = all(graph.tensors[name].dtype == "int8" for name in graph.inputs)
+    return integers and sum(tensor.elements for tensor in tensors) < 10**6
+
+
+def attack(content: bytes, count: int, seed: int) -> Counter[str]:
+    chance, outcomes = random.Random(seed), Counter[str]()
+    messages = []
+    for _ in range(count):
+        try:
+            graph = parse_tflite(mutated(content, chance))
+            network = IntegerNetwork(graph)
+            if small(graph):
+                shapes = [graph.tensors[name].shape for name in graph.inputs]
+                network(*(torch.zeros(shape, dtype=torch.int8) for shape in shapes))
+            outcomes["ran"] += 1
+        except ZooError as error:
+            messages.append(str(error))
+            outcomes[type(error).__name__] += 1
+    assert not [message for message in messages if "\n" in message]
+    return outcomes
+
+
+def test_mutated_files(content: bytes) -> None:
+    outcomes = attack(content, 500, seed=0)
+    assert set(outcomes) == {"ran", "UnsafeFileError", "MismatchError"}, outcomes
+
+
+@pytest.mark.slow
+def test_many_mutated_files(content: bytes) -> None:
+    assert sum(attack(content, 20_000, seed=1).values()) == 20_000
+
+
+def test_a_file_that_shares_tables_to_explode_is_refused(content: bytes) -> None:
+    """A vector of many offsets to the same table costs the reader no more than its budget."""
+    from zoo.export import flatbuffer, tflite_schema
+
+    inner = {"data": torch.zeros(1000, dtype=torch.uint8).numpy()}
+    data = bytearray(
+        flatbuffer.write({"version": 3, "buffers": [inner] * 1000}, tflite_schema.MODEL, b"TFL3")
+    )
+    # Point every offset of the vector at its first table.
+    start = data.index((1000).to_bytes(4, "little"))
+    first = start + 4 + int.from_bytes(data[start + 4 : start + 8], "little")
+    for place in range(start + 4, start + 4004, 4):
+        data[place : place + 4] = (first - place).to_bytes(4, "little")
+    small_file = bytes(data[: first + 2000])
+    with pytest.raises(UnsafeFileError, match="more than a file of this size"):
+        parse_tflite(small_file)
+
+
+def test_what_is_no_file_of_ours_says_so(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(MissingWeightsError, match="cannot be read"):
+        read_tflite(tmp_path / "absent.tflite")
+    (tmp_path / "a.tflite").write_bytes(b"PK\3\4 not at all")
+    with pytest.raises(UnsafeFileError, match=r"a\.tflite: it does not begin"):
+        read_tflite(tmp_path / "a.tflite")
+    (tmp_path / "half.tflite").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnsafeFileError, match=r"half\.tflite: "):
+        read_tflite(tmp_path / "half.tflite")
+
+
+def test_wrong_inputs_are_refused(content: bytes) -> None:
+    network = IntegerNetwork(parse_tflite(content))
+    for wrong in (torch.zeros(1, 12, 12, 1), torch.zeros(1, 1, 12, 12, dtype=torch.int8)):
+        with pytest.raises(MismatchError, match=r"expected int8 \(N, 12, 12, 1\), channels last"):
+            network(wrong)

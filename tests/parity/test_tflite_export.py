@@ -1,0 +1,196 @@
+"""Modules to int8 and float `.tflite` files: runtimes, our reader and our arithmetic agree."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+from zoo.export.floating import FloatNetwork
+from zoo.export.graph import Graph
+from zoo.export.integer import IntegerNetwork
+from zoo.export.lower import lower
+from zoo.export.quantize import Options, quantize
+from zoo.export.tflite_read import parse_tflite
+from zoo.export.tflite_write import serialize_tflite
+from zoo.models.sesr import SESR
+
+Judges = dict[str, Any]  # see conftest.py
+
+
+class Residual(nn.Module):
+    """Strides, odd paddings, a shortcut, pools, a scaled copy, a flattened image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, stride=2, padding=1)
+        self.shortcut = nn.Conv2d(16, 16, 1, stride=2)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.last = nn.Linear(16 * 4 * 4 * 2, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = self.pool(torch.relu(self.second(x) + self.shortcut(x)))
+        return self.last(torch.cat([x, x * 0.5], 1).flatten(1))  # type: ignore[no-any-return]
+
+
+def depthwise_block(width: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
+    ]
+
+
+def make(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a network in eval mode and a batch for it."""
+    torch.manual_seed(0)
+    if name == "sesr":
+        sesr = SESR(channels=16, blocks=3, scale=2)
+        for act in sesr.act:
+            nn.init.uniform_(act.weight, -0.3, 0.5)  # type: ignore[arg-type]
+        return sesr.eval(), torch.rand(16, 1, 12, 16)
+    if name == "residual":
+        return Residual().eval(), torch.rand(16, 3, 16, 16)
+    body = [nn.Conv2d(1, 32, (10, 4), stride=2, padding=(5, 1), bias=False), nn.BatchNorm2d(32)]
+    layers = [*body, nn.ReLU(), *depthwise_block(32), *depthwise_block(32)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 12), nn.Softmax(1)]
+    module, x = nn.Sequential(*layers, *head), torch.randn(16, 1, 49, 10)
+    for _ in range(3):
+        module(x)  # statistics for the batch norms
+    return module.eval(), x
+
+
+NAMES = ["sesr", "residual", "ds-cnn"]
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def integers(graph: Graph, x: Tensor) -> Tensor:
+    meaning = graph.tensors[graph.inputs[0]].quantization
+    assert meaning
+    return (last(x) / meaning.scale).round().add(meaning.zero_point).clamp(-128, 127).to(torch.int8)
+
+
+def real(graph: Graph, y: Tensor) -> Tensor:
+    meaning = graph.tensors[graph.outputs[0]].quantization
+    assert meaning
+    return (y.float() - meaning.zero_point) * meaning.scale
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_lowered_graph_is_the_module(name: str) -> None:
+    module, x = make(name)
+    with torch.no_grad():
+        wanted = last(module(x))
+    given = FloatNetwork(lower(module, (1, *x.shape[1:])))(last(x))
+    torch.testing.assert_close(given, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("judge", ["tflite-micro", "litert-reference"])
+def test_runtimes_compute_our_integers(name: str, judge: str, judges: Judges) -> None:
+    module, x = make(name)
+    graph = quantize(module, [x], (1, *x.shape[1:]))
+    content = serialize_tflite(graph)
+    q = integers(graph, x)
+    wanted = judges[judge](content)(q)
+    np.testing.assert_array_equal(IntegerNetwork(graph)(q).numpy(), wanted)
+    np.testing.assert_array_equal(IntegerNetwork(parse_tflite(content))(q).numpy(), wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_reader_reads_back_what_was_written(name: str) -> None:
+    module, x = make(name)
+    graph = quantize(module, [x], (1, *x.shape[1:]))
+    content = serialize_tflite(graph)
+    again = parse_tflite(content)
+    assert [(op.kind, op.inputs, op.outputs, op.macs) for op in again.ops] == [
+        (op.kind, op.inputs, op.outputs, op.macs) for op in graph.ops
+    ]
+    assert {n: (t.shape, t.quantization) for n, t in again.tensors.items()} == {
+        n: (t.shape, t.quantization) for n, t in graph.tensors.items()
+    }
+    for key, value in graph.values.items():
+        np.testing.assert_array_equal(again.values[key], value)
+    assert serialize_tflite(again) == content
+    # The file is its values and at most 300 bytes for each tensor.
+    values = sum(value.nbytes for value in graph.values.values())
+    assert len(content) < values + 300 * len(graph.tensors) + 1024
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_is_close_to_float(name: str) -> None:
+    module, x = make(name)
+    graph = quantize(module, [x], (1, *x.shape[1:]))
+    with torch.no_grad():
+        wanted = last(module(x))
+    error = real(graph, IntegerNetwork(graph)(integers(graph, x))) - wanted
+    step = graph.tensors[graph.outputs[0]].quantization
+    assert step
+    assert float(error.abs().mean()) < 2 * step.scale
+
+
+@pytest.mark.parametrize("name", ["residual", "ds-cnn"])
+def test_float_files_run(name: str, judges: Judges) -> None:
+    module, x = make(name)
+    graph = lower(module, (1, *x.shape[1:]))
+    content = serialize_tflite(graph)
+    with torch.no_grad():
+        wanted = last(module(x)).numpy()
+    for judge in judges.values():
+        np.testing.assert_allclose(judge(content)(last(x)), wanted, atol=1e-5)
+    assert serialize_tflite(parse_tflite(content)) == content
+
+
+def test_half_grey_is_subtracted_without_error() -> None:
+    module, x = make("sesr")
+    graph = quantize(module, [x], (1, 1, 12, 16))
+    before, after = (graph.tensors[n].quantization for n in ("y", graph.ops[0].outputs[0]))
+    assert before
+    assert after
+    assert before.scales == after.scales == pytest.approx((1 / 254,))
+    assert after.zero_point - before.zero_point == 127
+
+
+@pytest.mark.parametrize("observer", ["percentile", "moving_average"])
+def test_observers_narrow_ranges(observer: str) -> None:
+    module, x = make("residual")
+    x[0, 0, 0, 0] = 50.0  # an outlier
+    wide = quantize(module, [x, x], (1, 3, 16, 16))
+    options = Options(observer=observer, percentile=99.9)  # type: ignore[arg-type]
+    narrow = quantize(module, [x * 0.1, x], (1, 3, 16, 16), options)
+    first, second = (g.tensors[g.inputs[0]].quantization for g in (wide, narrow))
+    assert first
+    assert second
+    assert second.scale < first.scale / 2
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no calibration inputs"),
+        ([torch.zeros(2, 1, 12, 16)], "constant"),
+        ([torch.full((2, 1, 12, 16), torch.nan)], "not finite"),
+        ([torch.ones(2, 1, 12, 16, dtype=torch.int8)], "expected floats"),
+        ([torch.rand(2, 3, 12, 16)], r"cannot trace SESR with an input of shape \(1, 3, 12, 16\)"),
+    ],
+)
+def test_calibration_that_cannot_be_used_says_why(batches: list[Tensor], message: str) -> None:
+    module, _ = make("sesr")
+    with pytest.raises(MismatchError, match=message):
+        quantize(module, batches, (1, 1, 12, 16))
+
+
+def test_an_operator_without_a_form_is_named_with_its_module() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 12, 3), nn.PixelShuffle(2))
+    with pytest.raises(MismatchError, match=r"depth_to_space at 1 makes 3 channels"):
+        lower(module.eval(), (1, 1, 8, 8))
