@@ -14,7 +14,7 @@ from zoo.export.graph import Graph
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("auto", "roofline", "measured")
+METHODS = ("auto", "roofline", "vela", "measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Cost:
     Attributes:
         target: name of the device.
         graph: the graph that was counted: "deployed" or "training".
-        method: how the latency was obtained: "roofline" or "measured".
+        method: how the latency was obtained: "roofline", "vela" or "measured".
         dtype: what weights and activations are assumed to be stored in.
         input_shape: of one inference, e.g. (N, C, H, W).
         parameters: counts by kind (weights, biases, slopes, constants).
@@ -184,7 +184,8 @@ def estimate(
     Args:
         item: a module in eval mode (it may be on the meta device) or its graph.
         target: the device.
-        method: "roofline", "measured" (the CPU at hand), or "auto": what the target says.
+        method: "roofline", "vela" (Arm's compiler, for Ethos-U), "measured" (the CPU at hand), or
+            "auto": what the target says.
         input_shape: e.g. (N, C, H, W); needed for a module.
 
     Raises:
@@ -196,6 +197,8 @@ def estimate(
     if method not in METHODS:
         raise UnknownNameError.near("method", method, METHODS, f"one of {', '.join(METHODS)}")
     method = target.method if method == "auto" else method
+    if method == "vela":
+        return _by_vela(item, target, input_shape)
     if method != target.method:
         raise MismatchError(f"target {target.name!r} is {target.method}, not {method}")
     if isinstance(item, Graph):
@@ -241,6 +244,32 @@ def _by_roofline(
         obtained=_obtained("estimated (roofline)", target),
         notes=_notes(best, target),
         ops=best.ops,
+    )
+
+
+def _by_vela(
+    item: "nn.Module | Graph", target: Target, input_shape: tuple[int, ...] | None
+) -> Cost:
+    from zoo.cost.npu import compiled, fit, route
+
+    graph, report = compiled(item, target.name, input_shape)
+    counts = _counts(graph, memory.plan(graph, "int8"), target)
+    counts["peak_activation_bytes"] = report.peak_bytes.get("Sram", 0)
+    counts["weight_bytes"] = report.encoded_bytes
+    obtained = _obtained(f"estimated ({route(report)})", target)
+    for number in ("peak_activation_bytes", "weight_bytes"):
+        obtained[number] = obtained["latency_ms"]
+    return Cost(
+        **counts,
+        method="vela",
+        latency_ms=report.latency_ms,
+        energy_mj=_energy(report.latency_ms, target),
+        bound=None,
+        fits=Fit(**fit(report, target)),
+        tiled=None,
+        obtained=obtained,
+        notes=(*(str(op) for op in report.cpu_ops), *target.notes),
+        ops=(),
     )
 
 
