@@ -49,8 +49,8 @@ def compiled(
 def route(report: vela.Report) -> str:
     """Return what an estimate must name, since routes differ by 20 % and more."""
     text = f"Vela {importlib.metadata.version('ethos-u-vela')} on the zoo's int8 file"
-    if report.cpu_ops:
-        text += f", without {len(report.cpu_ops)} operators on the host CPU"
+    if count := len(report.cpu_ops):
+        text += f", without {count} operator{'s' * (count > 1)} on the host CPU"
     return text
 
 
