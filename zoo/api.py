@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import refs, registry
-from zoo.errors import HubError, MissingWeightsError, UnknownNameError
+from zoo.errors import HubError, MismatchError, MissingWeightsError, UnknownNameError
 from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -13,8 +13,16 @@ if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
     from zoo.cost import Cost
     from zoo.export.onnx import OnnxFile
+    from zoo.export.tflite import TfliteFile
 
 Ref = str | Path
+
+
+def tflite_path(ref: Any) -> Path | None:
+    """Return the path if a ref means a `.tflite` file: ./x.tflite."""
+    parsed = refs.parse(ref) if isinstance(ref, str | Path) else None
+    is_file = isinstance(parsed, refs.PathRef) and parsed.path.suffix == ".tflite"
+    return parsed.path if is_file else None  # type: ignore[union-attr]
 
 
 def checkpoint(ref: Ref) -> "Checkpoint":
@@ -76,7 +84,8 @@ def load(
     """Return the deployed network, in eval mode, its weights verified by SHA-256.
 
     Args:
-        ref: `name[.tag]`, or the path of a checkpoint folder.
+        ref: `name[.tag]`, the path of a checkpoint folder, or of a `.tflite` file; the last gives
+            a module that takes and gives the file's own tensors, channels last.
         pretrained: False gives a freshly initialised network; nothing else ever does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
@@ -89,6 +98,10 @@ def load(
 
     from zoo.checkpoint import build
 
+    if path := tflite_path(ref):
+        from zoo.export.tflite import load_tflite
+
+        return load_tflite(path)
     if isinstance(dtype, str):
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
@@ -114,6 +127,13 @@ def run(
     """
     from zoo.tasks import task_of
 
+    if path := tflite_path(ref):
+        from zoo.export.tflite import run_tflite
+
+        outcome = run_tflite(path, source)
+        if out is not None:
+            outcome.save(out)
+        return outcome
     recipe = recipe_of(ref)
     model = load(ref, device=device, dtype=dtype)
     return task_of(recipe).run(model, recipe, source, None if out is None else Path(out))
@@ -217,13 +237,17 @@ def estimate(
     Args:
         item: a ref or recipe (weights are not needed), or a module of your own.
         target: a name of `zoo.cost.target_names()`, e.g. "ethos-u55-256".
-        method: "roofline", "measured" (only the CPU at hand), or "auto".
+        method: "roofline", "vela" (Ethos-U only), "measured" (only the CPU at hand), or "auto".
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
 
     """
     from zoo import cost
 
     device = cost.target(target)
+    if path := tflite_path(item):
+        from zoo.export.tflite_read import read_tflite
+
+        return cost.estimate(read_tflite(path), device, method=method)
     if not isinstance(item, str | Path | Recipe):
         return cost.estimate(item, device, method=method, input_shape=input_shape)
     from zoo.checkpoint import build
@@ -233,25 +257,58 @@ def estimate(
     return cost.estimate(build(recipe), device, method=method, input_shape=shape)
 
 
-def export(ref: Ref, path: Ref, *, format: str = "onnx") -> "OnnxFile":
+def export(
+    ref: Ref,
+    path: Ref,
+    *,
+    format: str = "onnx",
+    int8: bool = False,
+    npu: bool = False,
+    data: Ref | None = None,
+) -> "OnnxFile | TfliteFile":
     """Write a model as a deployable file; return its path and its largest error.
 
-    The file is run in its own runtime (ONNX Runtime) and compared with the module before it is
-    written; a difference is a `MismatchError`.
+    Args:
+        ref: of a checkpoint.
+        path: of the file.
+        format: "onnx" (run in ONNX Runtime and compared before it is written) or "tflite".
+        int8: quantize to int8, with ranges seen on `data`; for tflite.
+        npu: use operators that Ethos-U accelerators have; for tflite.
+        data: folder of pictures that int8 ranges are learned from.
+
     """
-    if format != "onnx":
-        raise UnknownNameError.near("format", format, ["onnx"], "known: onnx")
+    if format not in ("onnx", "tflite"):
+        raise UnknownNameError.near("format", format, ["onnx", "tflite"], "known: onnx, tflite")
+    if format == "onnx" and (int8 or npu):
+        raise MismatchError("int8 and npu need format='tflite'; ONNX files are float")
+    source = checkpoint(ref)
+    shape = source.recipe.input_shape
+    if format == "tflite":
+        import torch
+
+        from zoo.export.tflite import export_tflite
+        from zoo.tasks import task_of
+
+        if data is not None:
+            folder = Path(data).expanduser()
+            inputs = task_of(source.recipe).calibration(source.recipe, folder)
+        elif int8:
+            raise MismatchError(
+                "int8 needs inputs like those the device will see, to learn their ranges; "
+                "add --data DIR, a folder of pictures"
+            )
+        else:
+            inputs = [torch.rand(shape)]  # a float file is only compared on it
+        return export_tflite(source.load(), Path(path), shape, inputs, int8=int8, npu=npu)
     from zoo.export.onnx import export_onnx
     from zoo.files import probe
 
-    source = checkpoint(ref)
-    probe(Path(path).parent)
     facts = {
         "recipe": f"{source.recipe.name}.{source.tag}",
         "license": source.license,
         "sha256": source.config["files"]["model.safetensors"]["sha256"],
     }
-    return export_onnx(source.load(), Path(path), source.recipe.input_shape, metadata=facts)
+    return export_onnx(source.load(), Path(path), shape, metadata=facts)
 
 
 def card(ref: Ref) -> str:

@@ -49,7 +49,37 @@ def _list(args: Arguments) -> None:
         print(f"no recipe matches {args.pattern!r}; zoo list shows all", file=sys.stderr)
 
 
+def _show_file(args: Arguments, path: Any) -> None:
+    from zoo.cost.memory import plan
+    from zoo.export.tflite import describe
+    from zoo.export.tflite_read import read_tflite
+
+    graph = read_tflite(path)
+    rows = describe(graph)
+    arena = plan(graph, graph.tensors[graph.inputs[0]].dtype, in_place=False).arena_bytes
+    totals = {"file_bytes": path.stat().st_size, "macs": graph.macs, "arena_bytes": arena}
+    if args.json:
+        _print({**totals, "ops": rows})
+        return
+    table = [["#", "OPERATOR", "OUTPUT", "TYPE", "MACS", "WEIGHTS", "SCALE", "ZERO", "FROM"]]
+    for row in rows:
+        scale = "-" if row["scale"] is None else f"{row['scale']:.6g}"
+        zero = "-" if row["zero_point"] is None else str(row["zero_point"])
+        shape = "x".join(map(str, row["output"]))
+        numbers = [f"{row['macs']:,}", f"{row['weight_bytes']:,} B", scale, zero]
+        origin = row["module"] if len(row["module"]) <= 40 else f"{row['module'][:39]}…"
+        table.append([str(row["number"]), row["kind"], shape, row["dtype"], *numbers, origin])
+    _table(table)
+    print(
+        f"{totals['file_bytes']:,} bytes, {graph.macs:,} MACs, "
+        f"{arena:,} bytes of activations (planned as TFLite Micro does)"
+    )
+
+
 def _show(args: Arguments) -> None:
+    if path := api.tflite_path(args.ref):
+        _show_file(args, path)
+        return
     recipe = api.recipe_of(args.ref)
     weights = [api.checkpoint(f"{recipe.name}.{tag}") for tag in registry.shipped_tags(recipe.name)]
     if args.ref != recipe.name and (chosen := api.checkpoint(args.ref)):
@@ -98,6 +128,15 @@ def _run(args: Arguments) -> None:
     from zoo.tasks import task_of
 
     out = args.out
+    if api.tflite_path(args.ref):
+        facts = api.run(args.ref, args.source, out).to_json()
+        if args.json:
+            _print(facts)
+            return
+        for best in facts.get("best", []):
+            print("  ".join(f"{item['index']}: {item['value']:.4g}" for item in best))
+        print(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s", out or "")
+        return
     if out is None:
         from pathlib import Path
 
@@ -178,7 +217,10 @@ def _estimate(args: Arguments) -> None:
 
 def _export(args: Arguments) -> None:
     recipe = api.recipe_of(args.ref)
-    file = api.export(args.ref, args.out or f"{recipe.name}.{args.format}", format=args.format)
+    out = args.out or f"{recipe.name}.{args.format}"
+    file = api.export(
+        args.ref, out, format=args.format, int8=args.int8, npu=args.npu, data=args.data
+    )
     size = file.path.stat().st_size
     print(f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the module")
 
@@ -223,7 +265,8 @@ def _env(args: Arguments) -> None:
     from zoo import cache
 
     packages = "torch safetensors numpy pillow opencv-python-headless huggingface-hub accelerate "
-    packages += "datasets tensorboard onnx onnxruntime gradio"
+    packages += "datasets tensorboard onnx onnxruntime ai-edge-litert tflite-micro ethos-u-vela "
+    packages += "gradio"
     versions = {}
     for name in packages.split():
         try:
@@ -282,11 +325,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("estimate", _estimate, "estimate what a model costs on a device")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
     sub.add_argument("--target", default="ethos-u55-256", metavar="T[,T2]")
-    sub.add_argument("--method", default="auto", help="auto, roofline or measured")
+    sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
     sub.add_argument("--shape", metavar="N,C,H,W", help="input shape; default: the recipe's")
     sub = command("export", _export, "write a deployable file")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
-    sub.add_argument("--format", default="onnx", help="onnx")
+    sub.add_argument("--format", default="onnx", help="onnx or tflite")
+    sub.add_argument("--int8", action="store_true", help="quantize (tflite)")
+    sub.add_argument("--npu", action="store_true", help="only operators that Ethos-U has (tflite)")
+    sub.add_argument("--data", metavar="DIR", help="inputs that int8 learns its ranges from")
     sub.add_argument("--out", metavar="FILE")
     sub = command("card", _card, "render the model card")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo.cost.memory import plan
 from zoo.export.integer import IntegerNetwork
 from zoo.export.tflite_read import read_tflite
 
@@ -100,3 +101,12 @@ def test_person_accuracy(shared_data: Path, name: str, published: float) -> None
     pixels = np.stack(pictures)
     net = network(shared_data, name)
     assert accuracy(net, quantized(net, pixels / 255), labels) == pytest.approx(published, abs=0.3)
+
+
+# What TFLite Micro's allocator reports as the arena's head (reference/cost.md, section 5).
+@pytest.mark.parametrize(
+    ("name", "head"), [("kws", 16_000), ("ic", 49_152), ("vww", 73_728), ("ad", 768)]
+)
+def test_memory_plan_is_tflite_micros_to_the_byte(shared_data: Path, name: str, head: int) -> None:
+    graph = network(shared_data, name).graph
+    assert plan(graph, "int8", in_place=False).arena_bytes == head

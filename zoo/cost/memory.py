@@ -3,8 +3,9 @@
 Runtimes without a heap (TFLite Micro, Ethos-U drivers) place every activation at a fixed offset
 of one block, the tensor arena. Two activations may overlap in space when they never exist at the
 same time. The packing here is greedy by size, as in TFLite Micro (Pisarchyk and Lee,
-arXiv 2001.03288): buffers from large to small, each at the lowest offset that is free during its
-life. No packing can be smaller than the live bytes at the busiest moment; `Plan` gives both.
+arXiv 2001.03288): buffers from large to small (equal ones from the last to the first, as there),
+each at the lowest offset that is free during its life. No packing can be smaller than the live
+bytes at the busiest moment; `Plan` gives both.
 """
 
 from collections.abc import Mapping
@@ -63,7 +64,8 @@ def plan(
         first[owner] = min(first.get(owner, spans[name][0]), spans[name][0])
         last[owner] = max(last.get(owner, spans[name][1]), spans[name][1])
     placed: dict[str, int] = {}
-    for owner in sorted(first, key=lambda name: (-sizes[name], first[name], name)):
+    order = {name: place for place, name in enumerate(dict.fromkeys((*graph.tensors, *sizes)))}
+    for owner in sorted(first, key=lambda name: (-sizes[name], -order[name])):
         rivals = [
             (placed[other], placed[other] + sizes[other])
             for other in placed

@@ -27,6 +27,7 @@ from zoo.tasks.resize import resize
 __all__ = [
     "SELECT_BY",
     "batch",
+    "calibration",
     "default_output",
     "evaluate",
     "loss",
@@ -163,3 +164,19 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
         "protocol": f"Y of BT.601 (16-235)/255, border {scale} shaved, not rounded",
         "per_image": rows,
     }
+
+
+def calibration(recipe: Recipe, folder: Path) -> list[Tensor]:
+    """Return batches `(N, 1, P, P)` of luma that quantization learns ranges from.
+
+    Up to 16 squares of 96 pixels, evenly spread, from each of at most 32 pictures.
+    """
+    batches = []
+    for path in images.find(folder)[:32]:
+        picture = images.read(path)
+        plane = torch.from_numpy(images.luma(picture.pixels, picture.white))
+        size = min(96, *plane.shape)
+        tops, lefts = (np.linspace(0, n - size, 4).astype(int) for n in plane.shape)
+        squares = [plane[a : a + size, b : b + size] for a in tops for b in lefts]
+        batches.append(torch.stack(squares)[:, None])
+    return batches

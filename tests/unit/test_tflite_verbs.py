@@ -1,0 +1,107 @@
+"""The verbs on `.tflite` files: export, load, run, show, estimate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import zoo
+from zoo.checkpoint import Checkpoint, build
+from zoo.cli import main
+from zoo.errors import MismatchError
+from zoo.export.quantize import quantize
+from zoo.export.tflite import export_tflite
+from zoo.export.tflite_write import write_tflite
+from zoo.recipe import Recipe
+from zoo.registry import find
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 3)]
+    module = nn.Sequential(*layers).eval()
+    graph = quantize(module, [torch.rand(8, 1, 16, 16)], (1, 1, 16, 16))
+    return write_tflite(graph, tmp_path_factory.mktemp("files") / "net.tflite")
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_load_gives_the_files_integers(classifier: Path) -> None:
+    module = zoo.load(classifier)
+    output = module(torch.zeros(5, 16, 16, 1, dtype=torch.int8))
+    assert (output.dtype, output.shape) == (torch.int8, (5, 3))
+
+
+def test_run_takes_pictures_and_arrays(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    facts = json.loads(said(capsys, "run", str(classifier), str(tmp_path / "a.png"), "--json"))
+    assert facts["shape"] == [1, 3]
+    assert [item["value"] for item in facts["best"][0]] == sorted(
+        (item["value"] for item in facts["best"][0]), reverse=True
+    )
+    np.save(tmp_path / "x.npy", np.zeros((2, 16, 16, 1), np.int8))
+    text = said(
+        capsys, "run", str(classifier), str(tmp_path / "x.npy"), "--out", str(tmp_path / "y.npy")
+    )
+    assert "int8 (2, 3)" in text
+    wanted = zoo.load(classifier)(torch.zeros(2, 16, 16, 1, dtype=torch.int8))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted.numpy())
+
+
+def test_show_lists_operators_and_totals(
+    classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "show", str(classifier))
+    assert "conv2d+relu" in text
+    assert f"{classifier.stat().st_size:,} bytes, {4 * 49 * 9 + 4 * 49 * 3:,} MACs" in text
+    facts = json.loads(said(capsys, "show", str(classifier), "--json"))
+    assert [op["kind"] for op in facts["ops"]] == ["conv2d+relu", "reshape", "fully_connected"]
+
+
+def test_estimate_reads_files(classifier: Path) -> None:
+    cost = zoo.estimate(classifier, "stm32f746-216mhz-cmsisnn")
+    assert cost.macs == 4 * 49 * 9 + 4 * 49 * 3
+    assert cost.parameters["weights"] == 36 + 588
+
+
+@pytest.mark.parametrize("npu", [False, True])
+def test_export_of_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], npu: bool
+) -> None:
+    torch.manual_seed(0)
+    facts = find("sesr-m3-x2").to_json() | {"input_shape": [1, 1, 24, 32]}
+    recipe = Recipe.from_json(facts)
+    Checkpoint.write(tmp_path / "c", recipe, build(recipe).state_dict(), {})
+    out = tmp_path / "net.tflite"
+    options = ["--format", "tflite", "--int8", "--out", str(out), *["--npu"] * npu]
+    text = said(capsys, "export", str(tmp_path / "c"), *options)
+    assert f"{out.stat().st_size} bytes" in text
+    shown = json.loads(said(capsys, "show", str(out), "--json"))
+    kinds = [op["kind"] for op in shown["ops"]]
+    assert ("depth_to_space" in kinds) is not npu
+    assert kinds.count("conv2d") == 5
+    assert sum(op["macs"] for op in shown["ops"]) == shown["macs"] == 24 * 32 * 8912
+
+
+def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="format='tflite'"):
+        zoo.api.export("sesr-m3-x2", tmp_path / "a.onnx", int8=True)
+    with pytest.raises(MismatchError, match="no calibration inputs"):
+        export_tflite(nn.ReLU().eval(), tmp_path / "a.tflite", (1, 3), [])
+    with pytest.raises(MismatchError, match=r"no NumPy file"):
+        zoo.run(classifier, tmp_path / "absent.npy")
+    with pytest.raises(MismatchError, match=r"expected int8 \(N, 16, 16, 1\)"):
+        zoo.run(classifier, np.zeros((4, 4), np.int8))
+    assert not list(tmp_path.iterdir())

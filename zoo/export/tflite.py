@@ -1,0 +1,237 @@
+"""What the verbs do with `.tflite` files: write one from a module, load, describe and run one."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+from zoo.export.floating import FloatNetwork
+from zoo.export.graph import Graph
+from zoo.export.integer import IntegerNetwork
+from zoo.export.lower import lower
+from zoo.export.quantize import Options, calibrate, quantize_graph
+from zoo.export.rewrite import on_npu
+from zoo.export.tflite_read import read_tflite
+from zoo.export.tflite_write import write_tflite
+from zoo.files import write_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfliteFile:
+    """A file that was written.
+
+    Attributes:
+        path: where.
+        max_abs_error: largest difference between what the file computes (by our executor, which
+            gives the runtimes' integers) and the module, on the first calibration batch.
+        snr_db: the outputs' signal-to-noise ratio there; infinite for an exact copy.
+
+    """
+
+    path: Path
+    max_abs_error: float
+    snr_db: float
+
+
+def load_tflite(path: Path) -> IntegerNetwork | FloatNetwork:
+    """Return a file's network as a module, channels last: integers in and out if it is int8."""
+    graph = read_tflite(path)
+    integer = any(tensor.dtype == "int8" for tensor in graph.tensors.values())
+    return IntegerNetwork(graph) if integer else FloatNetwork(graph)
+
+
+def export_tflite(
+    module: nn.Module,
+    path: Path,
+    input_shape: tuple[int, ...],
+    calibration: Sequence[Tensor],
+    *,
+    int8: bool = True,
+    npu: bool = False,
+    options: Options = Options(),  # noqa: B008  # frozen
+) -> TfliteFile:
+    """Write a module in eval mode as a `.tflite` file and compare it with the module.
+
+    Args:
+        module: on the CPU, with its weights.
+        path: of the file, which is replaced in one step or not at all.
+        input_shape: of one inference, (1, C, H, W).
+        calibration: batches of inputs, `(N, C, H, W)`; int8 ranges and the comparison need them.
+        int8: quantize; else float32.
+        npu: use operators that Ethos-U accelerators have, where others mean the same.
+        options: how ranges are chosen.
+
+    Raises:
+        MismatchError: the module or the calibration inputs cannot be used.
+
+    """
+    if not calibration:
+        raise MismatchError("there are no calibration inputs; give at least one batch")
+    first = calibration[0]
+    probe, graph = (lower(module, shape) for shape in ((1, *first.shape[1:]), input_shape))
+    if int8:
+        ranges = calibrate(module, calibration, options)
+        probe, graph = quantize_graph(probe, ranges), quantize_graph(graph, ranges)
+    error, snr = _compare(module, probe, first)
+    write_tflite(on_npu(graph) if npu else graph, path)
+    return TfliteFile(path=path, max_abs_error=error, snr_db=snr)
+
+
+@torch.no_grad()
+def _compare(module: nn.Module, graph: Graph, x: Tensor) -> tuple[float, float]:
+    wanted, given = channels_last(module(x)), _outputs(graph, channels_last(x))
+    error = (given - wanted).double()
+    noise = float(error.square().mean())
+    snr = 10 * math.log10(float(wanted.double().var()) / noise) if noise else math.inf
+    return float(error.abs().max()), snr
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images as `(N, H, W, C)`, anything else as it is."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _outputs(graph: Graph, x: Tensor) -> Tensor:
+    """Return the real outputs of a graph, float or int8, for real inputs, channels last."""
+    if graph.tensors[graph.inputs[0]].quantization is None:
+        return FloatNetwork(graph)(x)
+    return dequantized(graph, IntegerNetwork(graph)(quantized(graph, x)))
+
+
+def quantized(graph: Graph, x: Tensor) -> Tensor:
+    """Return real inputs as the integers of the graph's input; halves go to the even integer."""
+    meaning = graph.tensors[graph.inputs[0]].quantization
+    if meaning is None:
+        return x
+    integers = torch.round(x / meaning.scale) + meaning.zero_point
+    return integers.clamp(-128, 127).to(torch.int8)
+
+
+def dequantized(graph: Graph, y: Tensor) -> Tensor:
+    """Return the graph's output integers as real numbers."""
+    meaning = graph.tensors[graph.outputs[0]].quantization
+    return y if meaning is None else (y.float() - meaning.zero_point) * meaning.scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a file's network gave.
+
+    Attributes:
+        output: as the file gives it, with the batch in front.
+        real: the same as real numbers.
+        seconds: of the network alone.
+
+    """
+
+    output: NDArray[Any]
+    real: NDArray[Any]
+    seconds: float
+
+    def save(self, path: str | Path) -> Path:
+        """Write the output as a NumPy file."""
+        import io
+
+        stream = io.BytesIO()
+        np.save(stream, self.output)
+        write_bytes(Path(path), stream.getvalue())
+        return Path(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return shape, time and, for vectors of scores, the five best of each sample."""
+        facts: dict[str, Any] = {
+            "shape": list(self.output.shape),
+            "dtype": str(self.output.dtype),
+            "seconds": round(self.seconds, 4),
+        }
+        if self.real.ndim == 2:
+            best = np.argsort(-self.real, axis=1, kind="stable")[:, :5]
+            facts["best"] = [
+                [{"index": int(i), "value": float(row[i])} for i in order]
+                for row, order in zip(self.real, best, strict=True)
+            ]
+        return facts
+
+
+def run_tflite(path: Path, source: Any) -> Outcome:
+    """Run a file's network on a NumPy file, an array or a picture.
+
+    Integers are taken as the file's own, floats as real numbers. Pictures are resized to the
+    input's size; their pixels are in [0, 1] if the input's range ends below 2, else in [0, 255].
+    """
+    network = load_tflite(path)
+    x = _input(network.graph, source)
+    start = time.perf_counter()
+    y = network(x)
+    seconds = time.perf_counter() - start
+    if isinstance(y, tuple):
+        raise MismatchError(f"{path} has {len(y)} outputs; use zoo.load and call the module")
+    return Outcome(output=y.numpy(), real=dequantized(network.graph, y).numpy(), seconds=seconds)
+
+
+def _input(graph: Graph, source: Any) -> Tensor:
+    tensor = graph.tensors[graph.inputs[0]]
+    if isinstance(source, str | Path) and Path(source).suffix != ".npy":
+        array = _picture(graph, source)
+    elif isinstance(source, str | Path):
+        try:
+            array = np.load(source, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise MismatchError(f"{source} is no NumPy file: {error}") from error
+    else:
+        array = np.asarray(source)
+    if array.shape == tensor.shape[1:]:
+        array = array[None]
+    if array.dtype.kind == "f":
+        return quantized(graph, torch.from_numpy(array.astype(np.float32)))
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _picture(graph: Graph, source: str | Path) -> NDArray[np.float32]:
+    from PIL import Image
+
+    from zoo.tasks import images
+
+    tensor = graph.tensors[graph.inputs[0]]
+    if len(tensor.shape) != 4 or tensor.shape[3] not in (1, 3):
+        raise MismatchError(f"the network takes {tensor.shape}, no picture; give a .npy file")
+    _, height, width, channels = tensor.shape
+    picture = images.to_pillow(images.read(source)).convert("L" if channels == 1 else "RGB")
+    small = picture.resize((width, height), Image.Resampling.BICUBIC)
+    pixels: NDArray[np.float32] = np.asarray(small).astype(np.float32)
+    meaning = tensor.quantization
+    if meaning is None or meaning.scale * (127 - meaning.zero_point) < 2:
+        pixels /= 255
+    return pixels.reshape(1, height, width, channels)
+
+
+def describe(graph: Graph) -> list[Mapping[str, Any]]:
+    """Return one row per operator: what it is, makes, costs and how its output is quantized."""
+    rows: list[Mapping[str, Any]] = []
+    for number, op in enumerate(graph.ops):
+        output = graph.tensors[op.outputs[0]]
+        parameters = [graph.tensors[name] for name in op.inputs if name in graph.values]
+        activation = op.attributes.get("activation")
+        meaning = output.quantization
+        rows.append(
+            {
+                "number": number,
+                "kind": f"{op.kind}+{activation}" if activation else op.kind,
+                "output": list(output.shape),
+                "dtype": output.dtype,
+                "macs": op.macs,
+                "weight_bytes": sum(tensor.bytes() for tensor in parameters),
+                "scale": meaning.scale if meaning else None,
+                "zero_point": meaning.zero_point if meaning else None,
+                "module": op.module,
+            }
+        )
+    return rows
