@@ -39,7 +39,7 @@ def ratio(times: Mapping[str, list[float]], above: str, below: str) -> dict[str,
 
 def machine(threads: int) -> dict[str, Any]:
     """Return what the figures depend on: processor, threads, versions, date."""
-    names = ("torch", "numpy", "onnxruntime", "pillow")
+    names = ("torch", "numpy", "onnxruntime", "pillow", "tflite-micro", "ethos-u-vela")
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():
@@ -52,9 +52,16 @@ def machine(threads: int) -> dict[str, Any]:
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": platform.system(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
+        **{name: _version(name) for name in names},
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def report(name: str, threads: int, result: Mapping[str, Any], rows: list[list[str]]) -> None:

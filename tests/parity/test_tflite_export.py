@@ -194,3 +194,17 @@ def test_an_operator_without_a_form_is_named_with_its_module() -> None:
     module = nn.Sequential(nn.Conv2d(1, 12, 3), nn.PixelShuffle(2))
     with pytest.raises(MismatchError, match=r"depth_to_space at 1 makes 3 channels"):
         lower(module.eval(), (1, 1, 8, 8))
+
+
+def test_integers_do_not_depend_on_the_users_precision() -> None:
+    module, x = make("residual")
+    graph = quantize(module, [x], (1, 3, 16, 16))
+    network, q = IntegerNetwork(graph), integers(graph, x)
+    wanted = network(q)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(network(q), wanted)
+    finally:
+        torch.set_float32_matmul_precision(before)

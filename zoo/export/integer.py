@@ -1,5 +1,9 @@
 """`IntegerNetwork`: an int8 graph as a module that computes the integers the device computes."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +13,7 @@ from zoo.export.integer_base import Kernel
 from zoo.export.integer_ops import KERNELS
 
 _TORCH = {"int8": torch.int8, "float32": torch.float32}
-_CHUNK = 2**19  # elements of the largest activation that are worked on at once
+_CHUNK = 2**17  # elements of the largest activation that are worked on at once: 1 MB of float64
 
 
 class IntegerNetwork(nn.Module):
@@ -63,14 +67,15 @@ class IntegerNetwork(nn.Module):
         for name, given in zip(self.graph.inputs, inputs, strict=True):
             self._check_input(name, given)
         count = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-        if not self.batched or count <= self._chunk:
-            results = self._run(inputs)
-        else:
-            parts = [
-                self._run(tuple(x[i : i + self._chunk] for x in inputs))
-                for i in range(0, count, self._chunk)
-            ]
-            results = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        with _full_precision():
+            if not self.batched or count <= self._chunk:
+                results = self._run(inputs)
+            else:
+                parts = [
+                    self._run(tuple(x[i : i + self._chunk] for x in inputs))
+                    for i in range(0, count, self._chunk)
+                ]
+                results = tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return results[0] if len(results) == 1 else results
 
     def _check_input(self, name: str, given: Tensor) -> None:
@@ -86,7 +91,7 @@ class IntegerNetwork(nn.Module):
             )
 
     def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values = {}
+        values: dict[str, Tensor] = {}
         for name, given in zip(self.graph.inputs, inputs, strict=True):
             quantization = self.graph.tensors[name].quantization
             shift = 0 if quantization is None else quantization.zero_point
@@ -102,6 +107,21 @@ class IntegerNetwork(nn.Module):
         if tensor.quantization is None:
             return value
         return (value + tensor.quantization.zero_point).to(_TORCH[tensor.dtype]).contiguous()
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep float32 products exact, whatever precision the user has allowed elsewhere."""
+    modules: list[Any] = [getattr(torch.backends.mkldnn, name) for name in ("conv", "matmul")]
+    before = [module.fp32_precision for module in modules]
+    try:
+        for module in modules:
+            module.fp32_precision = "ieee"
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        for module, precision in zip(modules, before, strict=True):
+            module.fp32_precision = precision
 
 
 def _is_batched(graph: Graph) -> bool:

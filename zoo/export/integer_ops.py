@@ -138,22 +138,21 @@ def _add(graph: Graph, op: Op) -> Kernel:
         top = np.float32(2) * np.float32(max(first.scale, second.scale))
         ratios = [float(np.float32(q.scale) / top) for q in (first, second)]
         final = float(top / (np.float32(2**_ADD_SHIFT) * np.float32(output.scale)))
-    tables = []
-    for ratio in ratios:
-        pair = fixedpoint.quantize_multiplier(ratio)
-        steps = np.arange(-255, 256, dtype=np.int64) << _ADD_SHIFT
-        tables.append(torch.from_numpy(fixedpoint.multiply(steps, *map(np.int64, pair))).double())
-    if op.kind == "sub":
-        tables[1] = -tables[1]
-    bound = int(tables[0].abs().max() + tables[1].abs().max())
-    rescale = Rescale(final, bound, *limits(graph, op))
+    # The inputs gain 20 bits before they are brought to one scale.
+    steps = np.arange(-255, 256, dtype=np.int64) << _ADD_SHIFT
+    scaled = [
+        Rescale(ratio, 255 << _ADD_SHIFT, -(2**31), 2**31 - 1, domain=steps) for ratio in ratios
+    ]
+    sign = 1 if op.kind == "add" else -1
+    bound = sum(int(np.abs(rescale.exact(steps[:, None])).max()) for rescale in scaled)
+    final_rescale = Rescale(final, bound, *limits(graph, op))
 
     def run(*inputs: Tensor) -> Tensor:
         x, y = (
-            table[operand.to(torch.int32) + 255]
-            for table, operand in zip(tables, operands(graph, op, inputs), strict=True)
+            rescale(operand.to(torch.float64) * 2**_ADD_SHIFT)
+            for rescale, operand in zip(scaled, operands(graph, op, inputs), strict=True)
         )
-        return rescale(x + y)
+        return final_rescale(torch.add(x, y, alpha=sign))
 
     return run
 

@@ -121,16 +121,19 @@ def _check_batch(batch: Array, number: int) -> None:
 
 
 def _extremes(name: str, value: Array, options: Options) -> Range:
-    if not bool(torch.isfinite(value).all()) and not bool(torch.isneginf(value).any()):
+    low, high = (float(limit) for limit in torch.aminmax(value))
+    if low == -math.inf and math.isfinite(high):  # the padding of a max pool
+        value = value[torch.isfinite(value)]
+        low = float(value.amin())
+    if not math.isfinite(low) or not math.isfinite(high):
         raise MismatchError(f"{name} is not finite on the calibration inputs")
-    value = value[torch.isfinite(value)]  # the padding of a max pool is minus infinity
     if options.observer != "percentile":
-        return float(value.amin()), float(value.amax())
+        return low, high
     flat = value.flatten()
     step = max(1, flat.numel() // _BINS_KEPT)  # evenly, so that the result is the same each time
     top = options.percentile / 100
-    low, high = torch.quantile(flat[::step].double(), torch.tensor([1 - top, top]).double())
-    return float(low), float(high)
+    cuts = torch.quantile(flat[::step].double(), torch.tensor([1 - top, top]).double())
+    return float(cuts[0]), float(cuts[1])
 
 
 def _merged(old: Range | None, new: Range, options: Options) -> Range:

@@ -21,9 +21,9 @@ from torch import Tensor
 from zoo.errors import MismatchError
 from zoo.export import fixedpoint
 
-# Distance to a step that float64 does not bridge: results stay below 2^9, so the product and two
-# additions are each off by at most 2^-45.
-_SAFE = 2.0**-43
+# Distance to a step that float64 does not bridge, relative to the largest result: the product and
+# two additions are each off by at most 2^-53 of it.
+_SAFE = 2.0**-51
 
 
 class Rescale:
@@ -36,6 +36,7 @@ class Rescale:
         high: largest result.
         bias: integers that belong to x, one per channel.
         add_bias: whether x comes without its bias.
+        domain: every x that can occur, where they are few and the results many.
         multipliers: (multiplier, shift) pairs instead of `factors`, for the kernels that derive
             them otherwise.
 
@@ -53,6 +54,7 @@ class Rescale:
         *,
         bias: NDArray[np.float64] | None = None,
         add_bias: bool = False,
+        domain: NDArray[np.int64] | None = None,
         multipliers: list[tuple[int, int]] | None = None,
     ) -> None:
         self._bias = torch.from_numpy(bias) if bias is not None and add_bias else None
@@ -64,6 +66,7 @@ class Rescale:
         pairs = np.array(multipliers, np.int64).reshape(-1, 2)
         self.multiplier, self.shift = pairs[:, 0], pairs[:, 1]
         self.low, self.high = low, high
+        self.wide = max(-low, high) > 2**24  # results that float32 cannot hold stay float64
         centre = np.zeros(1) if bias is None else bias
         reach = np.asarray(bound, np.float64)
         left = np.clip(self.shift, 0, None)
@@ -72,7 +75,10 @@ class Rescale:
         right = np.clip(-self.shift, 0, None)
         self._factor = self.multiplier * 2.0 ** (self.shift - 31.0)
         self._nudge = np.where(right > 0, 2.0 ** -(right + 1.0), 0.0)
-        self.exact_in_float = self._check(centre, reach)
+        if domain is None:
+            self.exact_in_float = self._check(centre, reach)
+        else:
+            self.exact_in_float = self._agrees(domain[:, None])
         # Below zero every result is clamped to zero or above: the nudge may point up everywhere.
         offset = 0.5 + (self._nudge if low >= 0 else 0.0)
         self._offset = torch.from_numpy(np.broadcast_to(offset, self._factor.shape).copy())
@@ -82,17 +88,19 @@ class Rescale:
         self._integers = torch.from_numpy(self.multiplier), torch.from_numpy(self.shift)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the float32 integers for float32 or float64 integers x, channels last."""
+        """Return the integers for float32 or float64 integers x, channels last."""
         x = x.to(torch.float64)
         if self._bias is not None:
             x = x + self._bias
         if not self.exact_in_float:
             result = fixedpoint.multiply(x.to(torch.int64), *self._integers)
-            return result.clamp_(self.low, self.high).to(torch.float32)
+            result = result.clamp_(self.low, self.high)
+            return result.to(torch.float64 if self.wide else torch.float32)
         y = torch.addcmul(self._offset, x, self._factor_t)
         if self._nudge_t is not None:
             y.addcmul_(x.sign(), self._nudge_t)
-        return y.floor_().clamp_(self.low, self.high).to(torch.float32)
+        y = y.floor_().clamp_(self.low, self.high)
+        return y if self.wide else y.to(torch.float32)
 
     def exact(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the result by integer arithmetic alone; x is (..., channels)."""
@@ -120,4 +128,5 @@ class Rescale:
         distance = np.abs(value - np.round(value))
         tie = (distance == 0) & (x * self.multiplier % 2**30 == 0)  # exact in 53 bits
         same = np.clip(np.floor(value), self.low, self.high) == self.exact(x)
-        return bool(np.all(same & (tie | (distance > _SAFE))))
+        safe = _SAFE * max(256, abs(self.low), abs(self.high))
+        return bool(np.all(same & (tie | (distance > safe))))
