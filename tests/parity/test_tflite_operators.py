@@ -42,6 +42,8 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("softmax", [IMAGE], IMAGE, {"dim": 3, "beta": 0.5}, False),
     ("concat", [IMAGE, IMAGE], (1, 6, 5, 16), {"dim": 3}, True),
     ("concat", [IMAGE, IMAGE], (1, 12, 5, 8), {"dim": 1}, True),
+    ("maximum", [IMAGE, IMAGE], IMAGE, {}, True),
+    ("minimum", [IMAGE, (1, 1, 1, 8)], IMAGE, {}, True),
     ("pad", [IMAGE], (1, 9, 9, 8), {"padding": AROUND, "value": 0}, True),
     ("pad", [IMAGE], (1, 9, 9, 8), {"padding": AROUND, "value": -5}, True),
     ("transpose", [IMAGE], (1, 8, 6, 5), {"dims": (0, 3, 1, 2)}, True),

@@ -84,6 +84,10 @@ def test_export_of_a_checkpoint(
     facts = find("sesr-m3-x2").to_json() | {"input_shape": [1, 1, 24, 32]}
     recipe = Recipe.from_json(facts)
     Checkpoint.write(tmp_path / "c", recipe, build(recipe).state_dict(), {})
+    said(
+        capsys, "export", str(tmp_path / "c"), "--format", "tflite", "--out", f"{tmp_path}/f.tflite"
+    )
+    assert zoo.load(tmp_path / "f.tflite")(torch.rand(2, 24, 32, 1)).shape == (2, 48, 64, 1)
     out = tmp_path / "net.tflite"
     options = ["--format", "tflite", "--int8", "--out", str(out), *["--npu"] * npu]
     text = said(capsys, "export", str(tmp_path / "c"), *options)

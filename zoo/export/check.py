@@ -192,6 +192,8 @@ _SHAPES: dict[str, Callable[[Graph, Op, list[Shape]], Shape]] = {
     "add": _broadcast,
     "sub": _broadcast,
     "mul": _broadcast,
+    "maximum": _broadcast,
+    "minimum": _broadcast,
     "prelu": _prelu,
     "relu": _same,
     "relu6": _same,

@@ -110,6 +110,8 @@ _KERNELS: dict[str, Callable[..., Tensor]] = {
     "add": lambda graph, op, x, y: x + y,
     "sub": lambda graph, op, x, y: x - y,
     "mul": lambda graph, op, x, y: x * y,
+    "maximum": lambda graph, op, x, y: torch.maximum(x, y),
+    "minimum": lambda graph, op, x, y: torch.minimum(x, y),
     "relu": lambda graph, op, x: x.relu(),
     "relu6": lambda graph, op, x: x.clamp(0, 6),
     "prelu": lambda graph, op, x, slope: torch.where(x >= 0, x, x * slope),

@@ -35,7 +35,7 @@ MAC_KINDS = frozenset({"conv2d", "depthwise_conv2d", "fully_connected"})
 SCALAR_ACTIVATIONS = frozenset(
     {"relu", "relu6", "clamp", "leaky_relu", "hard_swish", "silu", "gelu", "sigmoid", "tanh"}
 )
-ELEMENTWISE = SCALAR_ACTIVATIONS | {"prelu", "add", "sub", "mul", "div"}
+ELEMENTWISE = SCALAR_ACTIVATIONS | {"prelu", "add", "sub", "mul", "div", "maximum", "minimum"}
 MOVEMENT = frozenset({"reshape", "transpose", "depth_to_space"})
 
 

@@ -62,6 +62,12 @@ def _concat(graph: Graph, op: Op) -> Kernel:
     return run
 
 
+def _extreme(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    choose = torch.maximum if op.kind == "maximum" else torch.minimum
+    return lambda *inputs: choose(*operands(graph, op, inputs))
+
+
 def _pad(graph: Graph, op: Op) -> Kernel:
     same_quantization(graph, op)
     return lambda x: F.pad(x, op.attributes["padding"], value=op.attributes["value"])
@@ -121,6 +127,8 @@ MOVES: dict[str, Callable[[Graph, Op], Kernel]] = {
     "avg_pool2d": _avg_pool2d,
     "max_pool2d": _max_pool2d,
     "concat": _concat,
+    "maximum": _extreme,
+    "minimum": _extreme,
     "pad": _pad,
     "reshape": _reshape,
     "transpose": _transpose,

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
-from zoo.export.graph import Graph, Op
+import numpy as np
+
+from zoo.export.graph import Graph, Op, Tensor
 
 
 def on_npu(graph: Graph) -> Graph:
@@ -37,3 +39,40 @@ def on_npu(graph: Graph) -> Graph:
             for kind, source, out, attributes in parts
         ]
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors)
+
+
+def without_clamps(graph: Graph) -> Graph:
+    """Return an equal float graph whose fused clamps are MAXIMUM and MINIMUM with a scalar.
+
+    An int8 graph needs none: its outputs' ranges saturate at the limits.
+    """
+    ops: list[Op] = []
+    tensors, values = dict(graph.tensors), dict(graph.values)
+    for op in graph.ops:
+        if op.attributes.get("activation") != "clamp":
+            ops.append(op)
+            continue
+        output = tensors[op.outputs[0]]
+        limits = zip(("maximum", "minimum"), op.attributes["activation_limits"], strict=True)
+        parts = [(kind, limit) for kind, limit in limits if limit is not None]
+        names = [*(f"{op.name}.{place}" for place in range(len(parts))), output.name]
+        plain = {k: v for k, v in op.attributes.items() if not k.startswith("activation")}
+        ops.append(dataclasses.replace(op, attributes=plain, outputs=(names[0],)))
+        for place, (kind, limit) in enumerate(parts):
+            source, scalar = names[place], f"{op.name}.{kind}"
+            shape = (1,) * len(output.shape)
+            tensors[source] = dataclasses.replace(output, name=source, kind="activation")
+            tensors[scalar] = Tensor(name=scalar, shape=shape, dtype="float32", kind="constant")
+            values[scalar] = np.full(shape, limit, np.float32)
+            ops.append(
+                dataclasses.replace(
+                    op,
+                    name=scalar,
+                    kind=kind,
+                    inputs=(source, scalar),
+                    outputs=(names[place + 1],),
+                    attributes={},
+                    macs=0,
+                )
+            )
+    return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)

@@ -18,7 +18,7 @@ from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
 from zoo.export.quantize import Options, calibrate, quantize_graph
-from zoo.export.rewrite import on_npu
+from zoo.export.rewrite import on_npu, without_clamps
 from zoo.export.tflite_read import read_tflite
 from zoo.export.tflite_write import write_tflite
 from zoo.files import write_bytes
@@ -80,6 +80,8 @@ def export_tflite(
     if int8:
         ranges = calibrate(module, calibration, options)
         probe, graph = quantize_graph(probe, ranges), quantize_graph(graph, ranges)
+    else:
+        probe, graph = without_clamps(probe), without_clamps(graph)
     error, snr = _compare(module, probe, first)
     write_tflite(on_npu(graph) if npu else graph, path)
     return TfliteFile(path=path, max_abs_error=error, snr_db=snr)

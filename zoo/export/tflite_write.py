@@ -150,7 +150,10 @@ def _quantization(meaning: Quantization | None) -> dict[str, Any] | None:
 def _activation(op: Op) -> int:
     activation = op.attributes.get("activation")
     if activation not in _ACTIVATIONS:
-        raise MismatchError(f"{op.label} has the fused activation {activation!r}, not in TFLite")
+        raise MismatchError(
+            f"{op.label} has the fused activation {activation!r}, which TFLite has not; for clamps "
+            "use zoo.export.rewrite.without_clamps"
+        )
     return _ACTIVATIONS[activation]
 
 
@@ -255,6 +258,8 @@ _HANDLERS: Mapping[str, Callable[[Graph, Op], Parts]] = {
     "sub": _with_activation,
     "mul": _with_activation,
     "prelu": _plain,
+    "maximum": _plain,
+    "minimum": _plain,
     "relu": _plain,
     "relu6": _plain,
     "quantize": _plain,
