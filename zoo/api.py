@@ -271,19 +271,21 @@ def export(
     Args:
         ref: of a checkpoint.
         path: of the file.
-        format: "onnx" (run in ONNX Runtime and compared before it is written) or "tflite".
-        int8: quantize to int8, with ranges seen on `data`; for tflite.
-        npu: use operators that Ethos-U accelerators have; for tflite.
+        format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
+            (a `.tflite` file as a C array).
+        int8: quantize to int8, with ranges seen on `data`; not for onnx.
+        npu: use operators that Ethos-U accelerators have; not for onnx.
         data: folder of pictures that int8 ranges are learned from.
 
     """
-    if format not in ("onnx", "tflite"):
-        raise UnknownNameError.near("format", format, ["onnx", "tflite"], "known: onnx, tflite")
+    formats = ("onnx", "tflite", "c")
+    if format not in formats:
+        raise UnknownNameError.near("format", format, formats, f"known: {', '.join(formats)}")
     if format == "onnx" and (int8 or npu):
         raise MismatchError("int8 and npu need format='tflite'; ONNX files are float")
     source = checkpoint(ref)
     shape = source.recipe.input_shape
-    if format == "tflite":
+    if format != "onnx":
         import torch
 
         from zoo.export.tflite import export_tflite
@@ -299,7 +301,10 @@ def export(
             )
         else:
             inputs = [torch.rand(shape)]  # a float file is only compared on it
-        return export_tflite(source.load(), Path(path), shape, inputs, int8=int8, npu=npu)
+        module, array = source.load(), format == "c"
+        return export_tflite(
+            module, Path(path), shape, inputs, int8=int8, npu=npu, c_array=array
+        )
     from zoo.export.onnx import export_onnx
     from zoo.files import probe
 

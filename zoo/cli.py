@@ -329,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--shape", metavar="N,C,H,W", help="input shape; default: the recipe's")
     sub = command("export", _export, "write a deployable file")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
-    sub.add_argument("--format", default="onnx", help="onnx or tflite")
+    sub.add_argument("--format", default="onnx", help="onnx, tflite or c")
     sub.add_argument("--int8", action="store_true", help="quantize (tflite)")
     sub.add_argument("--npu", action="store_true", help="only operators that Ethos-U has (tflite)")
     sub.add_argument("--data", metavar="DIR", help="inputs that int8 learns its ranges from")

@@ -1,6 +1,9 @@
 """The verbs on `.tflite` files: export, load, run, show, estimate."""
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import zoo
 from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
 from zoo.errors import MismatchError
+from zoo.export.carray import write_c_array
 from zoo.export.quantize import quantize
 from zoo.export.tflite import export_tflite
 from zoo.export.tflite_write import write_tflite
@@ -97,6 +101,23 @@ def test_export_of_a_checkpoint(
     assert ("depth_to_space" in kinds) is not npu
     assert kinds.count("conv2d") == 5
     assert sum(op["macs"] for op in shown["ops"]) == shown["macs"] == 24 * 32 * 8912
+
+
+def test_c_array_holds_the_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) + b"end"
+    text = write_c_array(content, tmp_path / "2-my model.h").read_text()
+    assert "alignas(16) static const unsigned char model_2_my_model[] = {" in text
+    numbers = re.findall(r"0x(..),", text)
+    assert bytes.fromhex("".join(numbers)) == content
+    compiler = shutil.which("cc")
+    if compiler:
+        source = tmp_path / "a.c"
+        source.write_text(f"{text}int main(void) {{ return (int)(model_2_my_model_size != 259); }}")
+        program = str(tmp_path / "a")
+        subprocess.run(
+            [compiler, "-std=c11", "-Wall", "-Werror", str(source), "-o", program], check=True
+        )
+        subprocess.run([program], check=True)
 
 
 def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.export.carray import write_c_array
 from zoo.export.floating import FloatNetwork
 from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
@@ -20,7 +21,7 @@ from zoo.export.lower import lower
 from zoo.export.quantize import Options, calibrate, quantize_graph
 from zoo.export.rewrite import on_npu, without_clamps
 from zoo.export.tflite_read import read_tflite
-from zoo.export.tflite_write import write_tflite
+from zoo.export.tflite_write import serialize_tflite
 from zoo.files import write_bytes
 
 
@@ -56,6 +57,7 @@ def export_tflite(
     *,
     int8: bool = True,
     npu: bool = False,
+    c_array: bool = False,
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> TfliteFile:
     """Write a module in eval mode as a `.tflite` file and compare it with the module.
@@ -67,6 +69,7 @@ def export_tflite(
         calibration: batches of inputs, `(N, C, H, W)`; int8 ranges and the comparison need them.
         int8: quantize; else float32.
         npu: use operators that Ethos-U accelerators have, where others mean the same.
+        c_array: write the file as a C array, see `zoo.export.carray`.
         options: how ranges are chosen.
 
     Raises:
@@ -83,7 +86,11 @@ def export_tflite(
     else:
         probe, graph = without_clamps(probe), without_clamps(graph)
     error, snr = _compare(module, probe, first)
-    write_tflite(on_npu(graph) if npu else graph, path)
+    content = serialize_tflite(on_npu(graph) if npu else graph)
+    if c_array:
+        write_c_array(content, path)
+    else:
+        write_bytes(path, content)
     return TfliteFile(path=path, max_abs_error=error, snr_db=snr)
 
 
