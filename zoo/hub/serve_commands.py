@@ -1,0 +1,89 @@
+"""The command `zoo hub`: serve a hub of one's own, make tokens for it, tidy it up."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo.errors import MissingExtraError
+
+Arguments = argparse.Namespace
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    actions = command("hub", _none, "a hub of your own: serve, token, gc").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    sub = actions.add_parser("serve", help="serve a folder to every Hub tool")
+    sub.set_defaults(act=_serve)
+    _folder(sub)
+    sub.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    sub.add_argument("--port", type=int, default=7870)
+    sub.add_argument("--public-url", metavar="URL", help="what clients call it behind a proxy")
+    sub.add_argument("--quota", type=float, metavar="GB", help="large files of each namespace")
+    sub = actions.add_parser("token", help="make a token; it is shown once").add_subparsers(
+        required=True, metavar="create"
+    )
+    sub = sub.add_parser("create", help="make a token; it is shown once")
+    sub.set_defaults(act=_token)
+    _folder(sub)
+    sub.add_argument("--user", required=True, help="whose; made if new")
+    sub.add_argument("--role", choices=["read", "write", "admin"], default="write")
+    sub.add_argument("--org", action="append", default=[], help="a team that the user is in")
+    sub.add_argument("--name", default="token", help="what to call it")
+    sub.add_argument("--days", type=float, help="how long it is valid; default: for ever")
+    sub = actions.add_parser("gc", help="remove large files that nothing refers to; check all")
+    sub.set_defaults(act=_collect)
+    _folder(sub)
+    sub.add_argument("--check", action="store_true", help="also hash every large file again")
+    sub.add_argument("--hours", type=float, default=24, help="keep what is younger; default: 24")
+
+
+def _folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dir", required=True, type=Path, help="the hub's folder")
+
+
+def _none(args: Arguments) -> None:
+    """Stand in for an action; the parser insists on one."""
+
+
+def _serve(args: Arguments) -> None:
+    try:
+        from zoo.hub import server
+        from zoo.hub.server.common import Settings
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "hub") from error
+    quota = None if args.quota is None else int(args.quota * 1e9)
+    settings = Settings(public_url=args.public_url, quota_bytes=quota)
+    server.serve(args.dir, host=args.host, port=args.port, settings=settings)
+
+
+def _token(args: Arguments) -> None:
+    try:
+        from zoo.hub import server
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "hub") from error
+    token = server.token(
+        args.dir,
+        args.user,
+        role=args.role,
+        label=args.name,
+        orgs=tuple(args.org),
+        days=args.days,
+    )
+    print(json.dumps({"token": token, "user": args.user}) if args.json else token)
+
+
+def _collect(args: Arguments) -> None:
+    try:
+        from zoo.hub.server.garbage import collect
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "hub") from error
+    found = collect(args.dir, hours=args.hours, check=args.check)
+    if args.json:
+        print(json.dumps(vars(found)))
+        return
+    print(f"removed {found.removed} large files, {found.removed_bytes / 1e6:.1f} MB")
+    if args.check:
+        print(f"checked {found.checked}; damaged: {', '.join(found.damaged) or 'none'}")

@@ -1,0 +1,104 @@
+"""Users, teams and tokens. The store keeps a token's sha256 only: it is shown once, when made."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+import string
+import time
+from dataclasses import dataclass
+
+from zoo.hub.server.common import Refused, checked_name
+from zoo.hub.server.index import Index
+
+INVALID = "Invalid credentials in Authorization header"  # the client looks for these words
+ROLES = ("read", "write", "admin")  # an admin writes in every namespace
+_ALPHABET = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who is asking: a user, the teams it belongs to, and the rights of the token it showed."""
+
+    user: str
+    orgs: tuple[str, ...]
+    role: str
+    label: str
+
+    def owns(self, namespace: str) -> bool:
+        """Return whether the namespace is the user's own, or one of its teams."""
+        if self.role == "admin":
+            return True
+        return namespace.lower() in {name.lower() for name in (self.user, *self.orgs)}
+
+
+def create_token(
+    index: Index,
+    user: str,
+    *,
+    role: str = "write",
+    label: str = "token",
+    orgs: tuple[str, ...] = (),
+    days: float | None = None,
+) -> str:
+    """Return a new token of `user`, who is made a user and a member of `orgs` if need be."""
+    checked_name(user, "namespace")
+    token = "hf_" + "".join(secrets.choice(_ALPHABET) for _ in range(34))
+    now = time.time()
+    with index.write():
+        index.run("INSERT OR IGNORE INTO users VALUES (?, ?)", user, now)
+        for org in orgs:
+            index.run(
+                "INSERT OR IGNORE INTO members VALUES (?, ?)", user, checked_name(org, "namespace")
+            )
+        index.run(
+            "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)",
+            *(_hash(token), label, user, role, now, None if days is None else now + days * 86400),
+        )
+    return token
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def account_of(index: Index, authorization: str | None) -> Account | None:
+    """Return the account that an Authorization header proves; None for no header.
+
+    Raises:
+        Refused: 401; the token is unknown or has expired.
+
+    """
+    if not authorization:
+        return None
+    scheme, _, value = authorization.partition(" ")
+    token = value.strip()
+    if scheme.lower() == "basic":  # git sends the token as the password, or as the user's name
+        try:
+            name, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            raise Refused(401, INVALID) from None
+        token = password or name
+    digest = _hash(token)
+    row = index.one("SELECT * FROM tokens WHERE hash = ?", digest)
+    # A look-up by hash tells nothing about a token by its timing; the comparison is for form.
+    if row is None or not hmac.compare_digest(row["hash"], digest):
+        raise Refused(401, INVALID)
+    if row["expires"] is not None and row["expires"] < time.time():
+        raise Refused(401, INVALID)
+    orgs = index.all("SELECT org FROM members WHERE user = ? ORDER BY org", row["user"])
+    known = index.one("SELECT name FROM users WHERE name = ?", row["user"])
+    user = known["name"] if known else row["user"]
+    return Account(user, tuple(org["org"] for org in orgs), row["role"], row["label"])
+
+
+def sign(secret: bytes, *parts: object) -> str:
+    """Return the signature of `parts` under the store's secret."""
+    text = "\0".join(str(part) for part in parts)
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def signed(secret: bytes, signature: str, *parts: object) -> bool:
+    """Return whether `signature` is that of `parts`."""
+    return hmac.compare_digest(sign(secret, *parts).encode(), signature.encode())

@@ -1,0 +1,101 @@
+"""The ASGI application: routes, errors as the client maps them, and headers of every answer."""
+
+import inspect
+import logging
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from zoo.hub.server import (
+    collections,
+    commits,
+    downloads,
+    githttp,
+    lfs,
+    listing,
+    pages,
+    repositories,
+    trees,
+    xet,
+)
+from zoo.hub.server.call import Call, Routes, answer, in_thread
+from zoo.hub.server.common import MIB, Refused
+from zoo.hub.server.hub import Hub
+
+log = logging.getLogger("zoo.hub")
+
+_SAFE = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"x-frame-options": b"DENY",
+}
+_DRAIN = 16 * MIB  # of a refused request; a client that is still sending would not read the answer
+
+
+class Application:
+    """The hub as an ASGI application."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.routes = Routes()
+        modules = (repositories, listing, trees, commits, lfs, xet, collections, githttp)
+        for module in (*modules, downloads, pages):  # the pages' patterns are the widest
+            self.routes.extend(module.routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {key.lower() for key, _ in message["headers"]}
+                extra = [item for item in _SAFE.items() if item[0] not in present]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, guarded)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            handler, parameters, identify = self.routes.match(
+                request.method, request.scope["raw_path"]
+            )
+            call = Call(request, self.hub, parameters)
+            if identify:
+                await in_thread(call.identify)
+            if inspect.iscoroutinefunction(handler):
+                response: Response = await handler(call)
+            else:
+                response = await in_thread(handler, call)
+            return response
+        except Refused as refusal:
+            await _drain(request)
+            if refusal.status == 401 and "git" in request.headers.get("user-agent", ""):
+                refusal.headers["WWW-Authenticate"] = 'Basic realm="zoo hub"'  # git then asks
+            return answer(refusal.body, refusal.status, refusal.headers)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            log.exception("%s %s", request.method, request.url.path)
+            return answer({"error": "internal error; the server's log has the details"}, 500)
+
+
+async def _drain(request: Request) -> None:
+    """Read on for a while, so that the client has sent its body and reads our answer."""
+    if int(request.headers.get("content-length") or 0) > _DRAIN:
+        return
+    seen = 0
+    try:
+        async for data in request.stream():
+            seen += len(data)
+            if seen > _DRAIN:
+                return
+    except (RuntimeError, ClientDisconnect):  # it was read to its end already
+        return

@@ -1,0 +1,214 @@
+"""One request: who asks, what for, and its body within bounds. And the table of routes.
+
+Routes are matched on the raw path, because revisions and paths arrive with an encoded slash
+(`refs%2Fpr%2F1`) that a decoded path cannot tell from a real one.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import quote, unquote
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from zoo.hub.server.accounts import Account, account_of
+from zoo.hub.server.common import MIB, Name, Refused, bad
+from zoo.hub.server.hub import Hub, Row
+
+KINDS = ("models", "datasets", "spaces")
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+
+class Call:
+    """A request and what the server knows about it."""
+
+    def __init__(self, request: Request, hub: Hub, parameters: dict[str, str]) -> None:
+        self.request = request
+        self.hub = hub
+        self.parameters = parameters
+        self.account: Account | None = None
+
+    def identify(self) -> None:
+        """Find out who is asking; a wrong token is an error, even where none is needed."""
+        self.account = account_of(self.hub.index, self.request.headers.get("authorization"))
+
+    @property
+    def base(self) -> str:
+        """The address that the client used for us: any other host would look foreign to it."""
+        if self.hub.settings.public_url:
+            return self.hub.settings.public_url.rstrip("/")
+        host = self.request.headers.get("host", "")
+        if not _HOST.fullmatch(host):
+            raise bad("the Host header is not a host")
+        return f"{self.request.url.scheme}://{host}"
+
+    @property
+    def name(self) -> Name:
+        """The repository that the address names."""
+        name = self.parameters["name"]
+        if self.parameters.get("git"):
+            name = name.removesuffix(".git")
+        return Name(self.parameters["kind"], self.parameters["namespace"], name)
+
+    def repo(self, need: str = "list") -> Row:
+        """Return the row of the repository that the address names."""
+        return self.hub.find(self.name, self.account, need)
+
+    def flag(self, key: str) -> bool:
+        """Return whether a query parameter is set and not false."""
+        return self.request.query_params.get(key, "false").lower() not in ("false", "0", "")
+
+    def number(self, key: str, default: int, most: int) -> int:
+        """Return a query parameter as a number from 0 to `most`."""
+        text = self.request.query_params.get(key, str(default))
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise bad(f"{key} must be a whole number")
+        return min(int(text), most)
+
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """Yield the body in pieces of about 1 MiB; fewer thread switches than per packet."""
+        total, pending, held = 0, [], 0
+        async for data in self.request.stream():
+            total += len(data)
+            if total > limit:
+                raise Refused(413, f"the body is larger than the {limit} bytes allowed here")
+            pending.append(data)
+            held += len(data)
+            if held >= MIB:
+                yield b"".join(pending)
+                pending, held = [], 0
+        if held:
+            yield b"".join(pending)
+
+    async def body(self, limit: int | None = None) -> bytes:
+        """Return the whole body, which must be small."""
+        limit = limit or self.hub.settings.max_json_bytes
+        return b"".join([piece async for piece in self.chunks(limit)])
+
+    async def json(self) -> dict[str, Any]:
+        """Return the body as a JSON object; an empty body is an empty object."""
+        data = await self.body()
+        return parse_object(data) if data.strip() else {}
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Return a JSON object from strangers' bytes."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise bad("this is not JSON") from None
+    if not isinstance(value, dict):
+        raise bad("expected a JSON object")
+    return value
+
+
+def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON response."""
+    return JSONResponse(value, status, headers)
+
+
+def next_link(call: Call, cursor: int) -> dict[str, str]:
+    """Return the Link header of a page that another one follows."""
+    query = [(k, v) for k, v in call.request.query_params.multi_items() if k != "cursor"]
+    text = "&".join(f"{quote(k)}={quote(v)}" for k, v in [*query, ("cursor", str(cursor))])
+    path = call.request.scope["raw_path"].decode("ascii")
+    return {"Link": f'<{call.base}{path}?{text}>; rel="next"'}
+
+
+Handler = Callable[[Call], Response] | Callable[[Call], Awaitable[Response]]
+Decorator = Callable[[Handler], Handler]
+
+
+class Routes:
+    """Patterns such as `api/{kind}/{namespace}/{name}/tree/{revision}/*path`.
+
+    `{kind}` is one of `models datasets spaces`. `{x}` is one segment, `*x` all that follow.
+    """
+
+    def __init__(self) -> None:
+        self._table: list[tuple[set[str], list[str], Handler, bool]] = []
+
+    def add(self, methods: str, *patterns: str, identify: bool = True) -> Decorator:
+        """Register a handler; a plain function runs in a thread, a coroutine in the loop."""
+
+        def register(handler: Handler) -> Handler:
+            allowed = set(methods.split())
+            if "GET" in allowed:
+                allowed.add("HEAD")  # proxies probe with HEAD, on the API too
+            for pattern in patterns:
+                self._table.append((allowed, pattern.split("/"), handler, identify))
+            return handler
+
+        return register
+
+    def repo(self, methods: str, action: str) -> Decorator:
+        """Register a handler at `api/{kind}/{namespace}/{name}/action`."""
+        return self.add(methods, f"api/{{kind}}/{{namespace}}/{{name}}{action}")
+
+    def page(self, methods: str, action: str) -> Decorator:
+        """Register a handler at the address of a repository's page, and below it."""
+        return self.add(
+            methods,
+            f"{{namespace}}/{{name}}{action}",
+            f"{{kind}}/{{namespace}}/{{name}}{action}",
+        )
+
+    def extend(self, other: "Routes") -> None:
+        """Take over the routes of another table."""
+        self._table += other._table
+
+    def match(self, method: str, raw_path: bytes) -> tuple[Handler, dict[str, str], bool]:
+        """Return the handler of a path and the parameters in it.
+
+        Raises:
+            Refused: 404 or 405.
+
+        """
+        try:
+            text = raw_path.decode("ascii")
+            segments = [unquote(part, errors="strict") for part in text[1:].split("/")]
+        except UnicodeDecodeError:
+            raise bad("the address is not valid UTF-8") from None
+        if any("\0" in part for part in segments):
+            raise bad("the address holds a NUL")
+        if len(segments) > 1 and segments[-1] == "":
+            segments.pop()
+        known = False
+        for methods, pattern, handler, identify in self._table:
+            parameters = _match(pattern, segments)
+            if parameters is not None:
+                if method in methods:
+                    return handler, {"kind": "models", **parameters}, identify
+                known = True
+        raise Refused(405 if known else 404, "no such method" if known else "no such address")
+
+
+def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for i, part in enumerate(pattern):
+        if part.startswith("*"):
+            if i >= len(segments):
+                return None
+            found[part[1:]] = "/".join(segments[i:])
+            return found
+        if i >= len(segments):
+            return None
+        if part.startswith("{"):
+            key, suffix = part[1:].split("}", 1)
+            value = segments[i]
+            if (key == "kind" and value not in KINDS) or not value.endswith(suffix):
+                return None
+            if key == "namespace" and value in ("api", *KINDS):
+                return None
+            found[key] = value.removesuffix(suffix)
+        elif part != segments[i]:
+            return None
+    return found if len(segments) == len(pattern) else None
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run what reads or writes the disk without holding up other requests."""
+    return await to_thread.run_sync(function, *arguments)

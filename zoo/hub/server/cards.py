@@ -1,0 +1,171 @@
+"""What the hub reads in a README: its front matter, the tags it gives, and what is wrong with it.
+
+Front matter comes from strangers. It is read without aliases (a few lines of which can stand for
+gigabytes) and comes out as plain JSON values.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+_LIMIT = 256 * 1024  # characters of front matter; the largest cards of the public Hub stay below
+_FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+_RELATIONS = {"adapter", "finetune", "quantized", "merge"}
+_LICENSE_TEXT = """
+apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
+bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
+c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0
+cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl
+ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+lgpl-2.1 lgpl-3.0 isc intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl
+openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr
+deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3
+llama4 gemma h-research grok2-community unknown other
+"""
+_LICENSES = frozenset(_LICENSE_TEXT.split())
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader without aliases, and with dates left as text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, regexp) for tag, regexp in found if tag != "tag:yaml.org,2002:timestamp"]
+    for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """Return the data of a README.
+
+    Raises:
+        ValueError: the front matter is not a mapping in plain YAML.
+
+    """
+    found = _FRONT.match(text)
+    if not found:
+        return {}
+    if len(found[1]) > _LIMIT:
+        raise ValueError(f"the front matter is longer than {_LIMIT} characters")
+    try:
+        data = yaml.load(found[1], Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"the front matter is not YAML: {' '.join(str(error).split())}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ValueError("the front matter must be a mapping")
+    try:
+        return dict(_plain(data))
+    except RecursionError:
+        raise ValueError("the front matter is nested too deeply") from None
+
+
+def body(text: str) -> str:
+    """Return a README without its front matter."""
+    found = _FRONT.match(text)
+    return text[found.end() :] if found else text
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON holds it; infinity and NaN as text."""
+    if isinstance(value, dict):
+        return {_text(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | int | None | str):
+        return _text(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return str(value).encode(errors="replace").decode()
+
+
+def strings(value: Any) -> list[str]:
+    """Return the texts of a field that may hold one or a list."""
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, str)]
+
+
+def problems(data: Mapping[str, Any], kind: str) -> list[str]:
+    """Return what is wrong with a card's data, one sentence each."""
+    found = []
+    license_ = data.get("license")
+    for item in strings(license_):
+        if item not in _LICENSES:
+            found.append(f'"license" must be an identifier that the Hub knows, not {item!r}')
+    if license_ == "other" and kind == "models" and not data.get("license_name"):
+        found.append('"license: other" needs "license_name" and "license_link"')
+    for field in ("base_model", "datasets"):
+        if field in data and not all(_ID.fullmatch(item) for item in strings(data[field])):
+            found.append(f'"{field}" must hold repository ids')
+    for field in ("tags", "language", "datasets", "metrics"):
+        value = data.get(field)
+        if value is not None and len(strings(value)) != len(
+            value if isinstance(value, list) else "1"
+        ):
+            found.append(f'"{field}" must be text or a list of texts')
+    for field in ("library_name", "pipeline_tag"):
+        if data.get(field) is not None and not isinstance(data[field], str):
+            found.append(f'"{field}" must be text')
+    if data.get("base_model_relation", "adapter") not in _RELATIONS:
+        found.append(f'"base_model_relation" must be one of {", ".join(sorted(_RELATIONS))}')
+    return found + _result_problems(data.get("model-index"))
+
+
+def _result_problems(models: Any) -> list[str]:
+    """Return what is wrong with `model-index`: names, tasks, data sets, finite numbers."""
+    if models is None:
+        return []
+    if not isinstance(models, list):
+        return ['"model-index" must be a list']
+    found = []
+    for i, model in enumerate(models):
+        where = f'"model-index[{i}]'
+        if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+            found.append(f'{where}.name" is required')
+            continue
+        results = model.get("results", [])
+        for j, result in enumerate(results if isinstance(results, list) else [None]):
+            at = f"{where}.results[{j}]"
+            fields = result if isinstance(result, dict) else {}
+            for field in ("task", "dataset"):
+                inner = fields.get(field)
+                if not isinstance(inner, dict) or not isinstance(inner.get("type"), str):
+                    found.append(f'{at}.{field}.type" is required')
+            metrics = fields.get("metrics")
+            for metric in metrics if isinstance(metrics, list) else [None]:
+                value = metric.get("value") if isinstance(metric, dict) else None
+                if value is None or value in ("nan", "inf", "-inf"):
+                    found.append(f'{at}.metrics" need a type and a finite value')
+    return found
+
+
+def tags(data: Mapping[str, Any], files: list[str]) -> list[str]:
+    """Return the tags of a repository, which the Hub's filters go by."""
+    found = strings(data.get("tags"))
+    found += [str(data[key]) for key in ("library_name", "pipeline_tag") if data.get(key)]
+    if any(name.endswith(".safetensors") for name in files):
+        found.append("safetensors")
+    found += [f"dataset:{item}" for item in strings(data.get("datasets"))]
+    found += strings(data.get("language"))
+    relation = data.get("base_model_relation")
+    for item in strings(data.get("base_model")):
+        found.append(f"base_model:{item}")
+        found.append(f"base_model:{relation or 'finetune'}:{item}")
+    found += [f"license:{item}" for item in strings(data.get("license"))]
+    return list(dict.fromkeys(found))

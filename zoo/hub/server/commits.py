@@ -1,0 +1,270 @@
+"""Writing a repository: which way each file travels (preupload), and commits."""
+
+import base64
+import binascii
+import fnmatch
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dulwich.ignore import IgnoreFilter
+from starlette.responses import Response
+
+from zoo.hub.server.call import Call, Routes, answer, in_thread, parse_object
+from zoo.hub.server.common import (
+    SHA1,
+    SHA256,
+    Refused,
+    bad,
+    checked_path,
+    folded,
+    object_of,
+    size_of,
+    text_of,
+)
+from zoo.hub.server.git import pointer
+from zoo.hub.server.hub import Hub, Row
+
+routes = Routes()
+
+
+# --- preupload --------------------------------------------------------------------------------
+
+
+@routes.repo("POST", "/preupload/{revision}")
+async def preupload(call: Call) -> Response:
+    """Say of each file whether it travels inside the commit or apart, and what is there now."""
+    payload = await call.json()
+    files = payload.get("files")
+    if not isinstance(files, list):
+        raise bad('"files" must be a list')
+    return answer({"files": await in_thread(_preupload, call, files, payload.get("gitIgnore"))})
+
+
+def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]]:
+    hub, row = call.hub, call.repo("write")
+    git = hub.git(row)
+    tree = git.tree(hub.revision(row, call.parameters["revision"]))
+    large = large_patterns(hub.text(row, tree.get(".gitattributes")) or "")
+    if not isinstance(ignore, str):
+        ignore = hub.text(row, tree.get(".gitignore")) or ""
+    ignored = IgnoreFilter([line.encode() for line in ignore.splitlines()[:10_000]])
+    found = []
+    for item in files:
+        item = object_of(item, "a file")
+        path = checked_path(item.get("path"))
+        size = size_of(item.get("size"), "size")
+        mode = "lfs" if is_large(hub, path, size, large) else "regular"
+        found.append(
+            {
+                "path": path,
+                "uploadMode": mode,
+                "shouldIgnore": bool(ignored.is_ignored(path)),
+                "oid": content_id(hub, row, tree[path], mode) if path in tree else None,
+            }
+        )
+    return found
+
+
+def large_patterns(attributes: str) -> list[str]:
+    """Return the patterns that `.gitattributes` gives to LFS."""
+    lines = (line.split() for line in attributes.splitlines())
+    return [words[0] for words in lines if words[1:] and "filter=lfs" in words[1:]]
+
+
+def is_large(hub: Hub, path: str, size: int, patterns: list[str]) -> bool:
+    """Return whether a file travels and is kept apart from git."""
+    if size <= hub.settings.inline_bytes or path == "README.md":
+        return False
+    name = path.rpartition("/")[2]
+    return size > hub.settings.lfs_threshold or any(
+        fnmatch.fnmatchcase(path if "/" in pattern else name, pattern) for pattern in patterns
+    )
+
+
+def content_id(hub: Hub, row: Row, blob: str, mode: str) -> str | None:
+    """Return the id that the client computes for the content there is, in the mode it will use.
+
+    It sees by that whether its file is new: a sha256 for `lfs`, git's id of the *content* for
+    `regular`, also where the server keeps the file the other way.
+    """
+    git = hub.git(row)
+    content = git.content(blob)
+    owned = content.oid and hub.index.owned_size(row["id"], content.oid) is not None
+    if not owned or content.oid is None:
+        return blob if mode == "regular" else hashlib.sha256(git.blob(blob)).hexdigest()
+    if not hub.intact(content.oid):
+        return None  # so that the client sends it again
+    if mode == "lfs":
+        return content.oid
+    row = hub.index.one("SELECT sha1 FROM objects WHERE oid = ?", content.oid) or row
+    if not row["sha1"]:
+        sha1 = hub.objects.git_sha1(content.oid)
+        hub.index.run("UPDATE objects SET sha1 = ? WHERE oid = ?", sha1, content.oid)
+        return sha1
+    return str(row["sha1"])
+
+
+# --- commit -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Change:
+    """A commit as its body describes it. Blobs are on the disk already; nothing names them."""
+
+    summary: str = ""
+    description: str = ""
+    parent: str | None = None
+    operations: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+@routes.repo("POST", "/commit/{revision}")
+async def commit(call: Call) -> Response:
+    """Apply the operations of an NDJSON body as one commit."""
+    if call.flag("create_pr"):
+        raise bad("this hub has no pull requests; commit to a branch")
+    row = await in_thread(call.repo, "write")
+    change = await _read(call, row)
+    sha = await in_thread(_apply, call, row["id"], change)
+    url = f"{call.base}/{call.name.url_path}/commit/{sha}"
+    body = {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""}
+    return answer(body)
+
+
+async def _lines(call: Call) -> AsyncIterator[bytes]:
+    """Yield the lines of the body. Memory is bounded by the longest line that is allowed."""
+    settings = call.hub.settings
+    most = settings.max_inline_bytes * 4 // 3 + 65536
+    held = bytearray()
+    async for piece in call.chunks(settings.max_commit_bytes):
+        held += piece
+        *lines, rest = held.split(b"\n") if b"\n" in piece else [held]
+        held = bytearray(rest)
+        for line in lines:
+            if line.strip():
+                yield bytes(line)
+        if len(held) > most:
+            raise Refused(413, f"one line of a commit may have {most} bytes; use LFS")
+    if held.strip():
+        yield bytes(held)
+
+
+async def _read(call: Call, row: Row) -> Change:
+    """Read the body, writing each file's content to git as it comes."""
+    change, git, seen = Change(), call.hub.git(row), False
+    async for line in _lines(call):
+        item = parse_object(line)
+        key, value = item.get("key"), object_of(item.get("value"), "value")
+        if key == "header":
+            change.summary = text_of(value.get("summary"), "summary")
+            change.description = text_of(value.get("description") or "", "description", 65536)
+            parent = value.get("parentCommit")
+            if parent is not None and not SHA1.fullmatch(text_of(parent, "parentCommit")):
+                raise bad("parentCommit must be 40 hexadecimal digits")
+            change.parent, seen = parent, True
+            continue
+        if len(change.operations) >= call.hub.settings.max_operations:
+            most = call.hub.settings.max_operations
+            raise Refused(413, f"a commit may have {most} operations")
+        if key == "file":
+            value = {"path": value.get("path"), "blob": await in_thread(_inline, call, git, value)}
+        change.operations.append((text_of(key, "key", 40), value))
+    if not seen:
+        raise bad("the commit has no header")
+    return change
+
+
+def _inline(call: Call, git: Any, value: dict[str, Any]) -> str:
+    checked_path(value.get("path"))
+    content = value.get("content")
+    if not isinstance(content, str) or value.get("encoding", "base64") not in ("base64", "utf-8"):
+        raise bad('"content" must be text in base64 (or "encoding": "utf-8")')
+    try:
+        if value.get("encoding") == "utf-8":
+            data = content.encode()
+        else:
+            data = base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError):
+        raise bad(f"the content of {value.get('path')!r} is not valid") from None
+    if len(data) > call.hub.settings.max_inline_bytes:
+        raise Refused(413, f"{value['path']!r} is too large for a commit's body; use LFS")
+    return str(git.add_blob(data))
+
+
+def _apply(call: Call, repo: int, change: Change) -> str:
+    """Make the commit; between finding the parent and moving the branch nobody else writes."""
+    hub, branch = call.hub, call.parameters["revision"].removeprefix("refs/heads/")
+    with hub.writing(repo):
+        row = call.repo("write")  # again: it may have been deleted or moved meanwhile
+        if row["id"] != repo:
+            raise Refused(404, "the repository is gone", "RepoNotFound")
+        git = hub.git(row)
+        head = git.refs("heads").get(branch)
+        if head is None:
+            raise Refused(404, f"no branch {branch!r}", "RevisionNotFound")
+        if change.parent not in (None, head):
+            raise Refused(412, f"{branch} is at {head} now, not at {change.parent}: pull first")
+        before = git.tree(head)
+        after = dict(before)
+        for key, value in change.operations:
+            _operate(call, row, after, key, value)
+        _check_clashes(before, after)
+        if after == before:
+            return str(head)
+        message = f"{change.summary}\n\n{change.description}".strip() + "\n"
+        user = call.account.user if call.account else "?"
+        sha = git.commit(after, [head], message, user)
+        git.set_ref(f"refs/heads/{branch}", sha)
+        if branch == "main":
+            hub.refresh(repo)
+    return sha
+
+
+def _operate(call: Call, row: Row, files: dict[str, str], key: str, value: dict[str, Any]) -> None:
+    hub, git = call.hub, call.hub.git(row)
+    if key == "file":
+        files[checked_path(value["path"])] = value["blob"]
+    elif key == "lfsFile":
+        path, oid = checked_path(value.get("path")), value.get("oid")
+        if not isinstance(oid, str) or not SHA256.fullmatch(oid):
+            raise bad(f"the oid of {path!r} is not a sha256")
+        assert call.account is not None
+        size = hub.claim(row["id"], oid, call.account)
+        if size is None:
+            raise bad(f"the content of {path!r} ({oid}) was not uploaded to this repository")
+        if value.get("size") not in (None, size):
+            raise bad(f"{path!r} has {size} bytes, not {value.get('size')!r}")
+        files[path] = git.add_blob(pointer(oid, size))
+    elif key == "copyFile":
+        source = checked_path(value.get("srcPath"))
+        revision = value.get("srcRevision")
+        tree = git.tree(hub.revision(row, text_of(revision, "srcRevision"))) if revision else files
+        if source not in tree:
+            raise Refused(404, f"no file {source!r}", "EntryNotFound")
+        files[checked_path(value.get("path"))] = tree[source]
+    elif key in ("deletedFile", "deletedFolder"):
+        path = text_of(value.get("path"), "path", 2000).rstrip("/")
+        inside = [name for name in files if name.startswith(f"{path}/")]
+        gone = inside if key == "deletedFolder" else [path] if path in files else []
+        if not gone:
+            raise Refused(404, f"there is no {path!r} to delete", "EntryNotFound")
+        for name in gone:
+            del files[name]
+    else:
+        raise bad(f"unknown operation {key[:40]!r}")
+
+
+def _check_clashes(before: Any, after: dict[str, str]) -> None:
+    """Refuse new paths that some file system could not hold beside the others."""
+    if after.keys() <= before.keys():
+        return
+    spelled: dict[str, str] = {}
+    for path in after:
+        parts = path.split("/")
+        for i in range(1, len(parts) + 1):
+            part = "/".join(parts[:i])
+            if spelled.setdefault(folded(part), part) != part:
+                raise bad(f"{part!r} and {spelled[folded(part)]!r} differ in case only")
+            if i < len(parts) and part in after:
+                raise bad(f"{part!r} cannot be a file and a folder")

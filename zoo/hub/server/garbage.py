@@ -1,0 +1,106 @@
+"""Garbage collection: large files that no commit of any branch, tag or history refers to."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dulwich.objects import Commit, Tag
+
+from zoo.hub.server.git import Git
+from zoo.hub.server.hub import Hub
+
+
+@dataclass
+class Collected:
+    """What a collection did."""
+
+    removed: int = 0
+    removed_bytes: int = 0
+    packed: int = 0
+    checked: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+def collect(folder: Path, *, hours: float = 24, check: bool = False) -> Collected:
+    """Remove what is not referred to and older than `hours`: an upload may await its commit.
+
+    The server of the folder must not be running.
+
+    Args:
+        folder: the hub's folder.
+        hours: how old an unused object must be.
+        check: also hash every object again; damaged ones are set aside.
+
+    Raises:
+        HubError: a server is running on the folder.
+
+    """
+    hub = Hub(folder)
+    try:
+        return collect_in(hub, hours, check)
+    finally:
+        hub.close()
+
+
+def collect_in(hub: Hub, hours: float, check: bool) -> Collected:
+    """Do the work of `collect` on an open hub."""
+    found, limit = Collected(), time.time() - hours * 3600
+    with hub.collecting:
+        for row in hub.index.all("SELECT * FROM repos"):
+            with hub.writing(row["id"]):
+                git = hub.git(row)
+                used = referred(git)
+                sql = "SELECT oid FROM owned WHERE repo = ? AND created < ?"
+                for item in hub.index.all(sql, row["id"], limit):
+                    if item["oid"] not in used:
+                        hub.index.run(
+                            "DELETE FROM owned WHERE repo = ? AND oid = ?", row["id"], item["oid"]
+                        )
+                found.packed += git.pack()
+        _remove(hub, limit, found)
+        for oid in list(hub.objects.oids()) if check else []:
+            found.checked += 1
+            if not hub.objects.verify(oid):
+                found.damaged.append(oid)
+    return found
+
+
+def _remove(hub: Hub, limit: float, found: Collected) -> None:
+    """Remove the files that no repository owns, and those that were never recorded."""
+    for oid in list(hub.objects.oids()):
+        path = hub.objects.path(oid)
+        facts = path.stat()
+        if hub.index.one("SELECT 1 FROM owned WHERE oid = ?", oid) or facts.st_mtime >= limit:
+            continue
+        # The row goes first: a row without its file would look like a damaged object.
+        hub.index.run("DELETE FROM objects WHERE oid = ?", oid)
+        path.unlink()
+        found.removed += 1
+        found.removed_bytes += facts.st_size
+
+
+def referred(git: Git) -> set[str]:
+    """Return the large files that any commit reachable from a branch or a tag refers to."""
+    oids: set[str] = set()
+    seen_blobs: set[str] = set()
+    seen: set[bytes] = set()
+    with git.open() as repo:
+        todo = list(repo.refs.as_dict().values())
+        commits = []
+        while todo:
+            sha = todo.pop()
+            if sha in seen:
+                continue
+            seen.add(sha)
+            item = repo.object_store[sha]
+            if isinstance(item, Tag):
+                todo.append(item.object[1])
+            elif isinstance(item, Commit):
+                todo += item.parents
+                commits.append(sha.decode())
+    for commit in commits:
+        seen_blobs |= set(git.tree(commit).values())
+    for content in git.contents(seen_blobs).values():
+        if content.oid:
+            oids.add(content.oid)
+    return oids

@@ -1,0 +1,359 @@
+"""One bare git repository: revisions, trees, history, and commits that are durable.
+
+Objects are written as loose objects and flushed before a reference names them, so a kill at any
+moment leaves the old commit or the new one. `git clone`, `git fsck` and `git gc` work on the
+folder as on any other.
+"""
+
+import functools
+import os
+import re
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
+from dulwich.refs import Ref, check_ref_format
+from dulwich.repo import Repo
+
+from zoo.files import sync
+from zoo.hub.server.common import SHA1, Refused, bad
+from zoo.hub.server.objects import disk_errors
+
+FILE, FOLDER = 0o100644, 0o040000
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*"
+    rb"oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n"
+)
+_POINTER_LIMIT = 1024
+
+
+def pointer(oid: str, size: int) -> bytes:
+    """Return the text that git keeps in place of a large file."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a blob is: its size, and, where its text is a pointer, the large file it names."""
+
+    size: int
+    oid: str | None = None
+    oid_size: int = 0
+
+
+# A blob never changes under its id, so what was read once holds for every repository.
+_CONTENTS = 100_000
+_contents: dict[str, Content] = {}
+_contents_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One commit, as the history shows it."""
+
+    sha: str
+    title: str
+    message: str
+    author: str
+    time: float
+
+
+class Git:
+    """The repository in one folder. Reading is safe from any thread; callers serialise writes."""
+
+    def __init__(self, path: Path, temporary: Path) -> None:
+        self.path = path
+        self._temporary = temporary
+
+    @classmethod
+    def create(cls, path: Path, temporary: Path) -> "Git":
+        """Make an empty repository."""
+        with disk_errors():
+            path.mkdir(parents=True)
+            Repo.init_bare(path, default_branch=b"main").close()
+        return cls(path, temporary)
+
+    @contextmanager
+    def open(self) -> Iterator[Repo]:
+        """Yield dulwich's view of the repository."""
+        repo = Repo(str(self.path))
+        try:
+            yield repo
+        finally:
+            repo.close()
+
+    # --- references ----------------------------------------------------------------------------
+
+    def refs(self, folder: str) -> dict[str, str]:
+        """Return name -> id of `heads` or `tags` (for an annotated tag, of the tag object)."""
+        with self.open() as repo:
+            found = repo.refs.as_dict(_ref_name(f"refs/{folder}"))
+        return {name.decode(): sha.decode() for name, sha in sorted(found.items())}
+
+    def resolve(self, revision: str) -> str | None:
+        """Return the commit that a branch, a tag or 40 hexadecimal digits name."""
+        with self.open() as repo:
+            store = repo.object_store
+            sha: ObjectID | None = None
+            if SHA1.fullmatch(revision):
+                sha = _id(revision)
+            else:
+                for prefix in ("refs/heads/", "refs/tags/", ""):
+                    name = _ref_name(f"{prefix}{revision}")
+                    if name.startswith(b"refs/") and check_ref_format(name):
+                        found_ref = repo.refs.read_ref(name)
+                        if found_ref:
+                            sha = ObjectID(found_ref)
+                            break
+            for _ in range(5):
+                if sha is None or sha not in store:
+                    return None
+                found = store[sha]
+                if isinstance(found, Commit):
+                    return found.id.decode()
+                if not isinstance(found, Tag):
+                    return None
+                sha = found.object[1]
+        return None
+
+    def set_ref(self, name: str, sha: str) -> None:
+        """Point `refs/...` at `sha`, durably, in one step."""
+        target = self._ref(name)
+        with disk_errors():
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._write(target, f"{sha}\n".encode())
+            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+                raise Refused(409, f"{name} clashes with another reference") from error
+
+    def delete_ref(self, name: str) -> None:
+        """Remove `refs/...`."""
+        with self.open() as repo:
+            repo.refs.remove_if_equals(_ref_name(name), None)
+        sync(self._ref(name).parent)
+
+    def _ref(self, name: str) -> Path:
+        if not check_ref_format(_ref_name(name)) or len(name.encode()) > 255 or "\\" in name:
+            raise bad(f"{name!r} is not a name that git allows")
+        return self.path / name
+
+    def _write(self, target: Path, data: bytes) -> None:
+        handle, name = tempfile.mkstemp(dir=self._temporary)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).replace(target)
+            sync(target.parent)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Remove the lock files that a killed process left; nothing else is running here."""
+        for lock in [*self.path.glob("*.lock"), *(self.path / "refs").rglob("*.lock")]:
+            lock.unlink(missing_ok=True)
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def tree(self, commit: str) -> Mapping[str, str]:
+        """Return path -> blob id of every file in a commit."""
+        return _flat_tree(str(self.path), self._tree_id(commit))
+
+    def _tree_id(self, commit: str) -> str:
+        with self.open() as repo:
+            found = repo.object_store[_id(commit)]
+            assert isinstance(found, Commit)
+            tree: bytes = found.tree
+            return tree.decode()
+
+    def folders(self, commit: str) -> Mapping[str, str]:
+        """Return path -> tree id of every folder in a commit."""
+        return _folder_ids(str(self.path), self._tree_id(commit))
+
+    def blob(self, sha: str) -> bytes:
+        """Return the content of a blob (a small file, or a pointer)."""
+        with self.open() as repo:
+            data: bytes = repo.object_store.get_raw(_id(sha))[1]
+            return data
+
+    def content(self, sha: str) -> Content:
+        """Return the size of a blob, and the large file that it may point at."""
+        return self.contents([sha])[sha]
+
+    def contents(self, shas: Iterable[str]) -> dict[str, Content]:
+        """Return the same for many blobs, opening the repository once."""
+        wanted = set(shas)
+        with _contents_lock:
+            found = {sha: _contents[sha] for sha in wanted if sha in _contents}
+        if missing := wanted - found.keys():
+            with self.open() as repo:
+                new = {s: _parse(repo.object_store.get_raw(_id(s))[1]) for s in missing}
+            with _contents_lock:
+                if len(_contents) > _CONTENTS:
+                    _contents.clear()
+                _contents.update(new)
+            found |= new
+        return found
+
+    def revision(self, sha: str) -> Revision:
+        """Return the facts of one commit."""
+        with self.open() as repo:
+            return _revision(repo.object_store[_id(sha)])
+
+    def history(self, sha: str, skip: int, limit: int) -> list[Revision]:
+        """Return commits from `sha` back, newest first."""
+        found: list[Revision] = []
+        with self.open() as repo:
+            at: ObjectID | None = _id(sha)
+            while at and len(found) < limit:
+                commit = repo.object_store[at]
+                assert isinstance(commit, Commit)
+                if skip:
+                    skip -= 1
+                else:
+                    found.append(_revision(commit))
+                at = commit.parents[0] if commit.parents else None
+        return found
+
+    def touched(self, sha: str, paths: set[str]) -> dict[str, Revision]:
+        """Return for each path the commit that last changed it."""
+        found: dict[str, Revision] = {}
+        missing = set(paths)
+        here = {**self.tree(sha), **self.folders(sha)}
+        at = sha
+        while missing:
+            with self.open() as repo:
+                commit = repo.object_store[_id(at)]
+                assert isinstance(commit, Commit)
+            parent = commit.parents[0].decode() if commit.parents else None
+            before = {**self.tree(parent), **self.folders(parent)} if parent else {}
+            for path in [p for p in missing if here.get(p) != before.get(p)]:
+                found[path] = _revision(commit)
+                missing.remove(path)
+            if parent is None:
+                break
+            at, here = parent, before
+        return found
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def add(self, item: ShaFile) -> str:
+        """Write one object, durably, unless it is there already; return its id."""
+        sha = item.id.decode()
+        target = self.path / "objects" / sha[:2] / sha[2:]
+        with self.open() as repo:
+            if item.id in repo.object_store:
+                return sha
+        with disk_errors():
+            target.parent.mkdir(exist_ok=True)
+            data = item.as_raw_string()
+            header = f"{item.type_name.decode()} {len(data)}\0".encode()
+            self._write(target, zlib.compress(header + data, 1))
+            sync(target.parent.parent)
+        return sha
+
+    def add_blob(self, data: bytes) -> str:
+        """Write a small file or a pointer; return its id."""
+        return self.add(Blob.from_string(data))
+
+    def commit(
+        self, files: Mapping[str, str], parents: list[str], message: str, author: str
+    ) -> str:
+        """Write the trees and the commit of `files` (path -> blob id); point nothing at it."""
+        commit = Commit()
+        commit.tree = _id(self._add_tree(files))
+        commit.parents = [_id(parent) for parent in parents]
+        name = re.sub(r"[<>\n\0]", "", author)
+        commit.author = commit.committer = f"{name} <{name}@users.noreply>".encode()
+        commit.author_time = commit.commit_time = int(time.time())
+        commit.author_timezone = commit.commit_timezone = 0
+        commit.encoding = b"UTF-8"
+        commit.message = message.replace("\0", "").encode()
+        return self.add(commit)
+
+    def _add_tree(self, files: Mapping[str, str]) -> str:
+        tree = Tree()
+        folders: dict[str, dict[str, str]] = {}
+        for path, sha in files.items():
+            head, slash, rest = path.partition("/")
+            if slash:
+                folders.setdefault(head, {})[rest] = sha
+            else:
+                tree.add(head.encode(), FILE, _id(sha))
+        for name, inside in folders.items():
+            tree.add(name.encode(), FOLDER, _id(self._add_tree(inside)))
+        return self.add(tree)
+
+    def add_tag(self, name: str, commit: str, message: str, author: str) -> None:
+        """Make an annotated tag, or a plain one when there is no message."""
+        sha = commit
+        if message:
+            tag = Tag()
+            tag.name, tag.message = name.encode(), message.replace("\0", "").encode()
+            tag.tagger = f"{author} <{author}@users.noreply>".encode()
+            tag.tag_time, tag.tag_timezone = int(time.time()), 0
+            tag.object = (Commit, _id(commit))
+            sha = self.add(tag)
+        self.set_ref(f"refs/tags/{name}", sha)
+
+    def pack(self) -> int:
+        """Move loose objects into a pack; return how many."""
+        with self.open() as repo:
+            return int(repo.object_store.pack_loose_objects())
+
+
+def _ref_name(name: str) -> Ref:
+    return Ref(name.encode())
+
+
+def _id(sha: str) -> ObjectID:
+    return ObjectID(sha.encode())
+
+
+def _revision(commit: ShaFile) -> Revision:
+    assert isinstance(commit, Commit)
+    title, _, message = commit.message.decode(errors="replace").partition("\n")
+    author = commit.author.decode(errors="replace").partition(" <")[0]
+    return Revision(commit.id.decode(), title, message.strip("\n"), author, commit.commit_time)
+
+
+def _walk(path: str, tree: str) -> Iterator[tuple[str, int, str]]:
+    repo = Repo(path)
+    try:
+        todo = [("", _id(tree))]
+        while todo:
+            prefix, sha = todo.pop()
+            found = repo.object_store[sha]
+            assert isinstance(found, Tree)
+            for name, mode, child in found.items():
+                full = prefix + name.decode(errors="surrogateescape")
+                if mode == FOLDER:
+                    todo.append((full + "/", child))
+                yield full, mode, child.decode()
+    finally:
+        repo.close()
+
+
+# Trees never change under their id, so these caches need no invalidation.
+@functools.lru_cache(maxsize=64)
+def _flat_tree(path: str, tree: str) -> Mapping[str, str]:
+    return {name: sha for name, mode, sha in sorted(_walk(path, tree)) if mode != FOLDER}
+
+
+@functools.lru_cache(maxsize=64)
+def _folder_ids(path: str, tree: str) -> Mapping[str, str]:
+    return {name: sha for name, mode, sha in sorted(_walk(path, tree)) if mode == FOLDER}
+
+
+def _parse(data: bytes) -> Content:
+    match = _POINTER.fullmatch(data) if len(data) <= _POINTER_LIMIT else None
+    if match is None:
+        return Content(len(data))
+    return Content(len(data), match[1].decode(), int(match[2]))

@@ -1,0 +1,139 @@
+"""Information about repositories: one of them, and lists with filters."""
+
+import hashlib
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from zoo.hub.server.call import Call, Routes, answer, next_link
+from zoo.hub.server.common import Refused
+from zoo.hub.server.hub import Row
+from zoo.hub.server.repositories import iso
+from zoo.hub.server.trees import files_facts
+
+routes = Routes()
+# `expand` names what the client asks for, in its spelling; the ids come in any case.
+_ALWAYS = {"_id", "id", "modelId"}
+
+
+def facts(call: Call, row: Row) -> dict[str, Any]:
+    """Return what the index alone knows about a repository."""
+    summary = json.loads(row["summary"])
+    card, name = summary.get("card", {}), f"{row['namespace']}/{row['name']}"
+    found = {
+        "_id": hashlib.sha1(str(row["id"]).encode(), usedforsecurity=False).hexdigest()[:24],
+        "id": name,
+        "author": row["namespace"],
+        "sha": row["head"],
+        "private": bool(row["private"]),
+        "gated": row["gated"] or False,
+        "disabled": False,
+        "downloads": row["downloads"],
+        "downloadsAllTime": row["downloads"],
+        "likes": 0,
+        "createdAt": iso(row["created"]),
+        "lastModified": iso(row["modified"]),
+        "tags": [*summary.get("tags", []), *([row["sdk"]] if row["sdk"] else [])],
+        "cardData": card,
+    }
+    if row["kind"] == "models":
+        found |= {
+            "modelId": name,
+            "pipeline_tag": card.get("pipeline_tag"),
+            "library_name": card.get("library_name"),
+            "config": summary.get("config") or {},
+        }
+        if isinstance(card.get("model-index"), list):
+            found["model-index"] = card["model-index"]
+    if row["kind"] == "spaces":
+        found["sdk"] = row["sdk"] or card.get("sdk")
+        found["host"] = found["subdomain"] = None
+    return found
+
+
+@routes.repo("GET", "")
+@routes.repo("GET", "/revision/{revision}")
+def info(call: Call) -> Response:
+    """Describe a repository at a revision."""
+    row = call.repo()
+    git = call.hub.git(row)
+    sha = call.hub.revision(row, call.parameters.get("revision", "refs/heads/main"))
+    found = facts(call, row) | {"sha": sha, "lastModified": iso(git.revision(sha).time)}
+    blobs, total = call.flag("blobs"), 0
+    siblings: list[dict[str, Any]] = []
+    for path, file in files_facts(call.hub, row, git.tree(sha)).items():
+        item: dict[str, Any] = {"rfilename": path}
+        total += file["size"]
+        if blobs:
+            item |= {"size": file["size"], "blobId": file["oid"]}
+            if "lfs" in file:
+                lfs = file["lfs"]
+                item["lfs"] = {
+                    "sha256": lfs["oid"],
+                    "size": lfs["size"],
+                    "pointerSize": lfs["pointerSize"],
+                }
+        siblings.append(item)
+    found |= {"siblings": siblings, "usedStorage": total}
+    return answer(_expanded(call, found))
+
+
+def _expanded(call: Call, found: dict[str, Any]) -> dict[str, Any]:
+    """Return only what `expand` asks for, if it asks."""
+    wanted = set(call.request.query_params.getlist("expand"))
+    wanted |= set(call.request.query_params.getlist("expand[]"))
+    if not wanted:
+        return found
+    return {key: value for key, value in found.items() if key in wanted | _ALWAYS}
+
+
+@routes.add("GET", "api/{kind}")
+def repositories(call: Call) -> Response:
+    """List the repositories that the caller may see and that pass every filter."""
+    query = call.request.query_params
+    filters = [part for text in query.getlist("filter") for part in text.split(",") if part]
+    words = query.get("search", "").lower().split()
+    kind = call.parameters["kind"]
+    found = []
+    for row in call.hub.index.all("SELECT * FROM repos WHERE kind = ?", kind):
+        if not call.hub.may_list(row, call.account):
+            continue
+        item = facts(call, row)
+        if _passes(call, item, filters, words):
+            found.append(item)
+    key = query.get("sort") or "lastModified"
+    keys = {
+        "lastModified": "lastModified",
+        "last_modified": "lastModified",
+        "createdAt": "createdAt",
+        "created_at": "createdAt",
+        "downloads": "downloads",
+        "likes": "likes",
+        "trendingScore": "downloads",
+        "trending_score": "downloads",
+    }
+    if key not in keys:
+        raise Refused(400, f"cannot sort by {key!r}; known: {', '.join(sorted(keys))}")
+    found.sort(
+        key=lambda item: (item[keys[key]], item["id"]), reverse=query.get("direction") != "1"
+    )
+    skip, limit = call.number("cursor", 0, 10**9), call.number("limit", 1000, 1000) or 1000
+    page = found[skip : skip + limit]
+    if not (call.flag("full") or call.flag("cardData")) and "expand" not in query:
+        page = [{k: v for k, v in item.items() if k not in ("cardData", "config")} for item in page]
+    more = next_link(call, skip + limit) if len(found) > skip + limit else None
+    return answer([_expanded(call, item) for item in page], headers=more)
+
+
+def _passes(call: Call, item: dict[str, Any], filters: list[str], words: list[str]) -> bool:
+    query = call.request.query_params
+    author, task = query.get("author"), query.get("pipeline_tag")
+    text = f"{item['id']} {' '.join(item['tags'])}".lower()
+    return (
+        all(tag in item["tags"] for tag in filters)
+        and all(word in text for word in words)
+        and (author is None or item["author"].lower() == author.lower())
+        and (task is None or item.get("pipeline_tag") == task)
+        and ("gated" not in query or bool(item["gated"]) == call.flag("gated"))
+    )

@@ -1,0 +1,129 @@
+"""Starting the hub: in the foreground for `zoo hub serve`, or in a thread of this process."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from zoo.errors import HubError
+from zoo.hub.server.accounts import create_token
+from zoo.hub.server.app import Application
+from zoo.hub.server.common import Settings
+from zoo.hub.server.hub import Hub
+from zoo.hub.server.index import Index
+
+log = logging.getLogger("zoo.hub")
+_LOCAL = "local"  # the user of an embedded hub
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def _config(hub: Hub) -> uvicorn.Config:
+    # No access log: addresses of uploads are signed, and a log is read by more people than they
+    # are meant for.
+    return uvicorn.Config(
+        Application(hub),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise HubError(f"cannot serve on {host}:{port}: {error.strerror or error}") from error
+    listener.listen(512)
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    folder: Path, *, host: str = "127.0.0.1", port: int = 7870, settings: Settings | None = None
+) -> None:
+    """Serve `folder` until interrupted. The address is printed once requests are answered.
+
+    Raises:
+        HubError: the port is taken, or another server holds the folder.
+
+    """
+    hub = Hub(folder, settings)
+    try:
+        with _listen(host, port) as listener:
+            if host not in _LOOPBACK:
+                log.warning("tokens travel unencrypted; put a proxy with TLS before this server")
+            print(f"zoo hub: {_address(listener)}", flush=True)
+            uvicorn.Server(_config(hub)).run(sockets=[listener])
+    finally:
+        hub.close()
+
+
+@contextmanager
+def running(
+    folder: Path, settings: Settings | None = None, *, wait_seconds: float = 0
+) -> Iterator[str]:
+    """Serve `folder` on a free loopback port from a thread; yield the address."""
+    hub = Hub(folder, settings, wait_seconds)
+    with _listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(_config(hub))
+        thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub")
+        thread.start()
+        try:
+            while not server.started:
+                if not thread.is_alive():
+                    raise HubError("the hub's server did not start")
+                time.sleep(0.01)
+            yield _address(listener)
+        finally:
+            server.should_exit = True
+            thread.join()
+            hub.close()
+
+
+@contextmanager
+def embedded(folder: Path, *, wait_seconds: float = 300) -> Iterator[tuple[str, str]]:
+    """Serve `folder` for as long as the block; yield the address and a token for everything.
+
+    Processes that use one folder take turns.
+    """
+    with running(folder, wait_seconds=wait_seconds) as address:
+        index = Index(folder / "index.sqlite")
+        try:
+            index.run("DELETE FROM tokens WHERE user = ?", _LOCAL)  # of a process that was killed
+            yield address, create_token(index, _LOCAL, role="admin", label="embedded")
+            index.run("DELETE FROM tokens WHERE user = ?", _LOCAL)
+        finally:
+            index.close()
+
+
+def token(
+    folder: Path,
+    user: str,
+    *,
+    role: str = "write",
+    label: str = "token",
+    orgs: tuple[str, ...] = (),
+    days: float | None = None,
+) -> str:
+    """Return a new token for the hub in `folder`; it works at once, also in a running server."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = Index(folder / "index.sqlite")
+    try:
+        return create_token(index, user, role=role, label=label, orgs=orgs, days=days)
+    finally:
+        index.close()

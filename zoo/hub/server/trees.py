@@ -1,0 +1,111 @@
+"""Listing files: trees, single paths, and what a commit changed last."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.responses import Response
+
+from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link, parse_object
+from zoo.hub.server.common import Refused, bad
+from zoo.hub.server.hub import Hub, Row
+from zoo.hub.server.repositories import iso
+
+routes = Routes()
+
+
+def files_facts(hub: Hub, row: Row, files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return what the client is told about each file; `files` maps paths to blob ids.
+
+    Text that looks like a pointer is one only for a large file that belongs to the repository:
+    otherwise it would open the private files of others.
+    """
+    contents = hub.git(row).contents(files.values())
+    found = {}
+    for path, blob in files.items():
+        content = contents[blob]
+        item = {"type": "file", "path": path, "oid": blob, "size": content.size}
+        if content.oid and hub.index.owned_size(row["id"], content.oid) == content.oid_size:
+            item["size"] = content.oid_size
+            item["lfs"] = {
+                "oid": content.oid,
+                "size": content.oid_size,
+                "pointerSize": content.size,
+            }
+        found[path] = item
+    return found
+
+
+def _entries(call: Call, row: Row, sha: str, paths: list[str]) -> list[dict[str, Any]]:
+    """Return the facts of files and folders; those that do not exist are left out."""
+    git = call.hub.git(row)
+    tree, folders = git.tree(sha), git.folders(sha)
+    files = files_facts(call.hub, row, {path: tree[path] for path in paths if path in tree})
+    found = []
+    for path in paths:
+        if path in files:
+            found.append(files[path])
+        elif path in folders:
+            found.append({"type": "directory", "path": path, "oid": folders[path], "size": 0})
+    return found
+
+
+def _with_commits(call: Call, row: Row, sha: str, found: list[dict[str, Any]]) -> None:
+    changes = call.hub.git(row).touched(sha, {item["path"] for item in found})
+    for item in found:
+        change = changes[item["path"]]
+        item["lastCommit"] = {"id": change.sha, "title": change.title, "date": iso(change.time)}
+
+
+@routes.repo("GET", "/tree/{revision}")
+@routes.repo("GET", "/tree/{revision}/*path")
+def tree(call: Call) -> Response:
+    """List a folder, or everything below it, in pages."""
+    row = call.repo()
+    sha = call.hub.revision(row, call.parameters["revision"])
+    git = call.hub.git(row)
+    folder = call.parameters.get("path", "").strip("/")
+    folders = git.folders(sha)
+    if folder and folder not in folders:
+        headers = {"X-Repo-Commit": sha}
+        raise Refused(404, f"no folder {folder!r}", "EntryNotFound", headers=headers)
+    start = f"{folder}/" if folder else ""
+    names = [path for path in (*folders, *git.tree(sha)) if path.startswith(start)]
+    if not call.flag("recursive"):
+        names = [path for path in names if "/" not in path[len(start) :]]
+    names.sort()
+    most = 100 if call.flag("expand") else 1000
+    skip, limit = call.number("cursor", 0, 10**9), call.number("limit", most, most) or most
+    found = _entries(call, row, sha, names[skip : skip + limit])
+    if call.flag("expand"):
+        _with_commits(call, row, sha, found)
+    more = next_link(call, skip + limit) if len(names) > skip + limit else None
+    return answer(found, headers=more)
+
+
+@routes.repo("POST", "/paths-info/{revision}")
+async def paths_info(call: Call) -> Response:
+    """Describe the paths of a form, which the client sends repeated."""
+    data = await call.body()
+    if call.request.headers.get("content-type", "").startswith("application/json"):
+        payload = parse_object(data)
+        paths, expand = payload.get("paths", []), bool(payload.get("expand"))
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise bad('"paths" must be a list of texts')
+    else:
+        try:
+            pairs = parse_qsl(data.decode(), max_num_fields=20_000)
+        except ValueError:
+            raise bad("this is not a form, or one of more than 20000 fields") from None
+        paths = [value for key, value in pairs if key == "paths"]
+        expand = ("expand", "true") in [(key, value.lower()) for key, value in pairs]
+
+    def act() -> list[dict[str, Any]]:
+        row = call.repo()
+        sha = call.hub.revision(row, call.parameters["revision"])
+        found = _entries(call, row, sha, [path.strip("/") for path in paths])
+        if expand:
+            _with_commits(call, row, sha, found)
+        return found
+
+    return answer(await in_thread(act))
