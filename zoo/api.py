@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import refs, registry
-from zoo.errors import HubError, MismatchError, MissingWeightsError, UnknownNameError
+from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ def checkpoint(ref: Ref) -> "Checkpoint":
     """Return the checkpoint a ref means, without loading its weights.
 
     Args:
-        ref: `name[.tag]` of weights that the zoo ships, or the path of a checkpoint folder.
+        ref: `name[.tag]` of weights that the zoo ships, `org/repo[@revision]` on the Hub, or the
+            path of a checkpoint folder.
 
     Raises:
         UnknownNameError: no such recipe or tag.
         MissingWeightsError: a recipe without shipped weights, or a folder that is no checkpoint.
-        HubError: a Hub repository; this version reads names and folders.
+        HubError, UnsafeFileError: see `pull`.
 
     """
     from zoo.checkpoint import Checkpoint
@@ -43,11 +44,13 @@ def checkpoint(ref: Ref) -> "Checkpoint":
     if isinstance(parsed, refs.PathRef):
         return Checkpoint.read(parsed.path)
     if isinstance(parsed, refs.RepoRef):
-        at = f" --revision {parsed.revision}" if parsed.revision else ""
-        raise HubError(
-            f"{ref} is a Hub repository, and this version reads names and folders; type: "
-            f"hf download {parsed.repo}{at} --local-dir DIR, and then use ./DIR"
-        )
+        found = pull(ref)
+        if isinstance(found, Path):
+            raise MismatchError(
+                f"{ref} is no checkpoint of the zoo but another library's model; its files are "
+                f"verified and lie in {found}"
+            )
+        return found
     recipe = registry.find(parsed.name)
     tags = registry.shipped_tags(recipe.name)
     tag = parsed.tag or recipe.default_tag
@@ -62,6 +65,44 @@ def checkpoint(ref: Ref) -> "Checkpoint":
             "(zoo list shows what is shipped)"
         )
     return Checkpoint.read(registry.WEIGHTS / f"{recipe.name}.{tag}")
+
+
+def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
+    """Bring a Hub repository here, whole and verified; return its checkpoint.
+
+    Where ZOO_HUB or HF_ENDPOINT name another hub than huggingface.co, that one is asked. What
+    was pulled is kept in ZOO_CACHE: a commit that is there costs no request.
+
+    Args:
+        ref: `org/repo[@revision]`; a branch or tag is resolved to a commit first.
+        out: a new folder that gets a copy; None leaves it in the cache.
+
+    Returns:
+        The checkpoint, or the folder if another library wrote it.
+
+    Raises:
+        HubError: not there, not allowed, not reachable, or the disk is full; what arrived is kept.
+        UnsafeFileError: tampered with, hostile file names, or weights only as pickles.
+
+    """
+    from zoo.checkpoint import CONFIG, Checkpoint, is_checkpoint
+    from zoo.hub import exchange, store
+
+    parsed = refs.parse(ref)
+    if not isinstance(parsed, refs.RepoRef):
+        raise MismatchError(f"{str(ref)!r} is here already; expected org/repo[@revision] to pull")
+    snapshot = exchange.pull(parsed.repo, parsed.revision)
+    path = snapshot.path if out is None else store.copy(snapshot, Path(out).expanduser())
+    return Checkpoint.read(path) if CONFIG in snapshot.files and is_checkpoint(path) else path
+
+
+def pinned(ref: Ref) -> Ref:
+    """Return a ref that means the same from now on: a branch or tag of the Hub as its commit."""
+    if not isinstance(parsed := refs.parse(ref), refs.RepoRef):
+        return ref
+    from zoo.hub import exchange
+
+    return f"{parsed.repo}@{exchange.pull(parsed.repo, parsed.revision).commit}"
 
 
 def recipe_of(ref: "Ref | Recipe") -> Recipe:
@@ -84,14 +125,16 @@ def load(
     """Return the deployed network, in eval mode, its weights verified by SHA-256.
 
     Args:
-        ref: `name[.tag]`, the path of a checkpoint folder, or of a `.tflite` file; the last gives
-            a module that takes and gives the file's own tensors, channels last.
+        ref: `name[.tag]`, `org/repo[@revision]`, the path of a checkpoint folder, or of a
+            `.tflite` file; the last gives a module that takes and gives the file's own tensors,
+            channels last.
         pretrained: False gives a freshly initialised network; nothing else ever does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
 
     Raises:
-        UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError: see `zoo.errors`.
+        UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError, HubError: see
+            `zoo.errors`.
 
     """
     import torch
@@ -134,6 +177,7 @@ def run(
         if out is not None:
             outcome.save(out)
         return outcome
+    ref = pinned(ref)
     recipe = recipe_of(ref)
     model = load(ref, device=device, dtype=dtype)
     return task_of(recipe).run(model, recipe, source, None if out is None else Path(out))
@@ -219,6 +263,7 @@ def evaluate(ref: Ref, data: Ref, *, device: str = "cpu", dtype: Any = None) -> 
     """Return a model's metrics on a folder of data, with the protocol they were computed by."""
     from zoo.tasks import task_of
 
+    ref = pinned(ref)
     recipe = recipe_of(ref)
     model = load(ref, device=device, dtype=dtype)
     result: dict[str, Any] = task_of(recipe).evaluate(model, recipe, Path(data).expanduser())

@@ -220,6 +220,14 @@ def _license_text(config: Mapping[str, Any]) -> str:
     )
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a folder's config is one of the zoo, and not another library's `config.json`."""
+    try:
+        return "recipe" in _read_json(path / CONFIG)
+    except MismatchError:
+        return False
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import zoo
-from zoo import api, registry
+from zoo import api, refs, registry
 from zoo.errors import MismatchError, ZooError
+from zoo.hub import commands as hub_commands
+from zoo.hub import serve_commands
 from zoo.recipe import leaves
 
 Arguments = argparse.Namespace
@@ -188,6 +190,11 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _evaluate(args: Arguments) -> None:
+    if args.record and isinstance(refs.parse(args.ref), refs.RepoRef):
+        raise MismatchError(
+            f"what was pulled is not changed; type: zoo pull {args.ref} --out DIR, and record in "
+            "./DIR"
+        )
     result = api.evaluate(args.ref, args.data, device=args.device, dtype=args.dtype)
     if args.record:
         api.checkpoint(args.ref).record(args.record, result)
@@ -263,6 +270,7 @@ def _env(args: Arguments) -> None:
     import platform
 
     from zoo import cache
+    from zoo.hub.where import place
 
     packages = "torch safetensors numpy pillow opencv-python-headless huggingface-hub accelerate "
     packages += "datasets tensorboard onnx onnxruntime ai-edge-litert tflite-micro ethos-u-vela "
@@ -279,7 +287,7 @@ def _env(args: Arguments) -> None:
         "system": platform.platform(),
         "processors": os.cpu_count(),
         "cache": str(cache.root()),
-        "hub": os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+        "hub": place().endpoint or "local",
         **versions,
     }
     if args.json:
@@ -299,6 +307,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.add_argument("-v", "--verbose", action="store_true", help="log what is done")
         sub.add_argument("--threads", type=_positive, help="processor threads to use")
+        sub.add_argument(
+            "--hub", metavar="WHERE", help="local (a hub in a folder of yours), or an address"
+        )
         if name not in ("train", "export", "card", "serve"):
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
         if device:
@@ -306,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--dtype", help="run in this type, e.g. bfloat16")
         return sub
 
-    ref = {"metavar": "REF", "help": "name[.tag], or a folder: ./DIR"}
+    ref = {"metavar": "REF", "help": "name[.tag], org/repo[@revision], or a folder: ./DIR"}
     sub = command("list", _list, "list the recipes")
     sub.add_argument("pattern", nargs="?", default="*", help='e.g. "sesr-*-x2"')
     sub.add_argument("--family")
@@ -337,6 +348,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("card", _card, "render the model card")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
     sub.add_argument("--out", metavar="FILE", help="write there instead of to stdout")
+    hub_commands.add(command)
+    serve_commands.add(command)
     sub = command("serve", _serve, "serve the demo page on this machine")
     sub.add_argument("--port", type=int, help="default: 7860, or the next free one")
     sub.add_argument("--open", action="store_true", help="open it in the browser")
@@ -372,7 +385,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING)
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read when torch is imported
+    if args.hub:
+        os.environ["ZOO_HUB"] = args.hub  # as if the user had set it: every verb reads it there
     try:
+        if "ref" in args:
+            args.ref = api.pinned(args.ref)  # a branch is asked for once, not by every step
         args.act(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`

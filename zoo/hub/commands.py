@@ -1,0 +1,33 @@
+"""The commands `zoo pull` and `zoo push`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo import api
+
+Arguments = argparse.Namespace
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands to the command line."""
+    sub = command("pull", _pull, "bring a Hub repository here, verified")
+    sub.add_argument("repository", metavar="ORG/NAME[@REVISION]")
+    sub.add_argument("--out", metavar="DIR", help="copy it into this new folder too")
+
+
+def _pull(args: Arguments) -> None:
+    from zoo.hub.safety import RECORD
+
+    found = api.pull(args.repository, args.out)
+    path = found if isinstance(found, Path) else found.path
+    record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    if args.json:
+        print(json.dumps({**record, "path": str(path)}, indent=2, ensure_ascii=False))
+        return
+    size = sum(file["bytes"] for file in record["files"].values())
+    print(f"{path}  commit {record['commit']}, {len(record['files'])} files, {size:,} bytes")
+    if record["left_out"]:
+        print(f"left out, neither safe weights nor text: {', '.join(record['left_out'])}")

@@ -1,0 +1,158 @@
+"""Pull and push: repositories to verified folders, and checkpoints to one commit."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from zoo.errors import HubError
+from zoo.files import sha256
+from zoo.hub import store, where
+from zoo.hub.safety import RemoteFile, choose
+from zoo.hub.store import Snapshot
+
+if TYPE_CHECKING:
+    from zoo.hub.client import Hub
+
+log = logging.getLogger("zoo")
+
+
+@contextmanager
+def connected(place: where.Place, *, write: bool = False) -> Iterator["Hub"]:
+    """Yield the hub; the embedded one runs for as long as the block.
+
+    Raises:
+        HubError: `write`, and no token is known.
+
+    """
+    from zoo.hub import client
+
+    with client.suited(place):
+        if place.folder is not None:
+            from zoo.hub.server import embedded
+
+            with embedded(place.folder) as (endpoint, its_token):
+                yield client.Hub(place, endpoint, its_token)
+            return
+        token = client.user_token()
+        if write and not token:
+            raise HubError(
+                f"a push to {place.endpoint} needs a token: type hf auth login (or set HF_TOKEN), "
+                "or push to the embedded hub of this machine: add --hub local"
+            )
+        yield client.Hub(place, str(place.endpoint), token)
+
+
+def pull(repo: str, revision: str | None = None) -> Snapshot:
+    """Bring a repository of a hub here, whole and verified, or find it in the cache.
+
+    A cached commit is used without any request. A branch or tag is asked for; when the hub
+    cannot be reached, the commit it last meant is used, with a warning.
+
+    Args:
+        repo: `org/name`.
+        revision: a commit, branch or tag; None is main.
+
+    Raises:
+        HubError: not there, not allowed, not reachable, or the disk is full.
+        UnsafeFileError: tampered with, hostile, or only pickles.
+
+    """
+    where.check_repo(repo)
+    place = where.place()
+    folder = store.folder(place.label, repo)
+    pinned = revision is not None and _is_commit(revision)
+    if revision is not None and pinned and (found := store.find(folder, revision)):
+        return found
+    from zoo.hub.client import UnreachableError
+
+    try:
+        with connected(place) as hub:
+            commit = hub.commit_of(repo, revision)
+            if pinned and commit != revision:
+                raise HubError(f"{hub.endpoint} answered commit {commit} for {repo}@{revision}")
+            found = store.find(folder, commit) or _fetch(hub, folder, repo, commit)
+            if not pinned:
+                store.remember(folder, revision or "main", commit)
+            return found
+    except UnreachableError as error:
+        last = None if pinned else store.recall(folder, revision or "main")
+        found = store.find(folder, last) if last else None
+        if found is None:
+            raise
+        log.warning(
+            "%s@%s is used as it was when the hub was last asked, commit %s (%s)",
+            repo, revision or "main", found.commit, error,
+        )  # fmt: skip
+        return found
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and not set(revision) - set("0123456789abcdef")
+
+
+def _fetch(hub: "Hub", folder: Path, repo: str, commit: str) -> Snapshot:
+    from zoo.hub import download
+
+    files, left_out = choose(hub.tree(repo, commit), repo)
+    for name in left_out:
+        log.info("%s: %s is left out: neither weights in a safe format nor text", repo, name)
+
+    def fetch(file: RemoteFile, part: Path, stop: threading.Event) -> str:
+        return download.fetch(lambda start: hub.opened(repo, commit, file, start), file, part, stop)
+
+    with store.locked(folder):
+        if found := store.find(folder, commit):  # another process was faster
+            return found
+        return store.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
+
+
+def push(
+    repo: str,
+    files: Mapping[str, bytes | Path],
+    *,
+    private: bool,
+    message: str,
+    replaces: Sequence[str] = (".safetensors",),
+) -> str:
+    """Make `repo` hold `files`, in one commit, or in none if it does already.
+
+    Files of the repository whose suffix is in `replaces` and that are not pushed again are
+    deleted: the shards of an earlier version would be loaded with the new ones. All others stay.
+
+    Returns:
+        The address of the commit.
+
+    """
+    where.check_repo(repo)
+    with connected(where.place(), write=True) as hub:
+        parent = hub.head(repo) or hub.create(repo, private=private)
+        there = {file.path: file for file in hub.tree(repo, parent)}
+        stale = [
+            path for path in there if path not in files and PurePosixPath(path).suffix in replaces
+        ]
+        changed = {
+            name: item
+            for name, item in files.items()
+            if name not in there or not _same(there[name], item)
+        }
+        commit = parent
+        if changed or stale:
+            commit = hub.commit(repo, parent, changed, stale, message)
+        base = hub.place.endpoint or "local:"
+        return f"{base}/{repo}/commit/{commit}"
+
+
+def _same(there: RemoteFile, item: bytes | Path) -> bool:
+    size = len(item) if isinstance(item, bytes) else item.stat().st_size
+    if size != there.bytes:
+        return False
+    if there.sha256:
+        ours = hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else sha256(item)
+        return ours == there.sha256
+    data = item if isinstance(item, bytes) else item.read_bytes()
+    git = hashlib.sha1(f"blob {size}\0".encode() + data, usedforsecurity=False)
+    return git.hexdigest() == there.git_sha1

@@ -1,0 +1,108 @@
+"""Which hub is meant: HF_ENDPOINT as every Hub tool has it, ZOO_HUB=local, or ZOO_HUB=https://…"""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from zoo import cache
+from zoo.errors import HubError, MismatchError
+
+PUBLIC = "https://huggingface.co"
+# The Hub's own rule. No "--" is what lets a cache folder be named org--name without ambiguity.
+_PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A hub.
+
+    Attributes:
+        endpoint: its address without a trailing slash; None for the embedded hub.
+        folder: where the embedded hub keeps its repositories; None for a hub elsewhere.
+
+    """
+
+    endpoint: str | None
+    folder: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """How the cache calls it: "huggingface.co", "127.0.0.1_8000", "local"."""
+        if self.folder is not None:
+            if self.folder == _local_folder(None):
+                return "local"
+            return "local-" + hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
+        parts = urlsplit(self.endpoint or "")
+        text = f"{parts.hostname}_{parts.port}" if parts.port else str(parts.hostname)
+        return re.sub(r"[^A-Za-z0-9.]+", "_", f"{text}{parts.path}").strip(".")
+
+    @property
+    def is_public(self) -> bool:
+        """Whether this is huggingface.co itself."""
+        return self.endpoint == PUBLIC
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether a token sent there can be read on the way: http to another machine."""
+        parts = urlsplit(self.endpoint or "")
+        host = parts.hostname or ""
+        loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+        return parts.scheme == "http" and not loopback
+
+
+def place() -> Place:
+    """Return the hub that the environment names.
+
+    Raises:
+        HubError: ZOO_HUB or HF_ENDPOINT is no address, or has a password in it.
+
+    """
+    chosen = os.environ.get("ZOO_HUB") or os.environ.get("HF_ENDPOINT") or PUBLIC
+    if chosen == "local":
+        return Place(None, _local_folder(os.environ.get("ZOO_HUB_DIR")))
+    endpoint = chosen.rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment:
+        raise HubError(
+            "the hub (--hub, ZOO_HUB or HF_ENDPOINT) is no address; expected local, or for "
+            f"example {PUBLIC}"
+        )
+    if parts.username is not None:
+        raise HubError(
+            "the hub's address has a name or a password in it; addresses end up in logs: "
+            "use a token (type: hf auth login, or set HF_TOKEN)"
+        )
+    return Place(endpoint)
+
+
+def _local_folder(chosen: str | None) -> Path:
+    return (Path(chosen).expanduser() if chosen else cache.root() / "local-hub").resolve()
+
+
+def check_repo(repo: str) -> None:
+    """Accept `org/name` as the Hub does.
+
+    Raises:
+        MismatchError: it is no repository id.
+
+    """
+    parts = repo.split("/")
+    if (
+        len(parts) != 2
+        or len(repo) > 96
+        or not all(_PART.fullmatch(part) for part in parts)
+        or "--" in repo
+        or ".." in repo
+        or repo.endswith(".git")
+    ):
+        raise MismatchError(
+            f"{repo!r} is no repository id; expected org/name of letters, digits, '-', '_' and "
+            "'.', not at the ends, no two of them in a row"
+        )
