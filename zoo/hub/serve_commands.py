@@ -22,10 +22,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--port", type=int, default=7870)
     sub.add_argument("--public-url", metavar="URL", help="what clients call it behind a proxy")
     sub.add_argument("--quota", type=float, metavar="GB", help="large files of each namespace")
-    sub = actions.add_parser("token", help="make a token; it is shown once").add_subparsers(
+    tokens = actions.add_parser("token", help="make a token; it is shown once").add_subparsers(
         required=True, metavar="create"
     )
-    sub = sub.add_parser("create", help="make a token; it is shown once")
+    sub = tokens.add_parser("create", help="make a token; it is shown once")
     sub.set_defaults(act=_token)
     _folder(sub)
     sub.add_argument("--user", required=True, help="whose; made if new")

@@ -15,6 +15,8 @@ from zoo.hub.server.trees import files_facts
 routes = Routes()
 # `expand` names what the client asks for, in its spelling; the ids come in any case.
 _ALWAYS = {"_id", "id", "modelId"}
+_SHORT = _ALWAYS | {"likes", "private", "downloads", "tags", "pipeline_tag", "library_name"}
+_SHORT |= {"author", "createdAt", "lastModified", "gated", "sdk"}  # of a list that is not `full`
 
 
 def facts(call: Call, row: Row) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def repositories(call: Call) -> Response:
     skip, limit = call.number("cursor", 0, 10**9), call.number("limit", 1000, 1000) or 1000
     page = found[skip : skip + limit]
     if not (call.flag("full") or call.flag("cardData")) and "expand" not in query:
-        page = [{k: v for k, v in item.items() if k not in ("cardData", "config")} for item in page]
+        page = [{k: v for k, v in item.items() if k in _SHORT} for item in page]
     more = next_link(call, skip + limit) if len(found) > skip + limit else None
     return answer([_expanded(call, item) for item in page], headers=more)
 
