@@ -1,6 +1,9 @@
 """Hub servers on free loopback ports: one in this process, and one that can be killed."""
 
 import contextlib
+import hashlib
+import http.client
+import json
 import os
 import subprocess
 import sys
@@ -114,3 +117,77 @@ def client_environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
         return values
 
     return make
+
+
+class Wire:
+    """Raw requests: what a client library would refuse to send."""
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        self.host = address.removeprefix("http://")
+        self.token = token
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: dict[str, str] | None = None,
+    ) -> "Answer":
+        """Send one request; a dict becomes JSON, a list NDJSON."""
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+        elif isinstance(body, list):
+            body = b"".join(json.dumps(line).encode() + b"\n" for line in body)
+        given = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        connection = http.client.HTTPConnection(self.host, timeout=30)
+        try:
+            connection.request(method, path, body, given | (headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def upload(self, repo: str, data: bytes) -> "Answer":
+        """Bring a large file into a repository; return the answer to the upload itself."""
+        oid = hashlib.sha256(data).hexdigest()
+        objects = {"operation": "upload", "objects": [{"oid": oid, "size": len(data)}]}
+        batch = self("POST", f"/{repo}.git/info/lfs/objects/batch", objects)
+        assert batch.status == 200, batch
+        [found] = batch.json["objects"]
+        if "actions" not in found:
+            return batch
+        path = found["actions"]["upload"]["href"].partition(self.host)[2]
+        return Wire(f"http://{self.host}")("PUT", path, data)
+
+    def commit(self, repo: str, *operations: tuple[str, dict[str, object]], **header) -> "Answer":
+        """Commit operations to main."""
+        lines = [{"key": "header", "value": {"summary": "test", **header}}]
+        lines += [{"key": key, "value": value} for key, value in operations]
+        return self("POST", f"/api/models/{repo}/commit/main", lines)
+
+    def commit_large(self, repo: str, path: str, data: bytes) -> "Answer":
+        """Upload and commit one large file."""
+        assert self.upload(repo, data).status == 200
+        value = {"path": path, "algo": "sha256", "oid": hashlib.sha256(data).hexdigest()}
+        return self.commit(repo, ("lfsFile", value))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server said."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self):
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@pytest.fixture(scope="session")
+def wire() -> type[Wire]:
+    """The class of raw clients."""
+    return Wire

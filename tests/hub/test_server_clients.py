@@ -18,7 +18,7 @@ MODES = {
     "lfs": ({}, {"HF_HUB_DISABLE_XET": "1"}),
     "regular": ({"inline_bytes": 1 << 25}, {}),
 }
-LIBRARIES = ["transformers", "peft", "mixin"]  # they take seconds to import
+LIBRARIES = ["transformers", "peft", "mixin"]  # these steps import for seconds
 GIT = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
@@ -53,7 +53,7 @@ def test_client_steps(serve, client_environment, mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_all_client_steps(serve, client_environment, mode):
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    missing = [name for name in LIBRARIES[:2] if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed")
     assert steps(serve, client_environment, mode, 30, []) == 45

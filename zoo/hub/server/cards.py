@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-_LIMIT = 256 * 1024  # characters of front matter; the largest cards of the public Hub stay below
+_LIMIT = 128 * 1024  # characters of front matter; the largest cards of the public Hub stay below
+_DEPTH = 50
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
 _RELATIONS = {"adapter", "finetune", "quantized", "merge"}
@@ -31,13 +32,20 @@ _LICENSES = frozenset(_LICENSE_TEXT.split())
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases, and with dates left as text."""
+    """The safe loader without aliases or deep nesting, and with dates left as text."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias."""
+        """Refuse an alias, and deep nesting."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed")
-        return super().compose_node(parent, index)
+        if self._depth > _DEPTH:
+            raise yaml.YAMLError(f"nested more than {_DEPTH} deep")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
