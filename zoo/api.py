@@ -96,6 +96,49 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
     return Checkpoint.read(path) if CONFIG in snapshot.files and is_checkpoint(path) else path
 
 
+def push(
+    item: "Ref | Checkpoint",
+    repo_id: str,
+    *,
+    private: bool = True,
+    message: str | None = None,
+) -> str:
+    """Publish a checkpoint: weights, config, metrics and card in one commit; return its address.
+
+    A push of what is there already makes no commit and returns the newest one's address.
+
+    Args:
+        item: a checkpoint, its folder, a folder that transformers or peft saved, or
+            `name[.tag]` of shipped weights.
+        repo_id: `org/name`; the repository is made when there is none.
+        private: who may see a repository made here; one that exists stays as it is.
+        message: of the commit.
+
+    Raises:
+        HubError: no token, no right to write, not reachable, or somebody else pushed meanwhile.
+        MismatchError: the card is wrong.
+        UnsafeFileError: the weights are not the config's, or a file holds a token.
+
+    """
+    from zoo import __version__
+    from zoo.checkpoint import Checkpoint, is_checkpoint
+    from zoo.hub import exchange, publish, where
+
+    where.check_repo(repo_id)
+    if isinstance(item, str) and not {"/", "\\"} & set(item):  # a name; a folder there is ./name
+        item = checkpoint(item)
+    elif not isinstance(item, Checkpoint):
+        folder = Path(item).expanduser()
+        item = Checkpoint.read(folder) if is_checkpoint(folder) else folder
+    if isinstance(item, Checkpoint):
+        files = publish.files_of_checkpoint(item, repo_id)
+        what = f"{item.recipe.name}.{item.tag}"
+    else:
+        files, what = publish.files_of_folder(item, repo_id), item.resolve().name
+    text = message or f"{what}, with edge-zoo {__version__}"
+    return exchange.push(repo_id, files, private=private, message=text)
+
+
 def pinned(ref: Ref) -> Ref:
     """Return a ref that means the same from now on: a branch or tag of the Hub as its commit."""
     if not isinstance(parsed := refs.parse(ref), refs.RepoRef):
@@ -366,6 +409,21 @@ def card(ref: Ref) -> str:
     from zoo.card import render
 
     return render(checkpoint(ref))
+
+
+def check_card(ref: Ref) -> list[str]:
+    """Return what is wrong with the card that lies beside a checkpoint, one sentence each.
+
+    Its metadata must be what the Hub understands, and every number in it a fact of the
+    checkpoint: measured, recorded, or computed again.
+    """
+    from zoo.card_check import problems
+    from zoo.checkpoint import CARD
+
+    source = checkpoint(ref)
+    if not (source.path / CARD).is_file():
+        return [f"there is no {CARD}; zoo card {ref} --out {CARD} writes one"]
+    return problems((source.path / CARD).read_text(encoding="utf-8"), source)
 
 
 def serve(port: int | None = None, *, open_browser: bool = False) -> None:

@@ -4,10 +4,12 @@ Every number comes from the checkpoint's own files or is computed here from the 
 says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zoo.card_check import LICENSES
 from zoo.content import content
 from zoo.recipe import Recipe
 
@@ -19,22 +21,23 @@ TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
 _METRIC_NAMES = {"psnr_y_db": "PSNR Y (dB)", "ssim_y": "SSIM Y"}
 _METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim"}
 # Licences the Hub knows by id; any other text becomes `license: other` with its name.
-_HUB_LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0"}
+_HUB_LICENSES = LICENSES - {"other", "unknown"}
 
 
-def render(checkpoint: "Checkpoint") -> str:
-    """Return the card of a checkpoint: YAML front matter, then Markdown."""
+def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
+    """Return the card of a checkpoint: YAML front matter, then Markdown.
+
+    Args:
+        checkpoint: whose facts it shows.
+        repo: the repository it will stand in, for the lines to type; None takes the name.
+
+    """
     import jinja2  # comes with torch
     import yaml
 
-    from zoo import cost
-    from zoo.checkpoint import build
-
     recipe = checkpoint.recipe
-    model = build(recipe)
-    costs = [
-        cost.estimate(model, cost.target(name), input_shape=recipe.input_shape) for name in TARGETS
-    ]
+    ref = repo or f"{recipe.name}.{checkpoint.tag}"
+    costs = _costs(json.dumps(recipe.to_json()))
     quality = _quality(checkpoint.metrics)
     columns = sorted({name for _, values in quality for name in values})
     environment = jinja2.Environment(
@@ -46,9 +49,9 @@ def render(checkpoint: "Checkpoint") -> str:
         (content("cards") / "model.md").read_text(encoding="utf-8")
     ).render(
         recipe=recipe,
-        ref=f"{recipe.name}.{checkpoint.tag}",
+        ref=ref,
         front_matter=yaml.safe_dump(front_matter(checkpoint), sort_keys=False, allow_unicode=True),
-        snippet=_snippet(recipe, checkpoint.tag),
+        snippet=_snippet(recipe, ref),
         facts=_facts(costs[0], checkpoint),
         quality_columns=[_METRIC_NAMES.get(name, name) for name in columns],
         quality=[
@@ -75,6 +78,22 @@ def render(checkpoint: "Checkpoint") -> str:
         else "Not described by the authors of this recipe.",
         files=sorted(checkpoint.config["files"].items()),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _costs(recipe_json: str) -> "list[Cost]":
+    """Return what the network of a recipe costs on each of `TARGETS`.
+
+    Kept, because counting takes a second, and a push renders and checks a card several times.
+    """
+    from zoo import cost
+    from zoo.checkpoint import build
+
+    recipe = Recipe.from_json(json.loads(recipe_json))
+    model = build(recipe)
+    return [
+        cost.estimate(model, cost.target(name), input_shape=recipe.input_shape) for name in TARGETS
+    ]
 
 
 def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -130,11 +149,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if value < 1 else f"{value:.2f}"
 
 
-def _snippet(recipe: Recipe, tag: str) -> str:
+def _snippet(recipe: Recipe, ref: str) -> str:
     shape = ", ".join(map(str, recipe.input_shape))
     return (
-        f'model = zoo.load("{recipe.name}.{tag}")  # takes ({shape}) and other sizes\n'
-        f'zoo.run("{recipe.name}.{tag}", "photo.jpg", "photo-large.png")'
+        f'model = zoo.load("{ref}")  # takes ({shape}) and other sizes\n'
+        f'zoo.run("{ref}", "photo.jpg", "photo-large.png")'
     )
 
 

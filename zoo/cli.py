@@ -233,6 +233,13 @@ def _export(args: Arguments) -> None:
 
 
 def _card(args: Arguments) -> None:
+    if args.check:
+        wrong = api.check_card(args.ref)
+        for line in wrong:
+            print(line)
+        if wrong:
+            raise MismatchError(f"the card of {args.ref} has {len(wrong)} mistakes")
+        return
     text = api.card(args.ref)
     if args.out:
         from pathlib import Path
@@ -348,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("card", _card, "render the model card")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
     sub.add_argument("--out", metavar="FILE", help="write there instead of to stdout")
+    sub.add_argument("--check", action="store_true", help="check the README.md that is there")
     hub_commands.add(command)
     serve_commands.add(command)
     sub = command("serve", _serve, "serve the demo page on this machine")

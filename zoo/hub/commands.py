@@ -16,6 +16,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("pull", _pull, "bring a Hub repository here, verified")
     sub.add_argument("repository", metavar="ORG/NAME[@REVISION]")
     sub.add_argument("--out", metavar="DIR", help="copy it into this new folder too")
+    sub = command("push", _push, "publish a checkpoint, in one commit with its card")
+    sub.add_argument("item", metavar="DIR", help="a checkpoint folder, or name[.tag]")
+    sub.add_argument("repository", metavar="ORG/NAME")
+    sub.add_argument("--public", action="store_true", help="a new repository is for everybody")
+    sub.add_argument("--message", metavar="TEXT", help="of the commit")
+
+
+def _push(args: Arguments) -> None:
+    url = api.push(args.item, args.repository, private=not args.public, message=args.message)
+    print(json.dumps({"commit": url}) if args.json else url)
 
 
 def _pull(args: Arguments) -> None:

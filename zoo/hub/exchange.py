@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from zoo.errors import HubError
+from zoo.errors import HubError, MissingExtraError
 from zoo.files import sha256
 from zoo.hub import store, where
 from zoo.hub.safety import RemoteFile, choose
@@ -32,8 +32,10 @@ def connected(place: where.Place, *, write: bool = False) -> Iterator["Hub"]:
 
     with client.suited(place):
         if place.folder is not None:
-            from zoo.hub.server import embedded
-
+            try:
+                from zoo.hub.server import embedded
+            except ImportError as error:
+                raise MissingExtraError.of(str(error.name), "hub") from error
             with embedded(place.folder) as (endpoint, its_token):
                 yield client.Hub(place, endpoint, its_token)
             return

@@ -1,0 +1,196 @@
+"""The zoo against the embedded hub, and libraries that know nothing of the zoo."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from huggingface_hub import HfApi, PyTorchModelHubMixin, constants, hf_hub_download
+from safetensors.torch import load_file
+
+import zoo
+from zoo.checkpoint import Checkpoint, build
+from zoo.cli import main
+from zoo.errors import HubError, UnsafeFileError
+from zoo.hub import download
+from zoo.registry import find
+
+RECIPE = find("sesr-m3-x2")
+
+
+@pytest.fixture
+def made(tmp_path):
+    metrics = {"held_out": {"psnr_y_db": 30.123456, "ssim_y": 0.91, "images": 2}}
+    tensors = build(RECIPE).state_dict()
+    return Checkpoint.write(tmp_path / "run", RECIPE, tensors, metrics, license="CC-BY-4.0")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def served(serve, cache, monkeypatch):
+    """A hub as on another machine: an address and a token."""
+    hub = serve()
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_TOKEN", hub.token("me"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return hub
+
+
+def same(ours, theirs):
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_local_takes_the_same_way_through_a_folder_also_offline(made, cache, capsys, monkeypatch):
+    monkeypatch.setenv("ZOO_HUB", "")  # set by --hub, and put back after the test
+    assert constants.HF_HUB_OFFLINE
+    assert main(["push", str(made.path), "me/sesr", "--hub", "local"]) == 0
+    url = capsys.readouterr().out.strip()
+    assert url.startswith("local:/me/sesr/commit/")
+    assert main(["push", str(made.path), "me/sesr", "--hub", "local"]) == 0
+    assert capsys.readouterr().out.strip() == url
+    assert main(["pull", "me/sesr", "--hub", "local", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["hub"], record["commit"]) == ("local", url.rsplit("/", 1)[-1])
+    same(zoo.load("me/sesr").state_dict(), made.load().state_dict())
+    assert main(["card", "me/sesr", "--check"]) == 0
+    assert main(["show", f"me/sesr@{record['commit']}"]) == 0
+    assert {entry.kind for entry in zoo.cache.entries()} >= {"hub"}
+
+
+def test_a_folder_of_ones_own_is_another_hub(made, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HUB", "local")
+    zoo.push(made, "me/sesr")
+    monkeypatch.setenv("ZOO_HUB_DIR", str(tmp_path / "other"))
+    with pytest.raises(HubError, match="me/sesr is not on"):
+        zoo.pull("me/sesr")
+    zoo.push(made, "me/sesr")
+    assert (tmp_path / "other").is_dir()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_what_is_pushed_is_read_by_the_plain_client(served, made, tmp_path, private, monkeypatch):
+    url = zoo.push(made, "me/sesr", private=private)
+    api = HfApi(endpoint=served.address, token=os.environ["HF_TOKEN"])
+    info = api.model_info("me/sesr")
+    assert (info.private, url.rsplit("/", 1)[-1]) == (private, info.sha)
+    assert {"edge-zoo", "super-resolution", "license:cc-by-4.0"} <= set(info.tags)
+    assert len(api.list_repo_commits("me/sesr")) == 2  # the empty one, and ours
+    weights = hf_hub_download(
+        "me/sesr", "model.safetensors", endpoint=served.address, cache_dir=tmp_path / "hf"
+    )
+    same(load_file(weights), made.load().state_dict())
+    monkeypatch.delenv("HF_TOKEN")
+    if private:
+        with pytest.raises(HubError, match=r"me/sesr is not on .* hf auth login"):
+            zoo.pull("me/sesr")
+    else:
+        assert zoo.pull("me/sesr").config == made.config
+
+
+def test_tags_branches_and_commits_are_pulled(served, made):
+    first = zoo.push(made, "me/sesr").rsplit("/", 1)[-1]
+    HfApi(endpoint=served.address, token=os.environ["HF_TOKEN"]).create_tag("me/sesr", tag="v1")
+    made.record("set5", {"psnr_y_db": 35.5, "ssim_y": 0.95, "images": 5})
+    second = zoo.push(made.path, "me/sesr").rsplit("/", 1)[-1]
+    assert zoo.pull("me/sesr@v1").path.name == first
+    assert zoo.pull("me/sesr").path.name == second
+    assert "set5" in zoo.pull(f"me/sesr@{second}").metrics["evaluations"]
+    assert "evaluations" not in zoo.pull(f"me/sesr@{first}").metrics
+
+
+def test_a_tampered_object_in_the_servers_store_is_noticed(served, made, monkeypatch):
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(download, "LONGEST_WAIT_S", 0.01)
+    zoo.push(made, "me/sesr")
+    digest = made.config["files"]["model.safetensors"]["sha256"]
+    (stored,) = [file for file in served.folder.rglob(f"{digest}*") if file.is_file()]
+    data = bytearray(stored.read_bytes())
+    data[100] ^= 1
+    stored.chmod(0o600)
+    stored.write_bytes(data)
+    with pytest.raises((UnsafeFileError, HubError)):
+        zoo.pull("me/sesr")
+
+
+def test_a_read_only_token_may_pull_and_not_push(served, made, monkeypatch):
+    zoo.push(made, "me/sesr")
+    monkeypatch.setenv("HF_TOKEN", served.token("me", role="read"))
+    zoo.pull("me/sesr")
+    made.record("set5", {"psnr_y_db": 35.5, "images": 5})
+    with pytest.raises(HubError, match="does not let the token that was sent do that"):
+        zoo.push(made.path, "me/sesr")
+
+
+class Tiny(torch.nn.Module, PyTorchModelHubMixin):
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(width, 2)
+
+
+def test_a_mixin_model_goes_both_ways(served, tmp_path):
+    model = Tiny(width=4)
+    model.save_pretrained(tmp_path / "mixin")
+    (tmp_path / "mixin" / "README.md").unlink(missing_ok=True)
+    zoo.push(tmp_path / "mixin", "me/tiny")
+    pulled = zoo.pull("me/tiny")
+    same(Tiny.from_pretrained(pulled).state_dict(), model.state_dict())
+    weights = hf_hub_download(
+        "me/tiny", "model.safetensors", endpoint=served.address, cache_dir=tmp_path / "hf"
+    )
+    same(load_file(weights), model.state_dict())
+
+
+LIBRARIES = """
+import sys, torch, zoo
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import BertConfig, BertModel
+model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                             intermediate_size=8, vocab_size=16, max_position_embeddings=8))
+before = {k: v.clone() for k, v in model.state_dict().items()}
+model.push_to_hub("me/bert")                          # theirs, ours to read
+again = BertModel.from_pretrained(zoo.pull("me/bert"))
+assert all(torch.equal(v, again.state_dict()[k]) for k, v in before.items())
+model.save_pretrained(sys.argv[1] + "/bert")
+zoo.push(sys.argv[1] + "/bert", "me/bert2")           # ours, theirs to read
+again = BertModel.from_pretrained("me/bert2")
+assert all(torch.equal(v, again.state_dict()[k]) for k, v in before.items())
+model.save_pretrained(sys.argv[1] + "/shards", max_shard_size="2kB")
+zoo.push(sys.argv[1] + "/shards", "me/shards")
+folder = zoo.pull("me/shards")
+assert len(list(folder.glob("*.safetensors"))) > 1
+again = BertModel.from_pretrained(folder)
+assert all(torch.equal(v, again.state_dict()[k]) for k, v in before.items())
+lora = get_peft_model(model, LoraConfig(target_modules=["query"], r=2))
+lora.peft_config["default"].base_model_name_or_path = "me/bert2"
+for name, value in lora.named_parameters():
+    if "lora_B" in name:
+        torch.nn.init.normal_(value)
+lora.save_pretrained(sys.argv[1] + "/lora")
+import os; os.remove(sys.argv[1] + "/lora/README.md")
+zoo.push(sys.argv[1] + "/lora", "me/lora")
+other = PeftModel.from_pretrained(BertModel.from_pretrained("me/bert2"), "me/lora")
+assert torch.equal(
+    dict(other.named_parameters())["base_model.model.encoder.layer.0.attention.self.query.lora_B.default.weight"],
+    dict(lora.named_parameters())["base_model.model.encoder.layer.0.attention.self.query.lora_B.default.weight"])
+assert zoo.pull("me/lora").joinpath("adapter_config.json").is_file()
+"""
+
+
+@pytest.mark.slow
+def test_transformers_and_peft_read_ours_and_we_read_theirs(served, tmp_path):
+    pytest.importorskip("peft")
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARIES, str(tmp_path)],
+        env=os.environ | {"HF_HUB_OFFLINE": "0"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    info = HfApi(endpoint=served.address, token=os.environ["HF_TOKEN"]).model_info("me/lora")
+    assert {"peft", "base_model:adapter:me/bert2"} <= set(info.tags)

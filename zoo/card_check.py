@@ -1,0 +1,203 @@
+"""Checking a card before anybody else sees it: its metadata, its numbers, and secrets in it.
+
+No network is needed. Every number must be a fact of the checkpoint: in its `metrics.json` or
+`config.json`, or computed again from its network, up to the digits that the card shows.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+
+# The licence ids that the Hub knows.
+_LICENSES = """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m
+    bigscience-bloom-rail-1.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause
+    bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0
+    cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
+    cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0
+    epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl
+    gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0
+    lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa
+    odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown
+    unlicense wtfpl zlib
+"""
+LICENSES = frozenset(_LICENSES.split())
+RELATIONS = ("adapter", "finetune", "merge", "quantized")
+_FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+_LONGEST = 400_000
+SECRET = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}")
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_LIST_ITEM = re.compile(r"^\s*\d+\.\s", re.MULTILINE)
+
+
+def problems(text: str, checkpoint: "Checkpoint | None" = None) -> list[str]:
+    """Return what is wrong with a card, one sentence each.
+
+    Args:
+        text: the whole README.md.
+        checkpoint: whose numbers the card must show; None looks at the metadata alone.
+
+    """
+    found = []
+    if SECRET.search(text):
+        found.append("it holds what looks like a token of the Hub; revoke that token")
+    try:
+        matter = front_matter(text)
+    except ValueError as error:
+        return [*found, str(error)]
+    found += metadata_problems(matter)
+    if checkpoint is not None:
+        found += [
+            f"the number {number} is neither in the checkpoint's metrics nor computed from it"
+            for number in unknown_numbers(text, checkpoint)
+        ]
+    return found
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """Return the metadata of a card.
+
+    Raises:
+        ValueError: there is none, or it is no YAML mapping.
+
+    """
+    import yaml
+
+    match = _FRONT.match(text.replace("\r\n", "\n"))
+    if match is None or len(text) > _LONGEST:
+        raise ValueError("a card starts with metadata between two lines of three hyphens")
+    if re.search(r"(^|[\s\[,{])[&*][\w-]", match[1]):  # a few lines of them can mean gigabytes
+        raise ValueError("the metadata has a YAML anchor or alias")
+    try:
+        value = yaml.safe_load(match[1])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"the metadata is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise ValueError("the metadata is no YAML mapping")
+    return value
+
+
+def metadata_problems(matter: Mapping[str, Any]) -> list[str]:
+    """Return what the Hub would refuse, or quietly not understand, in a card's metadata."""
+    found = []
+    license_ = matter.get("license")
+    for item in _items(license_):
+        if item not in LICENSES:
+            found.append(f"license {item!r} is no id of the Hub; use other, with license_name")
+    if license_ == "other" and not (matter.get("license_name") and matter.get("license_link")):
+        found.append("license other needs license_name and license_link")
+    for key in ("base_model", "datasets"):
+        for item in _items(matter.get(key)):
+            if not (isinstance(item, str) and _REPO_ID.fullmatch(item)):
+                found.append(f"{key} holds {item!r}, which is no repository id")
+    for key in ("tags", "metrics", "language"):
+        if not all(isinstance(item, str) for item in _items(matter.get(key))):
+            found.append(f"{key} holds something that is no text")
+    for key in ("library_name", "pipeline_tag", "license_name"):
+        if key in matter and not isinstance(matter[key], str):
+            found.append(f"{key} is no text")
+    relation = matter.get("base_model_relation")
+    if relation is not None and relation not in RELATIONS:
+        found.append(f"base_model_relation is {relation!r}; expected {', '.join(RELATIONS)}")
+    if relation is not None and "base_model" not in matter:
+        found.append("base_model_relation without base_model")
+    if not all(math.isfinite(number) for number in _numbers(matter)):
+        found.append("a number in the metadata is not finite")
+    return found + _index_problems(matter.get("model-index", []))
+
+
+def _index_problems(models: Any) -> list[str]:
+    """Check the shape of `model-index`: names, results, and metrics with a type and a number."""
+    if not isinstance(models, list):
+        return ["model-index is no list"]
+    found: list[str] = []
+    for model in models:
+        results = model.get("results") if isinstance(model, dict) else None
+        if not isinstance(results, list) or not isinstance(model.get("name"), str):
+            return [*found, "a model of model-index needs a name and a list of results"]
+        for result in results:
+            kinds = [
+                part.get("type") if isinstance(part, dict) else None
+                for part in (
+                    (result.get("task"), result.get("dataset")) if isinstance(result, dict) else ()
+                )
+            ]
+            if len(kinds) != 2 or not all(isinstance(kind, str) for kind in kinds):
+                found.append("a result of model-index needs task.type and dataset.type")
+                continue
+            metrics = result.get("metrics")
+            if not isinstance(metrics, list) or not all(map(_is_metric, metrics)):
+                found.append("a result of model-index needs metrics with a type and a number")
+    return found
+
+
+def _is_metric(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("type"), str)
+        and isinstance(value.get("value"), int | float)
+        and not isinstance(value["value"], bool)
+    )
+
+
+def unknown_numbers(text: str, checkpoint: "Checkpoint") -> list[str]:
+    """Return the numbers of a card that are no facts of the checkpoint, in order."""
+    from zoo.card import render
+
+    rendered = render(checkpoint)
+    words = set(_words(rendered))
+    words |= {
+        word for fact in _texts((checkpoint.config, checkpoint.metrics)) for word in _words(fact)
+    }
+    facts = set(map(_decimal, _numbers((checkpoint.config, checkpoint.metrics))))
+    facts |= {Decimal(n.replace(",", "")) for word in words for n in _NUMBER.findall(word)}
+    found = []
+    for word in _words(_LIST_ITEM.sub("", text)):
+        if word in words or word[0].isalpha():  # names: sesr-m5-x2, stm32f746
+            continue
+        for number in _NUMBER.findall(word):
+            value = Decimal(number.replace(",", ""))
+            step = Decimal((0, (1,), int(value.as_tuple().exponent)))
+            if not any(abs(fact - value) * 2 <= step for fact in facts):
+                found.append(number)
+    return list(dict.fromkeys(found))
+
+
+def _words(text: str) -> list[str]:
+    """Return the parts of a text that hold a digit; addresses, which are references, left out."""
+    plain = re.sub(r"https?://[^\s)>\]]+", " ", text)
+    words = (
+        word.strip(".-+*_\"'") for word in re.split(r"[\s|`()\[\]{};:=<>~/]+|,(?!\d{3})", plain)
+    )
+    return [word for word in words if any(c.isdigit() for c in word)]
+
+
+def _decimal(number: float) -> Decimal:
+    return Decimal(repr(number)) if math.isfinite(number) else Decimal(0)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value

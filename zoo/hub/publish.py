@@ -1,0 +1,157 @@
+"""What a push sends: the files of a checkpoint, or of a folder that another library saved."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from zoo import card_check
+from zoo.card import render
+from zoo.checkpoint import CARD, CONFIG, METRICS, Checkpoint
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.files import sha256
+from zoo.hub.safety import RECORD, check_listing, is_data
+
+log = logging.getLogger("zoo")
+
+Files = dict[str, bytes | Path]
+LICENSE = "LICENSE"
+
+
+def files_of_checkpoint(checkpoint: Checkpoint, repo: str) -> Files:
+    """Return what a checkpoint's repository holds, after the weights and the card were checked.
+
+    A card that was edited by hand is sent as it is; any other is rendered for `repo`.
+
+    Raises:
+        UnsafeFileError: the weights are not those the config describes, or a text holds a token.
+        MismatchError: the card is wrong.
+
+    """
+    path = checkpoint.path
+    files: Files = {}
+    for name, facts in checkpoint.config["files"].items():
+        check_listing([name])
+        files[name] = _regular(path / name)
+        if sha256(path / name) != facts["sha256"]:
+            raise UnsafeFileError(f"{path / name} is not the file that {CONFIG} describes")
+    for name in (CONFIG, METRICS):
+        if (path / name).exists():
+            files[name] = _regular(path / name)
+    text = _card(checkpoint, repo)
+    if card_check.front_matter(text).get("license_link") == LICENSE:
+        files[LICENSE] = _license(checkpoint)
+    files[CARD] = text.encode()
+    _refuse_secrets(files)
+    return files
+
+
+def _card(checkpoint: Checkpoint, repo: str) -> str:
+    """Return the card to send, checked."""
+    file = checkpoint.path / CARD
+    own = _regular(file).read_text(encoding="utf-8") if file.exists() else None
+    came_from = _config(checkpoint.path / RECORD).get("repo")
+    rendered = {render(checkpoint, repo=name) for name in (None, repo, came_from)}
+    edited = own is not None and own not in rendered
+    text = own if edited and own is not None else render(checkpoint, repo=repo)
+    if wrong := card_check.problems(text, checkpoint):
+        raise MismatchError(
+            f"the card {file} is wrong: {'; '.join(wrong)}; correct it, or delete it to have it "
+            "written anew"
+        )
+    if edited:
+        log.info("%s was edited by hand: it is sent as it is", file)
+    return text
+
+
+def _license(checkpoint: Checkpoint) -> bytes | Path:
+    if (checkpoint.path / LICENSE).exists():
+        return _regular(checkpoint.path / LICENSE)
+    data = checkpoint.config["data"].get("source", "data that is not recorded")
+    return (
+        f"Licence of these weights: {checkpoint.license}\n\nIt is that of what they were trained "
+        f"on: {data}.\nThe code that makes and uses them, edge-zoo, is Apache-2.0.\n"
+    ).encode()
+
+
+def files_of_folder(path: Path, repo: str) -> Files:
+    """Return what is sent of a folder that transformers, peft or another library saved.
+
+    Raises:
+        MissingWeightsError: no such folder, or no weights in it that are safe to publish.
+        UnsafeFileError: a symbolic link, a name no other system can hold, or a token in a text.
+        MismatchError: the card's metadata is wrong.
+
+    """
+    found = sorted(file for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    names = {file.relative_to(path).as_posix(): file for file in found}
+    files: Files = {
+        name: _regular(file)
+        for name, file in names.items()
+        if is_data(name) and not any(part.startswith(".") for part in Path(name).parts)
+    }
+    if not any(name.endswith((".safetensors", ".onnx", ".tflite")) for name in files):
+        raise MissingWeightsError(
+            f"{path} holds no checkpoint and no weights as safetensors; expected a folder made by "
+            "zoo train or by save_pretrained"
+        )
+    check_listing(list(files))
+    for name in sorted(set(names) - set(files)):
+        log.info("%s is not sent: neither weights in a safe format nor text", name)
+    if CARD not in files:
+        files[CARD] = _plain_card(path, repo).encode()
+    if wrong := card_check.problems(_text(files[CARD])):
+        raise MismatchError(f"the card {path / CARD} is wrong: {'; '.join(wrong)}")
+    _refuse_secrets(files)
+    return files
+
+
+def _plain_card(path: Path, repo: str) -> str:
+    """Return the least card: what the saved configuration says about library and base model."""
+    import yaml
+
+    matter: dict[str, Any] = {"tags": ["edge-zoo"]}
+    adapter = _config(path / "adapter_config.json")
+    base = adapter.get("base_model_name_or_path")
+    if adapter.get("peft_type"):
+        matter["library_name"] = "peft"
+        if isinstance(base, str) and not Path(base).exists() and base.count("/") <= 1:
+            matter |= {"base_model": base, "base_model_relation": "adapter"}
+    elif _config(path / CONFIG).get("model_type"):
+        matter["library_name"] = "transformers"
+    name = repo.partition("/")[2]
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---\n\n# {name}\n"
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _regular(path: Path) -> Path:
+    """Return the path of a file that lies in the folder itself."""
+    if path.is_symlink() or not path.is_file():
+        raise UnsafeFileError(
+            f"{path} is a symbolic link or no regular file; what it points to may not be meant to "
+            "be published: copy it into the folder"
+        )
+    return path
+
+
+def _text(item: bytes | Path) -> str:
+    data = item if isinstance(item, bytes) else item.read_bytes()
+    return data.decode(errors="replace")
+
+
+def _refuse_secrets(files: Files) -> None:
+    """Refuse texts that hold a token: a repository never forgets."""
+    for name, item in files.items():
+        size = len(item) if isinstance(item, bytes) else item.stat().st_size
+        small = size < 1 << 20 and not name.endswith((".safetensors", ".onnx", ".tflite"))
+        if small and card_check.SECRET.search(_text(item)):
+            raise UnsafeFileError(
+                f"{name} holds what looks like a token of the Hub; remove it and revoke that token"
+            )
