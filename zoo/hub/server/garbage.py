@@ -9,6 +9,9 @@ from dulwich.objects import Commit, Tag
 from zoo.hub.server.git import Git
 from zoo.hub.server.hub import Hub
 
+# A client remembers for weeks which chunks it has sent, and then does not send them again.
+_XORB_DAYS = 60
+
 
 @dataclass
 class Collected:
@@ -58,6 +61,7 @@ def collect_in(hub: Hub, hours: float, check: bool) -> Collected:
                         )
                 found.packed += git.pack()
         _remove(hub, limit, found)
+        _remove_xorbs(hub, found)
         for oid in list(hub.objects.oids()) if check else []:
             found.checked += 1
             if not hub.objects.verify(oid):
@@ -77,6 +81,16 @@ def _remove(hub: Hub, limit: float, found: Collected) -> None:
         path.unlink()
         found.removed += 1
         found.removed_bytes += facts.st_size
+
+
+def _remove_xorbs(hub: Hub, found: Collected) -> None:
+    """Remove the Xet chunks that no upload has used for a while; files do not need them."""
+    limit = time.time() - _XORB_DAYS * 86400
+    for path in list((hub.root / "xorbs").glob("*/??/*")):
+        facts = path.stat()
+        if facts.st_mtime < limit:
+            path.unlink()
+            found.removed_bytes += facts.st_size
 
 
 def referred(git: Git) -> set[str]:

@@ -9,6 +9,7 @@ others would tell what others have.
 
 import base64
 import binascii
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -92,12 +93,23 @@ async def xorb(call: Call) -> Response:
             with upload.path.open("rb") as stream:
                 if not list(_chunks(stream)):
                     raise bad("the xorb has no chunks")
+            _require_room(call.hub, user, upload.size)
             upload.move(target)
             return new
 
         return answer({"was_inserted": await in_thread(act)})
     finally:
         await in_thread(upload_of.__exit__, None, None, None)
+
+
+def _require_room(hub: Hub, user: str, more: int) -> None:
+    """Refuse a xorb when those of the user would take more than a namespace may have."""
+    quota = hub.settings.quota_bytes
+    if quota is not None:
+        folder = hub.root / "xorbs" / user.lower()
+        used = sum(path.stat().st_size for path in folder.glob("??/*"))
+        if used + more > quota:
+            raise Refused(413, f"the chunks of {user} take more than the quota of {quota} bytes")
 
 
 @dataclass(frozen=True)
@@ -180,6 +192,7 @@ def _append(hub: Hub, user: str, segment: Segment, upload: Upload) -> None:
     except FileNotFoundError:
         raise bad(f"the xorb {segment.xorb} was not uploaded") from None
     written = 0
+    os.utime(stream.fileno())  # garbage collection goes by the last use
     with stream:
         for i, (packed, scheme, size) in enumerate(_chunks(stream)):
             if i >= segment.end:
