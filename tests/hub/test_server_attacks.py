@@ -182,6 +182,7 @@ def test_what_is_served_runs_nothing(mine):
     card = (
         '# Hi\n<script>alert(1)</script>\n\n<img src=x onerror="alert(1)">\n\n'
         "[a](javascript:alert(1)) [b](data:text/html,x) ![c](vbscript:x) [d](https://example.org)"
+        "\n\n![e](./e.png)"
     )
     text = base64.b64encode(f"---\ntags: ['<i>tag</i>']\n---\n{card}".encode()).decode()
     files = [inline(name, page) for name in ("x.html", "x.svg", 'q"<b>.js', "x.xml")]
@@ -199,9 +200,13 @@ def test_what_is_served_runs_nothing(mine):
         answer = client("GET", path)
         assert answer.status == 200
         shown = answer.body.decode()
-        assert not re.search(r"<(script|img|i)\b|<b>\.js|=\"(javascript|data|vbscript):", shown)
+        assert not re.search(
+            r"<(script|img src=x|i)\b|<b>\.js|=\"(javascript|data|vbscript):", shown
+        )
         assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert 'href="https://example.org"' in client("GET", "/me/repo").body.decode()
+    shown = client("GET", "/me/repo").body.decode()
+    assert 'href="https://example.org"' in shown
+    assert '<img src="/me/repo/resolve/main/e.png"' in shown
 
 
 def test_tokens(serve, wire):

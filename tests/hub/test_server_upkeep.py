@@ -170,16 +170,21 @@ WORDS = [
     *("..", "%2e%2e", "%2F", "%00", "%ff", "", "a%2Fb", "refs%2Fheads%2Fmain", "a.txt", "w.bin"),
     *("0" * 64, "99", "-1", "user-access-request", "grant", "blob", "HEAD", "x" * 300),
 ]
-QUERIES = ["", "?recursive=true", "?limit=-1", "?cursor=a", "?expand=x", "?sort=no", "?blobs=1",
-           "?service=git-upload-pack", "?filter=a,b&search=%00", "?create_pr=1", "?%ff"]  # fmt: skip
+QUERIES = [
+    *("", "?recursive=true", "?limit=-1", "?cursor=a", "?expand=x", "?sort=no", "?blobs=1", "?%ff"),
+    *("?service=git-upload-pack", "?filter=a,b&search=%00", "?create_pr=1"),
+]
+KEYS = """
+name organization type visibility private gated tag startingPoint files path size operation objects
+oid content encoding key value summary parentCommit title namespace item id fromRepo toRepo user
+paths gitIgnore srcPath srcRevision
+"""
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.sampled_from(WORDS),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["name", "organization", "type", "visibility", "private", "gated", "tag", "startingPoint", "files", "path", "size", "operation", "objects", "oid", "content", "encoding", "key", "value", "summary", "parentCommit", "title", "namespace", "item", "id", "fromRepo", "toRepo", "user", "paths", "gitIgnore", "srcPath", "srcRevision"]
-            ),
+            st.sampled_from(KEYS.split()),
             inner,
             max_size=4,
         )

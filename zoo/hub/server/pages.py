@@ -7,6 +7,7 @@ anything, and the pages allow no script at all.
 import datetime
 import html
 import json
+import re
 from urllib.parse import quote
 
 from markdown_it import MarkdownIt
@@ -37,6 +38,7 @@ pre{background:var(--soft);padding:.8rem;border-radius:.4rem;overflow-x:auto}
 code{font-size:.9em}.tag{background:var(--soft);border-radius:1rem;padding:.05rem .6rem;
 font-size:.8rem;margin-right:.3rem;white-space:nowrap}img{max-width:100%}.dim{opacity:.7}
 """
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:|/", re.IGNORECASE)
 _markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
@@ -107,14 +109,26 @@ def card(call: Call) -> Response:
     row = call.repo()
     sha = call.hub.revision(row, "refs/heads/main")
     readme = call.hub.text(row, call.hub.git(row).tree(sha).get("README.md"))
-    body = render(cards.body(readme)) if readme else "<p class=dim>There is no README.md.</p>"
+    files = f"/{quote(call.name.url_path)}/resolve/main/"
+    body = (
+        render(cards.body(readme), files) if readme else "<p class=dim>There is no README.md.</p>"
+    )
     tags = _tags(json.loads(row["summary"]).get("tags", []))
     return _page(call.name.id, f"{_title(call, sha)}<p>{tags}</p>{body}")
 
 
-def render(text: str) -> str:
-    """Return Markdown from a stranger as HTML that runs nothing."""
-    return str(_markdown.render(text))
+def render(text: str, files: str) -> str:
+    """Return Markdown from a stranger as HTML that runs nothing.
+
+    Pictures of the repository are found below the address `files`.
+    """
+    tokens = _markdown.parse(text)
+    for token in tokens:
+        for child in token.children or []:
+            source = str(child.attrs.get("src", ""))
+            if child.type == "image" and not _ABSOLUTE.match(source):
+                child.attrs["src"] = files + source.removeprefix("./")
+    return str(_markdown.renderer.render(tokens, _markdown.options, {}))
 
 
 @routes.page("GET", "/tree/{revision}")
