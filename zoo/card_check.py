@@ -33,7 +33,8 @@ _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 _REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _LONGEST = 400_000
 SECRET = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}")
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3}(?!\d))?")
+_DIGEST = re.compile(r"[0-9a-f]{16,}")
 _LIST_ITEM = re.compile(r"^\s*\d+\.\s", re.MULTILINE)
 
 
@@ -157,17 +158,31 @@ def unknown_numbers(text: str, checkpoint: "Checkpoint") -> list[str]:
         word for fact in _texts((checkpoint.config, checkpoint.metrics)) for word in _words(fact)
     }
     facts = set(map(_decimal, _numbers((checkpoint.config, checkpoint.metrics))))
-    facts |= {Decimal(n.replace(",", "")) for word in words for n in _NUMBER.findall(word)}
+    facts |= {value for word in words if _is_figure(word) for _, value in _figures(word)}
     found = []
     for word in _words(_LIST_ITEM.sub("", text)):
-        if word in words or word[0].isalpha():  # names: sesr-m5-x2, stm32f746
+        if word in words:
             continue
-        for number in _NUMBER.findall(word):
-            value = Decimal(number.replace(",", ""))
-            step = Decimal((0, (1,), int(value.as_tuple().exponent)))
-            if not any(abs(fact - value) * 2 <= step for fact in facts):
-                found.append(number)
+        if _DIGEST.fullmatch(word):
+            found.append(word)
+        elif _is_figure(word):
+            found += [number for number, value in _figures(word) if not _is_known(value, facts)]
     return list(dict.fromkeys(found))
+
+
+def _is_figure(word: str) -> bool:
+    """Say whether a word is no name (sesr-m5-x2, stm32f746) and no digest."""
+    return not word[0].isalpha() and _DIGEST.fullmatch(word) is None
+
+
+def _figures(word: str) -> list[tuple[str, Decimal]]:
+    return [(number, Decimal(number.replace(",", ""))) for number in _NUMBER.findall(word)]
+
+
+def _is_known(value: Decimal, facts: set[Decimal]) -> bool:
+    """Say whether a fact, rounded to the digits that are shown, is this number."""
+    step = Decimal((0, (1,), int(value.as_tuple().exponent)))
+    return any(abs(fact - value) * 2 <= step for fact in facts)
 
 
 def _words(text: str) -> list[str]:

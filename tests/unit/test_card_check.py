@@ -19,7 +19,12 @@ def made(tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("card") / "run"
     return Checkpoint.write(
-        folder, recipe, build(recipe).state_dict(), metrics, license="CC-BY-4.0"
+        folder,
+        recipe,
+        build(recipe).state_dict(),
+        metrics,
+        license="CC-BY-4.0",
+        data={"sha256": "1e99999999" + "0" * 54},  # a digest that reads as a gigantic number
     )
 
 
@@ -46,6 +51,8 @@ def test_a_fact_may_be_rounded(made, text):
         ("12,345,678 MACs", "12,345,678"),
         ("3e99", "3e99"),
         ("-77", "77"),
+        ("a" * 20 + "1", "a" * 20 + "1"),
+        ("4 " + "0" * 64, "0" * 64),
     ],
 )
 def test_a_number_that_is_no_fact_is_found(made, text, number):
