@@ -1,5 +1,6 @@
 """The verbs. Each imports what it needs when it is called, so that `import zoo` stays instant."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -302,15 +303,43 @@ def _is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
-def evaluate(ref: Ref, data: Ref, *, device: str = "cpu", dtype: Any = None) -> dict[str, Any]:
-    """Return a model's metrics on a folder of data, with the protocol they were computed by."""
+def evaluate(
+    ref: Ref, data: Ref, *, record: str | None = None, device: str = "cpu", dtype: Any = None
+) -> dict[str, Any]:
+    """Return a model's metrics on a folder of data, with the protocol they were computed by.
+
+    With `record` they are stored in the checkpoint under that name too, and in its card.
+
+    Raises:
+        MismatchError: `record`, and the checkpoint was pulled: the cache holds what the Hub holds.
+
+    """
     from zoo.tasks import task_of
 
+    if record is not None and isinstance(refs.parse(ref), refs.RepoRef):
+        raise MismatchError(
+            f"what was pulled is not changed; type: zoo pull {ref} --out DIR, and record in ./DIR"
+        )
     ref = pinned(ref)
     recipe = recipe_of(ref)
     model = load(ref, device=device, dtype=dtype)
     result: dict[str, Any] = task_of(recipe).evaluate(model, recipe, Path(data).expanduser())
+    if record is not None:
+        _record(ref, record, result)
     return result
+
+
+def _record(ref: Ref, name: str, result: Mapping[str, Any]) -> None:
+    """Store an evaluation in a checkpoint folder; a card that nobody edited is written anew."""
+    from zoo.card import render
+    from zoo.checkpoint import CARD
+
+    before = checkpoint(ref)
+    file = before.path / CARD
+    unedited = file.is_file() and file.read_text(encoding="utf-8") == render(before)
+    after = before.record(name, result)
+    if unedited:
+        after.write_card(render(after))
 
 
 def estimate(

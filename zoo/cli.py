@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import zoo
-from zoo import api, refs, registry
+from zoo import api, registry
 from zoo.errors import MismatchError, ZooError
 from zoo.hub import commands as hub_commands
 from zoo.hub import serve_commands
@@ -190,14 +190,9 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _evaluate(args: Arguments) -> None:
-    if args.record and isinstance(refs.parse(args.ref), refs.RepoRef):
-        raise MismatchError(
-            f"what was pulled is not changed; type: zoo pull {args.ref} --out DIR, and record in "
-            "./DIR"
-        )
-    result = api.evaluate(args.ref, args.data, device=args.device, dtype=args.dtype)
-    if args.record:
-        api.checkpoint(args.ref).record(args.record, result)
+    result = api.evaluate(
+        args.ref, args.data, record=args.record, device=args.device, dtype=args.dtype
+    )
     if args.json:
         _print(result)
         return

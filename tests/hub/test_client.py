@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 import zoo
 from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
-from zoo.errors import HubError, UnsafeFileError
+from zoo.errors import HubError, MismatchError, UnsafeFileError
 from zoo.hub import download
 from zoo.registry import find
 
@@ -127,6 +128,20 @@ def test_a_read_only_token_may_pull_and_not_push(served, made, monkeypatch):
     made.record("set5", {"psnr_y_db": 35.5, "images": 5})
     with pytest.raises(HubError, match="does not let the token that was sent do that"):
         zoo.push(made.path, "me/sesr")
+
+
+def test_what_was_pulled_is_not_recorded_into(served, made, tmp_path):
+    zoo.push(made, "me/sesr")
+    with pytest.raises(MismatchError, match=r"not changed; type: zoo pull me/sesr --out DIR"):
+        zoo.evaluate("me/sesr", tmp_path, record="mine")
+
+
+def test_threads_leave_the_librarys_settings_as_they_were(served, made):
+    before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET
+    zoo.push(made, "me/sesr")
+    with ThreadPoolExecutor(4) as pool:
+        assert len({item.path for item in pool.map(zoo.pull, ["me/sesr"] * 8)}) == 1
+    assert before == (constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET)
 
 
 class Tiny(torch.nn.Module, PyTorchModelHubMixin):

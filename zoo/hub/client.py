@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,9 @@ _CHUNK_BYTES = 1 << 20
 _LONGEST_PAUSE_S = 30.0
 _SECRET = re.compile(r"\b(hf|api_org|zoo)_[A-Za-z0-9_-]{8,}")
 _warned: set[str] = set()
+# What the user had set, once, and again for each block of `suited` that is being run.
+_inside: list[tuple[bool, bool]] = []
+_settings_lock = threading.Lock()
 
 
 class UnreachableError(HubError):
@@ -296,28 +300,29 @@ def user_token() -> str | None:
     return huggingface_hub.get_token()
 
 
-def is_offline() -> bool:
-    """Say whether the user forbade requests: HF_HUB_OFFLINE."""
-    return bool(constants.is_offline_mode())
-
-
 @contextmanager
 def suited(place: Place) -> Iterator[None]:
     """Set what the library reads at each call from its constants, for the time of a block.
 
     The embedded hub needs no network, so offline mode does not forbid it. Weights go as plain
     LFS to any hub but the public one: with hf_xet installed the library would not even try, and
-    fails on hubs without Xet.
+    fails on hubs without Xet. Blocks of several threads may overlap; the last one restores.
     """
-    old = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET
-    if place.folder is not None:
-        constants.HF_HUB_OFFLINE = False
-    if not place.is_public:
-        constants.HF_HUB_DISABLE_XET = True
+    with _settings_lock:
+        if not _inside:
+            _inside.append((constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET))
+        _inside.append(_inside[0])
+        if place.folder is not None:
+            constants.HF_HUB_OFFLINE = False
+        if not place.is_public:
+            constants.HF_HUB_DISABLE_XET = True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = old
+        with _settings_lock:
+            if len(_inside) == 2:
+                constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = _inside.pop()
+            _inside.pop()
 
 
 def _bounded(response: Any) -> Iterator[bytes]:
