@@ -400,7 +400,10 @@ def export(
         raise UnknownNameError.near("format", format, formats, f"known: {', '.join(formats)}")
     if format == "onnx" and (int8 or npu):
         raise MismatchError("int8 and npu need format='tflite'; ONNX files are float")
+    from zoo.files import probe
+
     source = checkpoint(ref)
+    probe(Path(path).parent)  # before the work, not after it
     shape = source.recipe.input_shape
     if format != "onnx":
         import torch
@@ -419,11 +422,8 @@ def export(
         else:
             inputs = [torch.rand(shape)]  # a float file is only compared on it
         module, array = source.load(), format == "c"
-        return export_tflite(
-            module, Path(path), shape, inputs, int8=int8, npu=npu, c_array=array
-        )
+        return export_tflite(module, Path(path), shape, inputs, int8=int8, npu=npu, c_array=array)
     from zoo.export.onnx import export_onnx
-    from zoo.files import probe
 
     facts = {
         "recipe": f"{source.recipe.name}.{source.tag}",

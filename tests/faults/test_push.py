@@ -228,7 +228,7 @@ def test_a_licence_the_hub_does_not_know_comes_as_a_file(writer, tmp_path):
     )
     zoo.push(made, REPO)
     files = writer.repos[REPO][writer.head(REPO)]
-    assert b"Licence of these weights: Only on Sundays" in files["LICENSE"]
+    assert b"hence of the weights: Only on Sundays" in files["LICENSE"]
     assert b"license: other" in files["README.md"]
 
 

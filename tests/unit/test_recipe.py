@@ -82,7 +82,7 @@ def test_an_override_reaches_an_option_and_nothing_else():
     changed = SESR.override({"train.options.patch_size": "16"})
     assert changed.train.options["patch_size"] == 16
     assert changed.train.options["expansion"] == SESR.train.options["expansion"]
-    assert SESR.train.options["patch_size"] == 32
+    assert SESR.train.options["patch_size"] == 64
     assert dataclasses.replace(changed, train=SESR.train) == SESR
 
 

@@ -94,6 +94,12 @@ def test_export_of_a_checkpoint(
     assert zoo.load(tmp_path / "f.tflite")(torch.rand(2, 24, 32, 1)).shape == (2, 48, 64, 1)
     out = tmp_path / "net.tflite"
     options = ["--format", "tflite", "--int8", "--out", str(out), *["--npu"] * npu]
+    assert main(["export", str(tmp_path / "c"), *options]) == 1  # nothing to learn ranges from
+    assert "add --data DIR" in capsys.readouterr().err
+    picture = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(picture).save(tmp_path / "pictures" / "a.png")
+    options += ["--data", str(tmp_path / "pictures")]
     text = said(capsys, "export", str(tmp_path / "c"), *options)
     assert f"{out.stat().st_size} bytes" in text
     shown = json.loads(said(capsys, "show", str(out), "--json"))
