@@ -1,4 +1,6 @@
-"""Claims about int8: our integers come at least 5x faster than TFLite Micro's reference kernels'.
+"""Goal: our integers come at least 20x faster than those of TFLite Micro's reference kernels.
+
+Not met yet: medians of 6x to 10x on a busy machine (results/export.json).
 
 Same files, same inputs, same integers, one thread each, in turn. Also: seconds from a keyword
 network to an int8 file with 100 calibration inputs (claim: under 3), sizes, and Vela's cycles.
@@ -26,7 +28,7 @@ from zoo.export.tflite_read import read_tflite
 from zoo.export.tflite_write import serialize_tflite
 from zoo.export.vela import compile_graph
 
-LEAST = 5
+LEAST = 20
 FILES = ("mlperf_kws_int8", "micronet_kws_m_int8", "mlperf_ic_resnet8_int8", "mlperf_vww_96_int8")
 
 
@@ -108,7 +110,7 @@ def main() -> None:
     report("export", 1, {"speed": speeds, "export": exports, "batch": args.batch}, rows)
     slow = [name for name, s in speeds.items() if s["median"] < LEAST]
     if slow or exports["DS-CNN 49x10"]["seconds"] > 3:
-        raise SystemExit(f"claim not met: {LEAST}x ({', '.join(slow)}) and 3 s")
+        raise SystemExit(f"goal not met: {LEAST}x ({', '.join(slow)}) and 3 s")
 
 
 if __name__ == "__main__":
