@@ -67,3 +67,15 @@ def chromium() -> str:
 def repository() -> Path:
     """The root of the checkout."""
     return _ROOT
+
+
+@pytest.fixture
+def made(tmp_path: Path):
+    """A checkpoint of the smallest recipe, untrained, with a metric."""
+    from zoo.checkpoint import Checkpoint, build
+    from zoo.registry import find
+
+    recipe = find("sesr-m3-x2")
+    metrics = {"held_out": {"psnr_y_db": 30.123456, "ssim_y": 0.91, "images": 2}}
+    tensors = build(recipe).state_dict()
+    return Checkpoint.write(tmp_path / "run", recipe, tensors, metrics, license="CC-BY-4.0")

@@ -10,37 +10,46 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from zoo import adapters
 from zoo.api import (
     card,
     checkpoint,
+    compress,
     estimate,
     evaluate,
     export,
+    import_gguf,
     load,
     pull,
+    pull_all,
     push,
     run,
     serve,
     train,
 )
-from zoo.recipe import Recipe, Train
+from zoo.recipe import Compress, Recipe, Train
 from zoo.registry import find, names
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Compress",
     "Recipe",
     "Train",
     "__version__",
+    "adapters",
     "card",
     "checkpoint",
+    "compress",
     "estimate",
     "evaluate",
     "export",
     "find",
+    "import_gguf",
     "load",
     "names",
     "pull",
+    "pull_all",
     "push",
     "run",
     "serve",

@@ -13,6 +13,8 @@ from zoo.errors import MismatchError
 FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Precision = Literal["no", "bf16", "fp16"]
+# Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
+WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
 T = TypeVar("T")
 
 
@@ -29,12 +31,15 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return float(value)
         if hint in (bool, str) and isinstance(value, hint):
             return value
+        if hint == (Compress | None):
+            return None if value is None else _convert(value, Compress, where)
         if hint == (str | None) and (value is None or text):
             return None if value in (None, "none") else value
         if hint == Precision and value in ("no", "bf16", "fp16"):
             return value
-        if hint == tuple[int, ...] and isinstance(value, list | tuple):
-            return tuple(_convert(item, int, where) for item in value)
+        if hint in (tuple[int, ...], tuple[str, ...]) and isinstance(value, list | tuple):
+            item_hint = int if hint == tuple[int, ...] else str
+            return tuple(_convert(item, item_hint, where) for item in value)
         if hint == Mapping[str, Any] and isinstance(value, Mapping):
             return dict(value)
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
@@ -86,6 +91,7 @@ class Train:
         precision: mixed precision of Accelerate ("no", "bf16", "fp16").
         seed: of the initial weights and of every batch.
         init: ref of a checkpoint to start from (warm start), or None.
+        quant: quantization-aware training: "int8", "int8-w4" (weights of 4 bits), or None.
         log_every: steps between two lines of `log.jsonl`.
         eval_every: steps between two evaluations on the held-out images.
         save_every: steps between two resumable states on the disk.
@@ -104,6 +110,7 @@ class Train:
     precision: Precision = "no"
     seed: int = 0
     init: str | None = None
+    quant: str | None = None
     log_every: int = 100
     eval_every: int = 1000
     save_every: int = 1000
@@ -123,13 +130,46 @@ class Train:
             raise MismatchError(f"train.seed is {self.seed}; expected less than 2**32")
         if not 0 < self.lr < math.inf:
             raise MismatchError(f"train.lr is {self.lr}; expected a positive number")
+        if self.quant not in (None, *WEIGHT_BITS):
+            known = ", ".join(WEIGHT_BITS)
+            raise MismatchError(f"train.quant is {self.quant!r}; expected none or {known}")
         if not 0 <= self.ema_decay < 1:
             raise MismatchError(f"train.ema_decay is {self.ema_decay}; expected 0 <= decay < 1")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compress:
+    """How a language model is made smaller.
+
+    Attributes:
+        base: of the model it is made from: org/repo[@revision], or the name of a folder.
+        method: "rtn", "gptq" or "gptvq".
+        options: of the method, e.g. {"bits": 2, "dim": 2}: see `zoo.quantization.LayerOptions`.
+        overrides: pattern of layer names -> options that differ there.
+        skip: patterns of layers that are left as they are.
+        windows: windows of the calibration text.
+        length: tokens of a window.
+        seed: of the choice of windows.
+        rest_dtype: type of the other tensors in the result; None keeps theirs.
+
+    """
+
+    base: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    windows: int = 32
+    length: int = 1024
+    seed: int = 0
+    rest_dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to make a model, and everything needed to use it.
+
+    There are two kinds: one says how it is trained, the other how it is compressed.
 
     Attributes:
         name: what users type, e.g. "sesr-m5-x2".
@@ -140,7 +180,8 @@ class Recipe:
         args: arguments of that class.
         input_shape: the shape costs refer to, e.g. (N, C, H, W) = (1, 1, 360, 640).
         preprocessing: what the input tensor is made from, in the task's own words.
-        train: how it is trained.
+        train: how it is trained; None in a recipe of the other kind.
+        compress: from what and how it is compressed; None in a recipe of the other kind.
         default_tag: the set of weights that the bare name means.
         paper: arXiv id.
         license: SPDX id of the recipe's code (weights have their own).
@@ -155,12 +196,16 @@ class Recipe:
     args: Mapping[str, Any]
     input_shape: tuple[int, ...]
     preprocessing: Mapping[str, Any]
-    train: Train
+    # Typed without None: what trains a recipe is only ever given one that says how.
+    train: Train = None  # type: ignore[assignment]
+    compress: Compress | None = None
     default_tag: str
     paper: str
     license: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
+        if (self.train is None) == (self.compress is None):
+            raise MismatchError(f"recipe {self.name!r} must say one of train and compress")
         for value in (self.name, self.default_tag):
             if not NAME.fullmatch(value):
                 raise MismatchError(
@@ -171,12 +216,15 @@ class Recipe:
 
     @property
     def family(self) -> str:
-        """Name of the module that holds the architecture: "sesr"."""
+        """Name of the module that holds the architecture: "sesr"; of the base model: "smollm2"."""
+        if self.compress is not None:
+            return re.split(r"[^a-z0-9]", self.compress.base.split("/")[-1].lower())[0]
         return self.model.split(":")[0].rsplit(".", 1)[-1]
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types; `Recipe.from_json` gives an equal recipe back."""
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
+        del value["train" if self.compress is not None else "compress"]
         return value
 
     @classmethod
@@ -189,7 +237,16 @@ class Recipe:
 
         Values may be texts; they are read as the field's type. `train.options.<name>` reaches
         an existing option.
+
+        Raises:
+            MismatchError: no such setting, or the recipe is of the other kind.
+
         """
+        if self.compress is not None:
+            raise MismatchError(
+                f"{self.name} is not trained but compressed; type: zoo compress {self.name} "
+                f"--data TEXT --out runs/{self.name}"
+            )
         train = self.to_json()["train"]
         for key, value in settings.items():
             path = key.removeprefix("train.").split(".")

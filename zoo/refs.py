@@ -1,6 +1,8 @@
 """Refs, the one grammar for naming a model: `name[.tag]`, `org/repo[@revision]`, or a path.
 
-A path starts with `./`, `../`, `/`, `~` or is a `pathlib.Path`; nothing is ever guessed.
+What else lies on the Hub has the Hub's own prefix: `datasets/org/repo`, `spaces/org/repo`,
+`collections/owner/slug`. A path starts with `./`, `../`, `/`, `~` or is a `pathlib.Path`; nothing
+is ever guessed.
 """
 
 import re
@@ -10,7 +12,11 @@ from pathlib import Path
 from zoo.errors import MismatchError
 from zoo.recipe import NAME
 
-_REPO = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]+))?", re.ASCII)
+_REPO = re.compile(
+    r"(?P<repo>((datasets|spaces|collections)/)?[\w.-]{1,96}/[\w.-]{1,128})"
+    r"(@(?P<revision>[\w./-]+))?",
+    re.ASCII,
+)
 GRAMMAR = "name[.tag], org/repo[@revision], or a path that starts with ./ or /"
 
 
@@ -24,7 +30,7 @@ class NameRef:
 
 @dataclass(frozen=True)
 class RepoRef:
-    """A repository on the Hub, at a revision when one was given."""
+    """A repository on the Hub (with the prefix of its kind), at a revision when one was given."""
 
     repo: str
     revision: str | None = None

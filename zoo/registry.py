@@ -28,7 +28,13 @@ def _collect() -> Iterable[tuple[str, Recipe]]:
         for recipe in importlib.import_module(source).RECIPES:
             yield source, recipe
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        loaded = point.load()
+        try:
+            loaded = point.load()
+        except Exception as error:  # whatever another package's code raises
+            raise MismatchError(
+                f"entry point {point.name} ({point.value}) cannot be loaded: "
+                f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
+            ) from error
         for recipe in getattr(loaded, "RECIPES", loaded):
             yield f"entry point {point.name} ({point.value})", recipe
 
@@ -38,7 +44,8 @@ def all_recipes() -> Mapping[str, Recipe]:
     """Return every recipe by name, in name order.
 
     Raises:
-        MismatchError: two sources define the same name, or an entry point holds no recipes.
+        MismatchError: two sources define the same name, or an entry point holds no recipes or
+            cannot be imported.
 
     """
     found: dict[str, tuple[str, Recipe]] = {}
@@ -87,5 +94,6 @@ def importable_models() -> tuple[str, ...]:
     Only the zoo's own models and those of installed third-party recipes: a config file that
     came with weights never chooses what code runs.
     """
-    own = {recipe.model.split(":")[0] for recipe in all_recipes().values()}
+    trained = (recipe for recipe in all_recipes().values() if recipe.compress is None)
+    own = {recipe.model.split(":")[0] for recipe in trained}
     return ("zoo.models.", *sorted(own))

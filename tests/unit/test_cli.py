@@ -91,7 +91,7 @@ def test_list(zoo_prints, capsys):
     found = json.loads(zoo_prints("list", "sesr-m?-x2", "--json"))
     assert [item["name"] for item in found] == ["sesr-m3-x2", "sesr-m5-x2", "sesr-m7-x2"]
     assert found[0]["weights"] == ["bsds"]
-    assert len(json.loads(zoo_prints("list", "--family", "sesr", "--json"))) == 10
+    assert len(json.loads(zoo_prints("list", "--family", "sesr", "--json"))) == 11
     assert json.loads(zoo_prints("list", "--family", "none", "--json")) == []
     assert len(json.loads(zoo_prints("list", "--task", "super-resolution", "--json"))) >= 10
     assert main(["list", "nothing-*"]) == 0
@@ -406,7 +406,7 @@ def test_an_error_of_the_system_is_one_line_too(zoo_refuses, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left\non device")
 
-    monkeypatch.setattr("zoo.cli._env", full)
+    monkeypatch.setattr("zoo.commands.env", full)
     assert zoo_refuses("env") == "[Errno 28] No space left on device"
 
 
@@ -414,7 +414,7 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.cli._env", interrupted)
+    monkeypatch.setattr("zoo.commands.env", interrupted)
     assert main(["env"]) == 130
     assert capsys.readouterr().err == ""
 

@@ -101,3 +101,19 @@ def test_only_complete_folders_count_as_shipped(tmp_path, monkeypatch):
         if not name.endswith("unfinished"):
             (tmp_path / name / "config.json").write_text("{}")
     assert shipped_tags("sesr-m5-x2") == ["a", "b"]
+
+
+def test_an_entry_point_that_cannot_be_imported_is_named(monkeypatch):
+    def load():
+        raise ImportError("No module named 'their_missing_piece'")
+
+    point = SimpleNamespace(name="theirs", value="their_package.recipes", load=load)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: (point,))
+    registry.all_recipes.cache_clear()
+    try:
+        with pytest.raises(
+            MismatchError, match=r"entry point theirs .*their_missing_piece.*uninst"
+        ):
+            names()
+    finally:
+        registry.all_recipes.cache_clear()

@@ -1,0 +1,1 @@
+"""The verbs, by what they do; `zoo.api` has them all."""

@@ -1,0 +1,271 @@
+"""Verbs that make things: a checkpoint by training, a deployable file by export."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import refs, registry
+from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.recipe import Recipe
+from zoo.verbs.resolve import Ref, checkpoint, load, pinned
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.checkpoint import Checkpoint
+    from zoo.export.onnx import OnnxFile
+    from zoo.export.tflite import TfliteFile
+
+
+def train(
+    recipe: "str | Recipe",
+    out: Ref,
+    *,
+    data: Ref,
+    init: Ref | None = None,
+    resume: bool = False,
+    data_license: str | None = None,
+    tracker: str | None = None,
+    device: str | None = None,
+    **overrides: Any,
+) -> "Checkpoint":
+    """Train a recipe under Accelerate; return the checkpoint best on held-out data.
+
+    Args:
+        recipe: its name, or a `Recipe`.
+        out: the run folder.
+        data: a folder, or a Hub data set id.
+        init: ref of a checkpoint to start from instead of the recipe's own `train.init`;
+            "none" starts from random weights.
+        resume: go on after a kill, with the same result.
+        data_license: licence of the data, for the card.
+        tracker: "tensorboard", or another of Accelerate's trackers.
+        device: "cpu" leaves an accelerator alone.
+        overrides: training settings, e.g. `lr=1e-3, steps=1000`.
+
+    """
+    from zoo.card import render
+    from zoo.checkpoint import UNSTATED
+    from zoo.train import train as train_loop
+
+    chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
+    chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
+    start = init if init is not None else chosen.train.init
+    quantizer: Any = None
+    if chosen.train.quant is not None:
+        from zoo.quantization import qat
+
+        quantizer = qat.training_form
+        if init is None:  # rounding is learned last: it starts from the float weights
+            start = chosen.name
+    if start is not None:
+        chosen = chosen.override({"train.init": _label(start)})
+    model = None if start in (None, "none") else _initial(start, chosen.name)
+    result = train_loop(
+        chosen,
+        Path(out),
+        data=str(data),
+        data_license=data_license or UNSTATED,
+        init=model,
+        resume=resume,
+        tracker=tracker,
+        device=device,
+        quantizer=quantizer,
+    )
+    if _is_main_process():
+        result.write_card(render(result))
+    return result
+
+
+def _label(init: Ref) -> str:
+    """Return how a recipe records where it started: never a path of the user's machine."""
+    if init == "none" or isinstance(parsed := refs.parse(init), refs.NameRef):
+        return str(init)
+    if isinstance(parsed, refs.RepoRef):
+        return str(pinned(init))
+    source = checkpoint(init)
+    return f"{source.recipe.name}.{source.tag}"
+
+
+def _initial(ref: Ref, name: str) -> "torch.nn.Module":
+    try:
+        return load(ref)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(
+            f"{name} starts from {ref}, which has no weights here; train that first and add "
+            f"--from DIR, or add --from none to start from random weights ({error})"
+        ) from error
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def compress(
+    ref: "Ref | Recipe",
+    out: Ref,
+    *,
+    method: str | None = None,
+    data: Ref | None = None,
+    test: Ref | None = None,
+    base: Ref | None = None,
+    license: str | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    **options: Any,
+) -> "Checkpoint":
+    """Make a language model smaller; return the checkpoint, which transformers opens too.
+
+    Args:
+        ref: a recipe of that kind, or a causal language model: `org/repo[@revision]`, or a
+            folder in safetensors.
+        out: a new folder, or that of a job to resume.
+        method: "gptvq", "gptq" or "rtn", or a preset like "gptvq-2d-2b"; a recipe has its own.
+        data: the text that is calibrated on; "rtn" goes without.
+        test: a text; perplexity on it, before and after, and the speed of decoding go on the card.
+        base: where a recipe's base model is, if not on the Hub.
+        license: of the weights; None: what the base model's card says.
+        resume: go on after a kill, with the same bytes.
+        device: a torch device; None takes Accelerate's.
+        options: of the method (`bits=2, dim=2, target_bpv=2.125`), and `windows`, `length`,
+            `seed`, `skip`, `overrides`, `rest_dtype`.
+
+    Raises:
+        MismatchError: see `zoo.quantization.compress.compress_model`.
+
+    """
+    from zoo.quantization.make import make
+
+    chosen = ref
+    if isinstance(ref, str) and isinstance(parsed := refs.parse(ref), refs.NameRef):
+        chosen = registry.find(parsed.name)
+    return make(
+        chosen,
+        Path(out),
+        method=method,
+        data=None if data is None else Path(data).expanduser(),
+        test=None if test is None else Path(test).expanduser(),
+        base=base,
+        license=license,
+        resume=resume,
+        device=device,
+        options=options,
+    )
+
+
+def import_gguf(file: Ref, out: Ref) -> Path:
+    """Turn a GGUF file of a language model into a folder that transformers opens; return it."""
+    from zoo.quantization.gguf import convert
+
+    return convert(Path(file).expanduser(), Path(out))
+
+
+def export(
+    ref: Ref,
+    path: Ref,
+    *,
+    format: str = "onnx",
+    int8: bool = False,
+    int16: bool = False,
+    npu: bool = False,
+    data: Ref | None = None,
+) -> "OnnxFile | TfliteFile":
+    """Write a model as a deployable file; return its path and its largest error.
+
+    Args:
+        ref: of a checkpoint.
+        path: of the file.
+        format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
+            (a `.tflite` file as a C array).
+        int8: quantize to int8, with ranges seen on `data`.
+        int16: the same with int16 activations (int16x8); not for onnx.
+        npu: use operators that Ethos-U accelerators have; not for onnx.
+        data: folder of inputs that the ranges are learned from; a network that was trained for
+            int8 has its own, and the file then computes what `zoo.load(ref)` does.
+
+    """
+    from zoo.files import probe
+
+    formats = ("onnx", "tflite", "c")
+    if format not in formats:
+        raise UnknownNameError.near("format", format, formats, f"known: {', '.join(formats)}")
+    if int8 and int16:
+        raise MismatchError("int8 and int16 exclude each other; give one")
+    if format == "onnx" and (int16 or npu):
+        raise MismatchError("int16 and npu need format='tflite'")
+    source = checkpoint(ref)
+    probe(Path(path).parent)  # before the work, not after it
+    if int8 and source.quantization is not None:
+        if format == "onnx":
+            raise MismatchError(
+                f"{source.recipe.name}.{source.tag} was trained for TFLite's integers; add "
+                "--format tflite"
+            )
+        return _export_quantized(source, Path(path), data, npu=npu, c_array=format == "c")
+    inputs = _calibration(source, data) if int8 or int16 or data is not None else None
+    if format == "onnx":
+        return _export_onnx(source, Path(path), inputs if int8 else None)
+    import torch
+
+    from zoo.export.quantize import Options
+    from zoo.export.tflite import export_tflite
+
+    shape = source.recipe.input_shape
+    return export_tflite(
+        source.load(),
+        Path(path),
+        shape,
+        inputs or [torch.rand(shape)],  # a float file is only compared on it
+        int8=int8 or int16,
+        npu=npu,
+        c_array=format == "c",
+        options=Options(activations="int16" if int16 else "int8"),
+    )
+
+
+def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]":
+    from zoo.tasks import task_of
+
+    if data is None:
+        raise MismatchError(
+            "integers need inputs like those the device will see, to learn their ranges; "
+            "add --data DIR, a folder of them"
+        )
+    return task_of(source.recipe).calibration(source.recipe, Path(data).expanduser())
+
+
+def _export_onnx(
+    source: "Checkpoint", path: Path, inputs: "list[torch.Tensor] | None"
+) -> "OnnxFile":
+    facts = {
+        "recipe": f"{source.recipe.name}.{source.tag}",
+        "license": source.license,
+        "sha256": source.config["files"]["model.safetensors"]["sha256"],
+    }
+    shape = source.recipe.input_shape
+    if inputs is not None:
+        from zoo.export.onnx_qdq import export_qdq
+
+        return export_qdq(source.load(), path, shape, inputs, metadata=facts)
+    from zoo.export.onnx import export_onnx
+
+    return export_onnx(source.load(), path, shape, metadata=facts)
+
+
+def _export_quantized(
+    source: "Checkpoint", path: Path, data: Ref | None, *, npu: bool, c_array: bool
+) -> "TfliteFile":
+    """Write the integer network of a checkpoint, with the ranges that were trained."""
+    from zoo.export.tflite import TfliteFile, write_graph
+    from zoo.quantization.network import read_quantization
+
+    if data is not None:
+        raise MismatchError(
+            f"{source.recipe.name}.{source.tag} has the ranges it was trained with; leave --data "
+            "out"
+        )
+    network = read_quantization(source.load(), source.quantization)
+    write_graph(network.graph(source.recipe.input_shape), path, npu=npu, c_array=c_array)
+    return TfliteFile(path=path, max_abs_error=0.0, snr_db=math.inf)

@@ -1,0 +1,104 @@
+"""Verbs that show a model to others: the Hub, the card, the page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.verbs.resolve import Ref, checkpoint
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+
+
+def push(
+    item: "Ref | Checkpoint",
+    repo_id: str,
+    *,
+    private: bool = True,
+    message: str | None = None,
+    collection: str | None = None,
+) -> str:
+    """Publish a checkpoint: weights, config, metrics and card in one commit; return its address.
+
+    A push of what is there already makes no commit and returns the newest one's address.
+
+    Args:
+        item: a checkpoint, its folder, a folder that transformers or peft saved, or
+            `name[.tag]` of shipped weights; for a Space or a data set, its folder.
+        repo_id: `org/name`, `spaces/org/name` or `datasets/org/name`; the repository is made when
+            there is none.
+        private: who may see a repository made here; one that exists stays as it is.
+        message: of the commit.
+        collection: title of a collection of the same owner that the repository is added to; it is
+            made when there is none.
+
+    Raises:
+        HubError: no token, no right to write, not reachable, or somebody else pushed meanwhile.
+        MismatchError: the card is wrong.
+        UnsafeFileError: the weights are not the config's, or a file holds a token.
+
+    """
+    from zoo import __version__
+    from zoo.checkpoint import Checkpoint
+    from zoo.hub import exchange, publish, where
+
+    where.check_repo(repo_id)
+    kind, sdk = where.split(repo_id)[0], None
+    if kind != "models":
+        path = item.path if isinstance(item, Checkpoint) else Path(item).expanduser()
+        what = path.resolve().name
+        if kind == "spaces":
+            files, sdk = publish.files_of_space(path)
+        else:
+            files = publish.files_of_dataset(path, repo_id)
+    else:
+        source = _source(item)
+        if isinstance(source, Checkpoint):
+            files = publish.files_of_checkpoint(source, repo_id)
+            what = f"{source.recipe.name}.{source.tag}"
+        else:
+            files, what = publish.files_of_folder(source, repo_id), source.resolve().name
+    text = message or f"{what}, with edge-zoo {__version__}"
+    return exchange.push(
+        repo_id, files, private=private, message=text, sdk=sdk, collection=collection
+    )
+
+
+def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
+    """Return the checkpoint that is meant, or the folder of another library."""
+    from zoo.checkpoint import Checkpoint, is_checkpoint
+
+    if isinstance(item, Checkpoint):
+        return item
+    if isinstance(item, str) and not {"/", "\\"} & set(item):  # a name; a folder is ./name
+        return checkpoint(item)
+    folder = Path(item).expanduser()
+    return Checkpoint.read(folder) if is_checkpoint(folder) else folder
+
+
+def card(ref: Ref) -> str:
+    """Return the model card of a checkpoint: front matter for the Hub, then Markdown."""
+    from zoo.card import render
+
+    return render(checkpoint(ref))
+
+
+def check_card(ref: Ref) -> list[str]:
+    """Return what is wrong with the card that lies beside a checkpoint, one sentence each.
+
+    Its metadata must be what the Hub understands, and every number in it a fact of the
+    checkpoint: measured, recorded, or computed again.
+    """
+    from zoo.card_check import problems
+    from zoo.checkpoint import CARD
+
+    source = checkpoint(ref)
+    if not (source.path / CARD).is_file():
+        return [f"there is no {CARD}; zoo card {ref} --out {CARD} writes one"]
+    return problems((source.path / CARD).read_text(encoding="utf-8"), source)
+
+
+def serve(port: int | None = None, *, open_browser: bool = False) -> None:
+    """Serve the demo page on this machine until interrupted."""
+    from zoo.serve import serve as serve_page
+
+    serve_page(port, open_browser=open_browser)

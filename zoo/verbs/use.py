@@ -1,0 +1,143 @@
+"""Verbs that use a model: run it, measure it, cost it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import refs
+from zoo.errors import MismatchError
+from zoo.recipe import Recipe
+from zoo.verbs.resolve import (
+    Ref,
+    checkpoint,
+    language_model,
+    load,
+    pinned,
+    recipe_of,
+    tflite_path,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.cost import Cost
+
+
+def run(
+    ref: Ref, source: Any, out: Ref | None = None, *, device: str = "cpu", dtype: Any = None
+) -> Any:
+    """Run a model on a file, a picture or an array; return the task's result object.
+
+    For super resolution that is `zoo.tasks.enlarge.Enlarged`. With `out` it is saved there too.
+    """
+    from zoo.tasks import task_of
+
+    if path := tflite_path(ref):
+        from zoo.export.tflite import run_tflite
+
+        outcome = run_tflite(path, source)
+        if out is not None:
+            outcome.save(out)
+        return outcome
+    ref = pinned(ref)
+    if language_model(ref):
+        from zoo.tasks.text_generation import run as generate
+
+        target = None if out is None else Path(out)
+        return generate(load(ref, device=device, dtype=dtype), None, source, target)
+    recipe = recipe_of(ref)
+    model = load(ref, device=device, dtype=dtype)
+    return task_of(recipe).run(model, recipe, source, None if out is None else Path(out))
+
+
+def evaluate(
+    ref: Ref,
+    data: Ref,
+    *,
+    record: str | None = None,
+    device: str = "cpu",
+    dtype: Any = None,
+    **protocol: Any,
+) -> dict[str, Any]:
+    """Return a model's metrics on a folder of data, with the protocol they were computed by.
+
+    Of a network that was trained for int8 these are the integers' metrics; `float` has those of
+    the same weights without rounding. With `record` they are stored in the checkpoint under that
+    name too, and in its card. `protocol` is the task's own: `length`, `stride` and `windows` of
+    perplexity on a text.
+
+    Raises:
+        MismatchError: `record`, and the checkpoint was pulled: the cache holds what the Hub holds.
+
+    """
+    from zoo.models.forms import stored_form
+    from zoo.tasks import task_of
+
+    if record is not None and isinstance(refs.parse(ref), refs.RepoRef):
+        raise MismatchError(
+            f"what was pulled is not changed; type: zoo pull {ref} --out DIR, and record in ./DIR"
+        )
+    ref = pinned(ref)
+    path = Path(data).expanduser()
+    if language_model(ref):
+        from zoo.tasks.text_generation import evaluate as evaluate_text
+
+        if record is not None:
+            raise MismatchError(f"{ref} is no checkpoint of the zoo: nothing is recorded in it")
+        return evaluate_text(load(ref, device=device, dtype=dtype), None, path, **protocol)
+    recipe = recipe_of(ref)
+    model = load(ref, device=device, dtype=dtype)
+    task = task_of(recipe)
+    result: dict[str, Any] = task.evaluate(model, recipe, path, **protocol)
+    network, quantization = stored_form(model)
+    if quantization is not None:
+        plain = task.evaluate(network, recipe, path, **protocol)
+        result["float"] = {k: v for k, v in plain.items() if isinstance(v, float)}
+    if record is not None:
+        _record(ref, record, result)
+    return result
+
+
+def _record(ref: Ref, name: str, result: Mapping[str, Any]) -> None:
+    """Store an evaluation in a checkpoint folder; a card that nobody edited is written anew."""
+    from zoo.card import render
+    from zoo.checkpoint import CARD
+
+    before = checkpoint(ref)
+    file = before.path / CARD
+    unedited = file.is_file() and file.read_text(encoding="utf-8") == render(before)
+    after = before.record(name, result)
+    if unedited:
+        after.write_card(render(after))
+
+
+def estimate(
+    item: "Ref | Recipe | torch.nn.Module",
+    target: str,
+    *,
+    method: str = "auto",
+    input_shape: tuple[int, ...] | None = None,
+) -> "Cost":
+    """Return what a deployed network costs on a target, and how each number is known.
+
+    Args:
+        item: a ref or recipe (weights are not needed), or a module of your own.
+        target: a name of `zoo.cost.target_names()`, e.g. "ethos-u55-256".
+        method: "roofline", "vela" (Ethos-U only), "measured" (only the CPU at hand), or "auto".
+        input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
+
+    """
+    from zoo import cost
+
+    device = cost.target(target)
+    if path := tflite_path(item):
+        from zoo.export.tflite_read import read_tflite
+
+        return cost.estimate(read_tflite(path), device, method=method)
+    if not isinstance(item, str | Path | Recipe):
+        return cost.estimate(item, device, method=method, input_shape=input_shape)
+    from zoo.checkpoint import build
+
+    recipe = recipe_of(item)
+    shape = input_shape or recipe.input_shape
+    return cost.estimate(build(recipe), device, method=method, input_shape=shape)
