@@ -1,6 +1,6 @@
 """Goal: our integers come at least 20x faster than those of TFLite Micro's reference kernels.
 
-Not met yet: medians of 6x to 10x on a busy machine (results/export.json).
+Not met yet: medians of 5x to 13x on a busy machine (results/export.json).
 
 Same files, same inputs, same integers, one thread each, in turn. Also: seconds from a keyword
 network to an int8 file with 100 calibration inputs (claim: under 3), sizes, and Vela's cycles.

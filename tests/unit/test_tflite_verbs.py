@@ -80,14 +80,37 @@ def test_estimate_reads_files(classifier: Path) -> None:
     assert cost.parameters["weights"] == 36 + 588
 
 
+def small_checkpoint(folder: Path) -> None:
+    """Write a checkpoint `c` and a folder `pictures` with one of them."""
+    torch.manual_seed(0)
+    facts = find("sesr-m3-x2").to_json() | {"input_shape": [1, 1, 24, 32]}
+    recipe = Recipe.from_json(facts)
+    Checkpoint.write(folder / "c", recipe, build(recipe).state_dict(), {})
+    picture = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    (folder / "pictures").mkdir()
+    Image.fromarray(picture).save(folder / "pictures" / "a.png")
+
+
+def test_int16_and_integer_onnx_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_checkpoint(tmp_path)
+    arguments = ["export", f"{tmp_path}/c", "--data", f"{tmp_path}/pictures", "--out"]
+    said(capsys, *arguments, f"{tmp_path}/w.tflite", "--format", "tflite", "--int16")
+    shown = json.loads(said(capsys, "show", f"{tmp_path}/w.tflite", "--json"))
+    assert {op["dtype"] for op in shown["ops"]} == {"int16"}
+    outcome = zoo.run(tmp_path / "w.tflite", np.full((24, 32, 1), 0.5, np.float32))
+    assert (outcome.output.dtype, outcome.output.shape) == (np.int16, (1, 48, 64, 1))
+    pytest.importorskip("onnxruntime")
+    text = said(capsys, *arguments, f"{tmp_path}/q.onnx", "--int8")
+    assert "within 1 step of the int8 reference" in text
+
+
 @pytest.mark.parametrize("npu", [False, True])
 def test_export_of_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], npu: bool
 ) -> None:
-    torch.manual_seed(0)
-    facts = find("sesr-m3-x2").to_json() | {"input_shape": [1, 1, 24, 32]}
-    recipe = Recipe.from_json(facts)
-    Checkpoint.write(tmp_path / "c", recipe, build(recipe).state_dict(), {})
+    small_checkpoint(tmp_path)
     said(
         capsys, "export", str(tmp_path / "c"), "--format", "tflite", "--out", f"{tmp_path}/f.tflite"
     )
@@ -96,9 +119,6 @@ def test_export_of_a_checkpoint(
     options = ["--format", "tflite", "--int8", "--out", str(out), *["--npu"] * npu]
     assert main(["export", str(tmp_path / "c"), *options]) == 1  # nothing to learn ranges from
     assert "add --data DIR" in capsys.readouterr().err
-    picture = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
-    (tmp_path / "pictures").mkdir()
-    Image.fromarray(picture).save(tmp_path / "pictures" / "a.png")
     options += ["--data", str(tmp_path / "pictures")]
     text = said(capsys, "export", str(tmp_path / "c"), *options)
     assert f"{out.stat().st_size} bytes" in text
@@ -128,6 +148,10 @@ def test_c_array_holds_the_bytes(tmp_path: Path) -> None:
 
 def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="format='tflite'"):
+        zoo.api.export("sesr-m3-x2", tmp_path / "a.onnx", int16=True)
+    with pytest.raises(MismatchError, match="exclude each other"):
+        zoo.api.export("sesr-m3-x2", tmp_path / "a.tflite", format="tflite", int8=True, int16=True)
+    with pytest.raises(MismatchError, match="add --data DIR"):
         zoo.api.export("sesr-m3-x2", tmp_path / "a.onnx", int8=True)
     with pytest.raises(MismatchError, match="no calibration inputs"):
         export_tflite(nn.ReLU().eval(), tmp_path / "a.tflite", (1, 3), [])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
 from zoo.export import vela
-from zoo.export.graph import Graph
+from zoo.export.graph import LIMITS, Graph
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +32,8 @@ def compiled(
             f"there are: {', '.join(vela.NPUS)}"
         )
     if isinstance(item, Graph):
-        if item.layout != "channels_last" or item.tensors[item.inputs[0]].dtype != "int8":
-            raise MismatchError("Vela takes an int8 graph: quantize the module first")
+        if item.layout != "channels_last" or item.tensors[item.inputs[0]].dtype not in LIMITS:
+            raise MismatchError("Vela takes an integer graph: quantize the module first")
         return item, vela.compile_graph(item, target)
     from zoo.export.lower import lower
     from zoo.export.quantize import quantize_graph

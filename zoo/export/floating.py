@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.export.graph import Graph, Op
-from zoo.export.integer_moves import depth_to_space, pad_image
+from zoo.export.integer_moves import depth_to_space, nearest_pixels, pad_image
 
 Observer = Callable[[str, Tensor], None]
 
@@ -26,7 +26,7 @@ class FloatNetwork(nn.Module):
         super().__init__()
         self.graph = graph
         for op in graph.ops:
-            if op.kind not in _KERNELS:
+            if op.kind not in KERNELS:
                 raise MismatchError(f"{op.label} has no float semantics here")
         wrong = [t.name for t in graph.tensors.values() if t.dtype != "float32"]
         if wrong or graph.layout != "channels_last":
@@ -42,14 +42,15 @@ class FloatNetwork(nn.Module):
             if observe:
                 observe(name, given)
         for op in self.graph.ops:
-            result = _KERNELS[op.kind](self.graph, op, *(values[name] for name in op.inputs))
-            values[op.outputs[0]] = result = _activated(op, result)
+            result = KERNELS[op.kind](self.graph, op, *(values[name] for name in op.inputs))
+            values[op.outputs[0]] = result = activated(op, result)
             if observe:
                 observe(op.outputs[0], result)
         return values[self.graph.outputs[0]]
 
 
-def _activated(op: Op, x: Tensor) -> Tensor:
+def activated(op: Op, x: Tensor) -> Tensor:
+    """Apply the activation that is fused into an op."""
     activation = op.attributes.get("activation")
     if activation is None:
         return x
@@ -80,7 +81,7 @@ def _avg_pool2d(graph: Graph, op: Op, x: Tensor) -> Tensor:
     def sums(image: Tensor) -> Tensor:
         return F.avg_pool2d(pad_image(image, padding), kernel, stride, divisor_override=1)
 
-    count = sums(torch.ones(1, 1, *x.shape[1:3]))
+    count = sums(x.new_ones(1, 1, *x.shape[1:3]))
     return (sums(x.permute(0, 3, 1, 2)) / count).permute(0, 2, 3, 1)
 
 
@@ -93,13 +94,32 @@ def _mean(graph: Graph, op: Op, x: Tensor) -> Tensor:
     return x.mean(tuple(op.attributes["dim"]), keepdim=bool(op.attributes["keepdim"]))
 
 
+def _prelu(graph: Graph, op: Op, x: Tensor, slope: Tensor) -> Tensor:
+    if x.ndim == 4 and slope.numel() == x.shape[-1]:  # per channel: one fused kernel
+        return F.prelu(x.permute(0, 3, 1, 2), slope.flatten()).permute(0, 2, 3, 1)
+    return torch.where(x >= 0, x, x * slope)
+
+
 def _reshape(graph: Graph, op: Op, x: Tensor) -> Tensor:
     before, after = (graph.tensors[n].shape for n in (op.inputs[0], op.outputs[0]))
     free = before[:1] == after[:1]
     return x.reshape(x.shape[0] if free else after[0], *after[1:])
 
 
-_KERNELS: dict[str, Callable[..., Tensor]] = {
+def _resize_nearest(graph: Graph, op: Op, x: Tensor) -> Tensor:
+    rows, columns = nearest_pixels(graph, op)
+    return x[:, rows][:, :, columns]
+
+
+def _resize_bilinear(graph: Graph, op: Op, x: Tensor) -> Tensor:
+    corners = op.attributes["align_corners"]
+    if not corners and not op.attributes["half_pixel_centers"]:
+        raise MismatchError(f"{op.label} looks from pixel corners, which has no float form here")
+    image, size = x.permute(0, 3, 1, 2), op.attributes["size"]
+    return F.interpolate(image, size, mode="bilinear", align_corners=corners).permute(0, 2, 3, 1)
+
+
+KERNELS: dict[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _conv2d,
     "fully_connected": _fully_connected,
@@ -114,10 +134,12 @@ _KERNELS: dict[str, Callable[..., Tensor]] = {
     "minimum": lambda graph, op, x, y: torch.minimum(x, y),
     "relu": lambda graph, op, x: x.relu(),
     "relu6": lambda graph, op, x: x.clamp(0, 6),
-    "prelu": lambda graph, op, x, slope: torch.where(x >= 0, x, x * slope),
+    "prelu": _prelu,
     "softmax": lambda graph, op, x: torch.softmax(x * op.attributes["beta"], -1),
     "concat": lambda graph, op, *parts: torch.cat(parts, op.attributes["dim"]),
     "pad": lambda graph, op, x: F.pad(x, op.attributes["padding"], value=op.attributes["value"]),
     "transpose": lambda graph, op, x: x.permute(op.attributes["dims"]),
+    "resize_nearest": _resize_nearest,
+    "resize_bilinear": _resize_bilinear,
     "depth_to_space": lambda graph, op, x: depth_to_space(x, op.attributes["block"]),
 }

@@ -25,10 +25,10 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
     values = {t.name: state[t.source] for t in graph.tensors.values() if t.source and state}
     tensors, ops = dict(graph.tensors), list(graph.ops)
     for norm in [op for op in graph.ops if op.kind == "batch_norm"]:
-        source = norm.inputs[0]
-        layer = next((op for op in ops if source in op.outputs), None)
-        readers = sum(source in op.inputs for op in ops)
-        if layer is None or layer.kind not in MAC_KINDS or readers > 1 or source in graph.outputs:
+        inner = norm.inputs[0]
+        layer = next((op for op in ops if inner in op.outputs), None)
+        readers = sum(inner in op.inputs for op in ops)
+        if layer is None or layer.kind not in MAC_KINDS or readers > 1 or inner in graph.outputs:
             raise MismatchError(
                 f"{norm.label} does not directly follow a convolution or linear layer that only "
                 "it reads; put it there, or replace it by that layer's own bias"
@@ -38,14 +38,18 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
         if sum(weight in op.inputs for op in ops) > 1:
             raise MismatchError(f"{norm.label} follows a layer whose weights another one shares")
         shape = (tensors[weight].shape[0],)
-        tensors[bias] = Tensor(name=bias, shape=shape, dtype=tensors[weight].dtype, kind="bias")
+        # The norm's shift is the parameter that a bias folded from nothing else can be written to.
+        source = tensors[bias if bias in tensors else norm.inputs[2]].source
+        tensors[bias] = Tensor(
+            name=bias, shape=shape, dtype=tensors[weight].dtype, kind="bias", source=source
+        )
         if values:
             values[weight], values[bias] = _folded(norm, values, weight, bias)
         ops[ops.index(layer)] = dataclasses.replace(
             layer, inputs=(layer.inputs[0], weight, bias), outputs=norm.outputs
         )
         ops.remove(norm)
-        for name in (source, *norm.inputs[1:]):
+        for name in (inner, *norm.inputs[1:]):
             del tensors[name]
             values.pop(name, None)
     kept = {name: np.ascontiguousarray(value) for name, value in values.items() if name in tensors}

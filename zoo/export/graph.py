@@ -29,6 +29,8 @@ ITEM_BYTES = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "float16": 2, "bfloa
 ITEM_BYTES |= {"int32": 4, "float32": 4, "int64": 8, "float64": 8}
 # Biases of integer networks are added to the accumulator, so they have its width.
 BIAS_DTYPE = {"int8": "int32", "int16": "int64"}
+# Smallest and largest integer of a quantized activation.
+LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 MAC_KINDS = frozenset({"conv2d", "depthwise_conv2d", "fully_connected"})
 # One element in, one out, whatever its place: these commute with data movement.

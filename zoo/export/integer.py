@@ -12,8 +12,8 @@ from zoo.export.graph import Graph, Op
 from zoo.export.integer_base import Kernel
 from zoo.export.integer_ops import KERNELS
 
-_TORCH = {"int8": torch.int8, "float32": torch.float32}
-_CHUNK = 2**17  # elements of the largest activation that are worked on at once: 1 MB of float64
+_TORCH = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
+_CHUNK = 2**18  # elements of the largest activation that are worked on at once: 1 MiB of float32
 
 
 class IntegerNetwork(nn.Module):

@@ -9,34 +9,41 @@ import torch
 from torch import Tensor
 
 from zoo.errors import MismatchError
-from zoo.export.graph import Graph, Op, Quantization
+from zoo.export.graph import LIMITS, Graph, Op, Quantization
 
 Kernel = Callable[..., Tensor]
-MIN, MAX = -128, 127
 
 
 def quantization_of(graph: Graph, name: str) -> Quantization:
-    """Return the quantization of an int8 tensor; only weights may have several scales."""
+    """Return the quantization of an int8 or int16 tensor; only weights may have several scales."""
     tensor = graph.tensors[name]
-    if tensor.quantization is None or tensor.dtype != "int8":
-        raise MismatchError(f"tensor {name!r} is {tensor.dtype}; expected quantized int8")
+    if tensor.quantization is None or tensor.dtype not in LIMITS:
+        raise MismatchError(f"tensor {name!r} is {tensor.dtype}; expected quantized int8 or int16")
+    if tensor.dtype == "int16" and any(tensor.quantization.zero_points):
+        raise MismatchError(f"tensor {name!r} is int16 with a zero point; runtimes take none")
     if tensor.kind != "weight" and len(tensor.quantization.scales) != 1:
         raise MismatchError(f"tensor {name!r} has {len(tensor.quantization.scales)} scales, not 1")
     return tensor.quantization
 
 
+def extent(graph: Graph, name: str) -> tuple[int, int]:
+    """Return the smallest and largest integer - zero point that a tensor's type holds."""
+    zero = quantization_of(graph, name).zero_point
+    low, high = LIMITS[graph.tensors[name].dtype]
+    return low - zero, high - zero
+
+
 def reach(graph: Graph, name: str) -> int:
     """Return the largest |integer - zero point| of a tensor."""
-    zero = quantization_of(graph, name).zero_point
-    return max(MAX - zero, zero - MIN)
+    low, high = extent(graph, name)
+    return max(high, -low)
 
 
 def limits(graph: Graph, op: Op) -> tuple[int, int]:
     """Return the smallest and largest output integer - zero point, fused activation included."""
-    output = quantization_of(graph, op.outputs[0])
-    low, high = MIN - output.zero_point, MAX - output.zero_point
+    low, high = extent(graph, op.outputs[0])
     activation = op.attributes.get("activation")
-    scale = np.float32(output.scale)  # the division is one of float32, too
+    scale = np.float32(quantization_of(graph, op.outputs[0]).scale)  # a division of float32, too
     if activation in ("relu", "relu6"):
         low = max(low, 0)
     if activation == "relu6":

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.export import resize
-from zoo.export.graph import Graph, Op
+from zoo.export.graph import LIMITS, Graph, Op
 from zoo.export.integer_base import Kernel, limits, operands, same_quantization
 
 
@@ -22,9 +22,11 @@ def _avg_pool2d(graph: Graph, op: Op) -> Kernel:
     zero = same_quantization(graph, op).zero_point
     low, high = limits(graph, op)
     kernel, stride, padding = (op.attributes[key] for key in ("kernel", "stride", "padding"))
+    most = LIMITS[graph.tensors[op.inputs[0]].dtype][1] + 1
+    dtype = torch.float32 if most * math.prod(kernel) < 2**24 else torch.float64
 
     def sums(x: Tensor) -> Tensor:
-        return F.avg_pool2d(pad_image(x, padding), kernel, stride, divisor_override=1)
+        return F.avg_pool2d(pad_image(x.to(dtype), padding), kernel, stride, divisor_override=1)
 
     def run(x: Tensor) -> Tensor:
         # Integers with zero point: halves are rounded away from the integer 0, not the real one.
@@ -97,8 +99,9 @@ def _depth_to_space(graph: Graph, op: Op) -> Kernel:
     return lambda x: depth_to_space(x, op.attributes["block"])
 
 
-def _resize_nearest(graph: Graph, op: Op) -> Kernel:
-    same_quantization(graph, op)
+def nearest_pixels(graph: Graph, op: Op) -> tuple[list[int], list[int]]:
+    """Return the rows and columns that an enlargement by nearest pixels takes."""
+    _, height, width, _ = graph.tensors[op.inputs[0]].shape
     rows, columns = (
         resize.nearest(
             size,
@@ -106,10 +109,14 @@ def _resize_nearest(graph: Graph, op: Op) -> Kernel:
             align_corners=op.attributes["align_corners"],
             half_pixel=op.attributes["half_pixel_centers"],
         )
-        for size, count in zip(
-            graph.tensors[op.inputs[0]].shape[1:3], op.attributes["size"], strict=True
-        )
+        for size, count in zip((height, width), op.attributes["size"], strict=True)
     )
+    return rows, columns
+
+
+def _resize_nearest(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    rows, columns = nearest_pixels(graph, op)
     return lambda x: x[:, rows][:, :, columns]
 
 

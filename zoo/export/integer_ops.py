@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.errors import MismatchError
-from zoo.export import fixedpoint
+from zoo.export import fixedpoint, lut
 from zoo.export.graph import Graph, Op
 from zoo.export.integer_base import (
-    MAX,
-    MIN,
     Kernel,
     centered,
+    extent,
     limits,
     operands,
     quantization_of,
@@ -30,10 +29,10 @@ from zoo.export.integer_base import (
     rounded,
 )
 from zoo.export.integer_moves import MOVES, pad_image
-from zoo.export.rescale import Rescale
+from zoo.export.rescale import Rescale, WideRescale
 
 _EXACT_FLOAT32 = 2**24
-_ADD_SHIFT = 20  # bits that `add` gains before it rescales its inputs
+_ADD_SHIFT = {"int8": 20, "int16": 15}  # bits that `add` gains before it rescales its inputs
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,13 @@ class _Product:
 
     weight: Tensor
     bias: Tensor | None
-    rescale: Rescale
+    rescale: Rescale | WideRescale
 
 
 def _product(graph: Graph, op: Op, weight: Tensor) -> _Product:
     """Prepare a MAC op; `weight` is float64 with the output channels first."""
+    if graph.tensors[op.inputs[0]].dtype == "int16":
+        return _wide_product(graph, op, weight)
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
     bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0])
@@ -99,7 +100,7 @@ def _conv2d(graph: Graph, op: Op) -> Kernel:
             image = pad_image(image, padding)
         around = (top, left) if even else 0
         y = F.conv2d(image, kernel, product.bias, stride, around, dilation, groups)
-        return product.rescale(y.permute(0, 2, 3, 1))
+        return product.rescale(y.permute(0, 2, 3, 1), overwrite=True)
 
     return run
 
@@ -111,9 +112,21 @@ def _pointwise(product: _Product, stride: tuple[int, int]) -> Kernel:
     def run(x: Tensor) -> Tensor:
         if stride != (1, 1):
             x = x[:, :: stride[0], :: stride[1]]
-        return product.rescale(F.linear(x.to(matrix.dtype), matrix, product.bias))
+        return product.rescale(F.linear(x.to(matrix.dtype), matrix, product.bias), overwrite=True)
 
     return run
+
+
+def _wide_product(graph: Graph, op: Op, weight: Tensor) -> _Product:
+    """Prepare a MAC op on int16 activations, whose sums and biases are int64."""
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
+    if len(op.inputs) < 3:
+        raise MismatchError("it has no bias, without which runtimes sum int16 products otherwise")
+    bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
+    bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0]) + bias.abs()
+    rescale = WideRescale(source.scale * scales / output.scale, bound.numpy(), *limits(graph, op))
+    return _Product(weight=weight, bias=bias, rescale=rescale)
 
 
 def _fully_connected(graph: Graph, op: Op) -> Kernel:
@@ -122,7 +135,8 @@ def _fully_connected(graph: Graph, op: Op) -> Kernel:
 
     def run(x: Tensor) -> Tensor:
         rows = x.reshape(-1, matrix.shape[1]).to(matrix.dtype)
-        return product.rescale(F.linear(rows, matrix, product.bias)).reshape(-1, *shape)
+        sums = F.linear(rows, matrix, product.bias)
+        return product.rescale(sums, overwrite=True).reshape(-1, *shape)
 
     return run
 
@@ -130,26 +144,25 @@ def _fully_connected(graph: Graph, op: Op) -> Kernel:
 def _add(graph: Graph, op: Op) -> Kernel:
     first, second = (quantization_of(graph, name) for name in op.inputs)
     output = quantization_of(graph, op.outputs[0])
-    if op.kind == "add":
+    gain = _ADD_SHIFT[graph.tensors[op.outputs[0]].dtype]
+    if op.kind == "add" or gain == _ADD_SHIFT["int16"]:
         twice = 2 * max(first.scale, second.scale)
         ratios = [first.scale / twice, second.scale / twice]
-        final = twice / (2**_ADD_SHIFT * output.scale)
-    else:  # TFLite Micro's `sub` prepares in float32
+        final = twice / (2**gain * output.scale)
+    else:  # TFLite Micro's int8 `sub` prepares in float32
         top = np.float32(2) * np.float32(max(first.scale, second.scale))
         ratios = [float(np.float32(q.scale) / top) for q in (first, second)]
-        final = float(top / (np.float32(2**_ADD_SHIFT) * np.float32(output.scale)))
-    # The inputs gain 20 bits before they are brought to one scale.
-    steps = np.arange(-255, 256, dtype=np.int64) << _ADD_SHIFT
-    scaled = [
-        Rescale(ratio, 255 << _ADD_SHIFT, -(2**31), 2**31 - 1, domain=steps) for ratio in ratios
-    ]
+        final = float(top / (np.float32(2**gain) * np.float32(output.scale)))
+    most = max(255, *(reach(graph, name) for name in op.inputs))
+    steps = np.arange(-most, most + 1, dtype=np.int64) << gain
+    scaled = [Rescale(ratio, most << gain, -(2**31), 2**31 - 1, domain=steps) for ratio in ratios]
     sign = 1 if op.kind == "add" else -1
     bound = sum(int(np.abs(rescale.exact(steps[:, None])).max()) for rescale in scaled)
     final_rescale = Rescale(final, bound, *limits(graph, op))
 
     def run(*inputs: Tensor) -> Tensor:
         x, y = (
-            rescale(operand.to(torch.float64) * 2**_ADD_SHIFT)
+            rescale(operand.to(torch.float64) * 2**gain)
             for rescale, operand in zip(scaled, operands(graph, op, inputs), strict=True)
         )
         return final_rescale(torch.add(x, y, alpha=sign))
@@ -162,15 +175,17 @@ def _mul(graph: Graph, op: Op) -> Kernel:
     output = quantization_of(graph, op.outputs[0])
     bound = reach(graph, op.inputs[0]) * reach(graph, op.inputs[1])
     rescale = Rescale(first.scale * second.scale / output.scale, bound, *limits(graph, op))
+    dtype = torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
 
     def run(*inputs: Tensor) -> Tensor:
         x, y = operands(graph, op, inputs)
-        return rescale(x * y)
+        return rescale(x.to(dtype) * y, overwrite=True)
 
     return run
 
 
 def _prelu(graph: Graph, op: Op) -> Kernel:
+    _refuse_int16(graph, op)
     source, alpha = (quantization_of(graph, name) for name in op.inputs)
     output = quantization_of(graph, op.outputs[0])
     largest, within = reach(graph, op.inputs[0]), limits(graph, op)
@@ -184,16 +199,26 @@ def _prelu(graph: Graph, op: Op) -> Kernel:
     return run
 
 
+def _refuse_int16(graph: Graph, op: Op) -> None:
+    if graph.tensors[op.outputs[0]].dtype == "int16":
+        raise MismatchError(
+            "runtimes do not agree on it in int16; convert the file with maximum and minimum, as "
+            "zoo.export.rewrite.for_int16 does"
+        )
+
+
 def _relu(graph: Graph, op: Op) -> Kernel:
+    _refuse_int16(graph, op)
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     if op.kind == "relu6":  # the kernel only clamps: it takes the two scales for equal
         high = min(
-            MAX - source.zero_point, rounded(float(np.float32(6) / np.float32(source.scale)))
+            extent(graph, op.inputs[0])[1],
+            rounded(float(np.float32(6) / np.float32(source.scale))),
         )
         shift = source.zero_point - output.zero_point
         return lambda x: x.clamp(0, high) + shift
     ratio = float(np.float32(source.scale) / np.float32(output.scale))
-    low, high = MIN - output.zero_point, MAX - output.zero_point
+    low, high = extent(graph, op.outputs[0])
     return Rescale(ratio, reach(graph, op.inputs[0]), max(low, 0), high)
 
 
@@ -211,6 +236,8 @@ def _mean(graph: Graph, op: Op) -> Kernel:
 
 
 def _softmax(graph: Graph, op: Op) -> Kernel:
+    if graph.tensors[op.outputs[0]].dtype == "int16":
+        return _wide_softmax(graph, op)
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     if (output.scale, output.zero_point) != (1 / 256, -128):
         raise MismatchError("the output of a softmax has scale 1/256 and zero point -128")
@@ -225,6 +252,19 @@ def _softmax(graph: Graph, op: Op) -> Kernel:
         scaled = fixedpoint.high_multiply(fixedpoint.reciprocal(total, bits), values[difference])
         result: NDArray[np.int64] = np.clip(fixedpoint.shift_right(scaled, exponent), 0, 255)
         return torch.from_numpy(result.astype(np.float32))
+
+    return run
+
+
+def _wide_softmax(graph: Graph, op: Op) -> Kernel:
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    if output.scale != 1 / 32768:
+        raise MismatchError("the output of an int16 softmax has scale 1/32768")
+    table = lut.Softmax(source.scale * op.attributes.get("beta", 1.0))
+
+    def run(x: Tensor) -> Tensor:
+        difference = (x - x.amax(-1, keepdim=True)).to(torch.int64).numpy()
+        return torch.from_numpy(table(difference).astype(np.float32))
 
     return run
 

@@ -260,11 +260,50 @@ def _transpose(lowering: _Lowering, op: Op) -> None:
 
 
 def _depth_to_space(lowering: _Lowering, op: Op) -> None:
-    if lowering.shape(op.outputs[0])[1] != 1:
-        raise MismatchError(
-            f"{op.label} makes {lowering.shape(op.outputs[0])[1]} channels, which TFLite orders "
-            "otherwise; shuffle one channel at a time"
-        )
+    """Reorder the channels for TFLite: its cells hold (row, column, channel), torch's the reverse.
+
+    Where a convolution makes them for this op alone, its kernels change places, which costs
+    nothing; else they are transposed.
+    """
+    block, outputs = op.attributes["block"], lowering.shape(op.outputs[0])[1]
+    source = op.inputs[0]
+    if outputs == 1:
+        lowering.emit(op)
+        return
+    order = np.arange(outputs * block**2).reshape(outputs, block**2).T.reshape(-1)
+    maker = lowering.graph.producers.get(source)
+    alone = len(lowering.graph.consumers[source]) == 1 and source not in lowering.graph.outputs
+    if maker is not None and maker.kind == "conv2d" and alone:
+        for place, name in enumerate(maker.inputs[1:]):
+            if len([o for o in lowering.graph.consumers[name] if o is not maker]):
+                break
+            if place < 2:
+                lowering.values[name] = np.ascontiguousarray(lowering.values[name][order])
+        else:
+            lowering.emit(op)
+            return
+    _, height, width, channels = lowering.tensors[source].shape
+    pixels = lowering.shape(source)[0], height * width
+    x = lowering.before(op, "reshape", (*pixels, outputs, block**2), {})
+    name = f"{op.name}.transpose"
+    shape = (*pixels, block**2, outputs)
+    lowering.tensors[name] = Tensor(name=name, shape=shape, dtype="float32", kind="activation")
+    lowering.emit(
+        op,
+        name=name,
+        kind="transpose",
+        inputs=(x,),
+        outputs=(name,),
+        attributes={"dims": (0, 1, 3, 2)},
+    )
+    back = f"{op.name}.back"
+    shape = (pixels[0], height, width, channels)
+    lowering.tensors[back] = Tensor(name=back, shape=shape, dtype="float32", kind="activation")
+    lowering.emit(op, name=back, kind="reshape", inputs=(name,), outputs=(back,), attributes={})
+    lowering.emit(op, inputs=(back,))
+
+
+def _resize(lowering: _Lowering, op: Op) -> None:
     lowering.emit(op)
 
 
@@ -287,4 +326,6 @@ _HANDLERS: dict[str, Callable[[_Lowering, Op], None]] = {
     "pad": _pad,
     "transpose": _transpose,
     "depth_to_space": _depth_to_space,
+    "resize_nearest": _resize,
+    "resize_bilinear": _resize,
 }

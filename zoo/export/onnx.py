@@ -27,11 +27,14 @@ class OnnxFile:
         path: where.
         max_abs_error: largest difference between ONNX Runtime and the module, over the shapes
             that were tried.
+        max_steps: of an int8 file, the largest difference between ONNX Runtime and the integers
+            of `zoo.export.integer`, in steps of the output.
 
     """
 
     path: Path
     max_abs_error: float
+    max_steps: int | None = None
 
 
 def export_onnx(
@@ -58,7 +61,7 @@ def export_onnx(
         MismatchError: the module cannot be exported, or ONNX Runtime computes something else.
 
     """
-    onnx, runtime = _packages()
+    onnx, runtime = packages("onnxscript")
     name = type(module).__name__
     if module.training:
         raise MismatchError(f"{name} is in training mode; call .eval() before exporting it")
@@ -80,8 +83,9 @@ def export_onnx(
     return OnnxFile(path=path, max_abs_error=error)
 
 
-def _packages() -> tuple[Any, Any]:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+def packages(*more: str) -> tuple[Any, Any]:
+    """Return the modules `onnx` and `onnxruntime`, or say which package is missing."""
+    for package in ("onnx", *more, "onnxruntime"):
         try:
             __import__(package)
         except ImportError as error:

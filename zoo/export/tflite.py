@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.export.carray import write_c_array
 from zoo.export.floating import FloatNetwork
-from zoo.export.graph import Graph
+from zoo.export.graph import LIMITS, Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
-from zoo.export.quantize import Options, calibrate, quantize_graph
+from zoo.export.quantize import Options, quantize_at
 from zoo.export.rewrite import on_npu, without_clamps
 from zoo.export.tflite_read import read_tflite
 from zoo.export.tflite_write import serialize_tflite
@@ -43,9 +43,9 @@ class TfliteFile:
 
 
 def load_tflite(path: Path) -> IntegerNetwork | FloatNetwork:
-    """Return a file's network as a module, channels last: integers in and out if it is int8."""
+    """Return a file's network as a module, channels last: integers in and out if it has such."""
     graph = read_tflite(path)
-    integer = any(tensor.dtype == "int8" for tensor in graph.tensors.values())
+    integer = any(tensor.dtype in LIMITS for tensor in graph.tensors.values())
     return IntegerNetwork(graph) if integer else FloatNetwork(graph)
 
 
@@ -79,19 +79,23 @@ def export_tflite(
     if not calibration:
         raise MismatchError("there are no calibration inputs; give at least one batch")
     first = calibration[0]
-    probe, graph = (lower(module, shape) for shape in ((1, *first.shape[1:]), input_shape))
+    shapes = ((1, *first.shape[1:]), input_shape)
     if int8:
-        ranges = calibrate(module, calibration, options)
-        probe, graph = quantize_graph(probe, ranges), quantize_graph(graph, ranges)
+        probe, graph = quantize_at(module, calibration, shapes, options)
     else:
-        probe, graph = without_clamps(probe), without_clamps(graph)
+        probe, graph = (without_clamps(lower(module, shape)) for shape in shapes)
     error, snr = _compare(module, probe, first)
+    write_graph(graph, path, npu=npu, c_array=c_array)
+    return TfliteFile(path=path, max_abs_error=error, snr_db=snr)
+
+
+def write_graph(graph: Graph, path: Path, *, npu: bool = False, c_array: bool = False) -> None:
+    """Write a graph, channels last, as a `.tflite` file or as a C array; see `export_tflite`."""
     content = serialize_tflite(on_npu(graph) if npu else graph)
     if c_array:
         write_c_array(content, path)
     else:
         write_bytes(path, content)
-    return TfliteFile(path=path, max_abs_error=error, snr_db=snr)
 
 
 @torch.no_grad()
@@ -117,11 +121,11 @@ def _outputs(graph: Graph, x: Tensor) -> Tensor:
 
 def quantized(graph: Graph, x: Tensor) -> Tensor:
     """Return real inputs as the integers of the graph's input; halves go to the even integer."""
-    meaning = graph.tensors[graph.inputs[0]].quantization
-    if meaning is None:
+    tensor = graph.tensors[graph.inputs[0]]
+    if tensor.quantization is None:
         return x
-    integers = torch.round(x / meaning.scale) + meaning.zero_point
-    return integers.clamp(-128, 127).to(torch.int8)
+    integers = torch.round(x / tensor.quantization.scale) + tensor.quantization.zero_point
+    return integers.clamp(*LIMITS[tensor.dtype]).to(getattr(torch, tensor.dtype))
 
 
 def dequantized(graph: Graph, y: Tensor) -> Tensor:
@@ -217,7 +221,7 @@ def _picture(graph: Graph, source: str | Path) -> NDArray[np.float32]:
     small = picture.resize((width, height), Image.Resampling.BICUBIC)
     pixels: NDArray[np.float32] = np.asarray(small).astype(np.float32)
     meaning = tensor.quantization
-    if meaning is None or meaning.scale * (127 - meaning.zero_point) < 2:
+    if meaning is None or meaning.scale * (LIMITS[tensor.dtype][1] - meaning.zero_point) < 2:
         pixels /= 255
     return pixels.reshape(1, height, width, channels)
 

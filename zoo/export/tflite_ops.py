@@ -125,6 +125,11 @@ def _pool(kind: str) -> Callable[[Call], Parsed]:
 def _binary(kind: str) -> Callable[[Call], Parsed]:
     def parse(call: Call) -> Parsed:
         call.expect(2)
+        if call.tensors[call.output].dtype == "int16" and call.option("pot_scale_int16", False):
+            raise MismatchError(
+                f"{call.name} at {call.output} may shift int16 instead of rescaling it, which "
+                "runtimes do differently; convert the file with pot_scale_int16 = false"
+            )
         return kind, call.inputs, call.activation()
 
     return parse

@@ -69,6 +69,8 @@ def _flag(slot: int) -> Field:
     return Field(slot, "bool", default=False)
 
 
+# Whether int16 sums of powers of two may be shifted rather than rescaled.
+_POT = Field(1, "bool", default=True)
 _POOL = _table(
     "Pool2DOptions",
     padding=_byte(0),
@@ -107,14 +109,14 @@ OPTIONS = {
     ),
     9: _table("SoftmaxOptions", beta=Field(0, "float32", default=0.0)),
     10: _table("ConcatenationOptions", axis=_int(0), activation=_byte(1)),
-    11: _table("AddOptions", activation=_byte(0)),
+    11: _table("AddOptions", activation=_byte(0), pot_scale_int16=_POT),
     15: _table("ResizeBilinearOptions", align_corners=_flag(2), half_pixel_centers=_flag(3)),
     17: _table("ReshapeOptions", new_shape=Field(0, "vector", "int32")),
     21: _table("MulOptions", activation=_byte(0)),
     22: _table("PadOptions"),
     26: _table("TransposeOptions"),
     27: _table("ReducerOptions", keep_dims=_flag(0)),
-    28: _table("SubOptions", activation=_byte(0)),
+    28: _table("SubOptions", activation=_byte(0), pot_scale_int16=_POT),
     30: _table("SqueezeOptions", squeeze_dims=Field(0, "vector", "int32")),
     38: _table("DequantizeOptions"),
     39: _table("MaximumMinimumOptions"),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from zoo.errors import MismatchError
 from zoo.export import flatbuffer, tflite_schema
 from zoo.export.check import check
-from zoo.export.graph import Graph, Op, Quantization, Tensor
+from zoo.export.graph import LIMITS, Graph, Op, Quantization, Tensor
+from zoo.export.rewrite import on_npu
 from zoo.files import write_bytes
 
 MAX_BYTES = 2**31
@@ -18,6 +19,9 @@ _ACTIVATIONS = tflite_schema.ACTIVATIONS
 # The first version of an operator that takes int8 (tensorflow/lite/tools/versioning); else 1.
 _INT8_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "PRELU": 1}
 _INT8_VERSIONS |= {"RESHAPE": 1, "QUANTIZE": 1, "DEPTH_TO_SPACE": 1}
+_INT16_VERSIONS = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 5, "FULLY_CONNECTED": 7, "RESHAPE": 1}
+_INT16_VERSIONS |= {"MUL": 4, "SUB": 5, "TRANSPOSE": 4, "DEPTH_TO_SPACE": 1, "QUANTIZE": 2}
+_INT16_VERSIONS |= {"RESIZE_BILINEAR": 4, "RESIZE_NEAREST_NEIGHBOR": 4, "RELU": 3, "PRELU": 1}
 
 Options = dict[str, Any]
 Parts = tuple[str, Options, list[NDArray[Any]]]  # operator, options, constant operands to append
@@ -39,6 +43,8 @@ def serialize_tflite(graph: Graph) -> bytes:
     """
     if graph.layout != "channels_last":
         raise MismatchError("a .tflite file is channels last; use zoo.export.lower first")
+    if graph.tensors[graph.inputs[0]].dtype == "int16":
+        graph = on_npu(graph)  # no runtime has an int16 DEPTH_TO_SPACE
     check(graph)
     for tensor in graph.tensors.values():
         if tensor.bytes() >= MAX_BYTES:
@@ -119,12 +125,14 @@ class _Writer:
                 kind="constant",
                 # The value a PADV2 pads with is an integer of its input's kind.
                 quantization=self.graph.tensors[op.inputs[0]].quantization
-                if value.dtype == np.int8
+                if value.dtype.name in LIMITS
                 else None,
             )
             inputs.append(self.add(tensor, value))
-        integer = self.graph.tensors[op.inputs[0]].dtype == "int8"
-        version = _INT8_VERSIONS.get(name, 2) if integer else 1
+        dtype = self.graph.tensors[op.inputs[0]].dtype
+        version = {"int8": _INT8_VERSIONS.get(name, 2), "int16": _INT16_VERSIONS.get(name, 3)}.get(
+            dtype, 1
+        )
         index = self.codes.setdefault((name, version), len(self.codes))
         number = tflite_schema.OPERATORS[name][1]
         result = {
@@ -196,7 +204,10 @@ def _pool(graph: Graph, op: Op) -> Parts:
 
 
 def _with_activation(graph: Graph, op: Op) -> Parts:
-    return op.kind.upper(), {"activation": _activation(op)}, []
+    options: Options = {"activation": _activation(op)}
+    if op.kind != "mul" and graph.tensors[op.outputs[0]].dtype == "int16":
+        options["pot_scale_int16"] = False
+    return op.kind.upper(), options, []
 
 
 def _plain(graph: Graph, op: Op) -> Parts:
@@ -221,7 +232,8 @@ def _pad(graph: Graph, op: Op) -> Parts:
     meaning = graph.tensors[op.inputs[0]].quantization
     if meaning is None:
         return "PADV2", {}, [pairs, np.array([value], np.float32)]
-    return "PADV2", {}, [pairs, np.array([value + meaning.zero_point], np.int8)]
+    dtype = graph.tensors[op.inputs[0]].dtype
+    return "PADV2", {}, [pairs, np.array([value + meaning.zero_point], dtype)]
 
 
 def _reshape(graph: Graph, op: Op) -> Parts:

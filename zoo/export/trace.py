@@ -26,7 +26,6 @@ _PLAIN: dict[str, tuple[str, tuple[str, ...]]] = {
     "tanh": ("tanh", ()),
     "softmax": ("softmax", ("dim",)),
     "mean": ("mean", ("dim", "keepdim")),
-    "cat": ("concat", ("dim",)),
     "permute": ("transpose", ("dims",)),
     "view": ("reshape", ()),
     "reshape": ("reshape", ()),
@@ -270,10 +269,36 @@ def _batch_norm(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
     tracer.emit(node, "batch_norm", [a[name] for name in names], {"epsilon": a["eps"]})
 
 
+def _concat(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
+    tracer.emit(node, "concat", a["tensors"], {"dim": a["dim"]})  # one tensor may come twice
+
+
 def _pixel_shuffle(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
     # Channel c * b * b + i * b + j is row i, column j of channel c (torch); TFLite's operator has
     # the cell's place first. They agree when there is one channel.
     tracer.emit(node, "depth_to_space", [a["self"]], {"block": a["upscale_factor"]})
+
+
+def _resize(
+    kind: str, *, exact: bool = False
+) -> Callable[[_Tracer, fx.Node, dict[str, Any]], None]:
+    def handle(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
+        corners = bool(a.get("align_corners", False))
+        size = tuple(int(n) for n in node.meta["val"].shape[-2:])
+        before = a[next(iter(a))].meta["val"].shape[-2:]
+        if kind == "resize_nearest" and any(n % int(m) for n, m in zip(size, before, strict=True)):
+            raise _unmapped(
+                node, f"{node.target} from {tuple(before)} to {size}, no whole multiple,"
+            )
+        attributes = {
+            "size": size,
+            "align_corners": corners,
+            # torch's nearest takes the pixel to the left; the others look from pixel centres.
+            "half_pixel_centers": not corners and (kind == "resize_bilinear" or exact),
+        }
+        tracer.emit(node, kind, node.all_input_nodes[:1], attributes)
+
+    return handle
 
 
 def _pool2d(kind: str) -> Callable[[_Tracer, fx.Node, dict[str, Any]], None]:
@@ -321,7 +346,11 @@ _HANDLERS: dict[str, Callable[[_Tracer, fx.Node, dict[str, Any]], None]] = {
     "div": _arithmetic("div"),
     "clamp": _clamp,
     "hardtanh": _clamp,
+    "cat": _concat,
     "pixel_shuffle": _pixel_shuffle,
+    "upsample_nearest2d": _resize("resize_nearest"),
+    "_upsample_nearest_exact2d": _resize("resize_nearest", exact=True),
+    "upsample_bilinear2d": _resize("resize_bilinear"),
     "max_pool2d": _pool2d("max_pool2d"),
     "avg_pool2d": _pool2d("avg_pool2d"),
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,

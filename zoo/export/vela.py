@@ -59,10 +59,13 @@ NPUS = {
     for macs in sizes
 }
 _FIXES = {
-    "depth_to_space": "for one channel, zoo.export.rewrite.on_npu makes it a transposition",
+    "depth_to_space": "export with --npu, which makes it a transposition",
     "mean": "average with nn.AvgPool2d over the whole map",
     "softmax": "leave it out: the largest logit is the answer",
     "pad": "pad inside the convolution",
+    "transpose": "keep channels last, or leave the order to the host",
+    "resize_bilinear": "enlarge by 2, 4 or 8 at a time",
+    "resize_nearest": "enlarge by 2, 4 or 8 at a time",
 }
 
 

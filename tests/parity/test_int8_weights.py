@@ -1,0 +1,41 @@
+"""The shipped int8 weights: what rounding costs, and what an accelerator leaves to its host."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo import api
+from zoo.export.rewrite import on_npu
+from zoo.quantization.network import QuantizedNetwork
+
+FLOAT, INT8 = "sesr-m5-x2.bsds", "sesr-m5-x2.bsds-int8"
+
+
+@pytest.mark.data
+def test_int8_loses_at_most_a_fifth_of_a_decibel(shared_data: Path) -> None:
+    set5 = shared_data / "sr-test" / "Set5" / "2x"
+    scores = {ref: zoo.evaluate(ref, set5)["psnr_y_db"] for ref in (FLOAT, INT8)}
+    assert scores[FLOAT] == pytest.approx(37.13, abs=0.01)
+    assert scores[FLOAT] - scores[INT8] <= 0.2
+    recorded = api.checkpoint(INT8).metrics["evaluations"]["Set5"]["psnr_y_db"]
+    assert scores[INT8] == pytest.approx(recorded, abs=1e-6)
+
+
+def test_no_operator_is_left_to_the_host_of_an_ethos_u() -> None:
+    vela = pytest.importorskip("zoo.export.vela")
+    pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
+    network = zoo.load(INT8)
+    assert isinstance(network, QuantizedNetwork)
+    graph = on_npu(network.graph((1, 1, 90, 160)))
+    for npu in ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-256"):
+        assert vela.compile_graph(graph, npu).cpu_ops == ()
+
+
+def test_it_computes_integers_close_to_its_own_float_weights() -> None:
+    network = zoo.load(INT8)
+    x = (0.2 + 0.6 * torch.rand(1, 1, 5, 6)).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    with torch.no_grad():
+        difference = (network(x) - network.network(x)).abs()
+    assert 0 < difference.mean() < 0.02
