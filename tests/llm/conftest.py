@@ -1,0 +1,156 @@
+"""Tiny language models: a random one, and one that tells stories (real data)."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from transformers import (  # noqa: E402
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind it at all. "
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose 256 tokens are the bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=words)
+
+
+def _tiny_model(blocks: int = 3, **changes: object) -> LlamaForCausalLM:
+    """A random model of 64 channels."""
+    settings = {
+        "hidden_size": 64,
+        "intermediate_size": 172,  # no multiple of 8: ragged groups
+        "num_hidden_layers": blocks,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_bars():
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the random model and its tokenizer."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    _tiny_model().save_pretrained(folder)
+    _byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text to calibrate on."""
+    path = tmp_path_factory.mktemp("text") / "fox.txt"
+    path.write_text(TEXT * 40)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    """The 260K-parameter TinyStories model as a folder, without tokenizer."""
+    folder = tmp_path_factory.mktemp("stories") / "stories260k"
+    _story_model(shared_data / "lm" / "stories260K.bin").save_pretrained(folder)
+    return folder
+
+
+def _story_model(path: Path) -> LlamaForCausalLM:
+    """Read the llama2.c format: seven int32, then float32 tensors of all layers in turn."""
+    data = path.read_bytes()
+    dim, hidden, layers, heads, kv_heads, vocab, length = struct.unpack("7i", data[:28])
+    values = torch.frombuffer(bytearray(data[28:]), dtype=torch.float32)
+    place = 0
+
+    def take(*shape: int) -> torch.Tensor:
+        nonlocal place
+        count = int(torch.tensor(shape).prod())
+        place += count
+        return values[place - count : place].view(shape).clone()
+
+    kv = dim * kv_heads // heads
+    embedding = take(vocab, dim)
+    shapes = {
+        "input_layernorm": (dim,),
+        "self_attn.q_proj": (dim, dim),
+        "self_attn.k_proj": (kv, dim),
+        "self_attn.v_proj": (kv, dim),
+        "self_attn.o_proj": (dim, dim),
+        "post_attention_layernorm": (dim,),
+        "mlp.gate_proj": (hidden, dim),
+        "mlp.down_proj": (dim, hidden),
+        "mlp.up_proj": (hidden, dim),
+    }
+    stacks = {name: take(layers, *shape) for name, shape in shapes.items()}
+    state = {"model.embed_tokens.weight": embedding, "model.norm.weight": take(dim)}
+    state["lm_head.weight"] = embedding
+    for name, stack in stacks.items():
+        for layer, value in enumerate(stack):
+            if name.endswith(("q_proj", "k_proj")):  # pairs (2i, 2i+1) rotate there, halves here
+                count = kv_heads if "k_proj" in name else heads
+                value = value.view(count, -1, 2, dim).transpose(1, 2).reshape(value.shape)
+            state[f"model.layers.{layer}.{name}.weight"] = value
+    config = LlamaConfig(
+        hidden_size=dim,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocab,
+        max_position_embeddings=length,
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    model.load_state_dict(state)
+    return model
+
+
+def _rewrite(path: Path, **changes: object) -> None:
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Makes random models: `tiny_model(blocks, **changes of the configuration)`."""
+    return _tiny_model
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer():
+    """A tokenizer whose tokens are bytes."""
+    return _byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def rewrite():
+    """Changes entries of a JSON file: `rewrite(path, key=value)`."""
+    return _rewrite

@@ -1,0 +1,167 @@
+"""The verbs: compress, evaluate, run, show, push; the recipes of this kind."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import zoo
+from zoo import api
+from zoo.card_check import problems
+from zoo.cli import main
+from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.recipe import Recipe
+from zoo.registry import all_recipes, find
+
+RECIPES = [recipe for recipe in all_recipes().values() if recipe.compress is not None]
+SMALL = {"windows": 2, "length": 32, "iterations": 2}
+
+
+@pytest.fixture(scope="module")
+def made(base, text, tmp_path_factory):
+    """A checkpoint made by the command, as a user types it."""
+    out = tmp_path_factory.mktemp("made") / "tiny"
+    words = f"compress {base} --out {out} --method gptvq-2d-2b --data {text} --test {text} "
+    words += "--windows 2 --length 32 --set iterations=2 --license apache-2.0"
+    assert main(words.split()) == 0
+    return out
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_every_compress_recipe_works_on_a_stand_in(recipe, base, text, tmp_path):
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert recipe.family == "smollm2"
+    assert recipe.summary
+    with pytest.raises(MissingWeightsError, match=f"type: zoo compress {recipe.name} "):
+        zoo.load(recipe.name)
+    with pytest.raises(MismatchError, match=f"type: zoo compress {recipe.name} "):
+        zoo.train(recipe.name, tmp_path / "no", data="x")
+    made = zoo.compress(recipe.name, tmp_path / "out", base=base, data=text, **SMALL)
+    assert made.recipe.compress.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert made.metrics["compression"]["plan"]["options"]["iterations"] == 2
+    assert problems((made.path / "README.md").read_text(), made) == []
+
+
+def test_the_checkpoint_says_what_it_is(made, capsys):
+    checkpoint = zoo.checkpoint(made)
+    assert checkpoint.license == "apache-2.0"
+    assert checkpoint.recipe.name == "tiny-gptvq-2d-2b"
+    assert zoo.load(made).config.model_type == "llama"
+    card = (made / "README.md").read_text()
+    assert problems(card, checkpoint) == []
+    for words in ("import zoo.quantization", "base_model_relation: quantized", "base model |"):
+        assert words in card
+    scores = checkpoint.metrics["evaluations"]
+    assert set(scores) == {"fox.txt", "fox.txt, base model"}
+    assert main(["show", str(made)]) == 0
+    assert "bits per packed weight" in capsys.readouterr().out
+
+
+def test_evaluating_and_writing(made, base, text, capsys):
+    protocol = ["--data", str(text), "--length", "32", "--windows", "3", "--json"]
+    assert main(["evaluate", str(made), *protocol]) == 0
+    packed = json.loads(capsys.readouterr().out)
+    assert packed["tokens"] == 3 * 31
+    assert "3 windows of 32 tokens, stride 32" in packed["protocol"]
+    assert main(["evaluate", str(base), *protocol, "--stride", "16"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 31 + 2 * 16
+    assert main(["run", str(made), "The quick"]) == 0
+    assert capsys.readouterr().out.startswith("The quick")
+    result = zoo.evaluate(made, text, length=32, windows=1, record="short")
+    assert zoo.checkpoint(made).metrics["evaluations"]["short"] == result
+    assert "| short |" in (made / "README.md").read_text()
+
+
+def test_tampering_is_noticed(made, tmp_path):
+    import shutil
+
+    shutil.copytree(made, tmp_path / "copy")
+    with (tmp_path / "copy" / "config.json").open("a") as stream:
+        stream.write(" ")
+    with pytest.raises(zoo.errors.UnsafeFileError, match=r"config.json is corrupt"):
+        zoo.load(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{base} --method gptvq-9d-2b --data {text}", "unknown method 'gptvq-9d-2b'; did you"),
+        ("{base} --bits 9 --data {text}", "bits * dim is 18"),
+        ("{base} --method gptvq", "--data TEXT (only rtn works without)"),
+        ("{base} --data missing.txt", "missing.txt cannot be read"),
+        ("{base} --data {text} --length 100000", "takes at most 256"),
+        ("{base} --data {text} --set sharpness=1", "unknown option 'sharpness'"),
+        ("{base} --data {text} --override x", "expected PATTERN:KEY=VALUE"),
+        ("{base} --data {text} --length 64 --target-bpv 1", "target_bpv is 1"),
+        ("./nowhere --data {text}", "no folder of a language model"),
+        ("sesr-m3-x2 --data {text}", "type: zoo train sesr-m3-x2"),
+    ],
+)
+def test_wrong_words_are_answered_in_one_line(words, message, base, text, tmp_path, capsys):
+    given = words.format(base=base, text=text).split()
+    assert main(["compress", *given, "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_a_recipe_says_one_of_the_two_kinds():
+    both = find("sesr-m3-x2").to_json() | {"compress": RECIPES[0].to_json()["compress"]}
+    with pytest.raises(MismatchError, match="one of train and compress"):
+        Recipe.from_json(both)
+    neither = find("sesr-m3-x2").to_json()
+    del neither["train"]
+    with pytest.raises(MismatchError, match="one of train and compress"):
+        Recipe.from_json(neither)
+
+
+def test_importing_refuses_what_is_no_gguf(tmp_path):
+    pytest.importorskip("gguf")
+    with pytest.raises(MissingWeightsError, match="is not there"):
+        zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
+    (tmp_path / "x.gguf").write_bytes(b"something else")
+    with pytest.raises(MismatchError, match="no GGUF file"):
+        zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+PUSHED = """
+import sys, zoo
+from zoo.errors import ZooError
+import zoo.quantization
+from transformers import AutoModelForCausalLM
+folder = zoo.pull("me/tiny").path
+print(type(AutoModelForCausalLM.from_pretrained(folder).model.layers[0].mlp.up_proj).__name__)
+print(type(zoo.load("me/tiny")).__name__)
+"""
+
+
+@pytest.mark.slow
+def test_pushed_to_the_embedded_hub_and_opened_in_a_fresh_process(made, repository, tmp_path):
+    pytest.importorskip("dulwich")
+    environment = {
+        **os.environ,
+        "ZOO_HUB": "local",
+        "ZOO_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    for command in (["-m", "zoo", "push", str(made), "me/tiny"], ["-c", PUSHED]):
+        answer = subprocess.run(
+            [sys.executable, *command],
+            cwd=repository,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split() == ["PackedLinear", "LlamaForCausalLM"]
+
+
+def test_names_are_never_guessed():
+    with pytest.raises(UnknownNameError, match="did you mean smollm2-135m-gptvq-2d-2b"):
+        zoo.compress("smollm2-135m-gptvq-2d-2", "out")
+    assert api.language_model("smollm2-135m-gptvq-2d-2b") is None

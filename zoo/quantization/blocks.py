@@ -1,0 +1,206 @@
+"""The parts of a model that are quantized one after another, found without knowing its names."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+
+Group = list[str]  # linear layers that get the same input, hence share a Hessian
+Level = list[Group]  # groups that do not feed each other: their inputs are seen in one pass
+
+
+def linears(module: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers below a module by name."""
+    return {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the repeated blocks of a transformer, and their name: "model.layers".
+
+    Raises:
+        MismatchError: there is no list of alike modules that hold linear layers.
+
+    """
+    best: tuple[int, str, nn.ModuleList] | None = None
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len({type(item) for item in module}) != 1:
+            continue
+        weights = sum(layer.weight.numel() for layer in linears(module).values())
+        if weights and (best is None or weights > best[0]):
+            best = weights, name, module
+    if best is None:
+        raise MismatchError(
+            f"{type(model).__name__} has no list of alike blocks with linear layers, so it cannot "
+            "be quantized block by block; quantize it whole, in memory, with "
+            "zoo.quantization.generic.quantize_model(model, batches, options)"
+        )
+    return best[1], best[2]
+
+
+@dataclass
+class Call:
+    """What a block is called with besides the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Return the hidden states behind `block`, (1, length, width)."""
+        out = block(hidden, *self.args, **self.kwargs)
+        return out if isinstance(out, Tensor) else out[0]
+
+
+class _Enough(Exception):  # noqa: N818  # no error: it ends a forward pass whose rest is not needed
+    """Everything that a pass was run for has been seen."""
+
+
+@contextmanager
+def replaced_forward(modules: Iterator[nn.Module] | nn.ModuleList, make: Any) -> Iterator[None]:
+    """Let `make(i)` stand in for the forward of the i-th module, for a while."""
+    items = list(modules)
+    try:
+        for number, module in enumerate(items):
+            module.forward = make(number)
+        yield
+    finally:
+        for module in items:
+            module.__dict__.pop("forward", None)
+
+
+def record_calls(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[Call]:
+    """Return what the model calls each of its blocks with, for token ids of shape (1, length).
+
+    Masks and rotary angles may differ from block to block (sliding windows); they do not depend
+    on the tokens, so one window tells them all. No block is run.
+    """
+    for as_tuple in (False, True):  # some models expect `(hidden, ...)` from a block
+        try:
+            return _recorded(model, blocks, ids, as_tuple)
+        except (IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            problem = error
+    raise MismatchError(
+        f"{type(model).__name__} does not call its blocks one after another with the hidden "
+        f"states: {problem}"
+    ) from problem
+
+
+def _recorded(model: nn.Module, blocks: nn.ModuleList, ids: Tensor, as_tuple: bool) -> list[Call]:
+    calls: list[Call] = []
+    first: list[torch.Size] = []
+    record = _recorder(calls, first, len(blocks), as_tuple)
+    try:
+        with replaced_forward(blocks, lambda _: record):
+            model(ids, use_cache=False)
+    except _Enough:
+        return calls
+    raise ValueError(f"{len(calls)} of {len(blocks)} were called")
+
+
+def _recorder(calls: list[Call], first: list[torch.Size], count: int, as_tuple: bool) -> Any:
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        first.append(hidden.shape)
+        if hidden.shape != first[0]:
+            raise ValueError("the hidden states change their shape between blocks")
+        calls.append(Call(args, kwargs))
+        if len(calls) == count:
+            raise _Enough
+        return (hidden,) if as_tuple else hidden
+
+    return forward
+
+
+def first_hidden(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> Tensor:
+    """Return what the first block is given for token ids (1, length): (1, length, width)."""
+    seen: list[Tensor] = []
+
+    def forward(hidden: Tensor, *_: Any, **__: Any) -> Any:
+        seen.append(hidden)
+        raise _Enough
+
+    try:
+        with replaced_forward(iter([blocks[0]]), lambda _: forward):
+            model(ids, use_cache=False)
+    except _Enough:
+        return seen[0]
+    raise MismatchError(f"{type(model).__name__} does not call its first block")
+
+
+def levels(module: nn.Module, passes: "list[Callable[[], object]]") -> list[Level]:
+    """Return the linear layers of a module as levels, in the order in which they are called.
+
+    Layers given the identical tensor form a group (query, key and value). Groups whose names
+    differ in numbers only (the experts of a mixture) form a level. Layers that no pass calls
+    come last, each alone.
+
+    Args:
+        module: whose layers.
+        passes: run the module on one sample each; as many are run as it takes to see all.
+
+    """
+    layers = linears(module)
+    groups: dict[str, Group] = {}  # by the name of the first member
+    for run in passes:
+        inputs: list[tuple[Tensor, Group]] = []  # kept alive: no id is used twice in a pass
+
+        def see(name: str, value: Tensor, inputs: list[tuple[Tensor, Group]] = inputs) -> None:
+            if any(name in group for group in groups.values()):
+                return
+            for other, group in inputs:
+                if other is value or _same_memory(other, value):
+                    group.append(name)
+                    return
+            groups[name] = [name]
+            inputs.append((value, groups[name]))
+
+        with watched(layers, see):
+            run()
+        if sum(map(len, groups.values())) == len(layers):
+            break
+    seen = {name for group in groups.values() for name in group}
+    ordered = [*groups.values(), *([name] for name in layers if name not in seen)]
+    found: dict[str, Level] = {}
+    for group in ordered:
+        found.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{group[0]}."), []).append(group)
+    return list(found.values())
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+@contextmanager
+def watched(layers: dict[str, nn.Linear], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Show the input of each layer to `see(name, input)` while the block lasts."""
+
+    def hook(name: str) -> Any:
+        return lambda _, args: see(name, args[0])
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_until(run: Callable[[], object], layers: dict[str, nn.Linear], see: Any) -> None:
+    """Run a pass that shows the inputs of `layers`, and end it once each was called."""
+    waiting = set(layers)
+
+    def seen(name: str, value: Tensor) -> None:
+        see(name, value)
+        waiting.discard(name)
+        if not waiting:
+            raise _Enough
+
+    with watched(layers, seen):
+        try:
+            run()
+        except _Enough:
+            return

@@ -1,0 +1,110 @@
+"""The card of a quantized language model: `cards/quantized.md` filled with its facts."""
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.card_check import LICENSES
+from zoo.content import content
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+
+
+def render(checkpoint: "Checkpoint", repo: str | None) -> str:
+    """Return the card: front matter for the Hub, then Markdown that starts with the import."""
+    import jinja2
+    import yaml
+
+    recipe = checkpoint.recipe
+    compress = recipe.compress
+    assert compress is not None, "the card of a trained model is another"
+    report = checkpoint.metrics.get("compression", {})
+    layers = report.get("layers", {})
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    template = (content("cards") / "quantized.md").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        front_matter=yaml.safe_dump(front_matter(checkpoint), sort_keys=False, allow_unicode=True),
+        recipe=recipe,
+        compress=compress,
+        ref=repo or f"./{recipe.name}",
+        settings=", ".join(f"{key} {value}" for key, value in compress.options.items()),
+        report=report,
+        sizes=_sizes(checkpoint),
+        quality=[
+            (name, f"{result['perplexity']:.2f}", result["protocol"])
+            for name, result in checkpoint.metrics.get("evaluations", {}).items()
+            if "perplexity" in result
+        ],
+        decode=checkpoint.metrics.get("decode"),
+        calibration=report.get("calibration"),
+        worst=sorted(
+            ((name, facts["relative_error"]) for name, facts in layers.items()),
+            key=lambda item: -item[1],
+        )[:5],
+        notes=[(name, note) for name, facts in layers.items() for note in facts["notes"]],
+        license=checkpoint.license,
+        command=_command(checkpoint),
+        files=sorted(checkpoint.config["files"].items()),
+    )
+
+
+def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Return the card's metadata in the Hub's terms."""
+    recipe, license = checkpoint.recipe, checkpoint.license
+    assert recipe.compress is not None
+    known = license.lower() in LICENSES - {"other", "unknown"}
+    matter: dict[str, Any] = {"license": license.lower() if known else "other"}
+    if not known:
+        matter |= {"license_name": "not-stated", "license_link": "LICENSE"}
+    base = recipe.compress.base.split("@")[0]
+    return {
+        **matter,
+        "library_name": "transformers",
+        "pipeline_tag": recipe.task,
+        "base_model": base,
+        "base_model_relation": "quantized",
+        "tags": ["edge-zoo", recipe.compress.method, "edge", f"arxiv:{recipe.paper}"],
+    }
+
+
+def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
+    report = checkpoint.metrics.get("compression", {})
+    if not report:
+        return []
+    files = checkpoint.config["files"]
+    weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
+    return [
+        ("weights packed", f"{report['weights']:,}", "exact"),
+        ("bits per packed weight, everything counted", f"{report['bits_per_weight']:.4f}", "exact"),
+        ("bytes of the packed weights", f"{report['packed_bytes']:,}", "exact"),
+        (
+            "bytes of all tensors (embeddings are not packed)",
+            f"{report['tensor_bytes']:,}",
+            "exact",
+        ),
+        ("bytes of the weight files", f"{weights:,}", "exact"),
+        ("mean relative error of a layer", f"{report['relative_error']:.5f}", "measured"),
+    ]
+
+
+def _command(checkpoint: "Checkpoint") -> str:
+    """Return the command that makes these weights."""
+    import json
+
+    from zoo import registry
+
+    recipe = checkpoint.recipe
+    compress = recipe.compress
+    assert compress is not None
+    text = (checkpoint.metrics.get("compression", {}).get("calibration") or {}).get("text")
+    tail = [*([f"--data {text}"] if text else []), f"--out {recipe.name}"]
+    if recipe.name in registry.names() and registry.find(recipe.name).compress == compress:
+        return " ".join(["zoo compress", recipe.name, *tail])
+    words = [f"zoo compress {compress.base} --method {compress.method}"]
+    words += [f"--set {key}={json.dumps(value)}" for key, value in compress.options.items()]
+    words += [f"--skip '{pattern}'" for pattern in compress.skip]
+    for pattern, values in compress.overrides.items():
+        words += [f"--override '{pattern}:{key}={value}'" for key, value in values.items()]
+    words += [f"--windows {compress.windows} --length {compress.length} --seed {compress.seed}"]
+    return " ".join([*words, *tail])

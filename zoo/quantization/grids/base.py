@@ -1,0 +1,137 @@
+"""What every grid offers to solvers and to storage."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.errors import UnsafeFileError
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Grid(ABC):
+    """The values that a (rows, columns) matrix may take.
+
+    The matrix is cut into column groups of `span` columns (the last may be ragged). Each has
+    parameters of its own, fitted when a solver arrives there. Within a group, `dim`
+    neighbouring columns of a row share one code below 2^index_bits. Widths that `dim` does not
+    divide are padded with columns of zeros.
+    """
+
+    rows: int
+    columns: int
+    dim: int
+    index_bits: int
+    span: int
+
+    @property
+    def padded(self) -> int:
+        """Return the columns after padding to whole cells of `dim`."""
+        return -(-self.columns // self.dim) * self.dim
+
+    @property
+    def cells(self) -> int:
+        """Return the codes per row."""
+        return self.padded // self.dim
+
+    @property
+    def groups(self) -> list[tuple[int, int]]:
+        """Return first and end column of every column group, of the padded width."""
+        starts = range(0, self.padded, self.span)
+        return [(start, min(start + self.span, self.padded)) for start in starts]
+
+    @abstractmethod
+    def fit(self, values: Tensor, importance: Tensor) -> Parameters:
+        """Return the parameters of one column group.
+
+        `values` is (rows, width) and `importance` (width,): what a squared error costs there.
+        """
+
+    @abstractmethod
+    def encode(self, group: Parameters, values: Tensor, metric: Tensor, offset: int = 0) -> Tensor:
+        """Return the codes (rows, width / dim) of the allowed values nearest to `values`.
+
+        `values` is (rows, width), any run of cells that starts `offset` columns into the group;
+        `metric` (width,) what squared errors cost, or for a single cell a (dim, dim) matrix.
+        """
+
+    @abstractmethod
+    def decode_group(self, group: Parameters, codes: Tensor, offset: int = 0) -> Tensor:
+        """Return the values (rows, width) of `codes` (rows, width / dim) of one column group."""
+
+    @abstractmethod
+    def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
+        """Return the gradient of the tunable parameters, those that values are linear in.
+
+        `gradient` (rows, padded) is that of the values which `decode` gives for `codes`.
+        """
+
+    @abstractmethod
+    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Return the tensors of all groups as stored: integers only, so that no cast harms them."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
+        """Return the parameters that `store` gave the tensors of.
+
+        Raises:
+            UnsafeFileError: shapes, types or values that `store` never writes.
+
+        """
+
+    @abstractmethod
+    def parameter_bytes(self) -> int:
+        """Return the bytes of what `store` gives."""
+
+    def decode(self, parameters: Parameters, codes: Tensor) -> Tensor:
+        """Return the matrix (rows, padded) of all codes (rows, cells)."""
+        parts = [
+            self.decode_group(
+                self.group(parameters, index), codes[:, start // self.dim : end // self.dim]
+            )
+            for index, (start, end) in enumerate(self.groups)
+        ]
+        return torch.cat(parts, 1)
+
+    def group(self, parameters: Parameters, index: int) -> Parameters:
+        """Return the parameters of one column group out of those of all."""
+        return {name: tensor[index] for name, tensor in parameters.items()}
+
+    def collect(self, groups: Sequence[Parameters]) -> Parameters:
+        """Return the parameters of all column groups, stacked along a first axis."""
+        return {name: torch.stack([group[name] for group in groups]) for name in groups[0]}
+
+    def pad(self, matrix: Tensor) -> Tensor:
+        """Return (..., columns) with zeros up to whole cells."""
+        return F.pad(matrix, (0, self.padded - self.columns))
+
+
+def take(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Return a stored tensor after checks of presence, shape and type."""
+    if name not in tensors:
+        raise UnsafeFileError(f"the tensor {name!r} is missing from a quantized weight")
+    tensor = tensors[name]
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+        raise UnsafeFileError(
+            f"{name} is {tensor.dtype} {tuple(tensor.shape)}; expected {dtype} {shape}"
+        )
+    return tensor
+
+
+def finite(values: Tensor, name: str) -> Tensor:
+    """Return `values` if all are finite.
+
+    Raises:
+        UnsafeFileError: NaN or infinity.
+
+    """
+    if not torch.isfinite(values).all():
+        raise UnsafeFileError(f"{name} holds NaN or infinity")
+    return values

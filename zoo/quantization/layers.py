@@ -1,0 +1,222 @@
+"""Quantizing the linear layers of a module, level by level: each sees quantized predecessors."""
+
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+from zoo.quantization import blocks
+from zoo.quantization.core import (
+    Hessian,
+    Prepared,
+    QuantizedMatrix,
+    Report,
+    prepare,
+    quantize_matrix,
+)
+from zoo.quantization.grids import make_grid
+from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.plan import Plan
+from zoo.quantization.team import Team
+
+log = logging.getLogger("zoo")
+
+PARTS = 8  # of the calibration windows: sums are made of these, whatever the number of processes
+Passes = Sequence[Callable[[], object]]
+
+
+def quantize_layers(
+    module: nn.Module, prefix: str, passes: Passes, plan: Plan, team: Team
+) -> dict[str, QuantizedMatrix]:
+    """Quantize the linear layers below `module` in place; return them by name, without `prefix`.
+
+    Args:
+        module: whose layers; their weights become the decoded ones.
+        prefix: of the layers' names in the whole model, for the plan and for messages.
+        passes: each runs the module on one window of calibration; none for plans without.
+        plan: what is done with which layer.
+        team: the processes that share the work.
+
+    Raises:
+        MismatchError: weights or activations with NaN or infinity; the layer is named.
+
+    """
+    layers = blocks.linears(module)
+    _check_weights(layers, prefix)
+    if not plan.calibrates:
+        order: list[blocks.Level] = [[[name] for name in layers]]
+    else:
+        order = blocks.levels(module, list(passes))
+    done: dict[str, QuantizedMatrix] = {}
+    for level in order:
+        wanted = {
+            name: options
+            for group in level
+            for name in group
+            if (options := plan.of(f"{prefix}{name}")) is not None
+        }
+        groups = [kept for group in level if (kept := [name for name in group if name in wanted])]
+        if not groups:
+            continue
+        first = {group[0]: layers[group[0]] for group in groups}
+        seen = _hessians(first, passes, team) if plan.calibrates else {}
+        found = _quantize_groups(groups, layers, seen, wanted, prefix, plan, team)
+        for name, matrix in found.items():
+            weight = layers[name].weight
+            weight.data = matrix.dequantize().to(weight)
+        done |= found
+    return {name: done[name] for name in layers if name in done}
+
+
+def _check_weights(layers: dict[str, nn.Linear], prefix: str) -> None:
+    for name, layer in layers.items():
+        if not torch.isfinite(layer.weight).all():
+            raise MismatchError(
+                f"{prefix}{name}.weight holds NaN or infinity: the base model is damaged, or "
+                "overflowed when it was converted"
+            )
+
+
+def _hessians(layers: dict[str, nn.Linear], passes: Passes, team: Team) -> dict[str, Hessian]:
+    """Return what the inputs of `layers` sum up to over all passes."""
+    count = min(PARTS, len(passes))
+
+    def part(index: int) -> dict[str, Hessian]:
+        sums = {
+            name: Hessian(layer.in_features, layer.weight.device) for name, layer in layers.items()
+        }
+        begin, end = index * len(passes) // count, (index + 1) * len(passes) // count
+        for run in passes[begin:end]:
+            blocks.run_until(run, layers, lambda name, value: sums[name].update(value))
+        return sums
+
+    def add(total: dict[str, Hessian], other: dict[str, Hessian]) -> None:
+        for name, hessian in other.items():
+            total[name].merge(hessian)
+
+    return team.reduce(count, part, add)
+
+
+def _quantize_groups(
+    groups: list[blocks.Group],
+    layers: dict[str, nn.Linear],
+    seen: dict[str, Hessian],
+    wanted: dict[str, LayerOptions],
+    prefix: str,
+    plan: Plan,
+    team: Team,
+) -> dict[str, QuantizedMatrix]:
+    """Quantize the layers of one level; their parts are shared between the processes."""
+    tasks: list[Callable[[], QuantizedMatrix]] = []
+    places: list[tuple[str, int]] = []  # layer, and number of its parts
+    for group in groups:
+        hessian, notes = _usable(seen.get(group[0]), plan.least_tokens)
+        ready = functools.cache(functools.partial(_prepare, hessian, f"{prefix}{group[0]}"))
+        for name in group:
+            weight = layers[name].weight.detach()
+            parts = _row_parts(
+                wanted[name], (layers[name].out_features, layers[name].in_features), plan.row_parts
+            )
+            places.append((name, len(parts)))
+            for options, begin, end in parts:
+                tasks.append(functools.partial(_task, weight[begin:end], ready, options, notes))
+    results = iter(team.share(tasks))
+    found = {}
+    for name, count in places:
+        parts_done = [next(results) for _ in range(count)]
+        found[name] = _joined(
+            parts_done, wanted[name], (layers[name].out_features, layers[name].in_features)
+        )
+        for note in found[name].report.fallbacks:  # type: ignore[union-attr]
+            log.warning("%s%s: %s", prefix, name, note)
+    return found
+
+
+def _usable(hessian: Hessian | None, least: int) -> tuple[Tensor | None, tuple[str, ...]]:
+    if hessian is None or hessian.tokens >= max(least, 1):
+        return (None if hessian is None else hessian.finish()), ()
+    return None, (f"only {hessian.tokens} calibration tokens came here: H is the identity",)
+
+
+def _prepare(hessian: Tensor | None, name: str, options: LayerOptions) -> Prepared | None:
+    if hessian is None:
+        return None
+    try:
+        return prepare(hessian, len(hessian), options)
+    except MismatchError as error:
+        raise MismatchError(f"the inputs of {name}: {error}") from error
+
+
+def _task(
+    weight: Tensor,
+    ready: Callable[[LayerOptions], Prepared | None],
+    options: LayerOptions,
+    notes: tuple[str, ...],
+) -> QuantizedMatrix:
+    matrix = quantize_matrix(weight, ready(_preparation(options)), options)
+    report = matrix.report
+    assert report is not None, "a matrix just quantized has its report"
+    fallbacks = (*report.fallbacks, *notes)
+    return dataclasses.replace(matrix, report=dataclasses.replace(report, fallbacks=fallbacks))
+
+
+def _preparation(options: LayerOptions) -> LayerOptions:
+    """Return options that are equal where layers can share a prepared Hessian."""
+    method, order = options.method, options.act_order
+    return LayerOptions(method=method, bits=2, dim=1, damp=options.damp, act_order=order)
+
+
+def _row_parts(
+    options: LayerOptions, shape: tuple[int, int], parts: int
+) -> list[tuple[LayerOptions, int, int]]:
+    """Return options, first and end row of the parts that a layer's rows are swept in.
+
+    Parts consist of whole groups of rows. Scales and factors that all rows share forbid parts.
+    """
+    rows, columns = shape
+    grid = make_grid(options, rows, columns)
+    if parts == 1 or options.scale_block:
+        return [(options, 0, rows)]
+    unit = grid.group_rows if isinstance(grid, Codebooks) else 1
+    if isinstance(grid, Codebooks):
+        options = dataclasses.replace(
+            options,
+            columns_per_group=grid.span,
+            group_size=grid.span * unit,
+            target_bpv=None,
+        )
+    groups = -(-rows // unit)
+    count = min(parts, groups)
+    edges = [min(index * groups // count * unit, rows) for index in range(count)] + [rows]
+    return [(options, begin, end) for begin, end in itertools.pairwise(edges)]
+
+
+def _joined(
+    parts: list[QuantizedMatrix], options: LayerOptions, shape: tuple[int, int]
+) -> QuantizedMatrix:
+    """Return the matrix whose rows were quantized in parts."""
+    if len(parts) == 1:
+        return parts[0]
+    reports = [part.report for part in parts if part.report is not None]
+    # Errors are relative to the part's own weight; rows are alike, so their number weighs them.
+    rows = [part.grid.rows for part in parts]
+    error = sum(r.relative_error * n for r, n in zip(reports, rows, strict=True)) / sum(rows)
+    report = Report(
+        error,
+        max(item.damp for item in reports),
+        sum(item.seconds for item in reports),
+        tuple(dict.fromkeys(note for item in reports for note in item.fallbacks)),
+    )
+    parameters = {
+        name: torch.cat([part.parameters[name] for part in parts], 1)
+        for name in parts[0].parameters
+    }
+    codes = torch.cat([part.codes for part in parts])
+    grid = make_grid(options, *shape)
+    return QuantizedMatrix(codes, parameters, grid, options, parts[0].order, report)

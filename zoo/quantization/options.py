@@ -1,0 +1,143 @@
+"""What can be said about quantizing one matrix: plain data that goes into a configuration."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import MismatchError, UnknownNameError
+
+# method -> (grid, solver); a new grid or solver is a file of that name and a line here.
+METHODS = {
+    "rtn": ("uniform", "rtn"),
+    "gptq": ("uniform", "gptq"),
+    "gptvq": ("codebook", "gptvq"),
+}
+# How much work: `fast` for a first look, `best` for what is published.
+PRESETS: dict[str, dict[str, int]] = {
+    "fast": {"iterations": 10, "update_steps": 4, "rounds": 0},
+    "best": {"iterations": 30, "update_steps": 6, "rounds": 4},
+}
+SEEDINGS = ("normal", "mahalanobis", "kmeans++")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """How to quantize one matrix.
+
+    Args:
+        method: `rtn`, `gptq` (uniform integers with a scale per group) or `gptvq` (codebooks).
+        bits: bits of an index per weight; `bits * dim` is a whole number of at most 8.
+        dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
+            1 or 2.
+        group_size: weights per codebook, or weights of a row per scale (default 64).
+        target_bpv: instead of `group_size` (codebooks only): the finest groups whose stored
+            bits per weight, everything counted, stay within this.
+        columns_per_group: columns that a codebook spans; 0 chooses.
+        iterations: at most so many steps of k-means per codebook.
+        update_steps: conjugate-gradient steps of the codebook update; 0 leaves it out.
+        rounds: how often codes are chosen anew for the updated codebooks, then these for the codes.
+        codebook_bits: 8 (integers with a 16-bit scale per codebook) or 16 (halves).
+        scale_block: weights of a row that share a 4-bit logarithmic scale; 0: no such scales.
+        seeding: where k-means starts: `normal`, `mahalanobis` or `kmeans++`.
+        act_order: take columns by falling diagonal of H; the order is stored.
+        damp: added to the diagonal of H, as a fraction of its mean.
+        seed: of whatever is drawn at random.
+
+    """
+
+    method: str = "gptvq"
+    bits: float = 2
+    dim: int = 0
+    group_size: int | None = None
+    target_bpv: float | None = None
+    columns_per_group: int = 0
+    iterations: int = 30
+    update_steps: int = 8
+    rounds: int = 0
+    codebook_bits: int = 8
+    scale_block: int = 0
+    seeding: str = "normal"
+    act_order: bool = False
+    damp: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no grid or solver can do."""
+        if self.method not in METHODS:
+            raise UnknownNameError.near("method", self.method, METHODS, "see zoo compress --help")
+        if self.seeding not in SEEDINGS:
+            raise UnknownNameError.near("seeding", self.seeding, SEEDINGS, "of k-means")
+        if not self.dim:
+            object.__setattr__(self, "dim", 2 if self.grid == "codebook" else 1)
+        index_bits = self.bits * self.dim
+        _check(
+            index_bits == round(index_bits) and 1 <= index_bits <= 8,
+            f"bits * dim is {index_bits:g}; expected a whole number from 1 to 8",
+        )
+        _check(
+            self.grid == "codebook" or self.dim == 1,
+            f"dim is {self.dim}; {self.method} takes dim 1: pass dim=1, or method='gptvq'",
+        )
+        _check(self.dim in (1, 2, 4, 8), f"dim is {self.dim}; expected 1, 2, 4 or 8")
+        _check(self.codebook_bits in (8, 16), f"codebook_bits is {self.codebook_bits}; 8 or 16")
+        _check(
+            self.scale_block == 0 or self.scale_block % self.dim == 0,
+            f"scale_block is {self.scale_block}; expected a multiple of dim {self.dim}",
+        )
+        _check(
+            self.columns_per_group % math.lcm(self.dim, self.scale_block or 1) == 0,
+            f"columns_per_group is {self.columns_per_group}; expected a multiple of dim "
+            f"{self.dim} and of scale_block {self.scale_block}",
+        )
+        _check(
+            self.target_bpv is None or (self.group_size is None and self.grid == "codebook"),
+            "target_bpv goes with codebooks and without group_size: pass one of the two",
+        )
+        _check(self.damp >= 0, f"damp is {self.damp}; expected 0 or more")
+        for name in ("iterations", "update_steps", "rounds", "columns_per_group", "scale_block"):
+            _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        _check(
+            self.group_size is None or self.group_size > 0,
+            f"group_size is {self.group_size}; expected 1 or more",
+        )
+
+    @property
+    def grid(self) -> str:
+        """Return the name of the grid."""
+        return METHODS[self.method][0]
+
+    @property
+    def solver(self) -> str:
+        """Return the name of the solver."""
+        return METHODS[self.method][1]
+
+    @property
+    def index_bits(self) -> int:
+        """Return the bits of one index."""
+        return round(self.bits * self.dim)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, and the method."""
+        given = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {k: v for k, v in given.items() if k == "method" or v != defaults[k]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LayerOptions":
+        """Build options from `to_dict`'s result, refusing unknown names and wrong types."""
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if name not in fields:
+                raise UnknownNameError.near("option", name, fields, "of quantization")
+            kind = type(fields[name]) if fields[name] is not None else (int, float)
+            allowed = (int, float) if kind is float or name == "bits" else kind
+            wrong = isinstance(value, bool) and kind is not bool
+            if wrong or not (isinstance(value, allowed) or (value is None is fields[name])):
+                raise MismatchError(f"option {name} is {value!r}; expected e.g. {fields[name]!r}")
+        return cls(**values)
+
+
+def _check(good: bool, message: str) -> None:
+    if not good:
+        raise MismatchError(message)

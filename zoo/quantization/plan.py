@@ -1,0 +1,90 @@
+"""What is done with which layer: options by name, and how much calibration."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import MismatchError
+from zoo.quantization.options import LayerOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to quantize a model.
+
+    Attributes:
+        options: of every layer that no override names.
+        overrides: shell-style pattern of layer names -> options that differ there, e.g.
+            {"*.11.mlp.down_proj": {"bits": 3}}; the first pattern that fits counts.
+        skip: patterns of layers left as they are.
+        windows: calibration windows.
+        length: tokens of a window.
+        seed: of the choice of windows.
+        least_tokens: a layer that fewer tokens reached (an expert of a mixture) is quantized
+            with the identity for its Hessian.
+        row_parts: parts that the rows of a layer are swept in, for as many processes; a codebook
+            belongs to one part, so the number is part of the result.
+        hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
+        rest_dtype: type of all other floating tensors in the result; None keeps theirs.
+
+    """
+
+    options: LayerOptions
+    overrides: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    windows: int = 32
+    length: int = 1024
+    seed: int = 0
+    least_tokens: int = 128
+    row_parts: int = 1
+    hidden_dtype: str = "float32"
+    rest_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("windows", 1), ("length", 2), ("least_tokens", 0), ("row_parts", 1)):
+            if getattr(self, name) < least:
+                raise MismatchError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        for name in ("hidden_dtype", "rest_dtype"):
+            value = getattr(self, name)
+            allowed = ("float32", "bfloat16", *(("float16", None) if name == "rest_dtype" else ()))
+            if value not in allowed:
+                raise MismatchError(f"{name} is {value!r}; expected one of {allowed}")
+        for pattern in self.overrides:
+            self._changed(pattern)
+
+    def of(self, name: str) -> LayerOptions | None:
+        """Return the options of a layer, or None if it stays as it is."""
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip):
+            return None
+        for pattern in self.overrides:
+            if fnmatch.fnmatchcase(name, pattern):
+                return self._changed(pattern)
+        return self.options
+
+    def _changed(self, pattern: str) -> LayerOptions:
+        """Return the options with the changes of an override; a new grid forgets the group size."""
+        changes = dict(self.overrides[pattern])
+        base = self.options.to_dict()
+        if {"method", "bits", "dim"} & set(changes) and not {"group_size", "target_bpv"} & set(
+            changes
+        ):
+            base.pop("group_size", None)
+            base.pop("target_bpv", None)
+        return LayerOptions.from_dict({**base, **changes})
+
+    @property
+    def calibrates(self) -> bool:
+        """Say whether any layer needs to see inputs."""
+        every = [self.options, *(self._changed(pattern) for pattern in self.overrides)]
+        return any(options.solver != "rtn" for options in every)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            **fields,
+            "options": self.options.to_dict(),
+            "overrides": {key: dict(value) for key, value in self.overrides.items()},
+            "skip": list(self.skip),
+        }

@@ -1,0 +1,51 @@
+"""What a solver is given, and what it gives."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.quantization.grids import Grid
+from zoo.quantization.grids.base import Parameters
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Minimise tr((W - Q) H (W - Q)^T) over the Q of a grid (equation 1 of the paper).
+
+    `weight` is W (rows, padded); `hessian` H (padded, padded), undamped, or None for the
+    identity; `upper` is U (padded, padded), H^-1 = U^T U after damping, or None where there is
+    none: then nothing is fed back.
+    """
+
+    weight: Tensor
+    hessian: Tensor | None
+    upper: Tensor | None
+
+    @property
+    def importance(self) -> Tensor:
+        """Return 1 / U_jj^2: what an error in column j costs once the earlier ones are fixed."""
+        if self.upper is None:
+            return torch.ones_like(self.weight[0])
+        return self.upper.diagonal().square().reciprocal()
+
+    def error(self, quantized: Tensor) -> Tensor:
+        """Return (rows,) each row's share of tr(E H E^T), E = W - Q."""
+        return weighted(self.weight - quantized, self.hessian)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Codes (rows, cells) and the parameters of all column groups."""
+
+    codes: Tensor
+    parameters: Parameters
+
+    def decode(self, grid: Grid) -> Tensor:
+        """Return Q (rows, padded)."""
+        return grid.decode(self.parameters, self.codes)
+
+
+def weighted(error: Tensor, hessian: Tensor | None) -> Tensor:
+    """Return (rows,) the diagonal of E H E^T."""
+    return ((error if hessian is None else error @ hessian) * error).sum(1)

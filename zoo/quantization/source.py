@@ -1,0 +1,178 @@
+"""`Source`: a Hugging Face folder of a causal language model, read tensor by tensor."""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, UnsafeFileError
+from zoo.files import sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# What goes with the weights, and is copied unread into the quantized folder.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class Source:
+    """A folder with `config.json` and safetensors shards; nothing is loaded until it is asked for.
+
+    Raises:
+        MissingWeightsError: no such folder, or no config or weights in it.
+        UnsafeFileError: the weights are pickles, or no safetensors.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / CONFIG).is_file():
+            raise MissingWeightsError(
+                f"{folder} is no folder of a language model (no {CONFIG}); expected one that "
+                "save_pretrained or `zoo import FILE.gguf --out DIR` made"
+            )
+        self.files = self._shards()
+
+    def _shards(self) -> dict[str, Path]:
+        """Return the file of each tensor."""
+        if (self.folder / INDEX).is_file():
+            index = _read_json(self.folder / INDEX).get("weight_map")
+            if not isinstance(index, dict) or not all(
+                isinstance(file, str) and Path(file).name == file for file in index.values()
+            ):
+                raise UnsafeFileError(f"{self.folder / INDEX} is no index of files beside it")
+            return {name: self.folder / file for name, file in index.items()}
+        if not (self.folder / SINGLE).is_file():
+            pickles = any(self.folder.glob("*.bin"))
+            raise (UnsafeFileError if pickles else MissingWeightsError)(
+                f"{self.folder} has no {SINGLE}"
+                + ("; its weights are pickles, which are never opened" if pickles else "")
+                + "; save the model anew with save_pretrained"
+            )
+        with _opened(self.folder / SINGLE) as file:
+            return dict.fromkeys(file.keys(), self.folder / SINGLE)
+
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        """The whole of `config.json`."""
+        return _read_json(self.folder / CONFIG)
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration as transformers reads it; code of the folder is never run."""
+        try:
+            from transformers import AutoConfig
+        except ImportError:
+            raise MissingExtraError.of("transformers", "llm") from None
+        if "quantization_config" in self.raw_config:
+            method = self.raw_config["quantization_config"].get("quant_method")
+            raise MismatchError(
+                f"{self.folder} is quantized already (quant_method {method!r}); give the model it "
+                "was made from"
+            )
+        try:
+            return AutoConfig.from_pretrained(
+                self.folder, trust_remote_code=False, local_files_only=True
+            )
+        except (ValueError, KeyError, OSError) as error:
+            raise MismatchError(
+                f"{self.folder / CONFIG} is no configuration transformers knows: {error}"
+            ) from error
+
+    def skeleton(self) -> "PreTrainedModel":
+        """Return the model with parameters on the meta device, buffers computed, in eval mode."""
+        from accelerate import init_empty_weights
+        from transformers import AutoModelForCausalLM
+
+        config = self.config
+        config.use_cache = False
+        try:
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise MismatchError(
+                f"{self.folder} holds a {config.model_type!r}, no causal language model: quantize "
+                "its module itself with zoo.quantization.generic.quantize_model"
+            ) from error
+        return model.eval()
+
+    def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return tensors by name, each file opened once."""
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            if name not in self.files:
+                raise MissingWeightsError(
+                    f"{self.folder} has no tensor {name!r}: its weights are stored under other "
+                    "names than the model's; load and save it once with transformers"
+                )
+            by_file.setdefault(self.files[name], []).append(name)
+        found: dict[str, Tensor] = {}
+        for path, wanted in by_file.items():
+            with _opened(path) as file:
+                found |= {name: file.get_tensor(name) for name in wanted}
+        return found
+
+    def fill(self, module: nn.Module, prefix: str, dtype: torch.dtype, device: str) -> None:
+        """Give the meta parameters and stored buffers below `prefix` their values, in `dtype`."""
+        local = [name for name in module.state_dict() if f"{prefix}{name}" in self.files]
+        missing = [
+            name for name, value in module.named_parameters() if value.is_meta and name not in local
+        ]
+        if missing:
+            self.tensors([f"{prefix}{missing[0]}"])  # raises, naming it
+        found = self.tensors(f"{prefix}{name}" for name in local)
+        values = {
+            name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).to(device)
+            for name, tensor in ((name, found[f"{prefix}{name}"]) for name in local)
+        }
+        module.load_state_dict(values, strict=False, assign=True)
+        for name, value in list(module.named_buffers()):  # what __init__ computed, on the device
+            if value.device != torch.device(device):
+                owner, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(owner), leaf, value.to(device))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a job is bound to: digests of the configuration and of every shard."""
+        shards = sorted(set(self.files.values()))
+        return {
+            "config": sha256(self.folder / CONFIG),
+            "shards": {
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in shards
+            },
+        }
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UnsafeFileError(f"{path} is no whole safetensors file: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise MismatchError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MismatchError(f"{path} holds {type(value).__name__}; expected an object")
+    return value
