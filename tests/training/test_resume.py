@@ -47,15 +47,15 @@ def facts(out):
 
 
 def stop(monkeypatch, where, step):
-    """Let `_Run.<where>` be interrupted, as by Ctrl-C, when the run is at that step."""
-    original = getattr(module._Run, where)
+    """Let `Run.<where>` be interrupted, as by Ctrl-C, when the run is at that step."""
+    original = getattr(module.Run, where)
 
     def wrapped(self, *args):
         if self.progress.step == step:
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(module._Run, where, wrapped)
+    monkeypatch.setattr(module.Run, where, wrapped)
 
 
 def kill(command, seen):

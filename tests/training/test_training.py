@@ -236,8 +236,8 @@ def test_a_start_given_as_a_setting_leaves_no_path_either(trained, train, tmp_pa
 
 
 def test_a_start_from_another_width_is_refused(trained, train, tmp_path, capsys):
-    assert train(tmp_path / "run", "--from", str(trained), name="sesr-m5-x2") == 1
-    assert "sesr-m5-x2 cannot start from these weights: needs a SESR with 16 channels and 5" in (
+    assert train(tmp_path / "run", "--from", str(trained), name="sesr-xl-x2") == 1
+    assert "sesr-xl-x2 cannot start from these weights: needs a SESR with 32 channels and at" in (
         one_line(capsys)
     )
 
@@ -318,7 +318,7 @@ def test_pictures_are_decoded_once_and_any_change_is_seen(
         ({"seed": -1}, "train.seed is -1; expected at least 0"),
         ({"data": "x"}, "no setting 'train.data'"),
         ({"options.patch_size": 0}, "train.options.patch_size is 0; expected at least 1"),
-        ({"options.expansion": -2}, "'expansion': -2, 'patch_size': 16} do not fit sesr-m3-x2"),
+        ({"options.expansion": -2}, "'expansion': -2, 'patch_size': 16, 's"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )

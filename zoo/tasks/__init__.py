@@ -1,7 +1,8 @@
 """Tasks: what feeds a model, what it is trained on and how it is judged, as plain functions.
 
 A module here is named after a recipe's `subtask` and offers `training_data`, `batch`, `loss`,
-`validate`, `evaluate` and `run`; `zoo.train` and the verbs call nothing else.
+`validate`, `evaluate` and `run`; `zoo.train` and the verbs call nothing else. A task whose recipes
+are compressed and not trained has `evaluate` and `run` alone.
 """
 
 import importlib
@@ -22,7 +23,7 @@ def task_of(recipe: Recipe) -> ModuleType:
     name = recipe.subtask.replace("-", "_")
     if name.isidentifier() and importlib.util.find_spec(f"zoo.tasks.{name}"):
         module = importlib.import_module(f"zoo.tasks.{name}")
-        if hasattr(module, "training_data"):  # else it is a part of another task
+        if hasattr(module, "evaluate"):  # else it is a part of another task
             return module
     raise UnknownNameError(
         f"recipe {recipe.name!r} is for the task {recipe.subtask!r}, which this zoo does not know "

@@ -18,7 +18,7 @@ from zoo.recipe import Recipe
 from zoo.tasks import images
 from zoo.tasks.resize import resize
 
-VERSION = 1  # of the layout and of the arithmetic below
+VERSION = 2  # of the layout and of the arithmetic below
 HOLD_OUT_EVERY = 20
 _LAST_HELD_OUT = 40  # more would slow validation down and say little more
 Planes = tuple[NDArray[np.uint16], NDArray[np.uint16]]
@@ -29,9 +29,10 @@ class Prepared:
     """Training images of one scale.
 
     Attributes:
-        train: (high, low) luma planes `(sH, sW)` and `(H, W)`, uint16 with white = 65535.
-        held_out: the same for every 20th image in name order (at most 40), never trained on;
-            they choose the checkpoint.
+        train: (high, low) luma planes `(sH, sW)` and `(H, W)`, uint16 with white = 65535; each
+            image, then its shrunk copies.
+        held_out: the same for every 20th image in name order (at most 40), never trained on, nor
+            are copies of them; they choose the checkpoint.
         fingerprint: SHA-256 over the names and contents of all images.
         facts: what a card says of the data: source, counts, names held out.
 
@@ -47,7 +48,9 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
     """Decode and shrink the images of a folder, or of a data set on the Hub, once; then map them.
 
     Args:
-        recipe: its scale and patch size are used.
+        recipe: its scale is used, and of its train.options `patch_size` and `shrunk_copies`: so
+            many copies of each image, evenly spaced down to half its size, are trained on too.
+            They are sharper, and free of what a JPEG encoder left.
         source: a folder of pictures, or a Hub data set id such as "org/name" whose `train`
             split has an `image` column.
 
@@ -58,9 +61,12 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
 
     """
     scale, patch = recipe.args["scale"], recipe.train.options["patch_size"]
+    copies = recipe.train.options.get("shrunk_copies", 0)
     if patch < 1:
         raise MismatchError(f"train.options.patch_size is {patch}; expected at least 1")
-    digest = hashlib.sha256(f"{VERSION} x{scale}".encode())
+    if not 0 <= copies <= 8:
+        raise MismatchError(f"train.options.shrunk_copies is {copies}; expected 0 to 8")
+    digest = hashlib.sha256(f"{VERSION} x{scale} copies {copies}".encode())
     for name, data in _encoded(source):
         digest.update(f"\0{name}\0{len(data)}\0".encode())
         digest.update(data)
@@ -68,7 +74,7 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
     if not (folder / "index.json").is_file():
         try:
             with replacing_folder(folder) as temporary:
-                _decode(_encoded(source), scale, temporary)
+                _decode(_encoded(source), scale, copies, temporary)
         except OSError:
             if not (folder / "index.json").is_file():  # else another process was faster
                 raise
@@ -105,51 +111,63 @@ def _encoded(source: str) -> Iterator[tuple[str, bytes]]:
         yield name, item["bytes"] or Path(item["path"]).read_bytes()
 
 
-def _decode(pictures: Iterable[tuple[str, bytes]], scale: int, folder: Path) -> None:
+def _decode(pictures: Iterable[tuple[str, bytes]], scale: int, copies: int, folder: Path) -> None:
     """Write `planes.bin` and `index.json` into `folder`."""
     index, offset = [], 0
+    sizes = [0.5 ** (number / max(copies, 1)) for number in range(copies + 1)]
     with (folder / "planes.bin").open("wb") as stream:
         for name, data in pictures:
             picture = images.read(data, f"training image {name}")
             rgb = np.asarray(images.to_pillow(images.Picture(picture.pixels)).convert("RGB"))
-            rows, columns = (n - n % scale for n in rgb.shape[:2])
-            rgb = rgb[:rows, :columns]
-            small = resize(rgb, 1 / scale)
-            index.append({"name": name, "offset": offset, "rows": rows, "columns": columns})
-            for plane in (rgb, small):
-                values = np.rint(images.luma(plane, 255) * 65535).astype(np.uint16)
-                offset += stream.write(values.tobytes()) // 2
+            for number, size in enumerate(sizes):
+                copy = resize(rgb, size) if number else rgb
+                rows, columns = (n - n % scale for n in copy.shape[:2])
+                copy = copy[:rows, :columns]
+                facts = {"name": name, "copy": number, "rows": rows, "columns": columns}
+                index.append({**facts, "offset": offset})
+                for plane in (copy, resize(copy, 1 / scale)):
+                    values = np.rint(images.luma(plane, 255) * 65535).astype(np.uint16)
+                    offset += stream.write(values.tobytes()) // 2
     write_json(folder / "index.json", {"scale": scale, "images": index})
 
 
 def _open(folder: Path, source: str, patch: int, fingerprint: str) -> Prepared:
     index = json.loads((folder / "index.json").read_text())
-    scale = index["scale"]
-    large = [i for i in index["images"] if min(i["rows"], i["columns"]) >= patch * scale]
-    if len(large) < 2:
+    scale, least = index["scale"], patch * index["scale"]
+    items = [i for i in index["images"] if min(i["rows"], i["columns"]) >= least]
+    names = [i["name"] for i in items if not i["copy"]]
+    if len(names) < 2:
+        total = sum(not i["copy"] for i in index["images"])
         raise MismatchError(
-            f"{source} has {len(large)} images of at least {patch * scale}x{patch * scale} pixels "
-            f"(of {len(index['images'])} in all); expected two or more"
+            f"{source} has {len(names)} images of at least {least}x{least} pixels "
+            f"(of {total} in all); expected two or more"
         )
     planes = np.memmap(folder / "planes.bin", np.uint16, mode="r")
-    usable: list[tuple[str, Planes]] = []
-    for item in large:
-        rows, columns, at = item["rows"], item["columns"], item["offset"]
-        high = planes[at : at + rows * columns].reshape(rows, columns)
-        at += rows * columns
-        low = planes[at : at + rows * columns // scale**2].reshape(rows // scale, -1)
-        usable.append((item["name"], (high, low)))
-    stride = max(HOLD_OUT_EVERY, len(usable) // _LAST_HELD_OUT)
-    held = usable[::stride]
+    held_names = names[:: max(HOLD_OUT_EVERY, len(names) // _LAST_HELD_OUT)]
+    train, held_out, unseen = [], [], frozenset(held_names)
+    for item in items:
+        pair = _planes(planes, item, scale)
+        if item["name"] not in unseen:
+            train.append(pair)
+        elif not item["copy"]:
+            held_out.append(pair)
     path = Path(source).expanduser()
     return Prepared(
-        train=[pair for number, (_, pair) in enumerate(usable) if number % stride],
-        held_out=[pair for _, pair in held],
+        train=train,
+        held_out=held_out,
         fingerprint=fingerprint,
         facts={
             "source": path.resolve().name if path.is_dir() else source,
-            "images": len(usable) - len(held),
-            "held_out": [name for name, _ in held],
+            "images": len(names) - len(held_names),
+            "held_out": held_names,
             "sha256": fingerprint,
         },
     )
+
+
+def _planes(planes: NDArray[np.uint16], item: dict[str, Any], scale: int) -> Planes:
+    rows, columns, at = item["rows"], item["columns"], item["offset"]
+    high = planes[at : at + rows * columns].reshape(rows, columns)
+    at += rows * columns
+    low = planes[at : at + rows * columns // scale**2].reshape(rows // scale, -1)
+    return high, low

@@ -1,0 +1,45 @@
+"""An adapter in a model for good: what `zoo.load(base, adapter=...)` gives."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo.adapters import registry
+from zoo.adapters.compact import put
+from zoo.adapters.format import added
+from zoo.adapters.sparse import base_tensors, gather
+
+if TYPE_CHECKING:
+    from zoo.adapters.format import SparseAdapter
+
+
+@torch.no_grad()
+def apply(model: nn.Module, adapter: "SparseAdapter", alpha: float = 1.0) -> nn.Module:
+    """Overwrite the masked entries of a pristine base with base + alpha * S; return the model.
+
+    Use `zoo.adapters.Switcher` to switch, fuse and restore.
+
+    Raises:
+        MismatchError: the model is not the adapter's base; nothing was changed.
+
+    """
+    adapter.check(model)
+    changes = adapter.deltas(model)
+    tensors = base_tensors(model)
+    fused = {
+        name: added(name, gather(tensors[name], tensor.indices), changes[name] * alpha)
+        for name, tensor in adapter.tensors.items()
+    }
+    for name, values in fused.items():  # only when every sum has been found finite
+        put(tensors[name], adapter.tensors[name].indices, values)
+    return model
+
+
+def load_with(ref: "str | Path", adapter: "str | Path", dtype: Any = None) -> nn.Module:
+    """Return the base model a ref means with an adapter in it, in eval mode."""
+    from zoo.adapters.base import load_base
+
+    chosen = registry.adapter(adapter)
+    return apply(load_base(ref, dtype).model, chosen)

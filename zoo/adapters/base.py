@@ -1,0 +1,138 @@
+"""The base model of an adapter: of the zoo, or saved by transformers or diffusers."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zoo import refs
+from zoo.adapters.recipe import AdapterRecipe
+from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError
+from zoo.recipe import Recipe
+
+_SUBTASKS = {"causal-lm": "text-generation", "text-choice": "text-generation"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model.
+
+    Attributes:
+        model: in eval mode.
+        recipe: of a model of the zoo; None for others.
+        tokenizer: of a language model; None for others.
+
+    """
+
+    model: nn.Module
+    recipe: Recipe | None = None
+    tokenizer: Any = None
+
+    def task_recipe(self, adapter: AdapterRecipe) -> Recipe:
+        """Return what the adapter's task reads: the base's recipe with the adapter's training."""
+        if self.recipe is not None:
+            return replace(self.recipe, train=adapter.train, subtask=adapter.task)
+        length = int(adapter.train.options.get("length", 1))
+        return Recipe(
+            name=adapter.name,
+            summary=adapter.summary,
+            task=_SUBTASKS.get(adapter.task, "unconditional-image-generation"),
+            subtask=adapter.task,
+            model=f"{type(self.model).__module__}:{type(self.model).__name__}",
+            args={},
+            input_shape=(1, length),
+            preprocessing={},
+            train=adapter.train,
+            default_tag="base",
+            paper="2406.13175",
+        )
+
+
+def load_base(ref: str | Path, dtype: Any = None) -> Base:
+    """Return the base model a ref means.
+
+    Args:
+        ref: `name[.tag]` of the zoo; `org/repo[@revision]`; a folder of the zoo, of transformers
+            or of diffusers; or a `.gguf` file, whose weights are dequantized to fp32.
+        dtype: a torch dtype; None keeps the stored one.
+
+    Raises:
+        MissingWeightsError: there is no model.
+        MismatchError: a model of a kind that is not known here.
+        MissingExtraError: transformers or diffusers is needed and not installed.
+
+    """
+    from zoo.checkpoint import is_checkpoint
+    from zoo.verbs import resolve
+
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.NameRef):
+        return _of_the_zoo(ref, dtype)
+    if isinstance(parsed, refs.RepoRef):
+        found = resolve.pull(ref)
+        if not isinstance(found, Path):
+            return _of_the_zoo(ref, dtype)
+        path = found
+    else:
+        path = parsed.path
+    if path.suffix == ".gguf" and path.is_file():
+        return _language_model(path.parent, dtype, gguf_file=path.name)
+    if (path / "model_index.json").is_file():
+        raise MismatchError(
+            f"{path} is a whole pipeline; name the part to adapt, e.g. {path / 'unet'}"
+        )
+    if not (path / "config.json").is_file():
+        raise MissingWeightsError(f"{path} holds no model (no config.json in it)")
+    if is_checkpoint(path):
+        return _of_the_zoo(path, dtype)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "_class_name" in config:
+        return _diffusion_model(path, str(config["_class_name"]), dtype)
+    if "model_type" in config:
+        return _language_model(path, dtype)
+    raise MismatchError(f"{path / 'config.json'} names no model of transformers or diffusers")
+
+
+def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
+    from zoo.verbs import resolve
+
+    return Base(resolve.load(ref, dtype=dtype), resolve.recipe_of(ref))
+
+
+def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        raise MissingExtraError.of("transformers", "adapters") from None
+    import torch
+
+    tokenizer_options = dict(options)
+    if options:
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+        dtype = dtype or torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options)
+    except (OSError, ValueError, KeyError) as error:
+        raise MismatchError(f"{path} cannot be loaded by transformers: {error}") from error
+    model.eval()
+    return Base(model, tokenizer=tokenizer)
+
+
+def _diffusion_model(path: Path, name: str, dtype: Any) -> Base:
+    try:
+        import diffusers
+    except ImportError:
+        raise MissingExtraError.of("diffusers", "adapters") from None
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
+        raise MismatchError(f"{path} names {name!r}, which is no model of diffusers")
+    loader: Any = kind
+    model = loader.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    return Base(model.eval())

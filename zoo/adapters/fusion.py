@@ -1,0 +1,201 @@
+"""Fusing adapters: what happens where several of them change the same element.
+
+With alpha_i the weights and S_i the changes, outside of overlaps every strategy gives alpha_i S_i
+(except for "dare", which drops). On an overlap:
+
+| strategy | result |
+|---|---|
+| sum | sum of alpha_i S_i (Bhardwaj et al., arXiv 2406.13175) |
+| mean | their mean over the adapters that change the element |
+| ties | elect the sign of the (weighted) sum, mean of those that agree (Yadav et al., arXiv 2306.01708) |
+| dare | each S_i loses elements with probability 1 - density, the rest is divided by density; then the sum (Yu et al., arXiv 2311.03099) |
+| priority | that of the first in `order`; by default of the greatest weight, then of the first name |
+| max-abs | the alpha_i S_i of greatest magnitude, then of the first name |
+
+Adapters are taken in the order of their names, so that the result does not depend on the caller's.
+"""  # noqa: E501
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zoo.adapters.encoding import Indices
+from zoo.adapters.format import SparseAdapter
+from zoo.adapters.sparse import Base
+from zoo.errors import MismatchError, UnknownNameError
+
+STRATEGIES = ("sum", "mean", "ties", "dare", "priority", "max-abs")
+Change = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How to fuse.
+
+    Attributes:
+        strategy: one of `STRATEGIES`.
+        density: what "dare" keeps.
+        seed: of "dare".
+        order: names for "priority", first wins; those not named come after.
+
+    """
+
+    strategy: str = "sum"
+    density: float = 0.5
+    seed: int = 0
+    order: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UnknownNameError.near(
+                "strategy", self.strategy, STRATEGIES, f"there are {', '.join(STRATEGIES)}"
+            )
+        if not 0 < self.density <= 1:
+            raise MismatchError(f"density is {self.density}; expected more than 0, at most 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One adapter's share in one tensor: sorted positions (k,) and what it adds there (k,)."""
+
+    name: str
+    weight: float
+    indices: Indices
+    change: Change
+
+
+def combine(tensor: str, parts: Sequence[Part], fusion: Fusion) -> tuple[Indices, Change]:
+    """Return sorted positions and the fused change there, in the precision of the parts."""
+    parts = sorted(parts, key=lambda part: part.name)
+    if fusion.strategy == "dare":
+        parts = [_dropped(tensor, part, fusion) for part in parts]
+    weighted = [part.change * part.change.dtype.type(part.weight) for part in parts]
+    if len(parts) == 1:
+        return parts[0].indices, weighted[0]
+    union = np.unique(np.concatenate([part.indices for part in parts]))
+    places = [np.searchsorted(union, part.indices) for part in parts]
+    if fusion.strategy in ("priority", "max-abs"):
+        return union, _chosen(union, parts, places, weighted, fusion)
+    total = np.zeros(len(union), dtype=weighted[0].dtype)
+    for place, change in zip(places, weighted, strict=True):
+        total[place] += change
+    if fusion.strategy in ("sum", "dare"):
+        return union, total
+    count = np.zeros(len(union), dtype=np.int64)
+    if fusion.strategy == "mean":
+        for place in places:
+            count[place] += 1
+        return union, total / count.astype(total.dtype)
+    # TIES: a sum of zero elects plus, as in the authors' code.
+    elected = np.where(total >= 0, 1, -1)
+    agreed = np.zeros_like(total)
+    for place, change in zip(places, weighted, strict=True):
+        agrees = np.sign(change) == elected[place]
+        agreed[place[agrees]] += change[agrees]
+        count[place[agrees]] += 1
+    return union, agreed / np.maximum(count, 1).astype(total.dtype)
+
+
+def _chosen(
+    union: Indices,
+    parts: Sequence[Part],
+    places: Sequence[Indices],
+    weighted: Sequence[Change],
+    fusion: Fusion,
+) -> Change:
+    """Return one adapter's change per position; who is written last wins."""
+    found = np.zeros(len(union), dtype=weighted[0].dtype)
+    if fusion.strategy == "priority":
+        rank = {name: place for place, name in enumerate(fusion.order)}
+        order = sorted(
+            range(len(parts)),
+            key=lambda i: (rank.get(parts[i].name, len(rank)), -parts[i].weight, parts[i].name),
+        )
+        for i in reversed(order):
+            found[places[i]] = weighted[i]
+        return found
+    for i in reversed(range(len(parts))):
+        wins = np.abs(weighted[i]) >= np.abs(found[places[i]])
+        found[places[i][wins]] = weighted[i][wins]
+    return found
+
+
+def _dropped(tensor: str, part: Part, fusion: Fusion) -> Part:
+    """Return the part without a random share of its elements, the rest scaled up (DARE)."""
+    text = f"{fusion.seed}\n{tensor}\n{part.name}".encode()
+    seed = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
+    kept = np.random.Generator(np.random.PCG64(seed)).random(len(part.indices)) < fusion.density
+    change = part.change[kept] / part.change.dtype.type(fusion.density)
+    return Part(part.name, part.weight, part.indices[kept], change)
+
+
+def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the weight of each name, 1 where none is given; those of weight 0 take no part."""
+    given = dict(weights or {})
+    for name in given:
+        if name not in names:
+            raise UnknownNameError.near("adapter", name, names, "weights name adapters given")
+    found = {name: float(given.get(name, 1.0)) for name in sorted(names)}
+    for name, weight in found.items():
+        if not np.isfinite(weight):
+            raise MismatchError(f"the weight of {name} is {weight}; expected a finite number")
+    return {name: weight for name, weight in found.items() if weight != 0}
+
+
+def fuse(
+    adapters: Mapping[str, SparseAdapter],
+    model: Base,
+    weights: Mapping[str, float] | None = None,
+    strategy: str = "sum",
+    *,
+    density: float = 0.5,
+    seed: int = 0,
+    order: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> SparseAdapter:
+    """Return the adapter that stands for several, in mode "delta"; see the module for strategies.
+
+    Args:
+        adapters: by name, all of the same base.
+        model: that base, pristine: a module or a state dict.
+        weights: alpha by name, 1 where none is given.
+        strategy: what happens on overlaps.
+        density: what "dare" keeps.
+        seed: of "dare".
+        order: names for "priority", first wins.
+        metadata: JSON facts beside those that are recorded of the fusion.
+
+    """
+    fusion = Fusion(strategy, density, seed, tuple(order))
+    alphas = weights_of(list(adapters), weights)
+    changes = {}
+    for name in alphas:
+        adapters[name].check(model)
+        changes[name] = adapters[name].deltas(model)
+    tensors = {}
+    for tensor in sorted({key for name in alphas for key in adapters[name].tensors}):
+        parts = [
+            Part(
+                name,
+                alphas[name],
+                adapters[name].tensors[tensor].indices.numpy(),
+                changes[name][tensor].numpy(),
+            )
+            for name in alphas
+            if tensor in adapters[name].tensors
+        ]
+        tensors[tensor] = combine(tensor, parts, fusion)
+    record: dict[str, Any] = {"strategy": strategy, "weights": alphas}
+    if strategy == "dare":
+        record |= {"density": density, "seed": seed}
+    facts: dict[str, Any] = {"fusion": record}
+    bases = [adapters[name].metadata.get("base") for name in alphas]
+    if bases and all(base == bases[0] for base in bases) and bases[0] is not None:
+        facts["base"] = bases[0]
+    given = {name: (torch.from_numpy(i), torch.from_numpy(c)) for name, (i, c) in tensors.items()}
+    return SparseAdapter.from_tensors(given, model, metadata={**facts, **(metadata or {})})

@@ -1,0 +1,93 @@
+"""Many readers or one writer: forward passes share a model, a switch has it alone.
+
+Both sides are re-entrant per thread. A thread that reads may become the writer, which waits for
+the other readers; a second one that wants the same at that time is refused, because each would
+wait for the other. Waiting writers go before new readers.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from zoo.errors import ZooError
+
+
+class Gate:
+    """A shared-exclusive lock."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._readers: dict[int, int] = {}
+        self._writer: int | None = None
+        self._depth = 0
+        self._waiting = 0
+        self._upgrading: int | None = None
+
+    def enter_shared(self) -> None:
+        """Wait until nobody writes, and keep writers out."""
+        me = threading.get_ident()
+        with self._free:
+            while self._writer not in (None, me) or (
+                self._waiting and me not in self._readers and self._writer != me
+            ):
+                self._free.wait()
+            self._readers[me] = self._readers.get(me, 0) + 1
+
+    def leave_shared(self) -> None:
+        """Undo one `enter_shared` of this thread."""
+        me = threading.get_ident()
+        with self._free:
+            self._readers[me] -= 1
+            if not self._readers[me]:
+                del self._readers[me]
+                self._free.notify_all()
+
+    def _enter_exclusive(self) -> None:
+        me = threading.get_ident()
+        with self._free:
+            if self._writer == me:
+                self._depth += 1
+                return
+            upgrade = me in self._readers
+            if upgrade and self._upgrading is not None:
+                raise ZooError(
+                    "two threads that use adapters want to switch at once, and would wait for "
+                    "each other; leave the outer using(...) before switching"
+                )
+            if upgrade:
+                self._upgrading = me
+            self._waiting += 1
+            try:
+                while self._writer is not None or any(other != me for other in self._readers):
+                    self._free.wait()
+                self._writer, self._depth = me, 1
+            finally:
+                self._waiting -= 1
+                if upgrade:
+                    self._upgrading = None
+                self._free.notify_all()
+
+    def _leave_exclusive(self) -> None:
+        with self._free:
+            self._depth -= 1
+            if not self._depth:
+                self._writer = None
+                self._free.notify_all()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Read together with others."""
+        self.enter_shared()
+        try:
+            yield
+        finally:
+            self.leave_shared()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Write alone."""
+        self._enter_exclusive()
+        try:
+            yield
+        finally:
+            self._leave_exclusive()

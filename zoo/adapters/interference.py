@@ -1,0 +1,299 @@
+"""What adapters do to each other, before they are fused.
+
+Weight-space figures see only elements that two adapters both change. Adapters on disjoint elements
+of one layer still meet in its output, which only a measured loss shows: give `loss` where there is
+data.
+
+AWOM and AWOR are those of Bhardwaj et al. (arXiv 2406.13175, section on orthogonality), reported
+for parity with the paper. AWOR counts zeros of A1'A2, which for unstructured masks is arithmetic of
+densities, whatever was learned: (1 - p1 p2)^n for n rows, which stands beside it. It says nothing
+about the quality of a fusion.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.adapters.format import SparseAdapter
+from zoo.adapters.fusion import weights_of
+from zoo.adapters.sparse import Base
+from zoo.errors import MismatchError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CAVEAT = "AWOR follows from densities alone and is no measure of quality; the loss is."
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two adapters in one tensor, or in the whole model.
+
+    Attributes:
+        first: elements that the first changes.
+        second: elements that the second changes.
+        overlap: elements that both change.
+        conflicts: of these, those where the signs differ.
+        energy_first: ||a1 S1||^2.
+        energy_second: ||a2 S2||^2.
+        conflict_energy: the part of both energies that lies on conflicts.
+        dot: <a1 S1, a2 S2>.
+
+    """
+
+    first: int = 0
+    second: int = 0
+    overlap: int = 0
+    conflicts: int = 0
+    energy_first: float = 0.0
+    energy_second: float = 0.0
+    conflict_energy: float = 0.0
+    dot: float = 0.0
+
+    @property
+    def jaccard(self) -> float:
+        """Overlap over union, 0 to 1."""
+        return self.overlap / max(self.first + self.second - self.overlap, 1)
+
+    @property
+    def overlap_share(self) -> float:
+        """Overlap over the smaller of the two, 0 to 1."""
+        return self.overlap / max(min(self.first, self.second), 1)
+
+    @property
+    def conflict_share(self) -> float:
+        """Part of both adapters' energy that lies where their signs differ, 0 to 1."""
+        return self.conflict_energy / max(self.energy_first + self.energy_second, 1e-300)
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the two changes, -1 to 1; 0 for disjoint ones."""
+        return self.dot / max((self.energy_first * self.energy_second) ** 0.5, 1e-300)
+
+    @property
+    def energy_ratio(self) -> float:
+        """||a1 S1 + a2 S2||^2 over the sum of both energies: 1 if they do not meet, 0 to 2."""
+        total = self.energy_first + self.energy_second
+        return (total + 2 * self.dot) / total if total else 1.0
+
+    def __add__(self, other: "Meeting") -> "Meeting":
+        return Meeting(*(a + b for a, b in zip(_row(self), _row(other), strict=True)))
+
+
+def _row(meeting: Meeting) -> tuple[Any, ...]:
+    return tuple(asdict(meeting).values())
+
+
+@dataclass(frozen=True)
+class Orthogonality:
+    """AWOM = ||A1'A2||_F, AWOR = 1 - ||A1'A2||_0 / m^2, over all shared matrices.
+
+    `baseline` is the AWOR of random masks of these densities.
+    """
+
+    awom: float
+    awor: float
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `compare` found.
+
+    Attributes:
+        names: of the adapters.
+        pairs: per pair of names, the whole model.
+        tensors: per pair of names, per tensor that both change.
+        orthogonality: per pair of names, where it was asked for.
+        losses: measured: "base", each name, and "fused", where `loss` was given.
+
+    """
+
+    names: tuple[str, ...]
+    pairs: Mapping[tuple[str, str], Meeting]
+    tensors: Mapping[tuple[str, str], Mapping[str, Meeting]]
+    orthogonality: Mapping[tuple[str, str], Orthogonality] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        pairs = []
+        for pair, meeting in self.pairs.items():
+            row = {"adapters": list(pair), **asdict(meeting)}
+            for key in ("jaccard", "overlap_share", "conflict_share", "cosine", "energy_ratio"):
+                row[key] = getattr(meeting, key)
+            if pair in self.orthogonality:
+                row |= asdict(self.orthogonality[pair])
+            pairs.append(row)
+        return {"adapters": list(self.names), "pairs": pairs, "losses": dict(self.losses)}
+
+    def table(self) -> str:
+        """Return the report as text, a line per pair."""
+        head = ["adapters", "overlap", "Jaccard", "conflicts", "energy in conflict", "cosine",
+                "energy ratio"]  # fmt: skip
+        if self.orthogonality:
+            head += ["AWOM", "AWOR", "of chance"]
+        rows = [head]
+        for pair, meeting in self.pairs.items():
+            row = [
+                " + ".join(pair), f"{meeting.overlap:,}", f"{meeting.jaccard:.4f}",
+                f"{meeting.conflicts:,}", f"{meeting.conflict_share:.2%}",
+                f"{meeting.cosine:+.3f}", f"{meeting.energy_ratio:.3f}",
+            ]  # fmt: skip
+            if self.orthogonality:
+                found = self.orthogonality[pair]
+                row += [f"{found.awom:.3g}", f"{found.awor:.4f}", f"{found.baseline:.4f}"]
+            rows.append(row)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(f"{c:{'<' if not i else '>'}{w}}" for i, (c, w) in enumerate(
+                zip(row, widths, strict=True))).rstrip()
+            for row in rows
+        ]  # fmt: skip
+        if self.orthogonality:
+            lines.append(CAVEAT)
+        if self.losses:
+            base = self.losses["base"]
+            for name, loss in self.losses.items():
+                change = "" if name == "base" else f"  {loss - base:+.4f}"
+                lines.append(f"loss {name:<{max(map(len, self.losses))}}  {loss:.4f}{change}")
+        return "\n".join(lines)
+
+    def picture(self, path: str | Path | None = None) -> "Image":
+        """Return (and with `path` write) the report as a picture."""
+        from zoo.adapters.picture import draw
+
+        return draw(self, None if path is None else Path(path))
+
+
+def compare(
+    adapters: Mapping[str, SparseAdapter],
+    model: Base,
+    weights: Mapping[str, float] | None = None,
+    *,
+    orthogonality: bool = False,
+    loss: Callable[[nn.Module], float] | None = None,
+    strategy: str = "sum",
+) -> Report:
+    """Return what fusing these adapters with these weights would run into.
+
+    Args:
+        adapters: by name, at least two, all of one base.
+        model: that base, pristine.
+        weights: alpha by name, 1 where none is given.
+        orthogonality: also AWOM and AWOR, which cost a sparse matrix product per matrix.
+        loss: gives a loss of the model it is called with; measured for the base, for each adapter
+            and for all fused with `strategy`.
+        strategy: of the fusion that is measured.
+
+    """
+    if len(adapters) < 2:
+        raise MismatchError(f"{len(adapters)} adapters given; two or more can be compared")
+    alphas = {name: 0.0 for name in adapters} | weights_of(list(adapters), weights)
+    changes = {}
+    for name, adapter in adapters.items():
+        adapter.check(model)
+        changes[name] = {key: value * alphas[name] for key, value in adapter.deltas(model).items()}
+    pairs, tensors, orthogonal = {}, {}, {}
+    for pair in itertools.combinations(sorted(adapters), 2):
+        one, two = (adapters[name] for name in pair)
+        found = {
+            key: _meeting(one, two, key, *(changes[name].get(key) for name in pair))
+            for key in sorted({*one.tensors, *two.tensors})
+        }
+        pairs[pair] = sum(found.values(), Meeting())
+        tensors[pair] = {key: value for key, value in found.items() if value.first and value.second}
+        if orthogonality:
+            orthogonal[pair] = _orthogonality(one, two, *(changes[name] for name in pair))
+    losses = _losses(adapters, model, alphas, loss, strategy) if loss is not None else {}
+    return Report(tuple(sorted(adapters)), pairs, tensors, orthogonal, losses)
+
+
+def _meeting(
+    one: SparseAdapter, two: SparseAdapter, key: str, first: Tensor | None, second: Tensor | None
+) -> Meeting:
+    a = np.zeros(0) if first is None else first.numpy().astype(np.float64)
+    b = np.zeros(0) if second is None else second.numpy().astype(np.float64)
+    at = {"first": len(a), "second": len(b), "energy_first": float(a @ a),
+          "energy_second": float(b @ b)}  # fmt: skip
+    if first is None or second is None:
+        return Meeting(**at)  # type: ignore[arg-type]
+    _, i, j = np.intersect1d(
+        one.tensors[key].indices.numpy(),
+        two.tensors[key].indices.numpy(),
+        assume_unique=True,
+        return_indices=True,
+    )
+    a, b = a[i], b[j]
+    conflict = a * b < 0
+    return Meeting(
+        **at,  # type: ignore[arg-type]
+        overlap=len(i),
+        conflicts=int(conflict.sum()),
+        conflict_energy=float((a[conflict] ** 2).sum() + (b[conflict] ** 2).sum()),
+        dot=float(a @ b),
+    )
+
+
+def _orthogonality(
+    one: SparseAdapter,
+    two: SparseAdapter,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+) -> Orthogonality:
+    """Return AWOM and AWOR over matrices that both change; convolutions as (out, rest)."""
+    squares = zeros = cells = chance = 0.0
+    for key in sorted({*one.tensors} & {*two.tensors}):
+        a, b = one.tensors[key], two.tensors[key]
+        if len(a.shape) < 2:
+            continue
+        rows, columns = a.shape[0], a.numel // a.shape[0]
+        left = _csr(b.indices, second[key], rows, columns, transposed=True)
+        right = torch.zeros(a.numel, dtype=torch.float32)
+        right[a.indices] = first[key].float()
+        product = left @ right.view(rows, columns)
+        squares += float((product.double() ** 2).sum())
+        zeros += float((product == 0).sum())
+        cells += columns**2
+        chance += columns**2 * (1 - a.density * b.density) ** rows
+    if not cells:
+        return Orthogonality(0.0, 1.0, 1.0)
+    return Orthogonality(squares**0.5, zeros / cells, chance / cells)
+
+
+def _csr(indices: Tensor, values: Tensor, rows: int, columns: int, *, transposed: bool) -> Tensor:
+    where = torch.stack([indices % columns, indices // columns] if transposed
+                        else [indices // columns, indices % columns])  # fmt: skip
+    size = (columns, rows) if transposed else (rows, columns)
+    return torch.sparse_coo_tensor(where, values.float(), size, check_invariants=False).coalesce()
+
+
+def _losses(
+    adapters: Mapping[str, SparseAdapter],
+    model: Base,
+    alphas: Mapping[str, float],
+    loss: Callable[[nn.Module], float],
+    strategy: str,
+) -> dict[str, float]:
+    from zoo.adapters.switcher import Switcher
+
+    if not isinstance(model, nn.Module):
+        raise MismatchError("a loss is measured on a model; a state dict was given")
+    switcher = Switcher(model)
+    try:
+        found = {"base": float(loss(model))}
+        for name, adapter in adapters.items():
+            switcher.register(name, adapter)
+            with switcher.using(name, alpha=alphas[name]):
+                found[name] = float(loss(model))
+        with switcher.using(alphas, strategy=strategy):
+            found["fused"] = float(loss(model))
+    finally:
+        switcher.close()
+    return found

@@ -1,0 +1,215 @@
+"""`Planner`: the adapters that a switcher knows, and the plans worked out from them."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.adapters import storage
+from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
+from zoo.adapters.fusion import Fusion, Part, combine
+from zoo.adapters.plan import Edit, Key, Plan, Target
+from zoo.adapters.sparse import SparseTensor, gather, integers
+from zoo.errors import MismatchError, UnknownNameError
+
+_K = TypeVar("_K")
+_T = TypeVar("_T")
+
+
+class Recent(Generic[_K, _T]):
+    """The most recently used values within a budget of bytes; the newest always stays."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._items: OrderedDict[_K, tuple[_T, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all values together."""
+        return sum(size for _, size in self._items.values())
+
+    def get(self, key: _K) -> _T | None:
+        """Return a value and make it the newest."""
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        return self._items[key][0]
+
+    def put(self, key: _K, value: _T, nbytes: int) -> None:
+        """Keep a value; the oldest go until the budget holds."""
+        self._items[key] = (value, nbytes)
+        while self.nbytes > self.budget and len(self._items) > 1:
+            self._items.popitem(last=False)
+
+    def drop(self, which: Callable[[_K], bool]) -> None:
+        """Let go of the values whose key `which` says."""
+        for key in [key for key in self._items if which(key)]:
+            del self._items[key]
+
+
+class Planner:
+    """Reads adapters when they are needed, checks them, and works out plans; writes nothing.
+
+    Not safe among threads by itself: the switcher calls it one thread at a time, while nobody
+    writes into the model.
+
+    Args:
+        model: the base model.
+        strict: whether an adapter's base digest and type must fit.
+        cache_bytes: budget for plans, and the same again for adapters read from files.
+
+    """
+
+    def __init__(self, model: nn.Module, *, strict: bool, cache_bytes: int) -> None:
+        self.model = model
+        self.strict = strict
+        self.sources: dict[str, SparseAdapter | Path] = {}
+        self.plans: Recent[Key, Plan] = Recent(cache_bytes)
+        self.read: Recent[str, SparseAdapter] = Recent(cache_bytes)
+        self.built = self.reused = 0
+        self._checked: set[str] = set()
+        self._targets: dict[str, Target] = {}
+
+    def register(self, name: str, adapter: SparseAdapter | str | Path) -> None:
+        """Make an adapter known; of a file only the header is read and checked."""
+        if name in self.sources:
+            raise MismatchError(f"{name!r} is registered already; unregister it first")
+        if isinstance(adapter, SparseAdapter):
+            for tensor, change in adapter.tensors.items():
+                self._check_form(tensor, change.shape, change.dtype)
+            self.sources[name] = adapter
+            return
+        header = storage.read_header(adapter)
+        for tensor, fields in header.tensors.items():
+            self._check_form(tensor, tuple(fields["shape"]), getattr(torch, fields["dtype"]))
+        self.sources[name] = header.path
+
+    def forget(self, name: str) -> None:
+        """Drop an adapter and what was worked out from it."""
+        del self.sources[name]
+        self._checked.discard(name)
+        self.read.drop(lambda key: key == name)
+        self.plans.drop(lambda key: name in dict(key.weights))
+
+    def known(self, name: str) -> None:
+        """Raise UnknownNameError unless `name` is registered."""
+        if name not in self.sources:
+            raise UnknownNameError.near(
+                "adapter", name, self.sources, "register it first: switcher.register(name, path)"
+            )
+
+    def plan(self, key: Key, active: Plan | None) -> Plan:
+        """Return the plan for a state, from the cache or newly built, given what is active."""
+        self.refresh(active)
+        plan = active if active and active.key == key else self.plans.get(key)
+        if plan is not None:
+            self.reused += 1
+            return plan
+        plan = self._build(key, active)
+        self.built += 1
+        self.plans.put(key, plan, plan.nbytes)
+        return plan
+
+    def _check_form(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        live = self._target(name).tensor
+        check_form(name, shape, dtype if self.strict else live.dtype, live)
+
+    def refresh(self, active: Plan | None) -> None:
+        """Forget plans for memory that the model no longer uses."""
+        if not any(target.moved for target in self._targets.values()):
+            return
+        if active:
+            raise MismatchError(
+                "the model was moved, converted or reloaded while an adapter was active, so the "
+                "base cannot be restored; load the base again, and deactivate before moving it"
+            )
+        self._targets.clear()
+        self.plans.drop(lambda _: True)
+        self._checked.clear()
+
+    def _target(self, name: str) -> Target:
+        if name not in self._targets:
+            self._targets[name] = Target(name, self.model)
+        return self._targets[name]
+
+    def _build(self, key: Key, active: Plan | None) -> Plan:
+        adapters = {name: self._adapter(name) for name, _ in key.weights}
+        edits = []
+        for tensor in sorted({t for adapter in adapters.values() for t in adapter.tensors}):
+            target = self._target(tensor)
+            parts = [
+                (name, alpha, adapters[name])
+                for name, alpha in key.weights
+                if tensor in adapters[name].tensors
+            ]
+            indices, new = self._fused(active, target, parts, key.fusion)
+            edits.append(Edit.of(target, indices, new, _pristine(active, target, indices)))
+        plan = Plan.of(key, edits)
+        self._checked.update(adapters)
+        return plan
+
+    def _adapter(self, name: str) -> SparseAdapter:
+        source = self.sources[name]
+        if isinstance(source, SparseAdapter):
+            return source
+        found = self.read.get(name)
+        if found is None:
+            found = SparseAdapter.load(source)
+            self._checked.discard(name)
+            self.read.put(name, found, sum(8 * t.nnz for t in found.tensors.values()))
+        return found
+
+    def _fused(
+        self,
+        active: Plan | None,
+        target: Target,
+        parts: list[tuple[str, float, SparseAdapter]],
+        fusion: Fusion,
+    ) -> tuple[Tensor, Tensor]:
+        """Return positions and fused values of one tensor, rounded once to its type."""
+        shares = []
+        for name, alpha, adapter in parts:
+            tensor = adapter.tensors[target.name]
+            before = _pristine(active, target, tensor.indices)
+            self._check(name, target, tensor, before)
+            alone = alpha == 1 and len(parts) == 1 and fusion.strategy != "dare"
+            if alone and adapter.mode == "overwrite":
+                return tensor.indices, tensor.values.to(before.dtype)
+            change = delta(tensor, before if adapter.mode == "overwrite" else None)
+            shares.append(Part(name, alpha, tensor.indices.numpy(), change.numpy()))
+        where, change_there = combine(target.name, shares, fusion)
+        indices = torch.from_numpy(where)
+        before = _pristine(active, target, indices)
+        return indices, added(target.name, before, torch.from_numpy(np.asarray(change_there)))
+
+    def _check(self, name: str, target: Target, tensor: SparseTensor, before: Tensor) -> None:
+        """Check an adapter's tensor against the live base, once per adapter."""
+        if name in self._checked:
+            return
+        dtype = tensor.dtype if self.strict else target.tensor.dtype
+        check_form(target.name, tensor.shape, dtype, target.tensor)
+        if self.strict:
+            check_base(target.name, tensor, before)
+
+
+def _pristine(active: Plan | None, target: Target, indices: Tensor) -> Tensor:
+    """Return the base's values at flat positions, whatever is active."""
+    values = gather(target.tensor, indices)
+    edit = active.edits.get(target.name) if active else None
+    if edit is None or not len(indices):
+        return values
+    rows = target.offsets(indices) // edit.block
+    written = edit.where.cpu()
+    place = torch.searchsorted(written, rows).clamp_(max=max(len(written) - 1, 0))
+    covered = written[place] == rows if len(written) else torch.zeros_like(rows, dtype=torch.bool)
+    column = target.offsets(indices) % edit.block
+    old = edit.old.cpu()[place[covered] * edit.block + column[covered]]
+    integers(values)[covered] = old
+    return values

@@ -1,0 +1,169 @@
+"""`AdapterRecipe`: how an adapter is made, as plain data: TOML in the registry, JSON in files.
+
+Free of torch: `zoo adapter list` reads it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.recipe import NAME, Train, from_json
+
+KINDS = ("struct", "rand", "wm", "grad", "snip", "block", "custom")
+SCORES = ("wm", "grad", "snip", "rand")
+METHODS = ("shira", "peft-shira", "lora", "dora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """How a mask is chosen.
+
+    Attributes:
+        kind: one of `KINDS`.
+        density: share of the entries of the target tensors, in (0, 1].
+        band: take the slice after `band` slices of that density (tasks that must not overlap).
+        seed: of `rand`; every tensor draws from a seed of its own.
+        score: what `block` sums: one of `SCORES`.
+        block: entries of a block; 32 of bf16 or 16 of fp32 are a 64-byte cache line.
+        axis: what `struct` takes: "rows" or "columns".
+        scope: "layer" gives each tensor its share, "global" lets them compete by score.
+        batches: calibration batches of `grad` and `snip`.
+        source: an adapter whose mask `custom` takes: a name, `org/repo` or a path.
+        avoid: adapters whose entries are not taken.
+        include: patterns of tensor names (`*` matches dots); empty: every weight of two or more
+            dimensions, tied embeddings left out.
+        exclude: patterns of tensor names left out.
+
+    """
+
+    kind: str = "wm"
+    density: float = 0.01
+    band: int = 0
+    seed: int = 0
+    score: str = "wm"
+    block: int = 32
+    axis: str = "rows"
+    scope: str = "layer"
+    batches: int = 1
+    source: str = ""
+    avoid: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("kind", KINDS),
+            ("score", SCORES),
+            ("axis", ("rows", "columns")),
+            ("scope", ("layer", "global")),
+        ):
+            if getattr(self, name) not in known:
+                raise UnknownNameError.near(
+                    f"mask.{name}", getattr(self, name), known, f"known: {', '.join(known)}"
+                )
+        if not 0 < self.density <= 1:
+            raise MismatchError(f"mask.density is {self.density}; expected 0 < density <= 1")
+        if self.band < 0 or not 0 <= self.seed < 2**63:
+            raise MismatchError(
+                f"mask.band is {self.band} and mask.seed {self.seed}; expected 0 or more"
+            )
+        if min(self.block, self.batches) < 1:
+            raise MismatchError(
+                f"mask.block is {self.block} and mask.batches {self.batches}; expected 1 or more"
+            )
+        if self.scope == "global" and self.kind in ("struct", "rand", "custom"):
+            raise MismatchError(f"mask.scope 'global' has no meaning for {self.kind!r} masks")
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a calibration set is needed."""
+        return (self.score if self.kind == "block" else self.kind) in ("grad", "snip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRecipe:
+    """How an adapter is made.
+
+    Attributes:
+        name: what users type, e.g. "sesr-m5-x2-text".
+        summary: one line for people.
+        base: ref of the base model: `name.tag`, `org/repo[@revision]`, or a package's name.
+        task: the module of `zoo.tasks` that feeds and judges it, e.g. "causal-lm".
+        method: "shira" (the hook route); or through PEFT: "peft-shira", "lora", "dora".
+        mask: which entries; of the methods through PEFT only the names count.
+        rank: of "lora" and "dora"; of "peft-shira", whose budget is rank * (rows + columns).
+        train: how it is trained.
+        data: `source` (a folder, a file or a generator of the task) and its `license`.
+        weights: where the trained adapter is: `file` beside the TOML, its `sha256`, `license`;
+            or `repo` on the Hub at a `revision`.
+        facts: what was measured, and how; for `zoo adapter info` and the card.
+
+    """
+
+    name: str
+    summary: str
+    base: str
+    task: str
+    train: Train
+    method: str = "shira"
+    mask: MaskOptions = field(default_factory=MaskOptions)
+    rank: int = 8
+    data: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise MismatchError(
+                f"{self.name!r} is no name; expected lower-case letters, digits and single hyphens"
+            )
+        if self.method not in METHODS:
+            raise UnknownNameError.near(
+                "method", self.method, METHODS, f"known: {', '.join(METHODS)}"
+            )
+        if self.rank < 1:
+            raise MismatchError(f"rank is {self.rank}; expected at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON types; `from_json` gives an equal one back."""
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Build a recipe; unknown fields and wrong types are a MismatchError."""
+        return from_json(cls, value, "adapter")
+
+    def override(self, settings: Mapping[str, Any]) -> Self:
+        """Return a copy with other settings: {"train.lr": "1e-3", "mask.density": 0.02}."""
+        value = self.to_json()
+        for key, given in settings.items():
+            *path, last = key.split(".")
+            target: Any = value
+            for part in path:
+                target = target.get(part) if isinstance(target, dict) else None
+            free = path[:1] == ["data"] or path[-1:] == ["options"]
+            if not isinstance(target, dict) or (last not in target and not free):
+                known = ["method", "rank"] + [
+                    f"{group}.{name}" for group in ("mask", "train") for name in value[group]
+                ]
+                raise MismatchError(f"no setting {key!r}; known: {', '.join(known)}")
+            old = target.get(last)
+            if isinstance(old, list) and isinstance(given, str):
+                given = [item for item in given.split(",") if item]
+            elif path[-1:] == ["options"] and isinstance(given, str):
+                given = _like(old, given, key)
+            target[last] = given
+        return self.from_json(value)
+
+
+def _like(old: Any, text: str, key: str) -> Any:
+    """Read the text of an option as the type of its old value."""
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "false": False}[text]
+        return type(old)(text) if isinstance(old, int | float) else text
+    except (ValueError, KeyError):
+        raise MismatchError(f"{key} is {text!r}; expected {type(old).__name__}") from None

@@ -1,0 +1,138 @@
+"""One tensor's sparse change, and the base tensors that it belongs to."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+
+Base = nn.Module | Mapping[str, Tensor]
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTensor:
+    """What an adapter does to one tensor of its base.
+
+    Attributes:
+        indices: int64 (nnz,), strictly increasing: flat positions in row-major order of `shape`.
+        values: (nnz,), what is added there (delta) or stands there afterwards (overwrite).
+        shape: of the base tensor.
+        dtype: of the base tensor.
+        base_sha256: digest of the base's values at `indices`.
+
+    """
+
+    indices: Tensor
+    values: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    base_sha256: str
+
+    @property
+    def numel(self) -> int:
+        """Elements of the base tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nnz(self) -> int:
+        """Elements that change."""
+        return len(self.indices)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the elements that change."""
+        return self.nnz / max(self.numel, 1)
+
+    @cached_property
+    def mask_sha256(self) -> str:
+        """Digest of the positions, the same for equal masks of equally large tensors."""
+        return mask_digest(self.indices, self.numel)
+
+
+def mask_digest(indices: Tensor, numel: int) -> str:
+    """Return the SHA-256 of flat positions in a tensor of `numel` elements."""
+    digest = hashlib.sha256(f"{numel}:".encode())
+    digest.update(indices.numpy().astype("<i8", copy=False).data)
+    return digest.hexdigest()
+
+
+def digest(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's bits: NaN payloads and the sign of zero count."""
+    bits = integers(values.detach().cpu().contiguous()).numpy()
+    return hashlib.sha256(bits.astype(bits.dtype.newbyteorder("<"), copy=False).data).hexdigest()
+
+
+def fingerprint(model: Base) -> str:
+    """Return the SHA-256 of every parameter and buffer: names, shapes, types and bits."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(base_tensors(model).items()):
+        live = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {tuple(live.shape)} {live.dtype}\n".encode())
+        found.update(live.view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def integers(tensor: Tensor) -> Tensor:
+    """Return the same memory as integers of the same width.
+
+    bf16 through PyTorch's CPU scatter is some fifty times slower than the same bits as int16,
+    and NumPy knows no bf16 at all.
+    """
+    return tensor.view(_INTEGERS[tensor.element_size()])
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return what `torch.compile` wrapped, or the model itself."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def base_tensors(model: Base) -> dict[str, Tensor]:
+    """Return every parameter and buffer by its checkpoint name, tied ones under each name."""
+    if not isinstance(model, nn.Module):
+        return dict(model)
+    model = unwrapped(model)
+    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found.update(model.named_buffers(remove_duplicate=False))
+    return found
+
+
+def base_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return the tensor `name`, which must be here in memory and of a floating type."""
+    if name not in tensors:
+        last = name.rpartition(".")[0].rpartition(".")[2]
+        near = [known for known in tensors if last and last in known][:3]
+        hint = f"; it has {', '.join(near)}" if near else ""
+        raise MismatchError(
+            f"the model has no tensor {name!r}{hint} (names are those of its checkpoint; "
+            "is this the base model that the adapter names?)"
+        )
+    tensor = tensors[name]
+    if tensor.is_meta:
+        raise MismatchError(
+            f"{name} is on the meta device (offloaded or not loaded); load the whole model first"
+        )
+    if tensor.dtype not in FLOATS:
+        raise MismatchError(f"{name} is {tensor.dtype}; sparse adapters change {_listed(FLOATS)}")
+    return tensor
+
+
+def gather(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Return the values at flat row-major `indices`, on the CPU."""
+    tensor = tensor.detach()
+    where = indices.to(tensor.device)
+    if tensor.is_contiguous():
+        return tensor.view(-1).index_select(0, where).cpu()
+    return torch.take(tensor, where).cpu()
+
+
+def _listed(items: Any) -> str:
+    return ", ".join(str(item).removeprefix("torch.") for item in items)

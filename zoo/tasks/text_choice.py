@@ -1,0 +1,154 @@
+"""Text classification by a language model: which of a few words comes next.
+
+Each example is a prompt that ends where the answer's single token would stand; the label whose
+token is likeliest is the answer, and training raises its probability among all tokens. Formats of
+GLUE files (`train.options.format`): "rte", "sst2", "cola".
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.recipe import Recipe
+from zoo.tasks.text import PADDING, Texts, draw, fingerprint, one_of, read_tsv
+from zoo.tasks.text import forward as all_logits
+
+__all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
+
+SELECT_BY = "accuracy"
+_BATCH = 16
+_HELD_OUT = 200  # of the training file; the dev file is for the final figure
+Example = tuple[str, int]
+
+
+def _rte(row: list[str]) -> Example:
+    prompt = f"{row[1]}\nQuestion: {row[2]} True or False?\nAnswer:"
+    return prompt, 0 if row[3] == "entailment" else 1
+
+
+def _sst2(row: list[str]) -> Example:
+    return f"Review: {row[0].strip()}\nSentiment:", int(row[1])
+
+
+def _cola(row: list[str]) -> Example:
+    return f"Sentence: {row[3]}\nIs this grammatical? Answer:", int(row[1])
+
+
+# reader of a row, rows of header, the labels' words
+_FORMATS: dict[str, tuple[Callable[[list[str]], Example], int, tuple[str, ...]]] = {
+    "rte": (_rte, 1, (" True", " False")),
+    "sst2": (_sst2, 1, (" negative", " positive")),
+    "cola": (_cola, 0, (" No", " Yes")),
+}
+
+
+def training_data(recipe: Recipe, source: str, tokenizer: Any) -> Texts:
+    """Return the examples of `train.tsv` in a folder; every k-th is held out, 200 in all.
+
+    Raises:
+        UnknownNameError: `train.options.format` is not known.
+        MismatchError: no such file, or its rows are of another format.
+
+    """
+    folder = Path(source).expanduser()
+    path = one_of(folder, "train.tsv", "train.tsv.gz")
+    examples, choices = _examples(recipe, path, tokenizer)
+    stride = max(2, len(examples) // _HELD_OUT)
+    held = examples[::stride][:_HELD_OUT]
+    train = [example for number, example in enumerate(examples) if number % stride]
+    digest = fingerprint(examples, choices)
+    facts = {
+        "source": f"{folder.name}/{path.name}",
+        "examples": len(train),
+        "held_out": len(held),
+        "sha256": digest,
+    }
+    return Texts(train, held, digest, facts, choices)
+
+
+def _examples(
+    recipe: Recipe, path: Path, tokenizer: Any
+) -> tuple[list[tuple[list[int], int]], list[int]]:
+    """Return (token ids, label) per row, at most `length` tokens of the end; and label tokens."""
+    name, length = str(recipe.train.options["format"]), int(recipe.train.options["length"])
+    if name not in _FORMATS:
+        known = ", ".join(_FORMATS)
+        raise UnknownNameError.near("train.options.format", name, _FORMATS, f"known: {known}")
+    read, header, words = _FORMATS[name]
+    choices = []
+    for word in words:
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        choices.append(ids[0])
+    if len(set(choices)) != len(words):
+        raise MismatchError(f"the tokenizer gives {words} the same first token; choose other words")
+    try:
+        pairs = [read(row) for row in read_tsv(path)[header:]]
+    except (IndexError, ValueError) as error:
+        raise MismatchError(f"{path} is not of the format {name!r}: {error}") from error
+    if len(pairs) < 4:
+        raise MismatchError(f"{path} holds {len(pairs)} examples; expected more")
+    prompts = tokenizer([text for text, _ in pairs], add_special_tokens=False)["input_ids"]
+    return [(ids[-length:], label) for ids, (_, label) in zip(prompts, pairs, strict=True)], choices
+
+
+def _padded(examples: list[tuple[list[int], int]]) -> Tensor:
+    longest = max(len(ids) for ids, _ in examples)
+    return torch.tensor([[PADDING] * (longest - len(ids)) + ids for ids, _ in examples])
+
+
+def batch(data: Texts, recipe: Recipe, step: int, rows: range, total: int) -> tuple[Tensor, Tensor]:
+    """Return prompts `(len(rows), T)`, padded on the left, and answers `(len(rows), 1)`."""
+    numbers = draw(total, len(data.train), recipe.train.seed, step)[rows.start : rows.stop]
+    chosen = [data.train[int(number)] for number in numbers]
+    return _padded(chosen), torch.tensor([[data.choices[label]] for _, label in chosen])
+
+
+def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits `(N, 1, V)` of what comes next."""
+    return all_logits(model, inputs, last=1)
+
+
+def loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross entropy of the answer's token, in nats."""
+    return F.cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+@torch.no_grad()
+def answers(model: nn.Module, data: Texts, rows: list[Any]) -> list[bool]:
+    """Say for each row whether the likeliest label is its own."""
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # little padding
+    found = [False] * len(rows)
+    for first in range(0, len(order), _BATCH):
+        part = order[first : first + _BATCH]
+        logits = forward(model, _padded([rows[i] for i in part]).to(device))[:, -1]
+        best = logits[:, data.choices].argmax(-1).tolist()
+        for i, label in zip(part, best, strict=True):
+            found[i] = label == rows[i][1]
+    return found
+
+
+def validate(model: nn.Module, data: Texts, recipe: Recipe) -> dict[str, float]:
+    """Return the accuracy on the held-out examples."""
+    right = answers(model, data, list(data.held_out))
+    return {"accuracy": sum(right) / len(right)}
+
+
+def evaluate(model: nn.Module, recipe: Recipe, source: str, tokenizer: Any) -> dict[str, Any]:
+    """Return accuracy with its standard error on `dev.tsv` of a folder, and each answer."""
+    path = one_of(Path(source).expanduser(), "dev.tsv", "dev.tsv.gz")
+    rows, choices = _examples(recipe, path, tokenizer)
+    right = answers(model, Texts([], [], "", {}, choices), rows)
+    accuracy = sum(right) / len(right)
+    return {
+        "examples": len(right),
+        "accuracy": accuracy,
+        "standard_error": math.sqrt(accuracy * (1 - accuracy) / len(right)),
+        "right": right,
+    }
