@@ -21,13 +21,6 @@ REPO = "me/sesr"
 
 
 @pytest.fixture
-def made(tmp_path):
-    metrics = {"held_out": {"psnr_y_db": 30.123456, "ssim_y": 0.91, "images": 2}}
-    tensors = build(RECIPE).state_dict()
-    return Checkpoint.write(tmp_path / "run", RECIPE, tensors, metrics, license="CC-BY-4.0")
-
-
-@pytest.fixture
 def writer(hub, monkeypatch):
     hub.tokens = {TOKEN: "write", READ: "read"}
     monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -122,9 +122,10 @@ def client_environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
 class Wire:
     """Raw requests: what a client library would refuse to send."""
 
-    def __init__(self, address: str, token: str | None = None) -> None:
+    def __init__(self, address: str, token: str | None = None, timeout_s: float = 30) -> None:
         self.host = address.removeprefix("http://")
         self.token = token
+        self.timeout_s = timeout_s
 
     def __call__(
         self,
@@ -140,7 +141,7 @@ class Wire:
         elif isinstance(body, list):
             body = b"".join(json.dumps(line).encode() + b"\n" for line in body)
         given = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        connection = http.client.HTTPConnection(self.host, timeout=30)
+        connection = http.client.HTTPConnection(self.host, timeout=self.timeout_s)
         try:
             connection.request(method, path, body, given | (headers or {}))
             response = connection.getresponse()

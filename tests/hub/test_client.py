@@ -12,20 +12,9 @@ from huggingface_hub import HfApi, PyTorchModelHubMixin, constants, hf_hub_downl
 from safetensors.torch import load_file
 
 import zoo
-from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
 from zoo.errors import HubError, MismatchError, UnsafeFileError
 from zoo.hub import download
-from zoo.registry import find
-
-RECIPE = find("sesr-m3-x2")
-
-
-@pytest.fixture
-def made(tmp_path):
-    metrics = {"held_out": {"psnr_y_db": 30.123456, "ssim_y": 0.91, "images": 2}}
-    tensors = build(RECIPE).state_dict()
-    return Checkpoint.write(tmp_path / "run", RECIPE, tensors, metrics, license="CC-BY-4.0")
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def stream_through(served, client, size):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
 @pytest.mark.parametrize(
-    "megabytes", [200, pytest.param(4096, marks=pytest.mark.slow)], ids=["200MB", "4GB"]
+    "megabytes", [64, pytest.param(4096, marks=pytest.mark.slow)], ids=["64MB", "4GB"]
 )
 def test_memory_is_bounded(serve_process, wire, tmp_path, megabytes):
     token = server.token(tmp_path / "hub", "me")
@@ -233,7 +233,7 @@ def noise(noisy, case):
 SETTINGS = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
-@settings(max_examples=60, **SETTINGS)
+@settings(max_examples=40, **SETTINGS)
 @given(case=REQUESTS)
 def test_noise(noisy, case):
     noise(noisy, case)

@@ -1,34 +1,30 @@
-"""Talking to a hub: what is there, and one atomic commit. The only user of huggingface_hub.
+"""Reading from a hub: what is there, and its bytes.
 
-Reading is done here by plain requests on the library's own session (its proxies, certificates
-and user agent), with limits on everything an answer may hold; writing is the library's
-`create_commit`, whose three upload routes are not worth a second implementation.
+By plain requests on huggingface_hub's own session (its proxies, certificates and user agent), with
+limits on everything an answer may hold. Writing is in `writing`.
 """
 
 import json
 import logging
 import re
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import quote, urljoin, urlsplit
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     build_hf_headers,
-    disable_progress_bars,
     get_session,
 )
 
 import zoo
-from zoo.errors import HubError, MismatchError, UnsafeFileError
+from zoo.errors import HubError, UnsafeFileError
+from zoo.hub import where
 from zoo.hub.download import CutError
 from zoo.hub.safety import MAX_FILES, RemoteFile
 from zoo.hub.where import Place
@@ -51,6 +47,24 @@ _settings_lock = threading.Lock()
 
 class UnreachableError(HubError):
     """No answer at all, or offline mode: what is in the cache may serve instead."""
+
+
+class RefusedError(HubError):
+    """The hub answered, and it was no.
+
+    Attributes:
+        status: of HTTP.
+        code: what the hub calls it, e.g. "GatedRepo"; may be empty.
+
+    """
+
+    def __init__(self, message: str, status: int, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class MissingRepoError(RefusedError):
+    """There is no such repository, as far as we may know."""
 
 
 class Hub:
@@ -76,16 +90,21 @@ class Hub:
     def commit_of(self, repo: str, revision: str | None) -> str:
         """Return the 40 hexadecimal digits that a branch, a tag or None (main) means now."""
         name = revision or "main"
-        path = f"/api/models/{repo}/revision/{quote(name, safe='')}"
-        answer, _ = self._json(self.endpoint + path, repo, name)
+        answer = self.facts(repo, f"/revision/{quote(name, safe='')}", name)
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise HubError(f"{self.endpoint} answered without a commit for {repo}@{name}")
         return commit
 
+    def facts(self, repo: str, about: str = "", revision: str = "main") -> Any:
+        """Return what the API says of a repository, e.g. `about` "/refs"."""
+        kind, name = where.split(repo)
+        return self._json(f"{self.endpoint}/api/{kind}/{name}{about}", repo, revision)[0]
+
     def tree(self, repo: str, commit: str) -> list[RemoteFile]:
         """Return every file of a commit, with the hash it can be verified by."""
-        url: str | None = f"{self.endpoint}/api/models/{repo}/tree/{commit}?recursive=true"
+        kind, name = where.split(repo)
+        url: str | None = f"{self.endpoint}/api/{kind}/{name}/tree/{commit}?recursive=true"
         found: list[RemoteFile] = []
         while url:
             page, url = self._json(url, repo, commit)
@@ -107,18 +126,31 @@ class Hub:
                 if status in _BUSY:
                     raise CutError(f"the hub answered {status}", _retry_after(response))
                 if status not in (200, 206):
-                    self._refuse(response, repo, commit)
+                    self.refuse(response, repo, commit)
                 given = response.headers.get("Content-Range", "")
                 match = re.match(r"bytes (\d+)-", given) if status == 206 else None
                 if status == 206 and match is None:
                     raise CutError("the hub sent a part without saying which")
                 yield _Body(response, int(match[1]) if match else 0)
         except HTTPError as error:
-            self._raise_offline(error)
-            raise CutError(f"connection to {self.endpoint} lost ({_kind(error)})") from None
+            self.raise_offline(error)
+            raise CutError(f"connection to {self.endpoint} lost ({kind_of(error)})") from None
+
+    def require_access(self, repo: str) -> None:
+        """Raise the error that the hub answers, if it does not let us read a repository."""
+        kind, name = where.split(repo)
+        self._get(f"{self.endpoint}/api/{kind}/{name}/auth-check", repo, "main")
 
     def _json(self, url: str, repo: str, revision: str) -> tuple[Any, str | None]:
         """Return (the value, the address of the next page)."""
+        body, following = self._get(url, repo, revision)
+        try:
+            return json.loads(body), following
+        except (ValueError, RecursionError) as error:
+            raise HubError(f"{self.endpoint} answered what is no JSON: {error}") from None
+
+    def _get(self, url: str, repo: str, revision: str) -> tuple[bytes, str | None]:
+        """Return (the body, the address of the next page)."""
         for attempt in range(1, TRIES + 1):
             pause = 0.5 * 2 ** (attempt - 1)
             try:
@@ -127,22 +159,21 @@ class Hub:
                 ) as response:
                     if response.status_code not in _BUSY or attempt == TRIES:
                         if response.status_code != 200:
-                            self._refuse(response, repo, revision)
-                        body = b"".join(_bounded(response))
-                        return json.loads(body), self._next(response)
+                            self.refuse(response, repo, revision)
+                        return b"".join(_bounded(response)), self._next(response)
                     pause = _retry_after(response) or pause
             except HTTPError as error:
-                self._raise_offline(error)
+                self.raise_offline(error)
                 if attempt == TRIES:
                     raise UnreachableError(
-                        f"{self.endpoint} cannot be reached ({_kind(error)}); check the network "
+                        f"{self.endpoint} cannot be reached ({kind_of(error)}); check the network "
                         "and HF_ENDPOINT, or use --hub local"
                     ) from None
-            except (OSError, ValueError, RecursionError) as error:
-                self._raise_offline(error)
+            except (OSError, ValueError) as error:
+                self.raise_offline(error)
                 if isinstance(error, HubError):
                     raise
-                raise HubError(f"{self.endpoint} answered what is no JSON: {error}") from None
+                raise HubError(f"{self.endpoint} cannot be read: {error}") from None
             time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -161,126 +192,77 @@ class Hub:
             token=self.token or False, library_name="edge-zoo", library_version=zoo.__version__
         )
 
-    # --- writing ---------------------------------------------------------------------------------
-
     def head(self, repo: str) -> str | None:
         """Return the commit of `main`, or None when there is no such repository for us."""
         try:
             return self.commit_of(repo, None)
-        except _MissingRepoError:
+        except MissingRepoError:
             return None
 
-    def create(self, repo: str, *, private: bool) -> str:
-        """Make a repository, or take the one that is there; return the commit of its `main`."""
-        with self._writing(repo):
-            self._api().create_repo(repo, private=private, exist_ok=True)
-        return self.commit_of(repo, None)
-
-    def commit(
-        self,
-        repo: str,
-        parent: str,
-        files: Mapping[str, bytes | Path],
-        delete: Sequence[str],
-        message: str,
-    ) -> str:
-        """Write and delete files in one commit on top of `parent`; return the new commit.
-
-        Raises:
-            HubError: somebody else committed since `parent`, or the hub refused; then nothing
-                of it is visible.
-
-        """
-        operations: list[Any] = [CommitOperationDelete(path) for path in delete]
-        operations += [
-            CommitOperationAdd(name, item if isinstance(item, bytes) else str(item))
-            for name, item in files.items()
+    def collection(self, name: str) -> list[str]:
+        """Return the repositories of a collection `owner/slug`, with the prefix of their kind."""
+        answer, _ = self._json(f"{self.endpoint}/api/collections/{quote(name)}", name, "main")
+        items = answer.get("items") if isinstance(answer, dict) else None
+        if not isinstance(items, list):
+            raise HubError(f"{self.endpoint} answered without the items of {name}")
+        prefixes = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+        return [
+            f"{prefixes[item['type']]}{item['id']}"
+            for item in items
+            if isinstance(item, dict)
+            and item.get("type") in prefixes
+            and isinstance(item.get("id"), str)
         ]
-        with self._writing(repo):
-            done = self._api().create_commit(
-                repo, operations, commit_message=message, parent_commit=parent, num_threads=2
-            )
-        return done.oid
-
-    def _api(self) -> HfApi:
-        return HfApi(
-            endpoint=self.endpoint,
-            token=self.token or False,
-            library_name="edge-zoo",
-            library_version=zoo.__version__,
-        )
-
-    @contextmanager
-    def _writing(self, repo: str) -> Iterator[None]:
-        """Turn the library's errors into ours, and its warnings of the card into errors."""
-        try:
-            with warnings.catch_warnings(), ExitStack() as stack:
-                warnings.simplefilter("ignore")
-                if not sys.stderr.isatty():
-                    stack.enter_context(disable_progress_bars())
-                yield
-        except HfHubHTTPError as error:
-            self._refuse(error.response, repo, "main")
-        except HTTPError as error:
-            self._raise_offline(error)
-            raise UnreachableError(
-                f"{self.endpoint} cannot be reached any more ({_kind(error)}); nothing was "
-                "committed: type the same again"
-            ) from None
-        except (HubError, MismatchError):
-            raise
-        except (OSError, ValueError, RuntimeError) as error:  # Xet raises RuntimeError
-            self._raise_offline(error)
-            raise HubError(f"push to {repo} failed: {self._clean(str(error))}") from None
 
     # --- errors ----------------------------------------------------------------------------------
 
-    def _refuse(self, response: Any, repo: str, revision: str) -> NoReturn:
+    def refuse(self, response: Any, repo: str, revision: str) -> NoReturn:
         """Raise the error that an answer means."""
-        status, where = response.status_code, self.endpoint
+        status, hub = response.status_code, self.endpoint
         code = response.headers.get("X-Error-Code", "")
-        said = self._clean(response.headers.get("X-Error-Message", ""))
+        said = self.clean(response.headers.get("X-Error-Message", ""))
         known = "the token that was sent" if self.token else "no token, and none was sent"
         login = "type: hf auth login (or set HF_TOKEN)"
         if status == 401 and self.token and code not in ("RepoNotFound", "GatedRepo"):
-            raise HubError(f"{where} refused the token: expired, revoked or another hub's; {login}")
-        if code == "GatedRepo":
-            raise HubError(f"{repo} is gated: accept its terms at {where}/{repo}, then {login}")
-        if code == "RevisionNotFound":
-            raise HubError(f"{repo} has no revision {revision!r}; see {where}/{repo}/commits/main")
-        if code == "EntryNotFound":
-            raise HubError(f"{repo} listed a file at {revision} that {where} does not have")
-        if code == "RepoNotFound" or status in (401, 404):
-            raise _MissingRepoError(
-                f"{repo} is not on {where}, or may not be read with {known}; for a private one "
-                f"{login}"
+            text = f"{hub} refused the token: expired, revoked or another hub's; {login}"
+        elif code == "GatedRepo":
+            text = f"{repo} is gated: accept its terms at {hub}/{repo}, then {login}"
+        elif code == "RevisionNotFound":
+            text = f"{repo} has no revision {revision!r}; see {hub}/{repo}/commits/main"
+        elif code == "EntryNotFound":
+            text = f"{repo} listed a file at {revision} that {hub} does not have"
+        elif code == "RepoNotFound" or status in (401, 404):
+            raise MissingRepoError(
+                f"{repo} is not on {hub}, or may not be read with {known}; for a private one "
+                f"{login}",
+                status,
+                "RepoNotFound",
             )
-        if status == 403:
-            raise HubError(
-                f"{where} does not let {known} do that with {repo}{f' ({said})' if said else ''}; "
+        elif status == 403:
+            text = (
+                f"{hub} does not let {known} do that with {repo}{f' ({said})' if said else ''}; "
                 f"a push needs a token with the right to write: {login}"
             )
-        if status == 412:
-            raise HubError(f"{repo} was changed by somebody else meanwhile; push again")
-        raise HubError(f"{where} answered {status} for {repo}{f': {said}' if said else ''}")
+        elif status == 412:
+            text = f"{repo} was changed by somebody else meanwhile; push again"
+        else:
+            text = f"{hub} answered {status} for {repo}{f': {said}' if said else ''}"
+        raise RefusedError(text, status, code)
 
-    def _raise_offline(self, error: BaseException) -> None:
+    def raise_offline(self, error: BaseException) -> None:
+        """Raise what offline mode means, if that is what `error` is."""
         if isinstance(error, huggingface_hub.errors.OfflineModeIsEnabled):
             raise UnreachableError(
                 "offline mode is on (HF_HUB_OFFLINE=1) and this is not in the cache; pull it once "
                 "while online, by its commit: zoo pull org/name@COMMIT"
             ) from None
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
         """Return a text from elsewhere as one short line without secrets or control characters."""
         if self.token:
             text = text.replace(self.token, "<token>")
         text = _SECRET.sub("<token>", text)
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
-
-
-class _MissingRepoError(HubError):
-    """There is no such repository, as far as we may know."""
 
 
 class _Body:
@@ -358,6 +340,6 @@ def _retry_after(response: Any) -> float | None:
     return min(float(text), _LONGEST_PAUSE_S) if text.isascii() and text.isdigit() else None
 
 
-def _kind(error: BaseException) -> str:
+def kind_of(error: BaseException) -> str:
     """Return the name of an error; its text may hold a signed address."""
     return type(error).__name__

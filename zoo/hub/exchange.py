@@ -1,11 +1,15 @@
-"""Pull and push: repositories to verified folders, and checkpoints to one commit."""
+"""Pull and push: repositories to verified folders, and checkpoints to one commit.
+
+A repository is named `org/name`, and one that holds no model `datasets/org/name` or
+`spaces/org/name`.
+"""
 
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import HubError, MissingExtraError
@@ -55,7 +59,7 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
     cannot be reached, the commit it last meant is used, with a warning.
 
     Args:
-        repo: `org/name`.
+        repo: `org/name`, or with the kind before it.
         revision: a commit, branch or tag; None is main.
 
     Raises:
@@ -99,7 +103,7 @@ def _is_commit(revision: str) -> bool:
 def _fetch(hub: "Hub", folder: Path, repo: str, commit: str) -> Snapshot:
     from zoo.hub import download
 
-    files, left_out = choose(hub.tree(repo, commit), repo)
+    files, left_out = choose(hub.tree(repo, commit), repo, opaque=where.split(repo)[0] != "models")
     for name in left_out:
         log.info("%s: %s is left out: neither weights in a safe format nor text", repo, name)
 
@@ -112,30 +116,47 @@ def _fetch(hub: "Hub", folder: Path, repo: str, commit: str) -> Snapshot:
         return store.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
 
 
+def members(name: str) -> list[str]:
+    """Return the repositories of a collection `owner/slug`, with the prefix of their kind."""
+    with connected(where.place()) as hub:
+        return hub.collection(name)
+
+
 def push(
     repo: str,
     files: Mapping[str, bytes | Path],
     *,
     private: bool,
     message: str,
-    replaces: Sequence[str] = (".safetensors",),
+    replaces: tuple[str, ...] = (".safetensors", ".safetensors.index.json"),
+    sdk: str | None = None,
+    collection: str | None = None,
 ) -> str:
     """Make `repo` hold `files`, in one commit, or in none if it does already.
 
-    Files of the repository whose suffix is in `replaces` and that are not pushed again are
+    Files of the repository that end in one of `replaces` and that are not pushed again are
     deleted: the shards of an earlier version would be loaded with the new ones. All others stay.
+
+    Args:
+        repo: `org/name`, or with the kind before it.
+        files: path -> content.
+        private: who may see a repository, or a collection, that is made here.
+        message: of the commit.
+        replaces: endings.
+        sdk: what runs a Space that is made here.
+        collection: title of a collection of the same owner that gets the repository.
 
     Returns:
         The address of the commit.
 
     """
     where.check_repo(repo)
+    from zoo.hub import writing
+
     with connected(where.place(), write=True) as hub:
-        parent = hub.head(repo) or hub.create(repo, private=private)
+        parent = hub.head(repo) or writing.create(hub, repo, private=private, sdk=sdk)
         there = {file.path: file for file in hub.tree(repo, parent)}
-        stale = [
-            path for path in there if path not in files and PurePosixPath(path).suffix in replaces
-        ]
+        stale = [path for path in there if path not in files and path.endswith(replaces)]
         changed = {
             name: item
             for name, item in files.items()
@@ -143,7 +164,9 @@ def push(
         }
         commit = parent
         if changed or stale:
-            commit = hub.commit(repo, parent, changed, stale, message)
+            commit = writing.commit(hub, repo, parent, changed, stale, message)
+        if collection is not None:
+            writing.collect(hub, repo, collection, private=private)
         base = hub.place.endpoint or "local:"
         return f"{base}/{repo}/commit/{commit}"
 

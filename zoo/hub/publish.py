@@ -1,21 +1,24 @@
-"""What a push sends: the files of a checkpoint, or of a folder that another library saved."""
+"""What a push sends: the files of a checkpoint, of another library's folder, of a Space."""
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zoo import card_check
 from zoo.card import render
-from zoo.checkpoint import CARD, CONFIG, METRICS, Checkpoint
+from zoo.checkpoint import CARD, CONFIG, FACTS, METRICS, Checkpoint
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import sha256
-from zoo.hub.safety import RECORD, check_listing, is_data
+from zoo.hub.safety import RECORD, check_listing, is_data, is_opaque
 
 log = logging.getLogger("zoo")
 
 Files = dict[str, bytes | Path]
 LICENSE = "LICENSE"
+SDKS = ("gradio", "docker", "static", "streamlit")  # of a Space
+ADAPTER = "adapter.json"  # makes a folder that of a sparse adapter
 
 
 def files_of_checkpoint(checkpoint: Checkpoint, repo: str) -> Files:
@@ -35,7 +38,7 @@ def files_of_checkpoint(checkpoint: Checkpoint, repo: str) -> Files:
         files[name] = _regular(path / name)
         if sha256(path / name) != facts["sha256"]:
             raise UnsafeFileError(f"{path / name} is not the file that {CONFIG} describes")
-    for name in (CONFIG, METRICS):
+    for name in (CONFIG, FACTS, METRICS):
         if (path / name).exists():
             files[name] = _regular(path / name)
     text = _card(checkpoint, repo)
@@ -83,23 +86,96 @@ def files_of_folder(path: Path, repo: str) -> Files:
         MismatchError: the card's metadata is wrong.
 
     """
-    found = sorted(file for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
-    names = {file.relative_to(path).as_posix(): file for file in found}
-    files: Files = {
-        name: _regular(file)
-        for name, file in names.items()
-        if is_data(name) and not any(part.startswith(".") for part in Path(name).parts)
-    }
+    if (path / ADAPTER).is_file():
+        return _files_of_adapter(path, repo)
+    files = _chosen(path, is_data)
     if not any(name.endswith((".safetensors", ".onnx", ".tflite")) for name in files):
         raise MissingWeightsError(
             f"{path} holds no checkpoint and no weights as safetensors; expected a folder made by "
             "zoo train or by save_pretrained"
         )
-    check_listing(list(files))
-    for name in sorted(set(names) - set(files)):
-        log.info("%s is not sent: neither weights in a safe format nor text", name)
     if CARD not in files:
         files[CARD] = _plain_card(path, repo).encode()
+    _check(path, files)
+    return files
+
+
+def files_of_space(path: Path) -> tuple[Files, str]:
+    """Return what is sent of a Space's folder, and its sdk. All but pickles are opaque bytes.
+
+    Raises:
+        MissingWeightsError: no such folder.
+        UnsafeFileError: as for `files_of_folder`.
+        MismatchError: no README.md that names the sdk.
+
+    """
+    files = _chosen(path, is_opaque)
+    sdk = _matter(_text(files.get(CARD, b""))).get("sdk")
+    if sdk not in SDKS:
+        raise MismatchError(
+            f"{path / CARD} names no sdk; a Space's README.md begins with metadata between two "
+            f"lines of three hyphens, with sdk: one of {', '.join(SDKS)}"
+        )
+    _check(path, files)
+    return files, str(sdk)
+
+
+def files_of_dataset(path: Path, repo: str) -> Files:
+    """Return what is sent of a folder of data; all but pickles are opaque bytes."""
+    files = _chosen(path, is_opaque)
+    if not files:
+        raise MissingWeightsError(f"{path} is no folder with files to publish")
+    if CARD not in files:
+        files[CARD] = f"---\ntags:\n- edge-zoo\n---\n\n# {repo.rpartition('/')[2]}\n".encode()
+    _check(path, files)
+    return files
+
+
+def _chosen(path: Path, wanted: Callable[[str], bool]) -> Files:
+    """Return the files of a folder that are sent; hidden ones and Python's caches never are."""
+    found = sorted(file for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    files: Files = {}
+    for file in found:
+        name = file.relative_to(path).as_posix()
+        parts = name.split("/")
+        if any(part.startswith(".") for part in parts) or "__pycache__" in parts:
+            continue
+        if wanted(name):
+            files[name] = _regular(file)
+        else:
+            log.info("%s is not sent: neither weights in a safe format nor text", name)
+    check_listing(list(files))
+    return files
+
+
+def _matter(text: str) -> dict[str, Any]:
+    try:
+        return card_check.front_matter(text)
+    except ValueError:
+        return {}
+
+
+def _check(path: Path, files: Files) -> None:
+    if wrong := card_check.problems(_text(files[CARD])):
+        raise MismatchError(f"the card {path / CARD} is wrong: {'; '.join(wrong)}")
+    _refuse_secrets(files)
+
+
+def _files_of_adapter(path: Path, repo: str) -> Files:
+    """Return what the repository of a sparse adapter holds: no states, no log of its training.
+
+    A card that was edited by hand is sent as it is; any other is rendered for `repo`.
+    """
+    from zoo.adapters import card
+    from zoo.adapters.folder import FILE, PEFT_FILES, AdapterFolder
+
+    source = AdapterFolder.read(path)  # the file is the one that the config describes
+    names = (ADAPTER, FILE, LICENSE, *PEFT_FILES)
+    files: Files = {name: _regular(path / name) for name in names if (path / name).exists()}
+    own = _text(_regular(path / CARD)) if (path / CARD).exists() else None
+    if FILE in files and own in (None, card.render(source)):
+        own = card.render(source, repo=repo)
+    files[CARD] = own.encode() if own is not None else _plain_card(path, repo).encode()
     if wrong := card_check.problems(_text(files[CARD])):
         raise MismatchError(f"the card {path / CARD} is wrong: {'; '.join(wrong)}")
     _refuse_secrets(files)
@@ -119,7 +195,7 @@ def _plain_card(path: Path, repo: str) -> str:
             matter |= {"base_model": base, "base_model_relation": "adapter"}
     elif _config(path / CONFIG).get("model_type"):
         matter["library_name"] = "transformers"
-    name = repo.partition("/")[2]
+    name = repo.rpartition("/")[2]
     return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---\n\n# {name}\n"
 
 

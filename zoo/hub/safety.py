@@ -106,8 +106,16 @@ def check_listing(paths: Sequence[str]) -> None:
                 )
 
 
-def choose(files: Iterable[RemoteFile], repo: str) -> tuple[list[RemoteFile], list[str]]:
+def choose(
+    files: Iterable[RemoteFile], repo: str, *, opaque: bool = False
+) -> tuple[list[RemoteFile], list[str]]:
     """Return (files to fetch, paths left out): weights in safe formats, and plain text.
+
+    Args:
+        files: what the repository lists.
+        repo: its id.
+        opaque: it is a data set or a Space: all files but pickles are bytes that are fetched as
+            they are and never opened here.
 
     Raises:
         UnsafeFileError: a name is refused, or the only weights are pickles, which run code of
@@ -116,10 +124,11 @@ def choose(files: Iterable[RemoteFile], repo: str) -> tuple[list[RemoteFile], li
     """
     files = list(files)
     check_listing([file.path for file in files])
-    chosen = [file for file in files if is_data(file.path)]
-    left_out = [file.path for file in files if not is_data(file.path)]
+    wanted = is_opaque if opaque else is_data
+    chosen = [file for file in files if wanted(file.path)]
+    left_out = [file.path for file in files if not wanted(file.path)]
     pickles = [path for path in left_out if _suffix(path) in _PICKLES]
-    if pickles and not any(_suffix(file.path) in _WEIGHTS for file in chosen):
+    if not opaque and pickles and not any(_suffix(file.path) in _WEIGHTS for file in chosen):
         raise UnsafeFileError(
             f"the only weights of {repo} are pickles ({pickles[0]}), which run code when they are "
             "opened; ask its authors for safetensors (nothing was fetched)"
@@ -131,6 +140,11 @@ def is_data(path: str) -> bool:
     """Say whether a file is of a kind that is fetched: weights in safe formats, plain text."""
     name = PurePosixPath(path).name
     return _suffix(path) in _WEIGHTS | _TEXT or name.split(".")[0].lower() in _TEXT_NAMES
+
+
+def is_opaque(path: str) -> bool:
+    """Say whether a file of a data set or a Space is fetched: anything but a pickle."""
+    return _suffix(path) not in _PICKLES
 
 
 def _suffix(path: str) -> str:

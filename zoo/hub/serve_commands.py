@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import MissingExtraError
+from zoo.hub import where
 
 Arguments = argparse.Namespace
 
@@ -21,6 +22,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     sub.add_argument("--port", type=int, default=7870)
     sub.add_argument("--public-url", metavar="URL", help="what clients call it behind a proxy")
+    sub.add_argument("--upstream", metavar="URL", help="another hub to mirror what is asked for")
     sub.add_argument("--quota", type=float, metavar="GB", help="large files of each namespace")
     tokens = actions.add_parser("token", help="make a token; it is shown once").add_subparsers(
         required=True, metavar="create"
@@ -55,7 +57,8 @@ def _serve(args: Arguments) -> None:
     except ImportError as error:
         raise MissingExtraError.of(str(error.name), "hub") from error
     quota = None if args.quota is None else int(args.quota * 1e9)
-    settings = Settings(public_url=args.public_url, quota_bytes=quota)
+    upstream = None if args.upstream is None else where.endpoint(args.upstream, "--upstream")
+    settings = Settings(public_url=args.public_url, quota_bytes=quota, upstream=upstream)
     server.serve(args.dir, host=args.host, port=args.port, settings=settings)
 
 

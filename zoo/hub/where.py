@@ -11,6 +11,7 @@ from zoo import cache
 from zoo.errors import HubError, MismatchError
 
 PUBLIC = "https://huggingface.co"
+KINDS = ("models", "datasets", "spaces")
 # The Hub's own rule. No "--" is what lets a cache folder be named org--name without ambiguity.
 _PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
@@ -63,6 +64,16 @@ def place() -> Place:
     chosen = os.environ.get("ZOO_HUB") or os.environ.get("HF_ENDPOINT") or PUBLIC
     if chosen == "local":
         return Place(None, _local_folder(os.environ.get("ZOO_HUB_DIR")))
+    return Place(endpoint(chosen, "the hub (--hub, ZOO_HUB or HF_ENDPOINT)"))
+
+
+def endpoint(chosen: str, what: str) -> str:
+    """Return the address of a hub, without a trailing slash.
+
+    Raises:
+        HubError: it is no address, or has a password in it.
+
+    """
     endpoint = chosen.rstrip("/")
     try:
         parts = urlsplit(endpoint)
@@ -70,39 +81,46 @@ def place() -> Place:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment:
-        raise HubError(
-            "the hub (--hub, ZOO_HUB or HF_ENDPOINT) is no address; expected local, or for "
-            f"example {PUBLIC}"
-        )
+        local = "local, or " if what.startswith("the hub") else ""
+        raise HubError(f"{what} is no address; expected {local}for example {PUBLIC}")
     if parts.username is not None:
         raise HubError(
             "the hub's address has a name or a password in it; addresses end up in logs: "
             "use a token (type: hf auth login, or set HF_TOKEN)"
         )
-    return Place(endpoint)
+    return endpoint
 
 
 def _local_folder(chosen: str | None) -> Path:
     return (Path(chosen).expanduser() if chosen else cache.root() / "local-hub").resolve()
 
 
+def split(repo: str) -> tuple[str, str]:
+    """Return (kind, id): `datasets/org/name` is of the kind datasets; without a prefix, models."""
+    first, _, rest = repo.partition("/")
+    return (first, rest) if "/" in rest else ("models", repo)
+
+
 def check_repo(repo: str) -> None:
-    """Accept `org/name` as the Hub does.
+    """Accept `org/name`, or with a kind before it, as the Hub does.
 
     Raises:
         MismatchError: it is no repository id.
 
     """
-    parts = repo.split("/")
+    kind, name = split(repo)
+    parts = name.split("/")
     if (
-        len(parts) != 2
-        or len(repo) > 96
+        kind not in KINDS
+        or len(parts) != 2
+        or len(name) > 96
         or not all(_PART.fullmatch(part) for part in parts)
-        or "--" in repo
-        or ".." in repo
-        or repo.endswith(".git")
+        or "--" in name
+        or ".." in name
+        or name.endswith(".git")
     ):
         raise MismatchError(
-            f"{repo!r} is no repository id; expected org/name of letters, digits, '-', '_' and "
-            "'.', not at the ends, no two of them in a row"
+            f"{repo!r} is no repository id; expected org/name (or datasets/org/name, "
+            "spaces/org/name) of letters, digits, '-', '_' and '.', not at the ends, no two of "
+            "them in a row"
         )

@@ -8,6 +8,7 @@ import secrets
 import string
 import time
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from zoo.hub.server.common import Refused, checked_name
 from zoo.hub.server.index import Index
@@ -33,17 +34,28 @@ class Account:
         return namespace.lower() in {name.lower() for name in (self.user, *self.orgs)}
 
 
-def create_token(
-    index: Index,
-    user: str,
-    *,
-    role: str = "write",
-    label: str = "token",
-    orgs: tuple[str, ...] = (),
-    days: float | None = None,
-) -> str:
+class TokenOptions(TypedDict, total=False):
+    """What a token may do.
+
+    Attributes:
+        role: one of `ROLES`; "write" if not given.
+        label: what its owner calls it.
+        orgs: teams that the user is in.
+        days: how long it is valid; None is for ever.
+
+    """
+
+    role: str
+    label: str
+    orgs: tuple[str, ...]
+    days: float | None
+
+
+def create_token(index: Index, user: str, **options: Unpack[TokenOptions]) -> str:
     """Return a new token of `user`, who is made a user and a member of `orgs` if need be."""
     checked_name(user, "namespace")
+    role, label = options.get("role", "write"), options.get("label", "token")
+    orgs, days = options.get("orgs", ()), options.get("days")
     token = "hf_" + "".join(secrets.choice(_ALPHABET) for _ in range(34))
     now = time.time()
     with index.write():
@@ -54,13 +66,37 @@ def create_token(
             )
         index.run(
             "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?)",
-            *(_hash(token), label, user, role, now, None if days is None else now + days * 86400),
+            *(hashed(token), label, user, role, now, None if days is None else now + days * 86400),
         )
     return token
 
 
-def _hash(token: str) -> str:
+def hashed(token: str) -> str:
+    """Return what is kept of a token."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def token_in(authorization: str) -> str:
+    """Return the token in an Authorization header.
+
+    Raises:
+        Refused: 401; the header cannot be read.
+
+    """
+    scheme, _, value = authorization.partition(" ")
+    token = value.strip()
+    if scheme.lower() == "basic":  # git sends the token as the password, or as the user's name
+        try:
+            name, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            raise Refused(401, INVALID) from None
+        token = password or name
+    return token
+
+
+def is_ours(index: Index, token: str) -> bool:
+    """Return whether this hub made the token, also when it has expired since."""
+    return index.one("SELECT 1 FROM tokens WHERE hash = ?", hashed(token)) is not None
 
 
 def account_of(index: Index, authorization: str | None) -> Account | None:
@@ -72,15 +108,7 @@ def account_of(index: Index, authorization: str | None) -> Account | None:
     """
     if not authorization:
         return None
-    scheme, _, value = authorization.partition(" ")
-    token = value.strip()
-    if scheme.lower() == "basic":  # git sends the token as the password, or as the user's name
-        try:
-            name, _, password = base64.b64decode(token, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            raise Refused(401, INVALID) from None
-        token = password or name
-    digest = _hash(token)
+    digest = hashed(token_in(authorization))
     row = index.one("SELECT * FROM tokens WHERE hash = ?", digest)
     # A look-up by hash tells nothing about a token by its timing; the comparison is for form.
     if row is None or not hmac.compare_digest(row["hash"], digest):

@@ -14,7 +14,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from zoo.hub.server.accounts import Account, account_of
+from zoo.hub.server.accounts import Account, account_of, is_ours, token_in
 from zoo.hub.server.common import MIB, Name, Refused, bad
 from zoo.hub.server.hub import Hub, Row
 
@@ -30,10 +30,17 @@ class Call:
         self.hub = hub
         self.parameters = parameters
         self.account: Account | None = None
+        self.foreign: str | None = None  # a token that is not ours, for the upstream of a mirror
 
     def identify(self) -> None:
         """Find out who is asking; a wrong token is an error, even where none is needed."""
-        self.account = account_of(self.hub.index, self.request.headers.get("authorization"))
+        authorization = self.request.headers.get("authorization")
+        if authorization and self.hub.mirror:
+            token = token_in(authorization)
+            if not is_ours(self.hub.index, token):
+                self.foreign = token
+                return
+        self.account = account_of(self.hub.index, authorization)
 
     @property
     def base(self) -> str:
@@ -55,7 +62,17 @@ class Call:
 
     def repo(self, need: str = "list") -> Row:
         """Return the row of the repository that the address names."""
+        if self.hub.mirror and need != "write":
+            row = self.hub.mirror.row(self.name, self.foreign, need)
+            if row is not None:
+                return row
         return self.hub.find(self.name, self.account, need)
+
+    def revision(self, row: Row, revision: str) -> str:
+        """Return the commit that a revision names; a mirror asks its upstream."""
+        if row["upstream"] and self.hub.mirror:
+            return self.hub.mirror.revision(row, revision, self.foreign)
+        return self.hub.revision(row, revision)
 
     def flag(self, key: str) -> bool:
         """Return whether a query parameter is set and not false."""

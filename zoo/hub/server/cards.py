@@ -11,24 +11,12 @@ from typing import Any
 
 import yaml
 
+from zoo.card_check import LICENSES, RELATIONS
+
 _LIMIT = 128 * 1024  # characters of front matter; the largest cards of the public Hub stay below
 _DEPTH = 50
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
-_RELATIONS = {"adapter", "finetune", "quantized", "merge"}
-_LICENSE_TEXT = """
-apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
-bigcode-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
-c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0
-cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
-cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl
-ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
-lgpl-2.1 lgpl-3.0 isc intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl
-openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr
-deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3
-llama4 gemma h-research grok2-community unknown other
-"""
-_LICENSES = frozenset(_LICENSE_TEXT.split())
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,7 +102,7 @@ def problems(data: Mapping[str, Any], kind: str) -> list[str]:
     found = []
     license_ = data.get("license")
     for item in strings(license_):
-        if item not in _LICENSES:
+        if item not in LICENSES:
             found.append(f'"license" must be an identifier that the Hub knows, not {item!r}')
     if license_ == "other" and kind == "models" and not data.get("license_name"):
         found.append('"license: other" needs "license_name" and "license_link"')
@@ -130,8 +118,8 @@ def problems(data: Mapping[str, Any], kind: str) -> list[str]:
     for field in ("library_name", "pipeline_tag"):
         if data.get(field) is not None and not isinstance(data[field], str):
             found.append(f'"{field}" must be text')
-    if data.get("base_model_relation", "adapter") not in _RELATIONS:
-        found.append(f'"base_model_relation" must be one of {", ".join(sorted(_RELATIONS))}')
+    if data.get("base_model_relation", "adapter") not in RELATIONS:
+        found.append(f'"base_model_relation" must be one of {", ".join(RELATIONS)}')
     return found + _result_problems(data.get("model-index"))
 
 

@@ -77,6 +77,10 @@ async def create(call: Call) -> Response:
 
     def act() -> dict[str, Any]:
         call.hub.require_write(call.account, namespace)
+        sql = "SELECT * FROM collections WHERE namespace = ?"
+        for other in call.hub.index.all(sql, namespace):
+            if json.loads(other["data"])["title"] == title:
+                raise Refused(409, "there is one of that title", body={"slug": other["slug"]})
         words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "collection"
         slug = f"{namespace}/{words}-{secrets.token_hex(12)}"
         call.hub.index.run(
@@ -103,6 +107,7 @@ def listing(call: Call) -> Response:
             continue
         item = _facts(call, row)
         if not wanted or {entry["id"] for entry in item["items"]} & set(wanted):
+            item.pop("position")  # in a list, the client counts itself
             found.append(item)
     return answer(found[: call.number("limit", 100, 1000)])
 

@@ -25,6 +25,7 @@ from zoo.hub.server.common import (
 )
 from zoo.hub.server.git import pointer
 from zoo.hub.server.hub import Hub, Row
+from zoo.hub.server.packing import Batch
 
 routes = Routes()
 
@@ -111,8 +112,9 @@ def content_id(hub: Hub, row: Row, blob: str, mode: str) -> str | None:
 
 @dataclass
 class Change:
-    """A commit as its body describes it. Blobs are on the disk already; nothing names them."""
+    """A commit as its body describes it; the batch has the content of its small files."""
 
+    batch: Batch
     summary: str = ""
     description: str = ""
     parent: str | None = None
@@ -125,8 +127,13 @@ async def commit(call: Call) -> Response:
     if call.flag("create_pr"):
         raise bad("this hub has no pull requests; commit to a branch")
     row = await in_thread(call.repo, "write")
-    change = await _read(call, row)
-    sha = await in_thread(_apply, call, row["id"], change)
+    batch_of = call.hub.git(row).batch()
+    batch = await in_thread(batch_of.__enter__)
+    try:
+        change = await _read(call, batch)
+        sha = await in_thread(_apply, call, row["id"], change)
+    finally:
+        await in_thread(batch_of.__exit__, None, None, None)
     url = f"{call.base}/{call.name.url_path}/commit/{sha}"
     body = {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""}
     return answer(body)
@@ -150,9 +157,9 @@ async def _lines(call: Call) -> AsyncIterator[bytes]:
         yield bytes(held)
 
 
-async def _read(call: Call, row: Row) -> Change:
-    """Read the body, writing each file's content to git as it comes."""
-    change, git, seen = Change(), call.hub.git(row), False
+async def _read(call: Call, batch: Batch) -> Change:
+    """Read the body, passing each file's content on as it comes."""
+    change, seen = Change(batch), False
     async for line in _lines(call):
         item = parse_object(line)
         key, value = item.get("key"), object_of(item.get("value"), "value")
@@ -168,14 +175,17 @@ async def _read(call: Call, row: Row) -> Change:
             most = call.hub.settings.max_operations
             raise Refused(413, f"a commit may have {most} operations")
         if key == "file":
-            value = {"path": value.get("path"), "blob": await in_thread(_inline, call, git, value)}
+            value = {
+                "path": value.get("path"),
+                "blob": await in_thread(_inline, call, batch, value),
+            }
         change.operations.append((text_of(key, "key", 40), value))
     if not seen:
         raise bad("the commit has no header")
     return change
 
 
-def _inline(call: Call, git: Any, value: dict[str, Any]) -> str:
+def _inline(call: Call, batch: Batch, value: dict[str, Any]) -> str:
     checked_path(value.get("path"))
     content = value.get("content")
     if not isinstance(content, str) or value.get("encoding", "base64") not in ("base64", "utf-8"):
@@ -189,7 +199,7 @@ def _inline(call: Call, git: Any, value: dict[str, Any]) -> str:
         raise bad(f"the content of {value.get('path')!r} is not valid") from None
     if len(data) > call.hub.settings.max_inline_bytes:
         raise Refused(413, f"{value['path']!r} is too large for a commit's body; use LFS")
-    return str(git.add_blob(data))
+    return batch.add_blob(data)
 
 
 def _apply(call: Call, repo: int, change: Change) -> str:
@@ -208,20 +218,22 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         before = git.tree(head)
         after = dict(before)
         for key, value in change.operations:
-            _operate(call, row, after, key, value)
+            _operate(call, row, change.batch, after, key, value)
         _check_clashes(before, after)
         if after == before:
             return str(head)
         message = f"{change.summary}\n\n{change.description}".strip() + "\n"
         user = call.account.user if call.account else "?"
-        sha = git.commit(after, [head], message, user)
+        sha = git.commit(change.batch, after, [head], message, user)
         git.set_ref(f"refs/heads/{branch}", sha)
         if branch == "main":
             hub.refresh(repo)
     return sha
 
 
-def _operate(call: Call, row: Row, files: dict[str, str], key: str, value: dict[str, Any]) -> None:
+def _operate(
+    call: Call, row: Row, batch: Batch, files: dict[str, str], key: str, value: dict[str, Any]
+) -> None:
     hub, git = call.hub, call.hub.git(row)
     if key == "file":
         files[checked_path(value["path"])] = value["blob"]
@@ -235,7 +247,7 @@ def _operate(call: Call, row: Row, files: dict[str, str], key: str, value: dict[
             raise bad(f"the content of {path!r} ({oid}) was not uploaded to this repository")
         if value.get("size") not in (None, size):
             raise bad(f"{path!r} has {size} bytes, not {value.get('size')!r}")
-        files[path] = git.add_blob(pointer(oid, size))
+        files[path] = batch.add_blob(pointer(oid, size))
     elif key == "copyFile":
         source = checked_path(value.get("srcPath"))
         revision = value.get("srcRevision")

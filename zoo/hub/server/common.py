@@ -34,6 +34,7 @@ class Settings:
     max_xorb_bytes: int = 72 * MIB  # the client fills a xorb to 64 MiB
     max_shard_bytes: int = 64 * MIB
     quota_bytes: int | None = None  # of large files, for one namespace
+    upstream: str | None = None  # the hub that this one mirrors
     signed_seconds: int = 6 * 3600  # how long an upload address is good for
 
 

@@ -2,7 +2,9 @@
 
 import mimetypes
 import re
+import time
 from collections.abc import Iterator
+from typing import Protocol
 from urllib.parse import quote
 
 from anyio import to_thread
@@ -11,10 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 from zoo.hub.server.call import Call, Routes
 from zoo.hub.server.common import Refused
+from zoo.hub.server.following import Fetch, Follow
 from zoo.hub.server.hub import Hub
+from zoo.hub.server.mirror import Mirror
 from zoo.hub.server.trees import files_facts
 
 routes = Routes()
+_FIRST_BYTES_S = 8.0  # below the 10 s after which the client gives up
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 # A file is data, also where a browser opens it: no scripts, no plug-ins, no page of this origin.
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox"
@@ -67,15 +72,15 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def send_file(
-    call: Call, pieces_of: "Pieces", size: int, etag: str, headers: dict[str, str]
+    call: Call, source: "Source", size: int, etag: str, headers: dict[str, str], ranges: bool = True
 ) -> Response:
-    """Answer with a file, or the part of it that is asked for."""
+    """Answer with a file, or, unless `ranges` is false, with the part of it that is asked for."""
     request = call.request
     headers |= {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
     if request.headers.get("if-none-match") in (f'"{etag}"', etag):
         return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range")
-    if request.headers.get("if-range") not in (None, f'"{etag}"'):
+    if not ranges or request.headers.get("if-range") not in (None, f'"{etag}"'):
         wanted = None
     part = byte_range(wanted, size)
     first, last = part or (0, size - 1)
@@ -83,7 +88,14 @@ def send_file(
     headers["Content-Length"] = str(length)
     if part:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return Stream(pieces_of.read(first, length), 206 if part else 200, headers)
+    return source.answer(first, length, 206 if part else 200, headers)
+
+
+class Source(Protocol):
+    """Where the bytes of an answer come from."""
+
+    def answer(self, first: int, length: int, status: int, headers: dict[str, str]) -> Response:
+        """Return the answer that holds `length` bytes from `first`."""
 
 
 class Pieces:
@@ -92,11 +104,25 @@ class Pieces:
     def __init__(self, hub: Hub, oid: str | None, data: bytes = b"") -> None:
         self._hub, self._oid, self._data = hub, oid, data
 
-    def read(self, first: int, length: int) -> Iterator[bytes]:
-        """Return `length` bytes from `first`."""
+    def answer(self, first: int, length: int, status: int, headers: dict[str, str]) -> Response:
+        """Return the answer that holds `length` bytes from `first`."""
+        return Stream(self._read(first, length), status, headers)
+
+    def _read(self, first: int, length: int) -> Iterator[bytes]:
         if self._oid is None:
             return iter([self._data[first : first + length]] if length else [])
         return self._hub.objects.read(self._oid, first, length)
+
+
+class Coming:
+    """The bytes of a large file that is on its way from the upstream."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+
+    def answer(self, first: int, length: int, status: int, headers: dict[str, str]) -> Response:
+        """Return the answer that holds `length` bytes from `first`."""
+        return Follow(self._fetch, first, length, status, headers)
 
 
 @routes.page("GET", "/raw/{revision}/*path")
@@ -114,7 +140,7 @@ def resolve(call: Call) -> Response:
 def _send(call: Call, *, raw: bool) -> Response:
     hub, path = call.hub, call.parameters["path"]
     row = call.repo("read")
-    sha = hub.revision(row, call.parameters["revision"])
+    sha = call.revision(row, call.parameters["revision"])
     blob = hub.git(row).tree(sha).get(path)
     headers = {"X-Repo-Commit": sha}
     if blob is None:
@@ -124,11 +150,38 @@ def _send(call: Call, *, raw: bool) -> Response:
         data = hub.git(row).blob(blob)
         return send_file(call, Pieces(hub, None, data), len(data), blob, headers | _shown(path))
     oid, size = file["lfs"]["oid"], file["lfs"]["size"]
-    require_intact(hub, oid, path)
+    source: Source = Pieces(hub, oid)
+    ranges = True
+    if not row["upstream"]:
+        require_intact(hub, oid, path)
+    elif call.request.method == "GET":
+        fetch = _mirror(hub, path).fetch(row, sha, path, oid, size, call.foreign)
+        source, ranges = mirrored(hub, row["id"], oid, fetch)
     if call.request.method == "GET" and "range" not in call.request.headers:
         hub.count_download(row["id"])
     headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(size)}
-    return send_file(call, Pieces(hub, oid), size, oid, headers | _shown(path))
+    return send_file(call, source, size, oid, headers | _shown(path), ranges)
+
+
+def _mirror(hub: Hub, path: str) -> Mirror:
+    if hub.mirror is None:
+        raise Refused(404, f"{path!r} is of a mirror, which is off: serve with --upstream")
+    return hub.mirror
+
+
+def mirrored(hub: Hub, repo: int, oid: str, fetch: Fetch | None) -> tuple[Source, bool]:
+    """Return where the bytes of a mirrored file come from, and whether Range may be honoured.
+
+    An upstream that fails at once is answered in words; later, only a cut is left.
+    """
+    end = time.monotonic() + _FIRST_BYTES_S
+    while fetch and not fetch.over and fetch.ready() <= 0 and time.monotonic() < end:
+        time.sleep(0.01)
+    doubtful = hub.mirror is not None and hub.mirror.is_doubtful(repo, fetch, oid)
+    if fetch and fetch.error:
+        raise fetch.error
+    coming = fetch is not None and fetch.whole is None
+    return (Coming(fetch) if fetch and coming else Pieces(hub, oid)), not doubtful
 
 
 def require_intact(hub: Hub, oid: str, path: str) -> None:

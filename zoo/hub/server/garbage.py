@@ -19,7 +19,8 @@ class Collected:
 
     removed: int = 0
     removed_bytes: int = 0
-    packed: int = 0
+    packed: int = 0  # git objects that were gathered
+    dropped: int = 0  # git objects that no branch or tag led to
     checked: int = 0
     damaged: list[str] = field(default_factory=list)
 
@@ -59,7 +60,9 @@ def collect_in(hub: Hub, hours: float, check: bool) -> Collected:
                         hub.index.run(
                             "DELETE FROM owned WHERE repo = ? AND oid = ?", row["id"], item["oid"]
                         )
-                found.packed += git.pack()
+                packed = git.repack(limit)
+                found.packed += packed.kept
+                found.dropped += packed.dropped
         _remove(hub, limit, found)
         _remove_xorbs(hub, found)
         for oid in list(hub.objects.oids()) if check else []:

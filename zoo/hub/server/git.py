@@ -1,8 +1,8 @@
 """One bare git repository: revisions, trees, history, and commits that are durable.
 
-Objects are written as loose objects and flushed before a reference names them, so a kill at any
-moment leaves the old commit or the new one. `git clone`, `git fsck` and `git gc` work on the
-folder as on any other.
+Objects are flushed to the disk before a reference names them (`packing`), so a kill at any moment
+leaves the old commit or the new one. `git clone`, `git fsck` and `git gc` work on the folder as on
+any other.
 """
 
 import functools
@@ -11,19 +11,20 @@ import re
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
+from dulwich.objects import Commit, ObjectID, ShaFile, Tag, Tree
 from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
 from zoo.files import sync
+from zoo.hub.server import packing
 from zoo.hub.server.common import SHA1, Refused, bad
 from zoo.hub.server.objects import disk_errors
+from zoo.hub.server.packing import Batch, Repacked, repack
 
 FILE, FOLDER = 0o100644, 0o040000
 _POINTER = re.compile(
@@ -156,9 +157,10 @@ class Git:
             Path(name).unlink(missing_ok=True)
 
     def clean(self) -> None:
-        """Remove the lock files that a killed process left; nothing else is running here."""
+        """Remove what a killed process left: locks and half packs; nothing else is running."""
         for lock in [*self.path.glob("*.lock"), *(self.path / "refs").rglob("*.lock")]:
             lock.unlink(missing_ok=True)
+        packing.clean(self.path)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -244,31 +246,29 @@ class Git:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def add(self, item: ShaFile) -> str:
-        """Write one object, durably, unless it is there already; return its id."""
-        sha = item.id.decode()
-        target = self.path / "objects" / sha[:2] / sha[2:]
-        with self.open() as repo:
-            if item.id in repo.object_store:
-                return sha
-        with disk_errors():
-            target.parent.mkdir(exist_ok=True)
-            data = item.as_raw_string()
-            header = f"{item.type_name.decode()} {len(data)}\0".encode()
-            self._write(target, zlib.compress(header + data, 1))
-            sync(target.parent.parent)
-        return sha
-
-    def add_blob(self, data: bytes) -> str:
-        """Write a small file or a pointer; return its id."""
-        return self.add(Blob.from_string(data))
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """Yield the objects of a commit on their way; what is not published is forgotten."""
+        batch = Batch(self.path, self._temporary)
+        try:
+            yield batch
+        finally:
+            batch.close()
 
     def commit(
-        self, files: Mapping[str, str], parents: list[str], message: str, author: str
+        self,
+        batch: Batch,
+        files: Mapping[str, str],
+        parents: list[str],
+        message: str,
+        author: str,
     ) -> str:
-        """Write the trees and the commit of `files` (path -> blob id); point nothing at it."""
+        """Publish a batch with the trees and the commit of `files` (path -> blob id).
+
+        No reference names the commit yet.
+        """
         commit = Commit()
-        commit.tree = _id(self._add_tree(files))
+        commit.tree = _id(_add_tree(batch, files))
         commit.parents = [_id(parent) for parent in parents]
         name = re.sub(r"[<>\n\0]", "", author)
         commit.author = commit.committer = f"{name} <{name}@users.noreply>".encode()
@@ -276,20 +276,9 @@ class Git:
         commit.author_timezone = commit.commit_timezone = 0
         commit.encoding = b"UTF-8"
         commit.message = message.replace("\0", "").encode()
-        return self.add(commit)
-
-    def _add_tree(self, files: Mapping[str, str]) -> str:
-        tree = Tree()
-        folders: dict[str, dict[str, str]] = {}
-        for path, sha in files.items():
-            head, slash, rest = path.partition("/")
-            if slash:
-                folders.setdefault(head, {})[rest] = sha
-            else:
-                tree.add(head.encode(), FILE, _id(sha))
-        for name, inside in folders.items():
-            tree.add(name.encode(), FOLDER, _id(self._add_tree(inside)))
-        return self.add(tree)
+        sha = batch.add(commit)
+        batch.publish()
+        return sha
 
     def add_tag(self, name: str, commit: str, message: str, author: str) -> None:
         """Make an annotated tag, or a plain one when there is no message."""
@@ -300,13 +289,29 @@ class Git:
             tag.tagger = f"{author} <{author}@users.noreply>".encode()
             tag.tag_time, tag.tag_timezone = int(time.time()), 0
             tag.object = (Commit, _id(commit))
-            sha = self.add(tag)
+            with self.batch() as batch:
+                sha = batch.add(tag)
+                batch.publish()
         self.set_ref(f"refs/tags/{name}", sha)
 
-    def pack(self) -> int:
-        """Move loose objects into a pack; return how many."""
-        with self.open() as repo:
-            return int(repo.object_store.pack_loose_objects())
+    def repack(self, limit: float) -> Repacked:
+        """Gather the objects in one pack; see `packing.repack`."""
+        with disk_errors():
+            return repack(self.path, self._temporary, limit)
+
+
+def _add_tree(batch: Batch, files: Mapping[str, str]) -> str:
+    tree = Tree()
+    folders: dict[str, dict[str, str]] = {}
+    for path, sha in files.items():
+        head, slash, rest = path.partition("/")
+        if slash:
+            folders.setdefault(head, {})[rest] = sha
+        else:
+            tree.add(head.encode(), FILE, _id(sha))
+    for name, inside in folders.items():
+        tree.add(name.encode(), FOLDER, _id(_add_tree(batch, inside)))
+    return batch.add(tree)
 
 
 def _ref_name(name: str) -> Ref:

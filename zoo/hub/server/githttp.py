@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from dulwich.errors import GitProtocolError
 from dulwich.protocol import ReceivableProtocol
 from dulwich.repo import Repo
 from dulwich.server import DictBackend, UploadPackHandler
@@ -22,7 +23,10 @@ _SERVICE = "git-upload-pack"
 
 def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
     """Let dulwich answer; return the file that holds the answer."""
-    git = call.hub.git(call.repo("read"))
+    row = call.repo("read")
+    if advertise and row["upstream"]:
+        call.revision(row, "main")
+    git = call.hub.git(row)
     folder = str(call.hub.objects.temporary)
     out = cast(IO[bytes], tempfile.SpooledTemporaryFile(_MEMORY, dir=folder))  # noqa: SIM115
     at = 0
@@ -45,7 +49,7 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
             proto.write_pkt_line(f"# service={_SERVICE}\n".encode())
             proto.write_pkt_line(None)
         handler.handle()
-    except (ValueError, AssertionError, KeyError, EOFError) as error:
+    except (ValueError, AssertionError, KeyError, EOFError, GitProtocolError) as error:
         out.close()
         raise bad("this is not what git sends") from error
     except BaseException:

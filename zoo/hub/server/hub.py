@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,9 @@ from zoo.hub.server.common import Name, Refused, Settings, bad, checked_name
 from zoo.hub.server.git import Git
 from zoo.hub.server.index import Index
 from zoo.hub.server.objects import Objects, disk_errors, stamp_of
+
+if TYPE_CHECKING:
+    from zoo.hub.server.mirror import Mirror
 
 log = logging.getLogger("zoo.hub")
 
@@ -65,11 +68,14 @@ class Hub:
         self._locks: dict[int, threading.RLock] = {}
         self._lock = threading.Lock()
         self.collecting = threading.RLock()  # held while objects come or go
+        self.mirror: Mirror | None = None  # of another hub; set by who serves
         self._downloads: Counter[int] = Counter()
         self._recover()
 
     def close(self) -> None:
         """Let another process serve the folder."""
+        if self.mirror:
+            self.mirror.close()
         self.flush_downloads()
         self.index.close()
         self._folder_lock.release()
@@ -103,6 +109,8 @@ class Hub:
 
     def may_write(self, row: Row, account: Account | None) -> bool:
         """Return whether the namespace of a repository is the account's own, or its team's."""
+        if row["upstream"]:
+            return False
         return account is not None and account.owns(row["namespace"])
 
     def may_list(self, row: Row, account: Account | None) -> bool:
@@ -134,6 +142,9 @@ class Hub:
             message = f"access to {name.id} is restricted: ask its owner"
             raise Refused(status, message, "GatedRepo")
         if need == "write":
+            if row["upstream"]:
+                text = f"{name.id} mirrors {row['upstream']}: push there, or by another name here"
+                raise Refused(403, text)
             if account is None:
                 raise Refused(401, "writing needs a token")
             self.require_write(account, row["namespace"])
@@ -176,10 +187,10 @@ class Hub:
                 folder = self.root / "repos" / f"{repo}.git"
                 shutil.rmtree(folder, ignore_errors=True)
                 git = Git.create(folder, self.objects.temporary)
-                files = {".gitattributes": git.add_blob(ATTRIBUTES.encode())}
-                git.set_ref(
-                    "refs/heads/main", git.commit(files, [], "initial commit", account.user)
-                )
+                with git.batch() as batch:
+                    files = {".gitattributes": batch.add_blob(ATTRIBUTES.encode())}
+                    sha = git.commit(batch, files, [], "initial commit", account.user)
+                git.set_ref("refs/heads/main", sha)
                 self.refresh(repo)
         return self.find(name, account)
 
@@ -217,8 +228,13 @@ class Hub:
         return git.blob(blob).decode(errors="replace")
 
     def delete(self, name: Name, account: Account | None) -> None:
-        """Remove a repository; its large files go with the next garbage collection."""
-        row = self.find(name, account, "write")
+        """Remove a repository; its large files go with the next garbage collection.
+
+        That a mirror has one is the business of an admin alone.
+        """
+        row = self.index.repo(name.kind, name.namespace, name.name)
+        if row is None or not row["upstream"] or account is None or account.role != "admin":
+            row = self.find(name, account, "write")
         with self.writing(row["id"]):
             self.index.run("DELETE FROM repos WHERE id = ?", row["id"])
             shutil.rmtree(self.root / "repos" / f"{row['id']}.git", ignore_errors=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS users (
@@ -29,7 +29,14 @@ CREATE TABLE IF NOT EXISTS repos (
     namespace TEXT NOT NULL COLLATE NOCASE, name TEXT NOT NULL COLLATE NOCASE,
     private INTEGER NOT NULL, gated TEXT NOT NULL DEFAULT '', sdk TEXT NOT NULL DEFAULT '',
     created REAL NOT NULL, downloads INTEGER NOT NULL DEFAULT 0, head TEXT NOT NULL,
-    modified REAL NOT NULL, summary TEXT NOT NULL, UNIQUE (kind, namespace, name));
+    modified REAL NOT NULL, summary TEXT NOT NULL, upstream TEXT NOT NULL DEFAULT '',
+    UNIQUE (kind, namespace, name));
+CREATE TABLE IF NOT EXISTS revisions (
+    repo INTEGER NOT NULL REFERENCES repos (id) ON DELETE CASCADE, name TEXT NOT NULL,
+    kind TEXT NOT NULL, sha TEXT NOT NULL, asked REAL NOT NULL, PRIMARY KEY (repo, name));
+CREATE TABLE IF NOT EXISTS admitted (
+    repo INTEGER NOT NULL REFERENCES repos (id) ON DELETE CASCADE, token TEXT NOT NULL,
+    asked REAL NOT NULL, PRIMARY KEY (repo, token));
 CREATE TABLE IF NOT EXISTS objects (
     oid TEXT PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, sha1 TEXT);
 CREATE TABLE IF NOT EXISTS owned (
@@ -63,6 +70,11 @@ class Index:
                 (secrets.token_hex(32), str(SCHEMA)),
             )
         found = int(self.one("SELECT value FROM meta WHERE key = 'schema'")["value"])  # type: ignore[index]
+        if found == 1:  # before mirrors
+            with self.write():
+                self._db.execute("ALTER TABLE repos ADD COLUMN upstream TEXT NOT NULL DEFAULT ''")
+                self._db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+            found = SCHEMA
         if found != SCHEMA:
             raise ValueError(f"{path} has format {found}; this zoo reads {SCHEMA}")
         row = self.one("SELECT value FROM meta WHERE key = 'secret'")

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from zoo.hub.server.accounts import sign, signed
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import SHA256, Refused, bad, object_of, size_of
-from zoo.hub.server.downloads import Pieces, require_intact, send_file
+from zoo.hub.server.downloads import mirrored, require_intact, send_file
 from zoo.hub.server.hub import Hub, Row
 from zoo.hub.server.objects import Upload, stamp_of
 
@@ -67,8 +67,13 @@ def _upload(call: Call, row: Row, oid: str, size: int) -> dict[str, Any]:
 
 def _download(call: Call, row: Row, oid: str, size: int) -> dict[str, Any]:
     if call.hub.index.owned_size(row["id"], oid) != size:
-        missing = {"code": 404, "message": "no such object in this repository"}
-        return {"oid": oid, "size": size, "error": missing}
+        try:
+            if not row["upstream"] or call.hub.mirror is None:
+                raise Refused(404, "no such object in this repository")
+            call.hub.mirror.fetch_named(row, oid, size, call.foreign)
+        except Refused as refusal:
+            missing = {"code": refusal.status, "message": refusal.message}
+            return {"oid": oid, "size": size, "error": missing}
     action = {"download": _href(call, row, "GET", oid, size)}
     return {"oid": oid, "size": size, "authenticated": True, "actions": action}
 
@@ -106,11 +111,14 @@ async def transfer(call: Call) -> Response:
 
 
 def _give(call: Call, repo: int, oid: str, size: int) -> Response:
-    if call.hub.index.owned_size(repo, oid) != size:
+    fetch = call.hub.mirror.on_its_way(repo, oid) if call.hub.mirror else None
+    if fetch is None and call.hub.index.owned_size(repo, oid) != size:
         raise Refused(404, "no such object in this repository")
-    require_intact(call.hub, oid, oid)
+    source, ranges = mirrored(call.hub, repo, oid, fetch)
+    if fetch is None:
+        require_intact(call.hub, oid, oid)
     headers = {"Content-Type": "application/octet-stream", "Content-Disposition": "attachment"}
-    return send_file(call, Pieces(call.hub, oid), size, oid, headers)
+    return send_file(call, source, size, oid, headers, ranges)
 
 
 async def receive(call: Call, repo: int, oid: str, size: int) -> None:

@@ -60,7 +60,7 @@ def info(call: Call) -> Response:
     """Describe a repository at a revision."""
     row = call.repo()
     git = call.hub.git(row)
-    sha = call.hub.revision(row, call.parameters.get("revision", "refs/heads/main"))
+    sha = call.revision(row, call.parameters.get("revision", "refs/heads/main"))
     found = facts(call, row) | {"sha": sha, "lastModified": iso(git.revision(sha).time)}
     blobs, total = call.flag("blobs"), 0
     siblings: list[dict[str, Any]] = []

@@ -42,6 +42,14 @@ def stamp_of(path: Path) -> str:
     return f"{facts.st_size}.{facts.st_mtime_ns}.{facts.st_ctime_ns}.{facts.st_ino}"
 
 
+def place(source: Path, target: Path) -> None:
+    """Give a file that is on the disk its name, durably."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    for folder in (target.parent, *target.parent.parents[:2]):
+        sync(folder)
+
+
 class Upload:
     """A file on its way in: bytes are hashed as they are written to a temporary file."""
 
@@ -73,10 +81,7 @@ class Upload:
         with disk_errors():
             os.fsync(self._stream.fileno())
             self._stream.close()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.path.replace(target)
-            for folder in (target.parent, *target.parent.parents[:2]):
-                sync(folder)
+            place(self.path, target)
 
     def close(self) -> None:
         """Remove what was not moved."""

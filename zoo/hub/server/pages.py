@@ -107,7 +107,7 @@ def _title(call: Call, sha: str) -> str:
 def card(call: Call) -> Response:
     """Show the card."""
     row = call.repo()
-    sha = call.hub.revision(row, "refs/heads/main")
+    sha = call.revision(row, "refs/heads/main")
     readme = call.hub.text(row, call.hub.git(row).tree(sha).get("README.md"))
     files = f"/{quote(call.name.url_path)}/resolve/main/"
     body = (
@@ -137,7 +137,7 @@ def render(text: str, files: str) -> str:
 def tree(call: Call) -> Response:
     """Show a folder, or for a file the folder that it is in."""
     row, path = call.repo(), call.parameters.get("path", "").strip("/")
-    sha = call.hub.revision(row, call.parameters["revision"])
+    sha = call.revision(row, call.parameters["revision"])
     git = call.hub.git(row)
     files, folders = git.tree(sha), git.folders(sha)
     folder = path.rpartition("/")[0] if path in files else path

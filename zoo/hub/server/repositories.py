@@ -152,16 +152,22 @@ async def grant(call: Call) -> Response:
 @routes.repo("GET", "/refs")
 def refs(call: Call) -> Response:
     """List branches and tags with their commits."""
-    git = call.hub.git(call.repo())
+    row = call.repo()
+    git = call.hub.git(row)
     found: dict[str, Any] = {"converts": []}
-    for key, folder in (("branches", "heads"), ("tags", "tags")):
-        found[key] = [
-            {
-                "name": name,
-                "ref": f"refs/{folder}/{name}",
-                "targetCommit": git.resolve(f"refs/{folder}/{name}"),
-            }
+    if row["upstream"] and call.hub.mirror:
+        known = call.hub.mirror.references(row, call.foreign)
+    else:
+        known = [
+            (kind, name, git.resolve(f"refs/{folder}/{name}") or "")
+            for kind, folder in (("branch", "heads"), ("tag", "tags"))
             for name in git.refs(folder)
+        ]
+    for kind, key, folder in (("branch", "branches", "heads"), ("tag", "tags", "tags")):
+        found[key] = [
+            {"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": sha}
+            for its_kind, name, sha in known
+            if its_kind == kind
         ]
     if call.flag("include_prs"):
         found["pullRequests"] = []
@@ -189,7 +195,7 @@ async def branch(call: Call) -> Response:
             if exists:
                 raise Refused(409, f"the branch {name} exists already")
             start = text_of(payload.get("startingPoint") or "main", "startingPoint", 255)
-            git.set_ref(f"refs/heads/{name}", call.hub.revision(row, start))
+            git.set_ref(f"refs/heads/{name}", call.revision(row, start))
 
     await in_thread(act)
     return answer({})
@@ -212,7 +218,7 @@ async def tag(call: Call) -> Response:
                 return
             name = text_of(payload.get("tag"), "tag", 255)
             message = text_of(payload.get("message") or "", "message")
-            commit = call.hub.revision(row, call.parameters["revision"])
+            commit = call.revision(row, call.parameters["revision"])
             if name in git.refs("tags"):
                 raise Refused(409, f"the tag {name} exists already")
             git.add_tag(name, commit, message, call.account.user if call.account else "?")
@@ -226,7 +232,7 @@ def commits(call: Call) -> Response:
     """List commits, newest first."""
     row = call.repo()
     skip, limit = call.number("cursor", 0, 10**9), call.number("limit", 50, 1000) or 50
-    sha = call.hub.revision(row, call.parameters["revision"])
+    sha = call.revision(row, call.parameters["revision"])
     found = call.hub.git(row).history(sha, skip, limit + 1)
     items = [
         {

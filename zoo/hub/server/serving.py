@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Unpack
 
 import uvicorn
 
 from zoo.errors import HubError
-from zoo.hub.server.accounts import create_token
+from zoo.hub.server.accounts import TokenOptions, create_token
 from zoo.hub.server.app import Application
 from zoo.hub.server.common import Settings
 from zoo.hub.server.hub import Hub
 from zoo.hub.server.index import Index
+from zoo.hub.server.mirror import Mirror
 
 log = logging.getLogger("zoo.hub")
 _LOCAL = "local"  # the user of an embedded hub
@@ -23,6 +25,8 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def _config(hub: Hub) -> uvicorn.Config:
+    if hub.settings.upstream:
+        hub.mirror = Mirror(hub, hub.settings.upstream)
     # No access log: addresses of uploads are signed, and a log is read by more people than they
     # are meant for.
     return uvicorn.Config(
@@ -111,19 +115,11 @@ def embedded(folder: Path, *, wait_seconds: float = 300) -> Iterator[tuple[str, 
             index.close()
 
 
-def token(
-    folder: Path,
-    user: str,
-    *,
-    role: str = "write",
-    label: str = "token",
-    orgs: tuple[str, ...] = (),
-    days: float | None = None,
-) -> str:
+def token(folder: Path, user: str, **options: Unpack[TokenOptions]) -> str:
     """Return a new token for the hub in `folder`; it works at once, also in a running server."""
     folder.mkdir(parents=True, exist_ok=True)
     index = Index(folder / "index.sqlite")
     try:
-        return create_token(index, user, role=role, label=label, orgs=orgs, days=days)
+        return create_token(index, user, **options)
     finally:
         index.close()

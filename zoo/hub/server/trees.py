@@ -18,14 +18,17 @@ def files_facts(hub: Hub, row: Row, files: Mapping[str, str]) -> dict[str, dict[
     """Return what the client is told about each file; `files` maps paths to blob ids.
 
     Text that looks like a pointer is one only for a large file that belongs to the repository:
-    otherwise it would open the private files of others.
+    otherwise it would open the private files of others. (Those of a mirrored repository are fetched
+    for it from its upstream, never taken from others.)
     """
     contents = hub.git(row).contents(files.values())
     found = {}
     for path, blob in files.items():
         content = contents[blob]
         item = {"type": "file", "path": path, "oid": blob, "size": content.size}
-        if content.oid and hub.index.owned_size(row["id"], content.oid) == content.oid_size:
+        if content.oid and (
+            row["upstream"] or hub.index.owned_size(row["id"], content.oid) == content.oid_size
+        ):
             item["size"] = content.oid_size
             item["lfs"] = {
                 "oid": content.oid,
@@ -62,7 +65,7 @@ def _with_commits(call: Call, row: Row, sha: str, found: list[dict[str, Any]]) -
 def tree(call: Call) -> Response:
     """List a folder, or everything below it, in pages."""
     row = call.repo()
-    sha = call.hub.revision(row, call.parameters["revision"])
+    sha = call.revision(row, call.parameters["revision"])
     git = call.hub.git(row)
     folder = call.parameters.get("path", "").strip("/")
     folders = git.folders(sha)
@@ -102,7 +105,7 @@ async def paths_info(call: Call) -> Response:
 
     def act() -> list[dict[str, Any]]:
         row = call.repo()
-        sha = call.hub.revision(row, call.parameters["revision"])
+        sha = call.revision(row, call.parameters["revision"])
         found = _entries(call, row, sha, [path.strip("/") for path in paths])
         if expand:
             _with_commits(call, row, sha, found)
