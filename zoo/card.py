@@ -36,6 +36,10 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
     import yaml
 
     recipe = checkpoint.recipe
+    if recipe.compress is not None:
+        from zoo.quantization.card import render as render_quantized
+
+        return render_quantized(checkpoint, repo)
     ref = repo or f"{recipe.name}.{checkpoint.tag}"
     costs = _costs(json.dumps(recipe.to_json()))
     quality = _quality(checkpoint.metrics)
@@ -56,7 +60,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         quality_columns=[_METRIC_NAMES.get(name, name) for name in columns],
         quality=[
             (name, [_number(values.get(column)) for column in columns], "measured")
-            for name, values in quality
+            for name, values in [*quality, *_quality_in_float(checkpoint.metrics)]
         ],
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         shape="x".join(map(str, recipe.input_shape)),
@@ -108,6 +112,9 @@ def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
         "pipeline_tag": recipe.task,
         "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
     }
+    if recipe.train.init and "/" in recipe.train.init:  # it started from a repository of the Hub
+        matter["base_model"] = recipe.train.init.partition("@")[0]
+        matter["base_model_relation"] = "finetune"
     quality = _quality(checkpoint.metrics)
     if quality:
         kinds = {_METRIC_TYPES[key] for _, values in quality for key in values}
@@ -145,6 +152,20 @@ def _quality(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
     ]
 
 
+def _quality_in_float(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """Return the same for the weights of an integer network, not rounded."""
+    found = metrics.get("evaluations", {})
+    plain = {
+        name: {**result["float"], "images": result["images"]}
+        for name, result in found.items()
+        if "float" in result
+    }
+    return [
+        (f"{name}, the same weights in float", scores)
+        for name, scores in _quality({"evaluations": plain})
+    ]
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if value < 1 else f"{value:.2f}"
 
@@ -160,11 +181,21 @@ def _snippet(recipe: Recipe, ref: str) -> str:
 def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     kinds = ", ".join(f"{kind} {count}" for kind, count in cost.parameters.items() if count)
     size = checkpoint.config["files"]["model.safetensors"]["bytes"]
+    facts = [] if checkpoint.quantization is None else [_arithmetic(checkpoint.quantization)]
     return [
+        *facts,
         ("parameters of the deployed network", kinds, "exact"),
         ("MACs at the input shape below", f"{cost.macs:,}", "exact"),
         ("weight file", f"{size:,} bytes", "exact"),
     ]
+
+
+def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
+    from zoo.recipe import WEIGHT_BITS
+
+    bits = WEIGHT_BITS[quantization["scheme"]]
+    text = f"int8, weights of {bits} bits: the integers that the exported file computes"
+    return "arithmetic", text, "exact"
 
 
 def _cost_row(cost: "Cost") -> dict[str, str]:
@@ -187,7 +218,8 @@ def _training(checkpoint: "Checkpoint") -> str:
     if not facts:
         return "Not recorded."
     state = "" if facts.get("complete") else " (unfinished)"
-    return (
+    aware = f"Quantization-aware ({train.quant}), from {train.init}: " if train.quant else ""
+    return aware + (
         f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, AdamW, peak rate "
         f"{train.lr:g}, cosine, average of weights {train.ema_decay:g}; {facts['hours']:.2f} hours "
         f"on {facts['device']} with {facts['threads']} thread(s), torch {facts['torch']}."

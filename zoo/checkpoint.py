@@ -1,12 +1,18 @@
 """`Checkpoint`: a verified folder of weights that knows how they were made and are used.
 
 ```
-config.json         format version, recipe, tag, licence of the weights, data, sha256 of the files
-model.safetensors   the deployed network's tensors
+config.json         format version, recipe, tag, licence of the weights, data, sha256 of the files;
+                    of a quantized network also `quantization`: its scheme ("int8", "int8-w4")
+                    and the range [low, high] of each activation by label, see
+                    `zoo.quantization.network`
+model.safetensors   the deployed network's tensors, in float
 metrics.json        what was measured, and how
 README.md           the card
 LICENSE             of the weights, in words
 ```
+
+A language model is a folder that transformers opens, so `config.json` is as transformers has it;
+what the zoo knows stands in `zoo.json` beside it, and the weights may be several files.
 """
 
 import importlib
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
 LICENSE = "LICENSE"
+FACTS = "zoo.json"
 UNSTATED = "not stated"
 
 
@@ -40,6 +47,11 @@ def build(recipe: Recipe) -> "nn.Module":
     """
     import torch
 
+    if recipe.compress is not None:
+        raise MismatchError(
+            f"{recipe.name} is a compressed language model: there is no network to build before "
+            f"there are weights; type: zoo compress {recipe.name} --out runs/{recipe.name}"
+        )
     module_name, class_name = recipe.model.split(":")
     if not f"{module_name}.".startswith("zoo.models.") and module_name not in importable_models():
         raise UnsafeFileError(
@@ -102,22 +114,30 @@ class Checkpoint:
             raise MissingWeightsError(
                 f"{path} is no checkpoint ({what}); make one with: zoo train NAME --out {path}"
             )
-        config = _read_json(path / CONFIG)
+        file = facts_file(path)
+        config = _read_json(file)
         version = config.get("format_version")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise MismatchError(
-                f"{path / CONFIG} has format_version {version!r}; this zoo reads 1 to "
+                f"{file} has format_version {version!r}; this zoo reads 1 to "
                 f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
             )
         fields = {"recipe": dict, "tag": str, "license": str, "data": dict, "files": dict}
         for key, kind in fields.items():
             if not isinstance(config.get(key), kind):
-                raise MismatchError(f"{path / CONFIG}: {key!r} is missing or no {kind.__name__}")
-        weights = config["files"].get(WEIGHTS)
-        if not isinstance(weights, dict) or not {"sha256", "bytes"} <= set(weights):
-            raise MismatchError(f"{path / CONFIG}: sha256 and bytes of {WEIGHTS} are missing")
+                raise MismatchError(f"{file}: {key!r} is missing or no {kind.__name__}")
+        needed = list(config["files"]) if "compress" in config["recipe"] else [WEIGHTS]
+        for name in needed or [WEIGHTS]:
+            facts = config["files"].get(name)
+            if not isinstance(facts, dict) or not {"sha256", "bytes"} <= set(facts):
+                raise MismatchError(f"{file}: sha256 and bytes of {name} are missing")
         metrics = _read_json(path / METRICS) if (path / METRICS).is_file() else {}
         return cls(path, Recipe.from_json(config["recipe"]), config, metrics)
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """What makes the network an integer one, or None; see `zoo.quantization.network`."""
+        return self.config.get("quantization")
 
     def state_dict(self) -> "dict[str, Tensor]":
         """Return the tensors, after their file was verified by size and SHA-256.
@@ -145,8 +165,34 @@ class Checkpoint:
         except SafetensorError as error:
             raise UnsafeFileError(f"{file} is no valid safetensors file: {error}") from error
 
+    def verify(self) -> None:
+        """Compare every file with the size and SHA-256 that the config has of it.
+
+        Raises:
+            MissingWeightsError: a file is not there.
+            UnsafeFileError: a file is not the one that the config describes.
+
+        """
+        for name, facts in self.config["files"].items():
+            file = self.path / name
+            if Path(name).name != name or not file.is_file():
+                raise MissingWeightsError(f"{file} is missing; take the whole folder again")
+            if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
+                raise UnsafeFileError(
+                    f"{file} is corrupt or was tampered with: its sha256 is not that of "
+                    f"{facts_file(self.path).name}; take the folder again, it was not opened"
+                )
+
     def load(self) -> "nn.Module":
-        """Return the deployed network with these weights, in eval mode; every tensor must fit."""
+        """Return the deployed network with these weights, in eval mode; every tensor must fit.
+
+        Of a network quantized by training it is the float one; `zoo.load` gives the integer one.
+        """
+        if self.recipe.compress is not None:
+            from zoo.quantization.bridge import load
+
+            self.verify()
+            return load(self.path)
         model, tensors = build(self.recipe), self.state_dict()
         try:
             model.load_state_dict(tensors, strict=True)
@@ -167,6 +213,7 @@ class Checkpoint:
         license: str = UNSTATED,
         data: Mapping[str, Any] | None = None,
         card: str | None = None,
+        quantization: Mapping[str, Any] | None = None,
     ) -> Self:
         """Write a checkpoint. A crash leaves the old one, the new one or none, never a mixture.
 
@@ -192,6 +239,8 @@ class Checkpoint:
             "recipe": recipe.to_json(),
             "files": {WEIGHTS: {"sha256": sha256(path / WEIGHTS), "bytes": len(payload)}},
         }
+        if quantization is not None:
+            config["quantization"] = dict(quantization)
         write_bytes(path / LICENSE, _license_text(config).encode())
         write_json(path / CONFIG, config)
         checkpoint = cls.read(path)
@@ -220,10 +269,15 @@ def _license_text(config: Mapping[str, Any]) -> str:
     )
 
 
+def facts_file(path: Path) -> Path:
+    """Return where a checkpoint folder has the zoo's config."""
+    return path / FACTS if (path / FACTS).is_file() else path / CONFIG
+
+
 def is_checkpoint(path: Path) -> bool:
     """Say whether a folder's config is one of the zoo, and not another library's `config.json`."""
     try:
-        return "recipe" in _read_json(path / CONFIG)
+        return "recipe" in _read_json(facts_file(path))
     except MismatchError:
         return False
 

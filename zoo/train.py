@@ -12,7 +12,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from zoo.checkpoint import UNSTATED, Checkpoint, build
+from zoo.checkpoint import CONFIG, UNSTATED, Checkpoint, build
 from zoo.errors import MismatchError, MissingExtraError, ZooError
 from zoo.files import probe, sync, write_bytes, write_json
-from zoo.models.forms import deployed_form, load_deployed, training_form
+from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
 from zoo.recipe import Recipe, Train, leaves
 from zoo.tasks import task_of
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 LOG = "log.jsonl"
 _STATE = "state-"
+_CALIBRATION_STEPS = 8  # batches of the first steps, which a quantized form learns ranges from
+# From a deployed network, inputs and `Train.quant` to the form that is trained.
+Quantizer = Callable[[nn.Module, Sequence[Tensor], str], nn.Module]
 
 
 def learning_rate(train: Train, step: int) -> float:
@@ -53,6 +57,7 @@ class _Progress:
     best_step: int = 0
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    best_quantization: dict[str, Any] | None = None
 
 
 def train(
@@ -65,6 +70,7 @@ def train(
     resume: bool = False,
     tracker: str | None = None,
     device: str | None = None,
+    quantizer: Quantizer | None = None,
 ) -> Checkpoint:
     """Train a recipe and return the checkpoint that did best on held-out data.
 
@@ -77,47 +83,58 @@ def train(
         resume: go on from the newest state in `out`; the result equals an uninterrupted run.
         tracker: name of a tracker of Accelerate, e.g. "tensorboard".
         device: "cpu" to leave an accelerator alone; the rest is Accelerate's to choose.
+        quantizer: makes the training form where the recipe has `train.quant`, see
+            `zoo.quantization.qat.training_form`.
 
     Raises:
         MismatchError: `out` holds a run and `resume` is off, or resumes another recipe or data.
         ZooError: the loss became NaN or infinite; the last good checkpoint is kept.
 
     """
+    accelerator = accelerator_for(recipe.name, recipe.train, out, tracker, device)
+    run = Run(recipe, out, accelerator, data, data_license)
+    run.quantizer = quantizer
+    run.execute(init, resume, tracker)
+    return Checkpoint.read(out)
+
+
+def accelerator_for(
+    name: str, settings: Train, out: Path, tracker: str | None, device: str | None
+) -> "Accelerator":
+    """Return the Accelerator that settings ask for.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+        MismatchError: no such tracker, or a precision this device lacks.
+
+    """
     try:
         from accelerate import Accelerator
-        from accelerate.utils import ProjectConfiguration, set_seed
+        from accelerate.utils import ProjectConfiguration
     except ImportError:
         raise MissingExtraError.of("accelerate", "train") from None
-    settings = recipe.train
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking"))
     try:
-        accelerator = Accelerator(
+        return Accelerator(
             mixed_precision=settings.precision,
             gradient_accumulation_steps=settings.accumulation_steps,
             cpu=device == "cpu",
             log_with=tracker,
             project_config=folders,
         )
-    except (ValueError, ImportError) as error:  # no such tracker; a precision this device lacks
-        raise MismatchError(f"Accelerate cannot train {recipe.name}: {error}") from error
-    run = _Run(recipe, out, accelerator, data, data_license)
-    state = run.open_folder(resume)
-    set_seed(settings.seed)
-    run.start(init)
-    if state is not None:
-        run.load_state(state)
-    if tracker:
-        config = {k: v for k, v in leaves(dataclasses.asdict(settings)).items() if v is not None}
-        accelerator.init_trackers(recipe.name, config=config)
-    try:
-        run.loop()
-    finally:
-        accelerator.end_training()
-    return Checkpoint.read(out)
+    except (ValueError, ImportError) as error:
+        raise MismatchError(f"Accelerate cannot train {name}: {error}") from error
 
 
-class _Run:
-    """The pieces of one training run; `loop` is the training itself."""
+class Run:
+    """The pieces of one training run; `loop` is the training itself.
+
+    What is trained is decided by the methods below "what is trained": here the whole network, in
+    `zoo.adapters.train` a few of its values.
+    """
+
+    RESULT = CONFIG  # the file that says a result is in the folder
+    quantizer: Quantizer | None = None
 
     def __init__(
         self, recipe: Recipe, out: Path, accelerator: "Accelerator", data: str, license: str
@@ -130,18 +147,64 @@ class _Run:
         if not accelerator.is_main_process:
             accelerator.wait_for_everyone()
         try:
-            self.data = self.task.training_data(recipe, data)
+            self.data = self._training_data(data)
         finally:
             if accelerator.is_main_process:
                 accelerator.wait_for_everyone()
         self.progress = _Progress()
+
+    def execute(self, init: nn.Module | None, resume: bool, tracker: str | None) -> None:
+        """Start or resume, and train to the last step."""
+        from accelerate.utils import set_seed
+
+        state = self.open_folder(resume)
+        set_seed(self.settings.seed)
+        self.start(init)
+        if state is not None:
+            self.load_state(state)
+        if tracker:
+            config = leaves(dataclasses.asdict(self.settings)).items()
+            self.accelerator.init_trackers(
+                self.recipe.name, config={k: v for k, v in config if v is not None}
+            )
+        try:
+            self.loop()
+        finally:
+            self.accelerator.end_training()
+
+    # --- what is trained ----------------------------------------------------------------------
+
+    def _training_data(self, data: str) -> Any:
+        return self.task.training_data(self.recipe, data)
+
+    def _trained(self) -> nn.Module:
+        """Return the module whose parameters are averaged."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        return self.model(inputs)
+
+    def _update(self) -> None:
+        """Clip and step, at the last micro-batch of a step; Accelerate knows which that is."""
+        if self.accelerator.sync_gradients and self.settings.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @contextmanager
+    def _candidate(self) -> Iterator[tuple[nn.Module, Mapping[str, Tensor], Any]]:
+        """Yield the network to judge; its tensors and ranges, to keep if it is the best so far."""
+        averaged = self.average.module if self.settings.ema_decay else None
+        model = deployed_form(averaged or self.accelerator.unwrap_model(self.model))
+        network, quantization = stored_form(model)
+        yield model, network.state_dict(), quantization
 
     # --- setting up ---------------------------------------------------------------------------
 
     def open_folder(self, resume: bool) -> Path | None:
         """Make the run folder; return the state to resume from, or None to start."""
         states = sorted(self.out.glob(f"{_STATE}*"))
-        finished = (self.out / "config.json").exists()
+        finished = (self.out / self.RESULT).exists()
         if resume and states:
             self._check_state(states[-1])
             return states[-1]
@@ -167,6 +230,10 @@ class _Run:
             "processes": self.accelerator.num_processes,
         }
 
+    def _state_facts(self) -> dict[str, Any]:
+        """Return what else a state records."""
+        return {}
+
     def _check_state(self, state: Path) -> None:
         theirs = json.loads((state / "run.json").read_text(encoding="utf-8"))["identity"]
         ours = self._identity()
@@ -187,21 +254,26 @@ class _Run:
 
     def start(self, init: nn.Module | None) -> None:
         """Build model, moving average and optimizer."""
-        deployed = build(self.recipe)
-        try:
-            model = training_form(deployed, self.settings.options)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise MismatchError(
-                f"train.options {dict(self.settings.options)} do not fit "
-                f"{self.recipe.name}: {error}"
-            ) from error
+        model = build(self.recipe)
+        if self.settings.quant is None:
+            try:
+                model = training_form(model, self.settings.options)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise MismatchError(
+                    f"train.options {dict(self.settings.options)} do not fit "
+                    f"{self.recipe.name}: {error}"
+                ) from error
         if init is not None:
             try:
-                load_deployed(model, init)
+                load_deployed(model, stored_form(init)[0])
             except (ValueError, RuntimeError) as error:
                 raise MismatchError(
                     f"{self.recipe.name} cannot start from these weights: {error}"
                 ) from error
+        if self.settings.quant is not None:
+            if self.quantizer is None:
+                raise MismatchError(f"train.quant is {self.settings.quant!r}, without a quantizer")
+            model = self.quantizer(model, self._first_inputs(), self.settings.quant)
         decay = self.settings.ema_decay
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.average.to(self.accelerator.device)
@@ -210,6 +282,14 @@ class _Run:
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.accelerator.register_for_checkpointing(self.average)
+
+    def _first_inputs(self) -> list[Tensor]:
+        """Return the inputs of the first steps, the same in every process."""
+        size = self.settings.batch_size
+        return [
+            self.task.batch(self.data, self.recipe, step, range(size), size)[0]
+            for step in range(_CALIBRATION_STEPS)
+        ]
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -224,7 +304,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             running += self._step(progress.step)
-            self.average.update_parameters(accelerator.unwrap_model(self.model))
+            self.average.update_parameters(self._trained())
             progress.step += 1
             progress.seconds = time.perf_counter() - started
             bar.update()
@@ -262,13 +342,10 @@ class _Run:
             )
             with accelerator.accumulate(self.model):
                 with accelerator.autocast():
-                    outputs = self.model(inputs)
+                    outputs = self._forward(inputs)
                 value = self.task.loss(outputs.float(), targets)
                 accelerator.backward(value)
-                if accelerator.sync_gradients and settings.clip_norm:
-                    accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                self._update()
             losses += value.detach() / parts
         mean: Tensor = accelerator.reduce(losses, "mean")
         return mean
@@ -279,7 +356,7 @@ class _Run:
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             kept = f"the last good checkpoint is in {self.out}"
-            if not (self.out / "config.json").exists():
+            if not (self.out / self.RESULT).exists():
                 kept = "no checkpoint had been written yet"
             raise ZooError(
                 f"the {what} is {value} at step {self.progress.step}; stopped, {kept}. "
@@ -289,17 +366,17 @@ class _Run:
 
     def _validate(self) -> None:
         """Score the deployed form of the averaged weights on held-out data; keep the best."""
-        averaged = self.average.module if self.settings.ema_decay else None
-        model = deployed_form(averaged or self.accelerator.unwrap_model(self.model))
-        scores = self.task.validate(model, self.data, self.recipe)
-        for name, value in scores.items():
-            self._check_finite(f"held-out {name}", value)
-        self._log({f"held_out/{name}": value for name, value in scores.items()})
-        score = scores[self.task.SELECT_BY]
-        if self.progress.best_score is None or score > self.progress.best_score:
-            self.progress.best_score, self.progress.best_step = score, self.progress.step
-            self.progress.best_metrics = scores
-            self.progress.best = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+        with self._candidate() as (model, tensors, quantization):
+            scores = self.task.validate(model, self.data, self.recipe)
+            for name, value in scores.items():
+                self._check_finite(f"held-out {name}", value)
+            self._log({f"held_out/{name}": value for name, value in scores.items()})
+            score = scores[self.task.SELECT_BY]
+            if self.progress.best_score is None or score > self.progress.best_score:
+                self.progress.best_score, self.progress.best_step = score, self.progress.step
+                self.progress.best_metrics = scores
+                self.progress.best_quantization = quantization
+                self.progress.best = {k: v.detach().cpu().clone() for k, v in tensors.items()}
 
     # --- what is written ----------------------------------------------------------------------
 
@@ -318,7 +395,10 @@ class _Run:
             return
         facts = dataclasses.asdict(self.progress)
         torch.save(facts.pop("best"), temporary / "best.pt")
-        write_json(temporary / "run.json", {"identity": self._identity(), "progress": facts})
+        write_json(
+            temporary / "run.json",
+            {"identity": self._identity(), "progress": facts, **self._state_facts()},
+        )
         for file in temporary.rglob("*"):
             sync(file)
         temporary.rename(final)
@@ -356,8 +436,21 @@ class _Run:
     def _write_checkpoint(self, last: bool) -> None:
         if not self.progress.best:
             return
+        Checkpoint.write(
+            self.out,
+            self.recipe,
+            self.progress.best,
+            self._metrics(last),
+            tag=f"{self.recipe.default_tag}-{self.settings.quant}" if self.settings.quant else None,
+            license=self.license,
+            data=self.data.facts,
+            quantization=self.progress.best_quantization,
+        )
+
+    def _metrics(self, last: bool) -> dict[str, Any]:
+        """Return the held-out scores of the best, and how it was trained."""
         settings = self.settings
-        metrics = {
+        return {
             "held_out": {
                 **self.progress.best_metrics,
                 "images": len(self.data.held_out),
@@ -377,14 +470,6 @@ class _Run:
                 "python": platform.python_version(),
             },
         }
-        Checkpoint.write(
-            self.out,
-            self.recipe,
-            self.progress.best,
-            metrics,
-            license=self.license,
-            data=self.data.facts,
-        )
 
     def _log(self, values: Mapping[str, float]) -> None:
         if not self.accelerator.is_main_process:

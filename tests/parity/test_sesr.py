@@ -115,9 +115,23 @@ def test_expanding_a_deployed_network_is_exact_and_x4_starts_from_x2():
         torch.testing.assert_close(ours.weight, theirs.weight, atol=0, rtol=0)
 
 
-def test_a_start_from_another_width_is_refused():
-    with pytest.raises(ValueError, match="16 channels and 3 blocks"):
-        ExpandedSESR(16, 3, 2, expansion=8).load_deployed(SESR(16, 5, 2))
+def test_a_deeper_network_starts_as_the_shallower_one_and_all_of_it_learns():
+    torch.manual_seed(4)
+    small = SESR(16, 3, 2)
+    randomize(small)
+    deep = SESR(16, 5, 2).trainable(expansion=64)
+    deep.load_deployed(small)
+    y = torch.rand(1, 1, 12, 12)
+    torch.testing.assert_close(deep.deployed()(y), small(y), atol=1e-5, rtol=0)
+    F.l1_loss(deep(y), torch.rand(1, 1, 24, 24)).backward()
+    for block in deep.body:  # a kernel of 0 must not be one with two factors of 0
+        assert any(bool(factor.grad.any()) for factor in block.parameters())
+
+
+@pytest.mark.parametrize("network", [SESR(16, 5, 2), SESR(8, 3, 2)], ids=["deeper", "narrower"])
+def test_a_start_that_does_not_fit_is_refused(network):
+    with pytest.raises(ValueError, match="16 channels and at most 3 blocks"):
+        ExpandedSESR(16, 3, 2, expansion=8).load_deployed(network)
 
 
 def test_a_residual_needs_equal_widths():

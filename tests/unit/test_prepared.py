@@ -46,13 +46,24 @@ def test_a_hub_data_set_is_read_split_and_kept(on_the_hub):
     on_the_hub({"image": [{"bytes": data, "path": None} for data in files]})
     data = prepare(RECIPE, "some/photos")
     assert on_the_hub.asked[0] == (("some/photos",), {"split": "train"})
-    assert (len(data.train), len(data.held_out)) == (19, 2)  # numbers 0 and 20 are held out
+    # Numbers 0 and 20 are held out. Of the copies of the others, 48x40 pixels shrunk to 79 %
+    # hold a patch of 32x32, and those shrunk to 63 % and 50 % do not.
+    assert (len(data.train), len(data.held_out)) == (2 * 19, 2)
+    assert [high.shape for high, _ in data.train[:2]] == [(40, 48), (32, 38)]
     assert data.facts["source"] == "some/photos"
     high, low = data.held_out[0]
     assert (high.shape, low.shape) == ((40, 48), (20, 24))
     rgb = np.asarray(Image.open(io.BytesIO(files[0])), np.float64)
     luma = (16 + rgb @ [65.481, 128.553, 24.966] / 255) / 255
     np.testing.assert_allclose(high / 65535, luma, atol=1e-5)
+
+
+def test_without_copies_only_the_pictures_are_trained_on(on_the_hub):
+    on_the_hub({"image": [{"bytes": data, "path": None} for data in pictures()]})
+    plain = RECIPE.override({"train.options.shrunk_copies": 0})
+    assert len(prepare(plain, "some/photos").train) == 19
+    with pytest.raises(MismatchError, match="shrunk_copies is 9; expected 0 to 8"):
+        prepare(RECIPE.override({"train.options.shrunk_copies": 9}), "some/photos")
 
 
 def test_a_hub_data_set_without_images_is_refused(on_the_hub):

@@ -61,13 +61,14 @@ class CollapsibleConv2d(nn.Module):
         """Set both factors so that `collapse()` gives `weight` and `bias` back.
 
         W2 keeps its random values and W1 becomes pinv(W2) (W - residual), the smallest W1
-        that does it; both are then scaled to equal norms, as in a trained pair.
+        that does it; both are then scaled to equal norms, as in a trained pair. Where W is the
+        residual alone, W1 is 0 and W2 is left as it is, so that a gradient reaches W1.
         """
         if self.residual:
             weight = weight - identity_kernel(weight)
         second = self.project.weight.flatten(1).double()
         first = torch.linalg.pinv(second) @ weight.flatten(1).double()
-        scale = (second.norm() / first.norm().clamp_min(1e-12)).sqrt()
+        scale = (second.norm() / first.norm()).sqrt() if first.any() else 1.0
         self.expand.weight.copy_((first * scale).view_as(self.expand.weight))
         self.project.weight.copy_((second / scale).view_as(self.project.weight))
         self.project.bias.copy_(bias)  # type: ignore[union-attr]

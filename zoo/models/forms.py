@@ -3,6 +3,9 @@
 A network whose training form differs (wide linear blocks, batch norms to be folded) has a method
 `trainable(**options)` that returns that form, and the form has `deployed()` and
 `load_deployed(network)`. For every other network the two are the same module.
+
+A deployed network that computes in integers holds the float `network` that is stored, and has
+`quantization()`, what a config says of it.
 """
 
 import copy
@@ -44,3 +47,10 @@ def deployed_form(form: nn.Module) -> nn.Module:
     make = getattr(form, "deployed", None)
     network: nn.Module = copy.deepcopy(form) if make is None else make()
     return network.eval()
+
+
+def stored_form(deployed: nn.Module) -> tuple[nn.Module, dict[str, Any] | None]:
+    """Return the float network whose tensors are stored, and the facts of its quantization."""
+    if hasattr(deployed, "quantization"):
+        return deployed.network, deployed.quantization()  # type: ignore[return-value, operator]
+    return deployed, None
