@@ -136,7 +136,10 @@ def test_metadata(metadata: Message, wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     extras = metadata.get_all("Provides-Extra")
     assert extras is not None
-    assert set(extras) == {"train", "export", "tflite", "hub", "serve", "all", "dev"}
+    assert set(extras) == {
+        *("train", "export", "tflite", "llm", "adapters"),
+        *("hub", "serve", "all", "dev"),
+    }
     with zipfile.ZipFile(wheel) as archive:
         (script,) = (n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt"))
         assert b"zoo = zoo.cli:main" in archive.read(script)

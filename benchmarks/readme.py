@@ -1,0 +1,91 @@
+"""Rewrites the README's tables of models and costs from the shipped weights: none is typed.
+
+Run: python -m benchmarks.readme
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import zoo
+from zoo import registry
+from zoo.cost.estimate import readable
+
+README = Path(__file__).parent.parent / "README.md"
+TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
+
+
+def models() -> str:
+    """Return the table of super-resolution networks: counts, and what the shipped weights reach."""
+    lines = [
+        "| model | weights | MACs to 720p | Set5 PSNR / SSIM | bicubic | held out | |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name in sorted(registry.names("sesr-*"), key=_scale_then_size):
+        cost = zoo.estimate(name, TARGETS[0])
+        recipe = registry.find(name)
+        counts = f"| `{name}` | {cost.parameters['weights']:,} | {cost.macs / 1e9:.3f} G |"
+        if recipe.default_tag not in registry.shipped_tags(name):
+            lines.append(f"{counts} | | | not trained yet |")
+            continue
+        metrics = zoo.checkpoint(name).metrics
+        set5, held = metrics["evaluations"]["Set5"], metrics["held_out"]
+        lines.append(
+            f"{counts} {set5['psnr_y_db']:.2f} dB / {set5['ssim_y']:.4f} | "
+            f"{set5['bicubic_psnr_y_db']:.2f} dB | {held['psnr_y_db']:.2f} dB | shipped |"
+        )
+    return "\n".join(lines)
+
+
+def _scale_then_size(name: str) -> tuple[int, int, int]:
+    args = registry.find(name).args
+    return args["scale"], args["channels"], args["blocks"]
+
+
+def costs() -> str:
+    """Return what SESR-M5 x2 costs on three devices, in tiles where it runs so."""
+    lines = [
+        "| target | time | activations, peak | how it runs | how known |",
+        "|---|---:|---:|---|---|",
+    ]
+    for target in TARGETS:
+        cost = zoo.estimate("sesr-m5-x2", target)
+        tiles, how = cost.tiled, "whole"
+        peak = cost.peak_activation_bytes
+        if tiles and cost.runs_tiled:
+            how, peak = (
+                f"{tiles.count} tiles of {tiles.width}x{tiles.height}",
+                tiles.peak_activation_bytes,
+            )
+        known = cost.obtained["latency_ms"]
+        cells = [_time(cost.latency_ms), readable(peak), how, known]
+        lines.append(f"| `{target}` ({cost.dtype}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _time(milliseconds: float) -> str:
+    if milliseconds >= 1000:
+        return f"{milliseconds / 1000:.0f} s"
+    return f"{milliseconds:.{0 if milliseconds >= 100 else 2}f} ms"
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """Return the README with the table between the markers `<!-- name -->` and `<!-- /name -->`."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise SystemExit(f"README.md has no pair of markers {start} {end}")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> None:
+    """Rewrite the tables in place."""
+    text = README.read_text(encoding="utf-8")
+    for name, make in TABLES.items():
+        text = with_table(text, name, make())
+    README.write_text(text, encoding="utf-8")
+
+
+TABLES: dict[str, Callable[[], str]] = {"models": models, "costs": costs}
+
+if __name__ == "__main__":
+    main()
