@@ -89,6 +89,8 @@ class Train:
         clip_norm: gradient norm bound; 0 turns it off.
         accumulation_steps: micro-batches per optimizer step.
         precision: mixed precision of Accelerate ("no", "bf16", "fp16").
+        compile: torch.compile the training form: the same arithmetic in fewer passes over memory,
+            fused, hence rounded otherwise.
         seed: of the initial weights and of every batch.
         init: ref of a checkpoint to start from (warm start), or None.
         quant: quantization-aware training: "int8", "int8-w4" (weights of 4 bits), or None.
@@ -108,6 +110,7 @@ class Train:
     clip_norm: float = 0.0
     accumulation_steps: int = 1
     precision: Precision = "no"
+    compile: bool = False
     seed: int = 0
     init: str | None = None
     quant: str | None = None

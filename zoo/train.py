@@ -182,7 +182,7 @@ class Run:
         return self.accelerator.unwrap_model(self.model)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        return self.model(inputs)
+        return self.called(inputs)
 
     def _update(self) -> None:
         """Clip and step, at the last micro-batch of a step; Accelerate knows which that is."""
@@ -243,8 +243,11 @@ class Run:
             what = f"recipe {theirs['recipe']['name']!r}, not {self.recipe.name!r}"
         else:
             before, now = (leaves(side) for side in (theirs, ours))
-            key = next((k for k in {**before, **now} if before.get(k) != now.get(k)), None)
-            if key is None:  # a field that came with a newer version, still unset
+            # A field that came with a newer version and is still unset makes no difference.
+            new = {k for k in now.keys() - before.keys() if not now[k]}
+            changed = (k for k in {**before, **now} if before.get(k) != now.get(k))
+            key = next((k for k in changed if k not in new), None)
+            if key is None:
                 return
             what = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
         raise MismatchError(
@@ -281,6 +284,7 @@ class Run:
             model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.called = torch.compile(self.model) if self.settings.compile else self.model
         self.accelerator.register_for_checkpointing(self.average)
 
     def _first_inputs(self) -> list[Tensor]:

@@ -182,6 +182,16 @@ def test_bf16_trains_close_to_float32(train, tmp_path, read_losses):
     assert {t.dtype for t in zoo.checkpoint(half).state_dict().values()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside torch.compile
+def test_compiled_training_is_the_same_training(train, tmp_path, read_losses):
+    compiled, eager = tmp_path / "compiled", tmp_path / "eager"
+    few = {"steps": 4, "eval_every": 4, "save_every": 4}
+    assert train(compiled, compile="true", **few) == 0
+    assert train(eager, **few) == 0
+    assert read_losses(compiled) == pytest.approx(read_losses(eager), rel=1e-4)
+    assert zoo.checkpoint(compiled).state_dict().keys() == zoo.checkpoint(eager).state_dict().keys()
+
+
 # --- starting from weights ------------------------------------------------------------------------
 
 

@@ -96,6 +96,8 @@ class AdapterRun(Run):
         self.source: str | None = None
         self.given: dict[str, Mapping[str, Tensor] | None] = {}
         self.route: HookRoute | PeftRoute | None = None
+        if adapter.train.compile:
+            raise MismatchError("train.compile is for whole networks; an adapter trains without it")
         super().__init__(base.task_recipe(adapter), out, accelerator, data, license)
 
     # --- what is trained ----------------------------------------------------------------------
