@@ -1,12 +1,11 @@
 """One visible training loop, under Accelerate: any device, any number of processes, exact resume.
 
-A run folder holds `log.jsonl`, the checkpoint chosen so far (see `zoo.checkpoint`) and one
-`state-<step>` folder to resume from. Batches and learning rate are functions of the step alone,
+A run folder holds the checkpoint chosen so far (see `zoo.checkpoint`), a log and the state to
+resume from (see `zoo.run_folder`). Batches and learning rate are functions of the step alone,
 so a state is only tensors: weights, moving average, optimizer, random generators.
 """
 
 import dataclasses
-import json
 import math
 import platform
 import shutil
@@ -24,16 +23,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.checkpoint import CONFIG, UNSTATED, Checkpoint, build
 from zoo.errors import MismatchError, MissingExtraError, ZooError
-from zoo.files import probe, sync, write_bytes, write_json
+from zoo.files import probe
 from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
 from zoo.recipe import Recipe, Train, leaves
+from zoo.run_folder import RunFolder
 from zoo.tasks import task_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOG = "log.jsonl"
-_STATE = "state-"
 _CALIBRATION_STEPS = 8  # batches of the first steps, which a quantized form learns ranges from
 # From a deployed network, inputs and `Train.quant` to the form that is trained.
 Quantizer = Callable[[nn.Module, Sequence[Tensor], str], nn.Module]
@@ -141,6 +139,7 @@ class Run:
     ) -> None:
         self.recipe, self.settings, self.out = recipe, recipe.train, out
         self.accelerator, self.license = accelerator, license
+        self.folder = RunFolder(out, self.RESULT)
         self.task: ModuleType = task_of(recipe)
         # The main process prepares the data, the others find them in the cache; `finally`, so
         # that data which cannot be used are the same clear error in every process.
@@ -203,24 +202,14 @@ class Run:
 
     def open_folder(self, resume: bool) -> Path | None:
         """Make the run folder; return the state to resume from, or None to start."""
-        states = sorted(self.out.glob(f"{_STATE}*"))
-        finished = (self.out / self.RESULT).exists()
-        if resume and states:
-            self._check_state(states[-1])
-            return states[-1]
-        if resume and finished:
-            raise MismatchError(f"{self.out} holds a checkpoint and no state to resume from")
-        used = states or finished or (self.out / LOG).exists()
-        if used and not resume:
-            raise MismatchError(
-                f"{self.out} already holds a run; add --resume to go on with it, or choose "
-                "another folder"
-            )
+        state = self.folder.newest(resume)
+        if state is not None:
+            self.folder.check(state, self._identity())
+            return state
         self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
         probe(self.out)
-        if self.accelerator.is_main_process:  # it may have been killed before its first state
-            (self.out / LOG).unlink(missing_ok=True)
-            self._remove_orphans()
+        if self.accelerator.is_main_process:
+            self.folder.clear()
         return None
 
     def _identity(self) -> dict[str, Any]:
@@ -233,27 +222,6 @@ class Run:
     def _state_facts(self) -> dict[str, Any]:
         """Return what else a state records."""
         return {}
-
-    def _check_state(self, state: Path) -> None:
-        theirs = json.loads((state / "run.json").read_text(encoding="utf-8"))["identity"]
-        ours = self._identity()
-        if theirs == ours:
-            return
-        if theirs["recipe"]["name"] != self.recipe.name:
-            what = f"recipe {theirs['recipe']['name']!r}, not {self.recipe.name!r}"
-        else:
-            before, now = (leaves(side) for side in (theirs, ours))
-            # A field that came with a newer version and is still unset makes no difference.
-            new = {k for k in now.keys() - before.keys() if not now[k]}
-            changed = (k for k in {**before, **now} if before.get(k) != now.get(k))
-            key = next((k for k in changed if k not in new), None)
-            if key is None:
-                return
-            what = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
-        raise MismatchError(
-            f"{self.out} was trained with {what}; resume with the same settings, or start "
-            "in another folder"
-        )
 
     def start(self, init: nn.Module | None) -> None:
         """Build model, moving average and optimizer."""
@@ -360,7 +328,7 @@ class Run:
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             kept = f"the last good checkpoint is in {self.out}"
-            if not (self.out / self.RESULT).exists():
+            if not self.folder.has_result:
                 kept = "no checkpoint had been written yet"
             raise ZooError(
                 f"the {what} is {value} at step {self.progress.step}; stopped, {kept}. "
@@ -385,51 +353,31 @@ class Run:
     # --- what is written ----------------------------------------------------------------------
 
     def _save(self, last: bool) -> None:
-        """Write the state, then the checkpoint; the old state goes when the new one is safe."""
+        """Write the state, then the checkpoint."""
         step = self.progress.step
-        final = self.out / f"{_STATE}{step:08d}"
-        temporary = self.out / f".{_STATE}{step:08d}"
+        state = self.folder.unfinished(step)
         if self.accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
+            shutil.rmtree(state, ignore_errors=True)
+            state.mkdir()
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
+        self.accelerator.save_state(str(state))
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        facts = dataclasses.asdict(self.progress)
-        torch.save(facts.pop("best"), temporary / "best.pt")
-        write_json(
-            temporary / "run.json",
-            {"identity": self._identity(), "progress": facts, **self._state_facts()},
-        )
-        for file in temporary.rglob("*"):
-            sync(file)
-        temporary.rename(final)
-        sync(self.out)
-        for old in self.out.glob(f"{_STATE}*"):
-            if old != final:
-                shutil.rmtree(old)
+        progress = dataclasses.asdict(self.progress)
+        torch.save(progress.pop("best"), state / "best.pt")
+        facts = {"identity": self._identity(), "progress": progress, **self._state_facts()}
+        self.folder.keep(step, facts)
         self._write_checkpoint(last)
 
     def load_state(self, state: Path) -> None:
         """Take up a run where `state` left it."""
-        self._remove_orphans()
+        self.folder.remove_orphans()
         self.accelerator.load_state(str(state))
-        facts = json.loads((state / "run.json").read_text(encoding="utf-8"))["progress"]
         best = torch.load(state / "best.pt", weights_only=True)
-        self.progress = _Progress(**facts, best=best)
-        log = self.out / LOG
-        if self.accelerator.is_main_process and log.exists():  # lines after the state come again
-            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]  # the kill may have cut one
-            kept = [line for line in whole if json.loads(line)["step"] <= self.progress.step]
-            write_bytes(log, "".join(kept).encode())
-
-    def _remove_orphans(self) -> None:
-        """Remove states that were being written when the run was killed."""
-        for orphan in self.out.glob(f".{_STATE}*"):
-            shutil.rmtree(orphan, ignore_errors=True)
+        self.progress = _Progress(**self.folder.facts(state)["progress"], best=best)
+        if self.accelerator.is_main_process:
+            self.folder.cut_log(self.progress.step)
 
     def _is_complete(self) -> bool:
         try:
@@ -479,9 +427,8 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         self.accelerator.log(dict(values), step=self.progress.step)
-        line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 2), **values}
-        with (self.out / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        seconds = round(self.progress.seconds, 2)
+        self.folder.log({"step": self.progress.step, "seconds": seconds, **values})
 
     def _bar(self) -> Any:
         from tqdm import tqdm
