@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -41,7 +42,7 @@ def _collect() -> Iterable[tuple[str, Recipe]]:
 
 @functools.cache
 def all_recipes() -> Mapping[str, Recipe]:
-    """Return every recipe by name, in name order.
+    """Return every recipe by name, in name order; numbers in names count as numbers.
 
     Raises:
         MismatchError: two sources define the same name, or an entry point holds no recipes or
@@ -58,7 +59,11 @@ def all_recipes() -> Mapping[str, Recipe]:
                 "rename one, or uninstall the package that brings it"
             )
         found[recipe.name] = (source, recipe)
-    return MappingProxyType({name: found[name][1] for name in sorted(found)})
+    return MappingProxyType({name: found[name][1] for name in sorted(found, key=_natural)})
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def names(pattern: str = "*") -> list[str]:

@@ -36,8 +36,8 @@ def installed(monkeypatch):
 
 def test_all_ten_sesr_are_there_in_name_order():
     found = names("sesr-*")
-    assert found == sorted(found)
-    assert set(found) >= {f"sesr-{m}-x{s}" for m in ("m3", "m5", "m7", "m11", "xl") for s in (2, 4)}
+    ten = [f"sesr-{m}-x{s}" for m in ("m3", "m5", "m7", "m11", "xl") for s in (2, 4)]
+    assert [name for name in found if "relu" not in name] == ten  # m7 before m11
     assert [find(name).name for name in found] == found
     assert names("sesr-m[35]-x2") == ["sesr-m3-x2", "sesr-m5-x2"]
     assert names("nothing-*") == []
