@@ -63,11 +63,11 @@ class Application:
         await response(scope, receive, guarded)
 
     async def _answer(self, request: Request) -> Response:
+        call = Call(request, self.hub, {})
         try:
-            handler, parameters, identify = self.routes.match(
+            handler, call.parameters, identify = self.routes.match(
                 request.method, request.scope["raw_path"]
             )
-            call = Call(request, self.hub, parameters)
             if identify:
                 await in_thread(call.identify)
             if inspect.iscoroutinefunction(handler):
@@ -79,12 +79,22 @@ class Application:
             await _drain(request)
             if refusal.status == 401 and "git" in request.headers.get("user-agent", ""):
                 refusal.headers["WWW-Authenticate"] = 'Basic realm="zoo hub"'  # git then asks
+            if _is_person(request):
+                shown = pages.refused(call, refusal)
+                shown.headers.update(refusal.headers)
+                return shown
             return answer(refusal.body, refusal.status, refusal.headers)
         except ClientDisconnect:
             raise
         except Exception:
             log.exception("%s %s", request.method, request.url.path)
             return answer({"error": "internal error; the server's log has the details"}, 500)
+
+
+def _is_person(request: Request) -> bool:
+    """Say whether a browser asks for a page; clients of the API accept anything."""
+    wanted = request.headers.get("accept", "")
+    return "text/html" in wanted and not request.url.path.startswith("/api/")
 
 
 async def _drain(request: Request) -> None:

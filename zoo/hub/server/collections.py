@@ -157,7 +157,7 @@ async def add(call: Call) -> Response:
         entry = {
             "_id": secrets.token_hex(12),
             "id": f"{found['namespace']}/{found['name']}",
-            "type": item.get("type"),
+            "type": item.get("type") or "model",
             "note": note,
         }
         if any((e["id"], e["type"]) == (entry["id"], entry["type"]) for e in data["items"]):

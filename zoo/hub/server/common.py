@@ -14,7 +14,7 @@ _DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for
 _GIT = {".git", "git~1"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 # First segments of the server's own addresses.
-_RESERVED = {"api", "collections", "datasets", "health", "lfs", "models", "spaces", "xet"}
+_RESERVED = {"api", "collections", "datasets", "health", "lfs", "login", "models", "spaces", "xet"}
 SHA1 = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -3,7 +3,7 @@
 import mimetypes
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import quote
 
@@ -27,21 +27,34 @@ _SHOWN = {"image/png", "image/jpeg", "image/webp", "image/gif", "text/plain", "a
 
 
 class Stream(Response):
-    """A body read in a thread, 1 MiB at a time; the length is known beforehand."""
+    """A body read in a thread, 1 MiB at a time; the length is known beforehand.
 
-    def __init__(self, pieces: Iterator[bytes], status: int, headers: dict[str, str]) -> None:
+    `close` is called at the end, also when nothing was read: for HEAD, or a client that has gone.
+    """
+
+    def __init__(
+        self,
+        pieces: Iterator[bytes],
+        status: int,
+        headers: dict[str, str],
+        close: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(None, status)
-        self.pieces = pieces
+        self.pieces, self.close = pieces, close
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the pieces; a client that has gone ends the reading."""
         start = {"type": "http.response.start", "status": self.status_code}
-        await send({**start, "headers": self.raw_headers})
-        if scope["method"] != "HEAD":
-            while (piece := await to_thread.run_sync(next, self.pieces, b"")) != b"":
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            await send({**start, "headers": self.raw_headers})
+            if scope["method"] != "HEAD":
+                while (piece := await to_thread.run_sync(next, self.pieces, b"")) != b"":
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            if self.close:
+                self.close()
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 import tempfile
 import zlib
-from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from dulwich.errors import GitProtocolError
@@ -64,17 +63,12 @@ def _send(out: IO[bytes], kind: str) -> Response:
     size = out.tell()
     out.seek(0)
 
-    def pieces() -> Iterator[bytes]:
-        with out:
-            while data := out.read(MIB):
-                yield data
-
     headers = {
         "Content-Type": f"application/x-{_SERVICE}-{kind}",
         "Content-Length": str(size),
         "Cache-Control": "no-cache",
     }
-    return Stream(pieces(), 200, headers)
+    return Stream(iter(lambda: out.read(MIB), b""), 200, headers, out.close)
 
 
 def _name(call: Call) -> None:

@@ -1,120 +1,159 @@
-"""The plain web pages: a list of repositories, a rendered card, a tree of files.
+"""The web pages: lists of repositories, rendered cards, trees of files, history.
 
 Cards come from strangers. Markdown is rendered without raw HTML and without schemes that run
 anything, and the pages allow no script at all.
 """
 
-import datetime
 import html
 import json
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from markdown_it import MarkdownIt
-from starlette.responses import HTMLResponse, Response
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from starlette.responses import RedirectResponse, Response
 
 from zoo.hub.server import cards
-from zoo.hub.server.call import KINDS, Call, Routes
+from zoo.hub.server.call import Call, Routes
 from zoo.hub.server.common import Refused
+from zoo.hub.server.hub import Row
+from zoo.hub.server.look import day, link, page, size, tags
 from zoo.hub.server.trees import files_facts
 
 routes = Routes()
-_CSP = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
-)
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882;--link:#06c}
-@media(prefers-color-scheme:dark){:root{--link:#6bf}}
-body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem}
-a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
-header{display:flex;gap:1.2rem;align-items:baseline;border-bottom:1px solid var(--line);
-padding-bottom:.6rem;margin-bottom:1rem;flex-wrap:wrap}header b{font-size:1.2rem}
-input{font:inherit;padding:.25rem .5rem;border:1px solid var(--line);border-radius:.3rem}
-table{border-collapse:collapse;width:100%;display:block;overflow-x:auto}
-th,td{text-align:left;padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--soft)}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-pre{background:var(--soft);padding:.8rem;border-radius:.4rem;overflow-x:auto}
-code{font-size:.9em}.tag{background:var(--soft);border-radius:1rem;padding:.05rem .6rem;
-font-size:.8rem;margin-right:.3rem;white-space:nowrap}img{max-width:100%}.dim{opacity:.7}
-"""
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:|/", re.IGNORECASE)
+_MOST = 500  # of rows on a page
 _markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
-def _page(title: str, body: str) -> Response:
-    nav = "".join(f'<a href="/{kind}">{kind}</a>' for kind in KINDS)
-    text = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<style>{_STYLE}</style><header><b><a href="/">zoo hub</a></b>{nav}</header>{body}</html>'
-    )
-    headers = {"Content-Security-Policy": _CSP, "Cache-Control": "no-store"}
-    return HTMLResponse(text, headers=headers)
+def _table_open(renderer: RendererHTML, tokens: Sequence[Token], at: int, *_: Any) -> str:
+    return '<div class="wide"><table>'
 
 
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+def _table_close(renderer: RendererHTML, tokens: Sequence[Token], at: int, *_: Any) -> str:
+    return "</table></div>"
 
 
-def _tags(tags: list[str]) -> str:
-    return "".join(f'<span class="tag">{html.escape(tag)}</span>' for tag in tags)
+_markdown.add_render_rule("table_open", _table_open)
+_markdown.add_render_rule("table_close", _table_close)
+
+
+@routes.add("GET", "login")
+def login(call: Call) -> Response:
+    """Let the browser ask for a token, as the password of any name, to show private ones too."""
+    if call.account is None:
+        headers = {"WWW-Authenticate": 'Basic realm="zoo hub: a token as the password"'}
+        raise Refused(401, "sign in with a token as the password", headers=headers)
+    return RedirectResponse("/", 303)
 
 
 @routes.add("GET", "", "{kind}")
 def listing(call: Call) -> Response:
     """List what the caller may see; a search narrows it."""
     kind, query = call.parameters["kind"], call.request.query_params.get("search", "")[:200]
-    words, rows = query.lower().split(), []
-    for row in call.hub.index.all(
-        "SELECT * FROM repos WHERE kind = ? ORDER BY modified DESC LIMIT 10000", kind
-    ):
-        name, tags = f"{row['namespace']}/{row['name']}", json.loads(row["summary"]).get("tags", [])
-        text = f"{name} {' '.join(tags)}".lower()
-        if not call.hub.may_list(row, call.account) or not all(word in text for word in words):
-            continue
-        prefix = "" if kind == "models" else f"{kind}/"
-        day = datetime.datetime.fromtimestamp(row["modified"], datetime.UTC).strftime("%Y-%m-%d")
-        rows.append(
-            f'<tr><td><a href="/{prefix}{quote(name)}">{html.escape(name)}</a></td>'
-            f"<td>{_tags(tags[:6])}</td><td class=n>{day}</td></tr>"
-        )
-    form = (
-        f'<form><input type="search" name="search" value="{html.escape(query)}" '
-        f'placeholder="search {kind}" aria-label="search {kind}"></form>'
-    )
-    table = "".join(rows[:500])
-    head = f"<tr><th>{kind}</th><th>tags</th><th>changed</th></tr>"
-    empty = f"<p>No {kind} here that you may see.</p>"
-    return _page(f"{kind} - zoo hub", form + (f"<table>{head}{table}</table>" if rows else empty))
+    shown = [_item(row) for row in _found(call, kind, query.lower().split())]
+    more = f"<p class=dim>The newest {_MOST}; search for others.</p>" if len(shown) > _MOST else ""
+    empty = f"<p class=dim>No {kind} here that you may see.</p>"
+    if call.account is None:
+        empty += "<p class=dim>Private ones show up when you sign in.</p>"
+    body = f'<div class="list">{"".join(shown[:_MOST])}</div>{more}' if shown else empty
+    return page(call, f"{kind} - zoo hub", body, query=query)
 
 
-def _title(call: Call, sha: str) -> str:
-    path, name = call.name.url_path, html.escape(call.name.id)
-    revision = quote(call.parameters.get("revision", "main"), safe="")
+def _found(call: Call, kind: str, words: list[str]) -> Iterator[Row]:
+    sql = "SELECT * FROM repos WHERE kind = ? ORDER BY modified DESC LIMIT 10000"
+    for row in call.hub.index.all(sql, kind):
+        names = json.loads(row["summary"]).get("tags", [])
+        text = f"{row['namespace']}/{row['name']} {' '.join(names)}".lower()
+        if call.hub.may_list(row, call.account) and all(word in text for word in words):
+            yield row
+
+
+def _item(row: Row) -> str:
+    summary, name = json.loads(row["summary"]), f"{row['namespace']}/{row['name']}"
+    card = summary.get("card", {})
+    prefix = "" if row["kind"] == "models" else f"{row['kind']}/"
+    facts = [card.get("pipeline_tag"), card.get("library_name"), row["sdk"]]
+    facts += [f"changed {day(row['modified'])}"]
+    facts += [f"{row['downloads']} downloads"] if row["downloads"] else []
+    known = {card.get("pipeline_tag"), card.get("library_name")}
+    rest = [tag for tag in summary.get("tags", []) if tag not in known]
+    said = " · ".join(html.escape(str(fact)) for fact in facts if fact)
     return (
-        f'<h1><a href="/{quote(path)}">{name}</a></h1><p><a href="/{quote(path)}">card</a> · '
-        f'<a href="/{quote(path)}/tree/{revision}">files</a> · '
-        f'<span class="dim">commit <code>{sha[:10]}</code></span></p>'
+        f'<div class="item"><b>{link(f"/{prefix}{name}", name)}</b>{_badges(row)}'
+        f'<div class="dim small">{said}</div>{tags(rest[:6])}</div>'
     )
+
+
+def _badges(row: Row) -> str:
+    said = [("private", row["private"]), ("gated", row["gated"]), ("mirror", row["upstream"])]
+    return "".join(f' <span class="badge">{name}</span>' for name, is_so in said if is_so)
+
+
+def _frame(call: Call, row: Row, tab: str, body: str) -> Response:
+    """Return a page of one repository: its title, and the tabs card, files, history."""
+    path, revision = f"/{call.name.url_path}", call.parameters.get("revision", "main")
+    tail = quote(revision, safe="")
+    addresses = {
+        "card": path, "files": f"{path}/tree/{tail}", "history": f"{path}/commits/{tail}",
+    }  # fmt: skip
+    tabs = "".join(
+        f'<a href="{quote(address, safe="/%")}"{" class=here" if name == tab else ""}>{name}</a>'
+        for name, address in addresses.items()
+    )
+    owner, name = html.escape(call.name.namespace), link(path, call.name.name)
+    title = f'<h1 class="title"><span class="dim">{owner}/</span>{name}{_badges(row)}</h1>'
+    names = tags(json.loads(row["summary"]).get("tags", []))
+    whole = f'{title}{names}<nav class="tabs">{tabs}</nav>{body}'
+    return page(call, f"{call.name.id} - zoo hub", whole)
 
 
 @routes.page("GET", "")
 def card(call: Call) -> Response:
-    """Show the card."""
+    """Show the card, and beside it how to get the files."""
     row = call.repo()
     sha = call.revision(row, "refs/heads/main")
-    readme = call.hub.text(row, call.hub.git(row).tree(sha).get("README.md"))
+    tree = call.hub.git(row).tree(sha)
+    readme = call.hub.text(row, tree.get("README.md"))
     files = f"/{quote(call.name.url_path)}/resolve/main/"
-    body = (
+    shown = (
         render(cards.body(readme), files) if readme else "<p class=dim>There is no README.md.</p>"
     )
-    tags = _tags(json.loads(row["summary"]).get("tags", []))
-    return _page(call.name.id, f"{_title(call, sha)}<p>{tags}</p>{body}")
+    aside = f"<aside>{_use(call)}{_facts(call, row, sha)}</aside>"
+    return _frame(
+        call, row, "card", f'<div class="columns"><article>{shown}</article>{aside}</div>'
+    )
+
+
+def _use(call: Call) -> str:
+    path = html.escape(call.name.url_path)
+    lines = [f"zoo pull {path}", f"git clone {html.escape(call.base)}/{path}"]
+    return f"<section><h2>Get it</h2><pre><code>{chr(10).join(lines)}</code></pre></section>"
+
+
+def _facts(call: Call, row: Row, sha: str) -> str:
+    data = json.loads(row["summary"]).get("card", {})
+    files = files_facts(call.hub, row, call.hub.git(row).tree(sha))
+    base = ", ".join(cards.strings(data.get("base_model")))
+    facts = {
+        "task": data.get("pipeline_tag"),
+        "library": data.get("library_name"),
+        "licence": data.get("license_name") or ", ".join(cards.strings(data.get("license"))),
+        data.get("base_model_relation") or "base model": f"of {base}" if base else None,
+        "files": f"{len(files)}, {size(sum(item['size'] for item in files.values()))}",
+        "downloads": row["downloads"] or None,
+        "changed": day(row["modified"]),
+        "commit": sha[:10],
+    }
+    rows = "".join(
+        f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>"
+        for key, value in facts.items()
+        if value
+    )
+    return f'<section class="small"><h2>Facts</h2><dl>{rows}</dl></section>'
 
 
 def render(text: str, files: str) -> str:
@@ -144,19 +183,59 @@ def tree(call: Call) -> Response:
     if folder and folder not in folders:
         raise Refused(404, f"no folder {folder!r}", "EntryNotFound")
     start = f"{folder}/" if folder else ""
+    inside = sorted(f for f in folders if f.startswith(start) and "/" not in f[len(start) :])
+    here = {p: b for p, b in files.items() if p.startswith(start) and "/" not in p[len(start) :]}
+    changes = git.touched(sha, {*inside, *here}) if len(inside) + len(here) <= _MOST else {}
+
+    def line(path: str, address: str, name: str, amount: str = "", mark: str = "") -> str:
+        change = changes.get(path)
+        what = html.escape(change.title) if change else ""
+        when = day(change.time) if change else ""
+        return (
+            f"<tr><td>{link(address, name)}{mark}</td><td class=what>{what}</td>"
+            f'<td class="n dim">{when}</td><td class="n">{amount}</td></tr>'
+        )
+
     revision = quote(call.parameters["revision"], safe="")
-    base = f"/{quote(call.name.url_path)}"
+    base = f"/{call.name.url_path}"
     rows = []
     if folder:
-        up = quote(folder.rpartition("/")[0])
-        rows.append(f'<tr><td><a href="{base}/tree/{revision}/{up}">..</a></td><td></td></tr>')
-    for name in sorted(f for f in folders if f.startswith(start) and "/" not in f[len(start) :]):
-        link = f'<a href="{base}/tree/{revision}/{quote(name)}">{html.escape(name)}/</a>'
-        rows.append(f"<tr><td>{link}</td><td></td></tr>")
-    here = {p: b for p, b in files.items() if p.startswith(start) and "/" not in p[len(start) :]}
+        up = f"{base}/tree/{revision}/{folder.rpartition('/')[0]}".rstrip("/")
+        rows.append(f'<tr><td colspan="4">{link(up, "..")}</td></tr>')
+    for name in inside:
+        address = f"{base}/tree/{revision}/{name}"
+        rows.append(line(name, address, name[len(start) :] + "/"))
     for name, item in files_facts(call.hub, row, here).items():
-        shown = html.escape(name[len(start) :])
-        link = f'<a href="{base}/resolve/{revision}/{quote(name)}">{shown}</a>'
-        rows.append(f'<tr><td>{link}</td><td class="n">{_size(item["size"])}</td></tr>')
-    table = f"<table><tr><th>file</th><th>size</th></tr>{''.join(rows)}</table>"
-    return _page(f"{call.name.id} files", _title(call, sha) + table)
+        mark = ' <span class="tag">lfs</span>' if "lfs" in item else ""
+        address = f"{base}/resolve/{revision}/{name}"
+        rows.append(line(name, address, name[len(start) :], size(item["size"]), mark))
+    where = html.escape(f"{folder}/" if folder else "")
+    said = f"<p class=dim>{where} at commit <code>{sha[:10]}</code></p>"
+    return _frame(
+        call, row, "files", f'{said}<div class="files wide"><table>{"".join(rows)}</table></div>'
+    )
+
+
+@routes.page("GET", "/commits/{revision}")
+def history(call: Call) -> Response:
+    """Show the newest commits of a revision."""
+    row = call.repo()
+    sha = call.revision(row, call.parameters["revision"])
+    rows = "".join(
+        f"<tr><td>{link(f'/{call.name.url_path}/tree/{item.sha}', item.sha[:10])}</td>"
+        f"<td>{html.escape(item.title)}</td><td class=dim>{html.escape(item.author)}</td>"
+        f'<td class="n dim">{day(item.time)}</td></tr>'
+        for item in call.hub.git(row).history(sha, 0, _MOST)
+    )
+    return _frame(call, row, "history", f'<div class="files wide"><table>{rows}</table></div>')
+
+
+def refused(call: Call, refusal: Refused) -> Response:
+    """Show to a person why there is nothing to see."""
+    said = {401: "Not here, or not for everybody", 403: "Not for you", 404: "Not here"}
+    title = said.get(refusal.status, f"Refused ({refusal.status})")
+    more = ""
+    if refusal.status == 401:
+        more = '<p>If it is yours, <a href="/login">sign in</a> with a token as the password.</p>'
+    body = f'<h1 class="title">{title}</h1><p>{html.escape(refusal.message)}</p>{more}'
+    return page(call, title, body, status=refusal.status)
