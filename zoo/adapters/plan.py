@@ -139,11 +139,14 @@ class Edit:
     @cached_property
     def _prepared(self) -> tuple[Any, ...]:
         """The line, `where`, `new` and `old` in the shape and the library that write fastest."""
-        if self.block == 1 and self.target.numbers is not None:
-            parts = (self.where.numpy(), self.new.numpy(), self.old.numpy())
-            return self.target.numbers, *parts
-        shape = (-1, self.block)
-        return self.target.line.view(shape), self.where, self.new.view(shape), self.old.view(shape)
+        if self.target.numbers is None:
+            line, shape = self.target.line, (-1, self.block)
+            return line.view(shape), self.where, self.new.view(shape), self.old.view(shape)
+        parts: tuple[Any, ...] = (self.target.numbers, self.new.numpy(), self.old.numpy())
+        if self.block > 1:  # a block as one opaque element: its bytes are copied at once
+            kind = np.dtype(f"V{self.block * self.target.numbers.itemsize}")
+            parts = tuple(part.view(kind) for part in parts)
+        return parts[0], self.where.numpy(), *parts[1:]
 
     def _write(self, values: Any) -> None:
         line, where, *_ = self._prepared

@@ -1,0 +1,195 @@
+"""Denoising diffusion of small grey pictures: predict the noise (Ho et al., arXiv 2006.11239).
+
+A UNet of diffusers goes on from what it draws to what it has not seen: classes of a data set in
+the format of MNIST (`train.options.classes`, e.g. "5,7,9"; empty: all), or a look
+(`train.options.look`: "plain", "outline", "negative"). Pictures are (1, 28, 28) in [-1, 1].
+"""
+
+import functools
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
+from zoo.recipe import Recipe
+from zoo.tasks.text import draw, one_of
+
+__all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
+
+SELECT_BY = "negative_loss"
+LOOKS = ("plain", "outline", "negative")
+SCHEDULE = "squaredcos_cap_v2"
+STEPS = 1000  # of the noise
+_HELD_OUT = 256  # pictures of the training file, each with one noise; they choose the checkpoint
+_TEST = 1024
+_BATCH = 64
+_PIXELS, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures `(N, 1, H, W)` in [-1, 1].
+
+    Attributes:
+        train: what batches are drawn from.
+        held_out: never trained on.
+        fingerprint: SHA-256 of pictures and settings.
+        facts: what a card says of the data.
+
+    """
+
+    train: Tensor
+    held_out: Tensor
+    fingerprint: str
+    facts: dict[str, Any]
+
+
+def training_data(recipe: Recipe, source: str) -> Pictures:
+    """Return the pictures of `train-images-idx3-ubyte[.gz]` in a folder, by class and look.
+
+    Raises:
+        MismatchError: no such files, or they are not of that format.
+        UnknownNameError: no such look.
+
+    """
+    pictures = _read(Path(source).expanduser(), "train", recipe)
+    if len(pictures) < 2 * _HELD_OUT:
+        raise MismatchError(
+            f"{source} has {len(pictures)} such pictures; expected {2 * _HELD_OUT} or more"
+        )
+    stride = len(pictures) // _HELD_OUT
+    held = pictures[::stride][:_HELD_OUT]
+    rest = torch.ones(len(pictures), dtype=torch.bool)
+    rest[::stride] = False
+    digest = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+    facts = {
+        "source": f"{Path(source).name}, classes {_option(recipe, 'classes') or 'all'}, "
+        f"{_option(recipe, 'look') or 'plain'}",
+        "pictures": int(rest.sum()),
+        "held_out": len(held),
+        "sha256": digest,
+    }
+    return Pictures(pictures[rest], held, digest, facts)
+
+
+def _option(recipe: Recipe, name: str) -> str:
+    return str(recipe.train.options.get(name, ""))
+
+
+def _read(folder: Path, part: str, recipe: Recipe) -> Tensor:
+    images, labels = (
+        _idx(one_of(folder, f"{part}-{kind}.gz", f"{part}-{kind}")) for kind in (_PIXELS, _LABELS)
+    )
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise MismatchError(f"{folder}: {images.shape} pictures and {labels.shape} labels")
+    if names := _option(recipe, "classes"):
+        try:
+            wanted = [int(name) for name in names.split(",")]
+        except ValueError:
+            raise MismatchError(
+                f"train.options.classes is {names!r}; expected numbers: 5,7,9"
+            ) from None
+        images = images[np.isin(labels, wanted)]
+    return looks(torch.from_numpy(images.copy()), _option(recipe, "look") or "plain")
+
+
+def _idx(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Read a file of unsigned bytes in the format of MNIST (idx)."""
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        if len(data) < 4 or data[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin as an idx file of bytes")
+        shape = np.frombuffer(data, ">u4", data[3], 4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    except (OSError, EOFError, ValueError) as error:
+        raise MismatchError(f"{path} cannot be read: {error}") from error
+
+
+def looks(pixels: Tensor, look: str) -> Tensor:
+    """Return bytes `(N, H, W)` as pictures `(N, 1, H, W)` in [-1, 1], in a look.
+
+    Raises:
+        UnknownNameError: there is no such look.
+
+    """
+    if look not in LOOKS:
+        raise UnknownNameError.near("look", look, LOOKS, f"known: {', '.join(LOOKS)}")
+    value = pixels[:, None].float() / 255
+    if look == "outline":  # the morphological gradient: dilated minus eroded
+        value = F.max_pool2d(value, 3, 1, 1) + F.max_pool2d(-value, 3, 1, 1)
+    if look == "negative":
+        value = 1 - value
+    return value * 2 - 1
+
+
+@functools.cache
+def _noise_levels() -> Tensor:
+    """Return the share of signal (the paper's alpha-bar) of each step, `(STEPS,)`."""
+    try:
+        from diffusers import DDPMScheduler
+    except ImportError:
+        raise MissingExtraError.of("diffusers", "adapters") from None
+    levels: Tensor = DDPMScheduler(STEPS, beta_schedule=SCHEDULE).alphas_cumprod
+    return levels
+
+
+def _noisy(pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return sqrt(a) x + sqrt(1 - a) e with its step as second channel, and the noise e."""
+    noise = torch.randn(pictures.shape, generator=generator)
+    steps = torch.randint(STEPS, (len(pictures),), generator=generator)
+    level = _noise_levels()[steps].view(-1, 1, 1, 1)
+    mixed = level.sqrt() * pictures + (1 - level).sqrt() * noise
+    step = steps.view(-1, 1, 1, 1).expand_as(mixed).to(mixed)
+    return torch.cat([mixed, step], dim=1), noise
+
+
+def batch(
+    data: Pictures, recipe: Recipe, step: int, rows: range, total: int
+) -> tuple[Tensor, Tensor]:
+    """Return noisy pictures with their step, `(len(rows), 2, H, W)`, and the noise."""
+    numbers = draw(total, len(data.train), recipe.train.seed, step)[rows.start : rows.stop]
+    seed = (recipe.train.seed << 44) + (step % (1 << 42)) * 4 + 1
+    generator = torch.Generator().manual_seed(seed + (rows.start << 20))
+    return _noisy(data.train[numbers], generator)
+
+
+def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the noise `(N, 1, H, W)` that the model sees in noisy pictures with their step."""
+    found: Tensor = model(inputs[:, :1], inputs[:, 1, 0, 0].long()).sample
+    return found
+
+
+def loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of the noise."""
+    return F.mse_loss(output, target)
+
+
+@torch.no_grad()
+def _score(model: nn.Module, pictures: Tensor) -> float:
+    device = next(model.parameters()).device
+    inputs, noise = _noisy(pictures, torch.Generator().manual_seed(0))
+    total = 0.0
+    for first in range(0, len(inputs), _BATCH):
+        part = slice(first, first + _BATCH)
+        found = forward(model, inputs[part].to(device)).float()
+        total += float(loss(found, noise[part].to(device))) * len(found)
+    return total / len(inputs)
+
+
+def validate(model: nn.Module, data: Pictures, recipe: Recipe) -> dict[str, float]:
+    """Return minus the error of the noise on held-out pictures."""
+    return {"negative_loss": -_score(model, data.held_out)}
+
+
+def evaluate(model: nn.Module, recipe: Recipe, source: Path | str) -> dict[str, Any]:
+    """Return the error of the noise on the test pictures (`t10k-…`) of these classes and look."""
+    pictures = _read(Path(source).expanduser(), "t10k", recipe)[:_TEST]
+    return {"pictures": len(pictures), "noise_error": _score(model, pictures)}
