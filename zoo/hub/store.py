@@ -5,6 +5,7 @@ absent. Beside it: `.parts` (files on their way, named by hash), `.lock`, `.revi
 """
 
 import json
+import logging
 import os
 import shutil
 import threading
@@ -20,6 +21,8 @@ from zoo import cache
 from zoo.errors import HubError, MismatchError, UnsafeFileError
 from zoo.files import replacing_folder, sha256, write_json
 from zoo.hub.safety import RECORD, RemoteFile, check_listing
+
+log = logging.getLogger("zoo")
 
 FORMAT_VERSION = 1
 THREADS = 4
@@ -246,7 +249,10 @@ def remember(folder: Path, revision: str, commit: str) -> None:
     """Note which commit a branch or tag meant, for when the hub cannot be asked."""
     known = _revisions(folder)
     if known.get(revision) != commit:
-        write_json(folder / ".revisions.json", {**known, revision: commit})
+        try:
+            write_json(folder / ".revisions.json", {**known, revision: commit})
+        except OSError as error:  # a full disk; the commit itself is here, whole
+            log.warning("cannot note which commit %s is: %s", revision, error.strerror or error)
 
 
 def recall(folder: Path, revision: str) -> str | None:

@@ -112,4 +112,6 @@ def _writing(hub: Hub, repo: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # Xet raises RuntimeError
         hub.raise_offline(error)
+        if isinstance(error.__cause__, HfHubHTTPError):  # why an upload failed
+            hub.refuse(error.__cause__.response, repo, "main")
         raise HubError(f"push to {repo} failed: {hub.clean(str(error))}") from None

@@ -22,6 +22,7 @@ from zoo.hub.server import (
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import MIB, Refused
 from zoo.hub.server.hub import Hub
+from zoo.hub.server.objects import disk_errors
 
 log = logging.getLogger("zoo.hub")
 
@@ -68,12 +69,13 @@ class Application:
             handler, call.parameters, identify = self.routes.match(
                 request.method, request.scope["raw_path"]
             )
-            if identify:
-                await in_thread(call.identify)
-            if inspect.iscoroutinefunction(handler):
-                response: Response = await handler(call)
-            else:
-                response = await in_thread(handler, call)
+            with disk_errors():
+                if identify:
+                    await in_thread(call.identify)
+                if inspect.iscoroutinefunction(handler):
+                    response: Response = await handler(call)
+                else:
+                    response = await in_thread(handler, call)
             return response
         except Refused as refusal:
             await _drain(request)

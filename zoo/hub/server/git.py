@@ -32,6 +32,7 @@ _POINTER = re.compile(
     rb"oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n"
 )
 _POINTER_LIMIT = 1024
+_CONFIG = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 
 
 def pointer(oid: str, size: int) -> bytes:
@@ -75,10 +76,13 @@ class Git:
     @classmethod
     def create(cls, path: Path, temporary: Path) -> "Git":
         """Make an empty repository."""
+        git = cls(path, temporary)
         with disk_errors():
-            path.mkdir(parents=True)
-            Repo.init_bare(path, default_branch=b"main").close()
-        return cls(path, temporary)
+            for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+                (path / folder).mkdir(parents=True)
+            git._write(path / "config", _CONFIG)
+            git._write(path / "HEAD", b"ref: refs/heads/main\n")
+        return git
 
     @contextmanager
     def open(self) -> Iterator[Repo]:

@@ -3,6 +3,7 @@
 Content (files, history, branches, tags) is in git and in `objects/`; the index names it.
 """
 
+import errno
 import json
 import secrets
 import sqlite3
@@ -89,18 +90,28 @@ class Index:
     def write(self) -> Iterator[None]:
         """Make the statements inside one transaction: all of them happen, or none."""
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+
+    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Execute a statement that writes; a full disk is the same answer as elsewhere."""
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute one statement; return the id of the row it made, if it made one."""
         with self._lock:
-            return self._db.execute(sql, values).lastrowid or 0
+            return self._execute(sql, values).lastrowid or 0
 
     def one(self, sql: str, *values: Any) -> sqlite3.Row | None:
         """Return the first row of a query, if there is one."""

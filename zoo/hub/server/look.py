@@ -14,7 +14,7 @@ _CSP = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-_ICON = (
+ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect "
     "width='16' height='16' rx='4' fill='%230e7c66'/%3E%3Cpath d='M4 4h8L6 12h6' fill='none' "
     "stroke='white' stroke-width='2'/%3E%3C/svg%3E"
@@ -33,7 +33,7 @@ header{border-bottom:1px solid var(--line);background:var(--soft)}
 header>div,main{max-width:72rem;margin:0 auto;padding:.7rem 1.2rem}
 header>div{display:flex;gap:.4rem 1.3rem;align-items:center;flex-wrap:wrap}
 header .logo{font-weight:700;font-size:1.15rem;color:var(--text)}
-header .logo i{color:var(--accent);font-style:normal}
+header .logo em{color:var(--accent);font-style:normal}
 header nav{display:flex;gap:1.1rem}header .here{color:var(--text);font-weight:600}
 header form{flex:1 1 12rem;max-width:24rem;margin-left:auto}
 input{font:inherit;font-size:.95rem;width:100%;padding:.32rem .75rem;color:inherit;
@@ -87,8 +87,8 @@ def page(call: Call, title: str, body: str, *, query: str = "", status: int = 20
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<link rel="icon" href="{_ICON}"><style>{_STYLE}</style>'
-        '<header><div><a class="logo" href="/">zoo <i>hub</i></a>'
+        f'<link rel="icon" href="{ICON}"><style>{_STYLE}</style>'
+        '<header><div><a class="logo" href="/">zoo <em>hub</em></a>'
         f'<nav>{links}</nav><form action="/{kind}"><input type="search" name="search" '
         f'value="{html.escape(query)}" placeholder="search {kind}" aria-label="search {kind}">'
         f"</form>{who}</div></header><main>{body}</main></html>"

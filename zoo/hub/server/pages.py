@@ -223,7 +223,7 @@ def history(call: Call) -> Response:
     sha = call.revision(row, call.parameters["revision"])
     rows = "".join(
         f"<tr><td>{link(f'/{call.name.url_path}/tree/{item.sha}', item.sha[:10])}</td>"
-        f"<td>{html.escape(item.title)}</td><td class=dim>{html.escape(item.author)}</td>"
+        f"<td>{html.escape(item.title)}</td><td class=what>{html.escape(item.author)}</td>"
         f'<td class="n dim">{day(item.time)}</td></tr>'
         for item in call.hub.git(row).history(sha, 0, _MOST)
     )
