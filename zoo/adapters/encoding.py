@@ -83,7 +83,8 @@ def decode(encoded: Encoded, numel: int, nnz: int) -> Indices:
         raise UnsafeFileError(f"blocks of {block} do not divide a tensor of {numel} elements")
     if kind in ("i32", "i64"):
         starts = codes.astype(np.int64)
-        if (np.diff(starts, prepend=-1) <= 0).any():
+        # Compared, not subtracted: a difference of two 64-bit numbers may wrap around.
+        if len(starts) and (starts[0] < 0 or (starts[1:] <= starts[:-1]).any()):
             raise UnsafeFileError("indices are negative, unsorted or given twice")
     else:
         skip = int(np.iinfo(KINDS[kind]).max)
