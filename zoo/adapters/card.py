@@ -13,6 +13,7 @@ _PIPELINES = {
     "super-resolution": "image-to-image",
     "causal-lm": "text-generation",
     "text-choice": "text-generation",
+    "denoising": "unconditional-image-generation",
 }
 
 

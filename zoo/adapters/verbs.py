@@ -39,6 +39,10 @@ _DEFAULTS: dict[str, Train] = {
         steps=200, batch_size=16, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
         eval_every=50, save_every=25, options={"length": 128, "format": "sst2"},
     ),
+    "denoising": Train(
+        steps=300, batch_size=64, lr=2e-3, warmup_steps=20, ema_decay=0.98, clip_norm=1.0,
+        log_every=20, eval_every=100, save_every=50, options={"classes": "", "look": "plain"},
+    ),
 }  # fmt: skip
 
 
