@@ -9,6 +9,7 @@ import random
 import subprocess
 import threading
 import time
+import zlib
 
 import pytest
 
@@ -164,6 +165,27 @@ def test_a_tampered_object_is_not_served(stored):
     assert client.upload("me/repo", data).status == 200
     assert client("GET", "/me/repo/resolve/main/w.bin").body == data
     assert (served.folder / "damaged" / path.name).exists()
+
+
+def test_a_tampered_small_file_is_not_served(stored):
+    """A small file is an object of git's, which git would give out as it is."""
+    served, client, _, _ = stored
+    data = b"text" * 99
+    operation = {"path": "a.txt", "content": base64.b64encode(data).decode()}
+    assert client.commit("me/repo", ("file", operation)).status == 200
+    [row] = client("POST", "/api/models/me/repo/paths-info/main", {"paths": ["a.txt"]},
+                   headers={"Content-Type": "application/json"}).json  # fmt: skip
+    sha = row["oid"]
+    path = served.folder / "repos" / "1.git" / "objects" / sha[:2] / sha[2:]
+    good = path.read_bytes()
+    for wrong in (b"TEXT" * 99, data[:-1]):
+        path.write_bytes(zlib.compress(b"blob %d\0" % len(wrong) + wrong))
+        answer = client("GET", "/me/repo/resolve/main/a.txt")
+        assert (answer.status, "damaged" in answer.json["error"]) == (500, True)
+    path.write_bytes(good[:20])
+    assert client("GET", "/me/repo/resolve/main/a.txt").status == 500
+    path.write_bytes(good)
+    assert client("GET", "/me/repo/resolve/main/a.txt").body == data
 
 
 def test_ranges(stored):

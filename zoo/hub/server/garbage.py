@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dulwich.objects import Commit, Tag
 
+from zoo.errors import HubError
 from zoo.hub.server.git import Git
 from zoo.hub.server.hub import Hub
 
@@ -53,7 +54,12 @@ def collect_in(hub: Hub, hours: float, check: bool) -> Collected:
         for row in hub.index.all("SELECT * FROM repos"):
             with hub.writing(row["id"]):
                 git = hub.git(row)
-                used = referred(git)
+                try:
+                    used = referred(git)
+                except KeyError as error:
+                    gone = error.args[0].decode()
+                    text = f"{git.path} is damaged: object {gone} is missing"
+                    raise HubError(text) from None
                 sql = "SELECT oid FROM owned WHERE repo = ? AND created < ?"
                 for item in hub.index.all(sql, row["id"], limit):
                     if item["oid"] not in used:

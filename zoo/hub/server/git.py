@@ -11,12 +11,13 @@ import re
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dulwich.objects import Commit, ObjectID, ShaFile, Tag, Tree
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
 from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
@@ -184,10 +185,18 @@ class Git:
         return _folder_ids(str(self.path), self._tree_id(commit))
 
     def blob(self, sha: str) -> bytes:
-        """Return the content of a blob (a small file, or a pointer)."""
-        with self.open() as repo:
-            data: bytes = repo.object_store.get_raw(_id(sha))[1]
-            return data
+        """Return the content of a blob (a small file, or a pointer).
+
+        Raises:
+            Refused: 500; it is gone, or no longer what its id says.
+
+        """
+        data: bytes | None = None
+        with self.open() as repo, suppress(KeyError, zlib.error, OSError, ValueError):
+            data = repo.object_store.get_raw(_id(sha))[1]
+        if data is None or Blob.from_string(data).id.decode() != sha:
+            raise Refused(500, f"object {sha} was damaged on the hub's disk", "DamagedFile")
+        return data
 
     def content(self, sha: str) -> Content:
         """Return the size of a blob, and the large file that it may point at."""
