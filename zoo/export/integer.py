@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.export.graph import Graph, Op
-from zoo.export.integer_base import Kernel
+from zoo.export.integer_base import TYPES, Kernel
 from zoo.export.integer_ops import KERNELS
 
-_TORCH = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
-_CHUNK = 2**18  # elements of the largest activation that are worked on at once: 1 MiB of float32
+_CHUNK = 2**20  # elements of the largest activation that are worked on at once: 1 MiB of int8
 
 
 class IntegerNetwork(nn.Module):
@@ -23,9 +22,8 @@ class IntegerNetwork(nn.Module):
     runtime does: int8 `(N, H, W, C)`. Any batch size goes through a graph that was made for one
     sample, unless an operation mixes samples.
 
-    Between operations a tensor is float32 holding integer - zero point: convolutions then are
-    float convolutions, exact as long as every partial sum stays below 2^24 (float64, below 2^53,
-    where the weights do not guarantee that), and padding is zero.
+    How it stays exact and becomes fast is told in `zoo.export.integer_products` (sums),
+    `zoo.export.rescale` (rounding) and `zoo.export.integer_ops` (tables).
 
     Args:
         graph: in the layout "channels_last", with values.
@@ -83,7 +81,7 @@ class IntegerNetwork(nn.Module):
         wanted = tensor.shape
         sample = self.batched and given.ndim == len(wanted)
         fits = given.shape[1:] == wanted[1:] if sample else given.shape == wanted
-        if not fits or given.dtype is not _TORCH[tensor.dtype]:
+        if not fits or given.dtype is not TYPES[tensor.dtype]:
             shape = ("N", *wanted[1:]) if self.batched else wanted
             raise MismatchError(
                 f"input {name!r} is {given.dtype} {tuple(given.shape)}; expected {tensor.dtype} "
@@ -91,22 +89,12 @@ class IntegerNetwork(nn.Module):
             )
 
     def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values: dict[str, Tensor] = {}
-        for name, given in zip(self.graph.inputs, inputs, strict=True):
-            quantization = self.graph.tensors[name].quantization
-            shift = 0 if quantization is None else quantization.zero_point
-            values[name] = given.to(torch.float32) - shift
+        values = dict(zip(self.graph.inputs, inputs, strict=True))
         for (kernel, names, output), dead in zip(self._steps, self._dead, strict=True):
             values[output] = kernel(*(values[name] for name in names))
             for name in dead:
                 values.pop(name, None)
-        return tuple(self._output(name, values[name]) for name in self.graph.outputs)
-
-    def _output(self, name: str, value: Tensor) -> Tensor:
-        tensor = self.graph.tensors[name]
-        if tensor.quantization is None:
-            return value
-        return (value + tensor.quantization.zero_point).to(_TORCH[tensor.dtype]).contiguous()
+        return tuple(values[name].contiguous() for name in self.graph.outputs)
 
 
 @contextlib.contextmanager
@@ -135,6 +123,8 @@ def _is_batched(graph: Graph) -> bool:
 def _mixes_samples(graph: Graph, op: Op) -> bool:
     source = graph.tensors[op.inputs[0]]
     rank = len(source.shape)
+    if any(len(graph.tensors[n].shape) != rank for n in op.inputs if n not in graph.values):
+        return True  # broadcasting would take samples for something else
     if op.kind in ("concat", "softmax", "mean"):
         dims = op.attributes["dim"]
         return 0 in {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}

@@ -1,4 +1,7 @@
-"""What the integer kernels share: quantization of operands, ranges of results, constants."""
+"""What the integer kernels share: quantization of operands, ranges of results, constants.
+
+Between operators a tensor holds the stored integers, in the type the graph gives it.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,6 +15,8 @@ from zoo.errors import MismatchError
 from zoo.export.graph import LIMITS, Graph, Op, Quantization
 
 Kernel = Callable[..., Tensor]
+AT_ONCE = 2**18  # elements that are computed at once, so that what lies between stays in caches
+TYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
 
 
 def quantization_of(graph: Graph, name: str) -> Quantization:
@@ -74,13 +79,25 @@ def centered(graph: Graph, name: str) -> Tensor:
     return torch.from_numpy(values - zero)
 
 
+def stored(graph: Graph, name: str) -> Tensor:
+    """Return a constant as the integers it is stored as."""
+    return torch.from_numpy(graph.values[name].copy())
+
+
 def operands(graph: Graph, op: Op, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return all operands of an elementwise op: the computed ones given, constants added."""
+    """Return all operands of an elementwise op, stored: the computed ones given, and constants."""
     given = iter(inputs)
     return [
-        centered(graph, name).to(torch.float32) if graph.tensors[name].is_parameter else next(given)
+        stored(graph, name) if graph.tensors[name].is_parameter else next(given)
         for name in op.inputs
     ]
+
+
+def stored_limits(graph: Graph, op: Op) -> tuple[int, int]:
+    """Return the smallest and largest stored output, fused activation included."""
+    zero = quantization_of(graph, op.outputs[0]).zero_point
+    low, high = limits(graph, op)
+    return low + zero, high + zero
 
 
 def same_quantization(graph: Graph, op: Op) -> Quantization:
@@ -93,3 +110,16 @@ def same_quantization(graph: Graph, op: Op) -> Quantization:
                 "runtimes do not rescale here"
             )
     return output
+
+
+def in_groups(graph: Graph, op: Op, kernel: Kernel) -> Kernel:
+    """Return a kernel that goes through large batches a few samples at a time."""
+    samples = max(1, AT_ONCE // max(1, math.prod(graph.tensors[op.outputs[0]].shape[1:])))
+
+    def run(*inputs: Tensor) -> Tensor:
+        if len(inputs[0]) <= samples:
+            return kernel(*inputs)
+        groups = zip(*(x.split(samples) for x in inputs), strict=True)
+        return torch.cat([kernel(*group) for group in groups])
+
+    return run

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.errors import MismatchError
 from zoo.export import resize
 from zoo.export.graph import LIMITS, Graph, Op
-from zoo.export.integer_base import Kernel, limits, operands, same_quantization
+from zoo.export.integer_base import Kernel, operands, same_quantization, stored_limits
 
 
 def pad_image(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
@@ -19,33 +20,34 @@ def pad_image(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0)
 
 
 def _avg_pool2d(graph: Graph, op: Op) -> Kernel:
-    zero = same_quantization(graph, op).zero_point
-    low, high = limits(graph, op)
+    same_quantization(graph, op)
+    low, high = stored_limits(graph, op)
     kernel, stride, padding = (op.attributes[key] for key in ("kernel", "stride", "padding"))
     most = LIMITS[graph.tensors[op.inputs[0]].dtype][1] + 1
     dtype = torch.float32 if most * math.prod(kernel) < 2**24 else torch.float64
 
     def sums(x: Tensor) -> Tensor:
-        return F.avg_pool2d(pad_image(x.to(dtype), padding), kernel, stride, divisor_override=1)
+        return F.avg_pool2d(pad_image(x, padding), kernel, stride, divisor_override=1)
 
     def run(x: Tensor) -> Tensor:
-        # Integers with zero point: halves are rounded away from the integer 0, not the real one.
-        total = sums((x + zero).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).double()
-        count = sums(torch.ones(1, 1, *x.shape[1:3])).permute(0, 2, 3, 1).double()
+        # Of stored integers: halves are rounded away from the integer 0, not the real one.
+        total = sums(x.permute(0, 3, 1, 2).to(dtype)).permute(0, 2, 3, 1).double()
+        count = sums(torch.ones(1, 1, *x.shape[1:3], dtype=dtype)).permute(0, 2, 3, 1).double()
         half = torch.floor(count / 2)
         total += torch.where(total > 0, half, -half)
-        return ((total / count).trunc_() - zero).clamp_(low, high).float()
+        return (total / count).trunc_().clamp_(low, high).to(x.dtype)
 
     return run
 
 
 def _max_pool2d(graph: Graph, op: Op) -> Kernel:
     same_quantization(graph, op)
-    low, high = limits(graph, op)
+    low, high = stored_limits(graph, op)
     kernel, stride, padding = (op.attributes[key] for key in ("kernel", "stride", "padding"))
+    least = LIMITS[graph.tensors[op.inputs[0]].dtype][0]
 
     def run(x: Tensor) -> Tensor:
-        image = pad_image(x.permute(0, 3, 1, 2), padding, -math.inf)
+        image = pad_image(x.permute(0, 3, 1, 2), padding, least)
         return F.max_pool2d(image, kernel, stride).permute(0, 2, 3, 1).clamp(low, high)
 
     return run
@@ -71,8 +73,11 @@ def _extreme(graph: Graph, op: Op) -> Kernel:
 
 
 def _pad(graph: Graph, op: Op) -> Kernel:
-    same_quantization(graph, op)
-    return lambda x: F.pad(x, op.attributes["padding"], value=op.attributes["value"])
+    value = op.attributes["value"] + same_quantization(graph, op).zero_point
+    low, high = LIMITS[graph.tensors[op.inputs[0]].dtype]
+    if not low <= value <= high:
+        raise MismatchError(f"it pads with the integer {value}, which its type does not hold")
+    return lambda x: F.pad(x, op.attributes["padding"], value=value)
 
 
 def _reshape(graph: Graph, op: Op) -> Kernel:
@@ -121,13 +126,8 @@ def _resize_nearest(graph: Graph, op: Op) -> Kernel:
 
 
 def _resize_bilinear(graph: Graph, op: Op) -> Kernel:
-    zero = same_quantization(graph, op).zero_point
-
-    def run(x: Tensor) -> Tensor:
-        stored = resize.bilinear((x + zero).to(torch.int64), dict(op.attributes))
-        return (stored - zero).to(torch.float32)
-
-    return run
+    same_quantization(graph, op)
+    return lambda x: resize.bilinear(x.to(torch.int64), dict(op.attributes)).to(x.dtype)
 
 
 MOVES: dict[str, Callable[[Graph, Op], Kernel]] = {

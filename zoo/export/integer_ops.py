@@ -1,17 +1,18 @@
 """What each operator computes on integers, as TFLite's reference kernels define it.
 
-A kernel is made once for an operator of a graph and then called with its computed inputs: float32
-tensors, channels last, that hold integer - zero point. Sources: tensorflow/lite/kernels/internal/
-reference (integer_ops) and tensorflow/lite/micro/kernels of tensorflow/tflite-micro.
+A kernel is made once for an operator of a graph and then called with its computed inputs: the
+stored integers, channels last. Sources: tensorflow/lite/kernels/internal/reference (integer_ops)
+and tensorflow/lite/micro/kernels of tensorflow/tflite-micro.
+
+Operators that act on elements are written as arithmetic on real integers. In int8 two operands have
+2^16 pairs of values: such an operator is evaluated once for them all and then looked up.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,126 +20,59 @@ from zoo.errors import MismatchError
 from zoo.export import fixedpoint, lut
 from zoo.export.graph import Graph, Op
 from zoo.export.integer_base import (
+    TYPES,
     Kernel,
-    centered,
     extent,
+    in_groups,
     limits,
     operands,
     quantization_of,
     reach,
     rounded,
 )
-from zoo.export.integer_moves import MOVES, pad_image
-from zoo.export.rescale import Rescale, WideRescale
+from zoo.export.integer_moves import MOVES
+from zoo.export.integer_products import PRODUCTS
+from zoo.export.rescale import Rescale
 
-_EXACT_FLOAT32 = 2**24
 _ADD_SHIFT = {"int8": 20, "int16": 15}  # bits that `add` gains before it rescales its inputs
 
 
-@dataclass(frozen=True)
-class _Product:
-    """A convolution's or fully connected layer's arithmetic before and after the sum.
+def _elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], Kernel]:
+    """Return the maker of a stored operator, of one that takes float64 integers - zero point."""
 
-    Attributes:
-        weight: integers - zero point in a float type whose sums are exact.
-        bias: in that type, or None where there is none or adding it there would not be exact.
-        rescale: from the sum to the output; adds a bias that is not in `bias`.
+    def prepare(graph: Graph, op: Op) -> Kernel:
+        arithmetic = make(graph, op)
+        zeros = [quantization_of(graph, name).zero_point for name in op.inputs]
 
-    """
+        def run(*inputs: Tensor) -> Tensor:
+            given = operands(graph, op, inputs)
+            return arithmetic(*(x.double() - z for x, z in zip(given, zeros, strict=True)))
 
-    weight: Tensor
-    bias: Tensor | None
-    rescale: Rescale | WideRescale
+        if {graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)} != {"int8"}:
+            return run
+        every = torch.arange(-128, 128, dtype=torch.float64)
+        pairs = (every[:, None], every) if len(zeros) == 2 else (every,)
+        results = arithmetic(*(x - z for x, z in zip(pairs, zeros, strict=True))).flatten()
 
+        def look_up(*inputs: Tensor) -> Tensor:
+            first, *second = operands(graph, op, inputs)
+            places = first.to(torch.int32)
+            if second:
+                places = torch.add(second[0], places, alpha=256).add_(128 * 257)
+            else:
+                places += 128
+            return results.index_select(0, places.flatten()).view(places.shape)
 
-def _product(graph: Graph, op: Op, weight: Tensor) -> _Product:
-    """Prepare a MAC op; `weight` is float64 with the output channels first."""
-    if graph.tensors[op.inputs[0]].dtype == "int16":
-        return _wide_product(graph, op, weight)
-    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
-    scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
-    bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0])
-    dtype = torch.float32 if float(bound.max()) < _EXACT_FLOAT32 else torch.float64
-    bias, total = None, bound
-    if len(op.inputs) > 2:
-        bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
-        total = bound + bias.abs()
-    if float(total.max()) >= 2**31:
-        raise MismatchError("its accumulator can exceed 32 bits")
-    factors = source.scale * scales / output.scale
-    if op.kind == "fully_connected" and len(scales) == 1 and bias is None:
-        # Without a bias, whose scale it would check, the kernel multiplies the scales in float32.
-        product = np.float32(source.scale) * np.float32(scales[0])
-        factors = np.array([np.float64(product) / output.scale])
-    within = dtype == torch.float64 or float(total.max()) < _EXACT_FLOAT32
-    rescale = Rescale(
-        factors if len(factors) > 1 else np.repeat(factors, len(bound)),
-        bound.numpy(),
-        *limits(graph, op),
-        bias=None if bias is None else bias.numpy(),
-        add_bias=not within,
-    )
-    early = bias.to(dtype) if bias is not None and within else None
-    return _Product(weight.to(dtype), early, rescale)
+        return in_groups(graph, op, look_up)
+
+    return prepare
 
 
-def _conv2d(graph: Graph, op: Op) -> Kernel:
-    weight = centered(graph, op.inputs[1])
-    depthwise = op.kind == "depthwise_conv2d"
-    product = _product(graph, op, weight.permute((3, 0, 1, 2) if depthwise else (0, 3, 1, 2)))
-    groups = graph.tensors[op.inputs[0]].shape[3] // product.weight.shape[1]
-    stride, dilation = op.attributes["stride"], op.attributes["dilation"]
-    top, bottom, left, right = padding = op.attributes["padding"]
-    if groups == 1 and op.attributes["kernel"] == (1, 1) and not any(padding):
-        return _pointwise(product, stride)
-    kernel = product.weight.contiguous(memory_format=torch.channels_last)
-    even = top == bottom and left == right
-
-    def run(x: Tensor) -> Tensor:
-        image = x.permute(0, 3, 1, 2).to(kernel.dtype)
-        if not even:
-            image = pad_image(image, padding)
-        around = (top, left) if even else 0
-        y = F.conv2d(image, kernel, product.bias, stride, around, dilation, groups)
-        return product.rescale(y.permute(0, 2, 3, 1), overwrite=True)
-
-    return run
-
-
-def _pointwise(product: _Product, stride: tuple[int, int]) -> Kernel:
-    """A 1x1 convolution is a matrix product: several times faster without the detour."""
-    matrix = product.weight.flatten(1)
-
-    def run(x: Tensor) -> Tensor:
-        if stride != (1, 1):
-            x = x[:, :: stride[0], :: stride[1]]
-        return product.rescale(F.linear(x.to(matrix.dtype), matrix, product.bias), overwrite=True)
-
-    return run
-
-
-def _wide_product(graph: Graph, op: Op, weight: Tensor) -> _Product:
-    """Prepare a MAC op on int16 activations, whose sums and biases are int64."""
-    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
-    scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
-    if len(op.inputs) < 3:
-        raise MismatchError("it has no bias, without which runtimes sum int16 products otherwise")
-    bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
-    bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0]) + bias.abs()
-    rescale = WideRescale(source.scale * scales / output.scale, bound.numpy(), *limits(graph, op))
-    return _Product(weight=weight, bias=bias, rescale=rescale)
-
-
-def _fully_connected(graph: Graph, op: Op) -> Kernel:
-    product = _product(graph, op, centered(graph, op.inputs[1]))
-    matrix, shape = product.weight, graph.tensors[op.outputs[0]].shape[1:]
-
-    def run(x: Tensor) -> Tensor:
-        rows = x.reshape(-1, matrix.shape[1]).to(matrix.dtype)
-        sums = F.linear(rows, matrix, product.bias)
-        return product.rescale(sums, overwrite=True).reshape(-1, *shape)
-
-    return run
+def _rescale(graph: Graph, op: Op, factor: float, bound: int) -> Rescale:
+    """Return the last rounding of an operator, to its stored output."""
+    output = op.outputs[0]
+    zero, dtype = quantization_of(graph, output).zero_point, TYPES[graph.tensors[output].dtype]
+    return Rescale(factor, bound, *limits(graph, op), zero_point=zero, dtype=dtype)
 
 
 def _add(graph: Graph, op: Op) -> Kernel:
@@ -158,14 +92,11 @@ def _add(graph: Graph, op: Op) -> Kernel:
     scaled = [Rescale(ratio, most << gain, -(2**31), 2**31 - 1, domain=steps) for ratio in ratios]
     sign = 1 if op.kind == "add" else -1
     bound = sum(int(np.abs(rescale.exact(steps[:, None])).max()) for rescale in scaled)
-    final_rescale = Rescale(final, bound, *limits(graph, op))
+    last = _rescale(graph, op, final, bound)
 
     def run(*inputs: Tensor) -> Tensor:
-        x, y = (
-            rescale(operand.to(torch.float64) * 2**gain)
-            for rescale, operand in zip(scaled, operands(graph, op, inputs), strict=True)
-        )
-        return final_rescale(torch.add(x, y, alpha=sign))
+        x, y = (rescale(operand * 2**gain) for rescale, operand in zip(scaled, inputs, strict=True))
+        return last(torch.add(x, y, alpha=sign))
 
     return run
 
@@ -174,29 +105,18 @@ def _mul(graph: Graph, op: Op) -> Kernel:
     first, second = (quantization_of(graph, name) for name in op.inputs)
     output = quantization_of(graph, op.outputs[0])
     bound = reach(graph, op.inputs[0]) * reach(graph, op.inputs[1])
-    rescale = Rescale(first.scale * second.scale / output.scale, bound, *limits(graph, op))
-    dtype = torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
-
-    def run(*inputs: Tensor) -> Tensor:
-        x, y = operands(graph, op, inputs)
-        return rescale(x.to(dtype) * y, overwrite=True)
-
-    return run
+    rescale = _rescale(graph, op, first.scale * second.scale / output.scale, bound)
+    return lambda x, y: rescale(x * y)
 
 
 def _prelu(graph: Graph, op: Op) -> Kernel:
     _refuse_int16(graph, op)
     source, alpha = (quantization_of(graph, name) for name in op.inputs)
     output = quantization_of(graph, op.outputs[0])
-    largest, within = reach(graph, op.inputs[0]), limits(graph, op)
-    slope = centered(graph, op.inputs[1]).to(torch.float32)
-    ahead = Rescale(source.scale / output.scale, largest, *within)
-    below = Rescale(source.scale * alpha.scale / output.scale, largest * 255, *within)
-
-    def run(x: Tensor) -> Tensor:
-        return torch.where(x >= 0, ahead(x), below(x * slope))
-
-    return run
+    largest = reach(graph, op.inputs[0])
+    ahead = _rescale(graph, op, source.scale / output.scale, largest)
+    below = _rescale(graph, op, source.scale * alpha.scale / output.scale, largest * 255)
+    return lambda x, slope: torch.where(x >= 0, ahead(x), below(x * slope))
 
 
 def _refuse_int16(graph: Graph, op: Op) -> None:
@@ -210,16 +130,17 @@ def _refuse_int16(graph: Graph, op: Op) -> None:
 def _relu(graph: Graph, op: Op) -> Kernel:
     _refuse_int16(graph, op)
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
     if op.kind == "relu6":  # the kernel only clamps: it takes the two scales for equal
         high = min(
             extent(graph, op.inputs[0])[1],
             rounded(float(np.float32(6) / np.float32(source.scale))),
         )
-        shift = source.zero_point - output.zero_point
-        return lambda x: x.clamp(0, high) + shift
+        return lambda x: (x.clamp(0, high) + source.zero_point).to(dtype)
     ratio = float(np.float32(source.scale) / np.float32(output.scale))
     low, high = extent(graph, op.outputs[0])
-    return Rescale(ratio, reach(graph, op.inputs[0]), max(low, 0), high)
+    most, zero = reach(graph, op.inputs[0]), output.zero_point
+    return Rescale(ratio, most, max(low, 0), high, zero_point=zero, dtype=dtype)
 
 
 def _mean(graph: Graph, op: Op) -> Kernel:
@@ -229,10 +150,17 @@ def _mean(graph: Graph, op: Op) -> Kernel:
     multiplier, shift = fixedpoint.quantize_multiplier(source.scale / output.scale)
     bits = min(count.bit_length() - 1, 32, 31 + shift)
     pair = ((multiplier << bits) // count, shift - bits)
-    bound = count * reach(graph, op.inputs[0])
-    rescale = Rescale(0.0, bound, *limits(graph, op), multipliers=[pair])
+    rescale = Rescale(
+        0.0,
+        count * reach(graph, op.inputs[0]),
+        *limits(graph, op),
+        multipliers=[pair],
+        zero_point=output.zero_point,
+        dtype=TYPES[graph.tensors[op.outputs[0]].dtype],
+    )
     keep = bool(op.attributes["keepdim"])
-    return lambda x: rescale(x.double().sum(dims, keepdim=keep))
+    offset = count * source.zero_point
+    return lambda x: rescale(x.double().sum(dims, keepdim=keep) - offset)
 
 
 def _softmax(graph: Graph, op: Op) -> Kernel:
@@ -244,14 +172,15 @@ def _softmax(graph: Graph, op: Op) -> Kernel:
     values, small = fixedpoint.softmax_table(source.scale, op.attributes.get("beta", 1.0))
 
     def run(x: Tensor) -> Tensor:
-        difference = (x.amax(-1, keepdim=True) - x).to(torch.int64).numpy()
+        wide = x.to(torch.int64)
+        difference = (wide.amax(-1, keepdim=True) - wide).numpy()
         total = small[difference].sum(-1, keepdims=True)
         bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
         # 12 integer bits, and the int8 output has 8 of the result's 31.
         exponent = 12 - (32 - bits) + 31 - 8
         scaled = fixedpoint.high_multiply(fixedpoint.reciprocal(total, bits), values[difference])
         result: NDArray[np.int64] = np.clip(fixedpoint.shift_right(scaled, exponent), 0, 255)
-        return torch.from_numpy(result.astype(np.float32))
+        return torch.from_numpy((result - 128).astype(np.int8))
 
     return run
 
@@ -263,8 +192,9 @@ def _wide_softmax(graph: Graph, op: Op) -> Kernel:
     table = lut.Softmax(source.scale * op.attributes.get("beta", 1.0))
 
     def run(x: Tensor) -> Tensor:
-        difference = (x - x.amax(-1, keepdim=True)).to(torch.int64).numpy()
-        return torch.from_numpy(table(difference).astype(np.float32))
+        wide = x.to(torch.int64)
+        difference = (wide - wide.amax(-1, keepdim=True)).numpy()
+        return torch.from_numpy(table(difference).astype(np.int16))
 
     return run
 
@@ -272,34 +202,35 @@ def _wide_softmax(graph: Graph, op: Op) -> Kernel:
 def _requantize(graph: Graph, op: Op) -> Kernel:
     output = quantization_of(graph, op.outputs[0])
     low, high = limits(graph, op)
+    dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
     if graph.tensors[op.inputs[0]].dtype == "float32":
         scale = np.float32(output.scale).item()
 
         def quantize(x: Tensor) -> Tensor:
             ratio = x / scale
-            return (ratio.sign() * (ratio.abs() + 0.5).floor()).clamp(low, high)
+            steps = (ratio.sign() * (ratio.abs() + 0.5).floor()).clamp(low, high)
+            return (steps + output.zero_point).to(dtype)
 
         return quantize
     source = quantization_of(graph, op.inputs[0])
-    return Rescale(source.scale / output.scale, reach(graph, op.inputs[0]), low, high)
+    rescale = _rescale(graph, op, source.scale / output.scale, reach(graph, op.inputs[0]))
+    return lambda x: rescale(x.double() - source.zero_point)
 
 
 def _dequantize(graph: Graph, op: Op) -> Kernel:
-    scale = quantization_of(graph, op.inputs[0]).scale
-    return lambda x: x * scale
+    meaning = quantization_of(graph, op.inputs[0])
+    return lambda x: (x.float() - meaning.zero_point) * meaning.scale
 
 
 KERNELS: dict[str, Callable[[Graph, Op], Kernel]] = {
     **MOVES,
-    "conv2d": _conv2d,
-    "depthwise_conv2d": _conv2d,
-    "fully_connected": _fully_connected,
-    "add": _add,
-    "sub": _add,
-    "mul": _mul,
-    "prelu": _prelu,
-    "relu": _relu,
-    "relu6": _relu,
+    **PRODUCTS,
+    "add": _elementwise(_add),
+    "sub": _elementwise(_add),
+    "mul": _elementwise(_mul),
+    "prelu": _elementwise(_prelu),
+    "relu": _elementwise(_relu),
+    "relu6": _elementwise(_relu),
     "mean": _mean,
     "softmax": _softmax,
     "quantize": _requantize,

@@ -7,10 +7,10 @@ is ten passes over the data. In real numbers the same integer is
                                                                   term for e <= 0)
 
 because the first rounding moves the second one's thresholds by half a unit of its last place,
-towards zero. float64 computes this in four passes; whether its own rounding ever changes the
-result is checked when a `Rescale` is made: both sides are step functions that grow with x, so they
-are equal everywhere if they are equal on both sides of each of the (at most 255) steps. Where the
-check fails, or an exact tie is not exact in float64, the int64 path is taken.
+towards zero. float64 computes this in six passes; whether its own rounding ever changes the result
+is checked when a `Rescale` is made. Both sides are step functions that never fall as x grows, and
+each pass is one correctly rounded operation, so they are equal everywhere if they are equal on both
+sides of each of the (at most 255) steps. Where they are not, the int64 path is taken.
 
 The float64 passes go over blocks in memory that is kept: fresh memory for every layer would cost
 more than the arithmetic.
@@ -26,11 +26,8 @@ from torch import Tensor
 from zoo.errors import MismatchError
 from zoo.export import fixedpoint
 
-# Distance to a step that float64 does not bridge, relative to the largest result: the product and
-# two additions are each off by at most 2^-53 of it.
-_SAFE = 2.0**-51
 _MOST_STEPS = 2**18  # that are checked; int16 results of one channel have 2^16
-_BLOCK = 2**17  # elements that are worked on at once: 1 MiB of float64
+_BLOCK = 2**18  # elements that are worked on at once: 2 MiB of float64
 _ROW = 2**11  # about so many constants side by side: broadcasting shorter rows is slow
 
 
@@ -52,18 +49,20 @@ _WORKSPACE = _Workspace()
 
 
 class Rescale:
-    """x -> clamp(x * factor, low, high), rounded as TFLite's kernels do.
+    """x -> clamp(x * factor, low, high) + zero_point, rounded as TFLite's kernels do.
 
     Args:
         factors: real multipliers, one or one per channel (the last dimension).
-        bound: largest |x| per channel that can occur (broadcasts against `factors`).
-        low: smallest result (without zero point).
-        high: largest result.
-        bias: integers that belong to x, one per channel.
-        add_bias: whether x comes without its bias.
+        bound: largest |x - centre| per channel that can occur (broadcasts against `factors`).
+        low: smallest result, without the zero point.
+        high: largest result, without the zero point.
+        centre: integers around which x lies, one per channel.
+        added: integers, one per channel, that are still to be added to what is given to make x.
         domain: every x that can occur, where they are few and the results many.
         multipliers: (multiplier, shift) pairs instead of `factors`, for the kernels that derive
             them otherwise.
+        zero_point: what is added to results at last.
+        dtype: of results.
 
     Raises:
         MismatchError: a factor is not positive and finite, or x * factor leaves int32.
@@ -77,10 +76,12 @@ class Rescale:
         low: int,
         high: int,
         *,
-        bias: NDArray[np.float64] | None = None,
-        add_bias: bool = False,
+        centre: NDArray[np.float64] | None = None,
+        added: NDArray[np.float64] | None = None,
         domain: NDArray[np.int64] | None = None,
         multipliers: list[tuple[int, int]] | None = None,
+        zero_point: int = 0,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         if multipliers is None:
             reals = np.atleast_1d(np.asarray(factors, np.float64))
@@ -89,27 +90,28 @@ class Rescale:
             multipliers = [fixedpoint.quantize_multiplier(float(real)) for real in reals]
         pairs = np.array(multipliers, np.int64).reshape(-1, 2)
         self.multiplier, self.shift = pairs[:, 0], pairs[:, 1]
-        self.low, self.high = low, high
-        self.wide = max(-low, high) > 2**24  # results that float32 cannot hold stay float64
-        centre = np.zeros(1) if bias is None else bias
+        self.low, self.high, self.zero_point, self.dtype = low, high, zero_point, dtype
+        middle = np.zeros(1) if centre is None else centre
         reach = np.asarray(bound, np.float64)
         left = np.clip(self.shift, 0, None)
-        if np.any(left > 30) or np.any((reach + np.abs(centre)) * 2.0**left >= 2.0**31):
+        if np.any(left > 30) or np.any((reach + np.abs(middle)) * 2.0**left >= 2.0**31):
             raise MismatchError("its sums can exceed 32 bits; the scales do not fit each other")
         right = np.clip(-self.shift, 0, None)
         self._factor = self.multiplier * 2.0 ** (self.shift - 31.0)
         self._nudge = np.where(right > 0, 2.0 ** -(right + 1.0), 0.0)
+        # Below zero every result is clamped to zero or above: the nudge may point up everywhere.
+        self._signed = low < 0 and bool(self._nudge.any())
+        self._added = np.zeros(1) if added is None else added
+        self._offset = np.broadcast_to(np.float64(0.5 + zero_point), self._factor.shape)
+        if not self._signed:  # else the sign of the whole x is needed
+            self._offset = self._offset + self._nudge + self._added * self._factor
         if domain is None:
-            self.exact_in_float = self._check(centre, reach)
+            self.exact_in_float = self._check(middle, reach)
         else:
             self.exact_in_float = self._agrees(domain[:, None])
-        # Below zero every result is clamped to zero or above: the nudge may point up everywhere.
-        signed = low < 0 and bool(self._nudge.any())
-        self._width = len(self._factor) if bias is None else max(len(self._factor), len(bias))
-        self._factor_t = self._tiled(self._factor)
-        self._offset = self._tiled(0.5 + (self._nudge if low >= 0 else np.zeros(1)))
-        self._nudge_t = self._tiled(self._nudge) if signed else None
-        self._bias = self._tiled(bias) if bias is not None and add_bias else None
+        self._width = max(len(self._factor), len(self._added))
+        constants = (self._factor, self._offset, self._nudge, self._added)
+        self._constants = tuple(self._tiled(values) for values in constants)
         self._integers = torch.from_numpy(self.multiplier), torch.from_numpy(self.shift)
 
     def _tiled(self, values: NDArray[np.float64]) -> Tensor:
@@ -117,44 +119,39 @@ class Rescale:
         whole = np.broadcast_to(values, self._width)
         return torch.from_numpy(np.tile(whole, max(1, _ROW // self._width)))
 
-    def __call__(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
-        """Return the integers for float32 or float64 integers x, channels last.
-
-        With `overwrite` the memory of a float32 x may be used for the result.
-        """
-        dtype = torch.float64 if self.wide else torch.float32
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the results for integers x, of any type that holds them, channels last."""
         if not self.exact_in_float:
-            x = x.to(torch.float64)
-            if self._bias is not None:
-                x = x + self._bias[: self._width]
-            result = fixedpoint.multiply(x.to(torch.int64), *self._integers)
-            return result.clamp_(self.low, self.high).to(dtype)
+            whole = x.to(torch.int64) + torch.from_numpy(self._added).to(torch.int64)
+            result = fixedpoint.multiply(whole, *self._integers)
+            return (result.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
         x = x.contiguous()
-        out = x if overwrite and x.dtype == dtype else torch.empty_like(x, dtype=dtype)
+        out = torch.empty_like(x, dtype=self.dtype)
         values, results = x.view(-1), out.view(-1)
-        width = len(self._factor_t)
+        width = len(self._constants[0])
+        whole_rows = len(values) // width * width
         step = max(1, _BLOCK // width) * width
-        for start in range(0, len(values), step):
-            part = slice(start, min(start + step, len(values) // width * width))
-            if part.start < part.stop:
-                self._block(values[part].view(-1, width), results[part].view(-1, width))
-        if rest := len(values) % width:
-            self._block(values[-rest:], results[-rest:])
+        for start in range(0, whole_rows, step):
+            stop = min(start + step, whole_rows)
+            self._block(values[start:stop].view(-1, width), results[start:stop].view(-1, width))
+        if whole_rows < len(values):
+            self._block(values[whole_rows:], results[whole_rows:])
         return out
 
     def _block(self, x: Tensor, out: Tensor) -> None:
-        width = x.shape[-1]  # of a last row that is not full: less than that of the constants
+        factor, offset, nudge, added = self._constants
+        if x.ndim == 1:  # a last row that is not full
+            factor, offset, nudge, added = (c[: len(x)] for c in self._constants)
         y, signs = (block.view(x.shape) for block in _WORKSPACE.take(x.numel()))
         y.copy_(x)
-        if self._bias is not None:
-            y.add_(self._bias[:width])
-        if self._nudge_t is None:
-            torch.addcmul(self._offset[:width], y, self._factor_t[:width], out=y)
+        if self._signed:
+            y.add_(added)
+            torch.clamp(y, -1, 1, out=signs)
+            y.mul_(factor).add_(signs.mul_(nudge)).add_(offset)
         else:
-            torch.sign(y, out=signs)
-            torch.addcmul(self._offset[:width], y, self._factor_t[:width], out=y)
-            y.addcmul_(signs, self._nudge_t[:width])
-        out.copy_(y.floor_()).clamp_(self.low, self.high)
+            y.mul_(factor).add_(offset)
+        y.floor_().clamp_(self.low + self.zero_point, self.high + self.zero_point)
+        out.copy_(y)
 
     def exact(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the result by integer arithmetic alone; x is (..., channels)."""
@@ -178,12 +175,14 @@ class Rescale:
         return all(self._agrees(x) for x in (above, below))
 
     def _agrees(self, x: NDArray[np.int64]) -> bool:
-        value = 0.5 + x * self._factor + np.sign(x) * self._nudge
-        distance = np.abs(value - np.round(value))
-        tie = (distance == 0) & (x * self.multiplier % 2**30 == 0)  # exact in 53 bits
-        same = np.clip(np.floor(value), self.low, self.high) == self.exact(x)
-        safe = _SAFE * max(256, abs(self.low), abs(self.high))
-        return bool(np.all(same & (tie | (distance > safe))))
+        """Whether `_block`, operation by operation, gives the integer result for x."""
+        if self._signed:
+            value = (x * self._factor + np.sign(x) * self._nudge) + self._offset
+        else:
+            value = (x - self._added) * self._factor + self._offset
+        low, high = self.low + self.zero_point, self.high + self.zero_point
+        same = np.clip(np.floor(value), low, high) == self.exact(x) + self.zero_point
+        return bool(np.all(same))
 
 
 class WideRescale:
@@ -218,7 +217,7 @@ class WideRescale:
         self._factor = torch.from_numpy(reduced / 2.0**right)
         self._half = torch.tensor(0.5, dtype=torch.float64)
 
-    def __call__(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
-        """Return the integers as float32 for float64 integers x, channels last."""
-        y = torch.addcmul(self._half, x, self._factor, out=x if overwrite else None)
-        return y.floor_().clamp_(self.low, self.high).to(torch.float32)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the integers as int16 for float64 integers x, channels last."""
+        y = torch.addcmul(self._half, x, self._factor)
+        return y.floor_().clamp_(self.low, self.high).to(torch.int16)
