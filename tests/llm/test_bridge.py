@@ -16,6 +16,7 @@ from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.quantization import bridge
 from zoo.quantization.compress import compress_model
 from zoo.quantization.core import quantize_matrix
+from zoo.quantization.kernels.matvec import FEW
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, layout, set_cache
 from zoo.quantization.plan import Plan
@@ -53,7 +54,7 @@ def copy(packed, tmp_path):
 @pytest.mark.parametrize("shape", [(40, 24), (33, 46)], ids=["even", "ragged"])
 def test_a_layer_computes_with_the_decoded_weight(options, shape):
     torch.manual_seed(0)
-    weight, x = torch.randn(shape), torch.randn(3, shape[1])
+    weight, x = torch.randn(shape), torch.randn(FEW + 1, shape[1])
     bias = torch.randn(shape[0])
     inputs = torch.randn(200, shape[1])
     matrix = quantize_matrix(weight, inputs.T @ inputs, options)
@@ -121,8 +122,9 @@ def test_without_its_head_too(packed):
 def test_compiled_gives_the_same(packed):
     layer = bridge.load(packed).model.layers[0].mlp.up_proj
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
-    x = torch.randn(1, 64)
-    assert torch.equal(compiled(x), layer(x))
+    for tokens in (1, FEW + 1):
+        x = torch.randn(tokens, 64)
+        assert torch.equal(compiled(x), layer(x))
 
 
 FRESH = """

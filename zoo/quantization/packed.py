@@ -10,6 +10,7 @@ from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids import Grid, make_grid
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
@@ -45,8 +46,9 @@ class PackedLinear(nn.Module):
 
     Codes, codebooks and scales are integer buffers, so that loading or casting the model in
     another dtype leaves them as they are; W is decoded in float32 and rounded once to the type
-    of x. The result has the bits of `F.linear(x, dequantize().to(x.dtype), b)`, in every cache
-    mode.
+    of x: the result has the bits of `F.linear(x, dequantize().to(x.dtype), b)`. Only with at most
+    `matvec.FEW` tokens and no cache, codebooks are decoded where they are multiplied, in float32
+    and an order of sums that is the same with and without the compiled kernel.
 
     Args:
         in_features: columns of W.
@@ -75,6 +77,9 @@ class PackedLinear(nn.Module):
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.cache: Cache = "none"
         self._decoded: Tensor | None = None
+        grid = self.grid
+        fused = isinstance(grid, Codebooks) and self.names == _PLAIN[0]
+        self._matvec = Matvec(grid) if fused and isinstance(grid, Codebooks) else None
 
     @classmethod
     def of(cls, matrix: QuantizedMatrix, bias: Tensor | None = None) -> "PackedLinear":
@@ -134,7 +139,22 @@ class PackedLinear(nn.Module):
             if self._decoded is None or self._decoded.dtype != x.dtype:
                 self._decoded = self.dequantize(x.dtype)
             return F.linear(x, self._decoded, self.bias)
+        tokens = x.numel() // max(self.in_features, 1)
+        training = x.requires_grad and torch.is_grad_enabled()
+        if self._matvec is not None and 0 < tokens <= FEW and not training:
+            return self._few(x, self._matvec)
         return F.linear(x, self.dequantize(x.dtype), self.bias)
+
+    def _few(self, x: Tensor, matvec: Matvec) -> Tensor:
+        flat = x.reshape(-1, self.in_features).to(torch.float32)
+        codebook, scale = self.get_buffer("codebook"), self.get_buffer("codebook_scale")
+        found = None
+        if not torch.compiler.is_compiling():
+            found = matvec(flat, self.get_buffer("codes"), codebook, scale)
+        if found is None:
+            found = in_order(matvec.grid, decode_codebooks(self, scaled=False), scale, flat)
+        y = found if self.bias is None else found + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
         self._decoded = None  # it is of the old device or dtype
@@ -149,8 +169,10 @@ class PackedLinear(nn.Module):
 _PLAIN = (("codes", "codebook", "codebook_scale"), ("codes", "codebook"))
 
 
-def decode_codebooks(layer: PackedLinear) -> Tensor:
+def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
     """Return W (rows, columns) in float32 of codebooks without block scales.
+
+    Without `scaled`, in units of the codebooks' scales: whole numbers.
 
     The d numbers of a centroid move as one integer of 4 d bytes: an order of magnitude faster
     than indexing d floats. Codes of 4 bits are looked up two at a time.
@@ -159,8 +181,9 @@ def decode_codebooks(layer: PackedLinear) -> Tensor:
     assert isinstance(grid, Codebooks)
     codebook = layer.get_buffer("codebook")
     if layer.options.codebook_bits == 8:
-        scale = from_half_bits(layer.get_buffer("codebook_scale"))
-        table = codebook.to(torch.float32) * scale[:, :, None, None]
+        table = codebook.to(torch.float32)
+        if scaled:
+            table = table * from_half_bits(layer.get_buffer("codebook_scale"))[:, :, None, None]
     else:
         table = from_half_bits(codebook)
     codes, bits = layer.get_buffer("codes"), grid.index_bits

@@ -1,0 +1,189 @@
+"""Token generation from codes: y = W x for a few tokens, W decoded where it is multiplied.
+
+There are two forms with the same bits: `codebook_matvec.c`, built with the machine's C compiler
+at first use, and `in_order`, the same order of sums in torch, for machines without one.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.cache import root
+from zoo.files import replacing
+from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.packing import from_half_bits
+
+log = logging.getLogger("zoo")
+
+FEW = 8  # tokens; more of them are cheaper to multiply with the decoded matrix
+LANES = 16
+SWITCH = "ZOO_KERNELS"  # "0" keeps to torch
+_SOURCE = Path(__file__).with_name("codebook_matvec.c")
+# -ffp-contract=off: sums must not depend on whether a processor can fuse them.
+_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
+_VARIANTS = (("-march=native", "-fopenmp"), ("-mcpu=native",), ("-march=native",), ())
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int32),
+        ("cells", ctypes.c_int32),
+        ("dim", ctypes.c_int32),
+        ("bits", ctypes.c_int32),
+        ("group_cells", ctypes.c_int32),
+        ("group_rows", ctypes.c_int32),
+        ("tokens", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class Matvec:
+    """The products of one packed weight with few tokens.
+
+    Args:
+        grid: of the weight: codebooks of 8 bits without block scales.
+
+    """
+
+    def __init__(self, grid: Codebooks) -> None:
+        self.grid = grid
+        cells = grid.span // grid.dim
+        sizes = (grid.rows, grid.cells, grid.dim, grid.index_bits, cells, grid.group_rows)
+        self._shapes = {tokens: _Shape(*sizes, tokens, 1) for tokens in range(1, FEW + 1)}
+
+    def __call__(self, x: Tensor, codes: Tensor, codebook: Tensor, scale: Tensor) -> Tensor | None:
+        """Return x W^T (tokens, rows) for float32 x (tokens, columns) on the CPU.
+
+        None: there is no compiler, or the tensors lie where it cannot reach them.
+        """
+        run = library()
+        if run is None or codes.device.type != "cpu":
+            return None
+        if self.grid.padded != self.grid.columns:
+            x = self.grid.pad(x)
+        x = x.contiguous()
+        shape = self._shapes[len(x)]
+        shape.threads = min(torch.get_num_threads(), self.grid.rows)
+        y = torch.empty(len(x), self.grid.rows)
+        failed = run(
+            shape,
+            codes.data_ptr(),
+            codebook.data_ptr(),
+            scale.data_ptr(),
+            x.data_ptr(),
+            y.data_ptr(),
+        )
+        return None if failed else y
+
+
+def in_order(grid: Codebooks, weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """Return x W^T (tokens, rows) with the sums of `codebook_matvec.c`, in its order.
+
+    Args:
+        grid: of the weight.
+        weight: (rows, columns) in units of the codebooks' scales: whole numbers.
+        scale: (column groups, row groups) as stored.
+        x: float32 (tokens, columns).
+
+    """
+    owner = torch.arange(grid.rows, device=x.device) // grid.group_rows
+    scales = from_half_bits(scale)[:, owner].unsqueeze(2)  # (column groups, rows, 1)
+    weights, inputs = _lanes(weight, grid), _lanes(x, grid)
+    _, groups, chunks, _, dim = weights.shape
+    rows = []
+    for values in inputs:
+        products = weights * values
+        part = x.new_zeros(grid.rows, groups, LANES)
+        for plane in range(dim):
+            for chunk in range(chunks):
+                part += products[:, :, chunk, :, plane]
+        sums = x.new_zeros(grid.rows, LANES)
+        for group in range(groups):
+            sums += scales[group] * part[:, group]
+        while (half := sums.shape[1] // 2) > 0:
+            sums = sums[:, :half] + sums[:, half:]
+        rows.append(sums[:, 0])
+    return torch.stack(rows)
+
+
+def _lanes(values: Tensor, grid: Codebooks) -> Tensor:
+    """Return (n, columns) as (n, column groups, chunks, LANES, dim).
+
+    Zeros that pad a ragged column group, or its last chunk, change no sum.
+    """
+    groups = len(grid.groups)
+    if missing := groups * grid.span - values.shape[1]:  # padding by nothing would copy, too
+        values = F.pad(values, (0, missing))
+    cells = values.view(len(values), groups, -1, grid.dim)
+    if missing := -cells.shape[2] % LANES:
+        cells = F.pad(cells, (0, 0, 0, missing))
+    return cells.unflatten(2, (-1, LANES))
+
+
+@functools.cache
+def library() -> "ctypes._NamedFuncPointer | None":
+    """Return the compiled function, or None where it is switched off or cannot be built."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return None
+    try:
+        function = ctypes.CDLL(str(_built(compiler))).zoo_codebook_matvec
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        log.warning(
+            "packed weights are decoded in torch, %s could not be used: %s", compiler, error
+        )
+        return None
+    function.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * 5]
+    function.restype = ctypes.c_int
+    return function
+
+
+def _built(compiler: str) -> Path:
+    """Return the library, from the cache if source, compiler and processor are the same."""
+    parts = (_SOURCE.read_bytes(), compiler, _version(compiler), _processor(), sys.byteorder)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    suffix = ".dll" if sys.platform == "win32" else ".so"
+    path = root() / "kernels" / key / f"codebook_matvec{suffix}"
+    if path.is_file():
+        return path
+    problem = ""
+    for variant in _VARIANTS:
+        with tempfile.TemporaryDirectory(prefix="zoo-kernel-") as folder:
+            made = Path(folder) / f"kernel{suffix}"
+            words = [compiler, *_FLAGS, *variant, "-o", str(made), str(_SOURCE)]
+            answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+            if answer.returncode == 0:
+                with replacing(path) as temporary:
+                    shutil.copyfile(made, temporary)
+                return path
+            problem = answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else "failed"
+    raise ValueError(problem)
+
+
+def _version(compiler: str) -> str:
+    return subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, check=False, timeout=30
+    ).stdout
+
+
+def _processor() -> str:
+    """Return what -march=native depends on: a cache may be shared between machines."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        lines = information.read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {platform.processor()}"
