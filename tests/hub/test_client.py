@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,49 +153,22 @@ def test_a_mixin_model_goes_both_ways(served, tmp_path):
     same(load_file(weights), model.state_dict())
 
 
-LIBRARIES = """
-import sys, torch, zoo
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BertConfig, BertModel
-model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-                             intermediate_size=8, vocab_size=16, max_position_embeddings=8))
-before = {k: v.clone() for k, v in model.state_dict().items()}
-model.push_to_hub("me/bert")                          # theirs, ours to read
-again = BertModel.from_pretrained(zoo.pull("me/bert"))
-assert all(torch.equal(v, again.state_dict()[k]) for k, v in before.items())
-model.save_pretrained(sys.argv[1] + "/bert")
-zoo.push(sys.argv[1] + "/bert", "me/bert2")           # ours, theirs to read
-again = BertModel.from_pretrained("me/bert2")
-assert all(torch.equal(v, again.state_dict()[k]) for k, v in before.items())
-model.save_pretrained(sys.argv[1] + "/shards", max_shard_size="2kB")
-zoo.push(sys.argv[1] + "/shards", "me/shards")
-folder = zoo.pull("me/shards")
-assert len(list(folder.glob("*.safetensors"))) > 1
-again = BertModel.from_pretrained(folder)
-assert all(torch.equal(v, again.state_dict()[k]) for k, v in before.items())
-lora = get_peft_model(model, LoraConfig(target_modules=["query"], r=2))
-lora.peft_config["default"].base_model_name_or_path = "me/bert2"
-for name, value in lora.named_parameters():
-    if "lora_B" in name:
-        torch.nn.init.normal_(value)
-lora.save_pretrained(sys.argv[1] + "/lora")
-import os; os.remove(sys.argv[1] + "/lora/README.md")
-zoo.push(sys.argv[1] + "/lora", "me/lora")
-other = PeftModel.from_pretrained(BertModel.from_pretrained("me/bert2"), "me/lora")
-assert torch.equal(
-    dict(other.named_parameters())["base_model.model.encoder.layer.0.attention.self.query.lora_B.default.weight"],
-    dict(lora.named_parameters())["base_model.model.encoder.layer.0.attention.self.query.lora_B.default.weight"])
-assert zoo.pull("me/lora").joinpath("adapter_config.json").is_file()
-"""
-
-
 @pytest.mark.slow
-def test_transformers_and_peft_read_ours_and_we_read_theirs(served, tmp_path):
-    pytest.importorskip("peft")
+def test_libraries_read_ours_and_we_read_theirs(served, client_environment):
+    """transformers, peft, diffusers, the mixin, and a quantized model, each in both directions."""
+    for name in ("transformers", "peft", "diffusers"):
+        pytest.importorskip(name)
     done = subprocess.run(
-        [sys.executable, "-c", LIBRARIES, str(tmp_path)],
-        env=os.environ | {"HF_HUB_OFFLINE": "0"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, str(Path(__file__).with_name("client_libraries.py"))],
+        env=client_environment(served.address, os.environ["HF_TOKEN"]),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    info = HfApi(endpoint=served.address, token=os.environ["HF_TOKEN"]).model_info("me/lora")
-    assert {"peft", "base_model:adapter:me/bert2"} <= set(info.tags)
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert {name: text for name, text in results.items() if text != "ok"} == {}
+    print(f"{len(results)} of {len(results)} ways between libraries and the zoo")
+    api = HfApi(endpoint=served.address, token=os.environ["HF_TOKEN"])
+    assert {"peft", "base_model:adapter:me/bert2"} <= set(api.model_info("me/lora2").tags)
+    quantized = api.model_info("me/q").card_data
+    assert (quantized.base_model_relation, quantized.library_name) == ("quantized", "transformers")
