@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("gradio", "serve") from error
 
-from zoo import demo
+from zoo import demo, serve_adapters
 from zoo.demo import Comparison, Loaded
 
 PORTS = range(7860, 7960)
@@ -291,7 +291,11 @@ def build(*, local: bool = True) -> gr.Blocks:
     shared = _Page()
     with gr.Blocks(title="edge-zoo", analytics_enabled=False, delete_cache=_FORGET) as page:
         gr.HTML(_HEADER.format(privacy=_PRIVACY[local]))
-        _super_resolution(shared)
+        with gr.Tabs():
+            with gr.Tab("Enlarge"):
+                _super_resolution(shared)
+            with gr.Tab("Adapters", id="adapters"):
+                serve_adapters.tab()
     page.queue(max_size=32)
     return page
 

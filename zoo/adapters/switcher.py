@@ -91,6 +91,12 @@ class Switcher:
         """Weights of the active adapters by name; empty for the base."""
         return dict(self._active.key.weights) if self._active else {}
 
+    @property
+    def changed(self) -> int:
+        """Elements of the model that the active adapters have written."""
+        edits = self._active.edits.values() if self._active else ()
+        return sum(len(edit.new) for edit in edits)
+
     def stats(self) -> dict[str, Any]:
         """Return counts, the last switch's time in ms, and what the caches hold."""
         planner = self._planner

@@ -1,0 +1,179 @@
+"""The Adapters tab in Chromium: sliders, outputs, times and hashes; each visitor for themselves."""
+
+import io
+import os
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo import demo_adapters
+from zoo.adapters import Switcher, registry
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+MOST_SECONDS = 120
+SESR = registry.names(base="sesr-m5-x2.bsds")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    from zoo.serve import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield serve(port, block=False)
+    import gradio as gr
+
+    gr.close_all()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        yield started
+        started.close()
+
+
+class Visitor:
+    """One visitor on the tab, on the bench of SESR."""
+
+    def __init__(self, browser: "sync_api.Browser", address: str, width: int = 1280) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900})
+        self.context.set_default_timeout(MOST_SECONDS * 1000)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("request", lambda sent: self.requests.append(sent.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
+        self.address = address
+        self.page.goto(address, wait_until="load")
+        self.page.get_by_role("tab", name="Adapters").click()
+        self.page.get_by_role("tab", name="Enlarging").click()
+        self.page.wait_for_selector("#run-picture")
+
+    def set(self, **weights: float) -> None:
+        for name, weight in weights.items():
+            box = self.page.locator(f"#weight-sesr-m5-x2-{name} input[type=number]")
+            box.fill(str(weight))
+            box.press("Tab")
+
+    def number(self, number: int) -> None:
+        self.page.fill("#input-picture input", str(number))
+        self.page.press("#input-picture input", "Tab")
+
+    def run(self) -> tuple[Image.Image, Image.Image, str]:
+        """Press the button, and wait until a new answer is there."""
+        old = self.page.evaluate("document.querySelector('#fused-picture img')?.src ?? ''")
+        self.page.click("#run-picture")
+        self.page.wait_for_function(
+            "old => { const image = document.querySelector('#fused-picture img');"
+            " return image && image.complete && image.src != old }",
+            arg=old,
+        )
+        self.page.wait_for_selector("#facts-picture .zoo-facts")
+        outputs = []
+        for part in ("base", "fused"):
+            url = self.page.locator(f"#{part}-picture img").get_attribute("src")
+            with urllib.request.urlopen(str(url)) as answer:
+                outputs.append(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+        return outputs[0], outputs[1], self.page.inner_text("#facts-picture")
+
+    def leave(self) -> None:
+        self.context.close()
+        elsewhere = [u for u in self.requests if not u.startswith((self.address, "data:", "blob:"))]
+        assert elsewhere == []
+        assert self.errors == []
+
+
+def alone(number: int, weights: dict[str, float]) -> Image.Image:
+    """What one visitor must see, worked out with a model of its own."""
+    bench = next(b for b in demo_adapters.benches() if b.kind == "picture")
+    switcher = Switcher(bench.base.model)
+    for name in SESR:
+        switcher.register(name, registry.adapter(name))
+    with torch.no_grad(), switcher.using({f"sesr-m5-x2-{k}": w for k, w in weights.items()}):
+        return demo_adapters._picture(bench.base, number)
+
+
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_adapters_go_in_and_out(browser: "sync_api.Browser", address: str, width: int) -> None:
+    visitor = Visitor(browser, address, width)
+    visitor.set(text=1, screens=0)
+    base, fused, facts = visitor.run()
+    assert np.array_equal(base, alone(0, {}))
+    assert np.array_equal(fused, alone(0, {"text": 1.0}))
+    assert "unchanged" in facts
+    assert " ms" in facts
+    assert "linear layers only" in facts  # what peft says to convolutions
+    hashes = [word.strip("…,") for word in facts.split() if word.endswith(("…", "…,"))]
+    assert len(hashes) == 2
+    assert hashes[0] == hashes[1]
+    assert not visitor.page.is_visible("#interference-picture img")
+    visitor.set(screens=0.5)
+    visitor.page.wait_for_timeout(200)
+    _, both, _ = visitor.run()
+    assert np.array_equal(both, alone(0, {"text": 1.0, "screens": 0.5}))
+    visitor.page.wait_for_selector("#interference-picture img")
+    overflow = visitor.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0
+    if folder := os.environ.get("ZOO_SCREENSHOTS"):
+        visitor.page.screenshot(path=f"{folder}/adapters-{width}.png", full_page=True)
+    visitor.leave()
+
+
+def test_no_choice_shows_in_anybody_elses_output(browser: "sync_api.Browser", address: str) -> None:
+    """A browser changes weights while others ask through the API, all at once."""
+    from gradio_client import Client
+
+    number, choices = 3, [{"text": 1.0}, {"screens": 1.0}, {"text": 0.5, "screens": -0.5}, {}]
+    expected = [np.asarray(alone(number, weights)) for weights in choices]
+    wrong: list[object] = []
+
+    def ask(me: int) -> None:
+        client = Client(address, verbose=False)
+        for turn in range(4):
+            k = (me + turn) % len(choices)
+            weights = [choices[k].get(name.removeprefix("sesr-m5-x2-"), 0.0) for name in SESR]
+            result = client.predict(number, "sum", *weights, api_name="/adapters_picture")
+            with Image.open(
+                result[1]["path"] if isinstance(result[1], dict) else result[1]
+            ) as seen:
+                if not np.array_equal(np.asarray(seen.convert("RGB")), expected[k]):
+                    wrong.append((me, choices[k]))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    visitor = Visitor(browser, address)
+    visitor.number(number)
+    visitor.set(text=1, screens=0)
+    _, fused, _ = visitor.run()
+    for thread in threads:
+        thread.join(MOST_SECONDS)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+    assert np.array_equal(fused, expected[0])
+    visitor.leave()
+
+
+def test_a_wrong_weight_is_refused_in_words(address: str) -> None:
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    client = Client(address, verbose=False)
+    with pytest.raises(AppError, match=r"(?i)greater than maximum|maximum"):
+        client.predict(0, "sum", 5.0, 0.0, api_name="/adapters_picture")
+    result = client.predict(0, "sum", 0.0, 0.0, api_name="/adapters_picture")
+    assert "no adapter" in result[2]
