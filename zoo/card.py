@@ -6,6 +6,7 @@ says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
 _METRIC_NAMES = {"psnr_y_db": "PSNR Y (dB)", "ssim_y": "SSIM Y"}
 _METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim"}
+_DATA_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 # Licences the Hub knows by id; any other text becomes `license: other` with its name.
 _HUB_LICENSES = LICENSES - {"other", "unknown"}
 
@@ -112,6 +114,9 @@ def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
         "pipeline_tag": recipe.task,
         "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
     }
+    source = checkpoint.config.get("data", {}).get("source", "")
+    if _DATA_ID.fullmatch(source):  # a data set of the Hub; of a folder, the name is recorded
+        matter["datasets"] = [source]
     if recipe.train.init and "/" in recipe.train.init:  # it started from a repository of the Hub
         matter["base_model"] = recipe.train.init.partition("@")[0]
         matter["base_model_relation"] = "finetune"

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.adapters.folder import AdapterFolder
     from zoo.checkpoint import Checkpoint
 
 # The licence ids that the Hub knows.
@@ -38,12 +39,12 @@ _DIGEST = re.compile(r"[0-9a-f]{16,}")
 _LIST_ITEM = re.compile(r"^\s*\d+\.\s", re.MULTILINE)
 
 
-def problems(text: str, checkpoint: "Checkpoint | None" = None) -> list[str]:
+def problems(text: str, source: "Checkpoint | AdapterFolder | None" = None) -> list[str]:
     """Return what is wrong with a card, one sentence each.
 
     Args:
         text: the whole README.md.
-        checkpoint: whose numbers the card must show; None looks at the metadata alone.
+        source: whose numbers the card must show; None looks at the metadata alone.
 
     """
     found = []
@@ -54,10 +55,10 @@ def problems(text: str, checkpoint: "Checkpoint | None" = None) -> list[str]:
     except ValueError as error:
         return [*found, str(error)]
     found += metadata_problems(matter)
-    if checkpoint is not None:
+    if source is not None:
         found += [
             f"the number {number} is neither in the checkpoint's metrics nor computed from it"
-            for number in unknown_numbers(text, checkpoint)
+            for number in unknown_numbers(text, source)
         ]
     return found
 
@@ -148,16 +149,12 @@ def _is_metric(value: Any) -> bool:
     )
 
 
-def unknown_numbers(text: str, checkpoint: "Checkpoint") -> list[str]:
-    """Return the numbers of a card that are no facts of the checkpoint, in order."""
-    from zoo.card import render
-
-    rendered = render(checkpoint)
+def unknown_numbers(text: str, source: "Checkpoint | AdapterFolder") -> list[str]:
+    """Return the numbers of a card that are no facts of its checkpoint or adapter, in order."""
+    rendered, recorded = _facts(source)
     words = set(_words(rendered))
-    words |= {
-        word for fact in _texts((checkpoint.config, checkpoint.metrics)) for word in _words(fact)
-    }
-    facts = set(map(_decimal, _numbers((checkpoint.config, checkpoint.metrics))))
+    words |= {word for fact in _texts(recorded) for word in _words(fact)}
+    facts = set(map(_decimal, _numbers(recorded)))
     facts |= {value for word in words if _is_figure(word) for _, value in _figures(word)}
     found = []
     for word in _words(_LIST_ITEM.sub("", text)):
@@ -168,6 +165,19 @@ def unknown_numbers(text: str, checkpoint: "Checkpoint") -> list[str]:
         elif _is_figure(word):
             found += [number for number, value in _figures(word) if not _is_known(value, facts)]
     return list(dict.fromkeys(found))
+
+
+def _facts(source: "Checkpoint | AdapterFolder") -> tuple[str, Any]:
+    """Return what a card would say that is rendered now, and all that was recorded."""
+    from zoo.checkpoint import Checkpoint
+
+    if isinstance(source, Checkpoint):
+        from zoo.card import render
+
+        return render(source), (source.config, source.metrics)
+    from zoo.adapters import card
+
+    return card.render(source), (source.recipe.to_json(), source.metrics)
 
 
 def _is_figure(word: str) -> bool:

@@ -176,7 +176,7 @@ def _files_of_adapter(path: Path, repo: str) -> Files:
     if FILE in files and own in (None, card.render(source)):
         own = card.render(source, repo=repo)
     files[CARD] = own.encode() if own is not None else _plain_card(path, repo).encode()
-    if wrong := card_check.problems(_text(files[CARD])):
+    if wrong := card_check.problems(_text(files[CARD]), source if FILE in files else None):
         raise MismatchError(f"the card {path / CARD} is wrong: {'; '.join(wrong)}")
     _refuse_secrets(files)
     return files

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.verbs.resolve import Ref, checkpoint
+from zoo.verbs.resolve import Ref, checkpoint, pull
 
 if TYPE_CHECKING:
+    from zoo.adapters.folder import AdapterFolder
     from zoo.checkpoint import Checkpoint
 
 
@@ -76,25 +77,48 @@ def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
 
 
 def card(ref: Ref) -> str:
-    """Return the model card of a checkpoint: front matter for the Hub, then Markdown."""
+    """Return the card of a checkpoint or adapter: front matter for the Hub, then Markdown."""
+    from zoo.adapters.folder import AdapterFolder
+
+    source = _carded(ref)
+    if isinstance(source, AdapterFolder):
+        from zoo.adapters import card as of_adapter
+
+        return of_adapter.render(source)
     from zoo.card import render
 
-    return render(checkpoint(ref))
+    return render(source)
 
 
 def check_card(ref: Ref) -> list[str]:
-    """Return what is wrong with the card that lies beside a checkpoint, one sentence each.
+    """Return what is wrong with the card that lies beside a checkpoint or adapter.
 
-    Its metadata must be what the Hub understands, and every number in it a fact of the
-    checkpoint: measured, recorded, or computed again.
+    Its metadata must be what the Hub understands, and every number in it a fact: measured,
+    recorded, or computed again. One sentence each.
     """
     from zoo.card_check import problems
     from zoo.checkpoint import CARD
 
-    source = checkpoint(ref)
+    source = _carded(ref)
     if not (source.path / CARD).is_file():
         return [f"there is no {CARD}; zoo card {ref} --out {CARD} writes one"]
     return problems((source.path / CARD).read_text(encoding="utf-8"), source)
+
+
+def _carded(ref: Ref) -> "Checkpoint | AdapterFolder":
+    """Return the checkpoint that a ref means, or the adapter whose folder or repository it is."""
+    from zoo import refs
+    from zoo.adapters.folder import CONFIG, AdapterFolder
+
+    match refs.parse(ref):
+        case refs.PathRef(path):
+            folder = path
+        case refs.RepoRef():
+            pulled = pull(ref)
+            folder = pulled if isinstance(pulled, Path) else pulled.path
+        case _:
+            return checkpoint(ref)
+    return AdapterFolder.read(folder) if (folder / CONFIG).is_file() else checkpoint(ref)
 
 
 def serve(port: int | None = None, *, open_browser: bool = False) -> None:
