@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,56 @@ def test_kills(serve_process, wire, tmp_path):
 @pytest.mark.slow
 def test_fifty_kills(serve_process, wire, tmp_path):
     killed(serve_process, wire, tmp_path, 50)
+
+
+def test_the_answer_comes_after_every_flush(serve, wire, monkeypatch):
+    """What a power cut would need, which a kill does not show: contents, names, then the answer.
+
+    Each file is flushed before it gets its name, each name's folder after, and each new folder's
+    own; all of it before the client hears yes.
+    """
+    served = serve()
+    client = wire(served.address, served.token())
+    events, fsync, replace, mkdir = [], os.fsync, Path.replace, os.mkdir
+
+    def flushed(handle):
+        fsync(handle)
+        events.append(("flush", os.fstat(handle).st_ino))
+
+    def named(path, target):
+        found = path.stat().st_ino
+        replace(path, target)
+        events.append(("name", found, Path(target)))
+
+    def made(path, *arguments, **more):
+        mkdir(path, *arguments, **more)
+        events.append(("name", None, Path(path)))
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", named)
+    monkeypatch.setattr(os, "mkdir", made)
+    many = (("file", part_of("x", part)) for part in range(30))
+    names = 0
+    for act in (
+        lambda: client("POST", "/api/repos/create", {"name": "repo"}),
+        lambda: client.commit_large("me/repo", "w.bin", b"w" * 100_000),
+        lambda: client.commit("me/repo", ("file", {"path": "a.txt", "content": "eA=="})),
+        lambda: client.commit("me/repo", *many),
+        lambda: client("POST", "/api/models/me/repo/branch/a%2Fb%2Fc", {}),
+        lambda: client("POST", "/api/models/me/repo/tag/main", {"tag": "v/1", "message": "m"}),
+    ):
+        events.clear()
+        assert act().status == 200
+        seen = list(events)
+        for at, (kind, *facts) in enumerate(seen):
+            if kind == "flush" or served.folder / "tmp" in facts[1].parents:
+                continue
+            inode, target = facts
+            names += 1
+            assert inode is None or ("flush", inode) in seen[:at], target
+            assert ("flush", target.parent.stat().st_ino) in seen[at:], target
+    print(f"{names} names given, each after its content and before its folder was flushed")
+    assert names > 20
 
 
 @pytest.fixture

@@ -132,6 +132,11 @@ def require_all(client, folder, trial, writers, commits):
         at += len(page)
     assert set(trial.acknowledged.values()) <= history
     assert len(history) == len(added)  # one line of commits, each adding one file
+    kept = len(trial.acknowledged.items() & added.items())
+    print(
+        f"after a restart: {kept} of {len(trial.acknowledged)} acknowledged commits are there, and "
+        f"{len(set(trial.unanswered) & added.keys())} of {len(trial.unanswered)} without an answer"
+    )
     for path, sha in trial.acknowledged.items():
         answer = client("GET", f"/me/repo/resolve/{sha}/{path}")
         assert (answer.status, answer.body) == (200, content_of(path))

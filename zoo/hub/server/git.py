@@ -83,6 +83,8 @@ class Git:
                 (path / folder).mkdir(parents=True)
             git._write(path / "config", _CONFIG)
             git._write(path / "HEAD", b"ref: refs/heads/main\n")
+            for made in (path / "objects", path / "refs", path, path.parent):
+                sync(made)
         return git
 
     @contextmanager
@@ -133,7 +135,10 @@ class Git:
         target = self._ref(name)
         with disk_errors():
             try:
+                new = [folder for folder in target.parents if not folder.exists()]
                 target.parent.mkdir(parents=True, exist_ok=True)
+                for folder in new:
+                    sync(folder.parent)
                 self._write(target, f"{sha}\n".encode())
             except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
                 raise Refused(409, f"{name} clashes with another reference") from error
