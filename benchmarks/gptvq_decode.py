@@ -26,7 +26,7 @@ OPTIONS = LayerOptions(bits=3, dim=2, group_size=8192)
 
 def packed(folder: Path) -> tuple[Any, int, int]:
     """Return the model with packed layers, their bytes, and the bytes that stay in memory."""
-    model = load(folder, dtype=torch.float32)
+    model = load(folder, dtype=torch.bfloat16)
     name, found = blocks.find_blocks(model)
     random = torch.Generator().manual_seed(0)
     stored = 0

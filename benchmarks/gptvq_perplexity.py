@@ -2,7 +2,9 @@
 
 SmolLM2-135M-Instruct, all 210 linear layers, calibrated on 12 windows of 1024 tokens of the
 WikiText-2 validation text, block by block; perplexity of the raw test text, first 12 windows of
-1024 tokens, float32. One row at a time: a row that is in the result file is not made again.
+1024 tokens, float32. A row and seed that is in the result file is not made again, and one that was
+killed goes on from its last block or step: the table can be made in pieces. Rows of the same
+"budget" share their bits between the layers; tuned ones are measured before and after tuning.
 Run: python -m benchmarks.gptvq_perplexity --model DIR --calibration TEXT --test TEXT --work DIR
 """
 
@@ -11,23 +13,29 @@ import json
 import shutil
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from benchmarks.common import RESULTS, machine
+from zoo.files import write_json
+from zoo.quantization.assemble import assemble
 from zoo.quantization.bridge import load
 from zoo.quantization.calibration import read_text, tokenize
 from zoo.quantization.compress import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.perplexity import perplexity
+from zoo.quantization.pipeline import Job
 from zoo.quantization.plan import Plan
 
 RESULT = RESULTS / "gptvq_perplexity.json"
 LENGTH, WINDOWS = 1024, 12
 BAR = 152.0  # three-seed mean of 2D 2 bit
 
+MIXED = LayerOptions(bits=2, dim=2, rounds=2)
 ROWS: dict[str, LayerOptions | None] = {
     "none": None,
     "gptvq 2D 2b l2048": LayerOptions(bits=2, dim=2, group_size=2048),
@@ -41,6 +49,15 @@ ROWS: dict[str, LayerOptions | None] = {
     "gptq int3 g64": LayerOptions(method="gptq", bits=3, group_size=64),
     "gptq int3 g64 act-order": LayerOptions(method="gptq", bits=3, group_size=64, act_order=True),
     "rtn int3 g64": LayerOptions(method="rtn", bits=3, group_size=64),
+    "gptvq 2D 2b l1024 rounds 2": LayerOptions(bits=2, dim=2, group_size=1024, rounds=2),
+    "gptvq 1D 2b l128": LayerOptions(bits=2, dim=1, group_size=128),
+    "gptvq 4D 2b l32768": LayerOptions(bits=2, dim=4, group_size=32768),
+    "gptvq 2D mixed 2.25": MIXED,
+    "gptvq 2D mixed 2.25 tuned": MIXED,
+}
+PLANS: dict[str, dict[str, Any]] = {
+    "gptvq 2D mixed 2.25": {"budget": 2.25},
+    "gptvq 2D mixed 2.25 tuned": {"budget": 2.25, "tune_steps": 120},
 }
 
 
@@ -50,14 +67,18 @@ def measure(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     folder, facts = args.model, {}
     if options is not None:
         folder = args.work / f"{name.replace(' ', '-')}-{seed}"
-        plan = Plan(options=options, windows=WINDOWS, length=LENGTH, seed=seed)
+        extra = PLANS.get(name, {})
+        plan = Plan(options=options, windows=WINDOWS, length=LENGTH, seed=seed, **extra)
         start = time.process_time()
+        if plan.tune_steps:  # what tuning buys, without making the blocks twice
+            facts["before_tuning"] = _before_tuning(args, folder, plan)
         if not (folder / "config.json").is_file():
             compress_model(
                 args.model, folder, plan, text=args.calibration, resume=True, device="cpu"
             )
         report = json.loads((folder / "report.json").read_text())
-        facts = {
+        facts |= {
+            "tuning": report.get("tuning"),
             "bits_per_weight": report["bits_per_weight"],
             "file_bytes": (folder / "model.safetensors").stat().st_size,
             "relative_error": report["relative_error"],
@@ -65,14 +86,38 @@ def measure(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
             "cpu_seconds": time.process_time() - start,  # of this run: a resumed one did less
             "peak_bytes": report["peak_bytes"],
         }
-    model = load(folder, dtype=torch.float32)
-    ids = tokenize(args.model, read_text(args.test))
-    result = {"row": name, "seed": seed, **facts} | perplexity(
-        model, ids, length=LENGTH, windows=WINDOWS
-    )
+    result = {"row": name, "seed": seed, **facts} | _measured(args, folder)
     if options is not None and not args.keep:
         shutil.rmtree(folder)
     return result
+
+
+def _measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    model = load(folder, dtype=torch.float32)
+    ids = tokenize(args.model, read_text(args.test))
+    return perplexity(model, ids, length=LENGTH, windows=WINDOWS)
+
+
+def _before_tuning(args: argparse.Namespace, folder: Path, plan: Plan) -> float:
+    """Return the perplexity of a job whose blocks are finished and not tuned yet."""
+    kept, blocks = folder / "before_tuning.json", folder.with_name(f"{folder.name}-untuned")
+    if not kept.is_file():
+
+        def stop(job: Job, _stream: Any) -> dict[str, Any]:
+            assemble(job, blocks)
+            write_json(kept, _measured(args, blocks))
+            shutil.rmtree(blocks)
+            raise _EnoughError
+
+        with mock.patch("zoo.quantization.tuning.tune", stop), suppress(_EnoughError):
+            compress_model(
+                args.model, folder, plan, text=args.calibration, resume=True, device="cpu"
+            )
+    return float(json.loads(kept.read_text())["perplexity"])
+
+
+class _EnoughError(Exception):
+    """The blocks are finished: tuning comes later."""
 
 
 def main() -> None:
@@ -89,7 +134,8 @@ def main() -> None:
     for seed in args.seeds:
         for name in args.rows:
             done = _results()
-            wanted = 0 if ROWS[name] is None or ROWS[name].method == "rtn" else seed
+            options = ROWS[name]
+            wanted = 0 if options is None or options.method == "rtn" else seed
             if any(row["row"] == name and row["seed"] == wanted for row in done):
                 continue
             row = measure(args, name, wanted)

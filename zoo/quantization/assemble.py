@@ -16,10 +16,13 @@ from zoo.quantization.source import COMPANIONS, CONFIG
 SHARD_BYTES = 5_000_000_000
 
 
-def assemble(job: Job, out: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str, Any]:
+def assemble(
+    job: Job, out: Path, *, tuned: bool = False, shard_bytes: int = SHARD_BYTES
+) -> dict[str, Any]:
     """Write the packed checkpoint of a finished job; return its sizes.
 
-    `config.json` comes last: a folder without it is no checkpoint.
+    `config.json` comes last: a folder without it is no checkpoint. With `tuned`, the blocks are
+    those that `zoo.quantization.tuning` wrote.
 
     Returns:
         `bits_per_weight` of the packed layers, everything counted; `weights`, how many numbers
@@ -28,8 +31,9 @@ def assemble(job: Job, out: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str
     """
     (out / CONFIG).unlink(missing_ok=True)
     outside = job.work / "outside.safetensors"
-    _write_outside(job, outside)
-    files = [outside, *(job.block_file(index) for index in range(job.count))]
+    _write_outside(job, outside, tuned)
+    block = job.tuned_file if tuned else job.block_file
+    files = [outside, *(block(index) for index in range(job.count))]
     total = shards.assemble(files, out, limit=shard_bytes)
     for name in COMPANIONS:
         if (job.source.folder / name).is_file():
@@ -48,15 +52,18 @@ def assemble(job: Job, out: Path, *, shard_bytes: int = SHARD_BYTES) -> dict[str
     return facts
 
 
-def _write_outside(job: Job, path: Path) -> None:
+def _write_outside(job: Job, path: Path, tuned: bool) -> None:
     """Write what lies outside the blocks: embeddings, last norm, head."""
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     prefix = f"{job.prefix}."
     names = [name for name in job.source.files if not name.startswith(prefix)]
+    values = job.source.tensors(names)
+    if tuned:
+        found = load_file(job.tuned_outside)
+        values |= {name: found[name].to(old) for name, old in values.items() if name in found}
     tensors = {
-        name: convert(value, job.plan.rest_dtype).contiguous()
-        for name, value in job.source.tensors(names).items()
+        name: convert(value, job.plan.rest_dtype).contiguous() for name, value in values.items()
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary)

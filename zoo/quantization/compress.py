@@ -1,5 +1,7 @@
 """From a folder of a language model to the folder of its quantized form, in one call."""
 
+import dataclasses
+import json
 import platform
 import sys
 import time
@@ -7,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.files import probe, sha256, write_json
 from zoo.quantization import assemble, calibration
-from zoo.quantization.pipeline import Job, peak_bytes
+from zoo.quantization.pipeline import Job, peak_bytes, tensor_digest
 from zoo.quantization.plan import Plan
 from zoo.quantization.source import CONFIG, Source
 from zoo.quantization.team import Team
@@ -53,22 +56,58 @@ def compress_model(
         raise MismatchError(f"{out} holds a finished model; choose another --out, or remove it")
     if team.is_main:
         probe(out)
-    ids, facts = None, None
-    if plan.calibrates and text is not None:
+    ids, facts, stream = None, None, None
+    needed = plan.calibrates or plan.tune_steps or plan.budget is not None
+    if needed and text is not None:
         _check_length(source, plan)
         stream = calibration.tokenize(folder, calibration.read_text(text))
         ids = calibration.windows(stream, count=plan.windows, length=plan.length, seed=plan.seed)
         facts = {"text": text.name, "sha256": sha256(text), "tokens": len(stream)}
+    if plan.budget is not None:
+        plan = _mixed(source, plan, out / "work", ids, team)
     job = Job(source, plan, out / "work", ids, team=team, resume=resume)
     job.run()
     report: dict[str, Any] = {}
     if team.is_main:
-        sizes = assemble.assemble(job, out, shard_bytes=shard_bytes)
+        tuned = _tuned(job, stream) if plan.tune_steps else None
+        sizes = assemble.assemble(job, out, tuned=tuned is not None, shard_bytes=shard_bytes)
         report = _report(job, sizes, facts, time.perf_counter() - began)
+        if tuned is not None:
+            report["tuning"] = tuned
         write_json(out / REPORT, report)
     report = team.gather(report)[0]
     job.remove()
     return report
+
+
+def _mixed(source: Source, plan: Plan, work: Path, ids: Tensor | None, team: Team) -> Plan:
+    """Return the plan with every layer's share of its budget."""
+    from zoo.quantization import mixed
+
+    if ids is None:
+        raise MismatchError("a budget of bits is shared out by a text: give one with --data TEXT")
+    path = work / "allocation.json"
+    key = {"ids": tensor_digest(ids), "plan": plan.to_json(), "model": source.facts()}
+    key = json.loads(json.dumps(key))
+    shares: dict[str, Any] | None = None
+    if team.is_main:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        shares = known["shares"] if known.get("key") == key else None
+        if shares is None:
+            shares = mixed.overrides(source.folder, plan, ids, team.device)
+            write_json(path, {"key": key, "shares": shares})
+    shares = team.gather(shares)[0]
+    assert shares is not None, "the first process found them"
+    # What the user set for a layer comes first: the first pattern that fits counts.
+    return dataclasses.replace(plan, overrides={**plan.overrides, **shares})
+
+
+def _tuned(job: Job, stream: Tensor | None) -> dict[str, Any]:
+    from zoo.quantization.tuning import tune
+
+    if stream is None:
+        raise MismatchError("tuning needs a text: give one with --data TEXT")
+    return tune(job, stream)
 
 
 def _check_length(source: Source, plan: Plan) -> None:

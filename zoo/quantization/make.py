@@ -18,7 +18,10 @@ from zoo.recipe import FORMAT_VERSION, Compress, Recipe
 if TYPE_CHECKING:
     from zoo.verbs.resolve import Ref
 
-PLAN_KEYS = ("windows", "length", "seed", "skip", "overrides", "rest_dtype")
+PLAN_KEYS = (
+    "windows", "length", "seed", "skip", "overrides", "rest_dtype",
+    "budget", "tune_steps", "tune_length", "tune_lr",
+)  # fmt: skip
 TEST_WINDOWS = 12
 
 
@@ -151,6 +154,10 @@ def plan_of(compress: Compress) -> Plan:
         length=compress.length,
         seed=compress.seed,
         rest_dtype=compress.rest_dtype,
+        budget=compress.budget,
+        tune_steps=compress.tune_steps,
+        tune_length=compress.tune_length,
+        tune_lr=compress.tune_lr,
     )
 
 

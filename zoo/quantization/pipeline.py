@@ -6,6 +6,7 @@ block is finished, and nothing it speaks of is touched afterwards; hence a proce
 at any time goes on from there with the same result.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -86,14 +87,19 @@ class Job:
         """Return the file of a finished block."""
         return self.work / f"block_{index:04d}.safetensors"
 
+    def tuned_file(self, index: int) -> Path:
+        """Return the file of a finished block after tuning."""
+        return self.work / f"tuned_{index:04d}.safetensors"
+
+    @property
+    def tuned_outside(self) -> Path:
+        """The file of what tuning changed outside the blocks."""
+        return self.work / "tuned_outside.safetensors"
+
     # --- state ------------------------------------------------------------------------------------
 
     def _fingerprint(self) -> dict[str, Any]:
-        import hashlib
-
-        ids = None
-        if self.ids is not None:
-            ids = hashlib.sha256(self.ids.contiguous().numpy().tobytes()).hexdigest()
+        ids = None if self.ids is None else tensor_digest(self.ids)
         return json.loads(
             json.dumps(
                 {
@@ -321,6 +327,11 @@ class Job:
         if self.team.is_main:
             shutil.rmtree(self.work)
         self.team.wait()
+
+
+def tensor_digest(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's numbers."""
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
 def convert(value: Tensor, dtype: str | None) -> Tensor:

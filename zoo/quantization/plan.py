@@ -27,6 +27,11 @@ class Plan:
             belongs to one part, so the number is part of the result.
         hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
         rest_dtype: type of all other floating tensors in the result; None keeps theirs.
+        budget: stored bits per weight over all layers, shared out by what their errors cost the
+            model (`zoo.quantization.mixed`); layers with overrides of their own do not take part.
+        tune_steps: of tuning codebooks, scales and norms end to end with the codes fixed; 0: none.
+        tune_length: tokens of a window of tuning; one window a step.
+        tune_lr: see `zoo.quantization.finetune`.
 
     """
 
@@ -40,9 +45,20 @@ class Plan:
     row_parts: int = 1
     hidden_dtype: str = "float32"
     rest_dtype: str | None = None
+    budget: float | None = None
+    tune_steps: int = 0
+    tune_length: int = 512
+    tune_lr: float = 0.005
 
     def __post_init__(self) -> None:
-        for name, least in (("windows", 1), ("length", 2), ("least_tokens", 0), ("row_parts", 1)):
+        for name, least in (
+            ("windows", 1),
+            ("length", 2),
+            ("least_tokens", 0),
+            ("row_parts", 1),
+            ("tune_steps", 0),
+            ("tune_length", 2),
+        ):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected at least {least}")
         for name in ("hidden_dtype", "rest_dtype"):

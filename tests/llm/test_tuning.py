@@ -1,0 +1,95 @@
+"""Mixed precision and end-to-end tuning as parts of a job: budgets, gains, kills, refusals."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.errors import MismatchError
+from zoo.quantization import bridge, finetune
+from zoo.quantization.compress import compress_model
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.plan import Plan
+
+OPTIONS = LayerOptions(bits=2, dim=2, group_size=1024, iterations=4)
+
+
+def plan(**changes: object) -> Plan:
+    return Plan(**{"options": OPTIONS, "windows": 4, "length": 48, "tune_length": 48, **changes})
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_budget_is_kept_and_spent(base, text, tmp_path):
+    report = compress_model(base, tmp_path / "out", plan(budget=3.0), text=text, device="cpu")
+    assert 2.8 < report["bits_per_weight"] <= 3.0
+    chosen = {item["options"].get("bits", 2) for item in report["layers"].values()}
+    assert len(chosen) > 1, "one precision for all layers is no allocation"
+    stored = {
+        layer.options.bits
+        for layer in bridge.load(tmp_path / "out").modules()
+        if type(layer).__name__ == "PackedLinear"
+    }
+    assert stored == chosen
+
+
+def test_overrides_come_before_the_budget(base, text, tmp_path):
+    mine = plan(budget=3.0, overrides={"*.0.mlp.*": {"bits": 4, "group_size": 4096}})
+    report = compress_model(base, tmp_path / "out", mine, text=text, device="cpu")
+    assert report["layers"]["model.layers.0.mlp.up_proj"]["options"]["bits"] == 4
+
+
+def test_tuning_helps_takes_no_bits_and_survives_a_kill(base, text, tmp_path, monkeypatch):
+    plain = compress_model(base, tmp_path / "plain", plan(), text=text, device="cpu")
+    tuned = plan(tune_steps=30, tune_lr=0.02)
+    report = compress_model(base, tmp_path / "tuned", tuned, text=text, device="cpu")
+    facts = report["tuning"]
+    assert facts["divergence_after"] < 0.9 * facts["divergence_before"]
+    assert report["bits_per_weight"] == plain["bits_per_weight"]
+    before, after = (bridge.load(tmp_path / name) for name in ("plain", "tuned"))
+    left, right = before.state_dict(), after.state_dict()
+    codes = [name for name in left if name.endswith(".codes")]
+    assert codes
+    assert all(torch.equal(left[name], right[name]) for name in codes)
+    for name in ("model.norm.weight", "model.layers.1.input_layernorm.weight"):
+        assert not torch.equal(left[name], right[name]), name
+        assert left[name].dtype == right[name].dtype
+
+    save = finetune._save
+
+    def dies(*args: object) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "_save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            compress_model(base, tmp_path / "again", tuned, text=text, device="cpu")
+    assert not (tmp_path / "again" / "config.json").exists()
+    compress_model(base, tmp_path / "again", tuned, text=text, device="cpu", resume=True)
+    assert digest(tmp_path / "again") == digest(tmp_path / "tuned")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 1.0}, "even the cheapest choices take"),
+        ({"budget": 3.0, "options": LayerOptions(method="gptq", bits=3)}, "method='gptvq'"),
+        ({"tune_steps": 5, "tune_length": 250}, "tuning takes more than 750"),
+        ({"tune_steps": -1}, "tune_steps is -1"),
+    ],
+)
+def test_what_cannot_be_shared_or_tuned_is_refused(base, tmp_path, changes, message):
+    short = tmp_path / "short.txt"
+    short.write_text("A text of some length, but of no great one. " * 12)
+    with pytest.raises(MismatchError, match=message):
+        compress_model(base, tmp_path / "out", plan(**changes), text=short, device="cpu")
+
+
+def test_both_need_a_text(base, tmp_path):
+    rounded = Plan(options=LayerOptions(method="rtn", bits=4), tune_steps=3)
+    with pytest.raises(MismatchError, match="--data TEXT"):
+        compress_model(base, tmp_path / "out", rounded, device="cpu")
