@@ -55,9 +55,47 @@ def test_rescale_is_exact_at_every_step(
 
 def test_the_fast_path_is_the_usual_one_and_the_check_has_teeth() -> None:
     rescale = Rescale(np.array([0.0007, 0.0123, 2.0**-9]), 2**22, -128, 127)
-    assert rescale.exact_in_float
+    assert rescale.exact_in is torch.float32
+    steps = np.zeros(1), np.array([2.0**22])
+    points = rescale._edges(*steps)
+    assert points is not None
+    assert rescale._offset(points, np.float64) is not None
     rescale._nudge = rescale._nudge * 0  # a single rounding instead of two
-    assert not rescale._check(np.zeros(1), np.array([2.0**22]))
+    assert rescale._offset(points, np.float32) is None
+    assert rescale._offset(points, np.float64) is None
+    assert rescale._edges(*steps) is None
+
+
+@given(
+    st.lists(st.floats(2.0**-13, 2.0**-6), min_size=1, max_size=40),
+    st.sampled_from([(-100, 155, -28), (0, 255, -128), (0, 110, 17)]),
+    st.integers(0, 2**32 - 1),
+)
+def test_every_sum_of_a_layer_is_rescaled_exactly(
+    reals: list[float], limits: tuple[int, int, int], seed: int
+) -> None:
+    """All that can occur, with a bias that is added on the way, in the types that layers use."""
+    low, high, zero = limits
+    random = np.random.default_rng(seed)
+    added = random.integers(-2000, 2000, len(reals)).astype(np.float64)
+    bound = 2**13
+    rescale = Rescale(
+        np.array(reals),
+        bound,
+        low,
+        high,
+        centre=added,
+        added=added,
+        zero_point=zero,
+        dtype=torch.int8,
+    )
+    assert rescale.exact_in is not torch.int64
+    sums = np.arange(-bound, bound + 1)[:, None] + np.zeros(len(reals), np.int64)
+    wanted = rescale.exact(sums + added.astype(np.int64)) + zero
+    for dtype in (torch.int32, torch.float32):
+        given_ = rescale(torch.from_numpy(sums).to(dtype))
+        assert given_.dtype is torch.int8
+        np.testing.assert_array_equal(given_.numpy(), wanted)
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf, -0.5])

@@ -12,7 +12,7 @@ from zoo.export.graph import Graph, Op
 from zoo.export.integer_base import TYPES, Kernel
 from zoo.export.integer_ops import KERNELS
 
-_CHUNK = 2**20  # elements of the largest activation that are worked on at once: 1 MiB of int8
+_CHUNK = 2**21  # elements of the largest activation that are worked on at once
 
 
 class IntegerNetwork(nn.Module):

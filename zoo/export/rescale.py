@@ -7,16 +7,18 @@ is ten passes over the data. In real numbers the same integer is
                                                                   term for e <= 0)
 
 because the first rounding moves the second one's thresholds by half a unit of its last place,
-towards zero. float64 computes this in six passes; whether its own rounding ever changes the result
-is checked when a `Rescale` is made. Both sides are step functions that never fall as x grows, and
-each pass is one correctly rounded operation, so they are equal everywhere if they are equal on both
-sides of each of the (at most 255) steps. Where they are not, the int64 path is taken.
+towards zero. Floats compute this in six passes. Both sides are step functions that never fall as x
+grows, and each pass is one correctly rounded operation, so they are equal everywhere if they are
+equal on both sides of each of the (at most 255) steps. That is checked when a `Rescale` is made: in
+float32, with offsets some units of the last place away for channels where the exact one fails, then
+in float64. Where both fail the int64 path is taken.
 
-The float64 passes go over blocks in memory that is kept: fresh memory for every layer would cost
-more than the arithmetic.
+The passes go over blocks in memory that is kept: fresh memory for every layer would cost more than
+the arithmetic.
 """
 
 import threading
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,10 @@ from torch import Tensor
 from zoo.errors import MismatchError
 from zoo.export import fixedpoint
 
-_MOST_STEPS = 2**18  # that are checked; int16 results of one channel have 2^16
+_MOST_STEPS = 2**20  # that are checked; int16 results of one channel have 2^16
+_EXACT_FLOAT32 = 2**24
+_TRIALS = 48  # offsets that are tried in float32
+_UNIT = 2.0**-18  # between them: float32 results near 128 are 2^-17 apart
 _BLOCK = 2**18  # elements that are worked on at once: 2 MiB of float64
 _ROW = 2**11  # about so many constants side by side: broadcasting shorter rows is slow
 
@@ -37,12 +42,14 @@ class _Workspace(threading.local):
     def __init__(self) -> None:
         self.blocks = torch.empty(2, 0, dtype=torch.float64)
 
-    def take(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return both with so many elements; what they hold is anything."""
+    def take(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return both in this shape and float type; what they hold is anything."""
+        size = shape.numel()
         if self.blocks.shape[1] < size:
             with torch.inference_mode(False):  # for callers in and outside that mode
                 self.blocks = torch.empty(2, size, dtype=torch.float64)
-        return self.blocks[0, :size], self.blocks[1, :size]
+        values, signs = self.blocks.view(dtype)
+        return values[:size].view(shape), signs[:size].view(shape)
 
 
 _WORKSPACE = _Workspace()
@@ -102,26 +109,32 @@ class Rescale:
         # Below zero every result is clamped to zero or above: the nudge may point up everywhere.
         self._signed = low < 0 and bool(self._nudge.any())
         self._added = np.zeros(1) if added is None else added
-        self._offset = np.broadcast_to(np.float64(0.5 + zero_point), self._factor.shape)
-        if not self._signed:  # else the sign of the whole x is needed
-            self._offset = self._offset + self._nudge + self._added * self._factor
-        if domain is None:
-            self.exact_in_float = self._check(middle, reach)
-        else:
-            self.exact_in_float = self._agrees(domain[:, None])
+        points = self._edges(middle, reach) if domain is None else domain[:, None]
+        within = float((reach + np.abs(middle) + np.abs(self._added)).max()) < _EXACT_FLOAT32
+        few = within and domain is None and high - low < 2**9
         self._width = max(len(self._factor), len(self._added))
-        constants = (self._factor, self._offset, self._nudge, self._added)
-        self._constants = tuple(self._tiled(values) for values in constants)
+        self._constants: tuple[Tensor, ...] = ()
+        for kind in (np.float32, np.float64) if few else (np.float64,):
+            offset = None if points is None else self._offset(points, kind)
+            if offset is not None:
+                constants = (self._factor, offset, self._nudge, self._added)
+                self._constants = tuple(self._tiled(values.astype(kind)) for values in constants)
+                break
         self._integers = torch.from_numpy(self.multiplier), torch.from_numpy(self.shift)
 
-    def _tiled(self, values: NDArray[np.float64]) -> Tensor:
+    @property
+    def exact_in(self) -> torch.dtype:
+        """The type that the passes work in."""
+        return self._constants[0].dtype if self._constants else torch.int64
+
+    def _tiled(self, values: NDArray[np.floating[Any]]) -> Tensor:
         """Return numbers by channel, repeated for several positions."""
         whole = np.broadcast_to(values, self._width)
         return torch.from_numpy(np.tile(whole, max(1, _ROW // self._width)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the results for integers x, of any type that holds them, channels last."""
-        if not self.exact_in_float:
+        if not self._constants:
             whole = x.to(torch.int64) + torch.from_numpy(self._added).to(torch.int64)
             result = fixedpoint.multiply(whole, *self._integers)
             return (result.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
@@ -142,27 +155,33 @@ class Rescale:
         factor, offset, nudge, added = self._constants
         if x.ndim == 1:  # a last row that is not full
             factor, offset, nudge, added = (c[: len(x)] for c in self._constants)
-        y, signs = (block.view(x.shape) for block in _WORKSPACE.take(x.numel()))
-        y.copy_(x)
+        y, signs = _WORKSPACE.take(x.shape, factor.dtype)
         if self._signed:
-            y.add_(added)
+            y.copy_(x).add_(added)
             torch.clamp(y, -1, 1, out=signs)
-            y.mul_(factor).add_(signs.mul_(nudge)).add_(offset)
+            y.mul_(factor).add_(signs.mul_(nudge))
+        elif x.dtype == y.dtype:
+            torch.mul(x, factor, out=y)
         else:
-            y.mul_(factor).add_(offset)
-        y.floor_().clamp_(self.low + self.zero_point, self.high + self.zero_point)
-        out.copy_(y)
+            y.copy_(x).mul_(factor)
+        y.add_(offset).floor_()
+        out.copy_(y.clamp_(self.low + self.zero_point, self.high + self.zero_point))
 
     def exact(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the result by integer arithmetic alone; x is (..., channels)."""
         result = fixedpoint.multiply(x, self.multiplier, self.shift)
         return np.clip(result, self.low, self.high)
 
-    def _check(self, centre: NDArray[np.float64], reach: NDArray[np.float64]) -> bool:
-        """Whether the float64 formula gives the integer result for every |x - centre| <= reach."""
+    def _edges(
+        self, centre: NDArray[np.float64], reach: NDArray[np.float64]
+    ) -> NDArray[np.int64] | None:
+        """Return x on both sides of every step within |x - centre| <= reach, (points, channels).
+
+        None if the steps are not where the formula has them, or too many.
+        """
         steps = np.arange(self.low + 1, self.high + 1, dtype=np.float64)[:, None]
         if len(steps) * len(self._factor) > _MOST_STEPS:
-            return False
+            return None
         edge = steps - 0.5 + np.where(steps > 0, -self._nudge, self._nudge)
         with np.errstate(divide="ignore"):  # a factor of 0 takes no step
             first = np.ceil(edge / self._factor)  # smallest x at or above the step
@@ -170,19 +189,31 @@ class Rescale:
         above = np.where(inside, first, 0).astype(np.int64)
         below = np.where(inside, first - 1, 0).astype(np.int64)
         crossed = (self.exact(below) < steps) & (steps <= self.exact(above))
-        if not np.all(crossed | ~inside):
-            return False
-        return all(self._agrees(x) for x in (above, below))
+        return np.concatenate([above, below]) if np.all(crossed | ~inside) else None
 
-    def _agrees(self, x: NDArray[np.int64]) -> bool:
-        """Whether `_block`, operation by operation, gives the integer result for x."""
+    def _offset(
+        self, x: NDArray[np.int64], kind: type[np.floating[Any]]
+    ) -> NDArray[np.floating[Any]] | None:
+        """Return an offset per channel with which `_block` gives the exact result for every x."""
+        shape = (len(x), self._width)
+        wanted = np.broadcast_to(self.exact(x) + self.zero_point, shape)
+        factor, nudge = self._factor.astype(kind), self._nudge.astype(kind)
         if self._signed:
-            value = (x * self._factor + np.sign(x) * self._nudge) + self._offset
+            scaled = x.astype(kind) * factor + np.sign(x).astype(kind) * nudge
+            middle = np.full(self._width, 0.5 + self.zero_point)
         else:
-            value = (x - self._added) * self._factor + self._offset
+            scaled = (x - self._added).astype(kind) * factor
+            middle = 0.5 + self.zero_point + self._nudge + self._added * self._factor
+        scaled, middle = np.broadcast_to(scaled, shape), np.broadcast_to(middle, shape[1:])
         low, high = self.low + self.zero_point, self.high + self.zero_point
-        same = np.clip(np.floor(value), low, high) == self.exact(x) + self.zero_point
-        return bool(np.all(same))
+        offset, left = middle.astype(kind), np.arange(self._width)
+        for trial in range(_TRIALS if kind is np.float32 else 1):
+            offset[left] = middle[left] + _UNIT * ((trial + 1) // 2) * (-1) ** trial
+            results = np.clip(np.floor(scaled[:, left] + offset[left]), low, high)
+            left = left[np.any(results != wanted[:, left], axis=0)]
+            if not len(left):
+                return offset
+        return None
 
 
 class WideRescale:
