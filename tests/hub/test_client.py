@@ -66,6 +66,21 @@ def test_a_folder_of_ones_own_is_another_hub(made, cache, tmp_path, monkeypatch)
     assert (tmp_path / "other").is_dir()
 
 
+def test_local_asks_the_server_that_runs_on_its_folder(
+    made, cache, serve_process, wire, monkeypatch
+):
+    monkeypatch.setenv("ZOO_HUB", "local")
+    served = serve_process("shared")
+    monkeypatch.setenv("ZOO_HUB_DIR", str(served.folder))
+    zoo.push(made, "me/sesr", private=False)
+    assert zoo.pull("me/sesr").config == made.config
+    assert wire(served.address)("GET", "/api/models/me/sesr").status == 200
+    served.kill()  # and leaves its address behind
+    made.record("set5", {"psnr_y_db": 35.5, "images": 5})
+    zoo.push(made.path, "me/sesr")
+    assert "set5" in zoo.pull("me/sesr").metrics["evaluations"]
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_what_is_pushed_is_read_by_the_plain_client(served, made, tmp_path, private, monkeypatch):
     url = zoo.push(made, "me/sesr", private=private)

@@ -57,5 +57,5 @@ def _pull(args: Arguments) -> None:
         size = sum(file["bytes"] for file in record["files"].values())
         files = len(record["files"])
         print(f"{record['path']}  commit {record['commit']}, {files} files, {size:,} bytes")
-        if record["left_out"]:
-            print(f"left out, neither safe weights nor text: {', '.join(record['left_out'])}")
+        if left_out := [name for name in record["left_out"] if name != ".gitattributes"]:
+            print(f"left out, neither safe weights nor text: {', '.join(left_out)}")

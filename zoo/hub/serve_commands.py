@@ -43,7 +43,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _folder(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--dir", required=True, type=Path, help="the hub's folder")
+    sub.add_argument(
+        "--dir", type=Path, default=where.local_folder(), help="the hub's folder; default: that "
+        "of --hub local",
+    )  # fmt: skip
 
 
 def _none(args: Arguments) -> None:

@@ -63,7 +63,7 @@ def place() -> Place:
     """
     chosen = os.environ.get("ZOO_HUB") or os.environ.get("HF_ENDPOINT") or PUBLIC
     if chosen == "local":
-        return Place(None, _local_folder(os.environ.get("ZOO_HUB_DIR")))
+        return Place(None, local_folder())
     return Place(endpoint(chosen, "the hub (--hub, ZOO_HUB or HF_ENDPOINT)"))
 
 
@@ -89,6 +89,11 @@ def endpoint(chosen: str, what: str) -> str:
             "use a token (type: hf auth login, or set HF_TOKEN)"
         )
     return endpoint
+
+
+def local_folder() -> Path:
+    """Return where `--hub local` keeps its repositories."""
+    return _local_folder(os.environ.get("ZOO_HUB_DIR"))
 
 
 def _local_folder(chosen: str | None) -> Path:

@@ -5,14 +5,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Unpack
 
 import uvicorn
+from filelock import FileLock, Timeout
 
 from zoo.errors import HubError
-from zoo.hub.server.accounts import TokenOptions, create_token
+from zoo.files import write_bytes
+from zoo.hub.server.accounts import TokenOptions, create_token, hashed
 from zoo.hub.server.app import Application
 from zoo.hub.server.common import Settings
 from zoo.hub.server.hub import Hub
@@ -21,6 +23,7 @@ from zoo.hub.server.mirror import Mirror
 
 log = logging.getLogger("zoo.hub")
 _LOCAL = "local"  # the user of an embedded hub
+_ADDRESS = "address"  # the file that says where a folder is being served
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -71,10 +74,26 @@ def serve(
         with _listen(host, port) as listener:
             if host not in _LOOPBACK:
                 log.warning("tokens travel unencrypted; put a proxy with TLS before this server")
-            print(f"zoo hub: {_address(listener)}", flush=True)
+            address = _address(listener)
+            write_bytes(folder / _ADDRESS, address.encode())
+            print(f"zoo hub: {address}", flush=True)
             uvicorn.Server(_config(hub)).run(sockets=[listener])
     finally:
+        (folder / _ADDRESS).unlink(missing_ok=True)
         hub.close()
+
+
+def served(folder: Path) -> str | None:
+    """Return the address at which another process serves `folder` just now, if one does."""
+    lock = FileLock(folder / "lock")
+    try:
+        address = (folder / _ADDRESS).read_text()
+        with lock.acquire(timeout=0):
+            return None  # nobody: it was killed, and left its address behind
+    except Timeout:
+        return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -103,14 +122,18 @@ def running(
 def embedded(folder: Path, *, wait_seconds: float = 300) -> Iterator[tuple[str, str]]:
     """Serve `folder` for as long as the block; yield the address and a token for everything.
 
-    Processes that use one folder take turns.
+    Processes that use one folder take turns; where `zoo hub serve` runs, it is asked instead.
     """
-    with running(folder, wait_seconds=wait_seconds) as address:
+    with ExitStack() as stack:
+        address = served(folder) or stack.enter_context(running(folder, wait_seconds=wait_seconds))
         index = Index(folder / "index.sqlite")
-        try:
-            index.run("DELETE FROM tokens WHERE user = ?", _LOCAL)  # of a process that was killed
-            yield address, create_token(index, _LOCAL, role="admin", label="embedded")
-            index.run("DELETE FROM tokens WHERE user = ?", _LOCAL)
+        try:  # a process that is killed leaves a token behind; it is of no use in a day
+            its_token = create_token(index, _LOCAL, role="admin", label="embedded", days=1)
+            try:
+                yield address, its_token
+            finally:
+                sql = "DELETE FROM tokens WHERE hash = ? OR (user = ? AND expires < ?)"
+                index.run(sql, hashed(its_token), _LOCAL, time.time())
         finally:
             index.close()
 
