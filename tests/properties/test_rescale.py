@@ -55,15 +55,14 @@ def test_rescale_is_exact_at_every_step(
 
 def test_the_fast_path_is_the_usual_one_and_the_check_has_teeth() -> None:
     rescale = Rescale(np.array([0.0007, 0.0123, 2.0**-9]), 2**22, -128, 127)
-    assert rescale.exact_in is torch.float32
+    assert rescale.exact_in_float
     steps = np.zeros(1), np.array([2.0**22])
-    points = rescale._edges(*steps)
-    assert points is not None
-    assert rescale._offset(points, np.float64) is not None
-    rescale._nudge = rescale._nudge * 0  # a single rounding instead of two
-    assert rescale._offset(points, np.float32) is None
-    assert rescale._offset(points, np.float64) is None
-    assert rescale._edges(*steps) is None
+    assert rescale._check(*steps)
+    right, rescale._nudge = rescale._nudge, rescale._nudge * 0  # one rounding instead of two
+    assert not rescale._check(*steps)
+    rescale._nudge = right
+    rescale._factor = rescale._factor * (1 + 1e-6)
+    assert not rescale._check(*steps)
 
 
 @given(
@@ -89,7 +88,7 @@ def test_every_sum_of_a_layer_is_rescaled_exactly(
         zero_point=zero,
         dtype=torch.int8,
     )
-    assert rescale.exact_in is not torch.int64
+    assert rescale.exact_in_float
     sums = np.arange(-bound, bound + 1)[:, None] + np.zeros(len(reals), np.int64)
     wanted = rescale.exact(sums + added.astype(np.int64)) + zero
     for dtype in (torch.int32, torch.float32):

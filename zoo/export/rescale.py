@@ -7,18 +7,16 @@ is ten passes over the data. In real numbers the same integer is
                                                                   term for e <= 0)
 
 because the first rounding moves the second one's thresholds by half a unit of its last place,
-towards zero. Floats compute this in six passes. Both sides are step functions that never fall as x
-grows, and each pass is one correctly rounded operation, so they are equal everywhere if they are
-equal on both sides of each of the (at most 255) steps. That is checked when a `Rescale` is made: in
-float32, with offsets some units of the last place away for channels where the exact one fails, then
-in float64. Where both fail the int64 path is taken.
+towards zero. float64 computes this in six passes; whether its own rounding ever changes the result
+is checked when a `Rescale` is made. Both sides are step functions that never fall as x grows, and
+each pass is one correctly rounded operation, so they are equal everywhere if they are equal on both
+sides of each of the (at most 255) steps. Where they are not, the int64 path is taken.
 
-The passes go over blocks in memory that is kept: fresh memory for every layer would cost more than
-the arithmetic.
+The float64 passes go over blocks in memory that is kept: fresh memory for every layer would cost
+more than the arithmetic.
 """
 
 import threading
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +27,7 @@ from zoo.errors import MismatchError
 from zoo.export import fixedpoint
 
 _MOST_STEPS = 2**20  # that are checked; int16 results of one channel have 2^16
-_EXACT_FLOAT32 = 2**24
-_TRIALS = 48  # offsets that are tried in float32
-_UNIT = 2.0**-18  # between them: float32 results near 128 are 2^-17 apart
-_BLOCK = 2**18  # elements that are worked on at once: 2 MiB of float64
+_BLOCK = 2**17  # elements that are worked on at once: 1 MiB of float64
 _ROW = 2**11  # about so many constants side by side: broadcasting shorter rows is slow
 
 
@@ -42,14 +37,14 @@ class _Workspace(threading.local):
     def __init__(self) -> None:
         self.blocks = torch.empty(2, 0, dtype=torch.float64)
 
-    def take(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return both in this shape and float type; what they hold is anything."""
-        size = shape.numel()
+    def take(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return both as (rows, width); what they hold is anything."""
+        size = rows * width
         if self.blocks.shape[1] < size:
             with torch.inference_mode(False):  # for callers in and outside that mode
                 self.blocks = torch.empty(2, size, dtype=torch.float64)
-        values, signs = self.blocks.view(dtype)
-        return values[:size].view(shape), signs[:size].view(shape)
+        values, signs = self.blocks[:, :size].view(2, rows, width)
+        return values, signs
 
 
 _WORKSPACE = _Workspace()
@@ -109,79 +104,66 @@ class Rescale:
         # Below zero every result is clamped to zero or above: the nudge may point up everywhere.
         self._signed = low < 0 and bool(self._nudge.any())
         self._added = np.zeros(1) if added is None else added
-        points = self._edges(middle, reach) if domain is None else domain[:, None]
-        within = float((reach + np.abs(middle) + np.abs(self._added)).max()) < _EXACT_FLOAT32
-        few = within and domain is None and high - low < 2**9
+        self._offset = np.broadcast_to(np.float64(0.5 + zero_point), self._factor.shape)
+        if not self._signed:  # else the sign of the whole x is needed
+            self._offset = self._offset + self._nudge + self._added * self._factor
+        if domain is None:
+            self.exact_in_float = self._check(middle, reach)
+        else:
+            self.exact_in_float = self._agrees(domain[:, None])
         self._width = max(len(self._factor), len(self._added))
-        self._constants: tuple[Tensor, ...] = ()
-        for kind in (np.float32, np.float64) if few else (np.float64,):
-            offset = None if points is None else self._offset(points, kind)
-            if offset is not None:
-                constants = (self._factor, offset, self._nudge, self._added)
-                self._constants = tuple(self._tiled(values.astype(kind)) for values in constants)
-                break
+        constants = (self._factor, self._offset, self._nudge, self._added)
+        self._constants = tuple(self._tiled(values) for values in constants)
         self._integers = torch.from_numpy(self.multiplier), torch.from_numpy(self.shift)
 
-    @property
-    def exact_in(self) -> torch.dtype:
-        """The type that the passes work in."""
-        return self._constants[0].dtype if self._constants else torch.int64
-
-    def _tiled(self, values: NDArray[np.floating[Any]]) -> Tensor:
+    def _tiled(self, values: NDArray[np.float64]) -> Tensor:
         """Return numbers by channel, repeated for several positions."""
         whole = np.broadcast_to(values, self._width)
         return torch.from_numpy(np.tile(whole, max(1, _ROW // self._width)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the results for integers x, of any type that holds them, channels last."""
-        if not self._constants:
+        if not self.exact_in_float:
             whole = x.to(torch.int64) + torch.from_numpy(self._added).to(torch.int64)
             result = fixedpoint.multiply(whole, *self._integers)
             return (result.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
         x = x.contiguous()
         out = torch.empty_like(x, dtype=self.dtype)
-        values, results = x.view(-1), out.view(-1)
         width = len(self._constants[0])
-        whole_rows = len(values) // width * width
-        step = max(1, _BLOCK // width) * width
-        for start in range(0, whole_rows, step):
-            stop = min(start + step, whole_rows)
-            self._block(values[start:stop].view(-1, width), results[start:stop].view(-1, width))
-        if whole_rows < len(values):
-            self._block(values[whole_rows:], results[whole_rows:])
+        rows = x.numel() // width
+        self._rows(x.view(-1)[: rows * width], out.view(-1)[: rows * width], width)
+        if rest := x.numel() - rows * width:  # a row that is not full
+            self._rows(x.view(-1)[-rest:], out.view(-1)[-rest:], rest)
         return out
 
-    def _block(self, x: Tensor, out: Tensor) -> None:
-        factor, offset, nudge, added = self._constants
-        if x.ndim == 1:  # a last row that is not full
-            factor, offset, nudge, added = (c[: len(x)] for c in self._constants)
-        y, signs = _WORKSPACE.take(x.shape, factor.dtype)
-        if self._signed:
-            y.copy_(x).add_(added)
-            torch.clamp(y, -1, 1, out=signs)
-            y.mul_(factor).add_(signs.mul_(nudge))
-        elif x.dtype == y.dtype:
-            torch.mul(x, factor, out=y)
-        else:
-            y.copy_(x).mul_(factor)
-        y.add_(offset).floor_()
-        out.copy_(y.clamp_(self.low + self.zero_point, self.high + self.zero_point))
+    def _rows(self, x: Tensor, out: Tensor, width: int) -> None:
+        factor, offset, nudge, added = (c[:width] for c in self._constants)
+        low, high = self.low + self.zero_point, self.high + self.zero_point
+        some = max(1, min(_BLOCK, x.numel()) // width)
+        block = _WORKSPACE.take(some, width)
+        for given, result in zip(
+            x.view(-1, width).split(some), out.view(-1, width).split(some), strict=True
+        ):
+            y, signs = block if len(given) == some else (b[: len(given)] for b in block)
+            y.copy_(given)
+            if self._signed:
+                torch.clamp(y.add_(added), -1, 1, out=signs)
+                y.mul_(factor).add_(signs.mul_(nudge))
+            else:
+                y.mul_(factor)
+            y.add_(offset).floor_().clamp_(low, high)
+            result.copy_(y)
 
     def exact(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the result by integer arithmetic alone; x is (..., channels)."""
         result = fixedpoint.multiply(x, self.multiplier, self.shift)
         return np.clip(result, self.low, self.high)
 
-    def _edges(
-        self, centre: NDArray[np.float64], reach: NDArray[np.float64]
-    ) -> NDArray[np.int64] | None:
-        """Return x on both sides of every step within |x - centre| <= reach, (points, channels).
-
-        None if the steps are not where the formula has them, or too many.
-        """
+    def _check(self, centre: NDArray[np.float64], reach: NDArray[np.float64]) -> bool:
+        """Whether the float64 formula gives the integer result for every |x - centre| <= reach."""
         steps = np.arange(self.low + 1, self.high + 1, dtype=np.float64)[:, None]
         if len(steps) * len(self._factor) > _MOST_STEPS:
-            return None
+            return False
         edge = steps - 0.5 + np.where(steps > 0, -self._nudge, self._nudge)
         with np.errstate(divide="ignore"):  # a factor of 0 takes no step
             first = np.ceil(edge / self._factor)  # smallest x at or above the step
@@ -189,31 +171,19 @@ class Rescale:
         above = np.where(inside, first, 0).astype(np.int64)
         below = np.where(inside, first - 1, 0).astype(np.int64)
         crossed = (self.exact(below) < steps) & (steps <= self.exact(above))
-        return np.concatenate([above, below]) if np.all(crossed | ~inside) else None
+        if not np.all(crossed | ~inside):
+            return False
+        return all(self._agrees(x) for x in (above, below))
 
-    def _offset(
-        self, x: NDArray[np.int64], kind: type[np.floating[Any]]
-    ) -> NDArray[np.floating[Any]] | None:
-        """Return an offset per channel with which `_block` gives the exact result for every x."""
-        shape = (len(x), self._width)
-        wanted = np.broadcast_to(self.exact(x) + self.zero_point, shape)
-        factor, nudge = self._factor.astype(kind), self._nudge.astype(kind)
+    def _agrees(self, x: NDArray[np.int64]) -> bool:
+        """Whether `_block`, operation by operation, gives the integer result for x."""
         if self._signed:
-            scaled = x.astype(kind) * factor + np.sign(x).astype(kind) * nudge
-            middle = np.full(self._width, 0.5 + self.zero_point)
+            value = (x * self._factor + np.sign(x) * self._nudge) + self._offset
         else:
-            scaled = (x - self._added).astype(kind) * factor
-            middle = 0.5 + self.zero_point + self._nudge + self._added * self._factor
-        scaled, middle = np.broadcast_to(scaled, shape), np.broadcast_to(middle, shape[1:])
+            value = (x - self._added) * self._factor + self._offset
         low, high = self.low + self.zero_point, self.high + self.zero_point
-        offset, left = middle.astype(kind), np.arange(self._width)
-        for trial in range(_TRIALS if kind is np.float32 else 1):
-            offset[left] = middle[left] + _UNIT * ((trial + 1) // 2) * (-1) ** trial
-            results = np.clip(np.floor(scaled[:, left] + offset[left]), low, high)
-            left = left[np.any(results != wanted[:, left], axis=0)]
-            if not len(left):
-                return offset
-        return None
+        same = np.clip(np.floor(value), low, high) == self.exact(x) + self.zero_point
+        return bool(np.all(same))
 
 
 class WideRescale:
