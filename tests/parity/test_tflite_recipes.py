@@ -1,0 +1,67 @@
+"""Every recipe of an image-like network, exported: runtimes, counters and Vela agree with us."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo import registry
+from zoo.checkpoint import build
+from zoo.export.graph import Graph
+from zoo.export.integer import IntegerNetwork
+from zoo.export.quantize import quantize
+from zoo.export.rewrite import on_npu
+from zoo.export.tflite import channels_last, quantized
+from zoo.export.tflite_write import serialize_tflite
+
+Judges = dict[str, Any]  # see conftest.py
+NAMES = [name for name in registry.names("*") if len(registry.find(name).input_shape) == 4]
+_PIXELS = 128 * 128  # beyond them a smaller picture says the same, sooner
+_MADE: dict[str, tuple[nn.Module, torch.Tensor, Graph]] = {}
+
+
+def made(name: str) -> tuple[nn.Module, torch.Tensor, Graph]:
+    """Return a recipe's network with random weights, inputs for it and its int8 graph."""
+    if name not in _MADE:
+        torch.manual_seed(0)
+        recipe = registry.find(name)
+        _, channels, height, width = recipe.input_shape
+        if height * width > _PIXELS:
+            height, width = 24, 32
+        module, x = build(recipe).eval(), torch.rand(3, channels, height, width)
+        _MADE[name] = module, x, quantize(module, [x], (1, *x.shape[1:]))
+    return _MADE[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runtimes_compute_our_integers(name: str, judges: Judges) -> None:
+    _, x, graph = made(name)
+    given = quantized(graph, channels_last(x))
+    wanted = IntegerNetwork(graph)(given)
+    assert isinstance(wanted, torch.Tensor)
+    assert len(wanted.unique()) > 20  # it says something
+    content = serialize_tflite(graph)
+    for judge in judges.values():
+        np.testing.assert_array_equal(judge(content)(given), wanted.numpy())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_macs_are_torchs_and_velas(name: str) -> None:
+    module, x, graph = made(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x[:1])
+    assert graph.macs == counter.get_total_flops() // 2
+    pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
+    from zoo.export.vela import compile_graph
+
+    for npu in ("ethos-u55-128", "ethos-u65-512"):
+        report = compile_graph(on_npu(graph), npu)
+        assert report.macs == graph.macs
+        assert not report.cpu_ops
+    # The U85 has a mode of its own for images of one channel, with fewer products.
+    report = compile_graph(on_npu(graph), "ethos-u85-256")
+    assert not report.cpu_ops
+    assert 0.95 * graph.macs < report.macs <= 1.05 * graph.macs
