@@ -1,6 +1,7 @@
 """Published int8 networks, read from their files: golden vectors, real runtimes, accuracies."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,9 @@ def test_person_accuracy(shared_data: Path, name: str, published: float) -> None
 @pytest.mark.parametrize(
     ("name", "head"), [("kws", 16_000), ("ic", 49_152), ("vww", 73_728), ("ad", 768)]
 )
-def test_memory_plan_is_tflite_micros_to_the_byte(shared_data: Path, name: str, head: int) -> None:
+def test_memory_plan_is_tflite_micros_to_the_byte(
+    shared_data: Path, name: str, head: int, arena_head: Callable[[bytes], int]
+) -> None:
     graph = network(shared_data, name).graph
     assert plan(graph, "int8", in_place=False).arena_bytes == head
+    assert arena_head((shared_data / "tflite" / f"{FILES[name]}.tflite").read_bytes()) == head

@@ -1,5 +1,6 @@
 """Every recipe of an image-like network, exported: runtimes, counters and Vela agree with us."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo import registry
 from zoo.checkpoint import build
+from zoo.cost.memory import plan
 from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.quantize import quantize
@@ -46,6 +48,13 @@ def test_runtimes_compute_our_integers(name: str, judges: Judges) -> None:
     content = serialize_tflite(graph)
     for judge in judges.values():
         np.testing.assert_array_equal(judge(content)(given), wanted.numpy())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_memory_plan_is_tflite_micros(name: str, arena_head: Callable[[bytes], int]) -> None:
+    *_, graph = made(name)
+    head = arena_head(serialize_tflite(graph))
+    assert plan(graph, "int8", in_place=False).arena_bytes == head
 
 
 @pytest.mark.parametrize("name", NAMES)
