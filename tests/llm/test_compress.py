@@ -59,6 +59,20 @@ def test_the_checkpoint_says_what_it_is(made, capsys):
     assert "bits per packed weight" in capsys.readouterr().out
 
 
+def test_budget_tuning_and_preset_are_on_the_card(base, text, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = f"compress {base} --out {out} --data {text} --windows 2 --length 64 --budget 2.75 "
+    words += "--tune 3 --set tune_length=48 --preset fast --set iterations=3"
+    assert main(words.split()) == 0
+    facts = zoo.checkpoint(out).metrics["compression"]
+    assert facts["plan"]["options"]["update_steps"] == 4
+    assert facts["plan"]["options"]["iterations"] == 3
+    assert facts["tuning"]["steps"] == 3
+    assert "--budget 2.75 --tune 3 --set tune_length=48" in (out / "README.md").read_text()
+    with pytest.raises(UnknownNameError, match="did you mean best"):
+        zoo.compress(base, tmp_path / "no", data=text, preset="bets")
+
+
 def test_evaluating_and_writing(made, base, text, capsys):
     protocol = ["--data", str(text), "--length", "32", "--windows", "3", "--json"]
     assert main(["evaluate", str(made), *protocol]) == 0
@@ -95,6 +109,8 @@ def test_tampering_is_noticed(made, tmp_path):
         ("{base} --data {text} --set sharpness=1", "unknown option 'sharpness'"),
         ("{base} --data {text} --override x", "expected PATTERN:KEY=VALUE"),
         ("{base} --data {text} --length 64 --target-bpv 1", "target_bpv is 1"),
+        ("{base} --data {text} --budget 1 --length 64 --windows 2", "even the cheapest choices"),
+        ("{base} --data {text} --tune -2", "tune_steps is -2"),
         ("./nowhere --data {text}", "no folder of a language model"),
         ("sesr-m3-x2 --data {text}", "type: zoo train sesr-m3-x2"),
     ],

@@ -106,5 +106,9 @@ def _command(checkpoint: "Checkpoint") -> str:
     words += [f"--skip '{pattern}'" for pattern in compress.skip]
     for pattern, values in compress.overrides.items():
         words += [f"--override '{pattern}:{key}={value}'" for key, value in values.items()]
+    words += [f"--budget {compress.budget:g}"] if compress.budget else []
+    words += [f"--tune {compress.tune_steps}"] if compress.tune_steps else []
+    if compress.tune_steps:
+        words += [f"--set tune_length={compress.tune_length} --set tune_lr={compress.tune_lr:g}"]
     words += [f"--windows {compress.windows} --length {compress.length} --seed {compress.seed}"]
     return " ".join([*words, *tail])

@@ -22,6 +22,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--dim", type=int, help="weights that share an index: 1, 2 or 4")
     sub.add_argument("--group-size", type=int, metavar="N", help="weights per codebook or scale")
     sub.add_argument("--target-bpv", type=float, metavar="B", help="bits per weight in all")
+    sub.add_argument("--budget", type=float, metavar="B", help="bits per weight, shared by layers")
+    sub.add_argument("--tune", type=int, metavar="STEPS", help="tune codebooks and scales, at last")
+    sub.add_argument("--preset", choices=("fast", "best"), help="how much work on each layer")
     sub.add_argument("--data", metavar="TEXT", help="a text file to calibrate on")
     sub.add_argument("--test", metavar="TEXT", help="measure perplexity on it, before and after")
     sub.add_argument("--base", metavar="REF", help="where a recipe's base model is: ./DIR")
@@ -46,12 +49,17 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--out", required=True, metavar="DIR")
 
 
-_DIRECT = ("group_size", "target_bpv", "windows", "length", "seed", "skip", "rest_dtype", "dim")
+_DIRECT = (
+    "group_size", "target_bpv", "windows", "length", "seed", "skip", "rest_dtype", "dim",
+    "budget", "preset",
+)  # fmt: skip
 
 
 def _compress(args: Arguments) -> None:
     options = {key: getattr(args, key) for key in _DIRECT}
     options = {key: value for key, value in options.items() if value is not None}
+    if args.tune is not None:
+        options["tune_steps"] = args.tune
     if args.bits is not None:
         options["bits"] = int(args.bits) if args.bits == int(args.bits) else args.bits
     options |= dict(_setting(text, "--set") for text in args.set)

@@ -57,13 +57,13 @@ def compress_model(
     if team.is_main:
         probe(out)
     ids, facts, stream = None, None, None
-    needed = plan.calibrates or plan.tune_steps or plan.budget is not None
+    needed = plan.calibrates or plan.tune_steps or plan.budget
     if needed and text is not None:
         _check_length(source, plan)
         stream = calibration.tokenize(folder, calibration.read_text(text))
         ids = calibration.windows(stream, count=plan.windows, length=plan.length, seed=plan.seed)
         facts = {"text": text.name, "sha256": sha256(text), "tokens": len(stream)}
-    if plan.budget is not None:
+    if plan.budget:
         plan = _mixed(source, plan, out / "work", ids, team)
     job = Job(source, plan, out / "work", ids, team=team, resume=resume)
     job.run()

@@ -11,6 +11,7 @@ from zoo.checkpoint import CONFIG, FACTS, LICENSE, METRICS, UNSTATED, Checkpoint
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import sha256, write_bytes, write_json
 from zoo.quantization.options import METHODS, LayerOptions
+from zoo.quantization.options import PRESETS as EFFORTS
 from zoo.quantization.plan import Plan
 from zoo.quantization.presets import PRESETS
 from zoo.recipe import FORMAT_VERSION, Compress, Recipe
@@ -43,6 +44,7 @@ def make(
     from zoo.quantization.compress import compress_model
     from zoo.quantization.team import Team
 
+    options = with_preset(options)
     if isinstance(ref, Recipe):
         recipe = _changed(ref, method, options)
         where = base if base is not None else _compress(ref).base
@@ -66,6 +68,16 @@ def make(
         _write_facts(recipe, out, metrics, license or _license_of(folder), data)
     team.wait()
     return Checkpoint.read(out)
+
+
+def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options where `preset`, "fast" or "best", is what it stands for."""
+    found = dict(options)
+    if (name := found.pop("preset", None)) is None:
+        return found
+    if name not in EFFORTS:
+        raise UnknownNameError.near("preset", name, EFFORTS, f"known: {', '.join(EFFORTS)}")
+    return {**EFFORTS[name], **found}
 
 
 def _compress(recipe: Recipe) -> Compress:

@@ -64,7 +64,6 @@ def overrides(folder: Path, plan: Plan, ids: Tensor, device: str = "cpu") -> dic
     """
     from zoo.quantization.bridge import load
 
-    assert plan.budget is not None
     model = load(folder, dtype=torch.float32, device=device)
     prefix, _ = blocks.find_blocks(model)
     layers = {

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.export.calibration import Range
 from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
-from zoo.export.quantize import Range, groups, quantize_graph
+from zoo.export.quantize import quantize_graph
+from zoo.export.scales import groups
 from zoo.export.tflite import channels_last, dequantized, quantized
 from zoo.recipe import WEIGHT_BITS
 

@@ -28,7 +28,8 @@ class Plan:
         hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
         rest_dtype: type of all other floating tensors in the result; None keeps theirs.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
-            model (`zoo.quantization.mixed`); layers with overrides of their own do not take part.
+            model (`zoo.quantization.mixed`); layers with overrides of their own do not take part;
+            0: all layers alike.
         tune_steps: of tuning codebooks, scales and norms end to end with the codes fixed; 0: none.
         tune_length: tokens of a window of tuning; one window a step.
         tune_lr: see `zoo.quantization.finetune`.
@@ -45,7 +46,7 @@ class Plan:
     row_parts: int = 1
     hidden_dtype: str = "float32"
     rest_dtype: str | None = None
-    budget: float | None = None
+    budget: float = 0.0
     tune_steps: int = 0
     tune_length: int = 512
     tune_lr: float = 0.005
@@ -58,6 +59,7 @@ class Plan:
             ("row_parts", 1),
             ("tune_steps", 0),
             ("tune_length", 2),
+            ("budget", 0),
         ):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected at least {least}")

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.export.calibration import Options, Range
 from zoo.export.floating import KERNELS, activated
 from zoo.export.graph import MAC_KINDS, MOVEMENT, Graph, Op, Quantization
 from zoo.export.lower import lower
-from zoo.export.quantize import Options, Range, calibrate, channel_axis, groups, quantizations
+from zoo.export.quantize import calibrate, channel_axis
+from zoo.export.scales import groups, quantizations
 from zoo.quantization.fake import (
     double_rounding,
     fake_quantize,

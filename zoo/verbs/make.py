@@ -130,7 +130,8 @@ def compress(
         resume: go on after a kill, with the same bytes.
         device: a torch device; None takes Accelerate's.
         options: of the method (`bits=2, dim=2, target_bpv=2.125`), and `windows`, `length`,
-            `seed`, `skip`, `overrides`, `rest_dtype`.
+            `seed`, `skip`, `overrides`, `rest_dtype`, `preset` ("fast" or "best"), `budget`,
+            `tune_steps`, `tune_length`, `tune_lr`.
 
     Raises:
         MismatchError: see `zoo.quantization.compress.compress_model`.
@@ -209,7 +210,7 @@ def export(
         return _export_onnx(source, Path(path), inputs if int8 else None)
     import torch
 
-    from zoo.export.quantize import Options
+    from zoo.export.calibration import Options
     from zoo.export.tflite import export_tflite
 
     shape = source.recipe.input_shape
