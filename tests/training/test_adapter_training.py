@@ -19,6 +19,7 @@ from zoo.adapters.base import load_base
 from zoo.adapters.compact import CompactValues
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import MaskOptions
+from zoo.adapters.train import AdapterRun
 from zoo.cli import main
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.tasks import causal_lm
@@ -297,6 +298,29 @@ def test_both_routes_give_one_adapter(run, tmp_path):
         assert torch.equal(tensor.indices, b.tensors[name].indices)
         assert tensor.nnz == 2 * sum(tensor.shape)
         torch.testing.assert_close(tensor.values, b.tensors[name].values, atol=1e-5, rtol=1e-3)
+
+
+def test_a_masked_dora_is_a_sparse_adapter_and_resumes(run, tiny, tmp_path, monkeypatch):
+    """SHiRA-WM-DoRA through the command line; interrupted, it ends in the same bits."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert run(whole, method="shira-dora", rank=4) == 0
+    assert losses(whole)[6] < losses(whole)[1]
+    real = AdapterRun._step
+
+    def cut(self, step):
+        if step == 4:  # after the state of step 3
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterRun, "_step", cut)
+        assert run(halves, method="shira-dora", rank=4) == 130
+    assert [path.name for path in halves.glob("state-*")] == ["state-00000003"]
+    assert run(halves, "--resume", method="shira-dora", rank=4) == 0
+    same(whole, halves)
+    adapter = SparseAdapter.load(whole / "sparse_adapter.safetensors")
+    assert adapter.density == pytest.approx(0.1, rel=0.01)
+    adapter.check(load_base(tiny).model)
 
 
 def test_indices_of_the_peft_route_survive_a_state_dict(tiny):

@@ -13,7 +13,7 @@ from zoo.recipe import NAME, Train, from_json
 
 KINDS = ("struct", "rand", "wm", "grad", "snip", "block", "custom")
 SCORES = ("wm", "grad", "snip", "rand")
-METHODS = ("shira", "peft-shira", "lora", "dora")
+METHODS = ("shira", "shira-dora", "peft-shira", "lora", "dora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,11 @@ class AdapterRecipe:
         summary: one line for people.
         base: ref of the base model: `name.tag`, `org/repo[@revision]`, or a package's name.
         task: the module of `zoo.tasks` that feeds and judges it, e.g. "causal-lm".
-        method: "shira" (the hook route); or through PEFT: "peft-shira", "lora", "dora".
+        method: "shira" (the hook route), "shira-dora" (a masked DoRA); or through PEFT:
+            "peft-shira", "lora", "dora".
         mask: which entries; of the methods through PEFT only the names count.
-        rank: of "lora" and "dora"; of "peft-shira", whose budget is rank * (rows + columns).
+        rank: of "lora", "dora" and "shira-dora"; of "peft-shira", whose budget is
+            rank * (rows + columns).
         train: how it is trained.
         data: `source` (a folder, a file or a generator of the task) and its `license`.
         weights: where the trained adapter is: `file` beside the TOML, its `sha256`, `license`;

@@ -50,6 +50,9 @@ class HookRoute:
             handle.remove()
         self.compact.restore(self.model)
 
+    def collect(self) -> None:
+        """Bring gradients to what is trained: the hooks have done so."""
+
     def deltas(self, values: Values) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (indices, deltas) by tensor name."""
         return self.compact.deltas(values["deltas"])

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo.adapters import masks
 from zoo.adapters.base import Base
 from zoo.adapters.folder import CONFIG, FILE, write_folder
+from zoo.adapters.masked_dora import MaskedDora
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.routes import HookRoute, PeftRoute, peft_counts
 from zoo.checkpoint import UNSTATED
@@ -114,6 +115,8 @@ class AdapterRun(Run):
         indices = self._indices(network)
         if adapter.method == "shira":
             self.route = HookRoute(network, indices)
+        elif adapter.method == "shira-dora":
+            self.route = MaskedDora(network, indices, adapter.rank, settings.seed)
         else:
             self.route = PeftRoute(network, adapter, indices)
         self.model = self.route.model
@@ -205,6 +208,8 @@ class AdapterRun(Run):
     def _update(self) -> None:
         accelerator, trained = self.accelerator, self._trained()
         if accelerator.sync_gradients:
+            if isinstance(self.route, HookRoute):
+                self.route.collect()
             if accelerator.num_processes > 1:  # the network is no DDP module: only nnz travel
                 for parameter in trained.parameters():
                     if parameter.grad is not None:

