@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.export import onnx_qdq
+from zoo.export.calibration import Options
 from zoo.export.onnx_qdq import export_qdq, qdq_model
-from zoo.export.quantize import Options, quantize
+from zoo.export.quantize import quantize
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

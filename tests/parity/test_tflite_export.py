@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import MismatchError
+from zoo.export.calibration import Options
 from zoo.export.floating import FloatNetwork
 from zoo.export.graph import LIMITS, Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
-from zoo.export.quantize import Options, quantize
+from zoo.export.quantize import quantize
 from zoo.export.rewrite import without_clamps
 from zoo.export.tflite_read import parse_tflite
 from zoo.export.tflite_write import serialize_tflite
@@ -195,28 +195,6 @@ def test_observers_narrow_ranges(observer: str) -> None:
     assert first
     assert second
     assert second.scale < first.scale / 2
-
-
-@pytest.mark.parametrize(
-    ("batches", "message"),
-    [
-        ([], "no calibration inputs"),
-        ([torch.zeros(2, 1, 12, 16)], "constant"),
-        ([torch.full((2, 1, 12, 16), torch.nan)], "not finite"),
-        ([torch.ones(2, 1, 12, 16, dtype=torch.int8)], "expected floats"),
-        ([torch.rand(2, 3, 12, 16)], r"cannot trace SESR with an input of shape \(1, 3, 12, 16\)"),
-    ],
-)
-def test_calibration_that_cannot_be_used_says_why(batches: list[Tensor], message: str) -> None:
-    module, _ = make("sesr")
-    with pytest.raises(MismatchError, match=message):
-        quantize(module, batches, (1, 1, 12, 16))
-
-
-def test_an_operator_without_a_form_is_named_with_its_module() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU())
-    with pytest.raises(MismatchError, match=r"gelu at 1 has no channels-last form"):
-        lower(module.eval(), (1, 1, 8, 8))
 
 
 def test_integers_do_not_depend_on_the_users_precision() -> None:

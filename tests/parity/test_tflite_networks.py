@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.export.calibration import Options
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
-from zoo.export.quantize import Options, quantize
+from zoo.export.quantize import quantize
 from zoo.export.rewrite import on_npu, without_clamps
 from zoo.export.tflite import channels_last, quantized
 from zoo.export.tflite_write import serialize_tflite

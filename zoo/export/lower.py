@@ -55,7 +55,8 @@ class _Lowering:
             handler = _HANDLERS.get(op.kind)
             if handler is None:
                 raise MismatchError(
-                    f"{op.label} has no channels-last form; see zoo/export/lower.py"
+                    f"{op.label} has no channels-last form: replace it by one of "
+                    f"{', '.join(sorted(_HANDLERS))}, or add it to zoo/export/lower.py"
                 )
             handler(self, op)
         used = {name for op in self.ops for name in (*op.inputs, *op.outputs)}

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError, MissingExtraError
+from zoo.export.calibration import Options
 from zoo.export.graph import Graph, Op, Quantization
 from zoo.export.integer import IntegerNetwork
 from zoo.export.onnx import OnnxFile, packages
-from zoo.export.quantize import Options, quantize_at
+from zoo.export.quantize import quantize_at
 from zoo.export.tflite import channels_last, quantized
 from zoo.files import write_bytes
 

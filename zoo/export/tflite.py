@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.export.calibration import Options
 from zoo.export.carray import write_c_array
 from zoo.export.floating import FloatNetwork
 from zoo.export.graph import LIMITS, Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
-from zoo.export.quantize import Options, quantize_at
+from zoo.export.quantize import quantize_at
 from zoo.export.rewrite import on_npu, without_clamps
 from zoo.export.tflite_read import read_tflite
 from zoo.export.tflite_write import serialize_tflite

@@ -48,8 +48,11 @@ def serialize_tflite(graph: Graph) -> bytes:
     check(graph)
     for tensor in graph.tensors.values():
         if tensor.bytes() >= MAX_BYTES:
+            users = [op for op in graph.ops if tensor.name in (*op.outputs, *op.inputs)]
             raise MismatchError(
-                f"tensor {tensor.name!r} has 2 GiB or more; TFLite has 32-bit sizes"
+                f"{users[0].label if users else tensor.name} has a tensor of {tensor.bytes()} "
+                f"bytes, {tensor.dtype} {tensor.shape}; TFLite has sizes below 2 GiB: export for a "
+                "smaller input and run the device on tiles"
             )
     model = _Writer(graph).model()
     return flatbuffer.write(model, tflite_schema.MODEL, tflite_schema.IDENTIFIER)

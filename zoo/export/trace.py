@@ -1,7 +1,6 @@
 """From a module to the graph IR, through `torch.export`."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind
 from zoo.errors import MismatchError
 from zoo.export.fold import fold_batch_norm
 from zoo.export.graph import MAC_KINDS, Graph, Kind, Op, Tensor
+from zoo.export.program import export_program
 
 # ATen operator -> kind and the arguments that become attributes.
 _PLAIN: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -48,31 +48,12 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
             fit, or control flow depends on values), or uses an operator without a mapping.
 
     """
-    name = type(module).__name__
-    if module.training:
-        raise MismatchError(f"{name} is in training mode; call .eval() before tracing it")
-    like = next(module.parameters(), torch.empty(0))
+    program = export_program(module, input_shape)
     state = {}
     if values:
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
-    example = torch.empty(input_shape, dtype=like.dtype, device=like.device)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch.export warns about its own internals
-            program = torch.export.export(module, (example,), strict=False)
-            if any(_mutates(node) for node in program.graph.nodes):
-                program = program.run_decompositions({})  # ReLU(inplace=True) to its pure form
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MismatchError(
-            f"cannot trace {name} with an input of shape {tuple(input_shape)}: {reason}"
-        ) from error
     return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
-
-
-def _mutates(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 class _Tracer:
