@@ -11,8 +11,10 @@ import argparse
 import base64
 import hashlib
 import http.client
+import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import alternate, ratio, report
+from benchmarks.common import RESULTS, alternate, ratio, report
 
 READERS, WRITERS, COMMITS, FILES = 100, 24, 5, 1000
 PULL_GOAL, PUSH_GOAL = 0.6, 0.4
@@ -242,6 +244,43 @@ def main() -> int:
             xet_times, many = xet(file, max(options.runs // 2, 1)), many_files(3)
             together = crowd(address, token)
     return summary(options.megabytes, times, pull, push, xet_times, many, together)
+
+
+def table() -> str:
+    """Return the README's rows: the stored figures, each with the command that made it."""
+    found = json.loads((RESULTS / "hub.json").read_text())
+    times, crowd = found["seconds"], found["crowd"]
+    size = found["megabytes"]
+
+    def speed(name: str) -> str:
+        return f"{size / statistics.median(times[name]):.0f} MB/s"
+
+    def share(name: str, goal: float) -> str:
+        got = found[f"{name}_of_curl"]
+        missed = "" if got["median"] >= goal else ", missed"
+        return (
+            f"{got['median']:.0%} ({got['min']:.0%} to {got['max']:.0%}; goal {goal:.0%}{missed}): "
+            f"{speed(name)} against {speed('curl')}"
+        )
+
+    rows = [
+        (f"`zoo pull` of {size} MB, of curl + sha256sum + sync", share("pull", PULL_GOAL)),
+        ("`zoo push` (LFS) of the same", share("push", PUSH_GOAL)),
+        ("the stock client's push by Xet", speed("xet")),
+        (f"{FILES} files in one commit", f"{statistics.median(times['thousand_files']):.2f} s"),
+        (
+            f"{READERS} clients reading, {WRITERS} committing",
+            f"{crowd['commits_acknowledged']} of {crowd['commits_asked']} commits in "
+            f"{crowd['seconds']:.1f} s, {crowd['missing']} missing; {crowd['reads_of_1_mib']:,} "
+            f"reads of 1 MiB, {crowd['failed']} failed",
+        ),
+    ]
+    lines = ["| claim | measured | command |", "|---|---|---|"]
+    command = "`python -m benchmarks.hub`"
+    for claim, measured in rows:
+        lines.append(f"| {claim} | {measured} | {command} |")
+        command = "same"
+    return "\n".join(lines)
 
 
 def summary(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zoo
+from benchmarks import hub
 from zoo import registry
 from zoo.cost.estimate import readable
 
@@ -85,7 +86,7 @@ def main() -> None:
     README.write_text(text, encoding="utf-8")
 
 
-TABLES: dict[str, Callable[[], str]] = {"models": models, "costs": costs}
+TABLES: dict[str, Callable[[], str]] = {"models": models, "costs": costs, "hub": hub.table}
 
 if __name__ == "__main__":
     main()
