@@ -196,7 +196,7 @@ def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
         table = torch.cat([low, high], -1).flatten(2, 3)  # [byte] = [code & 15, code >> 4]
         looks = codes
     else:
-        looks = _unpacked(codes, bits, grid.cells)
+        looks = unpacked(codes, bits, grid.cells)
     kind = {4: torch.int32, 8: torch.int64, 16: torch.complex128}.get(4 * grid.dim * per_look)
     rows = torch.arange(grid.rows, device=codes.device, dtype=torch.int32) // grid.group_rows
     base = (rows * table.shape[2]).unsqueeze(1)
@@ -213,7 +213,7 @@ def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
     return torch.cat(parts, 1)[:, : grid.columns]
 
 
-def _unpacked(codes: Tensor, bits: int, count: int) -> Tensor:
+def unpacked(codes: Tensor, bits: int, count: int) -> Tensor:
     """Return (rows, count) codes of `bits` bits: `packing.unpack` in fewer and smaller steps."""
     if bits == 8:
         return codes

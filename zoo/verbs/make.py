@@ -198,6 +198,10 @@ def export(
         raise MismatchError("int16 and npu need format='tflite'")
     source = checkpoint(ref)
     probe(Path(path).parent)  # before the work, not after it
+    if source.recipe.compress is not None:
+        if format != "onnx" or int8 or data is not None:
+            raise MismatchError("a packed language model is exported with --format onnx only")
+        return _export_packed(source, Path(path))
     if int8 and source.quantization is not None:
         if format == "onnx":
             raise MismatchError(
@@ -253,6 +257,17 @@ def _export_onnx(
     from zoo.export.onnx import export_onnx
 
     return export_onnx(source.load(), path, shape, metadata=facts)
+
+
+def _export_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
+    """Write a packed language model with its codes."""
+    import torch
+
+    from zoo.quantization.bridge import load
+    from zoo.quantization.export_onnx import export
+
+    facts = {"recipe": f"{source.recipe.name}.{source.tag}", "license": source.license}
+    return export(load(source.path, dtype=torch.float32), path, metadata=facts)
 
 
 def _export_quantized(

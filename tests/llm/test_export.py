@@ -1,0 +1,66 @@
+"""Packed models as ONNX: codes in the file, the same weights, the same logits in ONNX Runtime."""
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from zoo.cli import main
+from zoo.errors import MismatchError
+from zoo.quantization.core import quantize_matrix
+from zoo.quantization.export_onnx import Gathered
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.packed import PackedLinear
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+OPTIONS = {
+    "rtn": LayerOptions(method="rtn", bits=3, group_size=16),
+    "codebook-1d": LayerOptions(bits=3, dim=1, group_size=256),
+    "codebook-2d": LayerOptions(bits=3, dim=2, group_size=1024),
+    "codebook-4d": LayerOptions(bits=2, dim=4, group_size=4096),
+    "codebook-half": LayerOptions(bits=2, dim=2, group_size=512, codebook_bits=16),
+    "order": LayerOptions(method="gptq", bits=4, group_size=16, act_order=True),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("shape", [(40, 24), (33, 46)], ids=["even", "ragged"])
+def test_the_graph_decodes_the_same_bits(options, shape):
+    torch.manual_seed(0)
+    inputs = torch.randn(200, shape[1])
+    matrix = quantize_matrix(torch.randn(shape), inputs.T @ inputs, options)
+    layer = PackedLinear.of(matrix, torch.randn(shape[0]))
+    gathered = Gathered(layer)
+    assert torch.equal(gathered.weight(), layer.dequantize())
+    assert all(not b.is_floating_point() or b.dtype == torch.half for b in gathered.buffers())
+
+
+def test_block_scales_are_refused():
+    options = LayerOptions(bits=2, dim=2, group_size=1024, scale_block=16)
+    with pytest.raises(MismatchError, match="scale_block"):
+        Gathered(PackedLinear.of(quantize_matrix(torch.randn(16, 32), None, options)))
+
+
+def test_the_command_writes_codes_that_onnx_runtime_looks_up(base, text, tmp_path, capsys):
+    out, file = tmp_path / "out", tmp_path / "model.onnx"
+    words = f"compress {base} --out {out} --data {text} --method gptvq-2d-3b --windows 2 "
+    assert main([*words.split(), "--length", "32", "--set", "iterations=2"]) == 0
+    assert main(["export", str(out), "--out", str(file)]) == 0
+    capsys.readouterr()
+    graph = onnx.load(file).graph
+    kept = {item.name: item for item in graph.initializer}
+    codes = [item for name, item in kept.items() if name.endswith("up_proj.codes")]
+    assert [item.data_type for item in codes] == [onnx.TensorProto.UINT8] * 3
+    floats = [item for item in kept.values() if item.data_type == onnx.TensorProto.FLOAT]
+    assert not [item.name for item in floats if list(item.dims) in ([172, 64], [64, 172])]
+    ids = np.arange(2 * 50).reshape(2, 50)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = session.run(["logits"], {"input_ids": ids})[0]
+    with torch.no_grad():
+        wanted = zoo.load(out)(torch.from_numpy(ids)).logits
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
+    assert main(["export", str(out), "--format", "tflite", "--out", str(file)]) == 1
+    assert "--format onnx only" in capsys.readouterr().err
