@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,8 +101,8 @@ def test_the_batched_path_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     one = Switcher(plain)
     real = plan.Target.__init__
 
-    def on_a_device(target: plan.Target, name: str, model: nn.Module) -> None:
-        real(target, name, model)
+    def on_a_device(target: plan.Target, *given: Any) -> None:
+        real(target, *given)
         target.numbers = None
 
     monkeypatch.setattr(plan.Target, "__init__", on_a_device)

@@ -25,6 +25,10 @@ def apply(model: nn.Module, adapter: "SparseAdapter", alpha: float = 1.0) -> nn.
         MismatchError: the model is not the adapter's base; nothing was changed.
 
     """
+    from zoo.quantization import sidecar
+
+    if sidecar.is_packed(model):  # codes cannot hold the sum
+        return sidecar.attach(model, adapter, alpha)
     adapter.check(model)
     changes = adapter.deltas(model)
     tensors = base_tensors(model)

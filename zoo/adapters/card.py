@@ -77,6 +77,7 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
         nnz=f"{adapter.nnz:,}",
         numel=f"{numel:,}",
         chance=f"{adapter.nnz**2 / numel:,.0f}",
+        costs=_costs(recipe.base),
         training=_training(source),
         data={
             "source": recipe.data.get("source", "not recorded"),
@@ -85,6 +86,18 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
         license=source.license,
         command=command(source),
     )
+
+
+def _costs(base: str) -> list[dict[str, str]]:
+    """Return what a base model of the zoo costs on devices, which an adapter does not change."""
+    from zoo import registry
+    from zoo.card import cost_rows
+
+    parsed = refs.parse(base)
+    if not isinstance(parsed, refs.NameRef) or parsed.name not in registry.names():
+        return []
+    recipe = registry.find(parsed.name)
+    return [] if recipe.compress is not None else cost_rows(recipe)
 
 
 def _facts(

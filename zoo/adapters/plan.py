@@ -1,6 +1,5 @@
 """Plans: everything a switch writes, worked out, rounded and checked before the first write."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.adapters.encoding import block_size
 from zoo.adapters.fusion import Fusion
-from zoo.adapters.sparse import base_tensor, base_tensors, integers, unwrapped
+from zoo.adapters.sparse import base_tensor, integers, unwrapped
 from zoo.errors import MismatchError
 
 _BLOCK_BYTES = 16  # from here on rows of a view are copied faster than single elements
@@ -38,9 +37,9 @@ class Target:
 
     """
 
-    def __init__(self, name: str, model: nn.Module) -> None:
+    def __init__(self, name: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         self.name = name
-        self.tensor = base_tensor(base_tensors(model), name)
+        self.tensor = base_tensor(tensors, name)
         path, _, self._leaf = name.rpartition(".")
         home = unwrapped(model).get_submodule(path)
         self._home = home._parameters if self._leaf in home._parameters else home._buffers
@@ -103,7 +102,7 @@ class Edit:
         where: int64 (k,), rows to write.
         new: (k * block,) integers, the fused values.
         old: (k * block,) integers, the base's values.
-        mask: digest of `where` and `block`: equal masks need no restoring in between.
+        mask: digest of the positions: equal masks need no restoring in between.
 
     """
 
@@ -115,7 +114,7 @@ class Edit:
     mask: str
 
     @classmethod
-    def of(cls, target: Target, indices: Tensor, new: Tensor, old: Tensor) -> "Edit":
+    def of(cls, target: Target, indices: Tensor, new: Tensor, old: Tensor, mask: str) -> "Edit":
         """Lay out the edit that turns base values `old` at flat `indices` into `new`."""
         where = target.offsets(indices)
         if where is not indices:
@@ -125,7 +124,6 @@ class Edit:
         if block * old.element_size() < _BLOCK_BYTES:
             block = 1
         rows = where[::block] // block if block > 1 else where
-        mask = hashlib.sha256(f"{block}:".encode() + rows.numpy().tobytes()).hexdigest()
         return cls(target, block, rows, integers(new.contiguous()), integers(old), mask)
 
     def apply(self) -> None:

@@ -1,7 +1,7 @@
 """`Planner`: the adapters that a switcher knows, and the plans worked out from them."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -13,7 +13,7 @@ from zoo.adapters import storage
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
 from zoo.adapters.fusion import Fusion, Part, combine
 from zoo.adapters.plan import Edit, Key, Plan, Target
-from zoo.adapters.sparse import SparseTensor, gather, integers
+from zoo.adapters.sparse import SparseTensor, base_tensors, gather, integers, mask_digest
 from zoo.errors import MismatchError, UnknownNameError
 
 _K = TypeVar("_K")
@@ -82,11 +82,13 @@ class Planner:
         if name in self.sources:
             raise MismatchError(f"{name!r} is registered already; unregister it first")
         if isinstance(adapter, SparseAdapter):
+            self._find(adapter.tensors)
             for tensor, change in adapter.tensors.items():
                 self._check_form(tensor, change.shape, change.dtype)
             self.sources[name] = adapter
             return
         header = storage.read_header(adapter)
+        self._find(header.tensors)
         for tensor, fields in header.tensors.items():
             self._check_form(tensor, tuple(fields["shape"]), getattr(torch, fields["dtype"]))
         self.sources[name] = header.path
@@ -134,23 +136,29 @@ class Planner:
         self.plans.drop(lambda _: True)
         self._checked.clear()
 
+    def _find(self, names: Iterable[str]) -> None:
+        """Find the memory of these tensors; the model is searched once for all of them."""
+        if missing := [name for name in names if name not in self._targets]:
+            tensors = base_tensors(self.model)
+            self._targets |= {name: Target(name, self.model, tensors) for name in missing}
+
     def _target(self, name: str) -> Target:
-        if name not in self._targets:
-            self._targets[name] = Target(name, self.model)
+        self._find((name,))
         return self._targets[name]
 
     def _build(self, key: Key, active: Plan | None) -> Plan:
         adapters = {name: self._adapter(name) for name, _ in key.weights}
         edits = []
-        for tensor in sorted({t for adapter in adapters.values() for t in adapter.tensors}):
+        names = sorted({t for adapter in adapters.values() for t in adapter.tensors})
+        self._find(names)
+        for tensor in names:
             target = self._target(tensor)
             parts = [
                 (name, alpha, adapters[name])
                 for name, alpha in key.weights
                 if tensor in adapters[name].tensors
             ]
-            indices, new = self._fused(active, target, parts, key.fusion)
-            edits.append(Edit.of(target, indices, new, _pristine(active, target, indices)))
+            edits.append(Edit.of(target, *self._fused(active, target, parts, key.fusion)))
         plan = Plan.of(key, edits)
         self._checked.update(adapters)
         return plan
@@ -172,8 +180,8 @@ class Planner:
         target: Target,
         parts: list[tuple[str, float, SparseAdapter]],
         fusion: Fusion,
-    ) -> tuple[Tensor, Tensor]:
-        """Return positions and fused values of one tensor, rounded once to its type."""
+    ) -> tuple[Tensor, Tensor, Tensor, str]:
+        """Return positions of one tensor, fused values rounded once, the base's, the mask."""
         shares = []
         for name, alpha, adapter in parts:
             tensor = adapter.tensors[target.name]
@@ -181,13 +189,17 @@ class Planner:
             self._check(name, target, tensor, before)
             alone = alpha == 1 and len(parts) == 1 and fusion.strategy != "dare"
             if alone and adapter.mode == "overwrite":
-                return tensor.indices, tensor.values.to(before.dtype)
+                new = tensor.values.to(before.dtype)
+                return tensor.indices, new, before, tensor.mask_sha256
             change = delta(tensor, before if adapter.mode == "overwrite" else None)
             shares.append(Part(name, alpha, tensor.indices.numpy(), change.numpy()))
         where, change_there = combine(target.name, shares, fusion)
-        indices = torch.from_numpy(where)
-        before = _pristine(active, target, indices)
-        return indices, added(target.name, before, torch.from_numpy(np.asarray(change_there)))
+        indices, mask = torch.from_numpy(where), tensor.mask_sha256
+        if where is not shares[-1].indices:  # of several, or thinned out
+            before = _pristine(active, target, indices)
+            mask = mask_digest(indices, target.tensor.numel())
+        new = added(target.name, before, torch.from_numpy(np.asarray(change_there)))
+        return indices, new, before, mask
 
     def _check(self, name: str, target: Target, tensor: SparseTensor, before: Tensor) -> None:
         """Check an adapter's tensor against the live base, once per adapter."""

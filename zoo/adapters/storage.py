@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from zoo.adapters.encoding import KINDS, Encoded, decode, encode
-from zoo.adapters.sparse import FLOATS, SparseTensor, mask_digest
+from zoo.adapters.sparse import FLOATS, SparseTensor
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import replacing
 
@@ -238,7 +238,8 @@ def _tensor(header: Header, name: str, file: Any, masks: Any) -> SparseTensor:
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{name}: {error}") from None
     indices = torch.from_numpy(found)
-    if mask_digest(indices, numel) != fields["mask_sha256"]:
-        raise UnsafeFileError(f"positions of {name} are not those of its digest")
     dtype, shape = _DTYPES[fields["dtype"]], tuple(fields["shape"])
-    return SparseTensor(indices, values, shape, dtype, fields["base_sha256"])
+    tensor = SparseTensor(indices, values, shape, dtype, fields["base_sha256"])
+    if tensor.mask_sha256 != fields["mask_sha256"]:
+        raise UnsafeFileError(f"positions of {name} are not those of its digest")
+    return tensor
