@@ -157,6 +157,8 @@ def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
         raise MissingExtraError.of("transformers", "adapters") from None
     import torch
 
+    import zoo.quantization  # noqa: F401  # packed folders: without it their weights are random
+
     tokenizer_options = dict(options)
     if options:
         from transformers import GgufConfig

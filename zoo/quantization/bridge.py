@@ -24,6 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from zoo.errors import MismatchError, MissingWeightsError, ZooError
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
+from zoo.quantization.sidecar import Delta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -164,7 +165,10 @@ def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             continue
         with torch.device("meta"):
             plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-        plain.weight = nn.Parameter(layer.dequantize(dtype), requires_grad=False)
+        weight = layer.dequantize()
+        if isinstance(layer.sidecar, Delta):
+            weight = layer.sidecar.add_to(weight)
+        plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
         if layer.bias is not None:
             plain.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
         model.set_submodule(name, plain)

@@ -36,6 +36,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
             for name, result in checkpoint.metrics.get("evaluations", {}).items()
             if "perplexity" in result
         ],
+        costs=_costs(report["tensor_bytes"]) if report else [],
         decode=checkpoint.metrics.get("decode"),
         calibration=report.get("calibration"),
         worst=sorted(
@@ -86,6 +87,31 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
         ("bytes of the weight files", f"{weights:,}", "exact"),
         ("mean relative error of a layer", f"{report['relative_error']:.5f}", "measured"),
     ]
+
+
+def _costs(tensor_bytes: int) -> list[tuple[str, str, str, str]]:
+    """Return (target, whether the weights fit, ms per token, how known) of the cards' targets.
+
+    One token at a time reads every weight once; where they stream from flash or DRAM, that alone
+    takes at least their bytes over its bandwidth.
+    """
+    from zoo import cost
+    from zoo.card import TARGETS
+
+    rows = []
+    for name in TARGETS:
+        numbers = cost.target(name).numbers
+        flash, fits = numbers.get("flash_bytes"), "memory of any size"
+        if flash is not None:
+            fits = "yes" if tensor_bytes <= flash.value else "no"
+            fits += f", {flash.value:,.0f} bytes of flash"
+        source = next((k for k in ("dram", "flash") if f"{k}_bytes_per_s" in numbers), None)
+        if source is None:
+            rows.append((name, fits, "-", "no bandwidth given"))
+            continue
+        ms = 1000 * tensor_bytes / numbers[f"{source}_bytes_per_s"].value
+        rows.append((name, fits, f"{ms:,.3g}", f"estimated (bandwidth of its {source})"))
+    return rows
 
 
 def _command(checkpoint: "Checkpoint") -> str:

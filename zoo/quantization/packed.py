@@ -1,5 +1,6 @@
 """`PackedLinear`: a linear layer that keeps its weight as codes and decodes it where it is used."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -77,6 +78,7 @@ class PackedLinear(nn.Module):
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.cache: Cache = "none"
         self._decoded: Tensor | None = None
+        self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.quantization.sidecar
         grid = self.grid
         fused = isinstance(grid, Codebooks) and self.names == _PLAIN[0]
         self._matvec = Matvec(grid) if fused and isinstance(grid, Codebooks) else None
@@ -135,6 +137,10 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out_features) for x (..., in_features)."""
+        y = self._packed(x)
+        return y if self.sidecar is None else y + self.sidecar(x).to(y.dtype)
+
+    def _packed(self, x: Tensor) -> Tensor:
         if self.cache == "decoded":
             if self._decoded is None or self._decoded.dtype != x.dtype:
                 self._decoded = self.dequantize(x.dtype)

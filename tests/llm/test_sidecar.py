@@ -1,0 +1,130 @@
+"""Sparse adapters on a packed model: beside the codes, exact, undone, and only where they fit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import zoo
+from zoo.adapters.base import load_base
+from zoo.adapters.format import SparseAdapter
+from zoo.errors import MismatchError
+from zoo.quantization import bridge, sidecar
+from zoo.quantization.packed import PackedLinear
+
+IDS = torch.arange(40)[None]
+LAYER, NORM = "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
+REPO, COMMIT = "someone/tiny", "a" * 40
+
+
+@pytest.fixture(scope="module")
+def packed(base, text, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sidecar") / "out"
+    zoo.compress(base, out, data=text, windows=2, length=32, iterations=2, group_size=1024)
+    facts = json.loads((out / "zoo.json").read_text())
+    facts["recipe"]["compress"]["base"] = f"{REPO}@{COMMIT}"  # as if it came from the Hub
+    (out / "zoo.json").write_text(json.dumps(facts))
+    return out
+
+
+def adapter(model, mode: str = "delta", base: object = None) -> SparseAdapter:
+    """Change a tenth of two tensors."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = dict(model.named_parameters())
+    found = {}
+    for name in (LAYER, NORM):
+        size = tensors[name].numel()
+        where = torch.randperm(size, generator=generator)[: size // 10]
+        found[name] = (where, torch.randn(len(where), generator=generator) / 10)
+    return SparseAdapter.from_tensors(
+        found, model, mode=mode, metadata={"base": base} if base else {}
+    )
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("mode", ["delta", "overwrite"])
+def test_one_trained_on_the_packed_weights(packed, mode):
+    decoded = bridge.load(packed).dequantize()
+    change = adapter(decoded, mode)
+    model = bridge.load(packed)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = logits(model)
+    sidecar.attach(model, change)
+    from zoo.adapters.apply import apply
+
+    apply(decoded, change)
+    assert (logits(model) - plain).abs().max() > 1e-3
+    torch.testing.assert_close(logits(model), logits(decoded), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        few = model(IDS[:, :3]).logits
+        torch.testing.assert_close(few, decoded(IDS[:, :3]).logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(MismatchError, match="is on already"):
+        sidecar.attach(model, change)
+    for name, value in model.state_dict().items():
+        assert name == NORM or torch.equal(value, before[name]), name
+    merged = bridge.unpack(model)
+    torch.testing.assert_close(merged.get_parameter(LAYER), decoded.get_parameter(LAYER))
+
+    model = sidecar.attach(bridge.load(packed), change)
+    sidecar.detach(model)
+    assert torch.equal(logits(model), plain)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", ["delta", "overwrite"])
+def test_one_trained_on_the_float_base(packed, base, tmp_path, mode):
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    for number, named in enumerate((REPO, f"{REPO}@{COMMIT}", {"repo": REPO, "commit": COMMIT})):
+        file = adapter(floats, mode, named).save(tmp_path / f"{number}.safetensors")
+        model = zoo.load(packed, adapter=file)
+        layer = model.get_submodule(LAYER.removesuffix(".weight"))
+        assert type(layer) is PackedLinear
+    change = SparseAdapter.load(file).tensors[LAYER]
+    values = layer.sidecar.add_to(layer.dequantize()).flatten()[change.indices]
+    if mode == "overwrite":  # in full precision, whatever the codes say
+        torch.testing.assert_close(values, change.values)
+    else:
+        decoded = layer.dequantize().flatten()[change.indices]
+        torch.testing.assert_close(values, decoded + change.values)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (f"{REPO}@{'b' * 40}", f"trained on {REPO}@b.*packed from {REPO}@a"),
+        ("someone/else", "trained on someone/else"),
+        (None, "does not say what base"),
+    ],
+)
+def test_another_base_or_revision_is_refused(packed, base, named, message):
+    model = bridge.load(packed)
+    plain = logits(model)
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    with pytest.raises(MismatchError, match=message):
+        sidecar.attach(model, adapter(floats, "delta", named))
+    assert torch.equal(logits(model), plain)
+
+
+def test_other_shapes_and_other_norms_are_refused(packed, base, tiny_model):
+    wide = tiny_model(intermediate_size=180)
+    with pytest.raises(MismatchError, match=r"up_proj.weight has shape .*expects"):
+        sidecar.attach(bridge.load(packed), adapter(wide, "delta", REPO))
+    other = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        other.get_parameter(NORM).mul_(1.5)
+    with pytest.raises(MismatchError, match=r"model.norm.weight differs from the base"):
+        sidecar.attach(bridge.load(packed), adapter(other, "delta", REPO))
+
+
+def test_a_packed_folder_without_facts_is_never_loaded_at_random(packed, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(packed, copy)
+    for name in ("zoo.json", "metrics.json", "report.json"):
+        (copy / name).unlink()
+    assert torch.equal(logits(load_base(copy).model), logits(bridge.load(packed)))
