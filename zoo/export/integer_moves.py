@@ -47,8 +47,10 @@ def _max_pool2d(graph: Graph, op: Op) -> Kernel:
     least = LIMITS[graph.tensors[op.inputs[0]].dtype][0]
 
     def run(x: Tensor) -> Tensor:
-        image = pad_image(x.permute(0, 3, 1, 2), padding, least)
-        return F.max_pool2d(image, kernel, stride).permute(0, 2, 3, 1).clamp(low, high)
+        # In float: torch's kernel for integers counts pixels in their type.
+        image = pad_image(x.permute(0, 3, 1, 2).to(torch.float32), padding, least)
+        y = F.max_pool2d(image, kernel, stride).permute(0, 2, 3, 1)
+        return y.clamp_(low, high).to(x.dtype)
 
     return run
 
