@@ -1,8 +1,10 @@
 """Products of few tokens: the compiled kernel, torch and a loop in plain Python, bit for bit."""
 
 import math
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,34 @@ def test_without_a_compiler_torch_does_it(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     assert matvec.library.__wrapped__() is None
     assert "decoded in torch" in caplog.text
+
+
+INTERPRETED = """
+import torch
+from zoo.quantization.core import quantize_matrix
+from zoo.quantization.kernels.triton_matvec import matvec
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.packed import PackedLinear
+
+for bits, dim, size in {shapes}:
+    for rows, columns in ((37, 130), (16, 8)):
+        options = LayerOptions(bits=bits, dim=dim, group_size=size, iterations=2)
+        layer = PackedLinear.of(quantize_matrix(torch.randn(rows, columns), None, options))
+        x = torch.randn(3, columns)
+        found = matvec(layer.grid, x, layer.codes, layer.codebook, layer.codebook_scale)
+        torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)
+print("equal")
+"""
+
+
+def test_the_triton_kernel_is_right_when_it_is_interpreted(repository):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    answer = subprocess.run(
+        [sys.executable, "-c", INTERPRETED.format(shapes=SHAPES)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.stdout == "equal\n", answer.stderr

@@ -1,7 +1,8 @@
 """Token generation from codes: y = W x for a few tokens, W decoded where it is multiplied.
 
-There are two forms with the same bits: `codebook_matvec.c`, built with the machine's C compiler
-at first use, and `in_order`, the same order of sums in torch, for machines without one.
+On a processor there are two forms with the same bits: `codebook_matvec.c`, built with the
+machine's C compiler at first use, and `in_order`, the same order of sums in torch, for machines
+without one. On a GPU it is `triton_matvec`, or `in_order`.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,10 +66,12 @@ class Matvec:
         self._shapes = {tokens: _Shape(*sizes, tokens, 1) for tokens in range(1, FEW + 1)}
 
     def __call__(self, x: Tensor, codes: Tensor, codebook: Tensor, scale: Tensor) -> Tensor | None:
-        """Return x W^T (tokens, rows) for float32 x (tokens, columns) on the CPU.
+        """Return x W^T (tokens, rows) for float32 x (tokens, columns).
 
-        None: there is no compiler, or the tensors lie where it cannot reach them.
+        None: there is no kernel for where the tensors lie, or none can be built.
         """
+        if codes.device.type == "cuda" and (gpu := triton_kernel()) is not None:
+            return gpu(self.grid, x, codes, codebook, scale)
         run = library()
         if run is None or codes.device.type != "cpu":
             return None
@@ -130,6 +134,18 @@ def _lanes(values: Tensor, grid: Codebooks) -> Tensor:
     if missing := -cells.shape[2] % LANES:
         cells = F.pad(cells, (0, 0, 0, missing))
     return cells.unflatten(2, (-1, LANES))
+
+
+@functools.cache
+def triton_kernel() -> "Callable[[Codebooks, Tensor, Tensor, Tensor, Tensor], Tensor] | None":
+    """Return the kernel for GPUs, or None where Triton is not installed or switched off."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        from zoo.quantization.kernels import triton_matvec
+    except ImportError:
+        return None
+    return triton_matvec.matvec
 
 
 @functools.cache
