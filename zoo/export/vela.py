@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
-from zoo.export.graph import Graph
+from zoo.export.graph import Graph, Op
 from zoo.export.tflite_write import serialize_tflite
 
 
@@ -127,13 +127,18 @@ def compile_graph(graph: Graph, npu: str) -> Report:
         MismatchError: Vela refuses the network; its reason is given.
 
     """
+    return compile_file(serialize_tflite(graph), npu, graph)
+
+
+def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> Report:
+    """Compile the bytes of a `.tflite` file; operators are named by what is known of its graph."""
     if npu not in NPUS:
         raise UnknownNameError.near("Ethos-U", npu, NPUS, f"one of {', '.join(NPUS)}")
     try:
         from ethosu import regor
     except ImportError as error:
         raise MissingExtraError.of("ethos-u-vela", "tflite") from error
-    device, content = NPUS[npu], serialize_tflite(graph)
+    device = NPUS[npu]
     ini = (Path(regor.__file__).parent / "config_files" / "Arm" / "vela.ini").read_text()
     with _quiet() as said:
         try:
@@ -187,27 +192,33 @@ def _clock(ini: str, section: str) -> float:
     return float(found[1])
 
 
-def _cpu_ops(graph: Graph, result: Any, said: str) -> tuple[CpuOp, ...]:
+def _cpu_ops(graph: Graph | None, result: Any, said: str) -> tuple[CpuOp, ...]:
     """Name the operators that Vela says it leaves, by the tensors they make."""
     count = int(result.perf_report.cpuOps)
     reasons = dict(re.findall(r"ofm: '([^']*)'\s*Reason: ([^\n]*)", said))
-    left = [op for op in graph.ops if op.outputs[0] in reasons]
-    if len(left) < count:  # not all were explained: look for those without a command
-        tables = result.opt_database.tables
-        queued = {row["optimised_id"] for row in _rows(tables["queue"])}
-        sources = {row["source_id"] for row in _rows(tables["optimised"]) if row["id"] in queued}
-        idle = [row["ext_key"] for row in _rows(tables["source"]) if row["id"] not in sources]
-        places = [int(place) for place in idle if place.isdecimal()]
-        left += [graph.ops[i] for i in places if i < len(graph.ops) and graph.ops[i] not in left]
+    tables = result.opt_database.tables if count else {}
+    if graph is None:
+        named = [("operator", name, reason) for name, reason in reasons.items()]
+        named += [("operator", "", "no reason given")] * (count - len(named))
+    else:
+        left = [op for op in graph.ops if op.outputs[0] in reasons]
+        if len(left) < count:  # not all were explained: look for those without a command
+            left += [op for op in _idle(graph, tables) if op not in left]
+        named = [(op.kind, op.module, reasons.get(op.outputs[0], "no reason given")) for op in left]
+    advice = "replace it by operators the accelerator has"
     return tuple(
-        CpuOp(
-            kind=op.kind,
-            module=op.module,
-            reason=reasons.get(op.outputs[0], "no reason given").rstrip("."),
-            fix=_FIXES.get(op.kind, "replace it by operators the accelerator has"),
-        )
-        for op in left
+        CpuOp(kind=kind, module=where, reason=why.rstrip("."), fix=_FIXES.get(kind, advice))
+        for kind, where, why in named
     )
+
+
+def _idle(graph: Graph, tables: Mapping[str, Any]) -> list[Op]:
+    """Return the operators that no command of the accelerator came from."""
+    queued = {row["optimised_id"] for row in _rows(tables["queue"])}
+    sources = {row["source_id"] for row in _rows(tables["optimised"]) if row["id"] in queued}
+    idle = [row["ext_key"] for row in _rows(tables["source"]) if row["id"] not in sources]
+    places = [int(place) for place in idle if place.isdecimal()]
+    return [graph.ops[place] for place in places if place < len(graph.ops)]
 
 
 def _rows(table: Any) -> Iterator[dict[str, str]]:
