@@ -1,13 +1,16 @@
 """Claim: packed at 2D 3 bit, a language model writes at least as fast as in bf16, in a fifth.
 
 The model in --model, batch 1, greedy, with its key-value cache: in bfloat16 and in float32 through
-transformers, packed (weights decoded anew at every step), and packed with the decoded weights
-kept. Codes are drawn at random: the time does not depend on their values. In turn, medians.
-Run: python -m benchmarks.gptvq_decode --model DIR
+transformers, packed with the rest in bfloat16 (weights decoded where they are multiplied, at every
+step), and packed with the decoded weights kept. Codes are drawn at random: the time does not depend
+on their values. In turn, medians. With --llama, an interpreter with llama-cpp-python, and --gguf,
+a GGUF file of the model, llama.cpp takes its turn on the same threads.
+Run: python -m benchmarks.gptvq_decode --model DIR [--llama PYTHON --gguf FILE]
 """
 
 import argparse
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,26 @@ from torch import nn
 from benchmarks.common import report
 from zoo.quantization import blocks
 from zoo.quantization.bridge import load
+from zoo.quantization.kernels.matvec import library
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, set_cache
 from zoo.quantization.speed import tokens_per_second
 
 OPTIONS = LayerOptions(bits=3, dim=2, group_size=8192)
+LLAMA = """
+import statistics, sys, time
+from llama_cpp import Llama
+
+file, tokens, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+model = Llama(file, n_ctx=256, n_threads=threads, n_threads_batch=threads, verbose=False)
+model.eval(list(range(1, 9)))
+times = []
+for _ in range(tokens + 1):
+    start = time.perf_counter()
+    model.eval([42])
+    times.append(time.perf_counter() - start)
+print(1 / statistics.median(times[1:]))
+"""
 
 
 def packed(folder: Path) -> tuple[Any, int, int]:
@@ -48,13 +66,22 @@ def packed(folder: Path) -> tuple[Any, int, int]:
     return model, stored, resident
 
 
+def llama(args: argparse.Namespace) -> float:
+    """Return the tokens per second of llama.cpp."""
+    words = [str(w) for w in (args.llama, "-c", LLAMA, args.gguf, args.tokens, args.threads)]
+    answer = subprocess.run(words, capture_output=True, text=True, check=True)
+    return float(answer.stdout.split()[-1])
+
+
 def main() -> None:
-    """Time the four in turn."""
+    """Time them in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=4, help="timed per round")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--llama", type=Path, help="an interpreter that has llama-cpp-python")
+    parser.add_argument("--gguf", type=Path, help="the model's file for llama.cpp")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     ours, stored, resident = packed(args.model)
@@ -72,6 +99,10 @@ def main() -> None:
                 tokens_per_second(ours, tokens=args.tokens)
             )
         set_cache(ours, "none")
+        if args.llama and args.gguf:
+            speeds.setdefault(f"llama.cpp, {args.gguf.name}", []).append(llama(args))
+    if not (args.llama and args.gguf):
+        print("llama.cpp: skipped, no --llama PYTHON and --gguf FILE given")
     middle = {name: statistics.median(values) for name, values in speeds.items()}
     best = middle["packed, cache none"] / middle["bfloat16"]
     rows = [
@@ -80,7 +111,10 @@ def main() -> None:
         ["resident / packed bytes", f"{resident / stored:.3f}x", f"{stored:,} bytes packed"],
     ]
     rows += [[name, f"{value:.2f}", "tokens per second"] for name, value in middle.items()]
-    result = {"tokens_per_s": speeds, "packed_bytes": stored, "resident_bytes": resident}
+    sizes = {"packed_bytes": stored, "resident_bytes": resident}
+    if args.gguf:
+        sizes["gguf_bytes"] = args.gguf.stat().st_size
+    result = {"tokens_per_s": speeds, "kernel": library() is not None, **sizes}
     report("gptvq_decode", args.threads, result, rows)
     if best < 1 or resident > 1.3 * stored:
         raise SystemExit("claim not met: expected the speed of bfloat16, and 1.3x the bytes")
