@@ -3,12 +3,15 @@
 Run: python -m benchmarks.readme
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import zoo
 from benchmarks import hub
 from zoo import registry
+from zoo.adapters import registry as adapter_registry
+from zoo.adapters.storage import read_header
 from zoo.cost.estimate import readable
 
 README = Path(__file__).parent.parent / "README.md"
@@ -69,6 +72,30 @@ def _time(milliseconds: float) -> str:
     return f"{milliseconds:.{0 if milliseconds >= 100 else 2}f} ms"
 
 
+def adapters() -> str:
+    """Return the table of shipped adapters: what each changes and what it buys."""
+    lines = [
+        "| adapter | base | changes | file | measured | base | adapter | data, licence |",
+        "|---|---|---:|---:|---|---:|---:|---|",
+    ]
+    for name in adapter_registry.names():
+        recipe = adapter_registry.find(name)
+        if "file" not in recipe.weights:
+            continue
+        measured, pair = next(
+            (key, value) for key, value in recipe.facts.items() if isinstance(value, dict)
+        )
+        header = read_header(str(adapter_registry.file_path(recipe)))
+        share = header.nnz / sum(math.prod(fields["shape"]) for fields in header.tensors.values())
+        lines.append(
+            f"| `{name}` | {recipe.base.partition('.')[0]} | {share:.1%} | "
+            f"{recipe.weights['bytes'] / 1e3:,.0f} KB | {measured.replace('_', ' ')} | "
+            f"{pair['base']} | {pair['adapter']} | {recipe.data['source']}, "
+            f"{recipe.weights['license']} |"
+        )
+    return "\n".join(lines)
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """Return the README with the table between the markers `<!-- name -->` and `<!-- /name -->`."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -86,7 +113,12 @@ def main() -> None:
     README.write_text(text, encoding="utf-8")
 
 
-TABLES: dict[str, Callable[[], str]] = {"models": models, "costs": costs, "hub": hub.table}
+TABLES: dict[str, Callable[[], str]] = {
+    "models": models,
+    "costs": costs,
+    "adapters": adapters,
+    "hub": hub.table,
+}
 
 if __name__ == "__main__":
     main()
