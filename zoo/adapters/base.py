@@ -1,6 +1,7 @@
 """The base model of an adapter: of the zoo, or saved by transformers or diffusers."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import sys
@@ -132,14 +133,20 @@ def named(name: str) -> Path | None:
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
     """Show the bars of transformers on a terminal only, as all progress here."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
+    bar: Any = getattr(gguf, "tqdm", None)  # the bar of GGUF files is not logging's
     shown = logging.is_progress_bar_enabled()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    if sys.stderr.isatty() or bar is None:
+        yield
+        return
+    logging.disable_progress_bar()
+    vars(gguf)["tqdm"] = functools.partial(bar, disable=True)
     try:
         yield
     finally:
+        vars(gguf)["tqdm"] = bar
         if shown:
             logging.enable_progress_bar()
 
