@@ -23,7 +23,8 @@ from zoo.tasks import denoising
 
 GARMENTS = "0,1,2,3,4,6"
 FOOTWEAR = (5, 7, 9)
-STEPS, BATCH, RATE, DECAY = 1000, 64, 1e-3, 0.995
+STEPS, BATCH, RATE, DECAY = 700, 64, 1e-3, 0.995
+LAST = 1000  # where the rate would reach zero; the average of the weights makes up for the rest
 SAVE_EVERY = 50
 ADAPTERS = ("fashion-ddpm-footwear", "fashion-ddpm-outline")
 
@@ -66,7 +67,7 @@ def train_base(out: Path, data: str) -> None:
         average, first = kept["average"], kept["step"]
     for step in range(first, STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min((step + 1) / 100, 1.0) * (1 - step / STEPS)
+            group["lr"] = RATE * min((step + 1) / 100, 1.0) * (1 - step / LAST)
         inputs, noise = denoising.batch(pictures, item, step, range(BATCH), BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             found = denoising.forward(model, inputs)

@@ -6,7 +6,8 @@
 The first trains what is missing in RUNS, one run after the other (`--only sst2-wm-0,...` some of
 them); killed and called again, it goes on. The second scores every finished run on GLUE's dev
 files and stores each score as it comes. The base is SmolLM2-135M; every method trains 0.83 million
-values (LoRA r4 on q, k, v, up and down; as many masked entries) in as many steps. Rates were not
+values (LoRA r4 on q, k, v, up and down; as many masked entries) in as many steps, few of them:
+what a processor does in minutes. Rates were not
 searched for: the paper's ratio of SHiRA's to LoRA's (2.5), rounded to 2.
 """
 
@@ -33,15 +34,18 @@ COMMON = {
     "train.warmup_steps": 8, "train.save_every": 20, "train.log_every": 10,
     "train.options.length": 128,
 }  # fmt: skip
-SHORT = {"train.steps": 80, "train.eval_every": 40}
-LONG = {"train.steps": 60, "train.eval_every": 60, "train.batch_size": 8}  # RTE: 80 tokens each
+STEPS = {
+    "sst2": {"train.steps": 80, "train.eval_every": 40},
+    "cola": {"train.steps": 60, "train.eval_every": 60},
+    "rte": {"train.steps": 50, "train.eval_every": 50, "train.batch_size": 8},  # of 80 tokens each
+}
 SEEDS = (0, 1)
 
 
 def settings(task: str, method: str, seed: int) -> dict[str, Any]:
     """Return the settings of a run."""
     return {
-        **COMMON, **(LONG if task == "rte" else SHORT), **METHODS[method],
+        **COMMON, **STEPS[task], **METHODS[method],
         "train.options.format": task, "train.seed": seed, "mask.seed": seed,
     }  # fmt: skip
 
@@ -95,7 +99,8 @@ def adapted(base: Any, folders: dict[str, Path], method: str) -> Any:
         from zoo.adapters import SparseAdapter, fuse
         from zoo.adapters.apply import apply
 
-        found = {n: SparseAdapter.load(path) for n, path in folders.items()}
+        # As they are shipped: deltas in bf16.
+        found = {n: SparseAdapter.load(p).cast(torch.bfloat16) for n, p in folders.items()}
         return apply(base, fuse(found, base))
     from peft import PeftModel
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import zoo
 from zoo import card_check
 from zoo.adapters import SparseAdapter, Switcher, card, fuse, registry
 from zoo.adapters.apply import apply
+from zoo.adapters.base import load_base
 from zoo.adapters.folder import AdapterFolder, write_folder
 from zoo.adapters.recipe import AdapterRecipe, MaskOptions
 from zoo.cli import main
@@ -60,6 +62,15 @@ def test_what_ships_is_what_its_toml_says(name):
     assert adapter.metadata["mask"] == recipe.to_json()["mask"]
     if name in SESR:
         adapter.check(zoo.load(recipe.base))
+
+
+def test_all_that_ships_is_small_and_bases_of_their_own_fit():
+    files = [path for path in Path(str(content("adapters"))).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20_000_000
+    found = registry.names(base="fashion-ddpm")
+    base = load_base("fashion-ddpm").model if found else None
+    for name in found:
+        registry.adapter(name).check(base)
 
 
 @pytest.mark.parametrize("kind", ["text", "screens"])
