@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--length", type=_positive, help="of a language model's windows, in tokens")
     sub.add_argument("--stride", type=_positive, help="from window to window; default: --length")
     sub.add_argument("--windows", type=_positive, help="at most so many; default: all")
+    sub.add_argument("--tasks", metavar="T,T", help="tasks of lm-eval too: names or .yaml files")
+    sub.add_argument("--limit", type=_positive, metavar="N", help="examples of each task")
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     sub = command("estimate", commands.estimate, "estimate what a model costs on a device")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--npu", action="store_true", help="only operators that Ethos-U has (tflite)")
     sub.add_argument("--data", metavar="DIR", help="inputs that integers learn their ranges from")
+    sub.add_argument("--shape", metavar="N,C,H,W", help="input shape; default: the recipe's")
     sub.add_argument("--out", metavar="FILE")
     sub = command("card", commands.card, "render the model card")
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]

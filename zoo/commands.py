@@ -232,7 +232,8 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def evaluate(args: Arguments) -> None:
     """Measure a model."""
-    protocol = {key: getattr(args, key) for key in ("length", "stride", "windows")}
+    protocol = {key: getattr(args, key) for key in ("length", "stride", "windows", "limit")}
+    protocol["tasks"] = args.tasks.split(",") if args.tasks else None
     result = api.evaluate(
         args.ref,
         args.data,
@@ -285,6 +286,7 @@ def export(args: Arguments) -> None:
         int16=args.int16,
         npu=args.npu,
         data=args.data,
+        input_shape=_shape(args.shape) if args.shape is not None else None,
     )
     size = file.path.stat().st_size
     line = f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the module"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.export import onnx_qdq
+from zoo.export import onnx_ops
 from zoo.export.calibration import Options
 from zoo.export.onnx_qdq import export_qdq, qdq_model
 from zoo.export.quantize import quantize
@@ -62,7 +62,7 @@ def test_a_wrong_result_is_refused(
     net: tuple[nn.Module, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, x = net
-    monkeypatch.setitem(onnx_qdq._HANDLERS, "softmax", onnx_qdq._relu)
+    monkeypatch.setitem(onnx_ops.HANDLERS, "softmax", onnx_ops._relu)
     with pytest.raises(MismatchError, match="steps away from the int8 Sequential"):
         export_qdq(module, tmp_path / "a.onnx", (1, 3, 16, 16), [x])
     assert not list(tmp_path.iterdir())

@@ -129,6 +129,42 @@ def test_export_of_a_checkpoint(
     assert sum(op["macs"] for op in shown["ops"]) == shown["macs"] == 24 * 32 * 8912
 
 
+INT8 = "sesr-m5-x2.bsds-int8"
+
+
+def test_a_network_trained_for_int8_in_every_format_and_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", INT8, "--int8", "--shape", "1,1,24,32"]
+    said(capsys, *command, "--format", "tflite", "--out", f"{tmp_path}/n.tflite")
+    x = torch.rand(1, 1, 24, 32)
+    outcome = zoo.run(tmp_path / "n.tflite", x[0].permute(1, 2, 0).numpy())
+    wanted = zoo.load(INT8)(x)
+    np.testing.assert_array_equal(outcome.real[0, :, :, 0], wanted[0, 0].numpy())
+    said(capsys, *command, "--format", "c", "--out", f"{tmp_path}/n.h")
+    numbers = re.findall(r"0x(..),", (tmp_path / "n.h").read_text())
+    assert bytes.fromhex("".join(numbers)) == (tmp_path / "n.tflite").read_bytes()
+    runtime = pytest.importorskip("onnxruntime")
+    said(capsys, *command, "--format", "onnx", "--out", f"{tmp_path}/n.onnx")
+    settings = runtime.SessionOptions()
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    session = runtime.InferenceSession(str(tmp_path / "n.onnx"), settings)
+    (given,) = session.run(None, {"input": x.numpy()})
+    meaning = 1 / 255  # of a clamp to [0, 1]
+    assert np.abs(given - wanted.numpy()).max() < 4.1 * meaning
+    assert (
+        np.abs(given - wanted.numpy()).mean() < 0.5 * meaning
+    )  # a step at most in each of 15 layers
+
+
+def test_shapes_that_do_not_fit_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shape, message in (("1,3,8,8", "in 'first'"), ("1,1,-1,8", "expected whole numbers")):
+        command = ["export", INT8, "--int8", "--format", "tflite", f"--shape={shape}"]
+        assert main([*command, "--out", f"{tmp_path}/n.tflite"]) == 1
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_c_array_holds_the_bytes(tmp_path: Path) -> None:
     content = bytes(range(256)) + b"end"
     text = write_c_array(content, tmp_path / "2-my model.h").read_text()

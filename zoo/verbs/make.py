@@ -172,6 +172,7 @@ def export(
     int16: bool = False,
     npu: bool = False,
     data: Ref | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> "OnnxFile | TfliteFile":
     """Write a model as a deployable file; return its path and its largest error.
 
@@ -185,6 +186,7 @@ def export(
         npu: use operators that Ethos-U accelerators have; not for onnx.
         data: folder of inputs that the ranges are learned from; a network that was trained for
             int8 has its own, and the file then computes what `zoo.load(ref)` does.
+        input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's.
 
     """
     from zoo.files import probe
@@ -197,27 +199,22 @@ def export(
     if format == "onnx" and (int16 or npu):
         raise MismatchError("int16 and npu need format='tflite'")
     source = checkpoint(ref)
+    shape = input_shape or source.recipe.input_shape
     probe(Path(path).parent)  # before the work, not after it
     if source.recipe.compress is not None:
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
         return _export_packed(source, Path(path))
     if int8 and source.quantization is not None:
-        if format == "onnx":
-            raise MismatchError(
-                f"{source.recipe.name}.{source.tag} was trained for TFLite's integers; add "
-                "--format tflite"
-            )
-        return _export_quantized(source, Path(path), data, npu=npu, c_array=format == "c")
+        return _export_quantized(source, Path(path), shape, data, npu=npu, format=format)
     inputs = _calibration(source, data) if int8 or int16 or data is not None else None
     if format == "onnx":
-        return _export_onnx(source, Path(path), inputs if int8 else None)
+        return _export_onnx(source, Path(path), shape, inputs if int8 else None)
     import torch
 
     from zoo.export.calibration import Options
     from zoo.export.tflite import export_tflite
 
-    shape = source.recipe.input_shape
     return export_tflite(
         source.load(),
         Path(path),
@@ -241,15 +238,21 @@ def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]"
     return task_of(source.recipe).calibration(source.recipe, Path(data).expanduser())
 
 
-def _export_onnx(
-    source: "Checkpoint", path: Path, inputs: "list[torch.Tensor] | None"
-) -> "OnnxFile":
-    facts = {
+def _facts(source: "Checkpoint") -> dict[str, str]:
+    return {
         "recipe": f"{source.recipe.name}.{source.tag}",
         "license": source.license,
         "sha256": source.config["files"]["model.safetensors"]["sha256"],
     }
-    shape = source.recipe.input_shape
+
+
+def _export_onnx(
+    source: "Checkpoint",
+    path: Path,
+    shape: tuple[int, ...],
+    inputs: "list[torch.Tensor] | None",
+) -> "OnnxFile":
+    facts = _facts(source)
     if inputs is not None:
         from zoo.export.onnx_qdq import export_qdq
 
@@ -271,8 +274,14 @@ def _export_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
 
 
 def _export_quantized(
-    source: "Checkpoint", path: Path, data: Ref | None, *, npu: bool, c_array: bool
-) -> "TfliteFile":
+    source: "Checkpoint",
+    path: Path,
+    shape: tuple[int, ...],
+    data: Ref | None,
+    *,
+    npu: bool,
+    format: str,
+) -> "OnnxFile | TfliteFile":
     """Write the integer network of a checkpoint, with the ranges that were trained."""
     from zoo.export.tflite import TfliteFile, write_graph
     from zoo.quantization.network import read_quantization
@@ -283,5 +292,9 @@ def _export_quantized(
             "out"
         )
     network = read_quantization(source.load(), source.quantization)
-    write_graph(network.graph(source.recipe.input_shape), path, npu=npu, c_array=c_array)
+    if format == "onnx":
+        from zoo.export.onnx_qdq import export_quantized
+
+        return export_quantized(network, network.graph, path, shape, metadata=_facts(source))
+    write_graph(network.graph(shape), path, npu=npu, c_array=format == "c")
     return TfliteFile(path=path, max_abs_error=0.0, snr_db=math.inf)
