@@ -12,7 +12,8 @@ so that kernels multiply what is stored, and borders are padded with z. The sum 
 - float32 convolutions, as long as every partial sum stays below 2^24, or float64 (2^53).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,7 +30,6 @@ from zoo.export.integer_base import (
     TYPES,
     Kernel,
     centered,
-    in_groups,
     limits,
     quantization_of,
     reach,
@@ -37,6 +37,9 @@ from zoo.export.integer_base import (
 from zoo.export.rescale import Rescale, WideRescale
 
 _EXACT_FLOAT32 = 2**24
+# From inputs to the sums of some rows of the output at a time; of all rows of several samples.
+Bands = Callable[[Tensor], Iterable[tuple[slice, Tensor]]]
+_ALL = slice(None)
 _FEW = 16  # output channels for which it does not pay to copy patches
 
 
@@ -85,15 +88,14 @@ class _Product:
         return self.weight.dtype is torch.int8
 
     def linear(self) -> Callable[[Tensor], Tensor]:
-        """Return the layer for rows of inputs (..., inputs)."""
+        """Return the function from rows of inputs (..., inputs) to their sums (..., outputs)."""
         matrix = self.weight.flatten(1)
         if not self.integer:
-            return lambda x: self.rescale(F.linear(x.to(matrix.dtype), matrix, self.bias))
+            return lambda x: F.linear(x.to(matrix.dtype), matrix, self.bias)
         columns = matrix.t().contiguous()
 
         def run(x: Tensor) -> Tensor:
-            sums = torch._int_mm(x.reshape(-1, x.shape[-1]), columns)
-            return self.rescale(sums).view(*x.shape[:-1], -1)
+            return torch._int_mm(x.reshape(-1, x.shape[-1]), columns).view(*x.shape[:-1], -1)
 
         return run
 
@@ -167,57 +169,59 @@ def _conv2d(graph: Graph, op: Op) -> Kernel:
     patches = inputs == channels and outputs >= _FEW and a["dilation"] == (1, 1)
     product = _product(graph, op, weight, integer=pointwise or patches)
     if pointwise:
-        inner = _pointwise(product, a["stride"])
+        bands = _pointwise(product, a["stride"])
     elif product.integer:
-        inner = _patched(product, (height, width), a["stride"])
+        bands = _patched(product, (height, width), a["stride"])
     else:
-        inner = _convolved(product, channels // inputs, a["stride"], a["dilation"])
-    if any(a["padding"]):
-        inner = _bordered(inner, a["padding"], product.zero_point)
-    return in_groups(graph, op, inner)
-
-
-def _bordered(inner: Kernel, padding: tuple[int, int, int, int], zero_point: int) -> Kernel:
-    top, bottom, left, right = padding
-    around = (0, 0, left, right, top, bottom)
-    return lambda x: inner(F.pad(x, around, value=zero_point))
-
-
-def _pointwise(product: _Product, stride: tuple[int, int]) -> Kernel:
-    """A 1x1 convolution is a matrix product: several times faster without the detour."""
-    linear = product.linear()
-    if stride == (1, 1):
-        return linear
-    return lambda x: linear(x[:, :: stride[0], :: stride[1]])
-
-
-def _convolved(
-    product: _Product, groups: int, stride: tuple[int, int], dilation: tuple[int, int]
-) -> Kernel:
-    kernel = product.weight.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        bands = _convolved(product, channels // inputs, a["stride"], a["dilation"])
+    output = graph.tensors[op.outputs[0]]
+    shape, dtype, zero = output.shape[1:], TYPES[output.dtype], product.zero_point
+    samples = max(1, AT_ONCE // math.prod(shape))
+    top, bottom, left, right = a["padding"]
+    around = (0, 0, left, right, top, bottom) if any(a["padding"]) else ()
 
     def run(x: Tensor) -> Tensor:
-        image = x.permute(0, 3, 1, 2).to(kernel.dtype)
-        y = F.conv2d(image, kernel, product.bias, stride, 0, dilation, groups)
-        return product.rescale(y.permute(0, 2, 3, 1))
+        out = x.new_empty((len(x), *shape), dtype=dtype)
+        for given, result in zip(x.split(samples), out.split(samples), strict=True):
+            image = F.pad(given, around, value=zero) if around else given
+            for rows, sums in bands(image):
+                product.rescale(sums, result[:, rows])
+        return out
 
     return run
 
 
-def _patched(product: _Product, kernel: tuple[int, int], stride: tuple[int, int]) -> Kernel:
-    """A convolution as a product of the input's patches, made a few rows of images at a time."""
+def _pointwise(product: _Product, stride: tuple[int, int]) -> Bands:
+    """A 1x1 convolution is a matrix product: several times faster without the detour."""
+    linear = product.linear()
+    return lambda x: [(_ALL, linear(x[:, :: stride[0], :: stride[1]]))]
+
+
+def _convolved(
+    product: _Product, groups: int, stride: tuple[int, int], dilation: tuple[int, int]
+) -> Bands:
+    kernel = product.weight.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def run(x: Tensor) -> list[tuple[slice, Tensor]]:
+        image = x.permute(0, 3, 1, 2).to(kernel.dtype)
+        y = F.conv2d(image, kernel, product.bias, stride, 0, dilation, groups)
+        return [(_ALL, y.permute(0, 2, 3, 1))]
+
+    return run
+
+
+def _patched(product: _Product, kernel: tuple[int, int], stride: tuple[int, int]) -> Bands:
+    """A convolution as a product of the input's patches, made some rows of an image at a time."""
     linear, outputs = product.linear(), len(product.weight)
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         rows = (x.shape[1] - kernel[0]) // stride[0] + 1
         columns = (x.shape[2] - kernel[1]) // stride[1] + 1
         at_once = max(1, AT_ONCE // (len(x) * columns * outputs))
-        parts = []
         for start in range(0, rows, at_once):
             stop = min(start + at_once, rows)
             band = x[:, start * stride[0] : (stop - 1) * stride[0] + kernel[0]]
-            parts.append(linear(_patches(band, kernel, stride)))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            yield slice(start, stop), linear(_patches(band, kernel, stride))
 
     return run
 
@@ -234,8 +238,9 @@ def _patches(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Ten
 
 def _fully_connected(graph: Graph, op: Op) -> Kernel:
     weight, shape = centered(graph, op.inputs[1]), graph.tensors[op.outputs[0]].shape[1:]
-    linear = _product(graph, op, weight).linear()
-    return lambda x: linear(x.reshape(-1, weight.shape[1])).reshape(-1, *shape)
+    product = _product(graph, op, weight)
+    linear = product.linear()
+    return lambda x: product.rescale(linear(x.reshape(-1, weight.shape[1]))).reshape(-1, *shape)
 
 
 PRODUCTS: dict[str, Callable[[Graph, Op], Kernel]] = {

@@ -121,14 +121,18 @@ class Rescale:
         whole = np.broadcast_to(values, self._width)
         return torch.from_numpy(np.tile(whole, max(1, _ROW // self._width)))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the results for integers x, of any type that holds them, channels last."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the results for integers x, of any type that holds them, channels last.
+
+        They are written to `out` if it is there: contiguous, of x's shape and the results' type.
+        """
+        if out is None:
+            out = x.new_empty(x.shape, dtype=self.dtype)
         if not self.exact_in_float:
             whole = x.to(torch.int64) + torch.from_numpy(self._added).to(torch.int64)
             result = fixedpoint.multiply(whole, *self._integers)
-            return (result.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
+            return out.copy_(result.clamp_(self.low, self.high) + self.zero_point)
         x = x.contiguous()
-        out = torch.empty_like(x, dtype=self.dtype)
         width = len(self._constants[0])
         rows = x.numel() // width
         self._rows(x.view(-1)[: rows * width], out.view(-1)[: rows * width], width)
@@ -218,7 +222,7 @@ class WideRescale:
         self._factor = torch.from_numpy(reduced / 2.0**right)
         self._half = torch.tensor(0.5, dtype=torch.float64)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the integers as int16 for float64 integers x, channels last."""
-        y = torch.addcmul(self._half, x, self._factor)
-        return y.floor_().clamp_(self.low, self.high).to(torch.int16)
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the integers as int16 for float64 integers x, channels last, in `out` if there."""
+        y = torch.addcmul(self._half, x, self._factor).floor_().clamp_(self.low, self.high)
+        return y.to(torch.int16) if out is None else out.copy_(y)
