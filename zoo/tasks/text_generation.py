@@ -1,6 +1,7 @@
 """Language models: perplexity on a text, and text that follows a prompt."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,22 @@ def evaluate(
     length: int = 1024,
     stride: int | None = None,
     windows: int | None = None,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
 ) -> dict[str, Any]:
-    """Return the perplexity on a text file: see `zoo.quantization.perplexity`."""
-    from zoo.quantization.calibration import read_text, tokenize
+    """Return the perplexity on a text file: see `zoo.quantization.perplexity`.
+
+    With `tasks`, also the metrics of those of lm-eval: see `zoo.quantization.zero_shot`.
+    """
+    from zoo.quantization.calibration import read_text, tokenize, tokenizer
     from zoo.quantization.perplexity import perplexity
+    from zoo.quantization.zero_shot import zero_shot
 
     ids = tokenize(Path(model.name_or_path), read_text(data))
     longest = getattr(model.config, "max_position_embeddings", length)
     facts = perplexity(model, ids, length=min(length, longest), stride=stride, windows=windows)
-    return {**facts, "data": data.name, "sha256": sha256(data)}
+    facts |= {"data": data.name, "sha256": sha256(data)}
+    if tasks:
+        words = tokenizer(Path(model.name_or_path))
+        facts["tasks"] = zero_shot(model, words, tasks, limit=limit)
+    return facts

@@ -1,0 +1,68 @@
+"""Zero-shot tasks of a language model, measured with EleutherAI's lm-eval where it is installed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import MismatchError, MissingExtraError
+
+
+def zero_shot(
+    model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each task: `{"piqa": {"acc": 0.68, "acc_stderr": 0.01}}`.
+
+    Args:
+        model: as `zoo.load` or transformers gives it, packed or not.
+        tokenizer: of the model.
+        tasks: names that lm-eval knows, whose data it takes from the Hub; or paths of `.yaml`
+            files that define a task.
+        limit: at most so many examples of each task.
+
+    Raises:
+        MissingExtraError: lm-eval is not installed.
+        MismatchError: lm-eval has no such task.
+
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise MissingExtraError(
+            "zero-shot tasks need lm-eval; type: pip install lm-eval"
+        ) from error
+    names, folders = [], []
+    for task in tasks:
+        if task.endswith((".yaml", ".yml")):
+            names.append(_name(Path(task)))
+            folders.append(str(Path(task).resolve().parent))
+        else:
+            names.append(task)
+    manager = TaskManager(include_path=folders or None)
+    if unknown := sorted(set(names) - set(manager.all_tasks)):
+        raise MismatchError(f"lm-eval has no task {unknown[0]!r}; type: lm-eval ls tasks")
+    judged = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
+    found = lm_eval.simple_evaluate(
+        model=judged, tasks=names, task_manager=manager, limit=limit, bootstrap_iters=0
+    )
+    return {
+        task: {
+            key.removesuffix(",none"): float(value)
+            for key, value in metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        for task, metrics in found["results"].items()
+    }
+
+
+def _name(path: Path) -> str:
+    import yaml
+
+    try:
+        name = yaml.safe_load(path.read_text(encoding="utf-8")).get("task")
+    except (OSError, AttributeError, yaml.YAMLError) as error:
+        raise MismatchError(f"{path} defines no task: {error}") from error
+    if not isinstance(name, str):
+        raise MismatchError(f"{path} defines no task: it has no `task: NAME`")
+    return name
