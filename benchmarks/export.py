@@ -24,8 +24,8 @@ import torch
 from tflite_micro.python.tflite_micro import runtime
 from torch import nn
 
-from benchmarks.common import alternate, ratio, report
 import zoo
+from benchmarks.common import alternate, ratio, report
 from zoo import registry
 from zoo.checkpoint import build
 from zoo.export.integer import IntegerNetwork
