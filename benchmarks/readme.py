@@ -89,11 +89,16 @@ def adapters() -> str:
         share = header.nnz / sum(math.prod(fields["shape"]) for fields in header.tensors.values())
         lines.append(
             f"| `{name}` | {recipe.base.partition('.')[0]} | {share:.1%} | "
-            f"{recipe.weights['bytes'] / 1e3:,.0f} KB | {measured.replace('_', ' ')} | "
+            f"{recipe.weights['bytes'] / 1e3:,.0f} KB | {_words(measured)} | "
             f"{pair['base']} | {pair['adapter']} | {recipe.data['source']}, "
             f"{recipe.weights['license']} |"
         )
     return "\n".join(lines)
+
+
+def _words(fact: str) -> str:
+    """Return the name of a fact for people: held_out_psnr_db -> held out, PSNR in dB."""
+    return fact.replace("_psnr_db", ", PSNR in dB").replace("_", " ")
 
 
 def with_table(text: str, name: str, table: str) -> str:
