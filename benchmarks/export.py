@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tflite_micro.python.tflite_micro import runtime
 from torch import nn
 
 import zoo
-from benchmarks.common import alternate, ratio, report
+from benchmarks.common import RESULTS, alternate, ratio, report
 from zoo import registry
 from zoo.checkpoint import build
 from zoo.export.integer import IntegerNetwork
@@ -43,6 +42,8 @@ PEERS = Path(__file__).parent / "peers"
 
 def speed(path: Path, runs: int, batch: int) -> dict[str, float]:
     """Return how many times faster we are than TFLite Micro on one batch; the integers agree."""
+    from tflite_micro.python.tflite_micro import runtime
+
     network = IntegerNetwork(read_tflite(path))
     x = torch.randint(-128, 128, (batch, *network.graph.input_shape[1:]), dtype=torch.int8)
     interpreter = runtime.Interpreter.from_file(str(path))
@@ -141,6 +142,29 @@ def table(speeds: dict[str, Any], exports: dict[str, dict[str, Any]]) -> list[li
             sizes = [f"{e['bytes']:,} B", cycles, str(e["cpu_ops"])]
             rows.append([name, route, f"{e['seconds']:.2f} s", *sizes])
     return rows
+
+
+def markdown() -> str:
+    """Return the README's tables, from the stored results."""
+    stored = json.loads((RESULTS / "export.json").read_text())
+    lines = [
+        f"| {stored['batch']} inputs, one thread | TFLite Micro | ours | faster |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, s in stored["speed"].items():
+        spread = f"{s['median']:.1f}x ({s['min']:.1f}-{s['max']:.1f})"
+        note = "" if s["median"] >= LEAST else f"; goal {LEAST}x, missed"
+        times = f"{s['tflite-micro_ms']:.2f} ms | {s['ours_ms']:.3f} ms"
+        lines.append(f"| `{name}` | {times} | {spread}{note} |")
+    lines += [
+        "",
+        "| network, route | export | file | U55-128 cycles | operators on the CPU |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in table({}, stored["export"])[2:]:
+        name, route, *rest = row
+        lines.append(f"| `{name}`, {route} | {' | '.join(cell or '-' for cell in rest[:4])} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

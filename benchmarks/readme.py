@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zoo
-from benchmarks import hub
+from benchmarks import export, hub
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -123,6 +123,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "costs": costs,
     "adapters": adapters,
     "hub": hub.table,
+    "int8": export.markdown,
 }
 
 if __name__ == "__main__":
