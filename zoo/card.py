@@ -203,6 +203,11 @@ def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
     return "arithmetic", text, "exact"
 
 
+def cost_rows(recipe: Recipe) -> list[dict[str, str]]:
+    """Return what the network of a recipe costs on each target, as a card's table has it."""
+    return [_cost_row(item) for item in _costs(json.dumps(recipe.to_json()))]
+
+
 def _cost_row(cost: "Cost") -> dict[str, str]:
     tiled = cost.tiled if cost.runs_tiled else None
     peak = tiled.peak_activation_bytes if tiled else cost.peak_activation_bytes

@@ -172,6 +172,8 @@ def quantized_shards() -> None:
     made = zoo.compress(WORK / "llama", WORK / "q", method="rtn", license="mit")
     zoo.push(made, "me/q")
     assert len(list(zoo.pull("me/q").path.glob("*.safetensors"))) > 1
+    card = (zoo.pull("me/q").path / "README.md").read_text()
+    assert "| phone-npu-4tops | memory of any size |" in card
     ids = torch.arange(20).reshape(1, 20)
     expected = made.load()(ids).logits
     with torch.no_grad():

@@ -69,6 +69,8 @@ def test_the_card_of_an_adapter_is_accepted_and_checked(validate, adapter, capsy
     answer = validate(text)
     assert (answer.status, answer.json) == (200, {"errors": [], "warnings": []})
     assert ModelCard(text).data.base_model_relation == "adapter"
+    for target in TARGETS:
+        assert re.search(rf"\| {target} .*\d.*(estimated|exact|measured|paper)", text), target
     adapter.write_card(text)
     assert main(["card", str(adapter.path), "--check"]) == 0
     assert main(["card", str(adapter.path)]) == 0
