@@ -153,23 +153,24 @@ def _info(args: Arguments) -> None:
         return
     name = recipe.name if recipe else args.adapter
     print(f"{name}: {recipe.summary if recipe else 'a sparse adapter'}")
-    base = recipe.base if recipe else facts["metadata"].get("base", "not recorded")
-    print(f"base     {base}")
-    print(
-        f"changes  {facts['nnz']:,} of {facts['numel']:,} weights ({facts['density']:.2%}) in "
-        f"{len(facts['tensors'])} tensors, {facts['mode']}"
-    )
-    print(
-        f"file     {facts['bytes']:,} bytes, {facts['bytes'] / max(1, facts['nnz']):.2f} a weight"
-    )
+    rows = {
+        "base": recipe.base if recipe else str(facts["metadata"].get("base", "not recorded")),
+        "changes": f"{facts['nnz']:,} of {facts['numel']:,} weights ({facts['density']:.2%}) in "
+        f"{len(facts['tensors'])} tensors, {facts['mode']}",
+        "file": f"{facts['bytes']:,} bytes, {facts['bytes'] / max(1, facts['nnz']):.2f} a weight",
+    }
     if recipe:
         license = recipe.weights.get("license") or recipe.data.get("license", "not stated")
-        print(f"data     {recipe.data.get('source', 'not recorded')}; licence: {license}")
+        rows["data"] = f"{recipe.data.get('source', 'not recorded')}; licence: {license}"
         for key, value in recipe.facts.items():
-            print(f"{key:8} {value}")
+            pairs = value.items() if isinstance(value, dict) else ()
+            rows[key.replace("_", " ")] = ", ".join(f"{k} {v}" for k, v in pairs) or str(value)
     if "switch" in facts:
         switch = facts["switch"]
-        print(f"switch   {switch['median_ms']:.3g} ms on and off, measured; base fits: yes")
+        rows["switch"] = f"{switch['median_ms']:.3g} ms on and off, measured; base fits: yes"
+    width = max(map(len, rows))
+    for key, text in rows.items():
+        print(f"{key:{width}}  {text}")
 
 
 def _convert(args: Arguments) -> None:
