@@ -16,8 +16,9 @@ from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.quantize import quantize
 from zoo.export.rewrite import on_npu
-from zoo.export.tflite import channels_last, quantized
+from zoo.export.tflite import channels_last, dequantized, quantized
 from zoo.export.tflite_write import serialize_tflite
+from zoo.quantization.qat import training_form
 
 Judges = dict[str, Any]  # see conftest.py
 NAMES = [name for name in registry.names("*") if len(registry.find(name).input_shape) == 4]
@@ -74,3 +75,23 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
     report = compile_graph(on_npu(graph), "ethos-u85-256")
     assert not report.cpu_ops
     assert 0.95 * graph.macs < report.macs <= 1.05 * graph.macs
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-w4"])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_trained_for_integers(name: str, scheme: str, judges: Judges) -> None:
+    """One step of `zoo train NAME --set quant=SCHEME`, and what it deploys, on a runtime."""
+    module, x, _ = made(name)
+    form = training_form(module, [x], scheme)
+    before = form(x)
+    before.square().mean().backward()
+    gradients = [p.grad for p in form.parameters() if p.requires_grad]
+    assert all(g is not None and bool(torch.isfinite(g).all()) for g in gradients)
+    torch.optim.SGD(form.parameters(), lr=1e-4).step()
+    deployed = form.deployed()
+    graph = deployed.graph((1, *x.shape[1:]))
+    judge = judges["tflite-micro"](serialize_tflite(graph))
+    given = judge(quantized(graph, channels_last(x[:1])))
+    np.testing.assert_array_equal(
+        dequantized(graph, torch.from_numpy(given)).numpy(), channels_last(deployed(x[:1])).numpy()
+    )
