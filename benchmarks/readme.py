@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zoo
-from benchmarks import export, hub
+from benchmarks import export, gptvq_readme, hub
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -123,6 +123,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "costs": costs,
     "adapters": adapters,
     "hub": hub.table,
+    "llm": gptvq_readme.perplexities,
+    "llm-speed": gptvq_readme.speeds,
     "int8": export.markdown,
 }
 

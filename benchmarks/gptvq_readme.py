@@ -1,0 +1,116 @@
+"""The README's tables of language models, from what the other gptvq benchmarks stored.
+
+Run: python -m benchmarks.gptvq_readme (prints them; `python -m benchmarks.readme` writes them)
+"""
+
+import json
+import statistics
+from typing import Any
+
+from benchmarks.common import RESULTS
+
+PARAMETERS = 134_515_008
+SEEDS = 3  # of a figure that is final
+LABELS = {
+    "none": "float32, as imported",
+    "gptvq 2D 2b l2048": "2D, default",
+    "gptvq 2D 2b l2048 rounds 2": "2D, two rounds (`best`)",
+    "gptvq 2D 2b l1024 rounds 2": "2D, finer groups, two rounds",
+    "gptvq 4D 2b l65536": "4D, default",
+    "gptvq 4D 2b l32768": "4D, finer groups",
+    "gptvq 1D 2b l256": "1D, default",
+    "gptvq 1D 2b l128": "1D, finer groups",
+    "gptq int2 g64": "GPTQ int2, groups of 64",
+    "rtn int2 g64": "RTN int2, groups of 64",
+    "gptvq 2D mixed 2.25": "2D, bits shared between layers",
+    "gptvq 2D mixed 2.25 tuned": "the same, tuned end to end",
+    "gptvq 2D 3b l8192": "2D, default",
+    "gptvq 1D 3b l512": "1D, default",
+    "gptq int3 g64": "GPTQ int3, groups of 64",
+    "gptq int3 g64 act-order": "GPTQ int3, groups of 64, act-order",
+    "rtn int3 g64": "RTN int3, groups of 64",
+}
+
+
+def stored(name: str) -> dict[str, Any]:
+    """Return a benchmark's results, or nothing where it has not been run."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def perplexities() -> str:
+    """Return the table of what was measured, by falling bits; no row is there that was not run."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in stored("gptvq_perplexity").get("rows", []):
+        rows.setdefault(row["row"], []).append(row)
+    lines = [
+        "| quantized | bits per packed weight | whole file | perplexity | seeds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, found in sorted(rows.items(), key=lambda item: -_bits(item[1][0])):
+        values = [row["perplexity"] for row in found]
+        spread = f" ({min(values):.1f}-{max(values):.1f})" if len(values) > 1 else ""
+        size = f"{found[0]['file_bytes'] / 1e6:.0f} MB" if "file_bytes" in found[0] else "538 MB"
+        cells = [LABELS[name], f"{_bits(found[0]):.3f}", size]
+        seeds = "any" if name == "none" or name.startswith("rtn") else f"{len(found)} of {SEEDS}"
+        lines.append(f"| {' | '.join(cells)} | {statistics.mean(values):.1f}{spread} | {seeds} |")
+        if found[0].get("before_tuning") is not None:
+            before = statistics.mean(row["before_tuning"] for row in found)
+            label = LABELS[name.removesuffix(" tuned")]
+            lines.append(f"| {label} | {cells[1]} | {size} | {before:.1f} | {seeds} |")
+    return "\n".join(lines)
+
+
+def _bits(row: dict[str, Any]) -> float:
+    return float(row.get("bits_per_weight", 32))
+
+
+def speeds() -> str:
+    """Return the table of errors and speeds, each with its command."""
+    lines = ["| claim | measured | command |", "|---|---|---|"]
+    lines += [f"| {claim} | {value} | `{command}` |" for claim, value, command in _claims()]
+    return "\n".join(lines)
+
+
+def _claims() -> list[tuple[str, str, str]]:
+    found = []
+    if layers := stored("gptvq_layers").get("layers"):
+        for label, key in (("default", "2D 2b l2048, default"), ("`best`", "2D 2b l2048, best")):
+            found.append(_layers(layers, label, key))
+        errors = [layers["q_proj"][f"GPTQ int{bits} g64"]["relative_error"] for bits in (3, 2)]
+        text = f"{errors[0]:.5f} and {errors[1]:.5f}; the published code 0.00457 and 0.02683"
+        found.append(("GPTQ int3 and int2, `q_proj`: error", text, "same"))
+    if decode := stored("gptvq_decode"):
+        speed = {k: statistics.median(v) for k, v in decode["tokens_per_s"].items()}
+        ratio = speed["packed, cache none"] / speed["bfloat16"]
+        text = f"{ratio:.2f}x: {speed['packed, cache none']:.1f} against {speed['bfloat16']:.1f}"
+        bytes_ = decode["resident_bytes"] / decode["packed_bytes"]
+        text += f" tokens/s; {bytes_:.2f}x the packed bytes in memory"
+        command = "python -m benchmarks.gptvq_decode"
+        found.append(("2D 3 bit, batch 1, against bfloat16 in transformers", text, command))
+        for name, value in speed.items():
+            if name.startswith("llama.cpp"):
+                size = decode["gguf_bytes"] / 1e6
+                times = value / speed["packed, cache none"]
+                text = f"{value:.1f} tokens/s of a {size:.0f} MB file ({times:.1f}x ours)"
+                found.append(("the same model in llama.cpp, Q4_1", text, "same"))
+    return found
+
+
+def _layers(layers: dict[str, Any], label: str, key: str) -> tuple[str, str, str]:
+    ours = [layers[name][key] for name in ("q_proj", "up_proj")]
+    text = " and ".join(f"{item['relative_error']:.4f}" for item in ours)
+    text += f" in {ours[0]['seconds']:.2f} and {ours[1]['seconds']:.2f} CPU-s"
+    if "published code, 2D 2b l2048" in layers["q_proj"]:
+        peer = [layers[name]["published code, 2D 2b l2048"] for name in ("q_proj", "up_proj")]
+        text += "; the published code " + " and ".join(f"{p['relative_error']:.4f}" for p in peer)
+        text += ", " + " and ".join(
+            f"{p['seconds'] / o['seconds']:.0f}x" for p, o in zip(peer, ours, strict=True)
+        )
+        text += " the time"
+    claim = f"two real layers, 2D 2 bit, {label}: relative error"
+    return claim, text, "python -m benchmarks.gptvq_layers"
+
+
+if __name__ == "__main__":
+    print(perplexities(), speeds(), sep="\n\n")
