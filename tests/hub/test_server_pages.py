@@ -1,6 +1,7 @@
 """The web pages: what they show to whom, and how they look in Chromium."""
 
 import base64
+import html
 import re
 
 import pytest
@@ -66,6 +67,27 @@ def test_lists_cards_files_and_history(shown):
     assert client("GET", "/me/model/resolve/main/a/b%20c.txt").body == b"x"
     history = client("GET", "/me/model/commits/main").body.decode()
     assert history.count("/me/model/tree/") == 3 + 1  # the commits, and the tab
+
+
+def test_every_link_of_a_page_leads_somewhere(shown):
+    """Also of a branch with a slash, and of names that an address must quote."""
+    _, client, owner = shown
+    assert owner("POST", "/api/models/me/model/branch/a%2Fb", {}).status == 200
+    for path in ("q?x=1&y#z.txt", "a/100%.txt", "<i>/'\".txt"):
+        operation = ("file", {"path": path, "content": "eA=="})
+        assert owner.commit("me/model", operation).status == 200
+    todo, seen = ["/", "/me/model/tree/a%2Fb"], set()
+    while todo:
+        path = todo.pop()
+        if path in seen or path == "/login" or path.startswith("https://"):
+            continue
+        seen.add(path)
+        answer = client("GET", path)
+        assert answer.status == 200, path
+        if "text/html" in answer.headers.get("content-type", ""):
+            todo += map(html.unescape, re.findall(r'href="(/[^"]*)"', answer.body.decode()))
+    print(f"{len(seen)} links followed")
+    assert {"/me/model/resolve/main/q%3Fx%3D1%26y%23z.txt", "/me/model/tree/a%2Fb/a"} <= seen
 
 
 def test_signing_in_shows_what_is_ones_own(shown):

@@ -3,7 +3,6 @@
 import datetime
 import html
 from collections.abc import Iterable
-from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
 
@@ -117,7 +116,6 @@ def tags(names: Iterable[str]) -> str:
     return f'<div class="tags">{shown}</div>' if shown else ""
 
 
-def link(address: str, text: str, *, here: bool = False) -> str:
-    """Return a link to a path of this hub; `text` is no HTML yet."""
-    mark = ' class="here" aria-current="page"' if here else ""
-    return f'<a href="{quote(address, safe="/?=")}"{mark}>{html.escape(text)}</a>'
+def link(address: str, text: str) -> str:
+    """Return a link to a quoted path of this hub; `text` is no HTML yet."""
+    return f'<a href="{html.escape(address)}">{html.escape(text)}</a>'

@@ -83,7 +83,7 @@ def _item(row: Row) -> str:
     rest = [tag for tag in summary.get("tags", []) if tag not in known]
     said = " · ".join(html.escape(str(fact)) for fact in facts if fact)
     return (
-        f'<div class="item"><b>{link(f"/{prefix}{name}", name)}</b>{_badges(row)}'
+        f'<div class="item"><b>{link(f"/{prefix}{quote(name)}", name)}</b>{_badges(row)}'
         f'<div class="dim small">{said}</div>{tags(rest[:6])}</div>'
     )
 
@@ -95,13 +95,13 @@ def _badges(row: Row) -> str:
 
 def _frame(call: Call, row: Row, tab: str, body: str) -> Response:
     """Return a page of one repository: its title, and the tabs card, files, history."""
-    path, revision = f"/{call.name.url_path}", call.parameters.get("revision", "main")
-    tail = quote(revision, safe="")
+    path = f"/{quote(call.name.url_path)}"
+    tail = quote(call.parameters.get("revision", "main"), safe="")
     addresses = {
         "card": path, "files": f"{path}/tree/{tail}", "history": f"{path}/commits/{tail}",
     }  # fmt: skip
     tabs = "".join(
-        f'<a href="{quote(address, safe="/%")}"{" class=here" if name == tab else ""}>{name}</a>'
+        f'<a href="{address}"{" class=here" if name == tab else ""}>{name}</a>'
         for name, address in addresses.items()
     )
     owner, name = html.escape(call.name.namespace), link(path, call.name.name)
@@ -197,17 +197,17 @@ def tree(call: Call) -> Response:
         )
 
     revision = quote(call.parameters["revision"], safe="")
-    base = f"/{call.name.url_path}"
+    base = f"/{quote(call.name.url_path)}"
     rows = []
     if folder:
-        up = f"{base}/tree/{revision}/{folder.rpartition('/')[0]}".rstrip("/")
+        up = f"{base}/tree/{revision}/{quote(folder.rpartition('/')[0])}".rstrip("/")
         rows.append(f'<tr><td colspan="4">{link(up, "..")}</td></tr>')
     for name in inside:
-        address = f"{base}/tree/{revision}/{name}"
+        address = f"{base}/tree/{revision}/{quote(name)}"
         rows.append(line(name, address, name[len(start) :] + "/"))
     for name, item in files_facts(call.hub, row, here).items():
         mark = ' <span class="tag">lfs</span>' if "lfs" in item else ""
-        address = f"{base}/resolve/{revision}/{name}"
+        address = f"{base}/resolve/{revision}/{quote(name)}"
         rows.append(line(name, address, name[len(start) :], size(item["size"]), mark))
     where = html.escape(f"{folder}/" if folder else "")
     said = f"<p class=dim>{where} at commit <code>{sha[:10]}</code></p>"
@@ -222,7 +222,7 @@ def history(call: Call) -> Response:
     row = call.repo()
     sha = call.revision(row, call.parameters["revision"])
     rows = "".join(
-        f"<tr><td>{link(f'/{call.name.url_path}/tree/{item.sha}', item.sha[:10])}</td>"
+        f"<tr><td>{link(f'/{quote(call.name.url_path)}/tree/{item.sha}', item.sha[:10])}</td>"
         f"<td>{html.escape(item.title)}</td><td class=what>{html.escape(item.author)}</td>"
         f'<td class="n dim">{day(item.time)}</td></tr>'
         for item in call.hub.git(row).history(sha, 0, _MOST)
