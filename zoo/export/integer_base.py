@@ -117,7 +117,8 @@ def in_groups(graph: Graph, op: Op, kernel: Kernel) -> Kernel:
     samples = max(1, AT_ONCE // max(1, math.prod(graph.tensors[op.outputs[0]].shape[1:])))
 
     def run(*inputs: Tensor) -> Tensor:
-        if len(inputs[0]) <= samples:
+        sizes = {len(x) for x in inputs}
+        if len(sizes) > 1 or max(sizes) <= samples:
             return kernel(*inputs)
         groups = zip(*(x.split(samples) for x in inputs), strict=True)
         return torch.cat([kernel(*group) for group in groups])

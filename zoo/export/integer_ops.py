@@ -8,6 +8,7 @@ Operators that act on elements are written as arithmetic on real integers. In in
 2^16 pairs of values: such an operator is evaluated once for them all and then looked up.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -50,9 +51,12 @@ def _elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], K
 
         if {graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)} != {"int8"}:
             return run
-        every = torch.arange(-128, 128, dtype=torch.float64)
-        pairs = (every[:, None], every) if len(zeros) == 2 else (every,)
-        results = arithmetic(*(x - z for x, z in zip(pairs, zeros, strict=True))).flatten()
+
+        @functools.cache
+        def results() -> Tensor:
+            every = torch.arange(-128, 128, dtype=torch.float64)
+            pairs = (every[:, None], every) if len(zeros) == 2 else (every,)
+            return arithmetic(*(x - z for x, z in zip(pairs, zeros, strict=True))).flatten()
 
         def look_up(*inputs: Tensor) -> Tensor:
             first, *second = operands(graph, op, inputs)
@@ -61,7 +65,7 @@ def _elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], K
                 places = torch.add(second[0], places, alpha=256).add_(128 * 257)
             else:
                 places += 128
-            return results.index_select(0, places.flatten()).view(places.shape)
+            return results().index_select(0, places.flatten()).view(places.shape)
 
         return in_groups(graph, op, look_up)
 
