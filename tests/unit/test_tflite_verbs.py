@@ -129,6 +129,25 @@ def test_export_of_a_checkpoint(
     assert sum(op["macs"] for op in shown["ops"]) == shown["macs"] == 24 * 32 * 8912
 
 
+def test_ranges_are_learned_from_a_data_set_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'train'")
+    small_checkpoint(tmp_path)
+    rows = datasets.Dataset.from_dict({"image": [str(tmp_path / "pictures" / "a.png")]})
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or rows)
+    command = ["export", f"{tmp_path}/c", "--format", "tflite", "--int8", "--out"]
+    said(capsys, *command, f"{tmp_path}/a.tflite", "--data", f"{tmp_path}/pictures")
+    said(capsys, *command, f"{tmp_path}/b.tflite", "--data", "some/photos")
+    assert asked == [(("some/photos",), {"split": "train"})]
+    assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "c.tflite", "--data", "./some/photos"]) == 1  # a folder, not on the Hub
+    assert "no such folder" in capsys.readouterr().err
+    assert len(asked) == 1
+
+
 INT8 = "sesr-m5-x2.bsds-int8"
 
 

@@ -67,14 +67,14 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
     if not 0 <= copies <= 8:
         raise MismatchError(f"train.options.shrunk_copies is {copies}; expected 0 to 8")
     digest = hashlib.sha256(f"{VERSION} x{scale} copies {copies}".encode())
-    for name, data in _encoded(source):
+    for name, data in encoded(source):
         digest.update(f"\0{name}\0{len(data)}\0".encode())
         digest.update(data)
     folder = cache.root() / "prepared" / digest.hexdigest()[:32]
     if not (folder / "index.json").is_file():
         try:
             with replacing_folder(folder) as temporary:
-                _decode(_encoded(source), scale, copies, temporary)
+                _decode(encoded(source), scale, copies, temporary)
         except OSError:
             if not (folder / "index.json").is_file():  # else another process was faster
                 raise
@@ -82,8 +82,14 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
     return _open(folder, source, patch, digest.hexdigest())
 
 
-def _encoded(source: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, file content) of every image, in name order for folders."""
+def encoded(source: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, file content) of every image of a folder, in name order, or of a data set.
+
+    Raises:
+        MismatchError: no such folder, or a data set without an `image` column.
+        HubError: the data set cannot be loaded.
+
+    """
     try:
         import datasets
     except ImportError:

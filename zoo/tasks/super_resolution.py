@@ -4,7 +4,8 @@ Networks see luma only: Y of BT.601 in studio range divided by 255, `(N, 1, H, W
 images are made from the 8-bit RGB originals by Matlab's bicubic, as in the papers.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from zoo.errors import MismatchError
 from zoo.recipe import Recipe
 from zoo.tasks import images
 from zoo.tasks.enlarge import bicubic, default_output, enlarge, run
-from zoo.tasks.prepared import Prepared
+from zoo.tasks.prepared import Prepared, encoded
 from zoo.tasks.prepared import prepare as training_data
 from zoo.tasks.quality import psnr, ssim
 from zoo.tasks.resize import resize
@@ -166,14 +167,20 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
     }
 
 
-def calibration(recipe: Recipe, folder: Path) -> list[Tensor]:
+def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """Return batches `(N, 1, P, P)` of luma that quantization learns ranges from.
 
-    Up to 16 squares of 96 pixels, evenly spread, from each of at most 32 pictures.
+    Up to 16 squares of 96 pixels, evenly spread, from each of at most 32 pictures of a folder, or
+    of a Hub data set, "org/name".
     """
+    folder: Iterable[Any] = ()
+    if source.is_dir():  # needs no `datasets`
+        folder = ((path, path.name) for path in images.find(source))
+    else:
+        folder = ((content, name) for name, content in encoded(str(source)))
     batches = []
-    for path in images.find(folder)[:32]:
-        picture = images.read(path)
+    for content, name in itertools.islice(folder, 32):
+        picture = images.read(content, f"calibration image {name}")
         plane = torch.from_numpy(images.luma(picture.pixels, picture.white))
         size = min(96, *plane.shape)
         tops, lefts = (np.linspace(0, n - size, 4).astype(int) for n in plane.shape)

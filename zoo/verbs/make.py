@@ -184,8 +184,8 @@ def export(
         int8: quantize to int8, with ranges seen on `data`.
         int16: the same with int16 activations (int16x8); not for onnx.
         npu: use operators that Ethos-U accelerators have; not for onnx.
-        data: folder of inputs that the ranges are learned from; a network that was trained for
-            int8 has its own, and the file then computes what `zoo.load(ref)` does.
+        data: folder of inputs, or Hub data set, that the ranges are learned from; a network that
+            was trained for int8 has its own, and the file then computes what `zoo.load(ref)` does.
         input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's.
 
     """
@@ -235,7 +235,10 @@ def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]"
             "integers need inputs like those the device will see, to learn their ranges; "
             "add --data DIR, a folder of them"
         )
-    return task_of(source.recipe).calibration(source.recipe, Path(data).expanduser())
+    path = Path(data).expanduser()
+    if path != Path(data) or not isinstance(data, str) or data.startswith((".", "/")):
+        path = path.absolute()  # a folder, there or not; else maybe a Hub data set, org/name
+    return task_of(source.recipe).calibration(source.recipe, path)
 
 
 def _facts(source: "Checkpoint") -> dict[str, str]:
