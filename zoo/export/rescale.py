@@ -27,24 +27,23 @@ from zoo.errors import MismatchError
 from zoo.export import fixedpoint
 
 _MOST_STEPS = 2**20  # that are checked; int16 results of one channel have 2^16
-_BLOCK = 2**17  # elements that are worked on at once: 1 MiB of float64
+_BLOCK = 2**18  # elements that are worked on at once: 2 MiB of float64
 _ROW = 2**11  # about so many constants side by side: broadcasting shorter rows is slow
 
 
 class _Workspace(threading.local):
-    """One block of float64 for values and one for signs, per thread."""
+    """Memory of float64, kept per thread: one block for values, one for signs."""
 
     def __init__(self) -> None:
-        self.blocks = torch.empty(2, 0, dtype=torch.float64)
+        self.blocks = [torch.empty(0, dtype=torch.float64) for _ in range(2)]
 
-    def take(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return both as (rows, width); what they hold is anything."""
-        size = rows * width
-        if self.blocks.shape[1] < size:
+    def take(self, place: int, shape: torch.Size) -> Tensor:
+        """Return a block in this shape; what it holds is anything."""
+        size = shape.numel()
+        if len(self.blocks[place]) < size:
             with torch.inference_mode(False):  # for callers in and outside that mode
-                self.blocks = torch.empty(2, size, dtype=torch.float64)
-        values, signs = self.blocks[:, :size].view(2, rows, width)
-        return values, signs
+                self.blocks[place] = torch.empty(size, dtype=torch.float64)
+        return self.blocks[place][:size].view(shape)
 
 
 _WORKSPACE = _Workspace()
@@ -134,29 +133,32 @@ class Rescale:
             return out.copy_(result.clamp_(self.low, self.high) + self.zero_point)
         x = x.contiguous()
         width = len(self._constants[0])
-        rows = x.numel() // width
-        self._rows(x.view(-1)[: rows * width], out.view(-1)[: rows * width], width)
-        if rest := x.numel() - rows * width:  # a row that is not full
-            self._rows(x.view(-1)[-rest:], out.view(-1)[-rest:], rest)
+        rows, rest = divmod(x.numel(), width)
+        if not rest:
+            self._rows(x.view(rows, width), out.view(rows, width), self._constants)
+            return out
+        values, results, full = x.view(-1), out.view(-1), rows * width
+        given, made = values[:full].view(rows, width), results[:full].view(rows, width)
+        self._rows(given, made, self._constants)
+        short = tuple(c[:rest] for c in self._constants)  # for a row that is not full
+        self._rows(values[full:].view(1, rest), results[full:].view(1, rest), short)
         return out
 
-    def _rows(self, x: Tensor, out: Tensor, width: int) -> None:
-        factor, offset, nudge, added = (c[:width] for c in self._constants)
-        low, high = self.low + self.zero_point, self.high + self.zero_point
-        some = max(1, min(_BLOCK, x.numel()) // width)
-        block = _WORKSPACE.take(some, width)
-        for given, result in zip(
-            x.view(-1, width).split(some), out.view(-1, width).split(some), strict=True
-        ):
-            y, signs = block if len(given) == some else (b[: len(given)] for b in block)
-            y.copy_(given)
+    def _rows(self, x: Tensor, out: Tensor, constants: tuple[Tensor, ...]) -> None:
+        some = max(1, _BLOCK // x.shape[1])
+        parts = [(x, out)]
+        if len(x) > some:
+            parts = list(zip(x.split(some), out.split(some), strict=True))
+        factor, offset, nudge, added = constants
+        for given, result in parts:
+            y = _WORKSPACE.take(0, given.shape).copy_(given)
             if self._signed:
-                torch.clamp(y.add_(added), -1, 1, out=signs)
+                signs = torch.clamp(y.add_(added), -1, 1, out=_WORKSPACE.take(1, given.shape))
                 y.mul_(factor).add_(signs.mul_(nudge))
             else:
                 y.mul_(factor)
-            y.add_(offset).floor_().clamp_(low, high)
-            result.copy_(y)
+            y.add_(offset).floor_()
+            result.copy_(y.clamp_(self.low + self.zero_point, self.high + self.zero_point))
 
     def exact(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the result by integer arithmetic alone; x is (..., channels)."""
