@@ -36,8 +36,8 @@ COMMON = {
 }  # fmt: skip
 STEPS = {
     "sst2": {"train.steps": 80, "train.eval_every": 40},
-    "cola": {"train.steps": 60, "train.eval_every": 60},
-    "rte": {"train.steps": 50, "train.eval_every": 50, "train.batch_size": 8},  # of 80 tokens each
+    "cola": {"train.steps": 50, "train.eval_every": 50},
+    "rte": {"train.steps": 40, "train.eval_every": 40, "train.batch_size": 8},  # of 80 tokens each
 }
 SEEDS = (0, 1)
 
