@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.export import integer_base, integer_products
 from zoo.export.calibration import Options
 from zoo.export.floating import FloatNetwork
 from zoo.export.graph import LIMITS, Graph
@@ -195,6 +196,39 @@ def test_observers_narrow_ranges(observer: str) -> None:
     assert first
     assert second
     assert second.scale < first.scale / 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("batch", [1, 16])
+def test_processors_without_int8_products_compute_the_same(
+    name: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, x = make(name)
+    graph = quantize(module, [x], (1, *x.shape[1:]))
+    q = integers(graph, x)[:batch]
+    fast = IntegerNetwork(graph)(q)
+    monkeypatch.setattr(integer_products, "int8_products_are_exact", lambda: False)
+    plain = IntegerNetwork(graph)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "_int_mm", None)
+        assert torch.equal(plain(q), fast)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_of_batches_and_images_join_without_a_seam(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, x = make(name)
+    graph = quantize(module, [x], (1, *x.shape[1:]))
+    q = integers(graph, x)
+    whole = IntegerNetwork(graph)(q)
+    for at_once in (1, 700, 5000):
+        monkeypatch.setattr(integer_products, "AT_ONCE", at_once)
+        monkeypatch.setattr(integer_base, "AT_ONCE", at_once)
+        network = IntegerNetwork(graph)
+        assert torch.equal(network(q), whole)
+        network._chunk = 3
+        assert torch.equal(network(q), whole)
 
 
 def test_integers_do_not_depend_on_the_users_precision() -> None:

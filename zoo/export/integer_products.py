@@ -45,9 +45,9 @@ _FEW = 16  # output channels for which it does not pay to copy patches
 
 @cache
 def int8_products_are_exact() -> bool:
-    """Whether this machine multiplies int8 matrices into int32 without saturation or rounding."""
+    """Whether this machine multiplies int8 matrices into int32 fast, without saturation."""
     multiply = getattr(torch, "_int_mm", None)
-    if multiply is None:
+    if multiply is None or not torch.backends.mkldnn.is_available():  # else a plain, slow loop
         return False
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
