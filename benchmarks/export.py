@@ -1,7 +1,6 @@
-"""Goals: our integers 20x faster than TFLite Micro's, an int8 export in 3 s, no larger than peers'.
+"""Goals: our integers 20x faster than TFLite Micro's reference kernels, an int8 export in 3 s.
 
-Speed: same files, same inputs, same integers, one thread each, in turn. TFLite Micro's kernels
-here are its reference kernels, which like ours define the arithmetic. Exports: networks with 100
+Speed: same files, same inputs, same integers, one thread each, in turn. Exports: networks with 100
 calibration inputs to an int8 file, compiled by Vela for an Ethos-U55-128; the same networks by
 executorch and by litert-torch, each in its own environment (see benchmarks/peers), if their Pythons
 are named. Run:
