@@ -26,7 +26,7 @@ from zoo.quantization.assemble import assemble
 from zoo.quantization.bridge import load
 from zoo.quantization.calibration import read_text, tokenize
 from zoo.quantization.compress import compress_model
-from zoo.quantization.options import LayerOptions
+from zoo.quantization.options import PRESETS, LayerOptions
 from zoo.quantization.perplexity import perplexity
 from zoo.quantization.pipeline import Job
 from zoo.quantization.plan import Plan
@@ -38,6 +38,7 @@ BAR = 152.0  # three-seed mean of 2D 2 bit
 MIXED = LayerOptions(bits=2, dim=2, rounds=2)
 ROWS: dict[str, LayerOptions | None] = {
     "none": None,
+    "gptvq 2D 2b l2048 fast": LayerOptions(bits=2, dim=2, group_size=2048, **PRESETS["fast"]),
     "gptvq 2D 2b l2048": LayerOptions(bits=2, dim=2, group_size=2048),
     "gptvq 2D 2b l2048 rounds 2": LayerOptions(bits=2, dim=2, group_size=2048, rounds=2),
     "gptvq 4D 2b l65536": LayerOptions(bits=2, dim=4, group_size=65536),
