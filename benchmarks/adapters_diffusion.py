@@ -15,9 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+from benchmarks.common import RESULTS, report
+from zoo.adapters import Switcher
+from zoo.adapters import registry as adapter_registry
+from zoo.adapters.base import load_base
 from zoo.recipe import Recipe, Train
 from zoo.tasks import denoising
 
@@ -98,6 +105,67 @@ def pipeline(model: nn.Module) -> Any:
     return DDIMPipeline(unet=model, scheduler=scheduler)
 
 
+def judge(data: Path) -> tuple[torch.Tensor, float]:
+    """Return a ridge regression on pixels, and its accuracy on footwear or not."""
+    sets = []
+    for part in ("train", "t10k"):
+        x = denoising._read(data, part, recipe("")).flatten(1)
+        kind = denoising._idx(next(data.glob(f"{part}-labels*")))
+        y = F.one_hot(torch.from_numpy(kind.copy()).long(), 10).float()
+        sets.append((F.pad(x, (0, 1), value=1.0), y))
+    (x, y), (test, wanted) = sets
+    weights = torch.linalg.solve(x.T @ x + 100 * torch.eye(x.shape[1]), x.T @ y)
+    shoes = torch.isin(wanted.argmax(1), torch.tensor(FOOTWEAR))
+    found = torch.isin((test @ weights).argmax(1), torch.tensor(FOOTWEAR))
+    return weights, float((shoes == found).float().mean())
+
+
+def share_of_footwear(pictures: torch.Tensor, weights: torch.Tensor) -> float:
+    """Return which share of pictures in [0, 1] the judge takes for footwear."""
+    x = F.pad(pictures.flatten(1) * 2 - 1, (0, 1), value=1.0)
+    found = torch.isin((x @ weights).argmax(1), torch.tensor(FOOTWEAR))
+    return float(found.float().mean())
+
+
+def examine(data: Path, samples: int) -> None:
+    """Draw and judge; write the table and the picture."""
+    pipe = pipeline(load_base("fashion-ddpm").model)
+    pipe.set_progress_bar_config(disable=True)
+    switcher = Switcher(pipe.unet)
+    for name in ADAPTERS:
+        switcher.register(name, adapter_registry.adapter(name))
+    before = switcher.verify()
+    weights, accuracy = judge(data)
+    kinds = {"garments": (GARMENTS, "plain"), "footwear": ("5,7,9", "plain"),
+             "outlines of garments": (GARMENTS, "outline")}  # fmt: skip
+    states: list[dict[str, float]] = [
+        {}, {ADAPTERS[0]: 1.0}, {ADAPTERS[1]: 1.0}, dict.fromkeys(ADAPTERS, 1.0),
+    ]  # fmt: skip
+    rows = [["active", *(f"noise error: {kind}" for kind in kinds), "drawn: footwear"]]
+    results, strips = [], []
+    for state in states:
+        with switcher.using(state), torch.no_grad():
+            errors = {
+                kind: denoising.evaluate(pipe.unet, recipe(*what), data)["noise_error"]
+                for kind, what in kinds.items()
+            }
+            drawn = pipe(
+                batch_size=samples, num_inference_steps=20, output_type="np",
+                generator=torch.Generator().manual_seed(0),
+            ).images[..., 0]  # fmt: skip
+        shoes = share_of_footwear(torch.from_numpy(drawn), weights)
+        results.append({"active": state, "noise_error": errors, "drawn_footwear": shoes})
+        label = " + ".join(name.rpartition("-")[2] for name in state) or "base"
+        rows.append([label, *(f"{error:.4f}" for error in errors.values()), f"{shoes:.0%}"])
+        strips.append(np.concatenate(list(drawn[:12]), axis=1))
+    assert switcher.verify() == before
+    sheet = Image.fromarray((np.concatenate(strips) * 255).round().astype(np.uint8))
+    large = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+    large.save(RESULTS / "adapters_diffusion.png", optimize=True)
+    found = {"samples": samples, "judge_accuracy": accuracy, "states": results}
+    report("adapters_diffusion", torch.get_num_threads(), found, rows)
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -108,6 +176,8 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if args.train_base:
         train_base(args.train_base, args.data)
+    else:
+        examine(Path(args.data), args.samples)
 
 
 if __name__ == "__main__":
