@@ -1,5 +1,7 @@
 """The interference report as a picture: a square per pair, and a strip per tensor below."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +29,11 @@ def draw(report: "Report", path: Path | None = None) -> Image.Image:
     pen.text((20, 14), "Interference between adapters", _INK, large)
     note = "above: share of both energies where signs differ, Jaccard; below: cosine, overlap"
     pen.text((20, 40), note, _GREY, small)
+    labels = _labels(names)
     for i, name in enumerate(names):
         middle = i * _CELL + _CELL // 2
-        pen.text((_LEFT + middle, _TOP - 10), _short(name, 13), _INK, small, anchor="ms")
-        pen.text((_LEFT - 10, _TOP + middle), _short(name, 20), _INK, small, anchor="rm")
+        pen.text((_LEFT + middle, _TOP - 10), _short(labels[name], 13), _INK, small, anchor="ms")
+        pen.text((_LEFT - 10, _TOP + middle), _short(labels[name], 20), _INK, small, anchor="rm")
         for j, other in enumerate(names):
             corner = (_LEFT + j * _CELL, _TOP + i * _CELL)
             pair = (min(name, other), max(name, other))
@@ -77,7 +80,8 @@ def _strip(
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
     """One bar per tensor that both change, in the order of names."""
-    label = _short(" + ".join(pair), 22)
+    labels = _labels(report.names)
+    label = _short(" + ".join(labels[name] for name in pair), 22)
     pen.text((_LEFT - 10, top + _STRIP // 2), label, _INK, font, anchor="rm")
     pen.line((_LEFT, top + _STRIP, width - 20, top + _STRIP), fill=_RULE)
     found = report.tensors[pair]
@@ -99,6 +103,12 @@ def _heat(share: float) -> tuple[int, int, int]:
     part = min(max(share * 2, 0.0), 1.0)
     red, green, blue = (round(a + (b - a) * part) for a, b in zip(_CALM, _ALARM, strict=True))
     return red, green, blue
+
+
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Return names without the words that all of them begin with: what tells them apart."""
+    common = os.path.commonprefix(list(names)).rpartition("-")  # noqa: RUF071 (by letters)
+    return {name: name.removeprefix(common[0] + common[1]) for name in names}
 
 
 def _short(text: str, length: int) -> str:
