@@ -64,6 +64,7 @@ def overrides(folder: Path, plan: Plan, ids: Tensor, device: str = "cpu") -> dic
     """
     from zoo.quantization.bridge import load
 
+    offered = candidates(plan.options)  # refuses before the work
     model = load(folder, dtype=torch.float32, device=device)
     prefix, _ = blocks.find_blocks(model)
     layers = {
@@ -73,6 +74,14 @@ def overrides(folder: Path, plan: Plan, ids: Tensor, device: str = "cpu") -> dic
         and plan.of(name) is not None
         and not any(fnmatch.fnmatchcase(name, pattern) for pattern in plan.overrides)
     }
+    shapes = [(layer.out_features, layer.in_features) for layer in layers.values()]
+    weights = sum(rows * columns for rows, columns in shapes)
+    least = sum(min(stored_bits(shape, o) for o in offered) for shape in shapes)
+    if least > plan.budget * weights:
+        raise MismatchError(
+            f"the budget is {plan.budget:g} bits per weight; even the cheapest choices take "
+            f"{least / weights:.3f}: raise it"
+        )
     some = ids[:WINDOWS].to(device)
     hessians = _hessians(model, layers, some)
     costs = sensitivities(model, list(layers), some, seed=plan.seed)
@@ -82,9 +91,8 @@ def overrides(folder: Path, plan: Plan, ids: Tensor, device: str = "cpu") -> dic
         ready = functools.partial(prepare, hessian, len(hessian))
         choices[name] = [
             _tried(layer.weight.detach(), hessian, ready(options), options, costs[name].to(device))
-            for options in candidates(plan.options)
+            for options in offered
         ]
-    weights = sum(layer.weight.numel() for layer in layers.values())
     chosen = allocate(choices, int(plan.budget * weights))
     return {
         name: {"bits": choice.options.bits, "group_size": choice.options.group_size}
