@@ -250,6 +250,7 @@ def _command(checkpoint: "Checkpoint") -> str:
         if key == "options":
             old = ours.get("options", {})
             words += [f"--set train.options.{k}={v}" for k, v in value.items() if old.get(k) != v]
+            words += [f"--set train.options.{k}=none" for k in old if k not in value]
         elif key != "init" and ours.get(key) != value:
             words.append(f"--set train.{key}={json.dumps(value)}")
     return " ".join(words)

@@ -247,7 +247,7 @@ class Recipe:
         """Return a copy with other training settings: {"train.lr": "1e-3"} or {"lr": 1e-3}.
 
         Values may be texts; they are read as the field's type. `train.options.<name>` reaches
-        an existing option.
+        an existing option; "none" takes it away.
 
         Raises:
             MismatchError: no such setting, or the recipe is of the other kind.
@@ -266,6 +266,9 @@ class Recipe:
                 known = [*(f"train.{k}" for k in train if k != "options")]
                 known += [f"train.options.{k}" for k in train["options"]]
                 raise MismatchError(f"no setting {key!r}; known: {', '.join(known)}")
+            if target is not train and value in (None, "none"):
+                del target[path[-1]]
+                continue
             if target is not train:
                 value = _convert(value, type(target[path[-1]]), key)
             target[path[-1]] = value

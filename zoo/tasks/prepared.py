@@ -60,7 +60,7 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
         HubError: the data set cannot be loaded.
 
     """
-    scale, patch = recipe.args["scale"], recipe.train.options["patch_size"]
+    scale, patch = recipe.args["scale"], recipe.train.options.get("patch_size", 0)
     copies = recipe.train.options.get("shrunk_copies", 0)
     if patch < 1:
         raise MismatchError(f"train.options.patch_size is {patch}; expected at least 1")

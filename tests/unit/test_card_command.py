@@ -1,0 +1,34 @@
+"""The command on a card makes the weights it stands beside, whatever the recipe has become."""
+
+import dataclasses
+import shlex
+
+import pytest
+
+import zoo
+from zoo import registry
+from zoo.card import render
+from zoo.cli import _parser
+
+SHIPPED = sorted(folder.name for folder in registry.WEIGHTS.iterdir() if folder.is_dir())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_command_of_shipped_weights_gives_their_settings(name):
+    checkpoint = zoo.checkpoint(name)
+    card = (checkpoint.path / "README.md").read_text()
+    assert card == render(checkpoint)
+    line = next(line for line in card.splitlines() if line.startswith("zoo train"))
+    words = _parser().parse_args(shlex.split(line)[1:])
+    recipe = zoo.find(words.name).override(dict(item.split("=", 1) for item in words.set))
+    if words.init is not None:
+        init = None if words.init == "none" else words.init
+        recipe = recipe.override({"train.init": init})
+    assert recipe.train == checkpoint.recipe.train
+
+
+def test_an_option_that_was_not_there_is_taken_away():
+    recipe = zoo.find("sesr-m3-x2")
+    fewer = recipe.override({"train.options.shrunk_copies": "none"})
+    assert set(recipe.train.options) - set(fewer.train.options) == {"shrunk_copies"}
+    assert dataclasses.replace(fewer, train=recipe.train) == recipe
