@@ -104,15 +104,16 @@ def _whole_model() -> list[tuple[str, str, str]]:
     """Return what all 210 layers took, of rows that one process made from start to end."""
     parts = []
     rows = stored("gptvq_perplexity").get("rows", [])
-    for name, label in (
-        ("gptvq 2D 2b l2048 fast", "`fast`"),
-        ("gptvq 2D 2b l2048", "default"),
-        ("gptvq 2D 2b l2048 rounds 2", "two rounds"),
+    for name, label, goal in (
+        ("gptvq 2D 2b l2048 fast", "`fast`", 180),
+        ("gptvq 2D 2b l2048", "default", 480),
+        ("gptvq 2D 2b l2048 rounds 2", "two rounds", 480),
     ):
         seconds = [row["cpu_seconds"] for row in rows if row["row"] == name]
         if seconds:
             low, high = min(seconds), max(seconds)
-            parts.append(f"{label} {low:.0f}" + (f"-{high:.0f}" if high > low else ""))
+            text = f"{label} {low:.0f}" + (f"-{high:.0f}" if high > low else "")
+            parts.append(text + (f" (goal {goal}, missed)" if high > goal else ""))
     if not parts:
         return []
     text = f"{', '.join(parts)} CPU-s"
