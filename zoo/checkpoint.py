@@ -16,14 +16,13 @@ what the zoo knows stands in `zoo.json` beside it, and the weights may be severa
 """
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
-from zoo.files import sha256, write_bytes, write_json
+from zoo.files import read_json, sha256, write_bytes, write_json
 from zoo.recipe import FORMAT_VERSION, Recipe
 from zoo.registry import importable_models
 
@@ -115,7 +114,7 @@ class Checkpoint:
                 f"{path} is no checkpoint ({what}); make one with: zoo train NAME --out {path}"
             )
         file = facts_file(path)
-        config = _read_json(file)
+        config = read_json(file)
         version = config.get("format_version")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise MismatchError(
@@ -131,7 +130,7 @@ class Checkpoint:
             facts = config["files"].get(name)
             if not isinstance(facts, dict) or not {"sha256", "bytes"} <= set(facts):
                 raise MismatchError(f"{file}: sha256 and bytes of {name} are missing")
-        metrics = _read_json(path / METRICS) if (path / METRICS).is_file() else {}
+        metrics = read_json(path / METRICS) if (path / METRICS).is_file() else {}
         return cls(path, Recipe.from_json(config["recipe"]), config, metrics)
 
     @property
@@ -277,16 +276,6 @@ def facts_file(path: Path) -> Path:
 def is_checkpoint(path: Path) -> bool:
     """Say whether a folder's config is one of the zoo, and not another library's `config.json`."""
     try:
-        return "recipe" in _read_json(facts_file(path))
+        return "recipe" in read_json(facts_file(path))
     except MismatchError:
         return False
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise MismatchError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise MismatchError(f"{path} holds {type(value).__name__}; expected an object")
-    return value

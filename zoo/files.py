@@ -93,6 +93,22 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`.
+
+    Raises:
+        MismatchError: it cannot be read, is no JSON, or holds something else than an object.
+
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise MismatchError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MismatchError(f"{path} holds {type(value).__name__}; expected an object")
+    return value
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it is renamed to `path`.

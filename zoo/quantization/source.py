@@ -1,6 +1,5 @@
 """`Source`: a Hugging Face folder of a causal language model, read tensor by tensor."""
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, UnsafeFileError
-from zoo.files import sha256
+from zoo.files import read_json, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +54,7 @@ class Source:
     def _shards(self) -> dict[str, Path]:
         """Return the file of each tensor."""
         if (self.folder / INDEX).is_file():
-            index = _read_json(self.folder / INDEX).get("weight_map")
+            index = read_json(self.folder / INDEX).get("weight_map")
             if not isinstance(index, dict) or not all(
                 isinstance(file, str) and Path(file).name == file for file in index.values()
             ):
@@ -74,7 +73,7 @@ class Source:
     @cached_property
     def raw_config(self) -> dict[str, Any]:
         """The whole of `config.json`."""
-        return _read_json(self.folder / CONFIG)
+        return read_json(self.folder / CONFIG)
 
     @cached_property
     def config(self) -> Any:
@@ -166,13 +165,3 @@ def _opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise UnsafeFileError(f"{path} is no whole safetensors file: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise MismatchError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise MismatchError(f"{path} holds {type(value).__name__}; expected an object")
-    return value

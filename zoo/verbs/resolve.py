@@ -1,11 +1,11 @@
 """Verbs that find things: what a ref means, its recipe, checkpoint and network."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import refs, registry
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.files import read_json
 from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def language_model(ref: Any) -> Path | None:
 def _generates_text(config: Path) -> bool:
     """Say whether a config names a class that continues text, as `save_pretrained` writes it."""
     try:
-        classes = json.loads(config.read_text(encoding="utf-8"))["architectures"]
+        classes = read_json(config)["architectures"]
         return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (MismatchError, KeyError, TypeError, AttributeError):
         return False
 
 
