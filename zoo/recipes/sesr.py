@@ -41,9 +41,9 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
         input_shape=(1, 1, 720 // scale, 1280 // scale),
         preprocessing={"scale": scale, "channel": "y", "color": "bt601-studio", "range": [0, 1]},
         train=Train(
-            # Many small steps: at equal pixels, 4 patches of 48 pixels reach 31.88 dB held out
-            # where 8 of 64 reach 31.64. Much smaller patches would mostly see the zero padding
-            # of their own borders, which whole pictures hardly have.
+            # Many small steps: after 30 million pixels, 4 patches of 48 pixels reach 31.59 dB held
+            # out where 8 of 64 reach 29.64 (benchmarks/sesr_ablation.py). Much smaller patches
+            # would mostly see the zero padding of their own borders, as whole pictures hardly do.
             steps=size.steps,
             batch_size=4,
             lr=5e-4,
