@@ -20,7 +20,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-MOST_SECONDS = 300
+MOST_SECONDS = 120
 SESR = registry.names(base="sesr-m5-x2.bsds")
 
 
