@@ -74,7 +74,8 @@ def test_layers_see_quantized_predecessors_and_share_inputs(tiny_model):
     hidden = blocks.first_hidden(model, found, ids)
     assert (name, len(calls)) == ("model.layers", 3)
     attention = [f"self_attn.{x}_proj" for x in "qkv"]
-    assert blocks.levels(found[0], [lambda: calls[0](found[0], hidden)]) == [
+    order = blocks.call_order(found[0], [lambda: calls[0](found[0], hidden)])
+    assert blocks.levels(found[0], order) == [
         [attention],
         [["self_attn.o_proj"]],
         [["mlp.gate_proj", "mlp.up_proj"]],

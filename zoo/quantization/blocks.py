@@ -1,7 +1,7 @@
 """The parts of a model that are quantized one after another, found without knowing its names."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -131,20 +131,28 @@ def first_hidden(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> Tensor
     raise MismatchError(f"{type(model).__name__} does not call its first block")
 
 
-def levels(module: nn.Module, passes: "list[Callable[[], object]]") -> list[Level]:
-    """Return the linear layers of a module as levels, in the order in which they are called.
+@dataclass
+class Order:
+    """In which order a module calls its linear layers.
 
-    Layers given the identical tensor form a group (query, key and value). Groups whose names
-    differ in numbers only (the experts of a mixture) form a level. Layers that no pass calls
-    come last, each alone.
-
-    Args:
-        module: whose layers.
-        passes: run the module on one sample each; as many are run as it takes to see all.
+    Attributes:
+        groups: of layers given the identical tensor (query, key and value), as first called.
+        names: of all layers as first called; those that the first run passed by come first.
+        runs: what it took to see all layers.
 
     """
+
+    groups: list[Group]
+    names: list[str]
+    runs: list[Callable[[], object]]
+
+
+def call_order(module: nn.Module, passes: Iterable[Callable[[], object]]) -> Order:
+    """Return the order in which runs of a module call its linear layers."""
     layers = linears(module)
     groups: dict[str, Group] = {}  # by the name of the first member
+    runs: list[Callable[[], object]] = []
+    first: list[str] = []
     for run in passes:
         inputs: list[tuple[Tensor, Group]] = []  # kept alive: no id is used twice in a pass
 
@@ -160,14 +168,78 @@ def levels(module: nn.Module, passes: "list[Callable[[], object]]") -> list[Leve
 
         with watched(layers, see):
             run()
-        if sum(map(len, groups.values())) == len(layers):
+        runs.append(run)
+        seen = [name for group in groups.values() for name in group]
+        first = first or seen
+        if len(seen) == len(layers):
             break
-    seen = {name for group in groups.values() for name in group}
-    ordered = [*groups.values(), *([name] for name in layers if name not in seen)]
-    found: dict[str, Level] = {}
-    for group in ordered:
-        found.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{group[0]}."), []).append(group)
-    return list(found.values())
+    late = [name for name in layers if name not in first]
+    return Order(list(groups.values()), late + first, runs)
+
+
+def levels(module: nn.Module, order: Order) -> list[Level]:
+    """Return the linear layers of a module as levels, in the order in which they are called.
+
+    Groups whose names differ in numbers only, and that do not feed each other, form a level (the
+    experts of a mixture; not the blocks of a stack). Layers that no run calls come last, each
+    alone.
+    """
+    layers = linears(module)
+    alike: dict[str, list[Group]] = {}
+    for group in order.groups:
+        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{group[0]}."), []).append(group)
+    found = [level for same in alike.values() for level in _independent(same, layers, order.runs)]
+    found.sort(key=lambda level: order.groups.index(level[0]))
+    seen = {name for group in order.groups for name in group}
+    return found + [[[name]] for name in layers if name not in seen]
+
+
+def _independent(
+    groups: list[Group], layers: dict[str, nn.Linear], passes: list[Callable[[], object]]
+) -> list[Level]:
+    """Split groups, in the order of their calls, into levels in which none feeds another.
+
+    What a layer feeds is what changes when it gives zeros.
+    """
+    if len(groups) == 1:
+        return [groups]
+    found, usual = [], _inputs(groups, layers, passes, zeros=[])
+
+    def untouched(by: Level) -> Level:
+        changed = _inputs(groups, layers, passes, zeros=[name for group in by for name in group])
+        return [g for g in groups if _all_equal(usual[g[0]], changed[g[0]])]
+
+    left = groups
+    while left:
+        level = [g for g in untouched(left[:1]) if g in left]
+        if len(level) > 1:  # of those that the first does not feed, none that the others feed
+            level = [g for g in untouched(level) if g in level]
+        found.append(level)
+        left = [g for g in left if g not in level]
+    return found
+
+
+def _inputs(
+    groups: list[Group],
+    layers: dict[str, nn.Linear],
+    passes: list[Callable[[], object]],
+    zeros: list[str],
+) -> dict[str, list[Tensor]]:
+    """Return what the first layer of each group is given, while some layers give zeros."""
+    seen: dict[str, list[Tensor]] = {group[0]: [] for group in groups}
+    none = [layers[name].register_forward_hook(lambda *args: args[2] * 0) for name in zeros]
+    try:
+        with watched({name: layers[name] for name in seen}, lambda n, v: seen[n].append(v.clone())):
+            for run in passes:
+                run()
+    finally:
+        for handle in none:
+            handle.remove()
+    return seen
+
+
+def _all_equal(these: list[Tensor], those: list[Tensor]) -> bool:
+    return len(these) == len(those) and all(map(torch.equal, these, those))
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

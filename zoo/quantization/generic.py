@@ -12,6 +12,7 @@ from zoo.quantization import blocks
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
+from zoo.quantization.passes import Passes
 from zoo.quantization.plan import Plan
 from zoo.quantization.team import Team
 
@@ -44,11 +45,11 @@ def quantize_model(
     layers = blocks.linears(model)
     if not layers:
         raise MismatchError(f"{type(model).__name__} has no nn.Linear: nothing to quantize")
-    passes = [partial(_call, model, batch) for batch in batches] if plan.calibrates else []
-    if plan.calibrates and not passes:
+    runs = [partial(_call, model, batch) for batch in batches] if plan.calibrates else []
+    if plan.calibrates and not runs:
         raise MismatchError(f"{plan.options.method} needs batches to calibrate on; none were given")
     first = next(model.parameters())
-    found = quantize_layers(model, "", passes, plan, Team(str(first.device)))
+    found = quantize_layers(model, "", Passes(model, runs), plan, Team(str(first.device)))
     report = {}
     for name, matrix in found.items():
         model.set_submodule(name, PackedLinear.of(matrix, layers[name].bias))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,13 @@ from zoo.quantization.core import (
 from zoo.quantization.grids import make_grid
 from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.options import LayerOptions
+from zoo.quantization.passes import Passes
 from zoo.quantization.plan import Plan
 from zoo.quantization.team import Team
 
 log = logging.getLogger("zoo")
 
 PARTS = 8  # of the calibration windows: sums are made of these, whatever the number of processes
-Passes = Sequence[Callable[[], object]]
 
 
 def quantize_layers(
@@ -39,7 +39,8 @@ def quantize_layers(
     Args:
         module: whose layers; their weights become the decoded ones.
         prefix: of the layers' names in the whole model, for the plan and for messages.
-        passes: each runs the module on one window of calibration; none for plans without.
+        passes: run the module on the windows of calibration; none for plans without. Left so
+            that each gives what the quantized module gives.
         plan: what is done with which layer.
         team: the processes that share the work.
 
@@ -50,11 +51,16 @@ def quantize_layers(
     layers = blocks.linears(module)
     _check_weights(layers, prefix)
     if not plan.calibrates:
-        order: list[blocks.Level] = [[[name] for name in layers]]
+        levels: list[blocks.Level] = [[[name] for name in layers]]
+        called = list(layers)
     else:
-        order = blocks.levels(module, list(passes))
+        order = blocks.call_order(module, passes)
+        levels, called = blocks.levels(module, order), order.names
     done: dict[str, QuantizedMatrix] = {}
-    for level in order:
+    past: set[str] = set()
+    for level in levels:
+        passes.finish(called, past)
+        past.update(name for group in level for name in group)
         wanted = {
             name: options
             for group in level
@@ -71,6 +77,7 @@ def quantize_layers(
             weight = layers[name].weight
             weight.data = matrix.dequantize().to(weight)
         done |= found
+    passes.finish(called, past)
     return {name: done[name] for name in layers if name in done}
 
 
@@ -92,8 +99,8 @@ def _hessians(layers: dict[str, nn.Linear], passes: Passes, team: Team) -> dict[
             name: Hessian(layer.in_features, layer.weight.device) for name, layer in layers.items()
         }
         begin, end = index * len(passes) // count, (index + 1) * len(passes) // count
-        for run in passes[begin:end]:
-            blocks.run_until(run, layers, lambda name, value: sums[name].update(value))
+        for index in range(begin, end):
+            blocks.run_until(passes[index], layers, lambda name, value: sums[name].update(value))
         return sums
 
     def add(total: dict[str, Hessian], other: dict[str, Hessian]) -> None:

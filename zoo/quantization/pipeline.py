@@ -12,7 +12,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from zoo.quantization import blocks
 from zoo.quantization.calibration import HiddenStates
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.layers import quantize_layers
+from zoo.quantization.passes import Passes
 from zoo.quantization.plan import Plan
 from zoo.quantization.source import Source
 from zoo.quantization.team import Team
@@ -250,7 +251,7 @@ class Job:
                 shape = (layer.out_features, layer.in_features)
                 matrix = QuantizedMatrix.from_tensors(tensors, shape, options)
                 layer.weight.data = matrix.dequantize().to(layer.weight)
-            self._forward(block, index)
+            self._forward(self._passes(block, index))
             self.state["hidden"] ^= 1
 
     def _load(self, index: int) -> nn.Module:
@@ -261,12 +262,20 @@ class Job:
         self.source.fill(block, prefix, torch.float32, self.team.device)
         return block
 
-    def _forward(self, block: nn.Module, index: int) -> None:
+    def _passes(self, block: nn.Module, index: int) -> Passes:
+        """Return the runs of a block on every window, none for plans that need none."""
+        if self.ids is None:
+            return Passes(block, [])
+        states = self._hidden(self.state["hidden"]).map()
+        run = partial(self._one, block, index, states)
+        return Passes(block, [partial(run, window) for window in range(len(self.ids))])
+
+    def _forward(self, passes: Passes) -> None:
         """Run a block on every window; the results become the other file."""
-        now, then = self._hidden(self.state["hidden"]), self._hidden(self.state["hidden"] ^ 1)
-        before, after = now.map(), then.map()
+        then = self._hidden(self.state["hidden"] ^ 1)
+        after = then.map()
         for window in self._mine():
-            after[window] = self._one(block, index, before, window)[0].to(after.dtype).cpu()
+            after[window] = passes[window]()[0].to(after.dtype).cpu()
         then.flush()
         self.team.wait()
 
@@ -278,18 +287,13 @@ class Job:
         began = time.perf_counter()
         block = self._load(index)
         prefix = f"{self.prefix}.{index}."
-        passes: list[Callable[[], object]] = []
-        if self.ids is not None:
-            states = self._hidden(self.state["hidden"]).map()
-            passes = [
-                partial(self._one, block, index, states, window) for window in range(len(self.ids))
-            ]
+        passes = self._passes(block, index)
         found = quantize_layers(block, prefix, passes, self.plan, self.team)
         if self.team.is_main:
             self._write(index, block, found)
         hidden = self.state["hidden"]
         if self.ids is not None and index + 1 < self.count:
-            self._forward(block, index)
+            self._forward(passes)
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in found.items()}
