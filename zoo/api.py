@@ -4,7 +4,6 @@ from zoo.verbs.make import compress, export, import_gguf, train
 from zoo.verbs.resolve import (
     checkpoint,
     language_model,
-    load,
     pinned,
     pull,
     pull_all,
@@ -12,7 +11,7 @@ from zoo.verbs.resolve import (
     tflite_path,
 )
 from zoo.verbs.share import card, check_card, push, serve
-from zoo.verbs.use import estimate, evaluate, run
+from zoo.verbs.use import estimate, evaluate, load, run
 
 __all__ = [
     "card",

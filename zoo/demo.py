@@ -16,13 +16,13 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import nn
 
-import zoo
 from zoo import registry
 from zoo.cost import Cost, estimate, target, target_names
 from zoo.cost.estimate import readable
 from zoo.errors import MissingWeightsError
 from zoo.recipe import Recipe
 from zoo.tasks import enlarge, images
+from zoo.verbs.use import load
 
 OUTPUT_PIXELS = 9_000_000  # a little over 4K; a browser loads two of them
 DETAIL = (144, 120)  # output pixels of a magnified detail
@@ -101,7 +101,7 @@ def shelf() -> dict[str, Loaded]:
             continue
         for tag in registry.shipped_tags(name):
             ref = name if tag == recipe.default_tag else f"{name}.{tag}"
-            model = zoo.load(ref)
+            model = load(ref)
             model(torch.zeros(1, 1, 64, 64))  # so that no visitor waits for the first run
             count = sum(parameter.numel() for parameter in model.parameters())
             found[ref] = Loaded(ref, recipe, model, count)

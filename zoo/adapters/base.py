@@ -154,7 +154,7 @@ def _no_bars() -> Iterator[None]:
 def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
     from zoo.verbs import resolve
 
-    return Base(resolve.load(ref, dtype=dtype), resolve.recipe_of(ref))
+    return Base(resolve.trained(ref, dtype), resolve.recipe_of(ref))
 
 
 def _language_model(path: Path, dtype: Any, **options: Any) -> Base:

@@ -24,6 +24,7 @@ from zoo.errors import MismatchError, UnknownNameError
 from zoo.files import probe
 from zoo.recipe import Train
 from zoo.tasks import task_of
+from zoo.verbs.resolve import dtype_of
 
 # Where a new adapter of a task starts; every setting can be overridden.
 _DEFAULTS: dict[str, Train] = {
@@ -110,7 +111,7 @@ def train_adapter(
     """
     recipe = recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
-    model = load_base(base or recipe.base, dtype=_dtype(dtype))
+    model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):
@@ -161,15 +162,6 @@ def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] |
             both = torch.cat([found[name], tensor.indices]) if name in found else tensor.indices
             found[name] = both.unique(sorted=True)
     return found or None
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UnknownNameError(f"unknown dtype {name!r} (float32, bfloat16 or float16)")
-    return found
 
 
 def _is_main_process() -> bool:

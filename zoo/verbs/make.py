@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from zoo import refs, registry
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.recipe import Recipe
-from zoo.verbs.resolve import Ref, checkpoint, load, pinned
+from zoo.verbs.resolve import Ref, checkpoint, pinned
+from zoo.verbs.use import load
 
 if TYPE_CHECKING:
     import torch

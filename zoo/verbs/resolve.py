@@ -1,4 +1,7 @@
-"""Verbs that find things: what a ref means, its recipe, checkpoint and network."""
+"""Verbs that find things: what a ref means, its recipe and checkpoint.
+
+The lowest of the verbs: adapters and quantization find their base models by it.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,75 +173,37 @@ def recipe_of(ref: "Ref | Recipe") -> Recipe:
     )
 
 
-def deployed(source: "Checkpoint") -> "torch.nn.Module":
-    """Return what a checkpoint's device computes: the float network, or the integer one."""
-    model = source.load()
-    if source.quantization is None:
-        return model
-    from zoo.quantization.network import read_quantization
-
-    return read_quantization(model, source.quantization)
-
-
-def load(
-    ref: "Ref | Recipe",
-    *,
-    adapter: "Ref | None" = None,
-    pretrained: bool = True,
-    device: str = "cpu",
-    dtype: "torch.dtype | str | None" = None,
-) -> "torch.nn.Module":
-    """Return the deployed network, in eval mode, its weights verified by SHA-256.
+def trained(ref: Ref, dtype: "torch.dtype | None" = None) -> "torch.nn.Module":
+    """Return what a checkpoint's device computes: the float network, or the integer one.
 
     Args:
-        ref: `name[.tag]`, `org/repo[@revision]`, the path of a checkpoint folder, of a folder
-            with a language model that transformers saved, or of a `.tflite` file; the last gives
-            a module that takes and gives the file's own tensors, channels last. A network that
-            was trained for int8 takes and gives real numbers, and computes the device's integers
-            between, on the CPU.
-        adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
-            or a path. The base may then also be a folder of transformers or diffusers.
-        pretrained: False gives a freshly initialised network; nothing else ever does.
-        device: a torch device, e.g. "cuda".
-        dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
+        ref: see `checkpoint`.
+        dtype: of a float network; None keeps the stored one.
 
     Raises:
-        UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError, HubError: see
-            `zoo.errors`.
+        MismatchError: a dtype for a network that computes in integers.
+
+    """
+    source = checkpoint(ref)
+    if source.quantization is None:
+        return source.load().to(dtype=dtype)
+    if dtype is not None:
+        raise MismatchError(f"{ref} computes in integers; leave the dtype {dtype} out")
+    from zoo.quantization.network import read_quantization
+
+    return read_quantization(source.load(), source.quantization)
+
+
+def dtype_of(name: str) -> "torch.dtype":
+    """Return the floating torch dtype of that name.
+
+    Raises:
+        UnknownNameError: there is none.
 
     """
     import torch
 
-    from zoo.checkpoint import build
-
-    if path := tflite_path(ref):
-        from zoo.export.tflite import load_tflite
-
-        return load_tflite(path)
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise UnknownNameError(f"unknown dtype {dtype!r} (float32, bfloat16 or float16)")
-        dtype = found
-    if adapter is not None:
-        from zoo.adapters.apply import load_with
-
-        if not pretrained or isinstance(ref, Recipe):
-            raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
-        model = load_with(ref, adapter, dtype)
-    elif pretrained and (folder := language_model(ref)):
-        from zoo.quantization.bridge import load as load_language_model
-
-        return load_language_model(folder, device=device, dtype=dtype)
-    elif pretrained:
-        source = checkpoint(ref.name if isinstance(ref, Recipe) else ref)
-        if source.quantization is not None and dtype is not None:
-            raise MismatchError(f"{ref} computes in integers; leave the dtype {dtype} out")
-        model = deployed(source)
-    else:
-        model = build(recipe_of(ref))
-    try:
-        return model.to(device=device, dtype=dtype)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UnknownNameError(f"device {device!r} cannot be used: {first}") from error
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UnknownNameError(f"unknown dtype {name!r} (float32, bfloat16 or float16)")
+    return found

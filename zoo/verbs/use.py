@@ -1,26 +1,83 @@
-"""Verbs that use a model: run it, measure it, cost it."""
+"""Verbs that use a model: load it, run it, measure it, cost it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import refs
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, UnknownNameError
 from zoo.recipe import Recipe
 from zoo.verbs.resolve import (
     Ref,
     checkpoint,
+    dtype_of,
     language_model,
-    load,
     pinned,
     recipe_of,
     tflite_path,
+    trained,
 )
 
 if TYPE_CHECKING:
     import torch
 
     from zoo.cost import Cost
+
+
+def load(
+    ref: "Ref | Recipe",
+    *,
+    adapter: "Ref | None" = None,
+    pretrained: bool = True,
+    device: str = "cpu",
+    dtype: "torch.dtype | str | None" = None,
+) -> "torch.nn.Module":
+    """Return the deployed network, in eval mode, its weights verified by SHA-256.
+
+    Args:
+        ref: `name[.tag]`, `org/repo[@revision]`, the path of a checkpoint folder, of a folder
+            with a language model that transformers saved, or of a `.tflite` file; the last gives
+            a module that takes and gives the file's own tensors, channels last. A network that
+            was trained for int8 takes and gives real numbers, and computes the device's integers
+            between, on the CPU.
+        adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
+            or a path. The base may then also be a folder of transformers or diffusers.
+        pretrained: False gives a freshly initialised network; nothing else ever does.
+        device: a torch device, e.g. "cuda".
+        dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
+
+    Raises:
+        UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError, HubError: see
+            `zoo.errors`.
+
+    """
+    from zoo.checkpoint import build
+
+    if path := tflite_path(ref):
+        from zoo.export.tflite import load_tflite
+
+        return load_tflite(path)
+    if isinstance(dtype, str):
+        dtype = dtype_of(dtype)
+    if adapter is not None:
+        from zoo.adapters.apply import load_with
+
+        if not pretrained or isinstance(ref, Recipe):
+            raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
+        model = load_with(ref, adapter, dtype)
+    elif pretrained and (folder := language_model(ref)):
+        from zoo.quantization.bridge import load as load_language_model
+
+        return load_language_model(folder, device=device, dtype=dtype)
+    elif pretrained:
+        model = trained(ref.name if isinstance(ref, Recipe) else ref, dtype)
+    else:
+        model = build(recipe_of(ref))
+    try:
+        return model.to(device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UnknownNameError(f"device {device!r} cannot be used: {first}") from error
 
 
 def run(
