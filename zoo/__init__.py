@@ -29,8 +29,7 @@ from zoo.api import (
 )
 from zoo.recipe import Compress, Recipe, Train
 from zoo.registry import find, names
-
-__version__ = "0.1.0"
+from zoo.version import __version__
 
 __all__ = [
     "Compress",

@@ -4,13 +4,13 @@ Every number comes from the checkpoint's own files or is computed here from the 
 says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
 """
 
-import functools
 import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoo.card_check import LICENSES
+from zoo.card_parts import TARGETS as TARGETS
+from zoo.card_parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
 from zoo.recipe import Recipe
 
@@ -18,12 +18,9 @@ if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
     from zoo.cost import Cost
 
-TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
 _METRIC_NAMES = {"psnr_y_db": "PSNR Y (dB)", "ssim_y": "SSIM Y"}
 _METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim"}
 _DATA_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-# Licences the Hub knows by id; any other text becomes `license: other` with its name.
-_HUB_LICENSES = LICENSES - {"other", "unknown"}
 
 
 def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
@@ -34,31 +31,24 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         repo: the repository it will stand in, for the lines to type; None takes the name.
 
     """
-    import jinja2  # comes with torch
-    import yaml
-
     recipe = checkpoint.recipe
     if recipe.compress is not None:
         from zoo.quantization.card import render as render_quantized
 
         return render_quantized(checkpoint, repo)
     ref = repo or f"{recipe.name}.{checkpoint.tag}"
-    costs = _costs(json.dumps(recipe.to_json()))
+    found = costs(recipe)
     quality = _quality(checkpoint.metrics)
     columns = sorted({name for _, values in quality for name in values})
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
     data = checkpoint.config.get("data", {})
     evaluations = checkpoint.metrics.get("evaluations", {})
-    return environment.from_string(
-        (content("cards") / "model.md").read_text(encoding="utf-8")
-    ).render(
+    return fill(
+        "model.md",
+        front_matter(checkpoint),
         recipe=recipe,
         ref=ref,
-        front_matter=yaml.safe_dump(front_matter(checkpoint), sort_keys=False, allow_unicode=True),
         snippet=_snippet(recipe, ref),
-        facts=_facts(costs[0], checkpoint),
+        facts=_facts(found[0], checkpoint),
         quality_columns=[_METRIC_NAMES.get(name, name) for name in columns],
         quality=[
             (name, [_number(values.get(column)) for column in columns], "measured")
@@ -66,8 +56,8 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         ],
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         shape="x".join(map(str, recipe.input_shape)),
-        costs=[_cost_row(item) for item in costs],
-        notes=[(item.target, "; ".join(item.notes)) for item in costs if item.notes],
+        costs=cost_rows(recipe),
+        notes=[(item.target, "; ".join(item.notes)) for item in found if item.notes],
         training=_training(checkpoint),
         data={
             "source": data.get("source", "not recorded"),
@@ -86,30 +76,11 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
     )
 
 
-@functools.lru_cache(maxsize=8)
-def _costs(recipe_json: str) -> "list[Cost]":
-    """Return what the network of a recipe costs on each of `TARGETS`.
-
-    Kept, because counting takes a second, and a push renders and checks a card several times.
-    """
-    from zoo import cost
-    from zoo.checkpoint import build
-
-    recipe = Recipe.from_json(json.loads(recipe_json))
-    model = build(recipe)
-    return [
-        cost.estimate(model, cost.target(name), input_shape=recipe.input_shape) for name in TARGETS
-    ]
-
-
 def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
     """Return the card's metadata in the Hub's terms."""
-    recipe, license = checkpoint.recipe, checkpoint.license
-    known = license.lower() in _HUB_LICENSES
-    matter: dict[str, Any] = {"license": license.lower() if known else "other"}
-    if not known:
-        matter |= {"license_name": _slug(license), "license_link": "LICENSE"}
-    matter |= {
+    recipe = checkpoint.recipe
+    matter: dict[str, Any] = {
+        **license_matter(checkpoint.license),
         "library_name": "edge-zoo",
         "pipeline_tag": recipe.task,
         "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
@@ -201,26 +172,6 @@ def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
     bits = WEIGHT_BITS[quantization["scheme"]]
     text = f"int8, weights of {bits} bits: the integers that the exported file computes"
     return "arithmetic", text, "exact"
-
-
-def cost_rows(recipe: Recipe) -> list[dict[str, str]]:
-    """Return what the network of a recipe costs on each target, as a card's table has it."""
-    return [_cost_row(item) for item in _costs(json.dumps(recipe.to_json()))]
-
-
-def _cost_row(cost: "Cost") -> dict[str, str]:
-    tiled = cost.tiled if cost.runs_tiled else None
-    peak = tiled.peak_activation_bytes if tiled else cost.peak_activation_bytes
-    fits = "whole" if cost.fits else "no"
-    if tiled:
-        fits = f"in {tiled.count} tiles of {tiled.width}x{tiled.height}"
-    return {
-        "target": f"{cost.target} ({cost.dtype})",
-        "latency": f"{cost.latency_ms:,.{0 if cost.latency_ms >= 100 else 1}f}",
-        "memory": f"{peak:,} bytes",
-        "fits": fits,
-        "how": cost.obtained["latency_ms"],
-    }
 
 
 def _training(checkpoint: "Checkpoint") -> str:

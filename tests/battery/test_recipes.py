@@ -1,7 +1,6 @@
 """The contract of every recipe: no recipe is left out, and a new one is tested by being there."""
 
 import dataclasses
-import importlib
 import json
 import math
 
@@ -10,7 +9,7 @@ import torch
 import yaml
 
 import zoo
-from zoo import api, registry
+from zoo import api, card_parts, registry
 from zoo.checkpoint import Checkpoint, build
 from zoo.errors import MissingWeightsError
 from zoo.models.forms import deployed_form, training_form
@@ -19,7 +18,6 @@ from zoo.recipe import Recipe
 from zoo.registry import all_recipes
 from zoo.tasks import task_of
 
-card = importlib.import_module("zoo.card")  # `zoo.card` is the verb
 # Those that say how they are compressed are tried in tests/llm, on a tiny stand-in for their base.
 RECIPES = [recipe for recipe in all_recipes().values() if recipe.compress is None]
 
@@ -119,7 +117,7 @@ def test_trains_for_int8_as_the_device_computes(recipe):
 
 def test_its_card_renders(recipe, tmp_path, monkeypatch):
     saved = checkpoint(recipe, tmp_path)
-    monkeypatch.setattr(card, "TARGETS", card.TARGETS[:1])  # each takes a second
+    monkeypatch.setattr(card_parts, "TARGETS", card_parts.TARGETS[:1])  # each takes a second
     text = zoo.card(tmp_path)
     _, front, body = text.split("---\n", 2)
     matter = yaml.safe_load(front)

@@ -14,7 +14,8 @@ from zoo import card_check, registry
 from zoo.adapters import card as adapter_card
 from zoo.adapters.folder import AdapterFolder, write_folder
 from zoo.adapters.registry import find as find_adapter
-from zoo.card import TARGETS, render
+from zoo.card import render
+from zoo.card_parts import TARGETS
 from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
 

@@ -15,7 +15,7 @@ from zoo.adapters.apply import apply
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
-from zoo.adapters.verbs import evaluate_adapter, load_base, recipe_for
+from zoo.adapters.verbs import evaluate_adapter, load_base
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.tasks import denoising
@@ -146,7 +146,7 @@ def test_looks_by_hand():
 
 
 def test_batches_are_a_function_of_the_step(pictures, trained):
-    item = load_base(trained / "unet").task_recipe(recipe_for("x-y", "b", "denoising", {}))
+    item = load_base(trained / "unet").task_recipe(registry.recipe_for("x-y", "b", "denoising", {}))
     data = denoising.training_data(item, str(pictures))
     one, two = (denoising.batch(data, item, 3, range(8), 8) for _ in range(2))
     other = denoising.batch(data, item, 4, range(8), 8)
@@ -160,7 +160,7 @@ def test_batches_are_a_function_of_the_step(pictures, trained):
 
 
 def recipe(**options):
-    made = AdapterRecipe.from_json(recipe_for("x-y", "b", "denoising", {}).to_json())
+    made = AdapterRecipe.from_json(registry.recipe_for("x-y", "b", "denoising", {}).to_json())
     return made.override({f"train.options.{key}": value for key, value in options.items()})
 
 

@@ -1,13 +1,11 @@
 """The card of an adapter: facts of its folder, laid out by `cards/adapter.md`."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from zoo import refs
 from zoo.adapters.folder import AdapterFolder
-from zoo.card_check import LICENSES
-from zoo.content import content
+from zoo.card_parts import cost_rows, fill, license_matter
 
 _PIPELINES = {
     "super-resolution": "image-to-image",
@@ -19,13 +17,8 @@ _PIPELINES = {
 
 def front_matter(source: AdapterFolder) -> dict[str, Any]:
     """Return the card's metadata in the Hub's terms."""
-    recipe, license = source.recipe, source.license
-    known = license.lower() in LICENSES - {"other", "unknown"}
-    matter: dict[str, Any] = {"license": license.lower() if known else "other"}
-    if not known:
-        words = re.findall(r"[a-z0-9]+", license.lower())
-        matter |= {"license_name": "-".join(words[:6]) or "unknown", "license_link": "LICENSE"}
-    matter |= {"library_name": "edge-zoo"}
+    recipe = source.recipe
+    matter: dict[str, Any] = {**license_matter(source.license), "library_name": "edge-zoo"}
     if recipe.task in _PIPELINES:
         matter["pipeline_tag"] = _PIPELINES[recipe.task]
     base = recipe.base.partition("@")[0]
@@ -50,9 +43,6 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
         repo: the repository it will stand in; None takes the name.
 
     """
-    import jinja2
-    import yaml
-
     from zoo.adapters.format import SparseAdapter
 
     adapter = SparseAdapter.load(source.file)
@@ -61,12 +51,9 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
     numel = sum(t.numel for t in adapter.tensors.values())
     quality = _quality(metrics)
     columns = list(dict.fromkeys(key for _, values in quality for key in values))
-    template = (content("cards") / "adapter.md").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
-    return environment.from_string(template).render(
-        front_matter=yaml.safe_dump(front_matter(source), sort_keys=False, allow_unicode=True),
+    return fill(
+        "adapter.md",
+        front_matter(source),
         recipe=recipe,
         ref=ref,
         base_ref=recipe.base,
@@ -91,7 +78,6 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
 def _costs(base: str) -> list[dict[str, str]]:
     """Return what a base model of the zoo costs on devices, which an adapter does not change."""
     from zoo import registry
-    from zoo.card import cost_rows
 
     parsed = refs.parse(base)
     if not isinstance(parsed, refs.NameRef) or parsed.name not in registry.names():
@@ -162,12 +148,8 @@ def command(source: AdapterFolder) -> str:
 
     recipe = source.recipe
     named = recipe.name in registry.names()
-    if named:
-        ours = registry.find(recipe.name).to_json()
-    else:
-        from zoo.adapters.verbs import recipe_for
-
-        ours = recipe_for(recipe.name, recipe.base, recipe.task, {}).to_json()
+    task = None if named else recipe.task
+    ours = registry.recipe_for(recipe.name, recipe.base, task, {}).to_json()
     words = ["zoo adapter train", recipe.name, "--data DATA", f"--out runs/{recipe.name}"]
     if not named:
         words.append(f"--base {recipe.base} --task {recipe.task}")

@@ -20,62 +20,10 @@ from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.train import train
 from zoo.checkpoint import UNSTATED
-from zoo.errors import MismatchError, UnknownNameError
+from zoo.errors import MismatchError
 from zoo.files import probe
-from zoo.recipe import Train
 from zoo.tasks import task_of
 from zoo.verbs.resolve import dtype_of
-
-# Where a new adapter of a task starts; every setting can be overridden.
-_DEFAULTS: dict[str, Train] = {
-    "super-resolution": Train(
-        steps=1500, batch_size=8, lr=2e-3, warmup_steps=20, ema_decay=0.99, clip_norm=1.0,
-        log_every=100, eval_every=200, save_every=400, options={"patch_size": 64},
-    ),
-    "causal-lm": Train(
-        steps=200, batch_size=8, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
-        eval_every=50, save_every=25, options={"length": 64},
-    ),
-    "text-choice": Train(
-        steps=200, batch_size=16, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
-        eval_every=50, save_every=25, options={"length": 128, "format": "sst2"},
-    ),
-    "denoising": Train(
-        steps=300, batch_size=64, lr=2e-3, warmup_steps=20, ema_decay=0.98, clip_norm=1.0,
-        log_every=20, eval_every=100, save_every=50, options={"classes": "", "look": "plain"},
-    ),
-}  # fmt: skip
-
-
-def recipe_for(
-    name: str, base: str | None, task: str | None, settings: Mapping[str, Any]
-) -> AdapterRecipe:
-    """Return the recipe of a named adapter, or of a new one with the defaults of its task.
-
-    Raises:
-        UnknownNameError: no such adapter, and no base or task was given; or no such task.
-
-    """
-    if name in registry.names():
-        if task not in (None, registry.find(name).task):
-            raise MismatchError(f"{name} is for the task {registry.find(name).task}, not {task}")
-        return registry.find(name).override(settings)
-    if base is None or task is None:
-        raise UnknownNameError.near(
-            "adapter", name, registry.names(), "zoo adapter list; a new one needs --base and --task"
-        )
-    if task not in _DEFAULTS:
-        raise UnknownNameError.near("task", task, _DEFAULTS, f"known: {', '.join(_DEFAULTS)}")
-    parsed = refs.parse(base)
-    label = parsed.path.resolve().name if isinstance(parsed, refs.PathRef) else base
-    new = AdapterRecipe(
-        name=name,
-        summary=f"{task} adapter of {label}",
-        base=label,  # never a path of the user's machine
-        task=task,
-        train=_DEFAULTS[task],
-    )
-    return new.override(settings)
 
 
 def train_adapter(
@@ -109,7 +57,7 @@ def train_adapter(
         settings: e.g. {"mask.kind": "snip", "train.lr": 1e-3}.
 
     """
-    recipe = recipe_for(name, base, task, settings or {})
+    recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None

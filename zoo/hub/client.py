@@ -22,12 +22,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     get_session,
 )
 
-import zoo
 from zoo.errors import HubError, UnsafeFileError
 from zoo.hub import where
 from zoo.hub.download import CutError
 from zoo.hub.safety import MAX_FILES, RemoteFile
 from zoo.hub.where import Place
+from zoo.version import __version__
 
 log = logging.getLogger("zoo")
 
@@ -189,7 +189,7 @@ class Hub:
 
     def _headers(self) -> dict[str, str]:
         return build_hf_headers(
-            token=self.token or False, library_name="edge-zoo", library_version=zoo.__version__
+            token=self.token or False, library_name="edge-zoo", library_version=__version__
         )
 
     def head(self, repo: str) -> str | None:

@@ -14,10 +14,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-import zoo
 from zoo.errors import HubError, MismatchError
 from zoo.hub import where
 from zoo.hub.client import Hub, UnreachableError, kind_of
+from zoo.version import __version__
 
 _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
@@ -87,7 +87,7 @@ def _api(hub: Hub) -> HfApi:
         endpoint=hub.endpoint,
         token=hub.token or False,
         library_name="edge-zoo",
-        library_version=zoo.__version__,
+        library_version=__version__,
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.verbs.resolve import Ref, checkpoint, pull
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.adapters.folder import AdapterFolder
@@ -38,7 +39,6 @@ def push(
         UnsafeFileError: the weights are not the config's, or a file holds a token.
 
     """
-    from zoo import __version__
     from zoo.checkpoint import Checkpoint
     from zoo.hub import exchange, publish, where
 
