@@ -2,11 +2,11 @@
 
 import io
 import os
-import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,53 +16,23 @@ from PIL import Image
 from zoo import demo_adapters
 from zoo.adapters import Switcher, registry
 
-pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("gradio", reason="gradio is not installed")
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+pytestmark = pytest.mark.browser
+
 MOST_SECONDS = 120
 SESR = registry.names(base="sesr-m5-x2.bsds")
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    from zoo.serve import serve
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield serve(port, block=False)
-    import gradio as gr
-
-    gr.close_all()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield started
-        started.close()
 
 
 class Visitor:
     """One visitor on the tab, on the bench of SESR."""
 
-    def __init__(self, browser: "sync_api.Browser", address: str, width: int = 1280) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900})
-        self.context.set_default_timeout(MOST_SECONDS * 1000)
-        self.page = self.context.new_page()
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("request", lambda sent: self.requests.append(sent.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
-        self.address = address
-        self.page.goto(address, wait_until="load")
-        self.page.get_by_role("tab", name="Adapters").click()
-        self.page.get_by_role("tab", name="Enlarging").click()
-        self.page.wait_for_selector("#run-picture")
+    def __init__(self, page: "Page") -> None:
+        self.page = page
+        page.get_by_role("tab", name="Adapters").click()
+        page.get_by_role("tab", name="Enlarging").click()
+        page.wait_for_selector("#run-picture")
 
     def set(self, **weights: float) -> None:
         for name, weight in weights.items():
@@ -92,12 +62,6 @@ class Visitor:
         with urllib.request.urlopen(str(url)) as answer:
             return Image.open(io.BytesIO(answer.read())).convert("RGB")
 
-    def leave(self) -> None:
-        self.context.close()
-        elsewhere = [u for u in self.requests if not u.startswith((self.address, "data:", "blob:"))]
-        assert elsewhere == []
-        assert self.errors == []
-
 
 def alone(number: int, weights: dict[str, float]) -> Image.Image:
     """What one visitor must see, worked out with a model of its own."""
@@ -110,8 +74,8 @@ def alone(number: int, weights: dict[str, float]) -> Image.Image:
 
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
-def test_adapters_go_in_and_out(browser: "sync_api.Browser", address: str, width: int) -> None:
-    visitor = Visitor(browser, address, width)
+def test_adapters_go_in_and_out(visit: Callable[..., "Page"], width: int) -> None:
+    visitor = Visitor(visit(width))
     visitor.set(text=1, screens=0)
     base, facts = visitor.run(alone(0, {"text": 1.0}))
     assert np.array_equal(base, alone(0, {}))
@@ -129,10 +93,11 @@ def test_adapters_go_in_and_out(browser: "sync_api.Browser", address: str, width
     assert overflow <= 0
     if folder := os.environ.get("ZOO_SCREENSHOTS"):
         visitor.page.screenshot(path=f"{folder}/adapters-{width}.png", full_page=True)
-    visitor.leave()
 
 
-def test_no_choice_shows_in_anybody_elses_output(browser: "sync_api.Browser", address: str) -> None:
+def test_no_choice_shows_in_anybody_elses_output(
+    visit: Callable[..., "Page"], address: str
+) -> None:
     """A browser changes weights while others ask through the API, all at once."""
     from gradio_client import Client
 
@@ -155,7 +120,7 @@ def test_no_choice_shows_in_anybody_elses_output(browser: "sync_api.Browser", ad
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
-    visitor = Visitor(browser, address)
+    visitor = Visitor(visit())
     visitor.number(number)
     visitor.set(text=1, screens=0)
     visitor.run(alone(number, {"text": 1.0}))
@@ -163,7 +128,6 @@ def test_no_choice_shows_in_anybody_elses_output(browser: "sync_api.Browser", ad
         thread.join(MOST_SECONDS)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
-    visitor.leave()
 
 
 def test_a_wrong_weight_is_refused_in_words(address: str) -> None:

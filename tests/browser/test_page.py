@@ -1,87 +1,31 @@
 """The demo page in Chromium: a picture in, the enlarged one out, and not a word to anyone."""
 
 import io
-import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import registry
-from zoo.checkpoint import Checkpoint, build
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("gradio", reason="gradio is not installed")
-
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-MOST_SECONDS = 120  # on a machine that trains meanwhile
 WIDTH, HEIGHT = 60, 44
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One page for all tests, with the shipped weights or, where there are none, random ones."""
-    from zoo.serve import serve
-
-    with pytest.MonkeyPatch.context() as patch:
-        if not any(registry.shipped_tags(name) for name in registry.names("sesr-*-x2")):
-            recipe = registry.find("sesr-m3-x2")
-            folder = tmp_path_factory.mktemp("weights")
-            Checkpoint.write(folder / "sesr-m3-x2.bsds", recipe, build(recipe).state_dict(), {})
-            patch.setattr(registry, "WEIGHTS", folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        yield serve(port, block=False)
-        import gradio as gr
-
-        gr.close_all()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield started
-        started.close()
-
-
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def page(
-    request: pytest.FixtureRequest, browser: "sync_api.Browser", address: str
-) -> Iterator["sync_api.Page"]:
-    """A fresh visitor, on whose way out nothing may have gone wrong or elsewhere."""
-    width, height = request.param
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(MOST_SECONDS * 1000)
-    visitor = context.new_page()
-    requests: list[str] = []
-    errors: list[str] = []
-    visitor.on("request", lambda sent: requests.append(sent.url))
-    visitor.on("pageerror", lambda error: errors.append(str(error)))
-    visitor.on("console", lambda said: said.type == "error" and errors.append(said.text))
-    visitor.goto(address, wait_until="load")
+def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
+    visitor = visit(*request.param)
     visitor.wait_for_selector("#enlarge")
     visitor.wait_for_selector("#whole img")
-    yield visitor
-    context.close()
-    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
-    assert errors == []
+    return visitor
 
 
-def sources(page: "sync_api.Page", part: str) -> list[str]:
+def sources(page: "Page", part: str) -> list[str]:
     found: list[str] = page.evaluate(
         f"[...document.querySelectorAll('#{part} img')].map(image => image.src)"
     )
@@ -100,11 +44,11 @@ def photo(folder: Path) -> Path:
     return path
 
 
-def upload(page: "sync_api.Page", file: Path) -> None:
+def upload(page: "Page", file: Path) -> None:
     page.set_input_files("#picture input[type=file]", file)
 
 
-def enlarge(page: "sync_api.Page", file: Path) -> None:
+def enlarge(page: "Page", file: Path) -> None:
     """Bring a picture, press the button, and wait for the result of another size."""
     upload(page, file)
     page.wait_for_selector("#picture .image-frame img")
@@ -120,7 +64,7 @@ def enlarge(page: "sync_api.Page", file: Path) -> None:
     )
 
 
-def test_something_is_seen_before_anything_is_done(page: "sync_api.Page") -> None:
+def test_something_is_seen_before_anything_is_done(page: "Page") -> None:
     assert len(sources(page, "whole")) == len(sources(page, "detail")) == 2
     assert page.locator("#costs tbody tr").count() > 3
     assert "microcontroller NPU" in page.inner_text("#facts")
@@ -128,7 +72,7 @@ def test_something_is_seen_before_anything_is_done(page: "sync_api.Page") -> Non
     assert overflow <= 0
 
 
-def test_upload_and_compare(page: "sync_api.Page", tmp_path: Path) -> None:
+def test_upload_and_compare(page: "Page", tmp_path: Path) -> None:
     enlarge(page, photo(tmp_path))
     images = [fetch(url) for url in sources(page, "whole")]
     assert [(image.format, image.size) for image in images] == [
@@ -142,7 +86,7 @@ def test_upload_and_compare(page: "sync_api.Page", tmp_path: Path) -> None:
     assert f"{2 * WIDTH}\N{MULTIPLICATION SIGN}{2 * HEIGHT}" in page.inner_text("#facts")
 
 
-def test_download(page: "sync_api.Page", tmp_path: Path) -> None:
+def test_download(page: "Page", tmp_path: Path) -> None:
     enlarge(page, photo(tmp_path))
     with page.expect_download() as waiting:
         page.click("#save")
@@ -151,13 +95,13 @@ def test_download(page: "sync_api.Page", tmp_path: Path) -> None:
         assert (image.format, image.size) == ("PNG", (2 * WIDTH, 2 * HEIGHT))
 
 
-def test_click_moves_the_detail(page: "sync_api.Page") -> None:
+def test_click_moves_the_detail(page: "Page") -> None:
     before = sources(page, "detail")
     page.click("#picture .image-frame img", position={"x": 20, "y": 60})
     page.wait_for_function("old => document.querySelector('#detail img').src != old", arg=before[0])
 
 
-def test_wrong_file_is_refused_in_words(page: "sync_api.Page", tmp_path: Path) -> None:
+def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     wrong.write_text("this is no picture")
     upload(page, wrong)
@@ -169,12 +113,9 @@ def test_wrong_file_is_refused_in_words(page: "sync_api.Page", tmp_path: Path) -
 
 
 def test_visitors_do_not_see_each_other(
-    page: "sync_api.Page", browser: "sync_api.Browser", address: str, tmp_path: Path
+    page: "Page", visit: Callable[..., "Page"], tmp_path: Path
 ) -> None:
     enlarge(page, photo(tmp_path))
-    other = browser.new_page()
-    other.set_default_timeout(MOST_SECONDS * 1000)
-    other.goto(address, wait_until="load")
+    other = visit()
     other.wait_for_selector("#whole img")
     assert not set(sources(other, "whole")) & set(sources(page, "whole"))
-    other.close()
