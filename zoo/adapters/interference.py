@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoo.adapters.format import SparseAdapter
 from zoo.adapters.fusion import weights_of
+from zoo.adapters.meeting import Meeting, meet
 from zoo.adapters.sparse import Base
 from zoo.errors import MismatchError
 
@@ -29,65 +29,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CAVEAT = "AWOR follows from densities alone and is no measure of quality; the loss is."
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Two adapters in one tensor, or in the whole model.
-
-    Attributes:
-        first: elements that the first changes.
-        second: elements that the second changes.
-        overlap: elements that both change.
-        conflicts: of these, those where the signs differ.
-        energy_first: ||a1 S1||^2.
-        energy_second: ||a2 S2||^2.
-        conflict_energy: the part of both energies that lies on conflicts.
-        dot: <a1 S1, a2 S2>.
-
-    """
-
-    first: int = 0
-    second: int = 0
-    overlap: int = 0
-    conflicts: int = 0
-    energy_first: float = 0.0
-    energy_second: float = 0.0
-    conflict_energy: float = 0.0
-    dot: float = 0.0
-
-    @property
-    def jaccard(self) -> float:
-        """Overlap over union, 0 to 1."""
-        return self.overlap / max(self.first + self.second - self.overlap, 1)
-
-    @property
-    def overlap_share(self) -> float:
-        """Overlap over the smaller of the two, 0 to 1."""
-        return self.overlap / max(min(self.first, self.second), 1)
-
-    @property
-    def conflict_share(self) -> float:
-        """Part of both adapters' energy that lies where their signs differ, 0 to 1."""
-        return self.conflict_energy / max(self.energy_first + self.energy_second, 1e-300)
-
-    @property
-    def cosine(self) -> float:
-        """Cosine of the two changes, -1 to 1; 0 for disjoint ones."""
-        return self.dot / max((self.energy_first * self.energy_second) ** 0.5, 1e-300)
-
-    @property
-    def energy_ratio(self) -> float:
-        """||a1 S1 + a2 S2||^2 over the sum of both energies: 1 if they do not meet, 0 to 2."""
-        total = self.energy_first + self.energy_second
-        return (total + 2 * self.dot) / total if total else 1.0
-
-    def __add__(self, other: "Meeting") -> "Meeting":
-        return Meeting(*(a + b for a, b in zip(_row(self), _row(other), strict=True)))
-
-
-def _row(meeting: Meeting) -> tuple[Any, ...]:
-    return tuple(asdict(meeting).values())
 
 
 @dataclass(frozen=True)
@@ -169,7 +110,8 @@ class Report:
         """Return (and with `path` write) the report as a picture."""
         from zoo.adapters.picture import draw
 
-        return draw(self, None if path is None else Path(path))
+        target = None if path is None else Path(path)
+        return draw(self.names, self.pairs, self.tensors, target)
 
 
 def compare(
@@ -204,7 +146,7 @@ def compare(
     for pair in itertools.combinations(sorted(adapters), 2):
         one, two = (adapters[name] for name in pair)
         found = {
-            key: _meeting(one, two, key, *(changes[name].get(key) for name in pair))
+            key: meet(one, two, key, *(changes[name].get(key) for name in pair))
             for key in sorted({*one.tensors, *two.tensors})
         }
         pairs[pair] = sum(found.values(), Meeting())
@@ -213,32 +155,6 @@ def compare(
             orthogonal[pair] = _orthogonality(one, two, *(changes[name] for name in pair))
     losses = _losses(adapters, model, alphas, loss, strategy) if loss is not None else {}
     return Report(tuple(sorted(adapters)), pairs, tensors, orthogonal, losses)
-
-
-def _meeting(
-    one: SparseAdapter, two: SparseAdapter, key: str, first: Tensor | None, second: Tensor | None
-) -> Meeting:
-    a = np.zeros(0) if first is None else first.numpy().astype(np.float64)
-    b = np.zeros(0) if second is None else second.numpy().astype(np.float64)
-    at = {"first": len(a), "second": len(b), "energy_first": float(a @ a),
-          "energy_second": float(b @ b)}  # fmt: skip
-    if first is None or second is None:
-        return Meeting(**at)  # type: ignore[arg-type]
-    _, i, j = np.intersect1d(
-        one.tensors[key].indices.numpy(),
-        two.tensors[key].indices.numpy(),
-        assume_unique=True,
-        return_indices=True,
-    )
-    a, b = a[i], b[j]
-    conflict = a * b < 0
-    return Meeting(
-        **at,  # type: ignore[arg-type]
-        overlap=len(i),
-        conflicts=int(conflict.sum()),
-        conflict_energy=float((a[conflict] ** 2).sum() + (b[conflict] ** 2).sum()),
-        dot=float(a @ b),
-    )
 
 
 def _orthogonality(

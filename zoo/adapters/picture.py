@@ -1,25 +1,26 @@
 """The interference report as a picture: a square per pair, and a strip per tensor below."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from zoo.adapters.meeting import Meeting
 from zoo.files import replacing
-
-if TYPE_CHECKING:
-    from zoo.adapters.interference import Meeting, Report
 
 _INK, _GREY, _PAPER, _RULE = (15, 23, 42), (100, 116, 139), (255, 255, 255), (226, 232, 240)
 _CALM, _ALARM = (219, 234, 254), (220, 38, 38)
 _CELL, _LEFT, _TOP, _STRIP = 92, 150, 86, 26
 
 
-def draw(report: "Report", path: Path | None = None) -> Image.Image:
-    """Draw a report; write it to `path` where one is given."""
-    names, pairs = report.names, list(report.pairs)
+def draw(
+    names: Sequence[str],
+    pairs: Mapping[tuple[str, str], Meeting],
+    tensors: Mapping[tuple[str, str], Mapping[str, Meeting]],
+    path: Path | None = None,
+) -> Image.Image:
+    """Draw the parts of a `Report`; write the picture to `path` where one is given."""
     side = _LEFT + _CELL * len(names)
     width = max(side + 20, 760)
     height = _TOP + _CELL * len(names) + 74 + (_STRIP + 8) * len(pairs) + 30
@@ -37,12 +38,13 @@ def draw(report: "Report", path: Path | None = None) -> Image.Image:
         for j, other in enumerate(names):
             corner = (_LEFT + j * _CELL, _TOP + i * _CELL)
             pair = (min(name, other), max(name, other))
-            _cell(pen, corner, None if i == j else report.pairs[pair], i < j, large, small)
+            _cell(pen, corner, None if i == j else pairs[pair], i < j, large, small)
     top = _TOP + _CELL * len(names) + 30
     pen.text((20, top), "Tensor by tensor: height is overlap, colour the energy in conflict",
              _GREY, small)  # fmt: skip
     for k, pair in enumerate(pairs):
-        _strip(pen, report, pair, top + 28 + k * (_STRIP + 8), width, small)
+        label = _short(" + ".join(labels[name] for name in pair), 22)
+        _strip(pen, label, tensors[pair], top + 28 + k * (_STRIP + 8), width, small)
     if path is not None:
         with replacing(path) as temporary:
             picture.save(temporary, format="PNG", optimize=True)
@@ -52,7 +54,7 @@ def draw(report: "Report", path: Path | None = None) -> Image.Image:
 def _cell(
     pen: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    meeting: "Meeting | None",
+    meeting: Meeting | None,
     above: bool,
     large: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     small: ImageFont.ImageFont | ImageFont.FreeTypeFont,
@@ -73,18 +75,15 @@ def _cell(
 
 def _strip(
     pen: ImageDraw.ImageDraw,
-    report: "Report",
-    pair: tuple[str, str],
+    label: str,
+    found: Mapping[str, Meeting],
     top: int,
     width: int,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> None:
     """One bar per tensor that both change, in the order of names."""
-    labels = _labels(report.names)
-    label = _short(" + ".join(labels[name] for name in pair), 22)
     pen.text((_LEFT - 10, top + _STRIP // 2), label, _INK, font, anchor="rm")
     pen.line((_LEFT, top + _STRIP, width - 20, top + _STRIP), fill=_RULE)
-    found = report.tensors[pair]
     if not found:
         pen.text((_LEFT, top + _STRIP // 2), "no tensor in common", _GREY, font, anchor="lm")
         return
