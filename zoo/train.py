@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from zoo.accelerator import accelerator_for
 from zoo.checkpoint import CONFIG, UNSTATED, Checkpoint, build
-from zoo.errors import MismatchError, MissingExtraError, ZooError
+from zoo.errors import MismatchError, ZooError
 from zoo.files import probe
 from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
+from zoo.progress import Progress
 from zoo.recipe import Recipe, Train, leaves
 from zoo.run_folder import RunFolder
 from zoo.tasks import task_of
@@ -43,19 +45,6 @@ def learning_rate(train: Train, step: int) -> float:
         return train.lr * (step + 1) / train.warmup_steps
     progress = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@dataclasses.dataclass
-class _Progress:
-    """What a state keeps besides tensors of the optimizer: where we are and the best so far."""
-
-    step: int = 0
-    seconds: float = 0.0
-    best_score: float | None = None
-    best_step: int = 0
-    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    best_quantization: dict[str, Any] | None = None
 
 
 def train(
@@ -96,34 +85,6 @@ def train(
     return Checkpoint.read(out)
 
 
-def accelerator_for(
-    name: str, settings: Train, out: Path, tracker: str | None, device: str | None
-) -> "Accelerator":
-    """Return the Accelerator that settings ask for.
-
-    Raises:
-        MissingExtraError: accelerate is not installed.
-        MismatchError: no such tracker, or a precision this device lacks.
-
-    """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import ProjectConfiguration
-    except ImportError:
-        raise MissingExtraError.of("accelerate", "train") from None
-    folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking"))
-    try:
-        return Accelerator(
-            mixed_precision=settings.precision,
-            gradient_accumulation_steps=settings.accumulation_steps,
-            cpu=device == "cpu",
-            log_with=tracker,
-            project_config=folders,
-        )
-    except (ValueError, ImportError) as error:
-        raise MismatchError(f"Accelerate cannot train {name}: {error}") from error
-
-
 class Run:
     """The pieces of one training run; `loop` is the training itself.
 
@@ -150,7 +111,7 @@ class Run:
         finally:
             if accelerator.is_main_process:
                 accelerator.wait_for_everyone()
-        self.progress = _Progress()
+        self.progress = Progress()
 
     def execute(self, init: nn.Module | None, resume: bool, tracker: str | None) -> None:
         """Start or resume, and train to the last step."""
@@ -343,12 +304,7 @@ class Run:
             for name, value in scores.items():
                 self._check_finite(f"held-out {name}", value)
             self._log({f"held_out/{name}": value for name, value in scores.items()})
-            score = scores[self.task.SELECT_BY]
-            if self.progress.best_score is None or score > self.progress.best_score:
-                self.progress.best_score, self.progress.best_step = score, self.progress.step
-                self.progress.best_metrics = scores
-                self.progress.best_quantization = quantization
-                self.progress.best = {k: v.detach().cpu().clone() for k, v in tensors.items()}
+            self.progress.offer(scores[self.task.SELECT_BY], scores, tensors, quantization)
 
     # --- what is written ----------------------------------------------------------------------
 
@@ -364,8 +320,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        progress = dataclasses.asdict(self.progress)
-        torch.save(progress.pop("best"), state / "best.pt")
+        progress = self.progress.write(state)
         facts = {"identity": self._identity(), "progress": progress, **self._state_facts()}
         self.folder.keep(step, facts)
         self._write_checkpoint(last)
@@ -374,8 +329,7 @@ class Run:
         """Take up a run where `state` left it."""
         self.folder.remove_orphans()
         self.accelerator.load_state(str(state))
-        best = torch.load(state / "best.pt", weights_only=True)
-        self.progress = _Progress(**self.folder.facts(state)["progress"], best=best)
+        self.progress = Progress.read(state, self.folder.facts(state)["progress"])
         if self.accelerator.is_main_process:
             self.folder.cut_log(self.progress.step)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from zoo.accelerator import accelerator_for
 from zoo.adapters import masks
 from zoo.adapters.base import Base
 from zoo.adapters.folder import CONFIG, FILE, write_folder
@@ -25,7 +26,7 @@ from zoo.adapters.routes import HookRoute, PeftRoute, peft_counts
 from zoo.checkpoint import UNSTATED
 from zoo.errors import MismatchError
 from zoo.files import replacing
-from zoo.train import Run, accelerator_for
+from zoo.train import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

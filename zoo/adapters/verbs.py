@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zoo import refs
+from zoo.accelerator import is_main_process
 from zoo.adapters import card, registry
 from zoo.adapters.apply import apply
 from zoo.adapters.base import Base, load_base
@@ -78,7 +79,7 @@ def train_adapter(
         avoid=_union(recipe.mask.avoid),
     )
     result = AdapterFolder.read(folder)
-    if result.file.is_file() and _is_main_process():
+    if result.file.is_file() and is_main_process():
         adapter = SparseAdapter.load(result.file)
         result = result.record("switch", switch_facts(model.model, adapter))
         result.write_card(card.render(result))
@@ -110,12 +111,6 @@ def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] |
             both = torch.cat([found[name], tensor.indices]) if name in found else tensor.indices
             found[name] = both.unique(sorted=True)
     return found or None
-
-
-def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
 
 
 def switch_facts(model: nn.Module, adapter: SparseAdapter, rounds: int = 9) -> dict[str, Any]:

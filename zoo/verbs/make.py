@@ -45,6 +45,7 @@ def train(
         overrides: training settings, e.g. `lr=1e-3, steps=1000`.
 
     """
+    from zoo.accelerator import is_main_process
     from zoo.card import render
     from zoo.checkpoint import UNSTATED
     from zoo.train import train as train_loop
@@ -73,7 +74,7 @@ def train(
         device=device,
         quantizer=quantizer,
     )
-    if _is_main_process():
+    if is_main_process():
         result.write_card(render(result))
     return result
 
@@ -96,12 +97,6 @@ def _initial(ref: Ref, name: str) -> "torch.nn.Module":
             f"{name} starts from {ref}, which has no weights here; train that first and add "
             f"--from DIR, or add --from none to start from random weights ({error})"
         ) from error
-
-
-def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)
 
 
 def compress(
