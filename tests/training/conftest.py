@@ -1,4 +1,4 @@
-"""A folder of small pictures, and runs so short that a test can do several."""
+"""Small pictures, a tiny language model, and runs so short that a test can do several."""
 
 import json
 from collections.abc import Callable
@@ -92,3 +92,70 @@ def read_losses() -> Callable[[Path], dict[int, float]]:
 def draw_pictures() -> Callable[..., Path]:
     """See `draw`."""
     return draw
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+FARM = "".join(f"{w} and {v}, said the {w}.\n" for w in ["fox", "owl", "hen", "cat"] for v in "abcdefgh") * 6  # fmt: skip  # noqa: E501
+SETTINGS = {
+    "train.steps": 6, "train.batch_size": 4, "train.warmup_steps": 2, "train.lr": 1e-2,
+    "train.options.length": 16, "train.log_every": 1, "train.eval_every": 3,
+    "train.save_every": 3, "mask.density": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A folder with a random Llama of 20,000 weights and a tokenizer of characters."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    symbols = ["?", *sorted(set(FARM))]
+    tokenizer = Tokenizer(WordLevel({c: i for i, c in enumerate(symbols)}, unk_token="?"))
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(symbols), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def farm_text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "farm.txt"
+    file.write_text(FARM)
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_command(tiny, farm_text):
+    """The command line of a short run."""
+
+    def words(out, *more, **settings):
+        chosen = SETTINGS | {k.replace("__", "."): v for k, v in settings.items()}
+        sets = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
+        return ["adapter", "train", "farm", "--base", str(tiny), "--task", "causal-lm", "--data",
+                str(farm_text), "--device", "cpu", "--out", str(out), *sets, *more]  # fmt: skip
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def train_tiny(tiny_command):
+    """Run it in this process; return the exit code."""
+
+    def start(out, *more, **settings):
+        try:
+            return main(tiny_command(out, *more, **settings))
+        finally:
+            for state in (AcceleratorState, GradientState, PartialState):
+                state._reset_state()
+
+    return start
