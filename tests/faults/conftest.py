@@ -6,9 +6,12 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+
+from zoo import cache
 
 LARGE = (".safetensors", ".bin", ".pt", ".ckpt", ".onnx")
 
@@ -255,3 +258,46 @@ def hub(start_hub, monkeypatch, tmp_path) -> FakeHub:
     monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
     return fake
+
+
+@pytest.fixture
+def commit(hub: FakeHub, request: pytest.FixtureRequest) -> str:
+    """The commit of a repository with the module's files."""
+    return hub.add(request.module.REPO, request.module.FILES)
+
+
+# --- what a pull leaves ---------------------------------------------------------------------------
+
+
+def _content(path: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != ".zoo-pulled.json"
+    }
+
+
+def _folders() -> list[Path]:
+    return [path for path in (cache.root() / "hub").glob("*/*") if not path.name.startswith(".")]
+
+
+def _absent() -> bool:
+    return not _folders() and not list((cache.root() / "hub").glob("*/.?*-*"))
+
+
+@pytest.fixture
+def content() -> Callable[[Path], dict[str, bytes]]:
+    """What a pulled folder holds, our record apart."""
+    return _content
+
+
+@pytest.fixture
+def folders() -> Callable[[], list[Path]]:
+    """The commits in the cache."""
+    return _folders
+
+
+@pytest.fixture
+def absent() -> Callable[[], bool]:
+    """Nothing that could be taken for a pulled commit, nor a folder half made."""
+    return _absent

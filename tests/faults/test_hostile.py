@@ -14,26 +14,6 @@ FILES = {
 }
 
 
-@pytest.fixture
-def commit(hub):
-    return hub.add(REPO, FILES)
-
-
-def content(path):
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and file.name != ".zoo-pulled.json"
-    }
-
-
-def absent():
-    """No commit in the cache, and no folder half made."""
-    return not list((zoo.cache.root() / "hub").glob("*/[!.]*")) + list(
-        (zoo.cache.root() / "hub").glob("*/.?*-*")
-    )
-
-
 NAMES = [
     "../up.json", "/etc/x.json", "a/../../b.json", "a//b.json", "./a.json", "", "a/", "..",
     "C:/x.json", "c:x.json", "a\\b.json", "..\\b.json", "a\0.json", "a\n.json", "\x1b[2J.json",
@@ -44,7 +24,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_name_that_could_leave_the_folder_refuses_the_repository(hub, commit, name, tmp_path):
+def test_a_name_that_could_leave_the_folder_refuses_the_repository(
+    hub, commit, name, tmp_path, absent
+):
     hub.rows = lambda rows: [*rows, {**rows[0], "path": name}]
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
     with pytest.raises(UnsafeFileError, match="the repository holds a file named"):
@@ -81,7 +63,7 @@ def test_a_name_that_could_leave_the_folder_refuses_the_repository(hub, commit, 
         "lfs-none",
     ],
 )
-def test_a_listing_that_cannot_be_trusted_is_refused(hub, commit, extra, said):
+def test_a_listing_that_cannot_be_trusted_is_refused(hub, commit, extra, said, absent):
     hub.rows = lambda rows: [*rows, {**rows[0], "path": "new.json"} | extra]
     with pytest.raises(UnsafeFileError, match=said):
         zoo.pull(REPO)
@@ -103,7 +85,7 @@ def test_a_listing_that_goes_on_at_another_host_is_not_followed(hub, commit):
 
 
 @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "a/model.pt", "last.ckpt", "M.PTH"])
-def test_a_pickle_is_skipped_and_refused_when_it_is_the_only_weights(hub, pickle):
+def test_a_pickle_is_skipped_and_refused_when_it_is_the_only_weights(hub, pickle, content):
     hub.add(REPO, FILES | {pickle: b"\x80\x04N."})
     assert content(zoo.pull(REPO)) == FILES
     other = {name: data for name, data in FILES.items() if name != "model.safetensors"}
@@ -114,7 +96,7 @@ def test_a_pickle_is_skipped_and_refused_when_it_is_the_only_weights(hub, pickle
     assert hub.count("GET", "resolve") == asked
 
 
-def test_code_is_never_fetched(hub):
+def test_code_is_never_fetched(hub, content):
     hub.add(REPO, FILES | {"modeling.py": b"boom", "x.so": b"boom", "run.sh": b"boom"})
     assert content(zoo.pull(REPO)) == FILES
 

@@ -31,37 +31,11 @@ FILES = {
 }
 
 
-@pytest.fixture
-def commit(hub):
-    return hub.add(REPO, FILES)
-
-
-def content(path):
-    """What a pulled folder holds, our record apart."""
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and file.name != ".zoo-pulled.json"
-    }
-
-
-def folders():
-    """The commits in the cache."""
-    return [
-        path for path in (zoo.cache.root() / "hub").glob("*/*") if not path.name.startswith(".")
-    ]
-
-
-def absent():
-    """Nothing that could be taken for a pulled commit, nor a folder half made."""
-    return not folders() and not list((zoo.cache.root() / "hub").glob("*/.?*-*"))
-
-
 # --- what is pulled ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", [1, 2, 1000])
-def test_a_repository_comes_whole_with_a_record_of_every_file(hub, commit, page):
+def test_a_repository_comes_whole_with_a_record_of_every_file(hub, commit, page, content):
     hub.page = page
     path = zoo.pull(REPO)
     assert content(path) == FILES
@@ -83,7 +57,7 @@ def test_a_cached_commit_costs_no_request_and_a_branch_costs_one(hub, commit):
     assert [path for _, path, _ in hub.asked[before:]] == [f"/api/models/{REPO}/revision/main"]
 
 
-def test_a_new_commit_brings_only_what_changed(hub, commit):
+def test_a_new_commit_brings_only_what_changed(hub, commit, content):
     first = zoo.pull(REPO)
     hub.add(REPO, FILES | {"README.md": b"# other\n"})
     before = len(hub.asked)
@@ -114,13 +88,13 @@ def test_another_librarys_model_is_fetched_but_not_loaded(hub, commit):
         zoo.load(REPO)
 
 
-def test_a_copy_goes_into_a_new_folder_only(hub, commit, tmp_path):
+def test_a_copy_goes_into_a_new_folder_only(hub, commit, tmp_path, content):
     assert content(zoo.pull(REPO, tmp_path / "out")) == FILES
     with pytest.raises(MismatchError, match="out is there already; name a new folder"):
         zoo.pull(REPO, tmp_path / "out")
 
 
-def test_the_cache_lists_it_and_prunes_it(hub, commit):
+def test_the_cache_lists_it_and_prunes_it(hub, commit, content):
     zoo.pull(REPO)
     (entry,) = zoo.cache.entries()
     assert (entry.kind, entry.size_bytes > len(WEIGHTS)) == ("hub", True)
@@ -131,44 +105,50 @@ def test_the_cache_lists_it_and_prunes_it(hub, commit):
 # --- cuts and kills ------------------------------------------------------------------------------
 
 
-def cuts(hub, commit, rounds):
-    random_ = random.Random(rounds)
-    resumed = 0
-    for number in range(rounds):
-        shutil.rmtree(zoo.cache.root(), ignore_errors=True)
-        hub.asked.clear()
-        left = {"cuts": random_.randint(1, 3), "kill": number % 5 == 4}
+@pytest.fixture
+def cuts(hub, commit, content, absent):
+    """Pull as often as told, cut at random places; return how many pulls went on where it was."""
 
-        def cut(path, start, size, left=left):
-            if left["kill"]:  # from here on the hub answers nothing
-                return random_.randint(0, min(size - start, 3)) if size else 0
-            if size - start < 2 or not left["cuts"]:
-                return None
-            left["cuts"] -= 1
-            return random_.randrange(size - start)
+    def pull(rounds):
+        random_ = random.Random(rounds)
+        resumed = 0
+        for number in range(rounds):
+            shutil.rmtree(zoo.cache.root(), ignore_errors=True)
+            hub.asked.clear()
+            left = {"cuts": random_.randint(1, 3), "kill": number % 5 == 4}
 
-        hub.cut = cut
-        if left["kill"]:
-            with pytest.raises(HubError, match="and kept: the same command goes on"):
-                zoo.pull(f"{REPO}@{commit}")
-            assert absent()
-            left["kill"] = False
-        assert content(zoo.pull(f"{REPO}@{commit}")) == FILES
-        resumed += any(range_ for _, _, range_ in hub.asked)
-    return resumed
+            def cut(path, start, size, left=left):
+                if left["kill"]:  # from here on the hub answers nothing
+                    return random_.randint(0, min(size - start, 3)) if size else 0
+                if size - start < 2 or not left["cuts"]:
+                    return None
+                left["cuts"] -= 1
+                return random_.randrange(size - start)
+
+            hub.cut = cut
+            if left["kill"]:
+                with pytest.raises(HubError, match="and kept: the same command goes on"):
+                    zoo.pull(f"{REPO}@{commit}")
+                assert absent()
+                left["kill"] = False
+            assert content(zoo.pull(f"{REPO}@{commit}")) == FILES
+            resumed += any(range_ for _, _, range_ in hub.asked)
+        return resumed
+
+    return pull
 
 
-def test_a_cut_connection_goes_on_where_it_stopped_ten_times(hub, commit, monkeypatch, capsys):
+def test_a_cut_connection_goes_on_where_it_stopped_ten_times(cuts, monkeypatch):
     monkeypatch.setattr(download, "LONGEST_WAIT_S", 0.002)
-    resumed = cuts(hub, commit, 10)
+    resumed = cuts(10)
     print(f"10 of 10 whole or absent, {resumed} resumed by Range")
     assert resumed >= 5
 
 
 @pytest.mark.slow
-def test_a_cut_connection_fifty_times(hub, commit, monkeypatch):
+def test_a_cut_connection_fifty_times(cuts, monkeypatch):
     monkeypatch.setattr(download, "LONGEST_WAIT_S", 0.002)
-    resumed = cuts(hub, commit, 50)
+    resumed = cuts(50)
     print(f"50 of 50 whole or absent, {resumed} resumed by Range")
     assert resumed >= 25
 
@@ -187,7 +167,7 @@ def test_bytes_that_are_here_are_not_asked_for_again(hub, commit):
     assert sent == [0, 100_000, 200_000]
 
 
-def test_a_hub_without_range_is_read_from_the_start(hub, commit):
+def test_a_hub_without_range_is_read_from_the_start(hub, commit, content):
     hub.ranges = False
     left = [1]
     hub.cut = lambda path, start, size: left.pop() * size // 2 if left and size > 1000 else None
@@ -202,7 +182,7 @@ def environment(hub):
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_in_the_middle_it_goes_on(hub, commit, rounds):
+def test_killed_in_the_middle_it_goes_on(hub, commit, rounds, content, folders):
     random_ = random.Random(rounds)
     big = random_.randbytes(4_000_000)
     resumed = 0
@@ -256,7 +236,7 @@ def test_many_processes_fetch_each_file_once(hub, commit):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md"])
-def test_the_same_number_of_other_bytes_on_the_wire_is_refused(hub, commit, name):
+def test_the_same_number_of_other_bytes_on_the_wire_is_refused(hub, commit, name, content, absent):
     def flip(path, data):
         return data[:-1] + bytes([data[-1] ^ 1]) if path == name else data
 
@@ -273,14 +253,14 @@ def test_the_same_number_of_other_bytes_on_the_wire_is_refused(hub, commit, name
     [lambda d: d + b"x", lambda d: d + d, lambda d: d[:-1]],
     ids=["one-more", "twice", "one-fewer"],
 )
-def test_more_or_fewer_bytes_than_listed_are_refused(hub, commit, change):
+def test_more_or_fewer_bytes_than_listed_are_refused(hub, commit, change, absent):
     hub.content = lambda path, data: change(data) if path == "model.safetensors" else data
     with pytest.raises((UnsafeFileError, HubError), match=r"model\.safetensors"):
         zoo.pull(REPO)
     assert absent()
 
 
-def test_a_tampered_partial_file_is_fetched_anew(hub, commit):
+def test_a_tampered_partial_file_is_fetched_anew(hub, commit, content):
     folder = store.folder(exchange.where.place().label, REPO)
     (folder / ".parts").mkdir(parents=True)
     part = folder / ".parts" / f"sha256-{hashlib.sha256(WEIGHTS).hexdigest()}"
@@ -308,7 +288,7 @@ def changed(path):
     ],
     ids=["byte", "same-size", "removed", "added", "record", "symlink"],
 )
-def test_what_was_changed_in_the_cache_is_not_used(hub, commit, change):
+def test_what_was_changed_in_the_cache_is_not_used(hub, commit, change, content):
     path = zoo.pull(REPO)
     change(path)
     for pull in (zoo.pull, zoo.load):
@@ -323,7 +303,9 @@ def test_what_was_changed_in_the_cache_is_not_used(hub, commit, change):
 # --- no network, no disk -------------------------------------------------------------------------
 
 
-def test_offline_a_commit_and_the_last_known_branch_are_used(hub, commit, monkeypatch, caplog):
+def test_offline_a_commit_and_the_last_known_branch_are_used(
+    hub, commit, monkeypatch, caplog, content
+):
     zoo.pull(REPO)
     monkeypatch.setattr(client.constants, "HF_HUB_OFFLINE", True)
     before = len(hub.asked)
@@ -351,7 +333,7 @@ def test_a_refusal_is_no_reason_to_use_what_was_there_before(hub, commit, status
         zoo.pull(REPO)
 
 
-def test_a_busy_hub_is_asked_again(hub, commit):
+def test_a_busy_hub_is_asked_again(hub, commit, content):
     busy = [429, 503, 500]
     hub.fail = lambda *_: (busy.pop(), {"Retry-After": "0"}) if len(busy) > 1 else None
     assert content(zoo.pull(REPO)) == FILES
@@ -364,7 +346,7 @@ def test_missing_revisions_and_repositories_are_named(hub, commit):
         zoo.pull("org/gone")
 
 
-def test_a_disk_without_room_is_seen_before_anything_is_fetched(hub, commit, monkeypatch):
+def test_a_disk_without_room_is_seen_before_anything_is_fetched(hub, commit, monkeypatch, absent):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(HubError, match=r"to be fetched .* 1,000 are free there; make room"):
@@ -373,7 +355,7 @@ def test_a_disk_without_room_is_seen_before_anything_is_fetched(hub, commit, mon
     assert absent()
 
 
-def test_a_disk_that_fills_up_leaves_what_arrived(hub, commit, monkeypatch):
+def test_a_disk_that_fills_up_leaves_what_arrived(hub, commit, monkeypatch, content, absent):
     update, full = download._Hashes.update, [True]
 
     def fills_up(self, block):
