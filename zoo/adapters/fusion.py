@@ -17,8 +17,8 @@ Adapters are taken in the order of their names, so that the result does not depe
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -48,15 +48,25 @@ class Fusion:
     strategy: str = "sum"
     density: float = 0.5
     seed: int = 0
-    order: tuple[str, ...] = field(default=())
+    order: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "order", tuple(self.order))  # plans are found by equal fusions
         if self.strategy not in STRATEGIES:
             raise UnknownNameError.near(
                 "strategy", self.strategy, STRATEGIES, f"there are {', '.join(STRATEGIES)}"
             )
         if not 0 < self.density <= 1:
             raise MismatchError(f"density is {self.density}; expected more than 0, at most 1")
+
+
+class FusionOptions(TypedDict, total=False):
+    """The fields of `Fusion` as keywords."""
+
+    strategy: str
+    density: float
+    seed: int
+    order: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +181,7 @@ def fuse(
         metadata: JSON facts beside those that are recorded of the fusion.
 
     """
-    fusion = Fusion(strategy, density, seed, tuple(order))
+    fusion = Fusion(strategy, density, seed, order)
     alphas = weights_of(list(adapters), weights)
     changes = {}
     for name in alphas:

@@ -7,15 +7,15 @@ new adapter's. What is restored are the base's own bits, never the result of a s
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
 from zoo.adapters.format import SparseAdapter
-from zoo.adapters.fusion import Fusion, weights_of
+from zoo.adapters.fusion import Fusion, FusionOptions, weights_of
 from zoo.adapters.gate import Gate
 from zoo.adapters.guard import Guard, attach, detach
 from zoo.adapters.plan import Key, Plan
@@ -112,25 +112,14 @@ class Switcher:
 
     # --- switching -----------------------------------------------------------------------------
 
-    def activate(
-        self,
-        what: What,
-        *,
-        alpha: float = 1.0,
-        strategy: str = "sum",
-        density: float = 0.5,
-        seed: int = 0,
-        order: Sequence[str] = (),
-    ) -> None:
+    def activate(self, what: What, *, alpha: float = 1.0, **fusion: Unpack[FusionOptions]) -> None:
         """Fuse one adapter, or several with weights, into the model, in the place of what is there.
 
         Args:
             what: a name, or weights by name.
             alpha: weight of a single adapter.
-            strategy: what happens on overlaps; see `zoo.adapters.fusion`.
-            density: what "dare" keeps.
-            seed: of "dare".
-            order: names for "priority", first wins.
+            fusion: `strategy`, what happens on overlaps ("sum"); `density` (0.5) and `seed` (0) of
+                "dare"; `order`, names for "priority". See `zoo.adapters.fusion`.
 
         Raises:
             UnknownNameError: an adapter or strategy that does not exist.
@@ -138,7 +127,7 @@ class Switcher:
             UnsafeFileError: its file is damaged.
 
         """
-        plan = self._plan(self._key(what, alpha, Fusion(strategy, density, seed, tuple(order))))
+        plan = self._plan(self._key(what, alpha, Fusion(**fusion)))
         with self._gate.exclusive():
             self._switch(plan)
 
@@ -149,21 +138,14 @@ class Switcher:
 
     @contextmanager
     def using(
-        self,
-        what: What,
-        *,
-        alpha: float = 1.0,
-        strategy: str = "sum",
-        density: float = 0.5,
-        seed: int = 0,
-        order: Sequence[str] = (),
+        self, what: What, *, alpha: float = 1.0, **fusion: Unpack[FusionOptions]
     ) -> Iterator[None]:
-        """Activate for the time of a `with` block, in which no other thread can switch.
+        """Activate, as `activate` does, for a `with` block, in which no other thread can switch.
 
         Threads that use the same adapters at the same time share the block; those that want others
         wait. The last one to leave brings back what was active before.
         """
-        plan = self._plan(self._key(what, alpha, Fusion(strategy, density, seed, tuple(order))))
+        plan = self._plan(self._key(what, alpha, Fusion(**fusion)))
         group = self._enter(plan)
         try:
             yield
