@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.quantization.core import quantize_matrix
+from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.kernels import matvec
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, set_cache
+from zoo.quantization.packing import from_half_bits, half_bits
 
 WITHOUT_COMPILER = pytest.mark.skipif(
     shutil.which("cc") is None, reason="no C compiler on the PATH"
@@ -113,16 +115,46 @@ def test_instruction_sets_change_no_bit(flags, tmp_path, monkeypatch):
     built = tmp_path / "kernel.so"
     words = ["cc", "-std=c11", "-ffp-contract=off", "-shared", "-fPIC", *flags]
     subprocess.run([*words, "-o", str(built), str(source)], check=True)
-    function = ctypes.CDLL(str(built)).zoo_codebook_matvec
-    function.argtypes = matvec.library().argtypes
+    other = ctypes.CDLL(str(built))
+    for name in ("zoo_codebook_matvec", "zoo_rows_matvec"):
+        getattr(other, name).argtypes = getattr(matvec.library(), name).argtypes
     for shape in SHAPES:
         packed = layer(*shape, 37, 130)
         for tokens in (1, 3):
             x = torch.randn(tokens, 130)
             expected = packed(x)
             with monkeypatch.context() as patch:
-                patch.setattr(matvec, "library", lambda: function)
+                patch.setattr(matvec, "library", lambda: other)
                 assert torch.equal(packed(x), expected)
+    codes, scale = torch.randint(-127, 128, (37, 130), dtype=torch.int8), half_bits(torch.rand(37))
+    expected = matvec.rows_matvec(x, codes, scale)
+    with monkeypatch.context() as patch:
+        patch.setattr(matvec, "library", lambda: other)
+        assert torch.equal(matvec.rows_matvec(x, codes, scale), expected)
+
+
+@WITHOUT_COMPILER
+@settings(max_examples=60)
+@given(
+    st.integers(1, 70), st.integers(1, 90), st.integers(1, matvec.FEW), st.integers(1, 3),
+    st.integers(0, 3),
+)  # fmt: skip
+def test_rows_are_summed_as_codes_that_stand_for_themselves(rows, columns, tokens, threads, shift):
+    generator = torch.Generator().manual_seed(rows * columns)
+    stored = torch.randint(-127, 128, (rows * columns + shift,), generator=generator)
+    codes = stored.to(torch.int8)[shift:].view(rows, columns)  # at any address, as in a file
+    scale = half_bits(torch.rand(rows, generator=generator))
+    x = torch.randn(tokens, columns, generator=generator)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = matvec.rows_matvec(x, codes, scale)
+    finally:
+        torch.set_num_threads(before)
+    grid = Codebooks(rows, columns, 1, 8, columns, group_rows=1)
+    assert torch.equal(found, matvec.in_order(grid, codes.float(), scale.unsqueeze(0), x))
+    exact = (x.double() @ codes.double().T) * from_half_bits(scale).double()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3)
 
 
 def test_what_flows_through_is_not_lost():

@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from zoo.errors import MismatchError
 from zoo.files import replacing, write_json
 from zoo.quantization import shards
+from zoo.quantization.embeddings import quantize_rows
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.pipeline import Job, convert
 from zoo.quantization.source import COMPANIONS, CONFIG
@@ -62,9 +65,13 @@ def _write_outside(job: Job, path: Path, tuned: bool) -> None:
     if tuned:
         found = load_file(job.tuned_outside)
         values |= {name: found[name].to(old) for name, old in values.items() if name in found}
-    tensors = {
-        name: convert(value, job.plan.rest_dtype).contiguous() for name, value in values.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if job.plan.embeddings and name in job.tables.values():
+            packed = quantize_rows(value)
+            tensors |= {f"{name.removesuffix('weight')}{key}": t for key, t in packed.items()}
+        else:
+            tensors[name] = convert(value, job.plan.rest_dtype).contiguous()
     with replacing(path) as temporary:
         save_file(tensors, temporary)
 
@@ -86,6 +93,8 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
     if job.plan.rest_dtype:
         config.pop("torch_dtype", None)
         config["dtype"] = job.plan.rest_dtype
+    if job.plan.embeddings:  # tied by the packed head: transformers ties float parameters
+        config["tie_word_embeddings"] = False
     return {
         **config,
         "quantization_config": {
@@ -97,6 +106,8 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
             "blocks": job.prefix,
             "modules_to_not_convert": [name for name in names if name not in layers],
             "bits_per_weight": bits_per_weight,
+            "embeddings": job.plan.embeddings,
+            "tied": job.plan.embeddings > 0 and "head" not in job.tables,
         },
     }
 

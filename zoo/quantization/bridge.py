@@ -22,6 +22,7 @@ from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zoo.errors import MismatchError, MissingWeightsError, ZooError
+from zoo.quantization import embeddings as tables
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
 from zoo.quantization.sidecar import Delta
@@ -43,6 +44,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         blocks: all linear layers below this name are packed ("" for the whole model), ...
         modules_to_not_convert: ... but these.
         bits_per_weight: stored bits of the packed layers, everything counted, per weight.
+        embeddings: bits of the rows of embedding and head, 8, or 0: they are floats.
+        tied: with those bits: the head has the rows of the embedding.
 
     """
 
@@ -54,6 +57,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         blocks: str = "",
         modules_to_not_convert: list[str] | None = None,
         bits_per_weight: float | None = None,
+        embeddings: int = 0,
+        tied: bool = False,
         **kwargs: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -68,6 +73,9 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.blocks = blocks
         self.modules_to_not_convert = list(modules_to_not_convert or [])
         self.bits_per_weight = bits_per_weight
+        if embeddings not in (0, 8):
+            raise MismatchError(f"embeddings is {embeddings!r}; this zoo reads 0 and 8 bits")
+        self.embeddings, self.tied = embeddings, bool(tied)
         for value in (self.options, *self.overrides.values()):
             LayerOptions.from_dict(value)  # refuses what is no option
 
@@ -104,10 +112,14 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
                     f"{type(model).__name__} does not have"
                 )
         pack(model, config, inner)
+        if config.embeddings:
+            tables.pack(model, tied=config.tied)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         for name, module in model.named_modules():
-            if isinstance(module, PackedLinear) and not module.get_buffer("codes").is_meta:
+            if not isinstance(module, PackedLinear | tables.Rows):
+                continue
+            if not module.get_buffer("codes").is_meta:
                 try:
                     module.check()
                 except ZooError as error:
@@ -116,7 +128,9 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
         # A configuration that was saved meanwhile has the type as a text.
-        return unpack(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+        tables.unpack(model, kind)
+        return unpack(model, kind)
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         """Say yes: the buffers are the checkpoint."""

@@ -42,6 +42,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any option")
     sub.add_argument("--rest-dtype", metavar="T", help="store other tensors so, e.g. bfloat16")
+    sub.add_argument(
+        "--embeddings", type=int, metavar="8", help="store embedding and head in 8 bits"
+    )
     sub.add_argument("--resume", action="store_true", help="go on with the job in --out")
     sub.add_argument("--device", help="a torch device; default: what Accelerate finds")
     sub = command("import", _import, "turn a GGUF file into a folder for transformers")
@@ -51,7 +54,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 _DIRECT = (
     "group_size", "target_bpv", "windows", "length", "seed", "skip", "rest_dtype", "dim",
-    "budget", "preset",
+    "budget", "preset", "embeddings",
 )  # fmt: skip
 
 

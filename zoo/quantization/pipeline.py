@@ -25,6 +25,7 @@ from zoo.files import probe, replacing, write_json
 from zoo.quantization import blocks
 from zoo.quantization.calibration import HiddenStates
 from zoo.quantization.core import QuantizedMatrix
+from zoo.quantization.embeddings import check_plain
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.passes import Passes
 from zoo.quantization.plan import Plan
@@ -72,6 +73,8 @@ class Job:
             )
         self.model = source.skeleton()
         self.prefix, self.blocks = blocks.find_blocks(self.model)
+        if plan.embeddings:
+            check_plain(self.model)
         self.fingerprint = self._fingerprint()
         if team.is_main:
             probe(work)
@@ -91,6 +94,16 @@ class Job:
     def tuned_file(self, index: int) -> Path:
         """Return the file of a finished block after tuning."""
         return self.work / f"tuned_{index:04d}.safetensors"
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The names of the weights of "embedding" and, if it has one of its own, of "head"."""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        found = {"embedding": f"{names[id(self.model.get_input_embeddings())]}.weight"}
+        head = self.model.get_output_embeddings()
+        if head is not None and f"{names[id(head)]}.weight" in self.source.files:
+            found["head"] = f"{names[id(head)]}.weight"
+        return found
 
     @property
     def tuned_outside(self) -> Path:

@@ -27,6 +27,7 @@ class Plan:
             belongs to one part, so the number is part of the result.
         hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
         rest_dtype: type of all other floating tensors in the result; None keeps theirs.
+        embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
             model (`zoo.quantization.mixed`); layers with overrides of their own do not take part;
             0: all layers alike.
@@ -46,6 +47,7 @@ class Plan:
     row_parts: int = 1
     hidden_dtype: str = "float32"
     rest_dtype: str | None = None
+    embeddings: int = 0
     budget: float = 0.0
     tune_steps: int = 0
     tune_length: int = 512
@@ -68,6 +70,8 @@ class Plan:
             allowed = ("float32", "bfloat16", *(("float16", None) if name == "rest_dtype" else ()))
             if value not in allowed:
                 raise MismatchError(f"{name} is {value!r}; expected one of {allowed}")
+        if self.embeddings not in (0, 8):
+            raise MismatchError(f"embeddings is {self.embeddings!r}; expected 0 or 8 bits")
         for pattern in self.overrides:
             self._changed(pattern)
 

@@ -281,3 +281,36 @@ int zoo_codebook_matvec(const Shape *shape, const uint8_t *codes, const int8_t *
   free(planes);
   return failed;
 }
+
+/* Rows of 8-bit integers times one scale each: y (tokens, rows) = x (tokens, columns) W^T.
+   The sums run as those of one column group of codes that stand for themselves. */
+int zoo_rows_matvec(int32_t count, int32_t columns, int32_t tokens, int32_t threads,
+                    const int8_t *codes, const uint16_t *scale, const float *x, float *y) {
+  const int length = padded(columns), copied = count < LANES ? count : LANES;
+  float *planes = calloc((size_t)tokens * length, sizeof(float));
+  /* The last rows are copied, so that nothing behind the codes is read. */
+  int8_t *last = calloc((size_t)copied * columns + LANES, 1);
+  if (!planes || !last) {
+    free(planes), free(last);
+    return 1;
+  }
+  for (int t = 0; t < tokens; t++)
+    memcpy(planes + (size_t)t * length, x + (size_t)t * columns, columns * sizeof(float));
+  memcpy(last, codes + (size_t)(count - copied) * columns, (size_t)copied * columns);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int row = 0; row < count; row++) {
+    /* What follows a row up to `length` is the next one's, and is multiplied by zero. */
+    const int at = row - (count - copied);
+    const int8_t *of = at >= 0 ? last + (size_t)at * columns : codes + (size_t)row * columns;
+    const float factor = from_half(scale[row]);
+    for (int t = 0; t < tokens; t++) {
+      float sums[LANES] = {0};
+      multiply(of, planes + (size_t)t * length, length, factor, sums);
+      for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+      y[(size_t)t * count + row] = sums[0];
+    }
+  }
+  free(planes), free(last);
+  return 0;
+}

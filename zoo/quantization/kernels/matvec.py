@@ -72,8 +72,8 @@ class Matvec:
         """
         if codes.device.type == "cuda" and (gpu := triton_kernel()) is not None:
             return gpu(self.grid, x, codes, codebook, scale)
-        run = library()
-        if run is None or codes.device.type != "cpu":
+        built = library()
+        if built is None or codes.device.type != "cpu":
             return None
         if self.grid.padded != self.grid.columns:
             x = self.grid.pad(x)
@@ -81,7 +81,7 @@ class Matvec:
         shape = self._shapes[len(x)]
         shape.threads = min(torch.get_num_threads(), self.grid.rows)
         y = torch.empty(len(x), self.grid.rows)
-        failed = run(
+        failed = built.zoo_codebook_matvec(
             shape,
             codes.data_ptr(),
             codebook.data_ptr(),
@@ -148,24 +148,43 @@ def triton_kernel() -> "Callable[[Codebooks, Tensor, Tensor, Tensor, Tensor], Te
     return triton_matvec.matvec
 
 
+def rows_matvec(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor | None:
+    """Return x W^T (tokens, rows) in float32 for rows of 8-bit integers, or None without a kernel.
+
+    Args:
+        x: float32 (tokens, columns).
+        codes: int8 (rows, columns).
+        scale: (rows,), bits of a half.
+
+    """
+    built = library()
+    if built is None or codes.device.type != "cpu" or x.device.type != "cpu":
+        return None
+    x, codes, scale = x.contiguous(), codes.contiguous(), scale.contiguous()
+    y = torch.empty(len(x), len(codes))
+    sizes = (*codes.shape, len(x), max(1, min(torch.get_num_threads(), len(codes))))
+    pointers = (values.data_ptr() for values in (codes, scale, x, y))
+    return None if built.zoo_rows_matvec(*sizes, *pointers) else y
+
+
 @functools.cache
-def library() -> "ctypes._NamedFuncPointer | None":
-    """Return the compiled function, or None where it is switched off or cannot be built."""
+def library() -> ctypes.CDLL | None:
+    """Return the compiled functions, or None where they are switched off or cannot be built."""
     if os.environ.get(SWITCH) == "0":
         return None
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
     try:
-        function = ctypes.CDLL(str(_built(compiler))).zoo_codebook_matvec
+        found = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         log.warning(
             "packed weights are decoded in torch, %s could not be used: %s", compiler, error
         )
         return None
-    function.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * 5]
-    function.restype = ctypes.c_int
-    return function
+    found.zoo_codebook_matvec.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * 5]
+    found.zoo_rows_matvec.argtypes = [*[ctypes.c_int32] * 4, *[ctypes.c_void_p] * 4]
+    return found
 
 
 def _built(compiler: str) -> Path:
