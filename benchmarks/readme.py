@@ -12,10 +12,10 @@ from benchmarks import export, gptvq_readme, hub
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
+from zoo.card_parts import TARGETS
 from zoo.cost.estimate import readable
 
 README = Path(__file__).parent.parent / "README.md"
-TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
 
 
 def models() -> str:
