@@ -154,6 +154,7 @@ class Compress:
         length: tokens of a window.
         seed: of the choice of windows.
         rest_dtype: type of the other tensors in the result; None keeps theirs.
+        embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         budget: stored bits per weight, shared out between the layers; 0: all layers alike.
         tune_steps: of tuning codebooks, scales and norms end to end; 0: none.
         tune_length: tokens of a step.
@@ -170,6 +171,7 @@ class Compress:
     length: int = 1024
     seed: int = 0
     rest_dtype: str | None = None
+    embeddings: int = 0
     budget: float = 0.0
     tune_steps: int = 0
     tune_length: int = 512

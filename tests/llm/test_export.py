@@ -44,10 +44,14 @@ def test_block_scales_are_refused():
         Gathered(PackedLinear.of(quantize_matrix(torch.randn(16, 32), None, options)))
 
 
-def test_the_command_writes_codes_that_onnx_runtime_looks_up(base, text, tmp_path, capsys):
+@pytest.mark.parametrize("embeddings", ["", "--embeddings 8"], ids=["floats", "8 bit rows"])
+def test_the_command_writes_codes_that_onnx_runtime_looks_up(
+    base, text, tmp_path, capsys, embeddings
+):
     out, file = tmp_path / "out", tmp_path / "model.onnx"
     words = f"compress {base} --out {out} --data {text} --method gptvq-2d-3b --windows 2 "
-    assert main([*words.split(), "--length", "32", "--set", "iterations=2"]) == 0
+    words += f"--length 32 --set iterations=2 {embeddings}"
+    assert main(words.split()) == 0
     assert main(["export", str(out), "--out", str(file)]) == 0
     capsys.readouterr()
     graph = onnx.load(file).graph
@@ -56,6 +60,9 @@ def test_the_command_writes_codes_that_onnx_runtime_looks_up(base, text, tmp_pat
     assert [item.data_type for item in codes] == [onnx.TensorProto.UINT8] * 3
     floats = [item for item in kept.values() if item.data_type == onnx.TensorProto.FLOAT]
     assert not [item.name for item in floats if list(item.dims) in ([172, 64], [64, 172])]
+    tables = [item for item in kept.values() if list(item.dims) == [256, 64]]
+    kind = onnx.TensorProto.INT8 if embeddings else onnx.TensorProto.FLOAT
+    assert [item.data_type for item in tables] == [kind]  # tied: once
     ids = np.arange(2 * 50).reshape(2, 50)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     found = session.run(["logits"], {"input_ids": ids})[0]

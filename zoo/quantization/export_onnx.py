@@ -12,6 +12,7 @@ from zoo.errors import MismatchError
 from zoo.export.onnx import OPSET, TOLERANCE, OnnxFile, packages
 from zoo.export.onnx import _quiet as quiet
 from zoo.files import replacing
+from zoo.quantization.embeddings import PackedEmbedding, PackedHead, Rows, TiedHead
 from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.grids.uniform import Uniform
 from zoo.quantization.packed import PackedLinear, unpacked
@@ -91,6 +92,58 @@ class Gathered(nn.Module):
         return F.linear(x, self.weight(), self.bias)
 
 
+class GatheredRows(nn.Module):
+    """8-bit rows in operators that ONNX has: looked up by ids, ...
+
+    Args:
+        rows: of the packed embedding or head.
+        bias: of the head.
+
+    """
+
+    def __init__(self, rows: Rows, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.register_buffer("codes", rows.codes)
+        self.register_buffer("scale", rows.scale.view(torch.float16).unsqueeze(1))
+        self.bias = bias
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids (batch, length)."""
+        codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+        return codes[ids].to(torch.float32) * scale[ids].to(torch.float32)
+
+    def times(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+        return F.linear(x, codes.to(torch.float32) * scale.to(torch.float32), self.bias)
+
+
+class _Times(nn.Module):
+    """... or multiplied by: a head."""
+
+    def __init__(self, rows: GatheredRows) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows.times(x)
+
+
+def _gather(model: Any) -> None:
+    """Replace all that is packed in a language model."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, PackedLinear):
+            model.set_submodule(name, Gathered(layer))
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(table, PackedEmbedding):
+        rows = GatheredRows(table)
+        model.set_input_embeddings(rows)
+        if isinstance(head, TiedHead):
+            model.set_output_embeddings(_Times(rows))
+        elif isinstance(head, PackedHead):
+            model.set_output_embeddings(_Times(GatheredRows(head, head.bias)))
+
+
 class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -125,9 +178,7 @@ def export(
     ids = torch.arange(2 * length).view(2, length) % model.config.vocab_size
     with torch.no_grad():
         wanted = model(input_ids=ids, use_cache=False).logits
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, PackedLinear):
-            model.set_submodule(name, Gathered(layer))
+    _gather(model)
     proto = _converted(_Logits(model).eval(), ids)
     for node in proto.graph.node:  # the exporter leaves this machine's paths in stack traces
         del node.metadata_props[:]

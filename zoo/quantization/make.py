@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zoo.verbs.resolve import Ref
 
 PLAN_KEYS = (
-    "windows", "length", "seed", "skip", "overrides", "rest_dtype",
+    "windows", "length", "seed", "skip", "overrides", "rest_dtype", "embeddings",
     "budget", "tune_steps", "tune_length", "tune_lr",
 )  # fmt: skip
 TEST_WINDOWS = 12
@@ -166,6 +166,7 @@ def plan_of(compress: Compress) -> Plan:
         length=compress.length,
         seed=compress.seed,
         rest_dtype=compress.rest_dtype,
+        embeddings=compress.embeddings,
         budget=compress.budget,
         tune_steps=compress.tune_steps,
         tune_length=compress.tune_length,
