@@ -2,9 +2,10 @@
 
 The model in --model, batch 1, greedy, with its key-value cache: in bfloat16 and in float32 through
 transformers, packed with the rest in bfloat16 (weights decoded where they are multiplied, at every
-step), and packed with the decoded weights kept. Codes are drawn at random: the time does not depend
-on their values. In turn, medians. With --llama, an interpreter with llama-cpp-python, and --gguf,
-a GGUF file of the model, llama.cpp takes its turn on the same threads.
+step), also with embedding and head in 8 bits, and packed with the decoded weights kept. Codes are
+drawn at random: the time does not depend on their values. In turn, medians. With --llama, an
+interpreter with llama-cpp-python, and --gguf, a GGUF file of the model, llama.cpp takes its turn on
+the same threads.
 Run: python -m benchmarks.gptvq_decode --model DIR [--llama PYTHON --gguf FILE]
 """
 
@@ -20,6 +21,8 @@ from torch import nn
 from benchmarks.common import report
 from zoo.quantization import blocks
 from zoo.quantization.bridge import load
+from zoo.quantization.embeddings import pack as pack_rows
+from zoo.quantization.embeddings import quantize_rows
 from zoo.quantization.kernels.matvec import library
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, set_cache
@@ -42,8 +45,11 @@ print(1 / statistics.median(times[1:]))
 """
 
 
-def packed(folder: Path) -> tuple[Any, int, int]:
-    """Return the model with packed layers, their bytes, and the bytes that stay in memory."""
+def packed(folder: Path, *, rows: bool = False) -> tuple[Any, int, int]:
+    """Return the model with packed layers, their bytes, and the bytes that stay in memory.
+
+    With `rows`, embedding and head are packed in 8 bits as well, and count nowhere.
+    """
     model = load(folder, dtype=torch.bfloat16)
     name, found = blocks.find_blocks(model)
     random = torch.Generator().manual_seed(0)
@@ -63,6 +69,11 @@ def packed(folder: Path) -> tuple[Any, int, int]:
         for layer in layers
         for value in vars(layer)["_buffers"].values()
     )
+    if rows:
+        stored_rows = quantize_rows(model.get_input_embeddings().weight)
+        pack_rows(model, tied=True)
+        model.get_input_embeddings().load_state_dict(stored_rows, assign=True)
+        model.get_input_embeddings().like = torch.empty(0, dtype=torch.bfloat16)
     return model, stored, resident
 
 
@@ -86,6 +97,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     ours, stored, resident = packed(args.model)
     theirs: dict[str, nn.Module] = {
+        "packed, embeddings in 8 bits": packed(args.model, rows=True)[0],
         "bfloat16": load(args.model, dtype=torch.bfloat16),
         "float32": load(args.model, dtype=torch.float32),
     }
@@ -105,8 +117,10 @@ def main() -> None:
         print("llama.cpp: skipped, no --llama PYTHON and --gguf FILE given")
     middle = {name: statistics.median(values) for name, values in speeds.items()}
     best = middle["packed, cache none"] / middle["bfloat16"]
+    rows8 = middle["packed, embeddings in 8 bits"] / middle["bfloat16"]
     rows = [
         ["packed / bfloat16", f"{best:.2f}x", "tokens per second"],
+        ["packed, embeddings in 8 bits / bfloat16", f"{rows8:.2f}x", ""],
         ["packed / float32", f"{middle['packed, cache none'] / middle['float32']:.2f}x", ""],
         ["resident / packed bytes", f"{resident / stored:.3f}x", f"{stored:,} bytes packed"],
     ]

@@ -74,13 +74,15 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     if not report:
         return []
     files = checkpoint.config["files"]
+    compress = checkpoint.recipe.compress
+    rows = "8 bits" if compress is not None and compress.embeddings else "floats"
     weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
     return [
         ("weights packed", f"{report['weights']:,}", "exact"),
         ("bits per packed weight, everything counted", f"{report['bits_per_weight']:.4f}", "exact"),
         ("bytes of the packed weights", f"{report['packed_bytes']:,}", "exact"),
         (
-            "bytes of all tensors (embeddings are not packed)",
+            f"bytes of all tensors, embeddings in {rows}",
             f"{report['tensor_bytes']:,}",
             "exact",
         ),
@@ -132,6 +134,9 @@ def _command(checkpoint: "Checkpoint") -> str:
     words += [f"--skip '{pattern}'" for pattern in compress.skip]
     for pattern, values in compress.overrides.items():
         words += [f"--override '{pattern}:{key}={value}'" for key, value in values.items()]
+    words += [f"--rest-dtype {compress.rest_dtype}"] if compress.rest_dtype else []
+    words += [f"--embeddings {compress.embeddings}"] if compress.embeddings else []
+    words += [f"--rotate {compress.rotate}"] if compress.rotate else []
     words += [f"--budget {compress.budget:g}"] if compress.budget else []
     words += [f"--tune {compress.tune_steps}"] if compress.tune_steps else []
     if compress.tune_steps:
