@@ -53,10 +53,19 @@ ROWS: dict[str, LayerOptions | None] = {
     "gptvq 2D 3.125": LayerOptions(bits=3, dim=2, target_bpv=3.125, rounds=2),
     "gptq int3 g128": LayerOptions(method="gptq", bits=3, group_size=128),
     "rtn int3 g128": LayerOptions(method="rtn", bits=3, group_size=128),
+    # What rotations that fold into the weights buy.
+    "gptvq 2D 2.25 heads rotated": LayerOptions(bits=2, dim=2, target_bpv=2.25, rounds=2),
+    "gptvq 2D 2.25 all rotated": LayerOptions(bits=2, dim=2, target_bpv=2.25, rounds=2),
+    "gptq int3 g128 heads rotated": LayerOptions(method="gptq", bits=3, group_size=128),
+    "gptq int3 g128 all rotated": LayerOptions(method="gptq", bits=3, group_size=128),
     "gptvq 2D mixed 2.25": MIXED,
     "gptvq 2D mixed 2.25 tuned": MIXED,
 }
 PLANS: dict[str, dict[str, Any]] = {
+    "gptvq 2D 2.25 heads rotated": {"rotate": "heads"},
+    "gptvq 2D 2.25 all rotated": {"rotate": "all-untied"},
+    "gptq int3 g128 heads rotated": {"rotate": "heads"},
+    "gptq int3 g128 all rotated": {"rotate": "all-untied"},
     "gptvq 2D mixed 2.25": {"budget": 2.25},
     "gptvq 2D mixed 2.25 tuned": {"budget": 2.25, "tune_steps": 120},
 }

@@ -155,6 +155,7 @@ class Compress:
         seed: of the choice of windows.
         rest_dtype: type of the other tensors in the result; None keeps theirs.
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
+        rotate: rotations folded into the weights first: "heads", "all", "all-untied", or "": none.
         budget: stored bits per weight, shared out between the layers; 0: all layers alike.
         tune_steps: of tuning codebooks, scales and norms end to end; 0: none.
         tune_length: tokens of a step.
@@ -172,6 +173,7 @@ class Compress:
     seed: int = 0
     rest_dtype: str | None = None
     embeddings: int = 0
+    rotate: str = ""
     budget: float = 0.0
     tune_steps: int = 0
     tune_length: int = 512

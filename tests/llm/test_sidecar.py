@@ -111,6 +111,16 @@ def test_another_base_or_revision_is_refused(packed, base, named, message):
     assert torch.equal(logits(model), plain)
 
 
+def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path):
+    shutil.copytree(packed, tmp_path / "turned")
+    facts = json.loads((packed / "zoo.json").read_text())
+    facts["recipe"]["compress"]["rotate"] = "heads"
+    (tmp_path / "turned" / "zoo.json").write_text(json.dumps(facts))
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    with pytest.raises(MismatchError, match=r"weights were rotated \(heads\) before"):
+        sidecar.attach(bridge.load(tmp_path / "turned"), adapter(floats, "delta", REPO))
+
+
 def test_other_shapes_and_other_norms_are_refused(packed, base, tiny_model):
     wide = tiny_model(intermediate_size=180)
     with pytest.raises(MismatchError, match=r"up_proj.weight has shape .*expects"):

@@ -45,6 +45,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--embeddings", type=int, metavar="8", help="store embedding and head in 8 bits"
     )
+    sub.add_argument(
+        "--rotate",
+        choices=("heads", "all", "all-untied"),
+        help="spread outliers by rotations that fold into the weights",
+    )
     sub.add_argument("--resume", action="store_true", help="go on with the job in --out")
     sub.add_argument("--device", help="a torch device; default: what Accelerate finds")
     sub = command("import", _import, "turn a GGUF file into a folder for transformers")
@@ -54,7 +59,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 _DIRECT = (
     "group_size", "target_bpv", "windows", "length", "seed", "skip", "rest_dtype", "dim",
-    "budget", "preset", "embeddings",
+    "budget", "preset", "embeddings", "rotate",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, sha256, write_json
 from zoo.quantization import assemble, calibration
 from zoo.quantization.pipeline import Job, peak_bytes, tensor_digest
@@ -63,6 +63,9 @@ def compress_model(
         stream = calibration.tokenize(folder, calibration.read_text(text))
         ids = calibration.windows(stream, count=plan.windows, length=plan.length, seed=plan.seed)
         facts = {"text": text.name, "sha256": sha256(text), "tokens": len(stream)}
+    base = source.facts() if plan.rotate else None
+    if plan.rotate:
+        source = _rotated(source, plan, out / "work" / "rotated", team)
     if plan.budget:
         plan = _mixed(source, plan, out / "work", ids, team)
     job = Job(source, plan, out / "work", ids, team=team, resume=resume)
@@ -74,10 +77,28 @@ def compress_model(
         report = _report(job, sizes, facts, time.perf_counter() - began)
         if tuned is not None:
             report["tuning"] = tuned
+        if base is not None:  # not the rotated copy of it
+            report["model"] = base
         write_json(out / REPORT, report)
     report = team.gather(report)[0]
     job.remove()
     return report
+
+
+def _rotated(source: Source, plan: Plan, folder: Path, team: Team) -> Source:
+    """Return the source with rotated weights, which the first process writes."""
+    from zoo.quantization.rotate import rotate_model
+
+    problem: ZooError | None = None
+    if team.is_main:
+        try:
+            rotate_model(source.folder, folder, plan.rotate, seed=plan.seed)
+        except ZooError as error:
+            problem = error
+    problem = team.gather(problem)[0]  # nobody waits for a process that has refused
+    if problem is not None:
+        raise problem
+    return Source(folder)
 
 
 def _mixed(source: Source, plan: Plan, work: Path, ids: Tensor | None, team: Team) -> Plan:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PLAN_KEYS = (
     "windows", "length", "seed", "skip", "overrides", "rest_dtype", "embeddings",
-    "budget", "tune_steps", "tune_length", "tune_lr",
+    "rotate", "budget", "tune_steps", "tune_length", "tune_lr",
 )  # fmt: skip
 TEST_WINDOWS = 12
 
@@ -167,6 +167,7 @@ def plan_of(compress: Compress) -> Plan:
         seed=compress.seed,
         rest_dtype=compress.rest_dtype,
         embeddings=compress.embeddings,
+        rotate=compress.rotate,
         budget=compress.budget,
         tune_steps=compress.tune_steps,
         tune_length=compress.tune_length,

@@ -8,6 +8,8 @@ from typing import Any
 from zoo.errors import MismatchError
 from zoo.quantization.options import LayerOptions
 
+ROTATIONS = ("heads", "all", "all-untied")  # see zoo.quantization.rotate
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -20,7 +22,7 @@ class Plan:
         skip: patterns of layers left as they are.
         windows: calibration windows.
         length: tokens of a window.
-        seed: of the choice of windows.
+        seed: of the choice of windows, and of rotations.
         least_tokens: a layer that fewer tokens reached (an expert of a mixture) is quantized
             with the identity for its Hessian.
         row_parts: parts that the rows of a layer are swept in, for as many processes; a codebook
@@ -28,6 +30,8 @@ class Plan:
         hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
         rest_dtype: type of all other floating tensors in the result; None keeps theirs.
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
+        rotate: "heads", "all" or "all-untied": random rotations folded into the weights before
+            they are quantized (`zoo.quantization.rotate`); "": none.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
             model (`zoo.quantization.mixed`); layers with overrides of their own do not take part;
             0: all layers alike.
@@ -48,6 +52,7 @@ class Plan:
     hidden_dtype: str = "float32"
     rest_dtype: str | None = None
     embeddings: int = 0
+    rotate: str = ""
     budget: float = 0.0
     tune_steps: int = 0
     tune_length: int = 512
@@ -70,6 +75,10 @@ class Plan:
             allowed = ("float32", "bfloat16", *(("float16", None) if name == "rest_dtype" else ()))
             if value not in allowed:
                 raise MismatchError(f"{name} is {value!r}; expected one of {allowed}")
+        if self.rotate not in ("", *ROTATIONS):
+            raise MismatchError(
+                f"rotate is {self.rotate!r}; expected one of {', '.join(ROTATIONS)}, or nothing"
+            )
         if self.embeddings not in (0, 8):
             raise MismatchError(f"embeddings is {self.embeddings!r}; expected 0 or 8 bits")
         for pattern in self.overrides:

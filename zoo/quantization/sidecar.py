@@ -128,6 +128,12 @@ def _delta(
 
 def _check_origin(name: str, adapter: SparseAdapter, model: nn.Module) -> None:
     """Check that the model an adapter was trained on is the one that was packed."""
+    if rotation := _recipe(model).get("rotate"):
+        raise MismatchError(
+            f"{name}: this checkpoint's weights were rotated ({rotation}) before they were packed, "
+            "so that an adapter of its base does not fit: train one on this checkpoint, or pack "
+            "the base without --rotate"
+        )
     wanted, packed = _trained_on(adapter), _packed_from(model)
     if wanted is None or packed is None:
         unknown = "the adapter does not say what" if wanted is None else "the model does not say of"
@@ -155,14 +161,19 @@ def _trained_on(adapter: SparseAdapter) -> tuple[str, str | None] | None:
 
 
 def _packed_from(model: nn.Module) -> tuple[str, str | None] | None:
+    found = _recipe(model).get("base")
+    return _split(found) if isinstance(found, str) else None
+
+
+def _recipe(model: nn.Module) -> dict[str, Any]:
+    """Return how the model's folder says that it was compressed."""
     from zoo.checkpoint import FACTS
 
     path = Path(str(getattr(model, "name_or_path", ""))) / FACTS
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return _split(facts["recipe"]["compress"]["base"])
+        return dict(json.loads(path.read_text(encoding="utf-8"))["recipe"]["compress"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def _split(ref: str) -> tuple[str, str | None]:

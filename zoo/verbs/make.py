@@ -127,7 +127,7 @@ def compress(
         device: a torch device; None takes Accelerate's.
         options: of the method (`bits=2, dim=2, target_bpv=2.125`), and `windows`, `length`,
             `seed`, `skip`, `overrides`, `rest_dtype`, `embeddings`, `preset` ("fast" or "best"),
-            `budget`, `tune_steps`, `tune_length`, `tune_lr`.
+            `rotate`, `budget`, `tune_steps`, `tune_length`, `tune_lr`.
 
     Raises:
         MismatchError: see `zoo.quantization.compress.compress_model`.
