@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo.adapters import SparseAdapter, Switcher, fuse
 from zoo.adapters.fusion import STRATEGIES
+from zoo.adapters.planner import Recent
 from zoo.adapters.sparse import fingerprint
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 
@@ -241,6 +242,53 @@ def test_an_interrupt_at_any_moment_leaves_one_whole_state() -> None:
     assert interrupted > 20
     switcher.deactivate()
     assert fingerprint(model) == base
+
+
+class Interrupted:
+    """A key whose hash or comparison is interrupted, `left` of them from now."""
+
+    left = -1
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        self.count()
+        return hash(self.number)
+
+    def __eq__(self, other: object) -> bool:
+        self.count()
+        return isinstance(other, Interrupted) and self.number == other.number
+
+    @classmethod
+    def count(cls) -> None:
+        cls.left -= 1
+        if cls.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_inside_a_key_leaves_a_cache_that_works() -> None:
+    def use(cache: Recent[Interrupted, int], *numbers: int) -> None:
+        for number in numbers:
+            found = cache.get(Interrupted(number))
+            assert found in (None, number)
+            if found is None:
+                cache.put(Interrupted(number), number, 50)
+            assert cache.nbytes <= 100
+
+    interrupted = 0
+    for moment in range(1, 100):
+        cache: Recent[Interrupted, int] = Recent(100)
+        use(cache, 1, 2)
+        Interrupted.left = moment
+        try:
+            use(cache, 1, 3, 2, 1, 4, 3)
+        except KeyboardInterrupt:
+            interrupted += 1
+        Interrupted.left = -1
+        use(cache, 0, 1, 2, 3, 4, 5, 5)
+        assert len(cache) == 2
+    assert 10 < interrupted < 99  # the last runs had no interrupt left
 
 
 def threads(seconds: float, readers: int = 8) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """`Planner`: the adapters that a switcher knows, and the plans worked out from them."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -21,11 +20,15 @@ _T = TypeVar("_T")
 
 
 class Recent(Generic[_K, _T]):
-    """The most recently used values within a budget of bytes; the newest always stays."""
+    """The most recently used values within a budget of bytes; the newest always stays.
+
+    In a plain dict, oldest first: an interrupt in the hash of a key leaves an OrderedDict with a
+    key in its order that is not among its items.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self._items: OrderedDict[_K, tuple[_T, int]] = OrderedDict()
+        self._items: dict[_K, tuple[_T, int]] = {}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -37,16 +40,18 @@ class Recent(Generic[_K, _T]):
 
     def get(self, key: _K) -> _T | None:
         """Return a value and make it the newest."""
-        if key not in self._items:
+        found = self._items.pop(key, None)
+        if found is None:
             return None
-        self._items.move_to_end(key)
-        return self._items[key][0]
+        self._items[key] = found
+        return found[0]
 
     def put(self, key: _K, value: _T, nbytes: int) -> None:
         """Keep a value; the oldest go until the budget holds."""
+        self._items.pop(key, None)
         self._items[key] = (value, nbytes)
         while self.nbytes > self.budget and len(self._items) > 1:
-            self._items.popitem(last=False)
+            del self._items[next(iter(self._items))]
 
     def drop(self, which: Callable[[_K], bool]) -> None:
         """Let go of the values whose key `which` says."""
