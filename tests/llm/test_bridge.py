@@ -29,6 +29,7 @@ METHODS = {
     "codebook-6-bit-index": LayerOptions(bits=3, dim=2, group_size=2048),
     "codebook-8-bit-index": LayerOptions(bits=2, dim=4, group_size=4096),
     "codebook-1d": LayerOptions(bits=2, dim=1, group_size=256),
+    "codebook-product": LayerOptions(bits=2, dim=1, group_size=100, codebook_rank=-1),
     "codebook-3-bit-index": LayerOptions(bits=3, dim=1, group_size=256),
     "codebook-half": LayerOptions(bits=2, dim=2, group_size=512, codebook_bits=16),
     "codebook-scales": LayerOptions(bits=2, dim=2, group_size=1024, scale_block=16),

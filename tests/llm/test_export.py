@@ -19,6 +19,7 @@ pytest.importorskip("onnxscript")
 OPTIONS = {
     "rtn": LayerOptions(method="rtn", bits=3, group_size=16),
     "codebook-1d": LayerOptions(bits=3, dim=1, group_size=256),
+    "codebook-product": LayerOptions(bits=3, dim=1, group_size=100, codebook_rank=-1),
     "codebook-2d": LayerOptions(bits=3, dim=2, group_size=1024),
     "codebook-4d": LayerOptions(bits=2, dim=4, group_size=4096),
     "codebook-half": LayerOptions(bits=2, dim=2, group_size=512, codebook_bits=16),

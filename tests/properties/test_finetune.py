@@ -40,6 +40,7 @@ def case(method: str) -> tuple[Small, dict[str, QuantizedMatrix], Tensor]:
     model = Small()
     options = {
         "gptvq": LayerOptions(group_size=512, codebook_bits=8),
+        "product": LayerOptions(dim=1, group_size=256, codebook_rank=2),
         "scaled": LayerOptions(group_size=512, scale_block=8, act_order=True),
         "rtn": LayerOptions(method="rtn", bits=2, group_size=32),
     }[method]
@@ -51,7 +52,7 @@ def case(method: str) -> tuple[Small, dict[str, QuantizedMatrix], Tensor]:
     return model, matrices, ids
 
 
-@pytest.mark.parametrize("method", ["gptvq", "scaled", "rtn"])
+@pytest.mark.parametrize("method", ["gptvq", "product", "scaled", "rtn"])
 def test_tuning_moves_parameters_only_and_helps(method: str) -> None:
     model, matrices, ids = case(method)
     weights = {name: value.clone() for name, value in model.state_dict().items()}

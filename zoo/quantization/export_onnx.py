@@ -53,9 +53,10 @@ class Gathered(nn.Module):
         group = torch.arange(grid.cells) // (grid.span // grid.dim)
         self.register_buffer("across", group * grid.row_groups * size)
         self.register_buffer("down", (torch.arange(grid.rows) // grid.group_rows * size)[:, None])
-        codebook = layer.get_buffer("codebook").flatten(0, 2)
-        if layer.options.codebook_bits == 8:
-            scale = from_half_bits(layer.get_buffer("codebook_scale")).flatten()
+        codebook, stored = layer.codebooks()
+        codebook = codebook.flatten(0, 2)
+        if stored is not None:
+            scale = from_half_bits(stored).flatten()
             self.register_buffer("scale", scale.to(torch.float16)[:, None, None])
         else:
             codebook = codebook.view(torch.float16)

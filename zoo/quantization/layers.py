@@ -188,7 +188,7 @@ def _row_parts(
     """
     rows, columns = shape
     grid = make_grid(options, rows, columns)
-    if parts == 1 or options.scale_block:
+    if parts == 1 or options.scale_block or options.codebook_rank:
         return [(options, 0, rows)]
     unit = grid.group_rows if isinstance(grid, Codebooks) else 1
     if isinstance(grid, Codebooks):

@@ -38,6 +38,8 @@ class LayerOptions:
         update_steps: conjugate-gradient steps of the codebook update; 0 leaves it out.
         rounds: how often codes are chosen anew for the updated codebooks, then these for the codes.
         codebook_bits: 8 (integers with a 16-bit scale per codebook) or 16 (halves).
+        codebook_rank: of the product that all codebooks of dim 1 are stored as; -1 takes half of
+            their entries, 0 stores them as they are.
         scale_block: weights of a row that share a 4-bit logarithmic scale; 0: no such scales.
         seeding: where k-means starts: `normal`, `mahalanobis` or `kmeans++`.
         act_order: take columns by falling diagonal of H; the order is stored.
@@ -56,6 +58,7 @@ class LayerOptions:
     update_steps: int = 8
     rounds: int = 0
     codebook_bits: int = 8
+    codebook_rank: int = 0
     scale_block: int = 0
     seeding: str = "normal"
     act_order: bool = False
@@ -81,6 +84,8 @@ class LayerOptions:
         )
         _check(self.dim in (1, 2, 4, 8), f"dim is {self.dim}; expected 1, 2, 4 or 8")
         _check(self.codebook_bits in (8, 16), f"codebook_bits is {self.codebook_bits}; 8 or 16")
+        if self.codebook_rank:
+            self._check_rank()
         _check(
             self.scale_block == 0 or self.scale_block % self.dim == 0,
             f"scale_block is {self.scale_block}; expected a multiple of dim {self.dim}",
@@ -100,6 +105,25 @@ class LayerOptions:
         _check(
             self.group_size is None or self.group_size > 0,
             f"group_size is {self.group_size}; expected 1 or more",
+        )
+
+    def _check_rank(self) -> None:
+        _check(
+            self.grid == "codebook" and self.dim == 1,
+            f"codebook_rank is {self.codebook_rank} and dim {self.dim}; only codebooks of dim 1 "
+            "are stored as a product: pass dim=1, or codebook_rank=0",
+        )
+        size = 1 << self.index_bits
+        if self.codebook_rank == -1:
+            object.__setattr__(self, "codebook_rank", size // 2)
+        _check(
+            1 <= self.codebook_rank < size,
+            f"codebook_rank is {self.codebook_rank}; expected 1 to {size - 1} for codebooks of "
+            f"{size} entries, or -1 for half of them",
+        )
+        _check(
+            self.codebook_bits == 8 and not self.scale_block,
+            "codebook_rank goes with codebook_bits 8 and without scale_block",
         )
 
     @property

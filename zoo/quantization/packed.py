@@ -11,6 +11,7 @@ from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids import Grid, make_grid
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.grids.factored import Factored
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
@@ -23,7 +24,10 @@ def layout(grid: Grid, options: LayerOptions) -> Layout:
     """Return name, shape and type of the tensors that a quantized matrix is stored as."""
     rows, groups, bits = grid.rows, len(grid.groups), grid.index_bits
     found: Layout = {"codes": ((rows, packed_bytes(grid.cells, bits)), torch.uint8)}
-    if isinstance(grid, Codebooks):
+    if isinstance(grid, Factored):
+        found["factor"] = ((groups, grid.row_groups, grid.rank), torch.int8)
+        found["basis"] = ((grid.rank, 1 << bits), torch.int16)
+    elif isinstance(grid, Codebooks):
         books = (groups, grid.row_groups)
         found["codebook"] = ((*books, 1 << bits, grid.dim), torch.int8)
         if options.codebook_bits == 8:
@@ -80,7 +84,8 @@ class PackedLinear(nn.Module):
         self._decoded: Tensor | None = None
         self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.quantization.sidecar
         grid = self.grid
-        fused = isinstance(grid, Codebooks) and self.names == _PLAIN[0]
+        self._books: tuple[Tensor, Tensor] | None = None  # of a product, multiplied out
+        fused = isinstance(grid, Codebooks) and self.names in (_PLAIN[0], _PRODUCT)
         self._matvec = Matvec(grid) if fused and isinstance(grid, Codebooks) else None
 
     @classmethod
@@ -111,8 +116,8 @@ class PackedLinear(nn.Module):
         """Refuse stored values that no quantization gives, without decoding the weight.
 
         Raises:
-            UnsafeFileError: a scale that is zero, NaN or infinite, as when tensors were missing
-                from the file; an order that is no permutation; bits behind the last code.
+            UnsafeFileError: a scale or basis that is zero, NaN or infinite, as when tensors were
+                missing from the file; an order that is no permutation; bits behind the last code.
 
         """
         for name in ("scale", "codebook_scale"):
@@ -120,6 +125,10 @@ class PackedLinear(nn.Module):
                 values = from_half_bits(self.get_buffer(name))
                 if not (torch.isfinite(values).all() and (values > 0).all()):
                     raise UnsafeFileError(f"{name} holds zero, a negative number, NaN or infinity")
+        if "basis" in self.names:
+            basis = from_half_bits(self.get_buffer("basis"))
+            if not (torch.isfinite(basis).all() and basis.any()):
+                raise UnsafeFileError("basis holds NaN or infinity, or nothing but zeros")
         codes, bits = self.get_buffer("codes"), self.grid.index_bits
         spare = -self.grid.cells * bits % 8
         if spare and (codes[:, -1] >> (8 - spare)).any():
@@ -129,9 +138,24 @@ class PackedLinear(nn.Module):
             if not torch.equal(order.sort().values, torch.arange(self.in_features).to(order)):
                 raise UnsafeFileError("order is no permutation of the columns")
 
+    def codebooks(self) -> tuple[Tensor, Tensor | None]:
+        """Return the codebooks (C, G, k, dim) and their scales as they are stored, or would be.
+
+        Integers of 8 bits with scales (C, G), or bits of halves without.
+        """
+        if not isinstance(self.grid, Factored):
+            scale = self.get_buffer("codebook_scale") if self.options.codebook_bits == 8 else None
+            return self.get_buffer("codebook"), scale
+        if self._books is not None:
+            return self._books
+        books = self.grid.ordinary(self.get_buffer("factor"), self.get_buffer("basis"))
+        if not torch.compiler.is_compiling():
+            self._books = books
+        return books
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return W (out_features, in_features)."""
-        plain = isinstance(self.grid, Codebooks) and self.names in _PLAIN
+        plain = isinstance(self.grid, Codebooks) and self.names in (*_PLAIN, _PRODUCT)
         weight = decode_codebooks(self) if plain else self.matrix().dequantize()
         return weight.to(dtype)
 
@@ -153,7 +177,8 @@ class PackedLinear(nn.Module):
 
     def _few(self, x: Tensor, matvec: Matvec) -> Tensor:
         flat = x.reshape(-1, self.in_features).to(torch.float32)
-        codebook, scale = self.get_buffer("codebook"), self.get_buffer("codebook_scale")
+        codebook, scale = self.codebooks()
+        assert scale is not None, "half codebooks have no kernel"
         found = None
         if not torch.compiler.is_compiling():
             found = matvec(flat, self.get_buffer("codes"), codebook, scale)
@@ -163,8 +188,12 @@ class PackedLinear(nn.Module):
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
-        self._decoded = None  # it is of the old device or dtype
+        self._decoded = self._books = None  # they are of the old device or dtype
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._decoded = self._books = None  # they are of the old codes
+        super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         """Say what is packed."""
@@ -173,6 +202,7 @@ class PackedLinear(nn.Module):
 
 
 _PLAIN = (("codes", "codebook", "codebook_scale"), ("codes", "codebook"))
+_PRODUCT = ("codes", "factor", "basis")
 
 
 def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
@@ -185,11 +215,11 @@ def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
     """
     grid = layer.grid
     assert isinstance(grid, Codebooks)
-    codebook = layer.get_buffer("codebook")
-    if layer.options.codebook_bits == 8:
+    codebook, scale = layer.codebooks()
+    if scale is not None:
         table = codebook.to(torch.float32)
         if scaled:
-            table = table * from_half_bits(layer.get_buffer("codebook_scale"))[:, :, None, None]
+            table = table * from_half_bits(scale)[:, :, None, None]
     else:
         table = from_half_bits(codebook)
     codes, bits = layer.get_buffer("codes"), grid.index_bits

@@ -10,5 +10,6 @@ __all__ = ["Grid", "make_grid"]
 
 def make_grid(options: LayerOptions, rows: int, columns: int) -> Grid:
     """Return the grid that `options` ask for, laid out for a (rows, columns) matrix."""
-    module = importlib.import_module(f"zoo.quantization.grids.{options.grid}")
+    name = "factored" if options.codebook_rank else options.grid
+    module = importlib.import_module(f"zoo.quantization.grids.{name}")
     return module.make(options, rows, columns)

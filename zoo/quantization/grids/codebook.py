@@ -1,6 +1,5 @@
 """Vector codebooks: `dim` neighbouring weights are one of 2^index_bits centroids (GPTVQ)."""
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +41,10 @@ class Codebooks(Grid):
         """Return the scale blocks of a row in one column group."""
         return self.span // self.scale_block if self.scale_block else 0
 
+    def books(self, parameters: Parameters) -> Tensor:
+        """Return the codebooks (..., k, dim) out of the parameters."""
+        return parameters["codebook"]
+
     def fit(self, values: Tensor, importance: Tensor) -> Parameters:
         """Run weighted k-means in every row group, on `values` divided by their scales."""
         group: Parameters = self._fit_scales(values) if self.scale_block else {}
@@ -68,16 +71,17 @@ class Codebooks(Grid):
         scale = self.scale(group, values.shape[1], offset)
         live = values if scale is None else values / scale
         # A cell has one scale, so that its distances grow with it but keep their order.
+        books = self.books(group)
         metrics = (metric,) if metric.ndim == 2 else metric.split(self.dim)
         cells = [
-            self.join(nearest(self.split(cell), weight, group["codebook"]))
+            self.join(nearest(self.split(cell), weight, books))
             for cell, weight in zip(live.split(self.dim, 1), metrics, strict=True)
         ]
         return torch.cat(cells, 1)
 
     def decode_group(self, group: Parameters, codes: Tensor, offset: int = 0) -> Tensor:
         """Return centroids times scales."""
-        codebook = group["codebook"]
+        codebook = self.books(group)
         rows = torch.arange(self.rows, device=codes.device) // self.group_rows
         places = codes + (rows * codebook.shape[1]).unsqueeze(1)
         values = look_up(codebook.reshape(-1, self.dim), places)
@@ -109,17 +113,17 @@ class Codebooks(Grid):
 
     def decode(self, parameters: Parameters, codes: Tensor) -> Tensor:
         """Return the matrix (rows, padded) in one look-up."""
-        codebook = parameters["codebook"]
-        values = look_up(codebook.reshape(-1, self.dim), self._places(codes))
+        codebook = self.books(parameters)
+        values = look_up(codebook.reshape(-1, self.dim), self.places(codes))
         scales = self.scales(parameters)
         return values if scales is None else values * scales.to(values)
 
     def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
         """Return the gradient of `codebook`."""
-        scales, codebook = self.scales(parameters), parameters["codebook"]
+        scales, codebook = self.scales(parameters), self.books(parameters)
         values = gradient.to(torch.float32) if scales is None else gradient * scales
         table = values.new_zeros(codebook.numel() // self.dim, self.dim)
-        table.index_add_(0, self._places(codes).reshape(-1), values.reshape(-1, self.dim))
+        table.index_add_(0, self.places(codes).reshape(-1), values.reshape(-1, self.dim))
         return {"codebook": table.view_as(codebook)}
 
     def scales(self, parameters: Parameters) -> Tensor | None:
@@ -171,7 +175,7 @@ class Codebooks(Grid):
             total += self.rows * packed_bytes(self._stored_blocks(), 4) + 4 * self._stored_blocks()
         return total
 
-    def _places(self, codes: Tensor) -> Tensor:
+    def places(self, codes: Tensor) -> Tensor:
         """Return (rows, cells) the row of each cell's centroid in `codebook` seen as (-1, dim)."""
         size = 1 << self.index_bits
         group = torch.arange(self.cells, device=codes.device) // (self.span // self.dim)
@@ -234,15 +238,26 @@ def look_up(table: Tensor, places: Tensor) -> Tensor:
     return whole.index_select(0, places.reshape(-1)).view(table.dtype).view(len(places), -1)
 
 
-def make(options: LayerOptions, rows: int, columns: int) -> Codebooks:
+def make(
+    options: LayerOptions,
+    rows: int,
+    columns: int,
+    kind: type[Codebooks] = Codebooks,
+    **more: int,
+) -> Codebooks:
     """Return the grid whose codebooks have `group_size` weights, or fit `target_bpv`.
+
+    `kind`, built with `more`, counts the bits of its codebooks.
 
     Raises:
         MismatchError: a single codebook for the whole matrix takes more than `target_bpv`.
 
     """
     unit = math.lcm(options.dim, options.scale_block or 1)
-    build = functools.partial(_build, options, rows, columns)
+
+    def build(span: int, group_rows: int) -> Codebooks:
+        return _build(options, rows, columns, span, group_rows, kind=kind, **more)
+
     if options.target_bpv is None:
         size = options.group_size or 16 * (options.dim << options.index_bits) * 4
         wide = -(-size // rows)  # so many columns are needed where the rows are few
@@ -272,8 +287,17 @@ def total_bytes(grid: Grid) -> int:
     return grid.rows * packed_bytes(grid.cells, grid.index_bits) + grid.parameter_bytes()
 
 
-def _build(options: LayerOptions, rows: int, columns: int, span: int, group_rows: int) -> Codebooks:
-    return Codebooks(
+def _build(
+    options: LayerOptions,
+    rows: int,
+    columns: int,
+    span: int,
+    group_rows: int,
+    *,
+    kind: type[Codebooks],
+    **more: int,
+) -> Codebooks:
+    return kind(
         rows,
         columns,
         options.dim,
@@ -285,6 +309,7 @@ def _build(options: LayerOptions, rows: int, columns: int, span: int, group_rows
         iterations=options.iterations,
         seeding=options.seeding,
         seed=options.seed,
+        **more,
     )
 
 

@@ -1,5 +1,6 @@
 """Codebooks that are optimal for given codes: a least-squares problem (equation 7 of the paper)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -35,36 +36,82 @@ def keep_better(problem: Problem, grid: Codebooks, old: Solution, new: Solution)
     return Solution(codes, {**new.parameters, "codebook": codebook})
 
 
+class Equations:
+    """The least squares that codebooks solve while the codes stay: spread^T H spread C = ...
+
+    `jacobi` is the diagonal of the left side, by which conjugate gradients are preconditioned.
+    """
+
+    def __init__(self, problem: Problem, grid: Codebooks, solution: Solution) -> None:
+        self.problem, self.grid = problem, grid
+        self.codes, self.parameters = solution.codes, solution.parameters
+        ones = torch.ones_like(problem.weight[0])
+        diagonal = ones if problem.hessian is None else problem.hessian.diagonal()
+        weight, scales = diagonal.expand_as(problem.weight), grid.scales(self.parameters)
+        self.jacobi = self.collect(weight if scales is None else weight * scales)
+
+    def spread(self, codebook: Tensor) -> Tensor:
+        """Return the matrix (rows, padded) of the codes with these codebooks."""
+        return self.grid.decode({**self.parameters, "codebook": codebook}, self.codes)
+
+    def collect(self, matrix: Tensor) -> Tensor:
+        """Return the transpose of `spread`: the sums over the places of each centroid."""
+        return self.grid.adjoint(self.parameters, self.codes, matrix)["codebook"]
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """Return the matrix times H."""
+        return matrix if self.problem.hessian is None else matrix @ self.problem.hessian
+
+
 def conjugate_gradients(
     problem: Problem, grid: Codebooks, solution: Solution, steps: int
 ) -> Tensor:
     """Return the codebooks after `steps`, not rounded."""
-    codes, parameters = solution.codes, solution.parameters
+    equations = Equations(problem, grid, solution)
+    return minimise(
+        solution.parameters["codebook"],
+        equations,
+        spread=lambda codebook: codebook,
+        collect=lambda codebook: codebook,
+        jacobi=equations.jacobi,
+        dot=lambda a, b: (a * b).sum((0, 2, 3)).view(1, -1, 1, 1),  # one per row group
+        steps=steps,
+    )
 
-    def spread(codebook: Tensor) -> Tensor:
-        return grid.decode({**parameters, "codebook": codebook}, codes)
 
-    def collect(matrix: Tensor) -> Tensor:
-        return grid.adjoint(parameters, codes, matrix)["codebook"]
+def minimise(
+    start: Tensor,
+    equations: Equations,
+    *,
+    spread: Callable[[Tensor], Tensor],
+    collect: Callable[[Tensor], Tensor],
+    jacobi: Tensor,
+    dot: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+) -> Tensor:
+    """Return `start` after `steps` of preconditioned conjugate gradients.
 
-    def times(matrix: Tensor) -> Tensor:
-        return matrix if problem.hessian is None else matrix @ problem.hessian
+    Args:
+        start: what codebooks are linear in: themselves, or one factor of them.
+        equations: of the codebooks.
+        spread: gives the codebooks of such a tensor.
+        collect: its transpose.
+        jacobi: the diagonal of the normal equations, shaped as `start`.
+        dot: inner products, one per part that has step lengths of its own.
+        steps: how many.
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:  # one per row group
-        return (a * b).sum((0, 2, 3)).view(1, -1, 1, 1)
-
-    ones = torch.ones_like(problem.weight[0])
-    diagonal = ones if problem.hessian is None else problem.hessian.diagonal()
-    weight, scales = diagonal.expand_as(problem.weight), grid.scales(parameters)
-    jacobi = collect(weight if scales is None else weight * scales)
+    """
     inverse = torch.where(jacobi > 0, 1 / jacobi.clamp(min=1e-38), torch.zeros_like(jacobi))
 
-    found = parameters["codebook"].clone()
-    residual = collect(times(problem.weight - spread(found)))
+    def back(matrix: Tensor) -> Tensor:
+        return collect(equations.collect(equations.times(matrix)))
+
+    found = start.clone()
+    residual = back(equations.problem.weight - equations.spread(spread(found)))
     conditioned = inverse * residual
     direction, energy = conditioned, dot(residual, conditioned)
     for _ in range(steps):
-        product = collect(times(spread(direction)))
+        product = back(equations.spread(spread(direction)))
         curvature = dot(direction, product)
         length = torch.where(curvature > 0, energy / curvature, torch.zeros_like(energy))
         found = found + length * direction

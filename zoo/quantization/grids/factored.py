@@ -1,0 +1,98 @@
+"""Codebooks of one dimension as a product of low rank (GPTVQ's paper, section 3.3)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UnsafeFileError
+from zoo.quantization.grids import codebook
+from zoo.quantization.grids.base import Parameters, finite, take
+from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.packing import from_half_bits, half_bits
+
+UNIT = 128.0  # of the integers: a power of two, so that it costs no bits
+
+
+@dataclass(frozen=True)
+class Factored(Codebooks):
+    """The codebooks of all groups, sorted, as `factor` (C, G, r) / 128 times `basis` (r, k).
+
+    The factor is of 8-bit integers, the basis of halves. Their product is rounded to codebooks of
+    8-bit integers with a scale, and these are what values come from: kernels and exports see
+    ordinary codebooks. The parameters are `codebook` until `solvers.factor` has found the two.
+    """
+
+    rank: int = 1
+
+    def books(self, parameters: Parameters) -> Tensor:
+        """Return the codebooks (..., k, 1)."""
+        if "codebook" in parameters:
+            return parameters["codebook"]
+        return self.round(self.product(parameters["factor"], parameters["basis"]))
+
+    def product(self, factor: Tensor, basis: Tensor) -> Tensor:
+        """Return the codebooks (..., k, 1) before they are rounded.
+
+        In float64, where integers times halves lose no bit: the same on every machine.
+        """
+        return ((factor.double() @ basis.double()) / UNIT).unsqueeze(-1).to(torch.float32)
+
+    def ordinary(self, factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `codebook` and `codebook_scale` as ordinary codebooks are stored.
+
+        Args:
+            factor: int8 (C, G, r).
+            basis: int16 (r, k), bits of halves.
+
+        """
+        integers, scale = self._integers(self.product(factor, from_half_bits(basis)))
+        return integers.to(torch.int8), half_bits(scale.flatten(1))
+
+    def group(self, parameters: Parameters, index: int) -> Parameters:
+        """Return the parameters of one column group; all have the same basis."""
+        if "codebook" in parameters:
+            return super().group(parameters, index)
+        return {"factor": parameters["factor"][index], "basis": parameters["basis"]}
+
+    def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
+        """Return the gradients of `factor` and `basis`, or of `codebook` before there are any."""
+        found = super().adjoint(parameters, codes, gradient)
+        if "codebook" in parameters:
+            return found
+        books = found["codebook"].squeeze(-1) / UNIT
+        return {
+            "factor": books @ parameters["basis"].T,
+            "basis": torch.einsum("cgr,cgk->rk", parameters["factor"], books),
+        }
+
+    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Return `factor` (C, G, r) and `basis` (r, k)."""
+        return {
+            "factor": parameters["factor"].round().clamp(-127, 127).to(torch.int8),
+            "basis": half_bits(parameters["basis"].clamp(-65504, 65504)),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
+        """Return `factor` and `basis`."""
+        shape = (len(self.groups), self.row_groups, self.rank)
+        factor = take(tensors, "factor", shape, torch.int8)
+        if (factor == -128).any():
+            raise UnsafeFileError("factor holds -128; its integers are from -127 to 127")
+        stored = take(tensors, "basis", (self.rank, 1 << self.index_bits), torch.int16)
+        return {
+            "factor": factor.to(torch.float32),
+            "basis": finite(from_half_bits(stored), "basis"),
+        }
+
+    def parameter_bytes(self) -> int:
+        """Return the bytes of factor and basis."""
+        books = len(self.groups) * self.row_groups
+        return books * self.rank + 2 * self.rank * (1 << self.index_bits)
+
+
+def make(options: LayerOptions, rows: int, columns: int) -> Codebooks:
+    """Return the grid whose codebooks have `group_size` weights, or fit `target_bpv`."""
+    return codebook.make(options, rows, columns, Factored, rank=options.codebook_rank)
