@@ -44,20 +44,17 @@ def perplexities() -> str:
     for row in stored("gptvq_perplexity").get("rows", []):
         rows.setdefault(row["row"], []).append(row)
     lines = [
-        "| quantized | bits per packed weight | whole file | perplexity | seeds |",
+        "| quantized | bits per packed weight | whole file: MB, bits per weight | perplexity | seeds |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, found in sorted(rows.items(), key=lambda item: -_bits(item[1][0])):
         values = [row["perplexity"] for row in found]
         spread = f" ({min(values):.1f}-{max(values):.1f})" if len(values) > 1 else ""
-        size = f"{found[0]['file_bytes'] / 1e6:.0f} MB" if "file_bytes" in found[0] else "538 MB"
+        file = found[0].get("file_bytes", 4 * PARAMETERS)
+        size = f"{file / 1e6:.0f}, {8 * file / PARAMETERS:.1f}"
         cells = [LABELS[name], f"{_bits(found[0]):.3f}", size]
         seeds = "any" if name == "none" or name.startswith("rtn") else f"{len(found)} of {SEEDS}"
         lines.append(f"| {' | '.join(cells)} | {statistics.mean(values):.1f}{spread} | {seeds} |")
-        if found[0].get("before_tuning") is not None:
-            before = statistics.mean(row["before_tuning"] for row in found)
-            label = LABELS[name.removesuffix(" tuned")]
-            lines.append(f"| {label} | {cells[1]} | {size} | {before:.1f} | {seeds} |")
     return "\n".join(lines)
 
 

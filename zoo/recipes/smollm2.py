@@ -19,6 +19,7 @@ RECIPES = tuple(
             method=str(options["method"]),
             options={key: value for key, value in options.items() if key != "method"},
             windows=16,
+            embeddings=8,
         ),
         default_tag="wikitext2",
         paper="2402.15319",
