@@ -44,7 +44,7 @@ def perplexities() -> str:
     for row in stored("gptvq_perplexity").get("rows", []):
         rows.setdefault(row["row"], []).append(row)
     lines = [
-        "| quantized | bits per packed weight | whole file: MB, bits per weight | perplexity | seeds |",
+        "| quantized | bits per packed weight | file: MB, bits per weight | perplexity | seeds |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, found in sorted(rows.items(), key=lambda item: -_bits(item[1][0])):
