@@ -104,6 +104,23 @@ def test_stock_transformers_loads_saves_and_generates(packed, base, tmp_path):
         assert torch.equal(bridge.load(tmp_path / "plain")(IDS).logits, logits)
 
 
+def test_codebooks_stored_as_a_product(base, text, tmp_path):
+    options = LayerOptions(bits=2, dim=1, group_size=128, iterations=2, codebook_rank=-1)
+    plan = Plan(options=options, windows=2, length=32, row_parts=2)
+    report = compress_model(base, tmp_path / "out", plan, text=text, device="cpu")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
+    assert {tuple(layer.names) for layer in layers} == {("codes", "factor", "basis")}
+    stored = sum(t.numel() * t.element_size() for m in layers for t in m.stored().values())
+    assert report["packed_bytes"] == stored
+    few = IDS[:, :FEW]
+    with torch.no_grad():
+        logits = bridge.load(tmp_path / "out", dtype=torch.float32)(few).logits
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+        plain = model.dequantize()(few).logits
+    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_leaves_codes_and_codebooks_exact(packed):
     model = AutoModelForCausalLM.from_pretrained(packed, dtype=torch.bfloat16)
     stored = load_file(packed / "model.safetensors")
