@@ -37,6 +37,11 @@ CONTESTANTS = {
     "GPTQ int2 g64": LayerOptions(method="gptq", bits=2),
     "GPTQ int3 g64": LayerOptions(method="gptq", bits=3),
     "1D 2b l256, best": LayerOptions(dim=1, group_size=256, **PRESETS["best"]),
+    # At equal bits, 2.125: a product of rank two with groups of a third of the size.
+    "1D 2b l384, best": LayerOptions(dim=1, group_size=384, **PRESETS["best"]),
+    "1D 2b l128 rank 2, best": LayerOptions(
+        dim=1, group_size=128, codebook_rank=2, **PRESETS["best"]
+    ),
     "2D 2b l2048, fast": LayerOptions(group_size=SIZE, **PRESETS["fast"]),
     "2D 2b l2048, default": LayerOptions(group_size=SIZE),
     "2D 2b l2048, best": LayerOptions(group_size=SIZE, **PRESETS["best"]),

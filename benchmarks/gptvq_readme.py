@@ -18,6 +18,8 @@ LABELS = {
     "gptvq 2D 2b l2048 rounds 2": "2D 2 bit, two rounds",
     "gptvq 1D 2.25": "1D 2 bit, two rounds, `--target-bpv 2.25`",
     "gptvq 2D 2.25": "2D 2 bit, two rounds, `--target-bpv 2.25`",
+    "gptvq 2D 2.25 heads rotated": "2D 2 bit, two rounds, `--target-bpv 2.25 --rotate heads`",
+    "gptvq 2D 2.25 all rotated": "2D 2 bit, two rounds, `--target-bpv 2.25 --rotate all-untied`",
     "gptvq 4D 2.25": "4D 2 bit, two rounds, `--target-bpv 2.25`",
     "gptq int2 g64": "GPTQ int2, groups of 64",
     "rtn int2 g64": "RTN int2, groups of 64",
@@ -28,6 +30,8 @@ LABELS = {
     "gptvq 2D 3.125": "2D 3 bit, two rounds, `--target-bpv 3.125`",
     "gptq int3 g64 act-order": "GPTQ int3, groups of 64, act-order",
     "gptq int3 g128": "GPTQ int3, groups of 128",
+    "gptq int3 g128 heads rotated": "GPTQ int3, groups of 128, `--rotate heads`",
+    "gptq int3 g128 all rotated": "GPTQ int3, groups of 128, `--rotate all-untied`",
     "rtn int3 g128": "RTN int3, groups of 128",
 }
 

@@ -304,7 +304,9 @@ def test_the_command_and_stock_transformers(base, text, tmp_path, capsys) -> Non
     with torch.no_grad():
         off = (model(IDS).logits - logits(base)).square().mean() / logits(base).square().mean()
     assert off < 0.02  # 4 bits: close, without any rotation at run time
-    assert "--rotate heads" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "weights rotated first (heads)" in card
+    assert "--rotate heads" in card
     assert zoo.checkpoint(out).metrics["compression"]["plan"]["rotate"] == "heads"
     capsys.readouterr()
     assert main([*words.replace("heads", "all").split()[:-4], "--out", str(tmp_path / "no")]) == 1

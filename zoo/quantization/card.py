@@ -28,7 +28,10 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
         recipe=recipe,
         compress=compress,
         ref=repo or f"./{recipe.name}",
-        settings=", ".join(f"{key} {value}" for key, value in compress.options.items()),
+        settings=", ".join(
+            [f"{key} {value}" for key, value in compress.options.items()]
+            + ([f"weights rotated first ({compress.rotate})"] if compress.rotate else [])
+        ),
         report=report,
         sizes=_sizes(checkpoint),
         quality=[

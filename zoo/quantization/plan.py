@@ -31,7 +31,8 @@ class Plan:
         rest_dtype: type of all other floating tensors in the result; None keeps theirs.
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         rotate: "heads", "all" or "all-untied": random rotations folded into the weights before
-            they are quantized (`zoo.quantization.rotate`); "": none.
+            they are quantized (`zoo.quantization.rotate`), which takes the model's size on the
+            disk once more while the job runs; "": none.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
             model (`zoo.quantization.mixed`); layers with overrides of their own do not take part;
             0: all layers alike.
