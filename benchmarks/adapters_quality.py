@@ -114,9 +114,10 @@ def wanted(runs: Path) -> Iterator[tuple[str, str, dict[str, Path], str]]:
     """Yield (key, task, folders of the adapters to put in, method) of every score to be had."""
     for task in TASKS:
         yield f"{task} base - single", task, {}, "base"
+    final = [chosen(runs)[0], "lora", "block"]
     for kind in ("single", "fused"):
         for seed in SEEDS:
-            for method in (chosen(runs)[0], "lora", "block"):
+            for method in compared(runs, seed) if kind == "single" else final:
                 folders = {t: runs / f"{t}-{method}-{seed}" for t in TASKS}
                 for task in TASKS:
                     needed = folders if kind == "fused" else {task: folders[task]}
@@ -187,7 +188,7 @@ def show(scores: dict[str, Any], runs: Path) -> None:
     pairs, drops = {}, {}
     for key, found in scores.items():
         task, method, seed, kind = key.split()
-        others = {element: ("lora", "base"), "block": (element,)}
+        others = {mask: ("lora", "base") for mask in MASKS} | {"block": (element,)}
         for other in others.get(method, ()):
             against = (
                 f"{task} base - single" if other == "base" else f"{task} {other} {seed} {kind}"

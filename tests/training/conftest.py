@@ -96,7 +96,8 @@ def draw_pictures() -> Callable[..., Path]:
 
 # --- adapters -------------------------------------------------------------------------------------
 
-FARM = "".join(f"{w} and {v}, said the {w}.\n" for w in ["fox", "owl", "hen", "cat"] for v in "abcdefgh") * 6  # fmt: skip  # noqa: E501
+WORDS = [(word, letter) for word in ("fox", "owl", "hen", "cat") for letter in "abcdefgh"]
+FARM = "".join(f"{word} and {letter}, said the {word}.\n" for word, letter in WORDS) * 6
 SETTINGS = {
     "train.steps": 6, "train.batch_size": 4, "train.warmup_steps": 2, "train.lr": 1e-2,
     "train.options.length": 16, "train.log_every": 1, "train.eval_every": 3,

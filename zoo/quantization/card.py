@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.card_check import LICENSES
-from zoo.content import content
+from zoo.card_parts import TARGETS, fill, license_matter
 
 if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
@@ -11,20 +10,14 @@ if TYPE_CHECKING:
 
 def render(checkpoint: "Checkpoint", repo: str | None) -> str:
     """Return the card: front matter for the Hub, then Markdown that starts with the import."""
-    import jinja2
-    import yaml
-
     recipe = checkpoint.recipe
     compress = recipe.compress
     assert compress is not None, "the card of a trained model is another"
     report = checkpoint.metrics.get("compression", {})
     layers = report.get("layers", {})
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
-    template = (content("cards") / "quantized.md").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        front_matter=yaml.safe_dump(front_matter(checkpoint), sort_keys=False, allow_unicode=True),
+    return fill(
+        "quantized.md",
+        front_matter(checkpoint),
         recipe=recipe,
         compress=compress,
         ref=repo or f"./{recipe.name}",
@@ -55,15 +48,11 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
 
 def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
     """Return the card's metadata in the Hub's terms."""
-    recipe, license = checkpoint.recipe, checkpoint.license
+    recipe = checkpoint.recipe
     assert recipe.compress is not None
-    known = license.lower() in LICENSES - {"other", "unknown"}
-    matter: dict[str, Any] = {"license": license.lower() if known else "other"}
-    if not known:
-        matter |= {"license_name": "not-stated", "license_link": "LICENSE"}
     base = recipe.compress.base.split("@")[0]
     return {
-        **matter,
+        **license_matter(checkpoint.license),
         "library_name": "transformers",
         "pipeline_tag": recipe.task,
         "base_model": base,
@@ -101,7 +90,6 @@ def _costs(tensor_bytes: int) -> list[tuple[str, str, str, str]]:
     takes at least their bytes over its bandwidth.
     """
     from zoo import cost
-    from zoo.card import TARGETS
 
     rows = []
     for name in TARGETS:

@@ -1,8 +1,8 @@
 """Embeddings and heads as rows of 8-bit integers: most of a small model's file is these.
 
 A row is its integers times one 16-bit scale, rounded to nearest: an error of at most half a
-step of 1/127 of the row's largest number, which no perplexity has been seen to notice. Integers
-stay integers whatever dtype the model is loaded or cast to.
+step of 1/127 of the row's largest number. Integers stay integers whatever dtype the model is loaded
+or cast to.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """A float model with its weights rotated, written block by block before it is quantized.
 
 The rotations of `zoo.quantization.incoherence` fold exactly: the model computes what it did,
-nothing is added at run time, and the file stays as large.
+nothing is added at run time, and the file stays as large where no head is untied.
 
 - `heads`: between the values of an attention head and the output projection. Query heads that
   share a value head share its rotation.
