@@ -345,6 +345,7 @@ def threads(seconds: float, readers: int = 8) -> tuple[int, int]:
 def test_every_output_belongs_to_one_state_while_others_switch() -> None:
     passes, switches = threads(2.0)
     assert min(passes, switches) > 20
+    assert 1 / 20 < passes / switches < 20  # neither side starves
 
 
 @pytest.mark.slow
@@ -352,6 +353,7 @@ def test_every_output_belongs_to_one_state_for_a_minute() -> None:
     passes, switches = threads(60.0)
     print(f"{passes} passes, {switches} switches")
     assert min(passes, switches) > 1000
+    assert 1 / 20 < passes / switches < 20
 
 
 def test_another_revision_is_refused_at_a_single_changed_bit() -> None:

@@ -2,7 +2,8 @@
 
 Both sides are re-entrant per thread. A thread that reads may become the writer, which waits for
 the other readers; a second one that wants the same at that time is refused, because each would
-wait for the other. Waiting writers go before new readers.
+wait for the other. Waiting writers go before new readers; readers that waited for one go before the
+next, so that neither side starves.
 """
 
 import threading
@@ -20,18 +21,32 @@ class Gate:
         self._readers: dict[int, int] = {}
         self._writer: int | None = None
         self._depth = 0
-        self._waiting = 0
+        self._waiting = 0  # writers
+        self._queued = 0  # readers
+        self._turn = 0  # how often a writer has left
+        self._due = 0  # readers that were queued then, and have not come in
         self._upgrading: int | None = None
 
     def enter_shared(self) -> None:
         """Wait until nobody writes, and keep writers out."""
         me = threading.get_ident()
         with self._free:
-            while self._writer not in (None, me) or (
-                self._waiting and me not in self._readers and self._writer != me
-            ):
-                self._free.wait()
+            if me not in self._readers and self._writer != me:
+                self._queue()
             self._readers[me] = self._readers.get(me, 0) + 1
+
+    def _queue(self) -> None:
+        """Wait for the writer there is, and for one more if one was waiting already."""
+        turn = self._turn
+        self._queued += 1
+        try:
+            while self._writer is not None or (self._waiting and self._turn == turn):
+                self._free.wait()
+        finally:
+            self._queued -= 1
+            if self._turn != turn:
+                self._due -= 1
+                self._free.notify_all()
 
     def leave_shared(self) -> None:
         """Undo one `enter_shared` of this thread."""
@@ -58,7 +73,11 @@ class Gate:
                 self._upgrading = me
             self._waiting += 1
             try:
-                while self._writer is not None or any(other != me for other in self._readers):
+                while (
+                    self._writer is not None
+                    or self._due
+                    or any(other != me for other in self._readers)
+                ):
                     self._free.wait()
                 self._writer, self._depth = me, 1
             finally:
@@ -72,6 +91,8 @@ class Gate:
             self._depth -= 1
             if not self._depth:
                 self._writer = None
+                self._turn += 1
+                self._due = self._queued
                 self._free.notify_all()
 
     @contextmanager

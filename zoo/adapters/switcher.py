@@ -280,7 +280,8 @@ class Switcher:
         self._gate.enter_shared()
         with self._mutex:
             group = self._groups.get(key)
-            if group is not None and self._active is plan and self._journal is None:
+            whole = self._active is plan and self._journal is None
+            if group is not None and group.count and whole:  # at 0 its last is about to switch
                 group.count += 1
                 return group
         self._gate.leave_shared()
