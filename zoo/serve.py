@@ -30,6 +30,7 @@ except ImportError as error:
 
 from zoo import demo, serve_adapters
 from zoo.demo import Comparison, Loaded
+from zoo.serve_pictures import in_one_piece
 
 PORTS = range(7860, 7960)
 _PHOTOGRAPHS = ("cheetah1.jpg", "lion.jpg")
@@ -237,10 +238,10 @@ def _super_resolution(page: _Page) -> None:
                     )  # fmt: skip
                 with gr.Column(min_width=300, elem_classes="zoo-stack"):
                     gr.HTML(_DETAIL)
-                    magnified = gr.ImageSlider(
+                    magnified = in_one_piece(gr.ImageSlider(
                         close, label="Detail: bicubic, network", buttons=["fullscreen"],
                         elem_id="detail", elem_classes=["zoo-slider", "zoo-detail"], **options,
-                    )  # fmt: skip
+                    ))  # fmt: skip
             facts_view = gr.HTML(facts, elem_id="facts")
     table_view = gr.HTML(table, elem_id="costs")
 

@@ -13,6 +13,7 @@ from zoo.adapters import registry
 from zoo.adapters.fusion import STRATEGIES
 from zoo.demo_adapters import Bench
 from zoo.errors import ZooError
+from zoo.serve_pictures import in_one_piece
 
 _INTRO = """<p class="zoo-note">A sparse adapter changes about one per cent of a base model's
 weights. Move the sliders: adapters go into the live model in milliseconds, alone or fused, and
@@ -74,11 +75,11 @@ def _bench(bench: Bench) -> None:
             with gr.Row(equal_height=True):
                 plain, fused = _outputs(mark)
             facts = gr.HTML(elem_id=f"facts-{mark}")
-            picture = gr.Image(
+            picture = in_one_piece(gr.Image(
                 label="Interference, of two or more", interactive=False, format="png",
                 elem_id=f"interference-{mark}", buttons=["fullscreen"], visible="hidden",
                 show_label=False,
-            )  # fmt: skip
+            ))  # fmt: skip
     _connect(bench, given, sliders, strategy, button, [plain, fused, facts, picture])
 
 
@@ -106,8 +107,8 @@ def _outputs(mark: str) -> tuple[Any, Any]:
         "interactive": False, "format": "png", "buttons": ["fullscreen"], "height": 300,
     }  # fmt: skip
     return (
-        gr.Image(label="Base", elem_id=f"base-{mark}", **options),
-        gr.Image(label="With adapters", elem_id=f"fused-{mark}", **options),
+        in_one_piece(gr.Image(label="Base", elem_id=f"base-{mark}", **options)),
+        in_one_piece(gr.Image(label="With adapters", elem_id=f"fused-{mark}", **options)),
     )
 
 

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -18,6 +19,7 @@ import zoo
 from zoo import demo, registry
 from zoo.checkpoint import Checkpoint, build
 from zoo.errors import MissingWeightsError, ZooError
+from zoo.serve_pictures import in_one_piece
 
 serve = importlib.import_module("zoo.serve")  # `zoo.serve` is the verb
 
@@ -216,3 +218,30 @@ def test_space_pins_what_was_tested(repository: Path) -> None:
     assert pinned
     assert f"sdk_version: {pinned[1]}\n" in front
     assert "gradio" not in (space / "requirements.txt").read_text().replace("Gradio", "")
+
+
+def test_a_picture_shown_again_is_whole_for_who_is_fetching_it(page: serve._Page) -> None:
+    """Two visitors are shown the same picture: one fetches while the other's is filed."""
+    comparison = page.compare(str(page.examples[0]), "sesr-m3-x2")
+    pair = demo.detail(comparison)
+    with gr.Blocks():
+        sliders = [in_one_piece(gr.ImageSlider(format="png")) for _ in range(2)]
+    fetched = {Path(side.path): 0 for side in sliders[0].postprocess(pair).root}
+    for file in fetched:
+        fetched[file] = file.stat().st_size
+    again = [Path(side.path) for side in sliders[1].postprocess(pair).root]
+    assert again == list(fetched)  # one file for both: it must not be written over
+    short: list[int] = []
+    stop = threading.Event()
+
+    def fetch() -> None:
+        while not stop.is_set():
+            short.extend(n for file, n in fetched.items() if len(file.read_bytes()) != n)
+
+    reader = threading.Thread(target=fetch)
+    reader.start()
+    for _ in range(50):
+        sliders[1].postprocess(pair)
+    stop.set()
+    reader.join()
+    assert short == []
