@@ -10,6 +10,7 @@ from zoo.adapters.recipe import MaskOptions
 from zoo.adapters.sparse import fingerprint
 
 RANK, STEPS = 3, 4
+LINEAR = ("first", "last")
 
 
 class Net(nn.Module):
@@ -98,3 +99,36 @@ def test_training_equals_autograd_through_dense_weights() -> None:
             fused = p.detach().flatten().clone()
             fused[inside] += adapter.tensors[name].values
             torch.testing.assert_close(fused.view_as(p), served[name], rtol=1e-6, atol=1e-7)
+
+
+def test_with_every_entry_masked_it_is_the_dora_of_peft() -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = Net()
+    every = {f"{n}.weight": torch.arange(model.get_submodule(n).weight.numel()) for n in LINEAR}
+    route = MaskedDora(model, every, RANK, seed=0)
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=int(SCALE * RANK), use_dora=True, target_modules=list(LINEAR)
+    )
+    peer = peft.get_peft_model(Net(), config)
+    layers = [peer.base_model.model.get_submodule(n) for n in LINEAR]
+    with torch.no_grad():
+        for n, layer in enumerate(layers):
+            layer.lora_A["default"].weight.copy_(route.factors[f"a{n}"])
+    theirs = [p for p in peer.parameters() if p.requires_grad]
+    optimizers = [torch.optim.SGD(ps, lr=0.05) for ps in (route.trained.parameters(), theirs)]
+    x, y = data()
+    for _ in range(STEPS):
+        losses = [nn.functional.mse_loss(net(x), y) for net in (model, peer)]
+        assert float(losses[0].detach()) == pytest.approx(float(losses[1].detach()), rel=1e-5)
+        for loss in losses:
+            loss.backward()
+        route.collect()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        route.use()
+    merged = dict(peer.merge_and_unload().named_parameters())
+    for name in every:
+        ours = dict(model.named_parameters())[name]
+        torch.testing.assert_close(ours, merged[name], rtol=1e-4, atol=1e-6)
+        assert not torch.equal(ours, dict(Net().named_parameters())[name])
