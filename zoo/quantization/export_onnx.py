@@ -25,7 +25,7 @@ class Gathered(nn.Module):
     """A packed layer in operators that ONNX has: one byte per code, looked up at run time.
 
     Raises:
-        MismatchError: block scales, which ONNX has no small form for.
+        MismatchError: block scales, or a grid, that ONNX has no small form for.
 
     """
 
@@ -44,6 +44,11 @@ class Gathered(nn.Module):
             self._keep_codebooks(layer, grid)
         elif isinstance(grid, Uniform):
             self._keep_steps(layer, grid)
+        else:
+            raise MismatchError(
+                f"{type(grid).__name__} weights have no form in ONNX; dequantize the model first: "
+                "model.dequantize()"
+            )
         order = layer.get_buffer("order").long().argsort() if layer.options.act_order else None
         self.register_buffer("place", order)
 

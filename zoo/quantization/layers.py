@@ -20,7 +20,6 @@ from zoo.quantization.core import (
     quantize_matrix,
 )
 from zoo.quantization.grids import make_grid
-from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.passes import Passes
 from zoo.quantization.plan import Plan
@@ -184,24 +183,17 @@ def _row_parts(
 ) -> list[tuple[LayerOptions, int, int]]:
     """Return options, first and end row of the parts that a layer's rows are swept in.
 
-    Parts consist of whole groups of rows. Scales and factors that all rows share forbid parts.
+    Parts consist of whole groups of rows.
     """
     rows, columns = shape
     grid = make_grid(options, rows, columns)
-    if parts == 1 or options.scale_block or options.codebook_rank:
-        return [(options, 0, rows)]
-    unit = grid.group_rows if isinstance(grid, Codebooks) else 1
-    if isinstance(grid, Codebooks):
-        options = dataclasses.replace(
-            options,
-            columns_per_group=grid.span,
-            group_size=grid.span * unit,
-            target_bpv=None,
-        )
-    groups = -(-rows // unit)
+    groups = -(-rows // grid.row_unit)
     count = min(parts, groups)
-    edges = [min(index * groups // count * unit, rows) for index in range(count)] + [rows]
-    return [(options, begin, end) for begin, end in itertools.pairwise(edges)]
+    if count == 1:
+        return [(options, 0, rows)]
+    edges = [min(index * groups // count * grid.row_unit, rows) for index in range(count)] + [rows]
+    pinned = grid.pinned(options)
+    return [(pinned, begin, end) for begin, end in itertools.pairwise(edges)]
 
 
 def _joined(

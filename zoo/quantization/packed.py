@@ -10,37 +10,19 @@ from torch.nn import functional as F
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids import Grid, make_grid
+from zoo.quantization.grids.base import Layout
 from zoo.quantization.grids.codebook import Codebooks
-from zoo.quantization.grids.factored import Factored
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
 Cache = Literal["none", "decoded"]
-Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def layout(grid: Grid, options: LayerOptions) -> Layout:
     """Return name, shape and type of the tensors that a quantized matrix is stored as."""
-    rows, groups, bits = grid.rows, len(grid.groups), grid.index_bits
-    found: Layout = {"codes": ((rows, packed_bytes(grid.cells, bits)), torch.uint8)}
-    if isinstance(grid, Factored):
-        found["factor"] = ((groups, grid.row_groups, grid.rank), torch.int8)
-        found["basis"] = ((grid.rank, 1 << bits), torch.int16)
-    elif isinstance(grid, Codebooks):
-        books = (groups, grid.row_groups)
-        found["codebook"] = ((*books, 1 << bits, grid.dim), torch.int8)
-        if options.codebook_bits == 8:
-            found["codebook_scale"] = (books, torch.int16)
-        else:
-            found["codebook"] = (found["codebook"][0], torch.int16)
-        if options.scale_block:
-            count = -(-grid.padded // options.scale_block)
-            found["log_scale"] = ((rows, packed_bytes(count, 4)), torch.uint8)
-            found |= {name: ((count,), torch.int16) for name in ("log_step", "log_low")}
-    else:
-        found["scale"] = ((groups, rows), torch.int16)
-        found["zero"] = ((groups, packed_bytes(rows, bits)), torch.uint8)
+    width = packed_bytes(grid.cells, grid.index_bits)
+    found: Layout = {"codes": ((grid.rows, width), torch.uint8), **grid.layout()}
     if options.act_order:
         found["order"] = ((grid.columns,), torch.int32)
     return found
@@ -84,7 +66,7 @@ class PackedLinear(nn.Module):
         self._decoded: Tensor | None = None
         self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.quantization.sidecar
         grid = self.grid
-        self._books: tuple[Tensor, Tensor] | None = None  # of a product, multiplied out
+        self._books: tuple[Tensor, Tensor | None] | None = None  # a product is multiplied out once
         fused = isinstance(grid, Codebooks) and self.names in (_PLAIN[0], _PRODUCT)
         self._matvec = Matvec(grid) if fused and isinstance(grid, Codebooks) else None
 
@@ -120,15 +102,7 @@ class PackedLinear(nn.Module):
                 missing from the file; an order that is no permutation; bits behind the last code.
 
         """
-        for name in ("scale", "codebook_scale"):
-            if name in self.names:
-                values = from_half_bits(self.get_buffer(name))
-                if not (torch.isfinite(values).all() and (values > 0).all()):
-                    raise UnsafeFileError(f"{name} holds zero, a negative number, NaN or infinity")
-        if "basis" in self.names:
-            basis = from_half_bits(self.get_buffer("basis"))
-            if not (torch.isfinite(basis).all() and basis.any()):
-                raise UnsafeFileError("basis holds NaN or infinity, or nothing but zeros")
+        self.grid.check(self.stored())
         codes, bits = self.get_buffer("codes"), self.grid.index_bits
         spare = -self.grid.cells * bits % 8
         if spare and (codes[:, -1] >> (8 - spare)).any():
@@ -143,13 +117,11 @@ class PackedLinear(nn.Module):
 
         Integers of 8 bits with scales (C, G), or bits of halves without.
         """
-        if not isinstance(self.grid, Factored):
-            scale = self.get_buffer("codebook_scale") if self.options.codebook_bits == 8 else None
-            return self.get_buffer("codebook"), scale
         if self._books is not None:
             return self._books
-        books = self.grid.ordinary(self.get_buffer("factor"), self.get_buffer("basis"))
-        if not torch.compiler.is_compiling():
+        assert isinstance(self.grid, Codebooks)
+        books = self.grid.as_stored(self.stored())
+        if "codebook" not in self.names and not torch.compiler.is_compiling():
             self._books = books
         return books
 

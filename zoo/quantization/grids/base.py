@@ -1,16 +1,21 @@
 """What every grid offers to solvers and to storage."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UnsafeFileError
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.packing import from_half_bits
 
 Parameters = dict[str, Tensor]
+Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,14 @@ class Grid(ABC):
     parameters of its own, fitted when a solver arrives there. Within a group, `dim`
     neighbouring columns of a row share one code below 2^index_bits. Widths that `dim` does not
     divide are padded with columns of zeros.
+
+    Attributes:
+        finish: the module of `zoo.quantization.solvers` whose `finish` makes parameters that can
+            be stored out of what a solver found; "" where every solver's are.
+
     """
+
+    finish: ClassVar[str] = ""
 
     rows: int
     columns: int
@@ -44,6 +56,18 @@ class Grid(ABC):
         """Return first and end column of every column group, of the padded width."""
         starts = range(0, self.padded, self.span)
         return [(start, min(start + self.span, self.padded)) for start in starts]
+
+    @property
+    def row_unit(self) -> int:
+        """Return how many rows have to stay together when others are quantized elsewhere.
+
+        Where that is less than `rows`, the parameters of parts are joined along the second axis.
+        """
+        return 1
+
+    def pinned(self, options: LayerOptions) -> LayerOptions:
+        """Return options that cut any part of `row_unit`s as this grid cuts the whole."""
+        return options
 
     @abstractmethod
     def fit(self, values: Tensor, importance: Tensor) -> Parameters:
@@ -72,8 +96,15 @@ class Grid(ABC):
         """
 
     @abstractmethod
+    def layout(self) -> Layout:
+        """Return shape and type of all groups' parameters as stored, by name.
+
+        Integers only, so that no cast of a model harms them.
+        """
+
+    @abstractmethod
     def store(self, parameters: Parameters) -> dict[str, Tensor]:
-        """Return the tensors of all groups as stored: integers only, so that no cast harms them."""
+        """Return the tensors of all groups, as `layout` says."""
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
@@ -84,9 +115,26 @@ class Grid(ABC):
 
         """
 
-    @abstractmethod
+    def check(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027  (not all have any)
+        """Refuse stored values that no quantization gives, without decoding the matrix.
+
+        Raises:
+            UnsafeFileError: as when tensors were missing from the file, and are zero.
+
+        """
+
     def parameter_bytes(self) -> int:
         """Return the bytes of what `store` gives."""
+        return sum(math.prod(shape) * kind.itemsize for shape, kind in self.layout().values())
+
+    def take(self, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+        """Return a stored tensor that is as `layout` says.
+
+        Raises:
+            UnsafeFileError: it is missing, or of another shape or type.
+
+        """
+        return take(tensors, name, *self.layout()[name])
 
     def decode(self, parameters: Parameters, codes: Tensor) -> Tensor:
         """Return the matrix (rows, padded) of all codes (rows, cells)."""
@@ -135,3 +183,15 @@ def finite(values: Tensor, name: str) -> Tensor:
     if not torch.isfinite(values).all():
         raise UnsafeFileError(f"{name} holds NaN or infinity")
     return values
+
+
+def positive(stored: Tensor, name: str) -> None:
+    """Refuse scales, stored as half bits, that are not above zero.
+
+    Raises:
+        UnsafeFileError: zero, a negative number, NaN or infinity.
+
+    """
+    values = from_half_bits(stored)
+    if not (torch.isfinite(values).all() and (values > 0).all()):
+        raise UnsafeFileError(f"{name} holds zero, a negative number, NaN or infinity")

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import MismatchError
-from zoo.quantization.grids.base import Grid, Parameters, finite, take
+from zoo.quantization.grids.base import Grid, Layout, Parameters, finite, positive
 from zoo.quantization.kmeans import fit_codebooks, nearest
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
@@ -35,6 +35,16 @@ class Codebooks(Grid):
     def row_groups(self) -> int:
         """Return G, the row groups of a column group."""
         return -(-self.rows // self.group_rows)
+
+    @property
+    def row_unit(self) -> int:
+        """Return the rows of a codebook; all where they share the steps of block scales."""
+        return self.rows if self.scale_block else self.group_rows
+
+    def pinned(self, options: LayerOptions) -> LayerOptions:
+        """Return options with codebooks for as many columns and rows as these are for."""
+        size = self.span * self.group_rows
+        return replace(options, columns_per_group=self.span, group_size=size, target_bpv=None)
 
     @property
     def blocks(self) -> int:
@@ -136,8 +146,21 @@ class Codebooks(Grid):
         ]
         return torch.cat([part for part in parts if part is not None], 1)
 
-    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+    def layout(self) -> Layout:
         """Return `codebook` (C, G, k, dim) with `codebook_scale` (C, G), and the block scales."""
+        books = (len(self.groups), self.row_groups)
+        shape = (*books, 1 << self.index_bits, self.dim)
+        found: Layout = {"codebook": (shape, torch.int16)}
+        if self.codebook_bits == 8:
+            found = {"codebook": (shape, torch.int8), "codebook_scale": (books, torch.int16)}
+        if self.scale_block:
+            count = self._stored_blocks()
+            found["log_scale"] = ((self.rows, packed_bytes(count, 4)), torch.uint8)
+            found |= {name: ((count,), torch.int16) for name in ("log_step", "log_low")}
+        return found
+
+    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Return codebooks and block scales."""
         integers, scale = self._integers(parameters["codebook"])
         stored = {}
         if self.codebook_bits == 8:
@@ -154,26 +177,26 @@ class Codebooks(Grid):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
         """Return codebooks and block scales."""
-        shape = (len(self.groups), self.row_groups, 1 << self.index_bits, self.dim)
+        stored = self.take(tensors, "codebook")
         if self.codebook_bits == 8:
-            integers = take(tensors, "codebook", shape, torch.int8).to(torch.float32)
-            stored = take(tensors, "codebook_scale", shape[:2], torch.int16)
-            scale = finite(from_half_bits(stored), "codebook_scale")
-            codebook = integers * scale[:, :, None, None]
+            halves = self.take(tensors, "codebook_scale")
+            scale = finite(from_half_bits(halves), "codebook_scale")
+            codebook = stored.to(torch.float32) * scale[:, :, None, None]
         else:
-            codebook = finite(
-                from_half_bits(take(tensors, "codebook", shape, torch.int16)), "codebook"
-            )
+            codebook = finite(from_half_bits(stored), "codebook")
         return {"codebook": codebook} | (self._restore_scales(tensors) if self.scale_block else {})
 
-    def parameter_bytes(self) -> int:
-        """Return the bytes of codebooks and scales."""
-        books = len(self.groups) * self.row_groups
-        each = (1 << self.index_bits) * self.dim * (self.codebook_bits // 8)
-        total = books * (each + (2 if self.codebook_bits == 8 else 0))
-        if self.scale_block:
-            total += self.rows * packed_bytes(self._stored_blocks(), 4) + 4 * self._stored_blocks()
-        return total
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse scales that are not above zero."""
+        if "codebook_scale" in tensors:
+            positive(tensors["codebook_scale"], "codebook_scale")
+
+    def as_stored(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the codebooks (C, G, k, dim) as integers with their scales (C, G).
+
+        Or as bits of halves, without.
+        """
+        return tensors["codebook"], tensors.get("codebook_scale")
 
     def places(self, codes: Tensor) -> Tensor:
         """Return (rows, cells) the row of each cell's centroid in `codebook` seen as (-1, dim)."""
@@ -214,11 +237,11 @@ class Codebooks(Grid):
 
     def _restore_scales(self, tensors: Mapping[str, Tensor]) -> Parameters:
         count, groups = self._stored_blocks(), len(self.groups)
-        stored = take(tensors, "log_scale", (self.rows, packed_bytes(count, 4)), torch.uint8)
+        stored = self.take(tensors, "log_scale")
         logs = F.pad(unpack(stored, 4, count).to(torch.float32), (0, groups * self.blocks - count))
         parts = {"log_scale": torch.stack(list(logs.split(self.blocks, 1)))}
         for name in ("log_step", "log_low"):
-            values = from_half_bits(take(tensors, name, (count,), torch.int16))
+            values = from_half_bits(self.take(tensors, name))
             padded = F.pad(finite(values, name), (0, groups * self.blocks - count))
             parts[name] = padded.view(groups, -1)
         return parts

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.errors import UnsafeFileError
 from zoo.quantization.grids import codebook
-from zoo.quantization.grids.base import Parameters, finite, take
+from zoo.quantization.grids.base import Layout, Parameters, finite
 from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits
@@ -26,6 +26,12 @@ class Factored(Codebooks):
     """
 
     rank: int = 1
+    finish = "factor"
+
+    @property
+    def row_unit(self) -> int:
+        """Return all rows: they share the basis."""
+        return self.rows
 
     def books(self, parameters: Parameters) -> Tensor:
         """Return the codebooks (..., k, 1)."""
@@ -40,15 +46,10 @@ class Factored(Codebooks):
         """
         return ((factor.double() @ basis.double()) / UNIT).unsqueeze(-1).to(torch.float32)
 
-    def ordinary(self, factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `codebook` and `codebook_scale` as ordinary codebooks are stored.
-
-        Args:
-            factor: int8 (C, G, r).
-            basis: int16 (r, k), bits of halves.
-
-        """
-        integers, scale = self._integers(self.product(factor, from_half_bits(basis)))
+    def as_stored(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the codebooks and their scales as they would be stored without factors."""
+        basis = from_half_bits(tensors["basis"])
+        integers, scale = self._integers(self.product(tensors["factor"], basis))
         return integers.to(torch.int8), half_bits(scale.flatten(1))
 
     def group(self, parameters: Parameters, index: int) -> Parameters:
@@ -68,8 +69,15 @@ class Factored(Codebooks):
             "basis": torch.einsum("cgr,cgk->rk", parameters["factor"], books),
         }
 
-    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+    def layout(self) -> Layout:
         """Return `factor` (C, G, r) and `basis` (r, k)."""
+        return {
+            "factor": ((len(self.groups), self.row_groups, self.rank), torch.int8),
+            "basis": ((self.rank, 1 << self.index_bits), torch.int16),
+        }
+
+    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Return integers of 8 bits and halves."""
         return {
             "factor": parameters["factor"].round().clamp(-127, 127).to(torch.int8),
             "basis": half_bits(parameters["basis"].clamp(-65504, 65504)),
@@ -77,20 +85,17 @@ class Factored(Codebooks):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
         """Return `factor` and `basis`."""
-        shape = (len(self.groups), self.row_groups, self.rank)
-        factor = take(tensors, "factor", shape, torch.int8)
+        factor = self.take(tensors, "factor")
         if (factor == -128).any():
             raise UnsafeFileError("factor holds -128; its integers are from -127 to 127")
-        stored = take(tensors, "basis", (self.rank, 1 << self.index_bits), torch.int16)
-        return {
-            "factor": factor.to(torch.float32),
-            "basis": finite(from_half_bits(stored), "basis"),
-        }
+        basis = finite(from_half_bits(self.take(tensors, "basis")), "basis")
+        return {"factor": factor.to(torch.float32), "basis": basis}
 
-    def parameter_bytes(self) -> int:
-        """Return the bytes of factor and basis."""
-        books = len(self.groups) * self.row_groups
-        return books * self.rank + 2 * self.rank * (1 << self.index_bits)
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse a basis of zeros, NaN or infinity."""
+        basis = from_half_bits(tensors["basis"])
+        if not (torch.isfinite(basis).all() and basis.any()):
+            raise UnsafeFileError("basis holds NaN or infinity, or nothing but zeros")
 
 
 def make(options: LayerOptions, rows: int, columns: int) -> Codebooks:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.quantization.grids.base import Grid, Parameters, finite, take
+from zoo.quantization.grids.base import Grid, Layout, Parameters, finite, positive
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
 
@@ -45,8 +45,16 @@ class Uniform(Grid):
         ]
         return {"scale": torch.stack(parts)}
 
-    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+    def layout(self) -> Layout:
         """Return `scale` (groups, rows) as half bits and `zero`, packed per group."""
+        groups = len(self.groups)
+        return {
+            "scale": ((groups, self.rows), torch.int16),
+            "zero": ((groups, packed_bytes(self.rows, self.index_bits)), torch.uint8),
+        }
+
+    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Return scales and zero points."""
         return {
             "scale": half_bits(parameters["scale"]),
             "zero": pack(parameters["zero"].to(torch.int64), self.index_bits),
@@ -54,18 +62,15 @@ class Uniform(Grid):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
         """Return scales and zero points."""
-        groups = len(self.groups)
-        scale = take(tensors, "scale", (groups, self.rows), torch.int16)
-        width = packed_bytes(self.rows, self.index_bits)
-        zero = take(tensors, "zero", (groups, width), torch.uint8)
+        zero = unpack(self.take(tensors, "zero"), self.index_bits, self.rows)
         return {
-            "scale": finite(from_half_bits(scale), "scale"),
-            "zero": unpack(zero, self.index_bits, self.rows).to(torch.float32),
+            "scale": finite(from_half_bits(self.take(tensors, "scale")), "scale"),
+            "zero": zero.to(torch.float32),
         }
 
-    def parameter_bytes(self) -> int:
-        """Return the bytes of scales and zero points."""
-        return len(self.groups) * (2 * self.rows + packed_bytes(self.rows, self.index_bits))
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse scales that are not above zero."""
+        positive(tensors["scale"], "scale")
 
 
 def make(options: LayerOptions, rows: int, columns: int) -> Uniform:

@@ -15,7 +15,7 @@ from zoo.quantization.solvers.update import Equations, minimise
 TURNS = 3  # of tuning the one factor with the other fixed
 
 
-def factor(problem: Problem, grid: Factored, solution: Solution, options: LayerOptions) -> Solution:
+def finish(problem: Problem, grid: Factored, solution: Solution, options: LayerOptions) -> Solution:
     """Return a solution whose codebooks are `factor` times `basis`, as they are stored.
 
     Codebooks are sorted, so that entries of like rank in their groups stand side by side, and

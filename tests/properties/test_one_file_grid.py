@@ -1,0 +1,91 @@
+"""A new grid is one file and a line in METHODS: here the OCP's MXFP4, which the zoo has not."""
+
+import sys
+import types
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.errors import MismatchError, UnsafeFileError
+from zoo.quantization import options as options_module
+from zoo.quantization.core import LayerOptions, QuantizedMatrix, quantize_matrix, stored_bits
+from zoo.quantization.export_onnx import Gathered
+from zoo.quantization.grids.base import Grid, Layout, Parameters
+from zoo.quantization.packed import PackedLinear
+
+# E2M1: sign, 2 bits of exponent, 1 of mantissa; blocks of 32 share a power of two (E8M0).
+POSITIVE = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+VALUES = torch.cat([POSITIVE, -POSITIVE])
+BLOCK, BIAS = 32, 127
+
+
+class Mx(Grid):
+    def fit(self, values: Tensor, importance: Tensor) -> Parameters:
+        largest = values.abs().amax(1).clamp(min=2.0**-100)
+        return {"power": torch.floor(torch.log2(largest)) - 2}  # 6 = 1.5 * 2^2 is the top
+
+    def encode(self, group: Parameters, values: Tensor, metric: Tensor, offset: int = 0) -> Tensor:
+        steps = values / torch.exp2(group["power"]).unsqueeze(1)
+        return (steps.unsqueeze(2) - VALUES).abs().argmin(2)
+
+    def decode_group(self, group: Parameters, codes: Tensor, offset: int = 0) -> Tensor:
+        return VALUES[codes] * torch.exp2(group["power"]).unsqueeze(1)
+
+    def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
+        return {}
+
+    def layout(self) -> Layout:
+        return {"power": ((len(self.groups), self.rows), torch.uint8)}
+
+    def store(self, parameters: Parameters) -> dict[str, Tensor]:
+        return {"power": (parameters["power"] + BIAS).to(torch.uint8)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
+        return {"power": self.take(tensors, "power").to(torch.float32) - BIAS}
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors["power"].any():
+            raise UnsafeFileError("all powers are zero")
+
+
+@pytest.fixture(params=["rtn", "gptq"])
+def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LayerOptions:
+    module = types.ModuleType("zoo.quantization.grids.mx")
+    module.make = lambda options, rows, columns: Mx(rows, columns, 1, 4, BLOCK)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "zoo.quantization.grids.mx", module)
+    monkeypatch.setitem(options_module.METHODS, "mx", ("mx", request.param))
+    return LayerOptions(method="mx", bits=4)
+
+
+def test_it_goes_all_the_way(options: LayerOptions) -> None:
+    dice = torch.Generator().manual_seed(0)
+    weight, x, mix = (torch.randn(n, 80, generator=dice) for n in (24, 200, 80))
+    x = x @ mix  # correlated inputs: what error feedback lives on
+    matrix = quantize_matrix(weight, 2 / len(x) * x.T @ x, options)
+    stored = matrix.tensors()
+    assert stored["power"].shape == (3, 24)  # the last group is ragged
+    assert stored_bits((24, 80), options) == 8 * (24 * 40 + 3 * 24)
+    assert sum(t.numel() * t.element_size() for t in stored.values()) * 8 == matrix.bits
+    again = QuantizedMatrix.from_tensors(stored, (24, 80), options)
+    assert torch.equal(again.dequantize(), matrix.dequantize())
+    layer = PackedLinear.of(matrix)
+    layer.check()
+    assert torch.equal(layer(x), F.linear(x, matrix.dequantize()))
+    nearest = quantize_matrix(weight, None, options).dequantize()
+    ours, plain = (F.mse_loss(x @ q.T, x @ weight.T) for q in (matrix.dequantize(), nearest))
+    assert (ours < 0.8 * plain) if options.solver == "gptq" else (ours == plain)
+
+
+def test_what_it_cannot_is_said(options: LayerOptions) -> None:
+    layer = PackedLinear(80, 24, options)
+    with pytest.raises(UnsafeFileError, match="all powers are zero"):
+        layer.check()
+    with pytest.raises(MismatchError, match="Mx weights have no form in ONNX"):
+        Gathered(layer)
+    with pytest.raises(UnsafeFileError, match="power is"):
+        QuantizedMatrix.from_tensors(
+            {"codes": layer.codes, "power": torch.zeros(2, 24)}, (24, 80), options
+        )
