@@ -210,7 +210,10 @@ class Run:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.average.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay
+            model.parameters(),
+            lr=self.settings.lr,
+            weight_decay=self.settings.weight_decay,
+            fused=True,  # one pass over each tensor: on CPU a third of the time
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.called = torch.compile(self.model) if self.settings.compile else self.model
