@@ -1,19 +1,4 @@
-"""`Checkpoint`: a verified folder of weights that knows how they were made and are used.
-
-```
-config.json         format version, recipe, tag, licence of the weights, data, sha256 of the files;
-                    of a quantized network also `quantization`: its scheme ("int8", "int8-w4")
-                    and the range [low, high] of each activation by label, see
-                    `zoo.quantization.network`
-model.safetensors   the deployed network's tensors, in float
-metrics.json        what was measured, and how
-README.md           the card
-LICENSE             of the weights, in words
-```
-
-A language model is a folder that transformers opens, so `config.json` is as transformers has it;
-what the zoo knows stands in `zoo.json` beside it, and the weights may be several files.
-"""
+"""`Checkpoint`: a verified folder of weights that knows how they were made and are used."""
 
 import importlib
 from collections.abc import Mapping
@@ -23,16 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import read_json, sha256, write_bytes, write_json
+from zoo.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
 from zoo.recipe import FORMAT_VERSION, Recipe
 from zoo.registry import importable_models
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
-LICENSE = "LICENSE"
-FACTS = "zoo.json"
-UNSTATED = "not stated"
 
 
 def build(recipe: Recipe) -> "nn.Module":
@@ -266,16 +247,3 @@ def _license_text(config: Mapping[str, Any]) -> str:
         f"{source}.\nLicence of that data, and hence of the weights: {config['license']}.\n"
         f"The code that made and uses them: {config['recipe']['license']}.\n"
     )
-
-
-def facts_file(path: Path) -> Path:
-    """Return where a checkpoint folder has the zoo's config."""
-    return path / FACTS if (path / FACTS).is_file() else path / CONFIG
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Say whether a folder's config is one of the zoo, and not another library's `config.json`."""
-    try:
-        return "recipe" in read_json(facts_file(path))
-    except MismatchError:
-        return False

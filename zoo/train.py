@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.accelerator import accelerator_for
-from zoo.checkpoint import CONFIG, UNSTATED, Checkpoint, build
+from zoo.checkpoint import Checkpoint, build
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe
+from zoo.layout import CONFIG, UNSTATED
 from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
 from zoo.progress import Progress
 from zoo.recipe import Recipe, Train, leaves

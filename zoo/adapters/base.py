@@ -16,6 +16,7 @@ from zoo import refs
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError
+from zoo.layout import is_checkpoint
 from zoo.recipe import Recipe
 
 _SUBTASKS = {"causal-lm": "text-generation", "text-choice": "text-generation"}
@@ -74,7 +75,6 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
         MissingExtraError: transformers or diffusers is needed and not installed.
 
     """
-    from zoo.checkpoint import is_checkpoint
     from zoo.verbs import resolve
 
     parsed = refs.parse(ref)

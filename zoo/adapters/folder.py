@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zoo.adapters.recipe import AdapterRecipe
-from zoo.checkpoint import UNSTATED
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import sha256, write_bytes, write_json
+from zoo.layout import UNSTATED
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,9 +23,9 @@ from zoo.adapters.folder import CONFIG, FILE, write_folder
 from zoo.adapters.masked_dora import MaskedDora
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.routes import HookRoute, PeftRoute, peft_counts
-from zoo.checkpoint import UNSTATED
 from zoo.errors import MismatchError
 from zoo.files import replacing
+from zoo.layout import UNSTATED
 from zoo.train import Run
 
 if TYPE_CHECKING:

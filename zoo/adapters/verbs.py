@@ -20,9 +20,9 @@ from zoo.adapters.folder import FILE, AdapterFolder
 from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.train import train
-from zoo.checkpoint import UNSTATED
 from zoo.errors import MismatchError
 from zoo.files import probe
+from zoo.layout import UNSTATED
 from zoo.tasks import task_of
 from zoo.verbs.resolve import dtype_of
 

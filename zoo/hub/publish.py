@@ -8,10 +8,11 @@ from typing import Any
 
 from zoo import card_check
 from zoo.card import render
-from zoo.checkpoint import CARD, CONFIG, FACTS, METRICS, Checkpoint
+from zoo.checkpoint import Checkpoint
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import sha256
 from zoo.hub.safety import RECORD, check_listing, is_data, is_opaque
+from zoo.layout import CARD, CONFIG, FACTS, METRICS
 
 log = logging.getLogger("zoo")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import refs
-from zoo.checkpoint import CONFIG, FACTS, LICENSE, METRICS, UNSTATED, Checkpoint
+from zoo.checkpoint import Checkpoint
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import sha256, write_bytes, write_json
+from zoo.layout import CONFIG, FACTS, LICENSE, METRICS, UNSTATED
 from zoo.quantization.options import METHODS, LayerOptions
 from zoo.quantization.options import PRESETS as EFFORTS
 from zoo.quantization.plan import Plan

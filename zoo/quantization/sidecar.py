@@ -16,6 +16,7 @@ from zoo import refs
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form
 from zoo.adapters.sparse import SparseTensor, base_tensor, base_tensors, digest, gather
 from zoo.errors import MismatchError
+from zoo.layout import FACTS
 from zoo.quantization.packed import PackedLinear
 
 _ENTRIES = 1 << 22  # numbers in memory at once
@@ -167,8 +168,6 @@ def _packed_from(model: nn.Module) -> tuple[str, str | None] | None:
 
 def _recipe(model: nn.Module) -> dict[str, Any]:
     """Return how the model's folder says that it was compressed."""
-    from zoo.checkpoint import FACTS
-
     path = Path(str(getattr(model, "name_or_path", ""))) / FACTS
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["recipe"]["compress"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import refs, registry
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.layout import UNSTATED
 from zoo.recipe import Recipe
 from zoo.verbs.resolve import Ref, checkpoint, pinned
 from zoo.verbs.use import load
@@ -47,7 +48,6 @@ def train(
     """
     from zoo.accelerator import is_main_process
     from zoo.card import render
-    from zoo.checkpoint import UNSTATED
     from zoo.train import train as train_loop
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe

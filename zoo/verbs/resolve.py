@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import refs, registry
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import read_json
+from zoo.layout import CONFIG, is_checkpoint
 from zoo.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ def language_model(ref: Any) -> Path | None:
 
     Checkpoints of the zoo are none of these, though transformers opens some of them too.
     """
-    from zoo.checkpoint import CONFIG, is_checkpoint
-
     parsed = refs.parse(ref) if isinstance(ref, str | Path) else None
     if isinstance(parsed, refs.NameRef) or parsed is None:
         return None
@@ -121,7 +120,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
         UnsafeFileError: tampered with, hostile file names, or weights only as pickles.
 
     """
-    from zoo.checkpoint import CONFIG, Checkpoint, is_checkpoint
+    from zoo.checkpoint import Checkpoint
     from zoo.hub import exchange, store
 
     parsed = refs.parse(ref)

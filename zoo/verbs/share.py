@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.layout import CARD, is_checkpoint
 from zoo.verbs.resolve import Ref, checkpoint, pull
 from zoo.version import __version__
 
@@ -66,7 +67,7 @@ def push(
 
 def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
     """Return the checkpoint that is meant, or the folder of another library."""
-    from zoo.checkpoint import Checkpoint, is_checkpoint
+    from zoo.checkpoint import Checkpoint
 
     if isinstance(item, Checkpoint):
         return item
@@ -97,7 +98,6 @@ def check_card(ref: Ref) -> list[str]:
     recorded, or computed again. One sentence each.
     """
     from zoo.card_check import problems
-    from zoo.checkpoint import CARD
 
     source = _carded(ref)
     if not (source.path / CARD).is_file():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import refs
 from zoo.errors import MismatchError, UnknownNameError
+from zoo.layout import CARD
 from zoo.recipe import Recipe
 from zoo.verbs.resolve import (
     Ref,
@@ -158,7 +159,6 @@ def evaluate(
 def _record(ref: Ref, name: str, result: Mapping[str, Any]) -> None:
     """Store an evaluation in a checkpoint folder; a card that nobody edited is written anew."""
     from zoo.card import render
-    from zoo.checkpoint import CARD
 
     before = checkpoint(ref)
     file = before.path / CARD
