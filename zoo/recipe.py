@@ -14,6 +14,7 @@ FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Precision = Literal["no", "bf16", "fp16"]
 # Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
+OPTIMIZERS = ("adamw", "soap")
 WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
 T = TypeVar("T")
 
@@ -82,7 +83,8 @@ class Train:
     Attributes:
         steps: optimizer steps.
         batch_size: samples per process and micro-batch (the convention of Accelerate).
-        lr: peak learning rate of Adam; linear warm-up, then cosine to zero.
+        lr: peak learning rate; linear warm-up, then cosine to zero.
+        optimizer: "adamw", or "soap" (see `zoo.optim.Soap`).
         warmup_steps: steps of the linear warm-up.
         weight_decay: decoupled (AdamW).
         ema_decay: the weights kept are an exponential moving average; 0 turns it off.
@@ -104,6 +106,7 @@ class Train:
     steps: int
     batch_size: int
     lr: float
+    optimizer: str = "adamw"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     ema_decay: float = 0.0
@@ -133,6 +136,9 @@ class Train:
             raise MismatchError(f"train.seed is {self.seed}; expected less than 2**32")
         if not 0 < self.lr < math.inf:
             raise MismatchError(f"train.lr is {self.lr}; expected a positive number")
+        if self.optimizer not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise MismatchError(f"train.optimizer is {self.optimizer!r}; expected {known}")
         if self.quant not in (None, *WEIGHT_BITS):
             known = ", ".join(WEIGHT_BITS)
             raise MismatchError(f"train.quant is {self.quant!r}; expected none or {known}")

@@ -27,6 +27,7 @@ from zoo.errors import MismatchError, ZooError
 from zoo.files import probe
 from zoo.layout import CONFIG, UNSTATED
 from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
+from zoo.optim import make_optimizer
 from zoo.progress import Progress
 from zoo.recipe import Recipe, Train, leaves
 from zoo.run_folder import RunFolder
@@ -210,12 +211,7 @@ class Run:
         decay = self.settings.ema_decay
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.average.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=self.settings.lr,
-            weight_decay=self.settings.weight_decay,
-            fused=True,  # one pass over each tensor: on CPU a third of the time
-        )
+        optimizer = make_optimizer(self.settings, model.parameters())
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.called = torch.compile(self.model) if self.settings.compile else self.model
         self.accelerator.register_for_checkpointing(self.average)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.models.blocks import CollapsibleConv2d, identity_kernel
+from zoo.models.blocks import CollapsibleConv2d, identity_kernel, linear_block
 from zoo.models.sesr import SESR, ExpandedSESR
 
 
@@ -50,10 +50,10 @@ def test_the_kernel_is_the_response_to_an_impulse():
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-@pytest.mark.parametrize(("channels", "blocks"), [(16, 5), (8, 2)])
-def test_deployed_equals_expanded(channels, blocks, scale):
+@pytest.mark.parametrize(("channels", "blocks", "expansion"), [(16, 5, 24), (8, 2, 24), (16, 5, 0)])
+def test_deployed_equals_expanded(channels, blocks, expansion, scale):
     torch.manual_seed(2)
-    model = ExpandedSESR(channels, blocks, scale, expansion=24)
+    model = ExpandedSESR(channels, blocks, scale, expansion=expansion)
     randomize(model)
     y = torch.rand(2, 1, 13, 17)
     expanded = model(y, expanded=True)
@@ -92,17 +92,18 @@ def test_output_channels_are_in_standard_depth_to_space_order():
         torch.testing.assert_close(cell, expected)
 
 
-def test_expanding_a_deployed_network_is_exact_and_x4_starts_from_x2():
+@pytest.mark.parametrize("expansion", [64, 0])
+def test_expanding_a_deployed_network_is_exact_and_x4_starts_from_x2(expansion):
     torch.manual_seed(3)
-    small = ExpandedSESR(16, 3, 2, expansion=64)
+    small = ExpandedSESR(16, 3, 2, expansion=expansion)
     randomize(small)
     deployed = small.deployed()
-    again = deployed.trainable(expansion=64)
+    again = deployed.trainable(expansion=expansion)
     again.load_deployed(deployed)
     y = torch.rand(1, 1, 12, 12)
     torch.testing.assert_close(again(y), small(y), atol=1e-5, rtol=0)
 
-    large = SESR(16, 3, 4).trainable(expansion=64)
+    large = SESR(16, 3, 4).trainable(expansion=expansion)
     before = [parameter.clone() for parameter in large.last.parameters()]
     large.load_deployed(deployed)
     for old, new in zip(before, large.last.parameters(), strict=True):
@@ -115,11 +116,12 @@ def test_expanding_a_deployed_network_is_exact_and_x4_starts_from_x2():
         torch.testing.assert_close(ours.weight, theirs.weight, atol=0, rtol=0)
 
 
-def test_a_deeper_network_starts_as_the_shallower_one_and_all_of_it_learns():
+@pytest.mark.parametrize("expansion", [64, 0])
+def test_a_deeper_network_starts_as_the_shallower_one_and_all_of_it_learns(expansion):
     torch.manual_seed(4)
     small = SESR(16, 3, 2)
     randomize(small)
-    deep = SESR(16, 5, 2).trainable(expansion=64)
+    deep = SESR(16, 5, 2).trainable(expansion=expansion)
     deep.load_deployed(small)
     y = torch.rand(1, 1, 12, 12)
     torch.testing.assert_close(deep.deployed()(y), small(y), atol=1e-5, rtol=0)
@@ -134,9 +136,23 @@ def test_a_start_that_does_not_fit_is_refused(network):
         ExpandedSESR(16, 3, 2, expansion=8).load_deployed(network)
 
 
-def test_a_residual_needs_equal_widths():
+@pytest.mark.parametrize("expansion", [8, 0])
+def test_a_residual_needs_equal_widths(expansion):
     with pytest.raises(ValueError, match="equal widths"):
-        CollapsibleConv2d(3, 4, 3, expansion=8, residual=True)
+        linear_block(3, 4, 3, expansion=expansion, residual=True)
+
+
+def test_plain_kernels_start_like_collapsed_ones():
+    torch.manual_seed(6)
+    for a, b, k in ((1, 16, 5), (16, 16, 3), (16, 4, 5)):
+        spreads = [
+            linear_block(a, b, k, expansion=expansion, residual=False).collapse()[0].std()
+            for expansion in (256, 0)
+        ]
+        assert 0.6 < spreads[0] / spreads[1] < 1.6
+    weight, bias = linear_block(16, 16, 3, expansion=0, residual=True).collapse()
+    assert (weight - identity_kernel(weight)).abs().max() < 0.1
+    assert not bias.any()
 
 
 def test_identity_kernel_copies_its_input():

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -26,6 +25,7 @@ from zoo.adapters.routes import HookRoute, PeftRoute, peft_counts
 from zoo.errors import MismatchError
 from zoo.files import replacing
 from zoo.layout import UNSTATED
+from zoo.optim import make_optimizer
 from zoo.train import Run
 
 if TYPE_CHECKING:
@@ -121,9 +121,7 @@ class AdapterRun(Run):
         else:
             self.route = PeftRoute(network, adapter, indices)
         self.model = self.route.model
-        optimizer = torch.optim.AdamW(
-            self.route.trained.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        )
+        optimizer = make_optimizer(settings, self.route.trained.parameters())
         self.optimizer = self.accelerator.prepare(optimizer)
         self.average = AveragedModel(
             self.route.trained, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)

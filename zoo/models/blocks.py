@@ -84,6 +84,65 @@ class CollapsibleConv2d(nn.Module):
         return x + y if self.residual else y
 
 
+class DirectConv2d(nn.Module):
+    """A k x k convolution trained as it is, in the place of a `CollapsibleConv2d`.
+
+    It starts where such a pair starts: at the residual, with about the pair's spread.
+
+    Args:
+        in_channels: a, channels of the input `(N, a, H, W)`.
+        out_channels: b, channels of the output `(N, b, H, W)`.
+        kernel_size: k, odd; stride 1, zero padding (k - 1) / 2.
+        residual: start at the identity (a must equal b).
+
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, residual: bool = False
+    ) -> None:
+        super().__init__()
+        if residual and in_channels != out_channels:
+            raise ValueError(f"a residual needs equal widths, not {in_channels} -> {out_channels}")
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.xavier_uniform_(self.weight, gain=0.4)
+        if residual:
+            with torch.no_grad():
+                self.weight.add_(identity_kernel(self.weight))
+
+    def collapse(self) -> tuple[Tensor, Tensor]:
+        """Return the weight `(b, a, k, k)` and the bias `(b,)`."""
+        return self.weight, self.bias
+
+    @torch.no_grad()
+    def load_collapsed(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over a weight and a bias."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, a, H, W)` to `(N, b, H, W)`."""
+        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+    forward_expanded = forward
+
+
+def linear_block(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    expansion: int,
+    residual: bool = False,
+) -> CollapsibleConv2d | DirectConv2d:
+    """Return a linear block of this expansion; of 0: the plain convolution."""
+    if not expansion:
+        return DirectConv2d(in_channels, out_channels, kernel_size, residual=residual)
+    return CollapsibleConv2d(
+        in_channels, out_channels, kernel_size, expansion=expansion, residual=residual
+    )
+
+
 def identity_kernel(like: Tensor) -> Tensor:
     """Return the kernel `(b, b, k, k)` that copies its input, in the dtype of `like`."""
     kernel = torch.zeros_like(like)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.models.blocks import CollapsibleConv2d, identity_kernel
+from zoo.models.blocks import CollapsibleConv2d, DirectConv2d, identity_kernel, linear_block
 
 PRELU_START = 0.25  # the slope for negative features before training
 MID_GREY = 0.5  # subtracted from the input, so that zero padding continues grey, not black
@@ -76,14 +76,15 @@ def _activation(kind: str, channels: int) -> nn.Module:
 
 
 class ExpandedSESR(nn.Module):
-    """The training form: every convolution of `SESR` is a collapsible linear block.
+    """The training form: every convolution of `SESR` is a linear block, collapsible if expanded.
 
     Args:
         channels: f, as in `SESR`.
         blocks: m, as in `SESR`.
         scale: s, as in `SESR`.
         activation: as in `SESR`.
-        expansion: p, width inside the blocks (256 for M3, M5 and M7; 64 for M11 and XL).
+        expansion: p, width inside the blocks (the authors: 256 for M3, M5 and M7; 64 for M11 and
+            XL); 0 trains the small kernels themselves.
 
     """
 
@@ -98,15 +99,15 @@ class ExpandedSESR(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.scale, self.activation = (channels, blocks), scale, activation
-        self.first = CollapsibleConv2d(1, channels, 5, expansion=expansion)
+        self.first = linear_block(1, channels, 5, expansion=expansion)
         self.body = nn.ModuleList(
-            CollapsibleConv2d(channels, channels, 3, expansion=expansion, residual=True)
+            linear_block(channels, channels, 3, expansion=expansion, residual=True)
             for _ in range(blocks)
         )
         # The published code starts the slopes at 0. At the fast rates used here 20 of the 32
         # channels of M5's last two layers then end positive on under a tenth of all pixels.
         self.act = nn.ModuleList(_activation(activation, channels) for _ in range(blocks))
-        self.last = CollapsibleConv2d(channels, scale * scale, 5, expansion=expansion)
+        self.last = linear_block(channels, scale * scale, 5, expansion=expansion)
 
     def forward(self, y: Tensor, *, expanded: bool = False) -> Tensor:
         """Enlarge `(N, 1, H, W)` to `(N, 1, sH, sW)`, unclipped so that no gradient is lost.
@@ -114,8 +115,8 @@ class ExpandedSESR(nn.Module):
         `expanded` convolves through the wide factors (the published baseline; for comparison).
         """
 
-        def apply(block: nn.Module, x: Tensor) -> Tensor:
-            return block.forward_expanded(x) if expanded else block(x)  # type: ignore[operator]
+        def apply(part: nn.Module, x: Tensor) -> Tensor:
+            return part.forward_expanded(x) if expanded else part(x)  # type: ignore[operator]
 
         y = y.contiguous(memory_format=torch.channels_last)
         first = x = apply(self.first, y - MID_GREY)
@@ -126,7 +127,7 @@ class ExpandedSESR(nn.Module):
     @torch.no_grad()
     def deployed(self) -> SESR:
         """Return the equal `SESR`, in eval mode."""
-        model = SESR(*self.shape, self.scale, self.activation).to(self.first.expand.weight)
+        model = SESR(*self.shape, self.scale, self.activation).to(self.first.collapse()[0])
         for block, conv in self._pairs(model):
             weight, bias = block.collapse()
             conv.weight.copy_(weight)
@@ -172,7 +173,7 @@ class ExpandedSESR(nn.Module):
     def _take(block: nn.Module, conv: nn.Module) -> None:
         block.load_collapsed(conv.weight, conv.bias)  # type: ignore[operator]
 
-    def _pairs(self, model: SESR) -> list[tuple[CollapsibleConv2d, nn.Conv2d]]:
+    def _pairs(self, model: SESR) -> list[tuple[CollapsibleConv2d | DirectConv2d, nn.Conv2d]]:
         blocks = [self.first, *self.body, self.last]
         convolutions = [model.first, *model.body, model.last]
         return list(zip(blocks, convolutions, strict=True))
