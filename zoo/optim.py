@@ -13,7 +13,7 @@ from zoo.recipe import Train
 class Soap(Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321, algorithm 3).
 
-    A weight is seen as a matrix `(out, rest)`, a vector as one column. L and R are moving averages
+    A weight is seen as a matrix `(out, rest)`, a vector or number as one column. L and R are moving averages
     of G G^T and G^T G; Adam's second moment belongs to Q_L^T G Q_R, with Q their eigenvectors,
     which one power iteration and a QR decomposition renew every `frequency` steps. The first step
     only fills L and R. Sides of 1, and of more than `most`, are not rotated. Memory: Adam's, and
@@ -63,7 +63,9 @@ class Soap(Optimizer):
         return loss
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad.float().reshape(len(parameter), -1)  # type: ignore[union-attr]
+        assert parameter.grad is not None
+        gradient = torch.atleast_1d(parameter.grad.float())
+        gradient = gradient.reshape(len(gradient), -1)
         state = self.state[parameter]
         if not state:
             _begin(state, gradient, group)

@@ -121,6 +121,16 @@ def test_a_state_goes_on_with_the_same_bits() -> None:
         assert torch.equal(one, two)
 
 
+def test_a_single_number_is_trained_too() -> None:
+    number = nn.Parameter(torch.tensor(3.0))
+    optimizer = Soap([number], lr=0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        number.square().backward()
+        optimizer.step()
+    assert abs(float(number.detach())) < 0.5
+
+
 def test_every_name_of_a_recipe_makes_one() -> None:
     for name in OPTIMIZERS:
         settings = Train(steps=1, batch_size=1, lr=0.25, weight_decay=0.5, optimizer=name)
