@@ -13,11 +13,11 @@ from zoo.recipe import Train
 class Soap(Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321, algorithm 3).
 
-    A weight is seen as a matrix `(out, rest)`, a vector or number as one column. L and R are moving averages
-    of G G^T and G^T G; Adam's second moment belongs to Q_L^T G Q_R, with Q their eigenvectors,
-    which one power iteration and a QR decomposition renew every `frequency` steps. The first step
-    only fills L and R. Sides of 1, and of more than `most`, are not rotated. Memory: Adam's, and
-    two squares of each rotated side.
+    A weight is seen as a matrix `(out, rest)`, a vector or number as one column. L and R are moving
+    averages of G G^T and G^T G; Adam's second moment belongs to Q_L^T G Q_R, with Q their
+    eigenvectors, which one power iteration and a QR decomposition renew every `frequency` steps.
+    The first step only fills L and R. Sides of 1, and of more than `most`, are not rotated.
+    Memory: Adam's, and two squares of each rotated side.
 
     Args:
         params: what is trained.

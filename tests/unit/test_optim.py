@@ -124,7 +124,7 @@ def test_a_state_goes_on_with_the_same_bits() -> None:
 def test_a_single_number_is_trained_too() -> None:
     number = nn.Parameter(torch.tensor(3.0))
     optimizer = Soap([number], lr=0.1)
-    for _ in range(60):
+    for _ in range(300):
         optimizer.zero_grad()
         number.square().backward()
         optimizer.step()
