@@ -138,3 +138,12 @@ def test_every_name_of_a_recipe_makes_one() -> None:
         assert (group["lr"], group["weight_decay"]) == (0.25, 0.5)
     with pytest.raises(MismatchError, match="optimizer is 'sgd'; expected adamw, soap"):
         Train(steps=1, batch_size=1, lr=0.1, optimizer="sgd")
+
+
+def test_losses_are_those_of_another_implementation() -> None:
+    """What `SOAP` of pytorch-optimizer 4.1.0 gave, with the same settings, on this problem."""
+    start, loss = quadratic(6, 9, powers=1.0)
+    ours, _ = descend(start, loss, lambda p: Soap(p, lr=0.03, frequency=5), 100)
+    theirs = {1: 35.51624, 2: 35.74967, 3: 36.29412, 5: 31.69126, 6: 38.27217, 10: 37.76552,
+              20: 36.22701, 50: 33.52773, 99: 25.07062}  # fmt: skip
+    assert {n: ours[n] for n in theirs} == pytest.approx(theirs, rel=3e-4)
