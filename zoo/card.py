@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.card_parts import TARGETS as TARGETS
 from zoo.card_parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
-from zoo.recipe import Recipe
+from zoo.recipe import OPTIMIZERS, WEIGHT_BITS, Recipe
 
 if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
@@ -167,7 +167,6 @@ def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]
 
 
 def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
-    from zoo.recipe import WEIGHT_BITS
 
     bits = WEIGHT_BITS[quantization["scheme"]]
     text = f"int8, weights of {bits} bits: the integers that the exported file computes"
@@ -181,7 +180,8 @@ def _training(checkpoint: "Checkpoint") -> str:
     state = "" if facts.get("complete") else " (unfinished)"
     aware = f"Quantization-aware ({train.quant}), from {train.init}: " if train.quant else ""
     return aware + (
-        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, AdamW, peak rate "
+        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, "
+        f"{OPTIMIZERS[train.optimizer]}, peak rate "
         f"{train.lr:g}, cosine, average of weights {train.ema_decay:g}; {facts['hours']:.2f} hours "
         f"on {facts['device']} with {facts['threads']} thread(s), torch {facts['torch']}."
     )

@@ -14,7 +14,7 @@ FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Precision = Literal["no", "bf16", "fp16"]
 # Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
-OPTIMIZERS = ("adamw", "soap")
+OPTIMIZERS = {"adamw": "AdamW", "soap": "SOAP"}  # what cards call them
 WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class Train:
         lr: peak learning rate; linear warm-up, then cosine to zero.
         optimizer: "adamw", or "soap" (see `zoo.optim.Soap`).
         warmup_steps: steps of the linear warm-up.
-        weight_decay: decoupled (AdamW).
+        weight_decay: decoupled.
         ema_decay: the weights kept are an exponential moving average; 0 turns it off.
         clip_norm: gradient norm bound; 0 turns it off.
         accumulation_steps: micro-batches per optimizer step.

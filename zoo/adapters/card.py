@@ -6,6 +6,7 @@ from typing import Any
 from zoo import refs
 from zoo.adapters.folder import AdapterFolder
 from zoo.card_parts import cost_rows, fill, license_matter
+from zoo.recipe import OPTIMIZERS, leaves
 
 _PIPELINES = {
     "super-resolution": "image-to-image",
@@ -135,7 +136,8 @@ def _training(source: AdapterFolder) -> str:
         return "Not recorded."
     state = "" if facts.get("complete") else " (unfinished)"
     return (
-        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, AdamW, peak rate "
+        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, "
+        f"{OPTIMIZERS[train.optimizer]}, peak rate "
         f"{train.lr:g}, cosine; {facts['hours']:.2f} hours on {facts['device']} with "
         f"{facts['threads']} thread(s), torch {facts['torch']}."
     )
@@ -144,7 +146,6 @@ def _training(source: AdapterFolder) -> str:
 def command(source: AdapterFolder) -> str:
     """Return the command that makes the adapter; settings as the registry has them stay out."""
     from zoo.adapters import registry
-    from zoo.recipe import leaves
 
     recipe = source.recipe
     named = recipe.name in registry.names()
