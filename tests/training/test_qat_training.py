@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from zoo import api
+from zoo import api, registry
 from zoo.checkpoint import Checkpoint
 from zoo.cli import main
 from zoo.errors import MismatchError
@@ -127,14 +127,15 @@ def test_int8_has_no_other_type(whole):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
+    ("quant", "message"),
     [
-        ("sesr-m3-x2", {"quant": "int9"}, "train.quant is 'int9'; expected none or int8, int8-w4"),
-        ("sesr-m11-x2", {"quant": "int8"}, "add --from none to start from random weights"),
+        ("int9", "train.quant is 'int9'; expected none or int8, int8-w4"),
+        ("int8", "add --from none to start from random weights"),
     ],
 )
-def test_what_cannot_be_trained_says_why(name, settings, message, train, small, tmp_path, capsys):
-    assert main(small(tmp_path / "run", name=name, **settings)) == 1
+def test_what_cannot_be_trained_says_why(quant, message, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)  # no weights to start from
+    assert main(small(tmp_path / "run", quant=quant)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
