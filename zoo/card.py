@@ -167,7 +167,6 @@ def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]
 
 
 def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
-
     bits = WEIGHT_BITS[quantization["scheme"]]
     text = f"int8, weights of {bits} bits: the integers that the exported file computes"
     return "arithmetic", text, "exact"

@@ -13,8 +13,8 @@ from zoo.errors import MismatchError
 FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Precision = Literal["no", "bf16", "fp16"]
-# Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
 OPTIMIZERS = {"adamw": "AdamW", "soap": "SOAP"}  # what cards call them
+# Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
 WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
 T = TypeVar("T")
 
