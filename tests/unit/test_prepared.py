@@ -10,6 +10,7 @@ from PIL import Image
 from zoo import registry
 from zoo.errors import HubError, MismatchError
 from zoo.tasks.prepared import prepare
+from zoo.tasks.super_resolution import batch
 
 RECIPE = registry.find("sesr-m5-x2").override({"train.options.patch_size": 16})
 
@@ -64,6 +65,17 @@ def test_without_copies_only_the_pictures_are_trained_on(on_the_hub):
     assert len(prepare(plain, "some/photos").train) == 19
     with pytest.raises(MismatchError, match="shrunk_copies is 9; expected 0 to 8"):
         prepare(RECIPE.override({"train.options.shrunk_copies": 9}), "some/photos")
+
+
+def test_an_image_is_drawn_as_often_as_it_has_pixels(tmp_path):
+    for number, size in enumerate([(40, 40), (40, 40), (80, 120)]):  # the first is held out
+        Image.fromarray(np.full((*size, 3), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    recipe = RECIPE.override({"train.options.shrunk_copies": 0})
+    data = prepare(recipe, str(tmp_path))
+    np.testing.assert_allclose(data.shares, [1 / 7, 1])
+    _, high = batch(data, recipe, 0, range(4000), 4000)
+    large = (high[:, 0, 0, 0] > 0.5).double().mean()
+    assert large == pytest.approx(6 / 7, abs=0.02)  # 3.6 standard deviations
 
 
 def test_a_hub_data_set_without_images_is_refused(on_the_hub):

@@ -31,6 +31,7 @@ class Prepared:
     Attributes:
         train: (high, low) luma planes `(sH, sW)` and `(H, W)`, uint16 with white = 65535; each
             image, then its shrunk copies.
+        shares: for each of `train`, the share of all pixels that it and those before it hold.
         held_out: the same for every 20th image in name order (at most 40), never trained on, nor
             are copies of them; they choose the checkpoint.
         fingerprint: SHA-256 over the names and contents of all images.
@@ -39,6 +40,7 @@ class Prepared:
     """
 
     train: list[Planes]
+    shares: NDArray[np.float64]
     held_out: list[Planes]
     fingerprint: str
     facts: dict[str, Any]
@@ -158,8 +160,10 @@ def _open(folder: Path, source: str, patch: int, fingerprint: str) -> Prepared:
         elif not item["copy"]:
             held_out.append(pair)
     path = Path(source).expanduser()
+    pixels = np.cumsum([high.size for high, _ in train])
     return Prepared(
         train=train,
+        shares=pixels / pixels[-1],
         held_out=held_out,
         fingerprint=fingerprint,
         facts={

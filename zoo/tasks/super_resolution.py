@@ -46,7 +46,8 @@ def batch(
     """Return rows `rows` of the `total` samples of one optimizer step.
 
     A sample is a function of (seed, step, row) alone: any split of the rows over processes and
-    micro-batches sees the same data, and resuming needs no sampler state.
+    micro-batches sees the same data, and resuming needs no sampler state. An image is drawn as
+    often as it has pixels, so that a large photograph counts for more than a small one.
 
     Returns:
         Low- and high-resolution luma, `(len(rows), 1, P, P)` and `(len(rows), 1, sP, sP)`, with
@@ -60,7 +61,7 @@ def batch(
     low = np.empty((len(rows), 1, size, size), np.float32)
     high = np.empty((len(rows), 1, size * scale, size * scale), np.float32)
     for slot, row in enumerate(rows):
-        hr, lr = data.train[int(draws[row, 0] * len(data.train))]
+        hr, lr = data.train[int(np.searchsorted(data.shares, draws[row, 0], side="right"))]
         top = int(draws[row, 1] * (lr.shape[0] - size + 1))
         left = int(draws[row, 2] * (lr.shape[1] - size + 1))
         low[slot, 0] = _turn(lr[top : top + size, left : left + size], turns[row])
