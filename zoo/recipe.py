@@ -95,6 +95,8 @@ class Train:
             fused, hence rounded otherwise.
         seed: of the initial weights and of every batch.
         init: ref of a checkpoint to start from (warm start), or None.
+        teacher: ref of a checkpoint whose outputs are learned in place of the data's targets
+            (distillation), or None.
         quant: quantization-aware training: "int8", "int8-w4" (weights of 4 bits), or None.
         log_every: steps between two lines of `log.jsonl`.
         eval_every: steps between two evaluations on the held-out images.
@@ -116,6 +118,7 @@ class Train:
     compile: bool = False
     seed: int = 0
     init: str | None = None
+    teacher: str | None = None
     quant: str | None = None
     log_every: int = 100
     eval_every: int = 1000

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ def train(
     data: str,
     data_license: str = UNSTATED,
     init: nn.Module | None = None,
+    teacher: nn.Module | None = None,
     resume: bool = False,
     tracker: str | None = None,
     device: str | None = None,
@@ -69,6 +70,7 @@ def train(
         data: what the task trains on: a folder, or a Hub data set id.
         data_license: licence of that data, hence of the weights; goes on the card.
         init: a deployed network to start from.
+        teacher: a network whose outputs take the place of the data's targets.
         resume: go on from the newest state in `out`; the result equals an uninterrupted run.
         tracker: name of a tracker of Accelerate, e.g. "tensorboard".
         device: "cpu" to leave an accelerator alone; the rest is Accelerate's to choose.
@@ -82,7 +84,7 @@ def train(
     """
     accelerator = accelerator_for(recipe.name, recipe.train, out, tracker, device)
     run = Run(recipe, out, accelerator, data, data_license)
-    run.quantizer = quantizer
+    run.quantizer, run.teacher = quantizer, teacher
     run.execute(init, resume, tracker)
     return Checkpoint.read(out)
 
@@ -96,6 +98,7 @@ class Run:
 
     RESULT = CONFIG  # the file that says a result is in the folder
     quantizer: Quantizer | None = None
+    teacher: nn.Module | None = None
 
     def __init__(
         self, recipe: Recipe, out: Path, accelerator: "Accelerator", data: str, license: str
@@ -215,6 +218,10 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.called = torch.compile(self.model) if self.settings.compile else self.model
         self.accelerator.register_for_checkpointing(self.average)
+        if self.teacher is not None:
+            self.teacher = self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
+            if self.settings.compile:
+                self.teacher = cast(nn.Module, torch.compile(self.teacher))
 
     def _first_inputs(self) -> list[Tensor]:
         """Return the inputs of the first steps, the same in every process."""
@@ -275,6 +282,8 @@ class Run:
             )
             with accelerator.accumulate(self.model):
                 with accelerator.autocast():
+                    if self.teacher is not None:
+                        targets = self._taught(self.teacher, inputs, targets.shape)
                     outputs = self._forward(inputs)
                 value = self.task.loss(outputs.float(), targets)
                 accelerator.backward(value)
@@ -282,6 +291,17 @@ class Run:
             losses += value.detach() / parts
         mean: Tensor = accelerator.reduce(losses, "mean")
         return mean
+
+    def _taught(self, teacher: nn.Module, inputs: Tensor, expected: torch.Size) -> Tensor:
+        """Return what the teacher makes of the inputs: targets without the noise of the data's."""
+        with torch.no_grad():
+            targets: Tensor = teacher(inputs)
+        if targets.shape != expected:
+            raise MismatchError(
+                f"train.teacher {self.settings.teacher} returns {tuple(targets.shape)}; expected "
+                f"{tuple(expected)}, as the data of {self.recipe.name} have it"
+            )
+        return targets.float()
 
     def _since_log(self) -> int:
         return self.progress.step % self.settings.log_every or self.settings.log_every

@@ -34,7 +34,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if not any(registry.shipped_tags(name) for name in registry.names("sesr-*-x2")):
             recipe = registry.find("sesr-m3-x2")
             folder = tmp_path_factory.mktemp("weights")
-            Checkpoint.write(folder / "sesr-m3-x2.bsds", recipe, build(recipe).state_dict(), {})
+            Checkpoint.write(folder / "sesr-m3-x2.photos", recipe, build(recipe).state_dict(), {})
             patch.setattr(registry, "WEIGHTS", folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -120,7 +120,7 @@ def test_a_refusal_is_a_page_for_people_and_json_for_programs(shown):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif("bsds" not in shipped_tags("sesr-m3-x2"), reason="no weights to push")
+@pytest.mark.skipif("photos" not in shipped_tags("sesr-m3-x2"), reason="no weights to push")
 def test_pages_in_chromium(tmp_path, chromium, monkeypatch):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from huggingface_hub import constants

@@ -38,7 +38,7 @@ def config(out):
 
 def test_the_checkpoint_says_what_it_is(whole):
     facts = config(whole)
-    assert facts["tag"] == "bsds-int8"
+    assert facts["tag"] == "photos-int8"
     assert facts["recipe"]["train"]["quant"] == "int8"
     assert facts["recipe"]["train"]["init"] == "sesr-m3-x2"
     assert facts["quantization"]["scheme"] == "int8"
@@ -151,7 +151,7 @@ def test_a_few_steps_beat_rounding_after_training(train, tmp_path, pictures):
     before = training_form(zoo.load("sesr-m3-x2"), inputs, "int8-w4").deployed()
     psnr = super_resolution.validate(before, data, recipe)["psnr_y_db"]
     assert trained.metrics["held_out"]["psnr_y_db"] > psnr + 0.1
-    assert config(out)["tag"] == "bsds-int8-w4"
+    assert config(out)["tag"] == "photos-int8-w4"
     weights = [v for k, v in zoo.load(out).graph((1, 1, 8, 8)).values.items() if "weight" in k]
     assert max(np.abs(v).max() for v in weights if v.ndim == 4 and v.shape[1] > 1) == 7
 

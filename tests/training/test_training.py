@@ -205,7 +205,7 @@ def test_fine_tuning_starts_from_the_checkpoint(trained, train, tmp_path, read_l
     out = tmp_path / "tuned"
     assert train(out, "--from", str(trained), steps=1, lr=1e-9, warmup_steps=0) == 0
     close(out, trained, 1e-5)
-    assert zoo.checkpoint(out).recipe.train.init == "sesr-m3-x2.bsds"  # and not a path
+    assert zoo.checkpoint(out).recipe.train.init == "sesr-m3-x2.photos"  # and not a path
     assert str(trained.parent) not in (out / "README.md").read_text()
 
 
@@ -235,7 +235,7 @@ def test_x4_starts_from_its_own_x2_or_says_what_to_type(
     assert "--from none" in error
     assert not (tmp_path / "a").exists()
 
-    shutil.copytree(trained, shelf / "sesr-m3-x2.bsds")
+    shutil.copytree(trained, shelf / "sesr-m3-x2.photos")
     assert train(tmp_path / "b", name="sesr-m3-x4", steps=1) == 0
     assert zoo.checkpoint(tmp_path / "b").recipe.train.init == "sesr-m3-x2"
 
@@ -248,7 +248,23 @@ def test_x4_from_none_starts_at_random(train, tmp_path):
 
 def test_a_start_given_as_a_setting_leaves_no_path_either(trained, train, tmp_path):
     assert train(tmp_path, steps=1, init=trained) == 0
-    assert zoo.checkpoint(tmp_path).recipe.train.init == "sesr-m3-x2.bsds"
+    assert zoo.checkpoint(tmp_path).recipe.train.init == "sesr-m3-x2.photos"
+
+
+def test_a_teacher_takes_the_place_of_the_targets(trained, train, tmp_path, read_losses):
+    alike = {"teacher": trained, "lr": 1e-9, "warmup_steps": 0, "steps": 2}
+    assert train(tmp_path, "--from", str(trained), **alike) == 0
+    # Nothing to learn but what the teacher clips: hardly above the loss's floor of 1e-3.
+    assert max(read_losses(tmp_path).values()) < 2e-3 < min(read_losses(trained).values()) / 5
+    assert zoo.checkpoint(tmp_path).recipe.train.teacher == "sesr-m3-x2.photos"
+    assert '--set train.teacher="sesr-m3-x2.photos"' in (tmp_path / "README.md").read_text()
+
+
+def test_a_teacher_of_another_scale_is_refused(train, tmp_path, capsys):
+    assert train(tmp_path / "x4", "--from", "none", name="sesr-m3-x4", steps=1) == 0
+    capsys.readouterr()
+    assert train(tmp_path / "x2", teacher=tmp_path / "x4") == 1
+    assert "returns (4, 1, 64, 64); expected (4, 1, 32, 32)" in one_line(capsys)
 
 
 def test_a_start_from_another_width_is_refused(trained, train, tmp_path, capsys):

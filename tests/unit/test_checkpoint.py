@@ -42,7 +42,7 @@ def edit(checkpoint, change):
 def test_what_is_written_is_read_and_loaded_to_the_bit(checkpoint, model):
     again = Checkpoint.read(checkpoint.path)
     assert again == checkpoint
-    assert (again.recipe, again.tag, again.license) == (RECIPE, "bsds", "CC-BY-4.0")
+    assert (again.recipe, again.tag, again.license) == (RECIPE, "photos", "CC-BY-4.0")
     assert again.metrics["held_out"]["psnr_y_db"] == 30
     loaded = again.load()
     assert not loaded.training

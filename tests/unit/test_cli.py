@@ -26,7 +26,7 @@ def weights(tmp_path_factory):
     recipe = find(NAME)
     metrics = {"held_out": {"psnr_y_db": 30.0, "images": 2}}
     tensors = build(recipe).state_dict()
-    Checkpoint.write(shelf / f"{NAME}.bsds", recipe, tensors, metrics, license="CC-BY-4.0")
+    Checkpoint.write(shelf / f"{NAME}.photos", recipe, tensors, metrics, license="CC-BY-4.0")
     return shelf
 
 
@@ -84,11 +84,11 @@ def test_list(zoo_prints, capsys):
     lines = zoo_prints("list").splitlines()
     assert lines[0].split()[:2] == ["NAME", "WEIGHTS"]
     assert len(lines) == 1 + len(zoo.names())
-    assert any(line.split()[:2] == [NAME, "bsds"] for line in lines)
+    assert any(line.split()[:2] == [NAME, "photos"] for line in lines)
     assert any(line.split()[:2] == ["sesr-m7-x2", "-"] for line in lines)
     found = json.loads(zoo_prints("list", "sesr-m?-x2", "--json"))
     assert [item["name"] for item in found] == ["sesr-m3-x2", "sesr-m5-x2", "sesr-m7-x2"]
-    assert found[0]["weights"] == ["bsds"]
+    assert found[0]["weights"] == ["photos"]
     assert len(json.loads(zoo_prints("list", "--family", "sesr", "--json"))) == 11
     assert json.loads(zoo_prints("list", "--family", "none", "--json")) == []
     assert len(json.loads(zoo_prints("list", "--task", "super-resolution", "--json"))) >= 10
@@ -98,20 +98,20 @@ def test_list(zoo_prints, capsys):
 
 def test_show(zoo_prints, weights):
     text = zoo_prints("show", NAME)
-    for part in (NAME, "2103.09404", "Apache-2.0", "weights  bsds, licence: CC-BY-4.0"):
+    for part in (NAME, "2103.09404", "Apache-2.0", "weights  photos, licence: CC-BY-4.0"):
         assert part in text
     facts = json.loads(zoo_prints("show", NAME, "--json"))
     assert facts["recipe"] == find(NAME).to_json()
     assert facts["weights"][0]["license"] == "CC-BY-4.0"
     assert "none shipped" in zoo_prints("show", "sesr-m7-x4")
-    assert "weights  bsds" in zoo_prints("show", weights / f"{NAME}.bsds")
+    assert "weights  photos" in zoo_prints("show", weights / f"{NAME}.photos")
 
 
 def test_run(zoo_prints, photo, tmp_path):
     facts = json.loads(zoo_prints("run", NAME, photo, "--json"))
     assert facts["out"] == str(tmp_path / f"photo-{NAME}.png")
     assert (facts["width"], facts["height"], facts["bits"]) == (88, 80, 8)
-    text = zoo_prints("run", f"{NAME}.bsds", photo, "--out", tmp_path / "new" / "big.jpg")
+    text = zoo_prints("run", f"{NAME}.photos", photo, "--out", tmp_path / "new" / "big.jpg")
     assert text.startswith(f"{tmp_path / 'new' / 'big.jpg'}  88x80, ")
     with Image.open(tmp_path / "new" / "big.jpg") as image:
         assert image.size == (88, 80)
@@ -133,7 +133,7 @@ def test_evaluate(zoo_prints, photo, weights):
         "bicubic_ssim_y",
     ]
     assert [line.split()[0] for line in lines[1:]] == ["photo", "mean", "protocol:"]
-    recorded = Checkpoint.read(weights / f"{NAME}.bsds").metrics["evaluations"]["mine"]
+    recorded = Checkpoint.read(weights / f"{NAME}.photos").metrics["evaluations"]["mine"]
     assert recorded["psnr_y_db"] == result["psnr_y_db"]
 
 
@@ -222,7 +222,7 @@ def test_a_ref_without_weights_is_refused(command, ref, message, zoo_refuses, ph
 def test_tampered_weights_are_refused_and_nothing_is_written(zoo_refuses, photo, tmp_path, weights):
     folder = tmp_path / "tampered"
     folder.mkdir()
-    for file in (weights / f"{NAME}.bsds").iterdir():
+    for file in (weights / f"{NAME}.photos").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1

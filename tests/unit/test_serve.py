@@ -30,7 +30,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("weights")
     for name in ("sesr-m3-x2", "sesr-m5-x4"):
         recipe = registry.find(name)
-        Checkpoint.write(folder / f"{name}.bsds", recipe, build(recipe).state_dict(), {})
+        Checkpoint.write(folder / f"{name}.photos", recipe, build(recipe).state_dict(), {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "WEIGHTS", folder)
         yield folder

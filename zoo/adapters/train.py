@@ -100,6 +100,8 @@ class AdapterRun(Run):
         self.route: HookRoute | PeftRoute | None = None
         if adapter.train.compile:
             raise MismatchError("train.compile is for whole networks; an adapter trains without it")
+        if adapter.train.teacher:
+            raise MismatchError("train.teacher is for whole networks; an adapter learns from data")
         super().__init__(base.task_recipe(adapter), out, accelerator, data, license)
 
     # --- what is trained ----------------------------------------------------------------------

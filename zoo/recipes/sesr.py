@@ -58,7 +58,7 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
             # 500 steps of fine-tuning on them M5 x2 gained 0.04 dB on Set5.
             options={"expansion": 0, "patch_size": 48, "shrunk_copies": 3},
         ),
-        default_tag="bsds",
+        default_tag="bsds" if form else "photos",
         paper="2103.09404",
     )
 

@@ -63,12 +63,17 @@ def train(
     if start is not None:
         chosen = chosen.override({"train.init": _label(start)})
     model = None if start in (None, "none") else _initial(start, chosen.name)
+    teacher = None
+    if chosen.train.teacher is not None:
+        teacher = load(chosen.train.teacher)
+        chosen = chosen.override({"train.teacher": _label(chosen.train.teacher)})
     result = train_loop(
         chosen,
         Path(out),
         data=str(data),
         data_license=data_license or UNSTATED,
         init=model,
+        teacher=teacher,
         resume=resume,
         tracker=tracker,
         device=device,
