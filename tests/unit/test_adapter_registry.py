@@ -23,7 +23,7 @@ from zoo.recipe import Train
 from zoo.tasks import render, super_resolution
 
 SHIPPED = [name for name in registry.names() if "file" in registry.find(name).weights]
-SESR = registry.names(base="sesr-m5-x2.bsds")  # whose base is in the package too
+SESR = registry.names(base="sesr-m5-x2.photos")  # whose base is in the package too
 
 
 @pytest.fixture

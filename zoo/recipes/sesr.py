@@ -58,6 +58,9 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
             # 500 steps of fine-tuning on them M5 x2 gained 0.04 dB on Set5.
             options={"expansion": 0, "patch_size": 48, "shrunk_copies": 3},
         ),
+        # "bsds" started from random weights, as `train` above has it (but by the mean absolute
+        # error, and every image drawn alike); "photos" from those, with more pictures and, except
+        # for the XL itself, the XL as teacher: see the cards, and benchmarks/data/sesr_photos.py.
         default_tag="bsds" if form else "photos",
         paper="2103.09404",
     )

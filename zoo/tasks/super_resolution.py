@@ -32,6 +32,7 @@ __all__ = [
     "evaluate",
     "loss",
     "run",
+    "taught",
     "training_data",
     "validate",
 ]
@@ -85,17 +86,29 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
     return (errors + 1e-6).sqrt().mean()  # a flat patch, at 60 dB, is good enough
 
 
+def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Return what a teacher makes of the inputs, which are turned for it, and the result back.
+
+    The turn, of the eight that map squares to squares, is drawn for each step: on average over
+    steps the teacher is its own ensemble of eight (for SESR-XL x2 0.1 dB better than it is).
+    """
+    turn = int(np.random.Generator(np.random.Philox(key=[recipe.train.seed, step])).integers(8))
+    turned = torch.rot90(inputs, turn % 4, (2, 3))
+    outputs: Tensor = teacher(turned.flip(3) if turn >= 4 else turned)
+    return torch.rot90(outputs.flip(3) if turn >= 4 else outputs, -(turn % 4), (2, 3))
+
+
 def validate(model: nn.Module, data: Prepared, recipe: Recipe) -> dict[str, float]:
     """Return mean Y-PSNR in dB over the images held out of the training set."""
     scale = recipe.args["scale"]
     scores = [
-        psnr(enlarge(model, _to_tensor(lr)), _to_tensor(hr), border=scale)
-        for hr, lr in data.held_out
+        psnr(enlarge(model, to_tensor(lr)), to_tensor(hr), border=scale) for hr, lr in data.held_out
     ]
     return {"psnr_y_db": sum(scores) / len(scores)}
 
 
-def _to_tensor(plane: NDArray[np.uint16]) -> Tensor:
+def to_tensor(plane: NDArray[np.uint16]) -> Tensor:
+    """Return a prepared plane `(H, W)` as an image `(1, 1, H, W)` with white = 1."""
     return torch.from_numpy(plane.astype(np.float32) / 65535)[None, None]
 
 
