@@ -72,7 +72,8 @@ def _draw(
     for place in places:
         draw.ellipse([place[0] - 7, place[1] - 7, place[0] + 7, place[1] + 7], color)
     for label, place in zip(one.labels, places, strict=False):
-        draw.text((place[0] + 12, place[1] + 6), label, color, _font(22))
+        # Above and to the left: clear of a line that rises, and of one below it.
+        draw.text((place[0] - 8, place[1] - 8), label, color, _font(22), anchor="rb")
 
 
 @dataclass(frozen=True)
