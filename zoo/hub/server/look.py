@@ -68,7 +68,8 @@ th:last-child,td:last-child{padding-right:0}
 pre{background:var(--soft);border:1px solid var(--line);border-radius:.5rem;
 padding:.8rem 1rem;overflow-x:auto;line-height:1.45}
 code{font:.875em ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
-pre code{overflow-wrap:normal}article>:first-child{margin-top:0}img{max-width:100%}
+pre code{overflow-wrap:normal}article{overflow-wrap:break-word}
+article>:first-child{margin-top:0}img{max-width:100%}
 blockquote{margin:1rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--dim)}
 """
 
