@@ -11,22 +11,24 @@ Run: python -m benchmarks.data.sesr_photos --packages DEBS --bsds BSDS500 --out 
 import argparse
 import hashlib
 import io
+import shutil
 import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
 
+from zoo.errors import MismatchError
 from zoo.files import replacing_folder
 from zoo.tasks import images
 from zoo.tasks.resize import resize
 
 LIST = Path(__file__).with_suffix(".toml")
 # (at least so long a side, shrunk to): what a camera or an enlargement blurred is not learned.
-SIDES = ((3000, 1600), (2000, 1280), (0, None))
+SIDES = ((3000, 1600), (2000, 1280))  # smaller ones: to two thirds
 
 
 def packages() -> list[dict[str, Any]]:
@@ -55,8 +57,7 @@ def find(folder: Path, package: dict[str, Any]) -> Path:
 def target(size: tuple[int, int]) -> float:
     """Return what a photograph of this size is shrunk by."""
     longest = max(size)
-    side = next(to for least, to in SIDES if longest >= least)
-    return (side or longest * 2 // 3) / longest
+    return next((to for least, to in SIDES if longest >= least), longest * 2 // 3) / longest
 
 
 def photos(folder: Path, package: dict[str, Any], out: Path) -> int:
@@ -65,9 +66,8 @@ def photos(folder: Path, package: dict[str, Any], out: Path) -> int:
     content = subprocess.run(command, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for photo in package["photos"]:
-            stream = archive.extractfile(f"./{package['folder']}/{photo}")
-            if stream is None:
-                raise SystemExit(f"{package['name']} has no {photo}")
+            # The package's digest was checked: what is listed is there.
+            stream = cast(IO[bytes], archive.extractfile(f"./{package['folder']}/{photo}"))
             picture = images.read(stream.read(), photo)
             rgb = np.asarray(images.to_pillow(images.Picture(picture.pixels)).convert("RGB"))
             name = Path(photo).parts[0].rsplit(".", 1)[0]  # a file's, or its folder's
@@ -84,11 +84,21 @@ def main() -> None:
     parser.add_argument("--bsds", type=Path, required=True, help="the pictures of BSDS500")
     parser.add_argument("--out", type=Path, required=True, help="the training folder to make")
     args = parser.parse_args()
+    if args.out.exists():
+        raise SystemExit(f"{args.out} exists; give --out a folder that does not")
+    if shutil.which("dpkg-deb") is None:
+        raise SystemExit("dpkg-deb opens the packages and is not here; type: apt-get install dpkg")
+    try:
+        pictures = images.find(args.bsds)
+    except MismatchError as error:
+        raise SystemExit(str(error)) from error
+    for package in packages():  # say what is missing before minutes of work
+        find(args.packages, package)
     with replacing_folder(args.out) as out:
         count = sum(photos(args.packages, package, out) for package in packages())
-        for picture in images.find(args.bsds):
+        for picture in pictures:
             (out / picture.name).write_bytes(picture.read_bytes())
-    print(f"{args.out}: {count} photographs, {len(images.find(args.out)) - count} of {args.bsds}")
+    print(f"{args.out}: {count} photographs, {len(pictures)} of {args.bsds}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ def test_photographs_are_shrunk_and_put_beside_the_others(package, tmp_path, mon
     monkeypatch.setattr(sys, "argv", words)
     sesr_photos.main()
     assert "2 photographs, 1 of" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="out exists; give --out a folder that does not"):
+        sesr_photos.main()
+    words[4], words[6] = str(tmp_path / "nowhere"), str(tmp_path / "new")
+    with pytest.raises(SystemExit, match="nowhere"):
+        sesr_photos.main()
+    assert not (tmp_path / "new").exists()
     sizes = {path.name: images.read(path).pixels.shape[1::-1] for path in out.iterdir()}
     assert sizes == {
         "train_1.jpg": (50, 40),
