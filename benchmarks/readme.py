@@ -9,6 +9,7 @@ from pathlib import Path
 
 import zoo
 from benchmarks import export, gptvq_readme, hub
+from benchmarks.sesr_quality import held_out_bsds
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -32,10 +33,10 @@ def models() -> str:
             lines.append(f"{counts} | | | not trained yet |")
             continue
         metrics = zoo.checkpoint(name).metrics
-        set5, held = metrics["evaluations"]["Set5"], metrics["held_out"]
+        set5, held = metrics["evaluations"]["Set5"], held_out_bsds(metrics)
         lines.append(
             f"{counts} {set5['psnr_y_db']:.2f} dB / {set5['ssim_y']:.4f} | "
-            f"{set5['bicubic_psnr_y_db']:.2f} dB | {held['psnr_y_db']:.2f} dB | shipped |"
+            f"{set5['bicubic_psnr_y_db']:.2f} dB | {held:.2f} dB | shipped |"
         )
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ with the published pairs in 2x/ and 4x/; results/sesr_quality_x*.png are the pic
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,18 @@ def measure(scale: int, folder: Path) -> list[dict[str, Any]]:
         if registry.shipped_tags(name):
             found = zoo.evaluate(name, folder / f"{scale}x")
             row |= {key: found[key] for key in ("psnr_y_db", "ssim_y", "bicubic_psnr_y_db")}
-            row["held_out_db"] = zoo.checkpoint(name).metrics["held_out"]["psnr_y_db"]
+            row["held_out_db"] = held_out_bsds(zoo.checkpoint(name).metrics)
         rows.append(row)
     return rows
+
+
+def held_out_bsds(metrics: Mapping[str, Any]) -> float:
+    """Return Y-PSNR in dB on the 20 pictures of BSDS500 that were never trained on.
+
+    Where wallpapers were held out beside them, the 20 were evaluated by themselves.
+    """
+    alone = metrics["evaluations"].get("BSDS500 held out", metrics["held_out"])
+    return float(alone["psnr_y_db"])
 
 
 def picture(scale: int, rows: list[dict[str, Any]]) -> None:
@@ -68,7 +78,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Set5, with 2x/ and 4x/ in it")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    table = [["model", "Set5 dB", "bar", "against bar", "paper", "held out dB"]]
+    table = [["model", "Set5 dB", "bar", "against bar", "paper", "BSDS500 held out"]]
     records = {}
     for scale in PAPER:
         rows = measure(scale, args.data)
