@@ -25,7 +25,7 @@ from benchmarks.common import RESULTS, report
 from zoo.adapters import Switcher
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.base import load_base
-from zoo.recipe import Recipe, Train
+from zoo.registry.recipe import Recipe, Train
 from zoo.tasks import denoising
 
 GARMENTS = "0,1,2,3,4,6"

@@ -85,7 +85,7 @@ def compared(runs: Path, seed: int) -> list[str]:
 
 def train(runs: Path, base: str, glue: Path, only: set[str]) -> None:
     """Train what is missing, the first seed first."""
-    from zoo.adapters.verbs import train_adapter
+    from zoo.verbs.adapters import train_adapter
 
     for seed in SEEDS:
         for method in compared(runs, seed):

@@ -42,7 +42,7 @@ def _stepper(method: str) -> Any:
     from zoo.adapters import masks
     from zoo.adapters.recipe import AdapterRecipe, MaskOptions
     from zoo.adapters.routes import HookRoute, PeftRoute, peft_counts
-    from zoo.recipe import Train
+    from zoo.registry.recipe import Train
 
     model = _model()
     options = MaskOptions(kind="rand", density=DENSITY, include=("model.layers.*_proj.weight",))

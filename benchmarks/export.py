@@ -25,13 +25,13 @@ from torch import nn
 import zoo
 from benchmarks.common import RESULTS, alternate, ratio, report
 from zoo import registry
-from zoo.checkpoint import build
-from zoo.export.integer import IntegerNetwork
-from zoo.export.quantize import quantize
-from zoo.export.rewrite import on_npu
-from zoo.export.tflite_read import read_tflite
-from zoo.export.tflite_write import serialize_tflite
-from zoo.export.vela import compile_file, compile_graph
+from zoo.deploy.tflite_read import read_tflite
+from zoo.deploy.tflite_write import serialize_tflite
+from zoo.deploy.vela import compile_file, compile_graph
+from zoo.graph.rewrite import on_npu
+from zoo.quantization.int8.post_training import quantize
+from zoo.registry.checkpoint import build
+from zoo.runtime.integer import IntegerNetwork
 
 LEAST, MOST_SECONDS = 20, 3
 FILES = ("mlperf_kws_int8", "micronet_kws_m_int8", "mlperf_ic_resnet8_int8", "mlperf_vww_96_int8")

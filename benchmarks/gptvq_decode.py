@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 from benchmarks.common import report
-from zoo.quantization import blocks
-from zoo.quantization.bridge import load
 from zoo.quantization.embeddings import pack as pack_rows
 from zoo.quantization.embeddings import quantize_rows
 from zoo.quantization.kernels.matvec import library
+from zoo.quantization.language import blocks
+from zoo.quantization.language.opening import load
+from zoo.quantization.language.speed import tokens_per_second
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, set_cache
-from zoo.quantization.speed import tokens_per_second
 
 OPTIONS = LayerOptions(bits=3, dim=2, group_size=8192)
 LLAMA = """

@@ -21,15 +21,15 @@ from unittest import mock
 import torch
 
 from benchmarks.common import RESULTS, machine
+from zoo.data.text import read_text, tokenize
 from zoo.files import write_json
-from zoo.quantization.assemble import assemble
-from zoo.quantization.bridge import load
-from zoo.quantization.calibration import read_text, tokenize
-from zoo.quantization.compress import compress_model
+from zoo.quantization.language.assemble import assemble
+from zoo.quantization.language.job import compress_model
+from zoo.quantization.language.opening import load
+from zoo.quantization.language.pipeline import Job
 from zoo.quantization.options import PRESETS, LayerOptions
-from zoo.quantization.perplexity import perplexity
-from zoo.quantization.pipeline import Job
 from zoo.quantization.plan import Plan
+from zoo.tasks.text_generation.perplexity import perplexity
 
 RESULT = RESULTS / "gptvq_perplexity.json"
 LENGTH, WINDOWS = 1024, 12
@@ -119,7 +119,7 @@ def _before_tuning(args: argparse.Namespace, folder: Path, plan: Plan) -> float:
             shutil.rmtree(blocks)
             raise _EnoughError
 
-        with mock.patch("zoo.quantization.tuning.tune", stop), suppress(_EnoughError):
+        with mock.patch("zoo.quantization.language.tuning.tune", stop), suppress(_EnoughError):
             compress_model(
                 args.model, folder, plan, text=args.calibration, resume=True, device="cpu"
             )

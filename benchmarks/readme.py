@@ -13,8 +13,8 @@ from benchmarks.sesr_quality import held_out_bsds
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
-from zoo.card_parts import TARGETS
-from zoo.cost.estimate import readable
+from zoo.cards.parts import TARGETS
+from zoo.cost.pricing import readable
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -19,10 +19,10 @@ from typing import Any
 import zoo
 from benchmarks.common import report
 from zoo import registry
-from zoo.checkpoint import Checkpoint
+from zoo.registry.checkpoint import Checkpoint
 from zoo.tasks import super_resolution
-from zoo.tasks.enlarge import enlarge
-from zoo.tasks.quality import psnr
+from zoo.tasks.super_resolution.enlarging import enlarge
+from zoo.tasks.super_resolution.quality import psnr
 
 NAME = "sesr-m5-x2"
 MEGAPIXELS = 30  # input pixels that every row learns from; the recipe itself sees 370

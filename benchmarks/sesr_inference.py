@@ -17,9 +17,9 @@ from PIL import Image
 
 from benchmarks.common import alternate, ratio, report
 from zoo import registry
-from zoo.checkpoint import build
-from zoo.export.onnx import export_onnx
-from zoo.tasks.enlarge import enlarge, run
+from zoo.deploy.onnx import export_onnx
+from zoo.registry.checkpoint import build
+from zoo.tasks.super_resolution.enlarging import enlarge, run
 
 NAME = "sesr-m5-x2"
 _PEAK = "--peak"  # of this file, started again: peak memory is a property of a process

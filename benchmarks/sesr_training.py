@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from benchmarks.common import alternate, ratio, report
 from zoo import registry
-from zoo.checkpoint import build
 from zoo.models.sesr import SESR, ExpandedSESR
+from zoo.registry.checkpoint import build
 
 
 def trainer(expanded: bool, expansion: int) -> tuple[ExpandedSESR, object]:

@@ -72,8 +72,8 @@ def repository() -> Path:
 @pytest.fixture
 def made(tmp_path: Path):
     """A checkpoint of the smallest recipe, untrained, with a metric."""
-    from zoo.checkpoint import Checkpoint, build
     from zoo.registry import find
+    from zoo.registry.checkpoint import Checkpoint, build
 
     recipe = find("sesr-m3-x2")
     metrics = {"held_out": {"psnr_y_db": 30.123456, "ssim_y": 0.91, "images": 2}}

@@ -6,29 +6,14 @@ model = zoo.load("sesr-m5-x2")
 ```
 """
 
-import sys
-from types import ModuleType
-from typing import Any
-
 from zoo import adapters
-from zoo.api import (
-    card,
-    checkpoint,
-    compress,
-    estimate,
-    evaluate,
-    export,
-    import_gguf,
-    load,
-    pull,
-    pull_all,
-    push,
-    run,
-    serve,
-    train,
-)
-from zoo.recipe import Compress, Recipe, Train
+from zoo.artifacts.resolve import checkpoint, pull, pull_all
+from zoo.page import serve
 from zoo.registry import find, names
+from zoo.registry.recipe import Compress, Recipe, Train
+from zoo.verbs.make import compress, export, import_gguf, train
+from zoo.verbs.share import card, push
+from zoo.verbs.use import estimate, evaluate, load, run
 from zoo.version import __version__
 
 __all__ = [
@@ -54,14 +39,3 @@ __all__ = [
     "serve",
     "train",
 ]
-
-
-class _Zoo(ModuleType):
-    """Keeps the verbs: importing zoo/train.py would put that module in the place of `zoo.train`."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in __all__):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Zoo

@@ -21,10 +21,10 @@ from typing import IO, Any, cast
 import numpy as np
 from PIL import Image
 
+from zoo.data import images
+from zoo.data.resize import resize
 from zoo.errors import MismatchError
 from zoo.files import replacing_folder
-from zoo.tasks import images
-from zoo.tasks.resize import resize
 
 LIST = Path(__file__).with_suffix(".toml")
 # (at least so long a side, shrunk to): what a camera or an enlargement blurred is not learned.

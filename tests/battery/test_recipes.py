@@ -9,13 +9,15 @@ import torch
 import yaml
 
 import zoo
-from zoo import api, card_parts, registry
-from zoo.checkpoint import Checkpoint, build
+from zoo import registry
+from zoo import verbs as api
+from zoo.cards import parts as card_parts
 from zoo.errors import MissingWeightsError
 from zoo.models.forms import deployed_form, training_form
-from zoo.quantization import qat
-from zoo.recipe import Recipe
+from zoo.quantization.int8 import qat
 from zoo.registry import all_recipes
+from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.recipe import Recipe
 from zoo.tasks import task_of
 
 # Those that say how they are compressed are tried in tests/llm, on a tiny stand-in for their base.
@@ -142,7 +144,7 @@ def test_costs_are_finite(recipe):
 
 
 def test_without_weights_it_says_so_and_how_to_make_them(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path)
     for ref in (recipe, recipe.name, f"{recipe.name}.{recipe.default_tag}"):
         with pytest.raises(MissingWeightsError, match=f"type: zoo train {recipe.name} "):
             zoo.load(ref)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zoo import registry
-from zoo.checkpoint import Checkpoint, build
+from zoo.registry.checkpoint import Checkpoint, build
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,14 +28,14 @@ MOST_SECONDS = 120  # on a machine that trains meanwhile
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One page for all tests, with the shipped weights or, where there are none, random ones."""
     gradio = pytest.importorskip("gradio", reason="gradio is not installed")
-    from zoo.serve import serve
+    from zoo.page.app import serve
 
     with pytest.MonkeyPatch.context() as patch:
         if not any(registry.shipped_tags(name) for name in registry.names("sesr-*-x2")):
             recipe = registry.find("sesr-m3-x2")
             folder = tmp_path_factory.mktemp("weights")
             Checkpoint.write(folder / "sesr-m3-x2.photos", recipe, build(recipe).state_dict(), {})
-            patch.setattr(registry, "WEIGHTS", folder)
+            patch.setattr("zoo.registry.catalogue.WEIGHTS", folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

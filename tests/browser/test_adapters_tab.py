@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo import demo_adapters
 from zoo.adapters import Switcher, registry
+from zoo.page import switching as demo_adapters
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
-from zoo.export.graph import Graph, Op
-from zoo.export.graph import Tensor as Value
-from zoo.export.integer import IntegerNetwork
-from zoo.export.lower import lower
-from zoo.export.quantize import quantize
-from zoo.export.tflite_write import serialize_tflite
+from zoo.graph.ir import Graph, Op
+from zoo.graph.ir import Tensor as Value
+from zoo.graph.lower import lower
+from zoo.quantization.int8.post_training import quantize
+from zoo.runtime.integer import IntegerNetwork
 
 
 class Branching(nn.Module):
@@ -63,11 +63,11 @@ FLOW = "control flow and sizes that depend on values have no form on a device: c
         (Looping(), "in '1.1'", "or fix the number of rounds"),
         (Selecting(), "aten.gt at 1.1", "replace it by operators that devices have"),
         (Condition(), "aten.sum at 1.1", "replace it by operators that devices have"),
-        (Contracting(), "aten.einsum at 1.1", "or add it to zoo/export/trace.py"),
+        (Contracting(), "aten.einsum at 1.1", "or add it to zoo/graph/trace.py"),
         (nn.LayerNorm(8), "aten.layer_norm at 1.1", "replace it by operators that devices have"),
         (nn.ConvTranspose2d(4, 4, 2), "aten.conv_transpose2d at 1.1", "replace it by operators"),
         (nn.GELU(), "gelu at 1.1", "replace it by one of add, avg_pool2d"),
-        (nn.Sigmoid(), "sigmoid at 1.1", "or add it to zoo/export/lower.py"),
+        (nn.Sigmoid(), "sigmoid at 1.1", "or add it to zoo/graph/lower.py"),
         (nn.Softmax(2), "softmax at 1.1", "softmax goes over channels"),
         (nn.BatchNorm2d(4), "batch_norm at 1.1", "put it there, or replace it by that layer's own"),
         (nn.Linear(8, 2), "fully_connected at 1.1", "use a 1x1 convolution"),

@@ -15,10 +15,10 @@ import time
 import pytest
 
 import zoo
-from zoo.checkpoint import Checkpoint, build
 from zoo.errors import HubError, MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.hub import client, download, exchange, store
 from zoo.registry import find
+from zoo.registry.checkpoint import Checkpoint, build
 
 REPO = "org/model"
 WEIGHTS = random.Random(1).randbytes(300_000)

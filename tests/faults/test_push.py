@@ -8,11 +8,11 @@ import pytest
 from huggingface_hub import constants
 
 import zoo
-from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
 from zoo.errors import HubError, MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.hub import client
 from zoo.registry import find
+from zoo.registry.checkpoint import Checkpoint, build
 
 TOKEN = "hf_" + "S3cr3tS3cr3tS3cr3t"
 READ = "hf_" + "R3adR3adR3adR3adR3ad"

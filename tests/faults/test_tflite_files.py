@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.deploy.tflite_read import parse_tflite, read_tflite
+from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError
-from zoo.export.graph import Graph
-from zoo.export.integer import IntegerNetwork
-from zoo.export.quantize import quantize
-from zoo.export.tflite_read import parse_tflite, read_tflite
-from zoo.export.tflite_write import serialize_tflite
+from zoo.graph.ir import Graph
+from zoo.quantization.int8.post_training import quantize
+from zoo.runtime.integer import IntegerNetwork
 
 WORDS = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\1\0\0\0")
 
@@ -84,7 +84,7 @@ def test_many_mutated_files(content: bytes) -> None:
 
 def test_a_file_that_shares_tables_to_explode_is_refused(content: bytes) -> None:
     """A vector of many offsets to the same table costs the reader no more than its budget."""
-    from zoo.export import flatbuffer, tflite_schema
+    from zoo.deploy import flatbuffer, tflite_schema
 
     inner = {"data": torch.zeros(1000, dtype=torch.uint8).numpy()}
     data = bytearray(

@@ -158,7 +158,7 @@ def quantized_shards() -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
     from transformers import PreTrainedTokenizerFast as Fast
 
-    from zoo.quantization.compress import compress_model
+    from zoo.quantization.language.job import compress_model
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -10,16 +10,17 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import zoo
-from zoo import card_check, registry
-from zoo.adapters import card as adapter_card
+from zoo import registry
 from zoo.adapters.folder import AdapterFolder, write_folder
 from zoo.adapters.registry import find as find_adapter
-from zoo.card import render
-from zoo.card_parts import TARGETS
-from zoo.checkpoint import Checkpoint, build
+from zoo.cards import adapter as adapter_card
+from zoo.cards import check as card_check
+from zoo.cards.model import render
+from zoo.cards.parts import TARGETS
 from zoo.cli import main
+from zoo.registry.checkpoint import Checkpoint, build
 
-SHIPPED = sorted(folder.name for folder in registry.WEIGHTS.iterdir() if folder.is_dir())
+SHIPPED = sorted(folder.name for folder in registry.weights_folder().iterdir() if folder.is_dir())
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_shards_give_way_to_one_file_with_their_index(api, tmp_path):
 
 
 def test_a_fine_tuned_checkpoint_names_its_base(api, made, tmp_path):
-    from zoo.checkpoint import Checkpoint
+    from zoo.registry.checkpoint import Checkpoint
     from zoo.verbs.make import _label
 
     zoo.push(made, "me/base")

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-import zoo.quantization.pipeline as pipeline
-from zoo.quantization.compress import compress_model
+import zoo.quantization.language.pipeline as pipeline
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import Plan
 

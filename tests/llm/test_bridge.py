@@ -13,10 +13,11 @@ from transformers import AutoModel, AutoModelForCausalLM
 import zoo
 import zoo.quantization
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
-from zoo.quantization import bridge
-from zoo.quantization.compress import compress_model
+from zoo.integrations import bridge
 from zoo.quantization.core import quantize_matrix
 from zoo.quantization.kernels.matvec import FEW
+from zoo.quantization.language import opening
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, layout, set_cache
 from zoo.quantization.plan import Plan
@@ -97,11 +98,11 @@ def test_stock_transformers_loads_saves_and_generates(packed, base, tmp_path):
     model.save_pretrained(tmp_path / "again", max_shard_size="50KB")
     assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
     with torch.no_grad():
-        assert torch.equal(bridge.load(tmp_path / "again")(IDS).logits, logits)
+        assert torch.equal(opening.load(tmp_path / "again")(IDS).logits, logits)
     model.dequantize().save_pretrained(tmp_path / "plain")
     assert "quantization_config" not in json.loads((tmp_path / "plain/config.json").read_text())
     with torch.no_grad():
-        assert torch.equal(bridge.load(tmp_path / "plain")(IDS).logits, logits)
+        assert torch.equal(opening.load(tmp_path / "plain")(IDS).logits, logits)
 
 
 def test_codebooks_stored_as_a_product(base, text, tmp_path):
@@ -115,7 +116,7 @@ def test_codebooks_stored_as_a_product(base, text, tmp_path):
     assert report["packed_bytes"] == stored
     few = IDS[:, :FEW]
     with torch.no_grad():
-        logits = bridge.load(tmp_path / "out", dtype=torch.float32)(few).logits
+        logits = opening.load(tmp_path / "out", dtype=torch.float32)(few).logits
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
         plain = model.dequantize()(few).logits
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)
@@ -138,7 +139,7 @@ def test_without_its_head_too(packed):
 
 
 def test_compiled_gives_the_same(packed):
-    layer = bridge.load(packed).model.layers[0].mlp.up_proj
+    layer = opening.load(packed).model.layers[0].mlp.up_proj
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     for tokens in (1, FEW + 1):
         x = torch.randn(tokens, 64)
@@ -176,7 +177,7 @@ def test_importing_registers_in_a_fresh_process(packed, repository, order):
 
 
 def test_registering_twice_is_harmless():
-    from zoo.quantization import registration
+    from zoo.integrations import registration
 
     registration.ensure()
     bridge.register()
@@ -198,10 +199,10 @@ def test_missing_and_surplus_tensors_are_refused(copy):
     kept = load_file(copy / "model.safetensors")[name]
     rewritten(copy, lambda tensors: tensors.pop(name))
     with pytest.raises(MissingWeightsError, match=name):
-        bridge.load(copy)
+        opening.load(copy)
     rewritten(copy, lambda t: t.update({name: kept, "model.extra": torch.zeros(1)}))
     with pytest.raises(MismatchError, match=r"unexpected keys: model.extra"):
-        bridge.load(copy)
+        opening.load(copy)
 
 
 def test_a_missing_scale_is_refused_by_stock_loading_too(copy):
@@ -227,14 +228,14 @@ def test_a_newer_format_is_refused(copy, rewrite):
     config = json.loads((copy / "config.json").read_text())["quantization_config"]
     rewrite(copy / "config.json", quantization_config={**config, "format_version": 2})
     with pytest.raises(MismatchError, match="format_version 2; this zoo reads 1 to 1"):
-        bridge.load(copy)
+        opening.load(copy)
     rewrite(copy / "config.json", quantization_config={**config, "options": {"sharpness": 1}})
     with pytest.raises(zoo.errors.ZooError, match="sharpness"):
-        bridge.load(copy)
+        opening.load(copy)
 
 
 def test_another_shape_is_refused(copy):
     name = "model.layers.1.mlp.up_proj.codebook"
     rewritten(copy, lambda tensors: tensors.update({name: tensors[name][:, :, :8].contiguous()}))
     with pytest.raises(MismatchError, match=r"model.layers.1.mlp.up_proj.codebook|mismatch"):
-        bridge.load(copy)
+        opening.load(copy)

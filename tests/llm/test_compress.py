@@ -8,12 +8,12 @@ import sys
 import pytest
 
 import zoo
-from zoo import api
-from zoo.card_check import problems
+from zoo import verbs as api
+from zoo.cards.check import problems
 from zoo.cli import main
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
-from zoo.recipe import Recipe
 from zoo.registry import all_recipes, find
+from zoo.registry.recipe import Recipe
 
 RECIPES = [recipe for recipe in all_recipes().values() if recipe.compress is not None]
 SMALL = {"windows": 2, "length": 32, "iterations": 2}

@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.quantization import bridge
-from zoo.quantization.compress import compress_model
 from zoo.quantization.embeddings import PackedEmbedding, PackedHead, TiedHead, quantize_rows
 from zoo.quantization.kernels.matvec import FEW
+from zoo.quantization.language import opening
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits
 from zoo.quantization.plan import Plan
@@ -109,7 +109,7 @@ def test_saved_again_and_decoded_it_computes_the_same(packed, tmp_path):
     with torch.no_grad():
         logits = model(IDS).logits
         model.save_pretrained(tmp_path / "again")
-        assert torch.equal(bridge.load(tmp_path / "again")(IDS).logits, logits)
+        assert torch.equal(opening.load(tmp_path / "again")(IDS).logits, logits)
         plain = model.dequantize()
         assert type(plain.model.embed_tokens) is nn.Embedding
         assert (plain.lm_head.weight is plain.model.embed_tokens.weight) == tied
@@ -117,14 +117,14 @@ def test_saved_again_and_decoded_it_computes_the_same(packed, tmp_path):
         assert (
             json.loads((tmp_path / "plain/config.json").read_text())["tie_word_embeddings"] == tied
         )
-        again = bridge.load(tmp_path / "plain")(IDS).logits
+        again = opening.load(tmp_path / "plain")(IDS).logits
         torch.testing.assert_close(again, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_leaves_the_integers_and_gives_bfloat16(packed):
     out = packed[0]
     stored = load_file(out / "model.safetensors")
-    for model in (bridge.load(out, dtype=torch.bfloat16), bridge.load(out).to(torch.bfloat16)):
+    for model in (opening.load(out, dtype=torch.bfloat16), opening.load(out).to(torch.bfloat16)):
         for name, value in model.state_dict().items():
             if name in stored and not stored[name].is_floating_point():
                 assert torch.equal(value, stored[name]), name
@@ -145,16 +145,16 @@ def test_damaged_rows_are_refused(packed, tmp_path):
         scale[3] = torch.tensor(value, dtype=torch.half).view(torch.int16)
         save_file(tensors, tmp_path / "bad/model.safetensors", {"format": "pt"})
         with pytest.raises(UnsafeFileError, match=r"embed_tokens: scale holds .*take the files"):
-            bridge.load(tmp_path / "bad")
+            opening.load(tmp_path / "bad")
     config = json.loads((tmp_path / "bad/config.json").read_text())
     config["quantization_config"]["embeddings"] = 4
     (tmp_path / "bad/config.json").write_text(json.dumps(config))
     with pytest.raises(MismatchError, match="embeddings is 4; this zoo reads 0 and 8 bits"):
-        bridge.load(tmp_path / "bad")
+        opening.load(tmp_path / "bad")
 
 
 def test_what_is_more_than_a_table_is_refused_before_the_work(base, tmp_path, monkeypatch):
-    from zoo.quantization.source import Source
+    from zoo.quantization.language.source import Source
 
     class Scaled(nn.Embedding):
         pass

@@ -6,9 +6,9 @@ import torch
 
 import zoo
 from zoo.cli import main
+from zoo.deploy.onnx_language import Gathered
 from zoo.errors import MismatchError
 from zoo.quantization.core import quantize_matrix
-from zoo.quantization.export_onnx import Gathered
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.quantization import blocks, generic
+from zoo.quantization import generic
+from zoo.quantization.language import blocks
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.passes import Passes
 

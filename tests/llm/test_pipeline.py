@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
-from zoo.quantization import blocks, bridge
-from zoo.quantization.calibration import windows
-from zoo.quantization.compress import compress_model
+from zoo.quantization.language import blocks, opening
+from zoo.quantization.language.calibration import windows
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import Plan
 
@@ -51,7 +51,7 @@ def done(base, text, tmp_path_factory):
 
 def test_the_result_opens_and_counts_its_bits(done, base):
     out, report = done
-    model = bridge.load(out)
+    model = opening.load(out)
     packed = [m for m in model.modules() if type(m).__name__ == "PackedLinear"]
     assert len(packed) == 21
     stored = sum(t.numel() * t.element_size() for m in packed for t in m.stored().values())
@@ -110,7 +110,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(done, base, text, tmp_path, mome
 
 
 def test_lost_hidden_states_are_made_again(done, base, text, tmp_path, monkeypatch):
-    from zoo.quantization.pipeline import Job
+    from zoo.quantization.language.pipeline import Job
 
     out = tmp_path / "out"
     write = Job._write
@@ -144,7 +144,7 @@ def test_resuming_something_else_is_refused_by_name(
 ):
     import dataclasses
 
-    from zoo.quantization.pipeline import Job
+    from zoo.quantization.language.pipeline import Job
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -157,7 +157,7 @@ def test_resuming_something_else_is_refused_by_name(
 
 
 def test_a_changed_model_is_refused_by_name(base, text, tmp_path, monkeypatch):
-    from zoo.quantization.pipeline import Job
+    from zoo.quantization.language.pipeline import Job
 
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(base, copy)
@@ -183,7 +183,7 @@ def test_shards_in_and_out(done, text, tmp_path, tiny_model, byte_tokenizer):
     ids = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(
-            bridge.load(out)(ids).logits, bridge.load(done[0])(ids).logits, atol=0, rtol=0
+            opening.load(out)(ids).logits, opening.load(done[0])(ids).logits, atol=0, rtol=0
         )
 
 
@@ -219,7 +219,7 @@ def test_overrides_skips_and_types(base, text, tmp_path):
         rest_dtype="bfloat16",
     )
     report = compress_model(base, tmp_path / "out", plan, text=text, device="cpu")
-    model = bridge.load(tmp_path / "out")
+    model = opening.load(tmp_path / "out")
     layers = model.model.layers
     assert type(layers[0].mlp.up_proj) is torch.nn.Linear
     assert layers[1].mlp.down_proj.options.bits == 3
@@ -235,7 +235,7 @@ def test_rounding_needs_no_text(base, tmp_path):
     compress_model(base, tmp_path / "out", plan, device="cpu")
     ids = torch.arange(40)[None]
     with torch.no_grad():
-        loss = (bridge.load(tmp_path / "out")(ids).logits - bridge.load(base)(ids).logits).abs()
+        loss = (opening.load(tmp_path / "out")(ids).logits - opening.load(base)(ids).logits).abs()
     assert 0 < loss.max() < 0.2
 
 

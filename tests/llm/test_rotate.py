@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.cli import main
 from zoo.errors import MismatchError
-from zoo.quantization import bridge
-from zoo.quantization.compress import compress_model
 from zoo.quantization.core import quantize_matrix
-from zoo.quantization.incoherence import generator, orthogonal, readers
+from zoo.quantization.language import opening
+from zoo.quantization.language.incoherence import generator, orthogonal, readers
+from zoo.quantization.language.job import compress_model
+from zoo.quantization.language.rotate import Rotation, rotate_model
+from zoo.quantization.language.source import Source
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import Plan
-from zoo.quantization.rotate import Rotation, rotate_model
-from zoo.quantization.source import Source
 
 IDS = torch.arange(48)[None] * 5 % 256
 TOLERANCE = 2e-5  # of logits up to 1.5, in float32
@@ -57,7 +57,7 @@ def family(name: str):
 
 def logits(folder: Path) -> torch.Tensor:
     with torch.no_grad():
-        return bridge.load(folder, dtype=torch.float32)(IDS).logits
+        return opening.load(folder, dtype=torch.float32)(IDS).logits
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 12, 64, 80, 97, 576])
@@ -206,8 +206,8 @@ def test_a_parameter_of_no_linear_layer_is_refused() -> None:
 DYING = """
 import os, signal, sys
 from pathlib import Path
-import zoo.quantization.rotate as rotate
-from zoo.quantization.compress import compress_model
+import zoo.quantization.language.rotate as rotate
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import Plan
 original = rotate.Rotation.block

@@ -8,10 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import zoo
+from zoo.adapters import sidecar
 from zoo.adapters.base import load_base
 from zoo.adapters.format import SparseAdapter
 from zoo.errors import MismatchError
-from zoo.quantization import bridge, sidecar
+from zoo.integrations import bridge
+from zoo.quantization.language import opening
 from zoo.quantization.packed import PackedLinear
 
 IDS = torch.arange(40)[None]
@@ -50,9 +52,9 @@ def logits(model) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", ["delta", "overwrite"])
 def test_one_trained_on_the_packed_weights(packed, mode):
-    decoded = bridge.load(packed).dequantize()
+    decoded = opening.load(packed).dequantize()
     change = adapter(decoded, mode)
-    model = bridge.load(packed)
+    model = opening.load(packed)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plain = logits(model)
     sidecar.attach(model, change)
@@ -71,7 +73,7 @@ def test_one_trained_on_the_packed_weights(packed, mode):
     merged = bridge.unpack(model)
     torch.testing.assert_close(merged.get_parameter(LAYER), decoded.get_parameter(LAYER))
 
-    model = sidecar.attach(bridge.load(packed), change)
+    model = sidecar.attach(opening.load(packed), change)
     sidecar.detach(model)
     assert torch.equal(logits(model), plain)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -103,7 +105,7 @@ def test_one_trained_on_the_float_base(packed, base, tmp_path, mode):
     ],
 )
 def test_another_base_or_revision_is_refused(packed, base, named, message):
-    model = bridge.load(packed)
+    model = opening.load(packed)
     plain = logits(model)
     floats = AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(MismatchError, match=message):
@@ -118,18 +120,18 @@ def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path):
     (tmp_path / "turned" / "zoo.json").write_text(json.dumps(facts))
     floats = AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(MismatchError, match=r"weights were rotated \(heads\) before"):
-        sidecar.attach(bridge.load(tmp_path / "turned"), adapter(floats, "delta", REPO))
+        sidecar.attach(opening.load(tmp_path / "turned"), adapter(floats, "delta", REPO))
 
 
 def test_other_shapes_and_other_norms_are_refused(packed, base, tiny_model):
     wide = tiny_model(intermediate_size=180)
     with pytest.raises(MismatchError, match=r"up_proj.weight has shape .*expects"):
-        sidecar.attach(bridge.load(packed), adapter(wide, "delta", REPO))
+        sidecar.attach(opening.load(packed), adapter(wide, "delta", REPO))
     other = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
         other.get_parameter(NORM).mul_(1.5)
     with pytest.raises(MismatchError, match=r"model.norm.weight differs from the base"):
-        sidecar.attach(bridge.load(packed), adapter(other, "delta", REPO))
+        sidecar.attach(opening.load(packed), adapter(other, "delta", REPO))
 
 
 def test_a_packed_folder_without_facts_is_never_loaded_at_random(packed, tmp_path):
@@ -137,4 +139,4 @@ def test_a_packed_folder_without_facts_is_never_loaded_at_random(packed, tmp_pat
     shutil.copytree(packed, copy)
     for name in ("zoo.json", "metrics.json", "report.json"):
         (copy / name).unlink()
-    assert torch.equal(logits(load_base(copy).model), logits(bridge.load(packed)))
+    assert torch.equal(logits(load_base(copy).model), logits(opening.load(packed)))

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.quantization.bridge import load
-from zoo.quantization.calibration import tokenize
-from zoo.quantization.compress import compress_model
-from zoo.quantization.gguf import convert
+from zoo.data.text import tokenize
+from zoo.deploy.gguf import convert
+from zoo.quantization.language.job import compress_model
+from zoo.quantization.language.opening import load
 from zoo.quantization.options import PRESETS, LayerOptions
-from zoo.quantization.perplexity import perplexity
 from zoo.quantization.plan import Plan
+from zoo.tasks.text_generation.perplexity import perplexity
 
 pytestmark = pytest.mark.slow
 VECTORS = Plan(
@@ -30,7 +30,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from jobs import die_at
 from test_smollm2 import VECTORS
-from zoo.quantization.compress import compress_model
+from zoo.quantization.language.job import compress_model
 die_at("_forward", 17)
 compress_model(Path(sys.argv[2]), Path(sys.argv[3]), VECTORS, text=Path(sys.argv[4]), device="cpu")
 """

@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from zoo.quantization import bridge
-from zoo.quantization.assemble import assemble
+from zoo.quantization.language import opening
+from zoo.quantization.language.assemble import assemble
+from zoo.quantization.language.pipeline import Job
+from zoo.quantization.language.source import Source
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.perplexity import perplexity
-from zoo.quantization.pipeline import Job
 from zoo.quantization.plan import Plan
-from zoo.quantization.source import Source
 from zoo.quantization.team import Team
+from zoo.tasks.text_generation.perplexity import perplexity
 
 pytestmark = pytest.mark.data
 
@@ -48,7 +48,7 @@ def quantized(folder, out, ids, options):
     job = Job(Source(folder), plan, out / "work", ids, team=Team("cpu"))
     job.run()
     assemble(job, out)
-    return bridge.load(out)
+    return opening.load(out)
 
 
 def greedy(model) -> list[int]:

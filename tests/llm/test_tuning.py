@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from zoo.errors import MismatchError
-from zoo.quantization import bridge, finetune
-from zoo.quantization.compress import compress_model
+from zoo.quantization.language import finetune, opening
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import Plan
 
@@ -30,7 +30,7 @@ def test_a_budget_is_kept_and_spent(base, text, tmp_path):
     assert len(chosen) > 1, "one precision for all layers is no allocation"
     stored = {
         layer.options.bits
-        for layer in bridge.load(tmp_path / "out").modules()
+        for layer in opening.load(tmp_path / "out").modules()
         if type(layer).__name__ == "PackedLinear"
     }
     assert stored == chosen
@@ -49,7 +49,7 @@ def test_tuning_helps_takes_no_bits_and_survives_a_kill(base, text, tmp_path, mo
     facts = report["tuning"]
     assert facts["divergence_after"] < 0.9 * facts["divergence_before"]
     assert report["bits_per_weight"] == plain["bits_per_weight"]
-    before, after = (bridge.load(tmp_path / name) for name in ("plain", "tuned"))
+    before, after = (opening.load(tmp_path / name) for name in ("plain", "tuned"))
     left, right = before.state_dict(), after.state_dict()
     codes = [name for name in left if name.endswith(".codes")]
     assert codes

@@ -7,12 +7,13 @@ import torch
 
 import zoo
 from zoo.cli import main
+from zoo.data.text import tokenizer
 from zoo.errors import MismatchError, MissingExtraError
-from zoo.quantization import bridge, zero_shot
-from zoo.quantization.calibration import tokenizer
-from zoo.quantization.compress import compress_model
+from zoo.quantization.language import opening
+from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import Plan
+from zoo.tasks.text_generation import zero_shot
 
 TASK = """
 task: animals
@@ -69,7 +70,7 @@ def by_hand(model, words) -> float:
 
 def test_a_packed_model_answers_as_by_hand(packed, base, text, task, capsys):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-    model, words = bridge.load(packed), tokenizer(packed)
+    model, words = opening.load(packed), tokenizer(packed)
     found = zero_shot.zero_shot(model, words, [task])
     assert found["animals"]["acc"] == pytest.approx(by_hand(model, words))
     protocol = {"length": 32, "windows": 2, "tasks": [task], "limit": 2}

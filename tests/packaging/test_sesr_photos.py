@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.data import sesr_photos
-from zoo.tasks import images
+from zoo.data import images
 
 
 @pytest.fixture

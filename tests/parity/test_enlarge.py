@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zoo.data.images import read
+from zoo.data.resize import resize
 from zoo.models.sesr import SESR
 from zoo.registry import find
-from zoo.tasks import enlarge as module
-from zoo.tasks.enlarge import bicubic, default_output, enlarge, run, tiles
-from zoo.tasks.images import read
-from zoo.tasks.resize import resize
+from zoo.tasks.super_resolution import enlarging as module
+from zoo.tasks.super_resolution.enlarging import bicubic, default_output, enlarge, run, tiles
 
 # BT.601 in studio range, for R, G and B in [0, 1]; written out, not imported.
 YCC = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -215,9 +215,9 @@ def test_8k_output_takes_less_than_1500_megabytes():
     pytest.importorskip("resource")  # not on Windows
     code = """
 import resource, sys, numpy as np
-from zoo.checkpoint import build
+from zoo.registry.checkpoint import build
 from zoo.registry import find
-from zoo.tasks.enlarge import run
+from zoo.tasks.super_resolution.enlarging import run
 recipe = find("sesr-m5-x2")
 picture = np.random.default_rng(0).integers(0, 256, (2160, 3840, 3), np.uint8)
 assert run(build(recipe), recipe, picture).picture.pixels.shape == (4320, 7680, 3)

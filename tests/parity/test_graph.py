@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import MismatchError
-from zoo.export.graph import Graph, fuse
-from zoo.export.trace import trace
+from zoo.graph.ir import Graph, fuse
+from zoo.graph.trace import trace
 from zoo.models.sesr import SESR
 from zoo.registry import find
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import zoo
-from zoo import api
-from zoo.export.rewrite import on_npu
-from zoo.quantization.network import QuantizedNetwork
+from zoo import verbs as api
+from zoo.graph.rewrite import on_npu
+from zoo.quantization.int8.network import QuantizedNetwork
 
 FLOAT = ("sesr-m5-x2.bsds", "sesr-m5-relu-x2.bsds")  # with PReLU, and as the authors quantized it
 
@@ -35,7 +35,7 @@ def test_int8_loses_at_most_a_fifth_of_a_decibel(plain: str, int8: str, shared_d
 
 
 def test_no_operator_is_left_to_the_host_of_an_ethos_u(int8: str) -> None:
-    vela = pytest.importorskip("zoo.export.vela")
+    vela = pytest.importorskip("zoo.deploy.vela")
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
     network = zoo.load(int8)
     assert isinstance(network, QuantizedNetwork)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.deploy import onnx as exporter
+from zoo.deploy.onnx import export_onnx
 from zoo.errors import MismatchError, MissingExtraError
-from zoo.export import onnx as exporter
-from zoo.export.onnx import export_onnx
 from zoo.models.sesr import SESR
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zoo.deploy import onnx_ops
+from zoo.deploy.onnx_qdq import export_qdq, qdq_model
 from zoo.errors import MismatchError
-from zoo.export import onnx_ops
-from zoo.export.calibration import Options
-from zoo.export.onnx_qdq import export_qdq, qdq_model
-from zoo.export.quantize import quantize
+from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.post_training import quantize
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from zoo.deploy.tflite import quantized
+from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
-from zoo.export.graph import Quantization
-from zoo.export.lower import lower
-from zoo.export.rewrite import on_npu
-from zoo.export.scales import groups
-from zoo.export.tflite import quantized
-from zoo.export.tflite_write import serialize_tflite
+from zoo.graph.ir import Quantization
+from zoo.graph.lower import lower
+from zoo.graph.rewrite import on_npu
 from zoo.models.sesr import SESR
-from zoo.quantization.fake import double_rounding, fake_quantize
-from zoo.quantization.network import QuantizedNetwork, by_tensor, read_quantization
-from zoo.quantization.qat import QatNetwork, training_form
+from zoo.quantization.int8.fake import double_rounding, fake_quantize
+from zoo.quantization.int8.network import QuantizedNetwork, by_tensor, read_quantization
+from zoo.quantization.int8.qat import QatNetwork, training_form
+from zoo.quantization.int8.scales import groups
 
 Judges = dict[str, Any]  # see conftest.py
 
@@ -237,7 +237,7 @@ def test_range_gradient_is_the_finite_difference(
 
 @given(st.floats(1e-6, 4), st.integers(-(2**20), 2**20))
 def test_the_nudge_is_what_rounding_twice_adds(factor: float, x: int) -> None:
-    from zoo.export import fixedpoint
+    from zoo.runtime import fixedpoint
 
     multiplier, shift = fixedpoint.quantize_multiplier(factor)
     real = x * multiplier * 2.0 ** (shift - 31)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from zoo.errors import MismatchError
-from zoo.tasks.enlarge import bicubic
-from zoo.tasks.quality import psnr, ssim
 from zoo.tasks.super_resolution import pairs
+from zoo.tasks.super_resolution.enlarging import bicubic
+from zoo.tasks.super_resolution.quality import psnr, ssim
 
 
 @settings(max_examples=25)

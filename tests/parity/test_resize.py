@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo.tasks.resize import cubic, resize
+from zoo.data.resize import cubic, resize
 
 
 def keys(x):

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.export import integer_base, integer_products
-from zoo.export.calibration import Options
-from zoo.export.floating import FloatNetwork
-from zoo.export.graph import LIMITS, Graph
-from zoo.export.integer import IntegerNetwork
-from zoo.export.lower import lower
-from zoo.export.quantize import quantize
-from zoo.export.rewrite import without_clamps
-from zoo.export.tflite_read import parse_tflite
-from zoo.export.tflite_write import serialize_tflite
+from zoo.deploy.tflite_read import parse_tflite
+from zoo.deploy.tflite_write import serialize_tflite
+from zoo.graph.ir import LIMITS, Graph
+from zoo.graph.lower import lower
+from zoo.graph.rewrite import without_clamps
 from zoo.models.sesr import SESR
+from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.post_training import quantize
+from zoo.runtime import integer_base, integer_products
+from zoo.runtime.floating import FloatNetwork
+from zoo.runtime.integer import IntegerNetwork
 
 Judges = dict[str, Any]  # see conftest.py
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.cost.memory import plan
-from zoo.export.integer import IntegerNetwork
-from zoo.export.tflite_read import read_tflite
+from zoo.deploy.tflite_read import read_tflite
+from zoo.runtime.integer import IntegerNetwork
 
 pytestmark = pytest.mark.data
 

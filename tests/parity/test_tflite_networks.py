@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.export.calibration import Options
-from zoo.export.integer import IntegerNetwork
-from zoo.export.lower import lower
-from zoo.export.quantize import quantize
-from zoo.export.rewrite import on_npu, without_clamps
-from zoo.export.tflite import channels_last, quantized
-from zoo.export.tflite_write import serialize_tflite
+from zoo.deploy.tflite_write import serialize_tflite
+from zoo.graph.lower import lower
+from zoo.graph.rewrite import on_npu, without_clamps
+from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.post_training import quantize
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.values import channels_last, quantized
 
 Judges = dict[str, Any]  # see conftest.py
 
@@ -96,7 +96,7 @@ def test_runtimes_compute_our_integers(name: str, activations: Any, judges: Judg
             continue  # it has no such kernel
         given = judges[judge](content)(q).astype(np.int64)
         near = (name, activations, judge) == ("joined", "int16", "litert-reference")
-        # LiteRT's int16 softmax has tables of its own, see zoo.export.lut.
+        # LiteRT's int16 softmax has tables of its own, see zoo.runtime.lut.
         np.testing.assert_allclose(given, wanted.numpy().astype(np.int64), rtol=0, atol=int(near))
 
 
@@ -113,7 +113,7 @@ def test_float_files_compute_the_module(name: str, judges: Judges) -> None:
 @pytest.mark.parametrize("name", ["colour-shuffle", "added-shuffle"])
 def test_a_colour_shuffle_stays_on_the_npu(name: str) -> None:
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
-    from zoo.export.vela import compile_graph
+    from zoo.deploy.vela import compile_graph
 
     module, x = make(name)
     graph = quantize(module, [x], SHAPE)

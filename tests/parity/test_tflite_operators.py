@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.deploy.onnx_qdq import qdq_model
+from zoo.deploy.tflite_read import parse_tflite
+from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
-from zoo.export.graph import LIMITS, Graph, Op, Quantization, Tensor
-from zoo.export.integer import IntegerNetwork
-from zoo.export.onnx_qdq import qdq_model
-from zoo.export.tflite_read import parse_tflite
-from zoo.export.tflite_write import serialize_tflite
+from zoo.graph.ir import LIMITS, Graph, Op, Quantization, Tensor
+from zoo.runtime.integer import IntegerNetwork
 
 Judges = dict[str, Any]  # see conftest.py
 IMAGE = (1, 6, 5, 8)

@@ -10,15 +10,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo import registry
-from zoo.checkpoint import build
 from zoo.cost.memory import plan
-from zoo.export.graph import Graph
-from zoo.export.integer import IntegerNetwork
-from zoo.export.quantize import quantize
-from zoo.export.rewrite import on_npu
-from zoo.export.tflite import channels_last, dequantized, quantized
-from zoo.export.tflite_write import serialize_tflite
-from zoo.quantization.qat import training_form
+from zoo.deploy.tflite_write import serialize_tflite
+from zoo.graph.ir import Graph
+from zoo.graph.rewrite import on_npu
+from zoo.quantization.int8.post_training import quantize
+from zoo.quantization.int8.qat import training_form
+from zoo.registry.checkpoint import build
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.values import channels_last, dequantized, quantized
 
 Judges = dict[str, Any]  # see conftest.py
 NAMES = [name for name in registry.names("*") if len(registry.find(name).input_shape) == 4]
@@ -65,7 +65,7 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
         module(x[:1])
     assert graph.macs == counter.get_total_flops() // 2
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
-    from zoo.export.vela import compile_graph
+    from zoo.deploy.vela import compile_graph
 
     for npu in ("ethos-u55-128", "ethos-u65-512"):
         report = compile_graph(on_npu(graph), npu)

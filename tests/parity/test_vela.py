@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from zoo import cost
+from zoo.deploy.tflite_read import read_tflite
+from zoo.deploy.tflite_write import serialize_tflite
+from zoo.deploy.vela import NPUS, compile_graph
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.export.graph import Graph
-from zoo.export.integer import IntegerNetwork
-from zoo.export.quantize import quantize
-from zoo.export.rewrite import on_npu
-from zoo.export.tflite_read import read_tflite
-from zoo.export.tflite_write import serialize_tflite
-from zoo.export.vela import NPUS, compile_graph
+from zoo.graph.ir import Graph
+from zoo.graph.rewrite import on_npu
 from zoo.models.sesr import SESR
+from zoo.quantization.int8.post_training import quantize
+from zoo.runtime.integer import IntegerNetwork
 
 pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
 

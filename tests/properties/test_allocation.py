@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.quantization.allocate import Choice, allocate, expected_loss, sensitivities
 from zoo.quantization.core import Hessian, LayerOptions, quantize_matrix
+from zoo.quantization.language.allocate import Choice, allocate, expected_loss, sensitivities
 
 OPTIONS = LayerOptions()
 lists = st.lists(

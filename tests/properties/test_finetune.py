@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.quantization import finetune as tuning
 from zoo.quantization.core import LayerOptions, QuantizedMatrix, quantize_matrix
-from zoo.quantization.finetune import FinetuneOptions, finetune
+from zoo.quantization.language import finetune as tuning
+from zoo.quantization.language.finetune import FinetuneOptions, finetune
 
 OPTIONS = FinetuneOptions(steps=30, lr=0.02, warmup=5, dtype="float32")
 

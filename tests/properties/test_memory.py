@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.cost.memory import Plan, plan, resident
-from zoo.export.graph import Graph, Kind, Op, Tensor
+from zoo.graph.ir import Graph, Kind, Op, Tensor
 
 
 @st.composite

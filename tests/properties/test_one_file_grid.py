@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.deploy.onnx_language import Gathered
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization import options as options_module
 from zoo.quantization.core import LayerOptions, QuantizedMatrix, quantize_matrix, stored_bits
-from zoo.quantization.export_onnx import Gathered
 from zoo.quantization.grids.base import Grid, Layout, Parameters
 from zoo.quantization.packed import PackedLinear
 

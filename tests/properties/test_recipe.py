@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import MismatchError
-from zoo.recipe import Recipe, Train
-from zoo.refs import NameRef, PathRef, RepoRef, parse
 from zoo.registry import find
+from zoo.registry.recipe import Recipe, Train
+from zoo.registry.refs import NameRef, PathRef, RepoRef, parse
 
 NAMES = st.from_regex(r"[a-z0-9]{1,5}(-[a-z0-9]{1,5}){0,3}", fullmatch=True)
 WORDS = st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import MismatchError
-from zoo.export import fixedpoint
-from zoo.export.rescale import Rescale
+from zoo.runtime import fixedpoint
+from zoo.runtime.rescale import Rescale
 
 factors = st.floats(1e-7, 0.999) | st.integers(1, 20).map(lambda n: 2.0**-n) | st.just(0.0)
 

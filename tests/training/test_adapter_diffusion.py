@@ -15,10 +15,10 @@ from zoo.adapters.apply import apply
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
-from zoo.adapters.verbs import evaluate_adapter, load_base
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.tasks import denoising
+from zoo.verbs.adapters import evaluate_adapter, load_base
 
 SETTINGS = {
     "train.steps": 12, "train.batch_size": 16, "train.lr": 3e-3, "train.warmup_steps": 1,

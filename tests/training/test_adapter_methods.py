@@ -54,7 +54,7 @@ def test_indices_of_the_peft_route_survive_a_state_dict(tiny):
 def test_baselines_through_peft_are_resumed_and_converted(
     train_tiny, read_losses, tiny, tmp_path, method
 ):
-    from zoo.adapters.convert import from_lora
+    from zoo.adapters.conversion import from_lora
 
     out = tmp_path / "run"
     assert train_tiny(out, method=method, rank=2) == 0
@@ -74,7 +74,7 @@ def test_baselines_through_peft_are_resumed_and_converted(
 
 
 def test_a_full_fine_tune_becomes_its_largest_changes(tiny):
-    from zoo.adapters.convert import from_full_finetune
+    from zoo.adapters.conversion import from_full_finetune
 
     base, tuned = load_base(tiny).model, load_base(tiny).model
     torch.manual_seed(1)

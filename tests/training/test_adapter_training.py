@@ -19,10 +19,10 @@ from zoo.adapters.base import load_base
 from zoo.adapters.compact import CompactValues
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import MaskOptions
-from zoo.adapters.train import AdapterRun
+from zoo.adapters.training import AdapterRun
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.tasks import causal_lm
-from zoo.train import learning_rate
+from zoo.training.loop import learning_rate
 
 pytestmark = [  # of peft 0.21: a name of transformers that is to go, unchecked sparse sums
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning"),
@@ -202,7 +202,7 @@ def test_the_optimizer_sees_nnz_and_one_dense_gradient_is_alive(tiny):
 
 
 def test_convolutions_and_their_network_are_trained_without_wrappers(pictures, tmp_path):
-    from zoo.adapters.verbs import train_adapter
+    from zoo.verbs.adapters import train_adapter
 
     settings = {"train.steps": 3, "train.eval_every": 3, "train.options.patch_size": 16,
                 "mask.kind": "block", "mask.block": 4, "mask.density": 0.2}  # fmt: skip

@@ -1,6 +1,5 @@
 """`zoo train --set quant=int8`: from the command line to a checkpoint that devices agree with."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -9,18 +8,18 @@ import pytest
 import torch
 
 import zoo
-from zoo import api, registry
-from zoo.checkpoint import Checkpoint
+from zoo import verbs as api
 from zoo.cli import main
+from zoo.deploy.tflite import quantized
+from zoo.deploy.tflite_read import read_tflite
 from zoo.errors import MismatchError
-from zoo.export.tflite import quantized
-from zoo.export.tflite_read import read_tflite
-from zoo.quantization.network import QuantizedNetwork
-from zoo.quantization.qat import training_form
-from zoo.recipe import Recipe
+from zoo.quantization.int8.network import QuantizedNetwork
+from zoo.quantization.int8.qat import training_form
+from zoo.registry.checkpoint import Checkpoint
+from zoo.registry.recipe import Recipe
 from zoo.tasks import super_resolution
+from zoo.training import loop as module
 
-module = importlib.import_module("zoo.train")  # `zoo.train` is the verb
 SHORT = {"batch_size": 2, "lr": 1e-3}
 
 
@@ -134,7 +133,7 @@ def test_int8_has_no_other_type(whole):
     ],
 )
 def test_what_cannot_be_trained_says_why(quant, message, small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)  # no weights to start from
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path)  # no weights to start from
     assert main(small(tmp_path / "run", quant=quant)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

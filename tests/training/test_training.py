@@ -1,6 +1,5 @@
 """Training: what a run leaves, what makes no difference, and what stops it."""
 
-import importlib
 import json
 import os
 import shutil
@@ -13,8 +12,8 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.training import loop as module
 
-module = importlib.import_module("zoo.train")  # `zoo.train` is the verb
 # SOAP makes full steps of gradients that are nothing but rounding errors; sums in another order
 # then differ visibly after a few steps, as they do not with AdamW at its rate.
 ADAMW = {"optimizer": "adamw", "lr": 5e-4}
@@ -213,7 +212,10 @@ def test_x4_starts_from_x2_but_for_its_output(trained, train, tmp_path, capsys):
     out = tmp_path / "x4"
     words = ("--from", str(trained))
     assert train(out, *words, name="sesr-m3-x4", steps=1, lr=1e-9, warmup_steps=0) == 0
-    ours, theirs = zoo.checkpoint(out).state_dict(), zoo.checkpoint(trained).state_dict()
+    ours, theirs = (
+        zoo.checkpoint(out).state_dict(),
+        zoo.checkpoint(trained).state_dict(),
+    )
     for name, tensor in ours.items():
         if name.startswith("last."):
             assert tensor.shape != theirs[name].shape

@@ -5,15 +5,15 @@ import importlib.util
 import pytest
 import torch
 
-from zoo import demo_adapters
 from zoo.adapters import SparseAdapter, registry
 from zoo.adapters import base as bases
 from zoo.adapters.base import Base
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
-from zoo.demo_adapters import Bench
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
-from zoo.recipe import Train
+from zoo.page import switching as demo_adapters
+from zoo.page.switching import Bench
+from zoo.registry.recipe import Train
 
 
 class Letters:

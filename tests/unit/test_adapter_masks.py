@@ -9,7 +9,7 @@ from torch import nn
 from zoo.adapters import masks
 from zoo.adapters.recipe import KINDS, SCORES, AdapterRecipe, MaskOptions
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.recipe import Train
+from zoo.registry.recipe import Train
 
 
 class Net(nn.Module):

@@ -9,18 +9,20 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import card_check
-from zoo.adapters import SparseAdapter, Switcher, card, fuse, registry
+from zoo.adapters import SparseAdapter, Switcher, fuse, registry
 from zoo.adapters.apply import apply
 from zoo.adapters.base import load_base
 from zoo.adapters.folder import AdapterFolder, write_folder
 from zoo.adapters.recipe import AdapterRecipe, MaskOptions
+from zoo.cards import adapter as card
+from zoo.cards import check as card_check
 from zoo.cli import main
 from zoo.content import content
+from zoo.data import render
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, UnsafeFileError
 from zoo.files import sha256
-from zoo.recipe import Train
-from zoo.tasks import render, super_resolution
+from zoo.registry.recipe import Train
+from zoo.tasks import super_resolution
 
 SHIPPED = [name for name in registry.names() if "file" in registry.find(name).weights]
 SESR = registry.names(base="sesr-m5-x2.photos")  # whose base is in the package too

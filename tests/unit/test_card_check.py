@@ -2,12 +2,12 @@
 
 import pytest
 
-from zoo import api
-from zoo.card import render
-from zoo.card_check import front_matter, metadata_problems, problems, unknown_numbers
-from zoo.checkpoint import Checkpoint, build
+from zoo import verbs as api
+from zoo.cards.check import front_matter, metadata_problems, problems, unknown_numbers
+from zoo.cards.model import render
 from zoo.cli import main
 from zoo.registry import find
+from zoo.registry.checkpoint import Checkpoint, build
 
 
 @pytest.fixture(scope="module")

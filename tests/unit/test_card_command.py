@@ -7,10 +7,10 @@ import pytest
 
 import zoo
 from zoo import registry
-from zoo.card import render
+from zoo.cards.model import render
 from zoo.cli import _parser
 
-SHIPPED = sorted(folder.name for folder in registry.WEIGHTS.iterdir() if folder.is_dir())
+SHIPPED = sorted(folder.name for folder in registry.weights_folder().iterdir() if folder.is_dir())
 
 
 @pytest.mark.parametrize("name", SHIPPED)

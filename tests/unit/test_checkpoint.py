@@ -1,19 +1,18 @@
 """Checkpoints: a folder is read only if it is whole, the one described, and harmless."""
 
-import importlib
 import json
 
 import pytest
 import safetensors.torch
 import torch
 
-from zoo.checkpoint import Checkpoint, build
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, UnsafeFileError
 from zoo.files import sha256
+from zoo.registry import checkpoint as module
 from zoo.registry import find
+from zoo.registry.checkpoint import Checkpoint, build
 from zoo.tasks import task_of
 
-module = importlib.import_module("zoo.checkpoint")  # `zoo.checkpoint` is the verb
 RECIPE = find("sesr-m3-x2")
 
 

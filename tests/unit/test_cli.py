@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import registry
-from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
 from zoo.registry import find
+from zoo.registry.checkpoint import Checkpoint, build
 
 NAME = "sesr-m3-x2"
 
@@ -32,7 +31,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def shelf(weights, monkeypatch):
-    monkeypatch.setattr(registry, "WEIGHTS", weights)
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", weights)
     return weights
 
 
@@ -365,5 +364,5 @@ def test_an_error_of_the_system_is_one_line_too(zoo_refuses, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left\non device")
 
-    monkeypatch.setattr("zoo.commands.env", full)
+    monkeypatch.setattr("zoo.cli.models.env", full)
     assert zoo_refuses("env") == "[Errno 28] No space left on device"

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zoo.cost import estimate, target, target_names
-from zoo.cost.estimate import readable
+from zoo.cost.pricing import readable
 from zoo.cost.target import parse
 from zoo.cost.tiling import best_tile
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.export.trace import trace
+from zoo.graph.trace import trace
 from zoo.models.sesr import SESR
 
 ROOFLINES = [name for name in target_names() if target(name).method == "roofline"]
@@ -261,7 +261,7 @@ def test_readable() -> None:
 
 def test_reading_targets_needs_no_torch() -> None:
     code = (
-        "import sys; from zoo.cost import target, target_names; "
+        "import sys; from zoo.cost import estimate, target, target_names; "
         "[target(name) for name in target_names()]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.images import read
 from zoo.errors import MismatchError
-from zoo.tasks.images import read
 
 GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6  # colour types of PNG
 # Stored row and column -> upright picture, by the EXIF standard.
@@ -266,7 +266,7 @@ def test_deeper_modes_are_refused_by_name():
 def test_the_pixel_limit_can_be_raised_above_pillows_own_and_must_be_a_number(tmp_path):
     path = tmp_path / "large.png"
     path.write_bytes(png(noise(1, 1, 1), GREY, claim=(20_000, 9_500)))  # Pillow stops at 179 M
-    code = "import sys; from zoo.tasks.images import read; read(sys.argv[1])"
+    code = "import sys; from zoo.data.images import read; read(sys.argv[1])"
     for value, message in (
         ("1000000000000", "MismatchError: .*large.png cannot be read as a picture"),
         ("189999999", "claims 20000x9500 pixels; the limit is 189999999"),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from zoo.data import images
+from zoo.data.images import Picture, read, write
 from zoo.errors import MismatchError
-from zoo.tasks import images
-from zoo.tasks.images import Picture, read, write
 
 
 def noise(height, width, channels, dtype=np.uint8, seed=0):

@@ -12,7 +12,7 @@ HEAVY = ("accelerate", "cv2", "gradio", "huggingface_hub", "numpy", "torch")
     "code",
     [
         "import zoo",
-        "import zoo, zoo.registry, zoo.refs, zoo.content, zoo.errors, zoo.files, zoo.recipe",
+        "import zoo, zoo.registry.refs, zoo.content, zoo.errors, zoo.files, zoo.registry.recipe",
         "import zoo; assert 'sesr-m5-x2' in zoo.names('sesr-*'); zoo.find('sesr-m5-x2')",
         "from zoo.cli import main; assert not main(['list'])",
         "from zoo.cli import main; assert not main(['list', 'sesr-*', '--json'])",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.optim import Soap, make_optimizer
-from zoo.recipe import OPTIMIZERS, Train
+from zoo.registry.recipe import OPTIMIZERS, Train
+from zoo.training.optimizers import Soap, make_optimizer
 
 STEPS = 30
 

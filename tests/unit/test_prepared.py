@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from zoo import registry
+from zoo.data.prepared import prepare
 from zoo.errors import HubError, MismatchError
-from zoo.tasks.prepared import prepare
 from zoo.tasks.super_resolution import batch
 
 RECIPE = registry.find("sesr-m5-x2").override({"train.options.patch_size": 16})

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from zoo.errors import MismatchError
-from zoo.recipe import Recipe, Train
 from zoo.registry import find
+from zoo.registry.recipe import Recipe, Train
 
 SESR = find("sesr-m5-x2")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import MismatchError
-from zoo.refs import NameRef, PathRef, RepoRef, parse
+from zoo.registry.refs import NameRef, PathRef, RepoRef, parse
 
 
 @pytest.mark.parametrize(

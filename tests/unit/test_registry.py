@@ -26,7 +26,7 @@ def installed(monkeypatch):
 
     def install(*contents):
         points = [Point(content=content) for content in contents]
-        monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: points)
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
         all_recipes.cache_clear()
 
     yield install
@@ -94,7 +94,7 @@ def test_an_entry_point_that_holds_no_recipes_is_named(installed):
 
 
 def test_only_complete_folders_count_as_shipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path)
     assert shipped_tags("sesr-m5-x2") == []
     for name in ("sesr-m5-x2.b", "sesr-m5-x2.a", "sesr-m5-x22.c", "sesr-m5-x2.unfinished"):
         (tmp_path / name).mkdir()

@@ -1,6 +1,5 @@
 """The demo page without a browser: what is compared, said and refused."""
 
-import importlib
 import json
 import os
 import re
@@ -16,12 +15,12 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo import demo, registry
-from zoo.checkpoint import Checkpoint, build
+from zoo import registry
 from zoo.errors import MissingWeightsError, ZooError
-from zoo.serve_pictures import in_one_piece
-
-serve = importlib.import_module("zoo.serve")  # `zoo.serve` is the verb
+from zoo.page import app as serve
+from zoo.page import enlarging as demo
+from zoo.page.pictures import in_one_piece
+from zoo.registry.checkpoint import Checkpoint, build
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory):
         recipe = registry.find(name)
         Checkpoint.write(folder / f"{name}.photos", recipe, build(recipe).state_dict(), {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "WEIGHTS", folder)
+        patch.setattr("zoo.registry.catalogue.WEIGHTS", folder)
         yield folder
 
 
@@ -53,7 +52,7 @@ def test_shelf_has_the_networks_with_weights(page: serve._Page) -> None:
 
 
 def test_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path)
     with pytest.raises(MissingWeightsError, match="zoo train sesr-m5-x2"):
         serve.build()
 
@@ -195,14 +194,14 @@ def test_page_promises_privacy_only_where_it_can() -> None:
 
 
 def test_without_gradio() -> None:
-    code = "import sys; sys.modules['gradio'] = None; import zoo.serve"
+    code = "import sys; sys.modules['gradio'] = None; import zoo.page.app"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert last.endswith("gradio is not installed; type: pip install 'edge-zoo[serve]'")
 
 
 def test_import_turns_analytics_off() -> None:
-    code = "import zoo.serve, os, huggingface_hub.constants as c, gradio.analytics as a; "
+    code = "import zoo.page.app, os, huggingface_hub.constants as c, gradio.analytics as a; "
     code += (
         "assert c.HF_HUB_OFFLINE and c.HF_HUB_DISABLE_TELEMETRY; assert not a.analytics_enabled()"
     )

@@ -14,15 +14,15 @@ from PIL import Image
 from torch import nn
 
 import zoo
-from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
+from zoo.deploy.carray import write_c_array
+from zoo.deploy.tflite import export_tflite
+from zoo.deploy.tflite_write import write_tflite
 from zoo.errors import MismatchError
-from zoo.export.carray import write_c_array
-from zoo.export.quantize import quantize
-from zoo.export.tflite import export_tflite
-from zoo.export.tflite_write import write_tflite
-from zoo.recipe import Recipe
+from zoo.quantization.int8.post_training import quantize
 from zoo.registry import find
+from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +203,11 @@ def test_c_array_holds_the_bytes(tmp_path: Path) -> None:
 
 def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="format='tflite'"):
-        zoo.api.export("sesr-m3-x2", tmp_path / "a.onnx", int16=True)
+        zoo.export("sesr-m3-x2", tmp_path / "a.onnx", int16=True)
     with pytest.raises(MismatchError, match="exclude each other"):
-        zoo.api.export("sesr-m3-x2", tmp_path / "a.tflite", format="tflite", int8=True, int16=True)
+        zoo.export("sesr-m3-x2", tmp_path / "a.tflite", format="tflite", int8=True, int16=True)
     with pytest.raises(MismatchError, match="add --data DIR"):
-        zoo.api.export("sesr-m3-x2", tmp_path / "a.onnx", int8=True)
+        zoo.export("sesr-m3-x2", tmp_path / "a.onnx", int8=True)
     with pytest.raises(MismatchError, match="no calibration inputs"):
         export_tflite(nn.ReLU().eval(), tmp_path / "a.tflite", (1, 3), [])
     with pytest.raises(MismatchError, match=r"no NumPy file"):

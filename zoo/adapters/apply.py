@@ -25,7 +25,7 @@ def apply(model: nn.Module, adapter: "SparseAdapter", alpha: float = 1.0) -> nn.
         MismatchError: the model is not the adapter's base; nothing was changed.
 
     """
-    from zoo.quantization import sidecar
+    from zoo.adapters import sidecar
 
     if sidecar.is_packed(model):  # codes cannot hold the sum
         return sidecar.attach(model, adapter, alpha)

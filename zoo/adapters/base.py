@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from zoo import refs
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError
-from zoo.layout import is_checkpoint
-from zoo.recipe import Recipe
+from zoo.registry import refs
+from zoo.registry.layout import is_checkpoint
+from zoo.registry.recipe import Recipe
 
 _SUBTASKS = {"causal-lm": "text-generation", "text-choice": "text-generation"}
 # Bases that come with a package of their own: its import name and the file in it.
@@ -75,7 +75,7 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
         MissingExtraError: transformers or diffusers is needed and not installed.
 
     """
-    from zoo.verbs import resolve
+    from zoo.artifacts import resolve
 
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.NameRef):
@@ -152,7 +152,7 @@ def _no_bars() -> Iterator[None]:
 
 
 def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
-    from zoo.verbs import resolve
+    from zoo.artifacts import resolve
 
     return Base(resolve.trained(ref, dtype), resolve.recipe_of(ref))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import sha256, write_bytes, write_json
-from zoo.layout import UNSTATED
+from zoo.registry.layout import UNSTATED
 
 if TYPE_CHECKING:
     from torch import Tensor

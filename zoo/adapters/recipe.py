@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.recipe import NAME, Train, from_json
+from zoo.registry.recipe import NAME, Train, from_json
 
 KINDS = ("struct", "rand", "wm", "grad", "snip", "block", "custom")
 SCORES = ("wm", "grad", "snip", "rand")

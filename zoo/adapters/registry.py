@@ -13,12 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from zoo import refs
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, UnsafeFileError
 from zoo.files import sha256
-from zoo.recipe import Train
+from zoo.registry import refs
+from zoo.registry.recipe import Train
 
 if TYPE_CHECKING:
     from zoo.adapters.folder import AdapterFolder
@@ -133,7 +133,7 @@ def folder(ref: Ref) -> "AdapterFolder":
 
     """
     from zoo.adapters.folder import AdapterFolder
-    from zoo.verbs.resolve import pull
+    from zoo.artifacts.resolve import pull
 
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.NameRef):

@@ -9,7 +9,7 @@ Parameters, MACs and bytes are counted on the deployed graph (exact); activation
 of the tensor arena; latency is a roofline (estimated) or timed here (measured).
 """
 
-from zoo.cost.estimate import Cost, Fit, TiledRun, estimate
+from zoo.cost.pricing import Cost, Fit, TiledRun, estimate
 from zoo.cost.target import Target, target, target_names
 
 __all__ = ["Cost", "Fit", "Target", "TiledRun", "estimate", "target", "target_names"]

@@ -11,7 +11,7 @@ bytes at the busiest moment; `Plan` gives both.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoo.export.graph import ELEMENTWISE, Graph
+from zoo.graph.ir import ELEMENTWISE, Graph
 
 ALIGNMENT = 16  # bytes, as TFLite Micro aligns its arena
 

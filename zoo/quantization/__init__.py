@@ -10,6 +10,6 @@ model = AutoModelForCausalLM.from_pretrained("runs/smollm2-135m-gptvq-2d-2b")
 ```
 """
 
-from zoo.quantization import registration
+from zoo.integrations import registration
 
 registration.ensure()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.quantization import blocks
+from zoo.quantization.language import blocks
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.quantization import blocks
 from zoo.quantization.core import (
     Hessian,
     Prepared,
@@ -20,6 +19,7 @@ from zoo.quantization.core import (
     quantize_matrix,
 )
 from zoo.quantization.grids import make_grid
+from zoo.quantization.language import blocks
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.passes import Passes
 from zoo.quantization.plan import Plan

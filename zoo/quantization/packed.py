@@ -16,6 +16,9 @@ from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
+METHOD = "edge-zoo"  # what `quantization_config` calls it
+FORMAT_VERSION = 1  # of the layout of the stored tensors
+
 Cache = Literal["none", "decoded"]
 
 
@@ -64,7 +67,7 @@ class PackedLinear(nn.Module):
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.cache: Cache = "none"
         self._decoded: Tensor | None = None
-        self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.quantization.sidecar
+        self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.adapters.sidecar
         grid = self.grid
         self._books: tuple[Tensor, Tensor | None] | None = None  # a product is multiplied out once
         fused = isinstance(grid, Codebooks) and self.names in (_PLAIN[0], _PRODUCT)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.quantization import blocks
+from zoo.quantization.language import blocks
 
 LIMIT = 256 << 20  # bytes of answers that are kept
 

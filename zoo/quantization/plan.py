@@ -8,7 +8,7 @@ from typing import Any
 from zoo.errors import MismatchError
 from zoo.quantization.options import LayerOptions
 
-ROTATIONS = ("heads", "all", "all-untied")  # see zoo.quantization.rotate
+ROTATIONS = ("heads", "all", "all-untied")  # see zoo.quantization.language.rotate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,14 @@ class Plan:
         rest_dtype: type of all other floating tensors in the result; None keeps theirs.
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         rotate: "heads", "all" or "all-untied": random rotations folded into the weights before
-            they are quantized (`zoo.quantization.rotate`), which takes the model's size on the
-            disk once more while the job runs; "": none.
+            they are quantized (`zoo.quantization.language.rotate`), which takes the model's size on
+            the disk once more while the job runs; "": none.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
-            model (`zoo.quantization.mixed`); layers with overrides of their own do not take part;
-            0: all layers alike.
+            model (`zoo.quantization.language.mixed`); layers with overrides of their own do not
+            take part; 0: all layers alike.
         tune_steps: of tuning codebooks, scales and norms end to end with the codes fixed; 0: none.
         tune_length: tokens of a window of tuning; one window a step.
-        tune_lr: see `zoo.quantization.finetune`.
+        tune_lr: see `zoo.quantization.language.finetune`.
 
     """
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zoo.recipe import Recipe, Train
+from zoo.registry.recipe import Recipe, Train
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct in 2 to 4 bits per weight (GPTVQ, arXiv 2402.15319)."""
 
-from zoo.quantization.presets import PRESETS
-from zoo.recipe import Compress, Recipe
+from zoo.registry.presets import PRESETS
+from zoo.registry.recipe import Compress, Recipe
 
 RECIPES = tuple(
     Recipe(

@@ -11,7 +11,7 @@ import importlib.util
 from types import ModuleType
 
 from zoo.errors import UnknownNameError
-from zoo.recipe import Recipe
+from zoo.registry.recipe import Recipe
 
 
 def task_of(recipe: Recipe) -> ModuleType:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.data.text import Texts, draw, fingerprint, forward, next_token_loss, read_text
 from zoo.errors import MismatchError
-from zoo.recipe import Recipe
-from zoo.tasks.text import Texts, draw, fingerprint, forward, next_token_loss, read_text
+from zoo.registry.recipe import Recipe
 
 __all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
 

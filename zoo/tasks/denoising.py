@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.data.text import draw, one_of
 from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
-from zoo.recipe import Recipe
-from zoo.tasks.text import draw, one_of
+from zoo.registry.recipe import Recipe
 
 __all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
 

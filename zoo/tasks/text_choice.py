@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.data.text import PADDING, Texts, draw, fingerprint, one_of, read_tsv
+from zoo.data.text import forward as all_logits
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.recipe import Recipe
-from zoo.tasks.text import PADDING, Texts, draw, fingerprint, one_of, read_tsv
-from zoo.tasks.text import forward as all_logits
+from zoo.registry.recipe import Recipe
 
 __all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
 

@@ -4,19 +4,20 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import refs, registry
+from zoo import registry
+from zoo.artifacts.resolve import Ref, checkpoint, pinned
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
-from zoo.layout import UNSTATED
-from zoo.recipe import Recipe
-from zoo.verbs.resolve import Ref, checkpoint, pinned
+from zoo.registry import refs
+from zoo.registry.layout import UNSTATED
+from zoo.registry.recipe import Recipe
 from zoo.verbs.use import load
 
 if TYPE_CHECKING:
     import torch
 
-    from zoo.checkpoint import Checkpoint
-    from zoo.export.onnx import OnnxFile
-    from zoo.export.tflite import TfliteFile
+    from zoo.deploy.onnx import OnnxFile
+    from zoo.deploy.tflite import TfliteFile
+    from zoo.registry.checkpoint import Checkpoint
 
 
 def train(
@@ -46,16 +47,16 @@ def train(
         overrides: training settings, e.g. `lr=1e-3, steps=1000`.
 
     """
-    from zoo.accelerator import is_main_process
-    from zoo.card import render
-    from zoo.train import train as train_loop
+    from zoo.cards.model import render
+    from zoo.training.accelerator import is_main_process
+    from zoo.training.loop import train as train_loop
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
     start = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:
-        from zoo.quantization import qat
+        from zoo.quantization.int8 import qat
 
         quantizer = qat.training_form
         if init is None:  # rounding is learned last: it starts from the float weights
@@ -135,10 +136,10 @@ def compress(
             `rotate`, `budget`, `tune_steps`, `tune_length`, `tune_lr`.
 
     Raises:
-        MismatchError: see `zoo.quantization.compress.compress_model`.
+        MismatchError: see `zoo.quantization.language.job.compress_model`.
 
     """
-    from zoo.quantization.make import make
+    from zoo.verbs.compression import make
 
     chosen = ref
     if isinstance(ref, str) and isinstance(parsed := refs.parse(ref), refs.NameRef):
@@ -159,7 +160,7 @@ def compress(
 
 def import_gguf(file: Ref, out: Ref) -> Path:
     """Turn a GGUF file of a language model into a folder that transformers opens; return it."""
-    from zoo.quantization.gguf import convert
+    from zoo.deploy.gguf import convert
 
     return convert(Path(file).expanduser(), Path(out))
 
@@ -213,8 +214,8 @@ def export(
         return _export_onnx(source, Path(path), shape, inputs if int8 else None)
     import torch
 
-    from zoo.export.calibration import Options
-    from zoo.export.tflite import export_tflite
+    from zoo.deploy.tflite import export_tflite
+    from zoo.quantization.int8.calibration import Options
 
     return export_tflite(
         source.load(),
@@ -258,10 +259,10 @@ def _export_onnx(
 ) -> "OnnxFile":
     facts = _facts(source)
     if inputs is not None:
-        from zoo.export.onnx_qdq import export_qdq
+        from zoo.deploy.onnx_qdq import export_qdq
 
         return export_qdq(source.load(), path, shape, inputs, metadata=facts)
-    from zoo.export.onnx import export_onnx
+    from zoo.deploy.onnx import export_onnx
 
     return export_onnx(source.load(), path, shape, metadata=facts)
 
@@ -270,8 +271,8 @@ def _export_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
     """Write a packed language model with its codes."""
     import torch
 
-    from zoo.quantization.bridge import load
-    from zoo.quantization.export_onnx import export
+    from zoo.deploy.onnx_language import export
+    from zoo.quantization.language.opening import load
 
     facts = {"recipe": f"{source.recipe.name}.{source.tag}", "license": source.license}
     return export(load(source.path, dtype=torch.float32), path, metadata=facts)
@@ -287,8 +288,8 @@ def _export_quantized(
     format: str,
 ) -> "OnnxFile | TfliteFile":
     """Write the integer network of a checkpoint, with the ranges that were trained."""
-    from zoo.export.tflite import TfliteFile, write_graph
-    from zoo.quantization.network import read_quantization
+    from zoo.deploy.tflite import TfliteFile, write_graph
+    from zoo.quantization.int8.network import read_quantization
 
     if data is not None:
         raise MismatchError(
@@ -297,7 +298,7 @@ def _export_quantized(
         )
     network = read_quantization(source.load(), source.quantization)
     if format == "onnx":
-        from zoo.export.onnx_qdq import export_quantized
+        from zoo.deploy.onnx_qdq import export_quantized
 
         return export_quantized(network, network.graph, path, shape, metadata=_facts(source))
     write_graph(network.graph(shape), path, npu=npu, c_array=format == "c")

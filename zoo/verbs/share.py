@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.layout import CARD, is_checkpoint
-from zoo.verbs.resolve import Ref, checkpoint, pull
+from zoo.artifacts.resolve import Ref, checkpoint, pull
+from zoo.registry.layout import CARD, is_checkpoint
 from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.adapters.folder import AdapterFolder
-    from zoo.checkpoint import Checkpoint
+    from zoo.registry.checkpoint import Checkpoint
 
 
 def push(
@@ -40,8 +40,9 @@ def push(
         UnsafeFileError: the weights are not the config's, or a file holds a token.
 
     """
-    from zoo.checkpoint import Checkpoint
-    from zoo.hub import exchange, publish, where
+    from zoo.cards import publication
+    from zoo.hub import exchange, where
+    from zoo.registry.checkpoint import Checkpoint
 
     where.check_repo(repo_id)
     kind, sdk = where.split(repo_id)[0], None
@@ -49,16 +50,16 @@ def push(
         path = item.path if isinstance(item, Checkpoint) else Path(item).expanduser()
         what = path.resolve().name
         if kind == "spaces":
-            files, sdk = publish.files_of_space(path)
+            files, sdk = publication.files_of_space(path)
         else:
-            files = publish.files_of_dataset(path, repo_id)
+            files = publication.files_of_dataset(path, repo_id)
     else:
         source = _source(item)
         if isinstance(source, Checkpoint):
-            files = publish.files_of_checkpoint(source, repo_id)
+            files = publication.files_of_checkpoint(source, repo_id)
             what = f"{source.recipe.name}.{source.tag}"
         else:
-            files, what = publish.files_of_folder(source, repo_id), source.resolve().name
+            files, what = publication.files_of_folder(source, repo_id), source.resolve().name
     text = message or f"{what}, with edge-zoo {__version__}"
     return exchange.push(
         repo_id, files, private=private, message=text, sdk=sdk, collection=collection
@@ -67,7 +68,7 @@ def push(
 
 def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
     """Return the checkpoint that is meant, or the folder of another library."""
-    from zoo.checkpoint import Checkpoint
+    from zoo.registry.checkpoint import Checkpoint
 
     if isinstance(item, Checkpoint):
         return item
@@ -83,10 +84,10 @@ def card(ref: Ref) -> str:
 
     source = _carded(ref)
     if isinstance(source, AdapterFolder):
-        from zoo.adapters import card as of_adapter
+        from zoo.cards import adapter as of_adapter
 
         return of_adapter.render(source)
-    from zoo.card import render
+    from zoo.cards.model import render
 
     return render(source)
 
@@ -97,7 +98,7 @@ def check_card(ref: Ref) -> list[str]:
     Its metadata must be what the Hub understands, and every number in it a fact: measured,
     recorded, or computed again. One sentence each.
     """
-    from zoo.card_check import problems
+    from zoo.cards.check import problems
 
     source = _carded(ref)
     if not (source.path / CARD).is_file():
@@ -107,8 +108,8 @@ def check_card(ref: Ref) -> list[str]:
 
 def _carded(ref: Ref) -> "Checkpoint | AdapterFolder":
     """Return the checkpoint that a ref means, or the adapter whose folder or repository it is."""
-    from zoo import refs
     from zoo.adapters.folder import CONFIG, AdapterFolder
+    from zoo.registry import refs
 
     match refs.parse(ref):
         case refs.PathRef(path):
@@ -119,10 +120,3 @@ def _carded(ref: Ref) -> "Checkpoint | AdapterFolder":
         case _:
             return checkpoint(ref)
     return AdapterFolder.read(folder) if (folder / CONFIG).is_file() else checkpoint(ref)
-
-
-def serve(port: int | None = None, *, open_browser: bool = False) -> None:
-    """Serve the demo page on this machine until interrupted."""
-    from zoo.serve import serve as serve_page
-
-    serve_page(port, open_browser=open_browser)

@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import refs
-from zoo.errors import MismatchError, UnknownNameError
-from zoo.layout import CARD
-from zoo.recipe import Recipe
-from zoo.verbs.resolve import (
+from zoo.artifacts.resolve import (
     Ref,
     checkpoint,
     dtype_of,
@@ -18,6 +14,10 @@ from zoo.verbs.resolve import (
     tflite_path,
     trained,
 )
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.registry import refs
+from zoo.registry.layout import CARD
+from zoo.registry.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +52,10 @@ def load(
             `zoo.errors`.
 
     """
-    from zoo.checkpoint import build
+    from zoo.registry.checkpoint import build
 
     if path := tflite_path(ref):
-        from zoo.export.tflite import load_tflite
+        from zoo.deploy.tflite import load_tflite
 
         return load_tflite(path)
     if isinstance(dtype, str):
@@ -67,7 +67,7 @@ def load(
             raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
         model = load_with(ref, adapter, dtype)
     elif pretrained and (folder := language_model(ref)):
-        from zoo.quantization.bridge import load as load_language_model
+        from zoo.quantization.language.opening import load as load_language_model
 
         return load_language_model(folder, device=device, dtype=dtype)
     elif pretrained:
@@ -86,12 +86,13 @@ def run(
 ) -> Any:
     """Run a model on a file, a picture or an array; return the task's result object.
 
-    For super resolution that is `zoo.tasks.enlarge.Enlarged`. With `out` it is saved there too.
+    For super resolution that is `zoo.tasks.super_resolution.enlarging.Enlarged`. With `out` it is
+    saved there too.
     """
     from zoo.tasks import task_of
 
     if path := tflite_path(ref):
-        from zoo.export.tflite import run_tflite
+        from zoo.deploy.tflite import run_tflite
 
         outcome = run_tflite(path, source)
         if out is not None:
@@ -158,7 +159,7 @@ def evaluate(
 
 def _record(ref: Ref, name: str, result: Mapping[str, Any]) -> None:
     """Store an evaluation in a checkpoint folder; a card that nobody edited is written anew."""
-    from zoo.card import render
+    from zoo.cards.model import render
 
     before = checkpoint(ref)
     file = before.path / CARD
@@ -188,12 +189,12 @@ def estimate(
 
     device = cost.target(target)
     if path := tflite_path(item):
-        from zoo.export.tflite_read import read_tflite
+        from zoo.deploy.tflite_read import read_tflite
 
         return cost.estimate(read_tflite(path), device, method=method)
     if not isinstance(item, str | Path | Recipe):
         return cost.estimate(item, device, method=method, input_shape=input_shape)
-    from zoo.checkpoint import build
+    from zoo.registry.checkpoint import build
 
     recipe = recipe_of(item)
     shape = input_shape or recipe.input_shape

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from zoo.card_parts import LICENSES, RELATIONS
+from zoo.hub.vocabulary import LICENSES, RELATIONS
 
 _LIMIT = 128 * 1024  # characters of front matter; the largest cards of the public Hub stay below
 _DEPTH = 50

@@ -1,0 +1,1 @@
+"""What a ref turned out to be: resolved once, at the top."""

@@ -1,0 +1,1 @@
+"""Cards: facts and a template make a README.md; and the check of one."""

@@ -1,0 +1,207 @@
+"""Cards: facts of a checkpoint, laid out by a template as README.md with the Hub's front matter.
+
+Every number comes from the checkpoint's own files or is computed here from the network; each
+says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards.parts import TARGETS as TARGETS
+from zoo.cards.parts import cost_rows, costs, fill, license_matter
+from zoo.content import content
+from zoo.registry.recipe import OPTIMIZERS, WEIGHT_BITS, Recipe
+
+if TYPE_CHECKING:
+    from zoo.cost import Cost
+    from zoo.registry.checkpoint import Checkpoint
+
+_METRIC_NAMES = {"psnr_y_db": "PSNR Y (dB)", "ssim_y": "SSIM Y"}
+_METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim"}
+_DATA_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+
+
+def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
+    """Return the card of a checkpoint: YAML front matter, then Markdown.
+
+    Args:
+        checkpoint: whose facts it shows.
+        repo: the repository it will stand in, for the lines to type; None takes the name.
+
+    """
+    recipe = checkpoint.recipe
+    if recipe.compress is not None:
+        from zoo.cards.quantized import render as render_quantized
+
+        return render_quantized(checkpoint, repo)
+    ref = repo or f"{recipe.name}.{checkpoint.tag}"
+    found = costs(recipe)
+    quality = _quality(checkpoint.metrics)
+    columns = sorted({name for _, values in quality for name in values})
+    data = checkpoint.config.get("data", {})
+    evaluations = checkpoint.metrics.get("evaluations", {})
+    return fill(
+        "model.md",
+        front_matter(checkpoint),
+        recipe=recipe,
+        ref=ref,
+        snippet=_snippet(recipe, ref),
+        facts=_facts(found[0], checkpoint),
+        quality_columns=[_METRIC_NAMES.get(name, name) for name in columns],
+        quality=[
+            (name, [_number(values.get(column)) for column in columns], "measured")
+            for name, values in [*quality, *_quality_in_float(checkpoint.metrics)]
+        ],
+        protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
+        shape="x".join(map(str, recipe.input_shape)),
+        costs=cost_rows(recipe),
+        notes=[(item.target, "; ".join(item.notes)) for item in found if item.notes],
+        training=_training(checkpoint),
+        data={
+            "source": data.get("source", "not recorded"),
+            "images": data.get("images", "?"),
+            "held_out_count": len(data.get("held_out", ())),
+            "sha256": data.get("sha256", "not recorded"),
+        },
+        license=checkpoint.license,
+        command=_command(checkpoint),
+        family=(content("cards") / "families" / f"{recipe.family}.md")
+        .read_text(encoding="utf-8")
+        .strip()
+        if (content("cards") / "families" / f"{recipe.family}.md").is_file()
+        else "Not described by the authors of this recipe.",
+        files=sorted(checkpoint.config["files"].items()),
+    )
+
+
+def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Return the card's metadata in the Hub's terms."""
+    recipe = checkpoint.recipe
+    matter: dict[str, Any] = {
+        **license_matter(checkpoint.license),
+        "library_name": "edge-zoo",
+        "pipeline_tag": recipe.task,
+        "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
+    }
+    source = checkpoint.config.get("data", {}).get("source", "")
+    if _DATA_ID.fullmatch(source):  # a data set of the Hub; of a folder, the name is recorded
+        matter["datasets"] = [source]
+    if recipe.train.init and "/" in recipe.train.init:  # it started from a repository of the Hub
+        matter["base_model"] = recipe.train.init.partition("@")[0]
+        matter["base_model_relation"] = "finetune"
+    quality = _quality(checkpoint.metrics)
+    if quality:
+        kinds = {_METRIC_TYPES[key] for _, values in quality for key in values}
+        results = [_model_index_entry(recipe, name, values) for name, values in quality]
+        matter["metrics"] = sorted(kinds)
+        matter["model-index"] = [{"name": recipe.name, "results": results}]
+    return matter
+
+
+def _model_index_entry(recipe: Recipe, name: str, values: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "task": {"type": recipe.task, "name": recipe.subtask},
+        "dataset": {"type": _slug(name), "name": name},
+        "metrics": [
+            {"type": _METRIC_TYPES[key], "name": _METRIC_NAMES[key], "value": value}
+            for key, value in values.items()
+        ],
+    }
+
+
+def _slug(text: str) -> str:
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(words[:6]) or "unknown"
+
+
+def _quality(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """Return (set of images, metric -> value) of all measurements, bicubic's left out."""
+    found = dict(metrics.get("evaluations", {}))
+    if "held_out" in metrics:
+        found["held out"] = metrics["held_out"]
+    return [
+        (f"{name} ({result['images']})", scores)
+        for name, result in found.items()
+        if (scores := {k: result[k] for k in _METRIC_NAMES if k in result})
+    ]
+
+
+def _quality_in_float(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """Return the same for the weights of an integer network, not rounded."""
+    found = metrics.get("evaluations", {})
+    plain = {
+        name: {**result["float"], "images": result["images"]}
+        for name, result in found.items()
+        if "float" in result
+    }
+    return [
+        (f"{name}, the same weights in float", scores)
+        for name, scores in _quality({"evaluations": plain})
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if value < 1 else f"{value:.2f}"
+
+
+def _snippet(recipe: Recipe, ref: str) -> str:
+    shape = ", ".join(map(str, recipe.input_shape))
+    return (
+        f'model = zoo.load("{ref}")  # takes ({shape}) and other sizes\n'
+        f'zoo.run("{ref}", "photo.jpg", "photo-large.png")'
+    )
+
+
+def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
+    kinds = ", ".join(f"{kind} {count}" for kind, count in cost.parameters.items() if count)
+    size = checkpoint.config["files"]["model.safetensors"]["bytes"]
+    facts = [] if checkpoint.quantization is None else [_arithmetic(checkpoint.quantization)]
+    return [
+        *facts,
+        ("parameters of the deployed network", kinds, "exact"),
+        ("MACs at the input shape below", f"{cost.macs:,}", "exact"),
+        ("weight file", f"{size:,} bytes", "exact"),
+    ]
+
+
+def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
+    bits = WEIGHT_BITS[quantization["scheme"]]
+    text = f"int8, weights of {bits} bits: the integers that the exported file computes"
+    return "arithmetic", text, "exact"
+
+
+def _training(checkpoint: "Checkpoint") -> str:
+    facts, train = checkpoint.metrics.get("training", {}), checkpoint.recipe.train
+    if not facts:
+        return "Not recorded."
+    state = "" if facts.get("complete") else " (unfinished)"
+    aware = f"Quantization-aware ({train.quant}), from {train.init}: " if train.quant else ""
+    taught = f"taught by {train.teacher}, " if train.teacher else ""
+    return aware + (
+        f"{facts['steps']} steps{state} of {facts['samples_per_step']} samples, {taught}"
+        f"{OPTIMIZERS[train.optimizer]}, peak rate "
+        f"{train.lr:g}, cosine, average of weights {train.ema_decay:g}; {facts['hours']:.2f} hours "
+        f"on {facts['device']} with {facts['threads']} thread(s), torch {facts['torch']}."
+    )
+
+
+def _command(checkpoint: "Checkpoint") -> str:
+    """Return the command that makes these weights; settings as the registry has them stay out."""
+    from zoo import registry
+
+    recipe = checkpoint.recipe
+    words = ["zoo train", recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
+    theirs = recipe.to_json()["train"]
+    ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}
+    if theirs.get("init") != ours.get("init"):
+        words.append(f"--from {theirs['init'] or 'none'}")
+    for key, value in theirs.items():
+        if key == "options":
+            old = ours.get("options", {})
+            words += [f"--set train.options.{k}={v}" for k, v in value.items() if old.get(k) != v]
+            words += [f"--set train.options.{k}=none" for k in old if k not in value]
+        elif key != "init" and ours.get(key) != value:
+            words.append(f"--set train.{key}={json.dumps(value)}")
+    return " ".join(words)

@@ -1,0 +1,136 @@
+"""The card of a quantized language model: `cards/quantized.md` filled with its facts."""
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.cards.parts import TARGETS, fill, license_matter
+
+if TYPE_CHECKING:
+    from zoo.registry.checkpoint import Checkpoint
+
+
+def render(checkpoint: "Checkpoint", repo: str | None) -> str:
+    """Return the card: front matter for the Hub, then Markdown that starts with the import."""
+    recipe = checkpoint.recipe
+    compress = recipe.compress
+    assert compress is not None, "the card of a trained model is another"
+    report = checkpoint.metrics.get("compression", {})
+    layers = report.get("layers", {})
+    return fill(
+        "quantized.md",
+        front_matter(checkpoint),
+        recipe=recipe,
+        compress=compress,
+        ref=repo or f"./{recipe.name}",
+        settings=", ".join(
+            [f"{key} {value}" for key, value in compress.options.items()]
+            + ([f"weights rotated first ({compress.rotate})"] if compress.rotate else [])
+        ),
+        report=report,
+        sizes=_sizes(checkpoint),
+        quality=[
+            (name, f"{result['perplexity']:.2f}", result["protocol"])
+            for name, result in checkpoint.metrics.get("evaluations", {}).items()
+            if "perplexity" in result
+        ],
+        costs=_costs(report["tensor_bytes"]) if report else [],
+        decode=checkpoint.metrics.get("decode"),
+        calibration=report.get("calibration"),
+        worst=sorted(
+            ((name, facts["relative_error"]) for name, facts in layers.items()),
+            key=lambda item: -item[1],
+        )[:5],
+        notes=[(name, note) for name, facts in layers.items() for note in facts["notes"]],
+        license=checkpoint.license,
+        command=_command(checkpoint),
+        files=sorted(checkpoint.config["files"].items()),
+    )
+
+
+def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Return the card's metadata in the Hub's terms."""
+    recipe = checkpoint.recipe
+    assert recipe.compress is not None
+    base = recipe.compress.base.split("@")[0]
+    return {
+        **license_matter(checkpoint.license),
+        "library_name": "transformers",
+        "pipeline_tag": recipe.task,
+        "base_model": base,
+        "base_model_relation": "quantized",
+        "tags": ["edge-zoo", recipe.compress.method, "edge", f"arxiv:{recipe.paper}"],
+    }
+
+
+def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
+    report = checkpoint.metrics.get("compression", {})
+    if not report:
+        return []
+    files = checkpoint.config["files"]
+    compress = checkpoint.recipe.compress
+    rows = "8 bits" if compress is not None and compress.embeddings else "floats"
+    weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
+    return [
+        ("weights packed", f"{report['weights']:,}", "exact"),
+        ("bits per packed weight, everything counted", f"{report['bits_per_weight']:.4f}", "exact"),
+        ("bytes of the packed weights", f"{report['packed_bytes']:,}", "exact"),
+        (
+            f"bytes of all tensors, embeddings in {rows}",
+            f"{report['tensor_bytes']:,}",
+            "exact",
+        ),
+        ("bytes of the weight files", f"{weights:,}", "exact"),
+        ("mean relative error of a layer", f"{report['relative_error']:.5f}", "measured"),
+    ]
+
+
+def _costs(tensor_bytes: int) -> list[tuple[str, str, str, str]]:
+    """Return (target, whether the weights fit, ms per token, how known) of the cards' targets.
+
+    One token at a time reads every weight once; where they stream from flash or DRAM, that alone
+    takes at least their bytes over its bandwidth.
+    """
+    from zoo import cost
+
+    rows = []
+    for name in TARGETS:
+        numbers = cost.target(name).numbers
+        flash, fits = numbers.get("flash_bytes"), "memory of any size"
+        if flash is not None:
+            fits = "yes" if tensor_bytes <= flash.value else "no"
+            fits += f", {flash.value:,.0f} bytes of flash"
+        source = next((k for k in ("dram", "flash") if f"{k}_bytes_per_s" in numbers), None)
+        if source is None:
+            rows.append((name, fits, "-", "no bandwidth given"))
+            continue
+        ms = 1000 * tensor_bytes / numbers[f"{source}_bytes_per_s"].value
+        rows.append((name, fits, f"{ms:,.3g}", f"estimated (bandwidth of its {source})"))
+    return rows
+
+
+def _command(checkpoint: "Checkpoint") -> str:
+    """Return the command that makes these weights."""
+    import json
+
+    from zoo import registry
+
+    recipe = checkpoint.recipe
+    compress = recipe.compress
+    assert compress is not None
+    text = (checkpoint.metrics.get("compression", {}).get("calibration") or {}).get("text")
+    tail = [*([f"--data {text}"] if text else []), f"--out {recipe.name}"]
+    if recipe.name in registry.names() and registry.find(recipe.name).compress == compress:
+        return " ".join(["zoo compress", recipe.name, *tail])
+    words = [f"zoo compress {compress.base} --method {compress.method}"]
+    words += [f"--set {key}={json.dumps(value)}" for key, value in compress.options.items()]
+    words += [f"--skip '{pattern}'" for pattern in compress.skip]
+    for pattern, values in compress.overrides.items():
+        words += [f"--override '{pattern}:{key}={value}'" for key, value in values.items()]
+    words += [f"--rest-dtype {compress.rest_dtype}"] if compress.rest_dtype else []
+    words += [f"--embeddings {compress.embeddings}"] if compress.embeddings else []
+    words += [f"--rotate {compress.rotate}"] if compress.rotate else []
+    words += [f"--budget {compress.budget:g}"] if compress.budget else []
+    words += [f"--tune {compress.tune_steps}"] if compress.tune_steps else []
+    if compress.tune_steps:
+        words += [f"--set tune_length={compress.tune_length} --set tune_lr={compress.tune_lr:g}"]
+    words += [f"--windows {compress.windows} --length {compress.length} --seed {compress.seed}"]
+    return " ".join([*words, *tail])

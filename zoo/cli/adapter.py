@@ -1,0 +1,254 @@
+"""The command `zoo adapter`: list, train, info, convert, fuse, compare."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import MismatchError
+
+if TYPE_CHECKING:
+    from zoo.adapters.format import SparseAdapter
+
+Arguments = argparse.Namespace
+_ADAPTER = "a name (zoo adapter list), org/repo[@revision], or a path: ./DIR"
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    actions = command("adapter", _none, "sparse adapters of a base model").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+
+    def action(name: str, act: Any, text: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=text, description=text)
+        sub.set_defaults(act=act)
+        for flag, about in (("--json", "print JSON"), ("--debug", "show the traceback")):
+            sub.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=about)
+        return sub
+
+    sub = action("list", _list, "list the named adapters")
+    sub.add_argument("pattern", nargs="?", default="*")
+    sub.add_argument("--base", metavar="REF", help="only those of this base model")
+    _add_train(action("train", _train, "train an adapter under Accelerate"))
+    sub = action("info", _info, "show an adapter: base, mask, size, what was measured")
+    sub.add_argument("adapter", help=_ADAPTER)
+    sub.add_argument("--base", metavar="REF", help="check it against this base; time a switch")
+    sub = action("convert", _convert, "make a sparse adapter of a fine-tune or PEFT's, or back")
+    sub.add_argument("source", help="a tuned model, a folder of PEFT (SHiRA, LoRA), or an adapter")
+    sub.add_argument("--base", metavar="REF", required=True, help="the base model")
+    sub.add_argument("--to", choices=["sparse", "peft"], default="sparse")
+    sub.add_argument("--density", type=float, default=0.01, help="share of the weights kept")
+    sub.add_argument("--out", required=True, metavar="DIR")
+    sub = action("fuse", _fuse, "make one adapter of several")
+    _several(sub)
+    sub.add_argument("--strategy", default="sum", help="sum, mean, ties, dare, priority, max-abs")
+    sub.add_argument("--out", required=True, metavar="FILE", help="a .safetensors file")
+    sub = action("compare", _compare, "report how adapters would interfere when fused")
+    _several(sub)
+    sub.add_argument("--strategy", default="sum", help="of the fusion whose loss is measured")
+    sub.add_argument("--orthogonality", action="store_true", help="also AWOM and AWOR")
+    sub.add_argument("--data", help="measure the loss on it: of the base, of each, and fused")
+    sub.add_argument("--picture", metavar="FILE", help="write the report as a picture too")
+
+
+def _add_train(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", help="a named adapter, or the name of a new one")
+    sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
+    sub.add_argument("--data", required=True, help="a folder, a file, or rendered:text[:COUNT]")
+    sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")
+    sub.add_argument("--base", metavar="REF", help="the base model, or where it lies here")
+    sub.add_argument(
+        "--task", help="of a new one: super-resolution, causal-lm, text-choice, denoising"
+    )
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                     help="e.g. mask.kind=snip, mask.density=0.01, train.lr=1e-3")  # fmt: skip
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--dtype", help="hold the base in this type, e.g. bfloat16")
+    sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
+    sub.add_argument("--device", choices=["cpu"], help="leave an accelerator alone")
+
+
+def _several(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("adapters", nargs="+", metavar="ADAPTER", help=_ADAPTER)
+    sub.add_argument("--base", metavar="REF", help="default: the one that the adapters name")
+    sub.add_argument("--weights", metavar="A,B,...", help="default: 1 each")
+
+
+def _none(args: Arguments) -> None:
+    raise MismatchError("expected an action: zoo adapter --help")
+
+
+def _print(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _list(args: Arguments) -> None:
+    from zoo.adapters import registry
+    from zoo.cli.models import _table
+
+    found = [registry.find(name) for name in registry.names(args.pattern, args.base)]
+    if args.json:
+        _print([recipe.to_json() for recipe in found])
+        return
+    if not found:
+        print(f"no adapter matches {args.pattern!r}; zoo adapter list shows all", file=sys.stderr)
+        return
+    rows = [("NAME", "BASE", "WEIGHTS", "WHAT")]
+    for recipe in found:
+        where = "shipped" if "file" in recipe.weights else str(recipe.weights.get("repo", "-"))
+        rows.append((recipe.name, recipe.base, where, recipe.summary))
+    _table(rows)
+
+
+def _train(args: Arguments) -> None:
+    from zoo.verbs.adapters import train_adapter
+
+    settings = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise MismatchError(f"--set {text!r}; expected KEY=VALUE, e.g. mask.density=0.01")
+        settings[key] = value
+    if args.seed is not None:
+        settings |= {"train.seed": str(args.seed), "mask.seed": str(args.seed)}
+    folder = train_adapter(
+        args.name,
+        args.out,
+        data=args.data,
+        base=args.base,
+        task=args.task,
+        data_license=args.data_license,
+        resume=args.resume,
+        dtype=args.dtype,
+        tracker=args.tracker,
+        device=args.device,
+        settings=settings,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        scores = folder.metrics["held_out"].items()
+        print(f"{folder.path}  held out: {', '.join(f'{k} {v:.6g}' for k, v in scores)}")
+
+
+def _info(args: Arguments) -> None:
+    from zoo.adapters import registry
+    from zoo.verbs.adapters import describe, file_of
+
+    adapter = registry.adapter(args.adapter)
+    facts = describe(adapter, file_of(args.adapter))
+    recipe = registry.about(args.adapter)
+    if recipe is not None:
+        facts["recipe"] = recipe.to_json()
+    if args.base:
+        from zoo.adapters.base import load_base
+        from zoo.verbs.adapters import switch_facts
+
+        facts["switch"] = switch_facts(load_base(args.base).model, adapter)
+    if args.json:
+        _print(facts)
+        return
+    name = recipe.name if recipe else args.adapter
+    print(f"{name}: {recipe.summary if recipe else 'a sparse adapter'}")
+    rows = {
+        "base": recipe.base if recipe else str(facts["metadata"].get("base", "not recorded")),
+        "changes": f"{facts['nnz']:,} of {facts['numel']:,} weights ({facts['density']:.2%}) in "
+        f"{len(facts['tensors'])} tensors, {facts['mode']}",
+        "file": f"{facts['bytes']:,} bytes, {facts['bytes'] / max(1, facts['nnz']):.2f} a weight",
+    }
+    if recipe:
+        license = recipe.weights.get("license") or recipe.data.get("license", "not stated")
+        rows["data"] = f"{recipe.data.get('source', 'not recorded')}; licence: {license}"
+        for key, value in recipe.facts.items():
+            pairs = value.items() if isinstance(value, dict) else ()
+            rows[key.replace("_", " ")] = ", ".join(f"{k} {v}" for k, v in pairs) or str(value)
+    if "switch" in facts:
+        switch = facts["switch"]
+        rows["switch"] = f"{switch['median_ms']:.3g} ms on and off, measured; base fits: yes"
+    width = max(map(len, rows))
+    for key, text in rows.items():
+        print(f"{key:{width}}  {text}")
+
+
+def _convert(args: Arguments) -> None:
+    from zoo.verbs.adapters import convert
+
+    path = convert(args.source, args.base, args.out, to=args.to, density=args.density)
+    print(json.dumps({"path": str(path)}) if args.json else path)
+
+
+def _chosen(args: Arguments) -> "tuple[dict[str, SparseAdapter], dict[str, float]]":
+    """Return the adapters by a short name, and their weights."""
+    from zoo.adapters import registry
+
+    labels = [Path(text).stem if text[:1] in "./~" else text for text in args.adapters]
+    if len(set(labels)) < len(labels):
+        labels = list(args.adapters)
+    weights = [1.0] * len(labels)
+    if args.weights:
+        try:
+            weights = [float(part) for part in args.weights.split(",")]
+        except ValueError:
+            raise MismatchError(f"--weights {args.weights!r}; expected numbers: 0.8,0.5") from None
+    if len(weights) != len(labels) or len(set(labels)) < len(labels):
+        raise MismatchError(f"{len(labels)} adapters and {len(weights)} weights; expected as many")
+    found = {
+        label: registry.adapter(text) for label, text in zip(labels, args.adapters, strict=True)
+    }
+    return found, dict(zip(labels, weights, strict=True))
+
+
+def _base_of(args: Arguments) -> Any:
+    from zoo.adapters import registry
+    from zoo.adapters.base import load_base
+
+    if args.base:
+        return load_base(args.base)
+    recipes = [registry.about(ref) for ref in args.adapters]
+    bases = {recipe.base for recipe in recipes if recipe}
+    if len(bases) != 1:
+        raise MismatchError(
+            f"the adapters name {len(bases)} base models ({', '.join(sorted(bases)) or 'none'}); "
+            "give --base REF"
+        )
+    return load_base(bases.pop())
+
+
+def _fuse(args: Arguments) -> None:
+    from zoo.adapters import fuse
+
+    chosen, weights = _chosen(args)
+    base = _base_of(args)
+    result = fuse(chosen, base.model, weights, args.strategy)
+    path = result.save(Path(args.out))
+    facts = {"path": str(path), "nnz": result.nnz, "bytes": path.stat().st_size}
+    if args.json:
+        _print(facts)
+    else:
+        print(f"{path}  {result.nnz:,} weights, {facts['bytes']:,} bytes")
+
+
+def _compare(args: Arguments) -> None:
+    from zoo.adapters import compare
+    from zoo.verbs.adapters import loss_on
+
+    chosen, weights = _chosen(args)
+    base = _base_of(args)
+    loss = loss_on(base, args.adapters[0], args.data) if args.data else None
+    report = compare(
+        chosen,
+        base.model,
+        weights,
+        orthogonality=args.orthogonality,
+        loss=loss,
+        strategy=args.strategy,
+    )
+    if args.picture:
+        report.picture(args.picture)
+    if args.json:
+        _print(report.to_json())
+    else:
+        print(report.table())

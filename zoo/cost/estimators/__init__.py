@@ -1,0 +1,1 @@
+"""Ways to know a latency, one file each; a file is found by being here."""

@@ -1,0 +1,1 @@
+"""Reading, checking and preparing what networks are fed with: pictures, text."""

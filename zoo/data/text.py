@@ -1,0 +1,123 @@
+"""What the text tasks share: reading files, blocks of tokens, scores of next tokens."""
+
+import csv
+import gzip
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+
+IGNORED = -100  # the label that the loss leaves out, as in transformers
+PADDING = -1  # in inputs: no token
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokenized examples.
+
+    Attributes:
+        train: rows that batches are drawn from.
+        held_out: rows never trained on; they choose the checkpoint.
+        fingerprint: SHA-256 over files and tokens.
+        facts: what a card says of the data.
+        choices: of a choice task: the token of each label.
+
+    """
+
+    train: Any
+    held_out: Any
+    fingerprint: str
+    facts: dict[str, Any]
+    choices: list[int] = field(default_factory=list)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file; `.gz` is unpacked."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MismatchError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise MismatchError(f"{path} is no UTF-8 text: {error}") from error
+
+
+def tokenize(folder: Path, text: str) -> Tensor:
+    """Return the token ids (n,) of a text, as the tokenizer of the model in `folder` cuts it."""
+    ids: list[int] = tokenizer(folder)(text, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model's folder; code of the folder is never run."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise MismatchError(f"{folder} has no tokenizer that can be used: {first}") from error
+
+
+def read_tsv(path: Path) -> list[list[str]]:
+    """Return the rows of a tab-separated file; quotes mean nothing."""
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return [row for row in reader if row]
+
+
+def one_of(folder: Path, *names: str) -> Path:
+    """Return the first of these files that is there."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise MismatchError(f"{folder} has none of {', '.join(names)}")
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return the SHA-256 of parts, as text."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(f"{part}\0".encode())
+    return state.hexdigest()
+
+
+def draw(total: int, size: int, seed: int, step: int) -> Tensor:
+    """Return the row numbers of one optimizer step's `total` samples, of `size` rows.
+
+    Each epoch is a permutation of its own; a function of (seed, step) alone.
+    """
+    numbers = torch.arange(step * total, (step + 1) * total)
+    epochs = numbers // size
+    found = torch.empty_like(numbers)
+    for epoch in epochs.unique().tolist():
+        generator = torch.Generator().manual_seed((seed << 20) + int(epoch) % (1 << 20))
+        order = torch.randperm(size, generator=generator)
+        here = epochs == epoch
+        found[here] = order[numbers[here] % size]
+    return found
+
+
+def forward(model: nn.Module, inputs: Tensor, last: int = 0) -> Tensor:
+    """Return logits `(N, T, V)` of token ids `(N, T)`; `PADDING` stands on the left.
+
+    `last` asks for the logits of the last positions only, which spares most of a large
+    vocabulary's matrix product.
+    """
+    mask = inputs >= 0
+    options: dict[str, Any] = {"logits_to_keep": last} if last else {}
+    if not bool(mask.all()):
+        options["attention_mask"] = mask.long()
+    return model(input_ids=inputs.clamp(min=0), use_cache=False, **options).logits
+
+
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy, in nats, of `targets` `(N, T)` under `logits` `(N, T, V)`."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)

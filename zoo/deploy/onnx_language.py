@@ -1,0 +1,249 @@
+"""Packed language models as ONNX: codes stay codes, and a Gather looks them up at run time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.deploy.onnx import OPSET, TOLERANCE, OnnxFile, packages
+from zoo.deploy.onnx import _quiet as quiet
+from zoo.errors import MismatchError
+from zoo.files import replacing
+from zoo.quantization.embeddings import PackedEmbedding, PackedHead, Rows, TiedHead
+from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.grids.uniform import Uniform
+from zoo.quantization.packed import PackedLinear, unpacked
+from zoo.quantization.packing import from_half_bits, unpack
+
+LIMIT = 2_000_000_000  # of one protocol buffer
+
+
+class Gathered(nn.Module):
+    """A packed layer in operators that ONNX has: one byte per code, looked up at run time.
+
+    Raises:
+        MismatchError: block scales, or a grid, that ONNX has no small form for.
+
+    """
+
+    def __init__(self, layer: PackedLinear) -> None:
+        super().__init__()
+        grid = layer.grid
+        self.rows, self.columns = grid.rows, grid.columns
+        if layer.options.scale_block:
+            raise MismatchError(
+                "block scales (scale_block) cannot be exported to ONNX; quantize without them"
+            )
+        codes = unpacked(layer.get_buffer("codes"), grid.index_bits, grid.cells)
+        self.register_buffer("codes", codes)
+        self.bias = layer.bias
+        if isinstance(grid, Codebooks):
+            self._keep_codebooks(layer, grid)
+        elif isinstance(grid, Uniform):
+            self._keep_steps(layer, grid)
+        else:
+            raise MismatchError(
+                f"{type(grid).__name__} weights have no form in ONNX; dequantize the model first: "
+                "model.dequantize()"
+            )
+        order = layer.get_buffer("order").long().argsort() if layer.options.act_order else None
+        self.register_buffer("place", order)
+
+    def _keep_codebooks(self, layer: PackedLinear, grid: Codebooks) -> None:
+        # Of a place's centroid in the table of all: (column group, row group, code).
+        size = 1 << grid.index_bits
+        group = torch.arange(grid.cells) // (grid.span // grid.dim)
+        self.register_buffer("across", group * grid.row_groups * size)
+        self.register_buffer("down", (torch.arange(grid.rows) // grid.group_rows * size)[:, None])
+        codebook, stored = layer.codebooks()
+        codebook = codebook.flatten(0, 2)
+        if stored is not None:
+            scale = from_half_bits(stored).flatten()
+            self.register_buffer("scale", scale.to(torch.float16)[:, None, None])
+        else:
+            codebook = codebook.view(torch.float16)
+            self.register_buffer("scale", None)
+        self.register_buffer("codebook", codebook.view(-1, size, grid.dim))
+
+    def _keep_steps(self, layer: PackedLinear, grid: Uniform) -> None:
+        self.register_buffer("group", torch.arange(grid.columns) // grid.span)
+        scale = from_half_bits(layer.get_buffer("scale")).to(torch.float16)
+        self.register_buffer("scale", scale.T.contiguous())
+        zero = unpack(layer.get_buffer("zero"), grid.index_bits, grid.rows)
+        self.register_buffer("zero", zero.T.contiguous())
+        self.register_buffer("codebook", None)
+
+    def weight(self) -> Tensor:
+        """Return W (rows, columns), the bits of `PackedLinear.dequantize`."""
+        codes = self.get_buffer("codes")
+        if self.codebook is not None:
+            table = self.get_buffer("codebook").to(torch.float32)
+            if self.scale is not None:
+                table = table * self.get_buffer("scale").to(torch.float32)
+            places = codes.to(torch.int64) + self.get_buffer("across") + self.get_buffer("down")
+            values = F.embedding(places, table.flatten(0, 1)).flatten(1)
+        else:
+            group = self.get_buffer("group")
+            zero = self.get_buffer("zero").to(torch.float32).index_select(1, group)
+            scale = self.get_buffer("scale").to(torch.float32).index_select(1, group)
+            values = scale * (codes.to(torch.float32) - zero)
+        values = values[:, : self.columns]
+        return values if self.place is None else values.index_select(1, self.get_buffer("place"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        return F.linear(x, self.weight(), self.bias)
+
+
+class GatheredRows(nn.Module):
+    """8-bit rows in operators that ONNX has: looked up by ids, ...
+
+    Args:
+        rows: of the packed embedding or head.
+        bias: of the head.
+
+    """
+
+    def __init__(self, rows: Rows, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.register_buffer("codes", rows.codes)
+        self.register_buffer("scale", rows.scale.view(torch.float16).unsqueeze(1))
+        self.bias = bias
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids (batch, length)."""
+        codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+        return codes[ids].to(torch.float32) * scale[ids].to(torch.float32)
+
+    def times(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+        return F.linear(x, codes.to(torch.float32) * scale.to(torch.float32), self.bias)
+
+
+class _Times(nn.Module):
+    """... or multiplied by: a head."""
+
+    def __init__(self, rows: GatheredRows) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows.times(x)
+
+
+def _gather(model: Any) -> None:
+    """Replace all that is packed in a language model."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, PackedLinear):
+            model.set_submodule(name, Gathered(layer))
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(table, PackedEmbedding):
+        rows = GatheredRows(table)
+        model.set_input_embeddings(rows)
+        if isinstance(head, TiedHead):
+            model.set_output_embeddings(_Times(rows))
+        elif isinstance(head, PackedHead):
+            model.set_output_embeddings(_Times(GatheredRows(head, head.bias)))
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+
+def export(
+    model: Any, path: Path, *, length: int = 32, metadata: Mapping[str, str] | None = None
+) -> OnnxFile:
+    """Write a packed language model as ONNX: `input_ids` (batch, length) to `logits`.
+
+    Codes and codebooks are 8-bit initializers and are decoded in the graph. ONNX Runtime folds
+    that away when it opens a file, unless its optimizer "ConstantFolding" is switched off, which
+    keeps memory at the size of the file.
+
+    Args:
+        model: as `zoo.load` gives it, in float32; its packed layers are replaced.
+        path: of the file.
+        length: tokens of the example that is exported with; the file takes any length.
+        metadata: stored in the file.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        MismatchError: it cannot be exported, is too large, or ONNX Runtime computes otherwise.
+
+    """
+    onnx, runtime = packages("onnxscript")
+    ids = torch.arange(2 * length).view(2, length) % model.config.vocab_size
+    with torch.no_grad():
+        wanted = model(input_ids=ids, use_cache=False).logits
+    _gather(model)
+    proto = _converted(_Logits(model).eval(), ids)
+    for node in proto.graph.node:  # the exporter leaves this machine's paths in stack traces
+        del node.metadata_props[:]
+    for key, value in (metadata or {}).items():
+        proto.metadata_props.add(key=key, value=value)
+    if (size := proto.ByteSize()) > LIMIT:
+        raise MismatchError(f"the ONNX file would have {size:,} bytes; at most {LIMIT:,} fit")
+    onnx.checker.check_model(proto)
+    error = 0.0
+    for some in (ids, ids[:1, : length // 2 + 1]):
+        found = _ran(runtime, proto, some)
+        error = max(error, _difference(found, wanted[: len(some), : some.shape[1]]))
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return OnnxFile(path=path, max_abs_error=error)
+
+
+def _converted(module: nn.Module, ids: Tensor) -> Any:
+    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                module,
+                (ids,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input_ids"],
+                output_names=["logits"],
+                dynamic_shapes=(dims,),
+                optimize=False,  # it would fold the codes into float weights
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds, from several packages
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MismatchError(f"cannot export the model to ONNX: {reason}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def _ran(runtime: Any, proto: Any, ids: Tensor) -> Tensor:
+    """Return what ONNX Runtime computes with the codes unfolded."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session = runtime.InferenceSession(
+        proto.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["ConstantFolding"],
+    )
+    return torch.from_numpy(session.run(["logits"], {"input_ids": ids.numpy()})[0])
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    if found.shape != wanted.shape:
+        raise MismatchError(
+            f"ONNX Runtime gives {tuple(found.shape)}; expected {tuple(wanted.shape)}"
+        )
+    error = float((found - wanted).abs().max())
+    allowed = TOLERANCE * max(1.0, float(wanted.abs().max()))
+    if not error <= allowed:
+        raise MismatchError(f"ONNX Runtime differs by {error:.3g}; allowed are {allowed:.3g}")
+    return error

@@ -1,0 +1,140 @@
+"""Integer ONNX files: QuantizeLinear and DequantizeLinear around every operator (QDQ).
+
+Runtimes recognise the pattern and compute in int8. They are not the device to the bit: ONNX
+multiplies a sum by one float32 factor and rounds halves to even, TFLite's fixed-point factor is
+rounded twice, halves away from zero. Sums, and all that only moves integers, are the same, so one
+operator differs by at most one step, where a product lies next to a half.
+
+ONNX Runtime has its own error on x86 processors without VNNI: its fastest kernels add pairs of
+products in 16 bits, which saturates (SESR: up to 19 steps). Its session setting
+`session.x64quantprecision = 1` avoids that; the comparison here uses it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.deploy.onnx import OnnxFile, packages
+from zoo.deploy.onnx_ops import Model
+from zoo.errors import MismatchError, MissingExtraError
+from zoo.files import write_bytes
+from zoo.graph.ir import Graph
+from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.post_training import quantize_at
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.values import channels_last, quantized
+
+_SIDE = 48  # pixels of a picture that a file is compared on
+
+
+def export_qdq(
+    module: nn.Module,
+    path: Path,
+    input_shape: tuple[int, ...],
+    calibration: Sequence[Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    options: Options = Options(),  # noqa: B008  # frozen
+) -> OnnxFile:
+    """Write a module in eval mode as an int8 ONNX file, compared in ONNX Runtime before.
+
+    The input is real, `(batch, C, H, W)` with the sizes of `input_shape`, and so is the output.
+
+    Args:
+        module: on the CPU, with its weights.
+        path: of the file, which is replaced in one step or not at all.
+        input_shape: of one inference, (1, C, H, W).
+        calibration: batches of inputs, `(N, C, H, W)`, that ranges are learned from.
+        metadata: stored in the file's metadata properties.
+        options: how ranges are chosen.
+
+    Raises:
+        MissingExtraError: onnx or onnxruntime is not installed.
+        MismatchError: the module or the inputs cannot be used, or ONNX Runtime computes
+            something else.
+
+    """
+    _, runtime = packages()
+    first = calibration[0] if calibration else torch.empty(0)
+    shapes = ((1, *first.shape[1:]), input_shape)
+    probe, graph = quantize_at(module, calibration, shapes, options)
+    content = qdq_model(graph, metadata).SerializeToString()
+    error, steps = _compare(runtime, module, probe, first)
+    write_bytes(path, content)
+    return OnnxFile(path=path, max_abs_error=error, max_steps=steps)
+
+
+def export_quantized(
+    module: nn.Module,
+    graph: Callable[[tuple[int, ...]], Graph],
+    path: Path,
+    input_shape: tuple[int, ...],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> OnnxFile:
+    """Write an integer network that has its ranges already, compared on random pixels before.
+
+    Args:
+        module: computes the integers for real inputs.
+        graph: gives its integer graph for an input shape.
+        path: of the file, which is replaced in one step or not at all.
+        input_shape: of one inference, (1, C, H, W).
+        metadata: stored in the file's metadata properties.
+
+    """
+    _, runtime = packages()
+    small = (2, input_shape[1], *(min(size, _SIDE) for size in input_shape[2:]))
+    x = torch.rand(small, generator=torch.Generator().manual_seed(0))
+    error, steps = _compare(runtime, module, graph((1, *small[1:])), x)
+    content = qdq_model(graph(input_shape), metadata).SerializeToString()
+    write_bytes(path, content)
+    return OnnxFile(path=path, max_abs_error=error, max_steps=steps)
+
+
+@torch.no_grad()
+def _compare(runtime: Any, module: nn.Module, graph: Graph, x: Tensor) -> tuple[float, int]:
+    """Return the largest error against the module, and against our integers in steps."""
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    content = qdq_model(graph).SerializeToString()
+    session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    given = torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
+    integers = IntegerNetwork(graph)(quantized(graph, channels_last(x)))
+    meaning = graph.tensors[graph.outputs[0]].quantization
+    assert meaning is not None
+    steps = (channels_last(given) / meaning.scale).round() + meaning.zero_point - integers
+    if not float(steps.abs().mean()) <= 1:
+        raise MismatchError(
+            f"ONNX Runtime is {float(steps.abs().mean()):.1f} steps away from the int8 "
+            f"{type(module).__name__}, on average; expected at most 1"
+        )
+    return float((given - module(x)).abs().max()), int(steps.abs().max())
+
+
+def qdq_model(graph: Graph, metadata: Mapping[str, str] | None = None) -> Any:
+    """Return the `onnx.ModelProto` of an int8 graph, with real inputs and outputs (N, C, H, W).
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        MismatchError: the graph is not int8, or an operator has no form here; it is named.
+
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError.of("onnx", "export") from error
+    first = graph.tensors[graph.inputs[0]]
+    if graph.layout != "channels_last" or first.dtype != "int8":
+        raise MismatchError(
+            f"an integer ONNX file is written from an int8 graph, not {first.dtype}; int16 "
+            "activations need --format tflite"
+        )
+    model = Model(graph, onnx).model()
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    return model

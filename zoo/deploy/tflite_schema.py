@@ -1,0 +1,185 @@
+"""The part of TFLite's schema (version 3) that networks here use, as data.
+
+Numbers are those of tensorflow/compiler/mlir/lite/schema/schema.fbs. Fields that would change what
+a file means, and that are not understood here, are listed as "present" so that a reader can refuse.
+"""
+
+from zoo.deploy.flatbuffer import Field, Table
+
+IDENTIFIER = b"TFL3"
+
+TENSOR_TYPES = {
+    "float32": 0,
+    "float16": 1,
+    "int32": 2,
+    "uint8": 3,
+    "int64": 4,
+    "bool": 6,
+    "int16": 7,
+    "int8": 9,
+    "float64": 10,
+}
+ACTIVATIONS = {None: 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}
+SAME, VALID = 0, 1
+
+# Operator: (builtin code, number in the union of options)
+OPERATORS = {
+    "ADD": (0, 11),
+    "AVERAGE_POOL_2D": (1, 5),
+    "CONCATENATION": (2, 10),
+    "CONV_2D": (3, 1),
+    "DEPTHWISE_CONV_2D": (4, 2),
+    "DEPTH_TO_SPACE": (5, 94),
+    "DEQUANTIZE": (6, 38),
+    "FULLY_CONNECTED": (9, 8),
+    "MAX_POOL_2D": (17, 5),
+    "MUL": (18, 21),
+    "RELU": (19, 0),
+    "RELU6": (21, 0),
+    "RESHAPE": (22, 17),
+    "RESIZE_BILINEAR": (23, 15),
+    "SOFTMAX": (25, 9),
+    "PAD": (34, 22),
+    "TRANSPOSE": (39, 26),
+    "MEAN": (40, 27),
+    "SUB": (41, 28),
+    "SQUEEZE": (43, 30),
+    "PRELU": (54, 0),
+    "MAXIMUM": (55, 39),
+    "MINIMUM": (57, 39),
+    "PADV2": (60, 43),
+    "RESIZE_NEAREST_NEIGHBOR": (97, 74),
+    "QUANTIZE": (114, 89),
+}
+
+
+def _table(title: str, /, **fields: Field) -> Table:
+    return Table(title, fields)
+
+
+def _int(slot: int, default: int = 0) -> Field:
+    return Field(slot, "int32", default=default)
+
+
+def _byte(slot: int) -> Field:
+    return Field(slot, "int8")
+
+
+def _flag(slot: int) -> Field:
+    return Field(slot, "bool", default=False)
+
+
+# Whether int16 sums of powers of two may be shifted rather than rescaled.
+_POT = Field(1, "bool", default=True)
+_POOL = _table(
+    "Pool2DOptions",
+    padding=_byte(0),
+    stride_w=_int(1),
+    stride_h=_int(2),
+    filter_width=_int(3),
+    filter_height=_int(4),
+    activation=_byte(5),
+)
+OPTIONS = {
+    1: _table(
+        "Conv2DOptions",
+        padding=_byte(0),
+        stride_w=_int(1),
+        stride_h=_int(2),
+        activation=_byte(3),
+        dilation_w=_int(4, 1),
+        dilation_h=_int(5, 1),
+    ),
+    2: _table(
+        "DepthwiseConv2DOptions",
+        padding=_byte(0),
+        stride_w=_int(1),
+        stride_h=_int(2),
+        depth_multiplier=_int(3),
+        activation=_byte(4),
+        dilation_w=_int(5, 1),
+        dilation_h=_int(6, 1),
+    ),
+    5: _POOL,
+    8: _table(
+        "FullyConnectedOptions",
+        activation=_byte(0),
+        weights_format=_byte(1),
+        keep_num_dims=_flag(2),
+    ),
+    9: _table("SoftmaxOptions", beta=Field(0, "float32", default=0.0)),
+    10: _table("ConcatenationOptions", axis=_int(0), activation=_byte(1)),
+    11: _table("AddOptions", activation=_byte(0), pot_scale_int16=_POT),
+    15: _table("ResizeBilinearOptions", align_corners=_flag(2), half_pixel_centers=_flag(3)),
+    17: _table("ReshapeOptions", new_shape=Field(0, "vector", "int32")),
+    21: _table("MulOptions", activation=_byte(0)),
+    22: _table("PadOptions"),
+    26: _table("TransposeOptions"),
+    27: _table("ReducerOptions", keep_dims=_flag(0)),
+    28: _table("SubOptions", activation=_byte(0), pot_scale_int16=_POT),
+    30: _table("SqueezeOptions", squeeze_dims=Field(0, "vector", "int32")),
+    38: _table("DequantizeOptions"),
+    39: _table("MaximumMinimumOptions"),
+    43: _table("PadV2Options"),
+    74: _table("ResizeNearestNeighborOptions", align_corners=_flag(0), half_pixel_centers=_flag(1)),
+    89: _table("QuantizeOptions"),
+    94: _table("DepthToSpaceOptions", block_size=_int(0)),
+}
+QUANTIZATION = _table(
+    "QuantizationParameters",
+    scale=Field(2, "vector", "float32"),
+    zero_point=Field(3, "vector", "int64"),
+    details=Field(5, "present"),
+    quantized_dimension=_int(6),
+)
+TENSOR = _table(
+    "Tensor",
+    shape=Field(0, "vector", "int32"),
+    type=_byte(1),
+    buffer=Field(2, "uint32"),
+    name=Field(3, "string"),
+    quantization=Field(4, "table", QUANTIZATION),
+    is_variable=_flag(5),
+    sparsity=Field(6, "present"),
+    shape_signature=Field(7, "vector", "int32"),
+    external_buffer=Field(10, "uint32"),
+)
+OPERATOR = _table(
+    "Operator",
+    opcode_index=Field(0, "uint32"),
+    inputs=Field(1, "vector", "int32"),
+    outputs=Field(2, "vector", "int32"),
+    builtin_options_type=Field(3, "uint8"),
+    builtin_options=Field(4, "union", OPTIONS, tag="builtin_options_type"),
+)
+SUBGRAPH = _table(
+    "SubGraph",
+    tensors=Field(0, "tables", TENSOR),
+    inputs=Field(1, "vector", "int32"),
+    outputs=Field(2, "vector", "int32"),
+    operators=Field(3, "tables", OPERATOR),
+    name=Field(4, "string"),
+)
+OPERATOR_CODE = _table(
+    "OperatorCode",
+    deprecated_builtin_code=_byte(0),
+    custom_code=Field(1, "string"),
+    version=_int(2, 1),
+    builtin_code=_int(3),
+)
+BUFFER = _table(
+    "Buffer",
+    data=Field(0, "vector", "uint8", align=16),
+    offset=Field(1, "uint64"),
+    size=Field(2, "uint64"),
+)
+METADATA = _table("Metadata", name=Field(0, "string"), buffer=Field(1, "uint32"))
+MODEL = _table(
+    "TFLite",
+    version=Field(0, "uint32"),
+    operator_codes=Field(1, "tables", OPERATOR_CODE),
+    subgraphs=Field(2, "tables", SUBGRAPH),
+    description=Field(3, "string"),
+    buffers=Field(4, "tables", BUFFER),
+    metadata=Field(6, "tables", METADATA),
+)

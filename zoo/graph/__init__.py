@@ -1,0 +1,1 @@
+"""The graph IR of a deployed module: traced, lowered, folded, rewritten, checked."""

@@ -1,0 +1,1 @@
+"""What makes stock transformers open what the zoo writes."""

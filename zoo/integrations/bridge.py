@@ -1,0 +1,192 @@
+"""Packed checkpoints in transformers: after `import zoo.quantization` its own loaders open them.
+
+`from_pretrained`, `generate`, `save_pretrained`, `dequantize`, `device_map` and `push_to_hub` are
+those of transformers; this registers a configuration and a quantizer under the method's name.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.quantizers import (
+    HfQuantizer,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from zoo.errors import MismatchError, ZooError
+from zoo.quantization import embeddings as tables
+from zoo.quantization.delta import Delta
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear
+
+if TYPE_CHECKING:
+    pass
+
+
+class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """`quantization_config` of a packed checkpoint: which layers are packed, and how.
+
+    Args:
+        format_version: of the layout of the stored tensors.
+        options: of `LayerOptions`, for every packed layer that `overrides` does not name.
+        overrides: name of a layer -> its options.
+        blocks: all linear layers below this name are packed ("" for the whole model), ...
+        modules_to_not_convert: ... but these.
+        bits_per_weight: stored bits of the packed layers, everything counted, per weight.
+        embeddings: bits of the rows of embedding and head, 8, or 0: they are floats.
+        tied: with those bits: the head has the rows of the embedding.
+
+    """
+
+    def __init__(
+        self,
+        format_version: int = FORMAT_VERSION,
+        options: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        blocks: str = "",
+        modules_to_not_convert: list[str] | None = None,
+        bits_per_weight: float | None = None,
+        embeddings: int = 0,
+        tied: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
+            raise MismatchError(
+                f"the checkpoint has format_version {format_version!r}; this zoo reads 1 to "
+                f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
+            )
+        self.quant_method = METHOD
+        self.format_version = format_version
+        self.options = dict(options or {})
+        self.overrides = {name: dict(value) for name, value in (overrides or {}).items()}
+        self.blocks = blocks
+        self.modules_to_not_convert = list(modules_to_not_convert or [])
+        self.bits_per_weight = bits_per_weight
+        if embeddings not in (0, 8):
+            raise MismatchError(f"embeddings is {embeddings!r}; this zoo reads 0 and 8 bits")
+        self.embeddings, self.tied = embeddings, bool(tied)
+        for value in (self.options, *self.overrides.values()):
+            LayerOptions.from_dict(value)  # refuses what is no option
+
+    def options_of(self, name: str, inner: str) -> LayerOptions | None:
+        """Return the options of a linear layer, or None if it is not packed.
+
+        Args:
+            name: of the layer in the model at hand.
+            inner: what the checkpoint's names have in front of it: "model." where the model is
+                loaded without its head.
+
+        """
+        full = f"{inner}{name}"
+        if self.blocks and not full.startswith(f"{self.blocks}."):
+            return None
+        if full in self.modules_to_not_convert:
+            return None
+        return LayerOptions.from_dict(self.overrides.get(full, self.options))
+
+
+class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts a `PackedLinear` where the checkpoint holds codes."""
+
+    requires_calibration = True
+
+    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+        config: ZooQuantizationConfig = self.quantization_config
+        inner = ""
+        if config.blocks and not _has(model, config.blocks):
+            inner = f"{config.blocks.split('.')[0]}."
+            if not _has(model, config.blocks.removeprefix(inner)):
+                raise MismatchError(
+                    f"the checkpoint packs the layers of {config.blocks!r}, which "
+                    f"{type(model).__name__} does not have"
+                )
+        pack(model, config, inner)
+        if config.embeddings:
+            tables.pack(model, tied=config.tied)
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        for name, module in model.named_modules():
+            if not isinstance(module, PackedLinear | tables.Rows):
+                continue
+            if not module.get_buffer("codes").is_meta:
+                try:
+                    module.check()
+                except ZooError as error:
+                    raise type(error)(f"{name}: {error}; take the files again") from error
+        return model
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
+        # A configuration that was saved meanwhile has the type as a text.
+        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+        tables.unpack(model, kind)
+        return unpack(model, kind)
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        """Say yes: the buffers are the checkpoint."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Say no: codes have no gradient."""
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        """Say yes: decoding is ordinary tensor code."""
+        return True
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def pack(model: nn.Module, config: ZooQuantizationConfig, inner: str = "") -> None:
+    """Replace the linear layers that `config` names by empty packed ones on the meta device."""
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not nn.Linear or (options := config.options_of(name, inner)) is None:
+            continue
+        with torch.device("meta"):
+            packed = PackedLinear(
+                layer.in_features,
+                layer.out_features,
+                options,
+                bias=layer.bias is not None,
+                dtype=layer.weight.dtype,
+            )
+        model.set_submodule(name, packed)
+
+
+def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Replace the packed layers by ordinary ones with the decoded weights (float32 for None)."""
+    dtype = dtype or torch.float32
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, PackedLinear):
+            continue
+        with torch.device("meta"):
+            plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+        weight = layer.dequantize()
+        if isinstance(layer.sidecar, Delta):
+            weight = layer.sidecar.add_to(weight)
+        plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+        model.set_submodule(name, plain)
+    return model
+
+
+def register() -> None:
+    """Tell transformers about the method, once."""
+    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(METHOD)(ZooQuantizationConfig)
+        register_quantizer(METHOD)(ZooQuantizer)
+
+
+register()

@@ -1,0 +1,294 @@
+"""What the page's Adapters tab shows, without the page: benches with a base and its adapters.
+
+A bench is shared by all visitors and serves one at a time: adapters go in for one answer and come
+out before the next, so that nobody's choice shows in anybody else's output. Nothing here knows
+Gradio; `zoo.page.tabs.adapters` lays it out.
+"""
+
+import copy
+import functools
+import html
+import importlib.util
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zoo.adapters import Switcher, compare, registry
+from zoo.adapters.base import Base, load_base, named
+from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, ZooError
+
+KINDS = {
+    "causal-lm": "text", "text-choice": "text", "denoising": "drawing",
+    "super-resolution": "picture",
+}  # fmt: skip
+PACKAGES = {"text": "transformers", "drawing": "diffusers"}  # which run these bases
+TOKENS, DRAWINGS, DRAWING_STEPS, ROUNDS = 24, 8, 20, 3
+MOST_PROMPT = 2000  # characters
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a visitor gets.
+
+    Attributes:
+        base: output of the base model, a text or a picture.
+        fused: output with the adapters in it.
+        weights: of the adapters that were in it.
+        changed: weights of the model that they changed.
+        switch_ms: adapters in and out again, median of `ROUNDS`, measured now; 0 without any.
+        peft_ms: the same with peft's SHiRA and the same adapters, merged and unmerged.
+        peft_why: why there is no such time, or nothing.
+        before: SHA-256 of the base before.
+        after: and after.
+        picture: how the adapters interfere, of two or more.
+
+    """
+
+    base: str | Image.Image
+    fused: str | Image.Image
+    weights: Mapping[str, float]
+    changed: int
+    switch_ms: float
+    peft_ms: float | None
+    peft_why: str
+    before: str
+    after: str
+    picture: Image.Image | None
+
+
+@dataclass(eq=False)
+class Bench:
+    """A base model and its adapters; loaded when it is first used.
+
+    Attributes:
+        ref: of the base model.
+        adapters: their names.
+
+    """
+
+    ref: str
+    adapters: tuple[str, ...]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pefts: "dict[str, Any]" = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What it makes: "text", "drawing" or "picture"."""
+        return KINDS[registry.find(self.adapters[0]).task]
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be used here, or nothing."""
+        package = PACKAGES.get(self.kind)
+        if package and importlib.util.find_spec(package) is None:
+            return str(MissingExtraError.of(package, "adapters"))
+        try:
+            named(self.ref)
+        except MissingWeightsError as error:
+            return str(error)
+        return ""
+
+    @functools.cached_property
+    def base(self) -> Base:
+        """The base model."""
+        return load_base(self.ref)
+
+    @functools.cached_property
+    def switcher(self) -> Switcher:
+        """What puts adapters in."""
+        switcher = Switcher(self.base.model)
+        for name in self.adapters:
+            switcher.register(name, registry.adapter(name))
+        return switcher
+
+    def answer(self, given: Any, weights: Mapping[str, float], strategy: str) -> Answer:
+        """Return what the base makes of an input, without and with adapters.
+
+        Args:
+            given: a prompt; or the number of a noise, or of a picture.
+            weights: by name; those of 0 take no part.
+            strategy: on overlaps; see `zoo.adapters.fusion`.
+
+        """
+        chosen = {name: float(w) for name, w in weights.items() if w}
+        if unknown := set(chosen) - set(self.adapters):
+            raise MismatchError(f"{self.ref} has no adapter {min(unknown)!r}")
+        with self._lock, torch.no_grad():
+            return self._answer(_checked(self.kind, given), chosen, strategy)
+
+    def _answer(self, given: Any, chosen: dict[str, float], strategy: str) -> Answer:
+        switcher, model = self.switcher, self.base.model
+        switcher.deactivate()  # also out of what an interrupted visitor left
+        before = switcher.verify()
+        makers: dict[str, Callable[[Base, Any], str | Image.Image]] = {
+            "text": _text,
+            "drawing": _drawing,
+            "picture": _picture,
+        }
+        make = makers[self.kind]
+        plain = make(self.base, given)
+        if not chosen:
+            return Answer(plain, plain, {}, 0, 0.0, None, "", before, switcher.verify(), None)
+        times = []
+        for _ in range(ROUNDS + 1):  # the first builds the plan
+            start = time.perf_counter()
+            switcher.activate(chosen, strategy=strategy)
+            switcher.deactivate()
+            times.append(time.perf_counter() - start)
+        with switcher.using(chosen, strategy=strategy):
+            fused = make(self.base, given)
+            changed = switcher.changed
+        found = {name: registry.adapter(name) for name in chosen}
+        picture = compare(found, model, chosen).picture() if len(chosen) > 1 else None
+        peft_ms, why = self._peft(sorted(chosen))
+        return Answer(
+            plain, fused, chosen, changed, statistics.median(times[1:]) * 1e3, peft_ms, why,
+            before, switcher.verify(), picture,
+        )  # fmt: skip
+
+    def _peft(self, names: list[str]) -> tuple[float | None, str]:
+        """Return how long peft takes to merge and unmerge the same adapters, or why it cannot."""
+        try:
+            wrapped = self._pefts.get("model") or self._wrapped(names)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for name in names:
+                    if name not in wrapped.peft_config:
+                        with tempfile.TemporaryDirectory() as folder:
+                            wrapped.load_adapter(self._exported(name, folder), adapter_name=name)
+                times = []
+                for _ in range(ROUNDS):
+                    start = time.perf_counter()
+                    wrapped.merge_adapter(names)
+                    wrapped.unmerge_adapter()
+                    times.append(time.perf_counter() - start)
+        except ImportError:
+            return None, "peft is not installed"
+        except MismatchError:
+            return None, "its SHiRA takes linear layers only"
+        return statistics.median(times) * 1e3, ""
+
+    def _wrapped(self, names: list[str]) -> Any:
+        """Return peft's model around a copy of the base: ours stays as it is."""
+        from peft import PeftModel
+
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path = self._exported(names[0], folder)
+            other = copy.deepcopy(self.base.model)
+            self._pefts["model"] = PeftModel.from_pretrained(other, path, adapter_name=names[0])
+        return self._pefts["model"]
+
+    def _exported(self, name: str, folder: str) -> Path:
+        from zoo.adapters.peft_bridge import to_peft
+
+        return to_peft(registry.adapter(name), folder, self.base.model)
+
+
+def benches() -> list[Bench]:
+    """Return a bench for every base model that has shipped adapters, texts first."""
+    found: dict[str, list[str]] = {}
+    for name in registry.names():
+        recipe = registry.find(name)
+        if "file" in recipe.weights and recipe.task in KINDS:
+            found.setdefault(recipe.base, []).append(name)
+    order = list(dict.fromkeys(KINDS.values()))
+    made = [Bench(ref, tuple(names)) for ref, names in found.items()]
+    return sorted(made, key=lambda bench: (order.index(bench.kind), bench.ref))
+
+
+def _checked(kind: str, given: Any) -> Any:
+    if kind != "text":
+        return int(given or 0) % 2**31
+    text = str(given or "").rstrip(" ")
+    if not text.strip():
+        raise MismatchError("There is no prompt yet: type one, or take an example.")
+    return text[:MOST_PROMPT]
+
+
+def _text(base: Base, prompt: str) -> str:
+    """Return the likeliest continuation of a prompt."""
+    ids = torch.tensor([base.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+    model: Any = base.model
+    found = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False,
+        pad_token_id=base.tokenizer.eos_token_id or 0,
+    )[0]  # fmt: skip
+    return str(base.tokenizer.decode(found[ids.shape[1] :], skip_special_tokens=True))
+
+
+def _drawing(base: Base, seed: int) -> Image.Image:
+    """Return pictures drawn from one noise by DDIM, side by side."""
+    try:
+        from diffusers import DDIMPipeline, DDIMScheduler
+    except ImportError:
+        raise MissingExtraError.of("diffusers", "adapters") from None
+    from zoo.tasks import denoising
+
+    scheduler = DDIMScheduler(denoising.STEPS, beta_schedule=denoising.SCHEDULE)
+    pipe: Any = DDIMPipeline(unet=base.model, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(
+        batch_size=DRAWINGS, num_inference_steps=DRAWING_STEPS, output_type="np",
+        generator=torch.Generator().manual_seed(seed),
+    ).images[..., 0]  # fmt: skip
+    rows = np.concatenate(np.split(np.concatenate(list(drawn), axis=1), 2, axis=1), axis=0)
+    image = Image.fromarray((rows * 255).round().astype(np.uint8))
+    return image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST)
+
+
+def _picture(base: Base, number: int) -> Image.Image:
+    """Return a quarter of a drawn page (even) or screen (odd), reduced and enlarged again."""
+    from zoo.data import render
+    from zoo.tasks.super_resolution import enlarging as enlarge
+
+    assert base.recipe is not None
+    scale = int(base.recipe.args["scale"])
+    original = render.picture(render.KINDS[number % 2], 1000, number // 2)
+    size = original.width // scale, original.height // scale
+    small = original.resize(size, Image.Resampling.BICUBIC)
+    large = enlarge.run(base.model, base.recipe, small).image.convert("RGB")
+    part = large.crop((0, 0, large.width // 2, large.height // 2))  # so that pixels can be seen
+    return part.resize((large.width, large.height), Image.Resampling.NEAREST)
+
+
+def facts(bench: Bench, answer: Answer) -> str:
+    """Return the HTML of the facts below the outputs."""
+    total = sum(p.numel() for p in bench.base.model.parameters())
+    same = answer.before == answer.after
+    if answer.peft_ms is not None:
+        times = answer.peft_ms / answer.switch_ms
+        note = f"{times:.0f} times as long: its SHiRA, the same adapters merged and unmerged"
+        peft = f"{answer.peft_ms:.3g} ms", f"{note}, measured now"
+    else:
+        peft = ("not possible" if answer.peft_why else "no adapter", f"peft: {answer.peft_why}")
+    cards = [
+        ("Switch, in and out", f"{answer.switch_ms:.3g} ms" if answer.weights else "no adapter",
+         f"measured now, {torch.get_num_threads()} threads"),
+        ("The same with peft", peft[0], peft[1] if answer.weights else ""),
+        ("Weights changed", f"{answer.changed / total:.2%}",
+         f"{answer.changed:,} of {total:,}"),
+        ("The base, to the bit", "unchanged" if same else "CHANGED",
+         f"SHA-256 before {answer.before[:12]}…, after {answer.after[:12]}…"),
+    ]  # fmt: skip
+    body = "".join(
+        f"<div><dt>{html.escape(title)}</dt><dd><b>{html.escape(value)}</b>"
+        f"<span>{html.escape(note)}</span></dd></div>"
+        for title, value, note in cards
+    )
+    return f'<dl class="zoo-facts">{body}</dl>'
+
+
+def complaint(error: Exception) -> str:
+    """Return what a visitor is told of an error."""
+    return html.escape(str(error) if isinstance(error, ZooError) else "This did not work.")

@@ -1,0 +1,1 @@
+"""Eight-bit integers: learned from a few inputs after training, or trained for."""

@@ -1,0 +1,131 @@
+"""Ranges of activations, observed on calibration inputs."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor as Array
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import LIMITS, Graph
+from zoo.runtime.floating import FloatNetwork
+
+Range = tuple[float, float]
+_BINS_KEPT = 2**16  # values of one batch that percentiles are taken of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How ranges are chosen, and what activations become.
+
+    Attributes:
+        activations: "int8", or "int16" for twice the memory and 256 times the resolution.
+        observer: "minmax" (everything seen fits), "percentile" (the largest values are cut) or
+            "moving_average" (of each batch's extremes).
+        percentile: per cent of the values of a batch inside the range on either side.
+        momentum: weight of the past in the moving average.
+
+    """
+
+    activations: Literal["int8", "int16"] = "int8"
+    observer: Literal["minmax", "percentile", "moving_average"] = "minmax"
+    percentile: float = 99.99
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.activations not in LIMITS:
+            raise MismatchError(f"activations are {self.activations!r}; expected int8 or int16")
+        if self.observer not in ("minmax", "percentile", "moving_average"):
+            raise MismatchError(
+                f"observer is {self.observer!r}; expected minmax, percentile or moving_average"
+            )
+        if not 50 < self.percentile <= 100 or not 0 <= self.momentum < 1:
+            raise MismatchError(
+                f"percentile is {self.percentile} (50 to 100), momentum {self.momentum} (0 to 1)"
+            )
+
+
+def observed(
+    at: Callable[[tuple[int, ...]], Graph],
+    calibration: Iterable[Array],
+    options: Options,
+    *,
+    like: tuple[int, ...] | None = None,
+) -> dict[str, Range]:
+    """Return the range of every activation, by tensor name.
+
+    Args:
+        at: gives the float graph for an input shape.
+        calibration: batches of inputs.
+        options: how ranges are chosen.
+        like: the shape of one inference; batches have as many dimensions and channels.
+
+    Raises:
+        MismatchError: there is no batch, or one cannot be used; it is named.
+
+    """
+    ranges: dict[str, Range] = {}
+    network: FloatNetwork | None = None
+    shape: tuple[int, ...] = ()
+    for number, batch in enumerate(calibration):
+        _check_batch(batch, number, like)
+        if network is None or tuple(batch.shape[1:]) != shape:
+            shape = tuple(batch.shape[1:])
+            network = FloatNetwork(at((1, *shape)))
+        seen: dict[str, Range] = {}
+
+        def observe(name: str, value: Array, seen: dict[str, Range] = seen) -> None:
+            seen[name] = _extremes(name, value, options)
+
+        network(batch.permute(0, 2, 3, 1) if batch.ndim == 4 else batch, observe=observe)
+        for name, found in seen.items():
+            ranges[name] = _merged(ranges.get(name), found, options)
+    if network is None:
+        raise MismatchError("there are no calibration inputs; give at least one batch")
+    return ranges
+
+
+def _check_batch(batch: Array, number: int, like: tuple[int, ...] | None) -> None:
+    if not isinstance(batch, Array) or not batch.is_floating_point() or batch.ndim < 2:
+        what = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Array) else type(batch)
+        raise MismatchError(f"calibration batch {number} is {what}; expected floats (N, ...)")
+    if like and (batch.ndim != len(like) or (batch.ndim == 4 and batch.shape[1] != like[1])):
+        size = ", ".join(map(str, ["N", like[1], "H", "W"] if len(like) == 4 else ["N", *like[1:]]))
+        raise MismatchError(
+            f"calibration batch {number} has the shape {tuple(batch.shape)}; the network takes "
+            f"({size}): give batches of its inputs"
+        )
+    if not batch.numel() or not bool(torch.isfinite(batch).all()):
+        raise MismatchError(f"calibration batch {number} is empty or not finite")
+    if float(batch.amax()) == float(batch.amin()):
+        raise MismatchError(
+            f"calibration batch {number} is constant ({float(batch.amax()):g}): ranges cannot be "
+            "learned from it; give real inputs"
+        )
+
+
+def _extremes(name: str, value: Array, options: Options) -> Range:
+    low, high = (float(limit) for limit in torch.aminmax(value))
+    if low == -math.inf and math.isfinite(high):  # the padding of a max pool
+        value = value[torch.isfinite(value)]
+        low = float(value.amin())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise MismatchError(f"{name} is not finite on the calibration inputs")
+    if options.observer != "percentile":
+        return low, high
+    flat = value.flatten()
+    step = max(1, flat.numel() // _BINS_KEPT)  # evenly, so that the result is the same each time
+    top = options.percentile / 100
+    cuts = torch.quantile(flat[::step].double(), torch.tensor([1 - top, top]).double())
+    return float(cuts[0]), float(cuts[1])
+
+
+def _merged(old: Range | None, new: Range, options: Options) -> Range:
+    if old is None:
+        return new
+    if options.observer == "moving_average":
+        m = options.momentum
+        return m * old[0] + (1 - m) * new[0], m * old[1] + (1 - m) * new[1]
+    return min(old[0], new[0]), max(old[1], new[1])

@@ -1,0 +1,205 @@
+"""Post-training quantization to int8, or to int16 activations with int8 weights (int16x8).
+
+The rules are TFLite's.
+Weights are symmetric, int8 in [-127, 127], with a scale per output channel (one for a fully
+connected layer, which older runtimes require); activations as in
+`zoo.quantization.int8.scales`; biases int32 (of int16 activations,
+int64) with the scale of the products they are added to.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor as Array
+from torch import nn
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import BIAS_DTYPE, LIMITS, MAC_KINDS, Graph, Op, Quantization, Tensor
+from zoo.graph.lower import lower
+from zoo.graph.rewrite import for_int16
+from zoo.quantization.int8.calibration import Options, Range, observed
+from zoo.quantization.int8.scales import SHARED, quantizations, short, symmetric
+
+
+def quantize(
+    module: nn.Module,
+    calibration: Iterable[Array],
+    input_shape: tuple[int, ...],
+    options: Options = Options(),  # noqa: B008  # frozen
+) -> Graph:
+    """Return the integer graph, channels last, of a module in eval mode.
+
+    Args:
+        module: on the CPU.
+        calibration: batches like those the network will see, `(N, C, H, W)` or whatever it takes.
+        input_shape: of one inference, e.g. (1, C, H, W); its sizes may differ from the batches'
+            where the network takes any size.
+        options: how ranges are chosen.
+
+    Raises:
+        MismatchError: the module or the calibration inputs cannot be used; says why.
+
+    """
+    (graph,) = quantize_at(module, calibration, [input_shape], options)
+    return graph
+
+
+def quantize_at(
+    module: nn.Module,
+    calibration: Iterable[Array],
+    input_shapes: Iterable[tuple[int, ...]],
+    options: Options = Options(),  # noqa: B008  # frozen
+) -> list[Graph]:
+    """Return the integer graph for each of several input shapes; see `quantize`."""
+    at = functools.cache(functools.partial(prepared, module, options=options))  # a trace is slow
+    shapes = list(input_shapes)
+    ranges = observed(at, calibration, options, like=shapes[-1])
+    return [quantize_graph(at(shape), ranges, options.activations) for shape in shapes]
+
+
+def prepared(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    options: Options = Options(),  # noqa: B008  # frozen
+) -> Graph:
+    """Return the float graph that ranges are observed on and that is quantized with them."""
+    graph = lower(module, input_shape)
+    return for_int16(graph) if options.activations == "int16" else graph
+
+
+def calibrate(
+    module: nn.Module,
+    calibration: Iterable[Array],
+    options: Options = Options(),  # noqa: B008  # frozen
+) -> dict[str, Range]:
+    """Return the range of every activation of the lowered module, by tensor name."""
+    return observed(functools.partial(prepared, module, options=options), calibration, options)
+
+
+def quantize_graph(
+    graph: Graph,
+    ranges: Mapping[str, Range],
+    activations: Literal["int8", "int16"] = "int8",
+    *,
+    weight_bits: int = 8,
+) -> Graph:
+    """Return a float graph, channels last, quantized with these ranges of its activations.
+
+    With fewer than 8 `weight_bits` the weights of convolutions and fully connected layers take
+    fewer of int8's values: 4 bits are -7 to 7.
+    """
+    meanings = quantizations(graph, ranges, activations)
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, NDArray[Any]] = {}
+    for name, tensor in graph.tensors.items():
+        if not tensor.is_parameter:
+            tensors[name] = dataclasses.replace(
+                tensor, dtype=activations, quantization=meanings[name]
+            )
+    ops = []
+    for op in graph.ops:
+        for name in op.inputs:
+            if graph.tensors[name].is_parameter and graph.tensors[name].kind != "bias":
+                tensors[name], values[name] = _parameter(
+                    graph, op, name, meanings, activations, weight_bits
+                )
+        if op.kind in MAC_KINDS:
+            _mac(graph, op, meanings, tensors, values)
+        ops.append(_finished(op, meanings, activations))
+    return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)
+
+
+def channel_axis(op: Op) -> int | None:
+    """Return the dimension of an op's weights that has a scale per index, None where one serves."""
+    return {"conv2d": 0, "depthwise_conv2d": 3}.get(op.kind)
+
+
+def _parameter(
+    graph: Graph,
+    op: Op,
+    name: str,
+    meanings: Mapping[str, Quantization],
+    activations: str,
+    weight_bits: int,
+) -> tuple[Tensor, NDArray[Any]]:
+    """Quantize weights, slopes and constants symmetrically.
+
+    The constant of a maximum or minimum has the quantization of its operands.
+    """
+    tensor, value = graph.tensors[name], graph.values[name].astype(np.float64)
+    if op.kind in SHARED or (op.kind not in MAC_KINDS and activations == "int16"):
+        meaning = symmetric(float(np.abs(value).max()), 8)
+        if op.kind in SHARED:
+            meaning = meanings[op.outputs[0]]
+        steps = np.rint(value / meaning.scale) + meaning.zero_point
+        changed = dataclasses.replace(tensor, dtype=activations, quantization=meaning)
+        return changed, np.clip(steps, *LIMITS[activations]).astype(activations)
+    axis, most = channel_axis(op), 127
+    if tensor.kind == "weight":
+        most = 2 ** (weight_bits - 1) - 1
+    others = tuple(i for i in range(value.ndim) if i != axis) if axis is not None else None
+    largest = np.abs(value).max(axis=others)
+    largest = np.where(largest > 0, largest, largest.max() or 1.0)  # a dead channel
+    scales = np.float32(largest / most).reshape(-1)
+    if op.kind == "fully_connected" and activations == "int16":
+        scales = np.array([short(float(scales[0]), 7)], np.float32)
+    shape = [1] * value.ndim
+    if axis is not None:
+        shape[axis] = -1
+    integers = np.clip(np.rint(value / scales.reshape(shape).astype(np.float64)), -most, most)
+    meaning = Quantization(
+        scales=tuple(map(float, scales)),
+        zero_points=(0,) * scales.size,
+        axis=axis if scales.size > 1 else None,
+    )
+    changed = dataclasses.replace(tensor, dtype="int8", quantization=meaning)
+    return changed, integers.astype(np.int8)
+
+
+def _mac(
+    graph: Graph,
+    op: Op,
+    meanings: Mapping[str, Quantization],
+    tensors: dict[str, Tensor],
+    values: dict[str, NDArray[Any]],
+) -> None:
+    """Quantize the bias of a layer, with the scale of its products."""
+    if len(op.inputs) < 3:
+        return
+    bias, weight = op.inputs[2], tensors[op.inputs[1]].quantization
+    assert weight is not None
+    scales = np.array(weight.scales, np.float64) * meanings[op.inputs[0]].scale
+    integers = np.rint(graph.values[bias].astype(np.float64) / scales)
+    dtype = BIAS_DTYPE[tensors[op.inputs[0]].dtype]
+    if np.any(np.abs(integers) >= (2**30 if dtype == "int32" else 2**36)):
+        raise MismatchError(
+            f"{op.label}: a bias of {np.abs(graph.values[bias]).max():g} is too large for its "
+            f"inputs of scale {meanings[op.inputs[0]].scale:g}; calibrate with real inputs"
+        )
+    values[bias] = integers.astype(dtype)
+    meaning = Quantization(
+        scales=tuple(float(np.float32(scale)) for scale in scales),
+        zero_points=(0,) * scales.size,
+        axis=0 if scales.size > 1 else None,
+    )
+    tensors[bias] = dataclasses.replace(graph.tensors[bias], dtype=dtype, quantization=meaning)
+
+
+def _finished(op: Op, meanings: Mapping[str, Quantization], activations: str) -> Op:
+    attributes = dict(op.attributes)
+    if attributes.get("activation") == "clamp":  # the output's range saturates there
+        low, _ = attributes.pop("activation_limits")
+        del attributes["activation"]
+        if low == 0 and activations == "int16":  # whose ranges are symmetric
+            attributes["activation"] = "relu"
+    if op.kind == "pad":
+        meaning, value = meanings[op.outputs[0]], attributes["value"]
+        low, high = (limit - meaning.zero_point for limit in LIMITS[activations])
+        steps = low if value == -math.inf else round(value / meaning.scale)
+        attributes["value"] = int(np.clip(steps, low, high))
+    return dataclasses.replace(op, attributes=attributes)

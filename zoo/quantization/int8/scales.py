@@ -1,0 +1,140 @@
+"""What integers of activations mean: their scales and zero points, from their ranges.
+
+Activations of int8 are asymmetric with one scale and zero point, those of int16 symmetric.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import LIMITS, Graph, Op, Quantization
+from zoo.quantization.int8.calibration import Range
+
+# Runtimes do not rescale in these: output and inputs share one quantization.
+SHARED = frozenset({"reshape", "transpose", "depth_to_space", "concat", "pad"})
+SHARED |= {"max_pool2d", "avg_pool2d", "relu6", "maximum", "minimum"}
+SHARED |= {"resize_nearest", "resize_bilinear"}
+
+
+def groups(graph: Graph) -> dict[str, str]:
+    """Return, for each activation, the first one (in the graph's order) whose quantization it has.
+
+    Operators that move or choose integers leave them as they are, so that all they read and
+    write has one scale and zero point.
+    """
+    owner = {name: name for name, tensor in graph.tensors.items() if not tensor.is_parameter}
+
+    def find(name: str) -> str:
+        while owner[name] != name:
+            name = owner[name]
+        return name
+
+    for op in graph.ops:
+        if op.kind in SHARED:
+            for name in op.inputs:
+                if name in owner:
+                    owner[find(name)] = find(op.outputs[0])
+    first: dict[str, str] = {}
+    order = [*graph.inputs, *(name for op in graph.ops for name in op.outputs)]
+    return {name: first.setdefault(find(name), name) for name in order}
+
+
+def quantizations(
+    graph: Graph, ranges: Mapping[str, Range], dtype: str = "int8"
+) -> dict[str, Quantization]:
+    """Return the quantization of each activation; those of a group (see `groups`) share one."""
+    owner = groups(graph)
+    wide: dict[str, Range] = {}
+    for name in owner:
+        if name not in ranges:
+            raise MismatchError(f"no range of {name!r} was observed; calibrate the same module")
+        low, high = ranges[name]
+        old = wide.get(owner[name], (0.0, 0.0))  # every range holds 0, which padding needs
+        wide[owner[name]] = min(old[0], low), max(old[1], high)
+    for op in graph.ops:
+        if op.attributes.get("activation") == "clamp":
+            group = owner[op.outputs[0]]
+            wide[group] = _clamped(op, wide[group])
+    if dtype == "int16":
+        return _symmetric_activations(graph, {name: wide[owner[name]] for name in owner}, owner)
+    meanings = {name: _affine(*wide[group]) for name, group in owner.items()}
+    for op in graph.ops:
+        if op.kind == "softmax":
+            meanings[op.outputs[0]] = Quantization(scales=(1 / 256,), zero_points=(-128,))
+        if op.kind in ("add", "sub") and op.inputs[-1] in graph.values:
+            _align(graph, op, meanings, {n for n in owner if owner[n] == owner[op.inputs[0]]})
+    return meanings
+
+
+def _symmetric_activations(
+    graph: Graph, wide: Mapping[str, Range], owner: Mapping[str, str]
+) -> dict[str, Quantization]:
+    """Return the int16 quantizations of activations with these ranges.
+
+    LiteRT computes the factor of a MUL in float32, TFLite Micro in float64; in a fully connected
+    layer TFLite Micro keeps 15 bits of the factor, LiteRT all. The factors are the same, and
+    exact, when the scales of inputs have 8 bits, those of weights 7, and the output's is a power
+    of two; of 16 bits of range that costs less than one.
+    """
+    exact = ("mul", "fully_connected")
+    products = {owner[op.outputs[0]] for op in graph.ops if op.kind in exact}
+    meanings = {
+        name: symmetric(max(-low, high), 1 if owner[name] in products else 8)
+        for name, (low, high) in wide.items()
+    }
+    for op in graph.ops:
+        if op.kind == "softmax":
+            meanings[op.outputs[0]] = Quantization(scales=(1 / 32768,), zero_points=(0,))
+    return meanings
+
+
+def symmetric(largest: float, bits: int) -> Quantization:
+    """Return the int16 quantization whose scale has so many bits."""
+    scale = short((max(largest, 1e-6) if largest else 1.0) / LIMITS["int16"][1], bits)
+    return Quantization(scales=(scale,), zero_points=(0,))
+
+
+def short(scale: float, bits: int) -> float:
+    """Return a scale rounded up to so many significant bits."""
+    fraction, exponent = math.frexp(scale)
+    return math.ldexp(math.ceil(fraction * 2**bits), exponent - bits)
+
+
+def _clamped(op: Op, seen: Range) -> Range:
+    """Return the range that makes saturation do the work of a clamp."""
+    low, high = op.attributes["activation_limits"]
+    low, high = seen[0] if low is None else low, seen[1] if high is None else high
+    if not low <= 0 <= high or low == high:
+        raise MismatchError(f"{op.label}: a clamp to ({low}, {high}) does not hold 0")
+    return float(low), float(high)
+
+
+def _affine(low: float, high: float) -> Quantization:
+    # An activation that is always 0 (a dead layer) may have any scale.
+    scale = float(np.float32(max(high - low, 1e-8) / 255 if high > low else 1 / 255))
+    zero = int(np.clip(round(-128 - low / scale), -128, 127))
+    return Quantization(scales=(scale,), zero_points=(zero,))
+
+
+def _align(graph: Graph, op: Op, meanings: dict[str, Quantization], shared: set[str]) -> None:
+    """Make `x + scalar` exact: the scalar a whole number of steps, the output shifted by it.
+
+    SESR begins with y - 0.5: with y in 254 steps instead of 255, 0.5 is 127 of them.
+    """
+    constant = graph.values[op.inputs[-1]]
+    source = meanings[op.inputs[0]]
+    if constant.size != 1 or op.inputs[0] in graph.values or "activation" in op.attributes:
+        return
+    added = float(constant.flat[0]) * (1 if op.kind == "add" else -1)
+    steps = math.floor(abs(added) / source.scale + 1e-6)
+    if not steps:
+        return
+    scale = float(np.float32(abs(added) / steps))
+    zero = source.zero_point - int(math.copysign(steps, added))
+    if not -128 <= zero <= 127:
+        return
+    for name in shared:
+        meanings[name] = Quantization(scales=(scale,), zero_points=(source.zero_point,))
+    meanings[op.outputs[0]] = Quantization(scales=(scale,), zero_points=(zero,))

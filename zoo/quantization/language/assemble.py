@@ -1,0 +1,124 @@
+"""The finished folder: packed weights, configuration, tokenizer; opened by transformers."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.files import replacing, write_json
+from zoo.quantization.embeddings import quantize_rows
+from zoo.quantization.language import shards
+from zoo.quantization.language.pipeline import Job, convert
+from zoo.quantization.language.source import COMPANIONS, CONFIG
+from zoo.quantization.options import LayerOptions
+
+SHARD_BYTES = 5_000_000_000
+
+
+def assemble(
+    job: Job, out: Path, *, tuned: bool = False, shard_bytes: int = SHARD_BYTES
+) -> dict[str, Any]:
+    """Write the packed checkpoint of a finished job; return its sizes.
+
+    `config.json` comes last: a folder without it is no checkpoint. With `tuned`, the blocks are
+    those that `zoo.quantization.language.tuning` wrote.
+
+    Returns:
+        `bits_per_weight` of the packed layers, everything counted; `weights`, how many numbers
+        they stand for; `tensor_bytes`, of the whole file without its header.
+
+    """
+    (out / CONFIG).unlink(missing_ok=True)
+    outside = job.work / "outside.safetensors"
+    _write_outside(job, outside, tuned)
+    block = job.tuned_file if tuned else job.block_file
+    files = [outside, *(block(index) for index in range(job.count))]
+    total = shards.assemble(files, out, limit=shard_bytes)
+    for name in COMPANIONS:
+        if (job.source.folder / name).is_file():
+            with replacing(out / name) as temporary:
+                shutil.copyfile(job.source.folder / name, temporary)
+    layers = job.state["layers"]
+    weights = sum(item["shape"][0] * item["shape"][1] for item in layers.values())
+    bits = sum(item["bits"] for item in layers.values())
+    facts = {
+        "bits_per_weight": bits / weights if weights else 0.0,
+        "weights": weights,
+        "packed_bytes": bits // 8,
+        "tensor_bytes": total,
+    }
+    write_json(out / CONFIG, _config(job, facts["bits_per_weight"]))
+    return facts
+
+
+def _write_outside(job: Job, path: Path, tuned: bool) -> None:
+    """Write what lies outside the blocks: embeddings, last norm, head."""
+    from safetensors.torch import load_file, save_file
+
+    prefix = f"{job.prefix}."
+    names = [name for name in job.source.files if not name.startswith(prefix)]
+    values = job.source.tensors(names)
+    if tuned:
+        found = load_file(job.tuned_outside)
+        values |= {name: found[name].to(old) for name, old in values.items() if name in found}
+    tensors: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if job.plan.embeddings and name in job.tables.values():
+            packed = quantize_rows(value)
+            tensors |= {f"{name.removesuffix('weight')}{key}": t for key, t in packed.items()}
+        else:
+            tensors[name] = convert(value, job.plan.rest_dtype).contiguous()
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
+    """Return the source's configuration with the quantization's."""
+    from zoo.quantization.language import blocks
+    from zoo.quantization.packed import FORMAT_VERSION, METHOD
+
+    layers = job.state["layers"]
+    usual = _most_common([item["options"] for item in layers.values()])
+    overrides = {name: item["options"] for name, item in layers.items() if item["options"] != usual}
+    names = [
+        f"{job.prefix}.{index}.{name}"
+        for index, block in enumerate(job.blocks)
+        for name in blocks.linears(block)
+    ]
+    config = dict(job.source.raw_config)
+    if job.plan.rest_dtype:
+        config.pop("torch_dtype", None)
+        config["dtype"] = job.plan.rest_dtype
+    if job.plan.embeddings:  # tied by the packed head: transformers ties float parameters
+        config["tie_word_embeddings"] = False
+    return {
+        **config,
+        "quantization_config": {
+            "quant_method": METHOD,
+            "format_version": FORMAT_VERSION,
+            # In full: the defaults of another version may be others.
+            "options": _in_full(usual),
+            "overrides": {name: _in_full(options) for name, options in overrides.items()},
+            "blocks": job.prefix,
+            "modules_to_not_convert": [name for name in names if name not in layers],
+            "bits_per_weight": bits_per_weight,
+            "embeddings": job.plan.embeddings,
+            "tied": job.plan.embeddings > 0 and "head" not in job.tables,
+        },
+    }
+
+
+def _in_full(options: dict[str, Any]) -> dict[str, Any]:
+    return dataclasses.asdict(LayerOptions.from_dict(options))
+
+
+def _most_common(options: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = [json.dumps(item, sort_keys=True) for item in options]
+    if not texts:
+        raise MismatchError("every layer is skipped: there is nothing to quantize")
+    best: dict[str, Any] = json.loads(max(sorted(set(texts)), key=texts.count))
+    return best

@@ -1,0 +1,164 @@
+"""From a folder of a language model to the folder of its quantized form, in one call."""
+
+import dataclasses
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.text import read_text, tokenize
+from zoo.errors import MismatchError, ZooError
+from zoo.files import probe, sha256, write_json
+from zoo.quantization.language import assemble, calibration
+from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
+from zoo.quantization.language.source import CONFIG, Source
+from zoo.quantization.plan import Plan
+from zoo.quantization.team import Team
+
+REPORT = "report.json"
+
+
+def compress_model(
+    folder: Path,
+    out: Path,
+    plan: Plan,
+    *,
+    text: Path | None = None,
+    resume: bool = False,
+    shard_bytes: int = assemble.SHARD_BYTES,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Quantize the language model in `folder` into `out`; return what happened, as `report.json`.
+
+    Args:
+        folder: a model that transformers saved, in safetensors.
+        out: a new folder, or that of a job to resume.
+        plan: how to quantize, and how to calibrate.
+        text: the calibration text; only plans of plain rounding go without.
+        resume: go on with a job that was killed; the result has the same bytes.
+        shard_bytes: greatest size of a weight file.
+        device: a torch device; None takes Accelerate's.
+
+    Raises:
+        MismatchError: `out` holds something else, or a job and `resume` is off; the text is too
+            short; the model is damaged or has no blocks.
+        MissingWeightsError, UnsafeFileError: see `Source`.
+
+    """
+    began = time.perf_counter()
+    team = Team(device)
+    source = Source(folder)
+    if (out / CONFIG).is_file():
+        raise MismatchError(f"{out} holds a finished model; choose another --out, or remove it")
+    if team.is_main:
+        probe(out)
+    ids, facts, stream = None, None, None
+    needed = plan.calibrates or plan.tune_steps or plan.budget
+    if needed and text is not None:
+        _check_length(source, plan)
+        stream = tokenize(folder, read_text(text))
+        ids = calibration.windows(stream, count=plan.windows, length=plan.length, seed=plan.seed)
+        facts = {"text": text.name, "sha256": sha256(text), "tokens": len(stream)}
+    base = source.facts() if plan.rotate else None
+    if plan.rotate:
+        source = _rotated(source, plan, out / "work" / "rotated", team)
+    if plan.budget:
+        plan = _mixed(source, plan, out / "work", ids, team)
+    job = Job(source, plan, out / "work", ids, team=team, resume=resume)
+    job.run()
+    report: dict[str, Any] = {}
+    if team.is_main:
+        tuned = _tuned(job, stream) if plan.tune_steps else None
+        sizes = assemble.assemble(job, out, tuned=tuned is not None, shard_bytes=shard_bytes)
+        report = _report(job, sizes, facts, time.perf_counter() - began)
+        if tuned is not None:
+            report["tuning"] = tuned
+        if base is not None:  # not the rotated copy of it
+            report["model"] = base
+        write_json(out / REPORT, report)
+    report = team.gather(report)[0]
+    job.remove()
+    return report
+
+
+def _rotated(source: Source, plan: Plan, folder: Path, team: Team) -> Source:
+    """Return the source with rotated weights, which the first process writes."""
+    from zoo.quantization.language.rotate import rotate_model
+
+    problem: ZooError | None = None
+    if team.is_main:
+        try:
+            rotate_model(source.folder, folder, plan.rotate, seed=plan.seed)
+        except ZooError as error:
+            problem = error
+    problem = team.gather(problem)[0]  # nobody waits for a process that has refused
+    if problem is not None:
+        raise problem
+    return Source(folder)
+
+
+def _mixed(source: Source, plan: Plan, work: Path, ids: Tensor | None, team: Team) -> Plan:
+    """Return the plan with every layer's share of its budget."""
+    from zoo.quantization.language import mixed
+
+    if ids is None:
+        raise MismatchError("a budget of bits is shared out by a text: give one with --data TEXT")
+    path = work / "allocation.json"
+    key = {"ids": tensor_digest(ids), "plan": plan.to_json(), "model": source.facts()}
+    key = json.loads(json.dumps(key))
+    shares: dict[str, Any] | None = None
+    if team.is_main:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        shares = known["shares"] if known.get("key") == key else None
+        if shares is None:
+            shares = mixed.overrides(source.folder, plan, ids, team.device)
+            write_json(path, {"key": key, "shares": shares})
+    shares = team.gather(shares)[0]
+    assert shares is not None, "the first process found them"
+    # What the user set for a layer comes first: the first pattern that fits counts.
+    return dataclasses.replace(plan, overrides={**plan.overrides, **shares})
+
+
+def _tuned(job: Job, stream: Tensor | None) -> dict[str, Any]:
+    from zoo.quantization.language.tuning import tune
+
+    if stream is None:
+        raise MismatchError("tuning needs a text: give one with --data TEXT")
+    return tune(job, stream)
+
+
+def _check_length(source: Source, plan: Plan) -> None:
+    longest = getattr(source.config, "max_position_embeddings", None)
+    if longest is not None and plan.length > longest:
+        raise MismatchError(
+            f"windows of {plan.length} tokens; {source.folder} takes at most {longest} (--length)"
+        )
+
+
+def _report(
+    job: Job, sizes: dict[str, Any], text: dict[str, Any] | None, seconds: float
+) -> dict[str, Any]:
+    """Return everything that is known about a finished job."""
+    layers = job.state["layers"]
+    errors = [item["relative_error"] for item in layers.values()]
+    return {
+        **sizes,
+        "relative_error": sum(errors) / len(errors) if errors else 0.0,
+        "plan": job.plan.to_json(),
+        "calibration": text,
+        "model": job.fingerprint["model"],
+        "processes": job.team.size,
+        "device": job.team.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": sys.platform,
+        "seconds": round(seconds, 1),
+        "peak_bytes": peak_bytes(),
+        "layers": layers,
+    }

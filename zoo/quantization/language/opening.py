@@ -1,0 +1,79 @@
+"""A language model's folder, packed or not, opened by transformers without trusting it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo.errors import MismatchError, MissingWeightsError, ZooError
+from zoo.quantization.language.source import Source
+from zoo.quantization.packed import METHOD
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers to terminals."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load(
+    folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+) -> "PreTrainedModel":
+    """Return the language model in a folder, packed or not, in eval mode.
+
+    Code of the folder is never run, pickles are never opened, and every tensor must fit: where
+    transformers warns and goes on with random numbers, this raises.
+
+    Raises:
+        MissingWeightsError: tensors are missing.
+        MismatchError: tensors are left over or have other shapes; no language model.
+
+    """
+    from transformers import AutoModelForCausalLM
+
+    source = Source(folder)
+    method = source.raw_config.get("quantization_config", {}).get("quant_method")
+    if method not in (None, METHOD):
+        raise MismatchError(
+            f"{folder} was quantized with {method!r}; load it with transformers and the package "
+            "that method needs"
+        )
+    try:
+        with quiet():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                device_map=device,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except ZooError:
+        raise
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise MismatchError(f"transformers cannot load {folder}: {first}") from error
+    if found["missing_keys"]:
+        raise MissingWeightsError(
+            f"{folder} lacks {sorted(found['missing_keys'])[0]!r}; take the whole folder again"
+        )
+    for kind in ("unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            raise MismatchError(f"{folder}: {kind.replace('_', ' ')}: {sorted(found[kind])[0]}")
+    return model.eval()

@@ -1,0 +1,19 @@
+"""What there is and where it lies: recipes by name, refs, checkpoints. Free of torch."""
+
+from zoo.registry.catalogue import (
+    all_recipes,
+    find,
+    importable_models,
+    names,
+    shipped_tags,
+    weights_folder,
+)
+
+__all__ = [
+    "all_recipes",
+    "find",
+    "importable_models",
+    "names",
+    "shipped_tags",
+    "weights_folder",
+]

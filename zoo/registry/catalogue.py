@@ -1,0 +1,109 @@
+"""What there is: recipes of the built-in families and of installed third-party packages.
+
+A family is a module of `zoo.recipes` with a tuple `RECIPES`; it is found by being there. A
+third-party package offers the same through an entry point of the group `zoo.recipes` whose
+value is a module or such a tuple.
+"""
+
+import fnmatch
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import zoo.recipes
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.registry.recipe import Recipe
+
+ENTRY_POINTS = "zoo.recipes"
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def _collect() -> Iterable[tuple[str, Recipe]]:
+    for module in pkgutil.iter_modules(zoo.recipes.__path__):
+        source = f"zoo.recipes.{module.name}"
+        for recipe in importlib.import_module(source).RECIPES:
+            yield source, recipe
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            loaded = point.load()
+        except Exception as error:  # whatever another package's code raises
+            raise MismatchError(
+                f"entry point {point.name} ({point.value}) cannot be loaded: "
+                f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
+            ) from error
+        for recipe in getattr(loaded, "RECIPES", loaded):
+            yield f"entry point {point.name} ({point.value})", recipe
+
+
+@functools.cache
+def all_recipes() -> Mapping[str, Recipe]:
+    """Return every recipe by name, in name order; numbers in names count as numbers.
+
+    Raises:
+        MismatchError: two sources define the same name, or an entry point holds no recipes or
+            cannot be imported.
+
+    """
+    found: dict[str, tuple[str, Recipe]] = {}
+    for source, recipe in _collect():
+        if not isinstance(recipe, Recipe):
+            raise MismatchError(f"{source} holds {recipe!r}; expected a zoo.Recipe")
+        if recipe.name in found:
+            raise MismatchError(
+                f"recipe {recipe.name!r} is defined by {found[recipe.name][0]} and by {source}; "
+                "rename one, or uninstall the package that brings it"
+            )
+        found[recipe.name] = (source, recipe)
+    return MappingProxyType({name: found[name][1] for name in sorted(found, key=_natural)})
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Return the recipe names that match a shell-style pattern."""
+    return [name for name in all_recipes() if fnmatch.fnmatchcase(name, pattern)]
+
+
+def find(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        UnknownNameError: there is none; the message lists near misses.
+
+    """
+    recipes = all_recipes()
+    if name not in recipes:
+        raise UnknownNameError.near("recipe", name, recipes, "type: zoo list")
+    return recipes[name]
+
+
+def weights_folder() -> Path:
+    """Return the folder of the checkpoints that this package ships, `<name>.<tag>`."""
+    return WEIGHTS
+
+
+def shipped_tags(name: str) -> list[str]:
+    """Return the tags of the weights that this package ships for a recipe."""
+    return sorted(
+        folder.name.partition(".")[2]
+        for folder in WEIGHTS.glob(f"{name}.*")
+        if (folder / "config.json").is_file()
+    )
+
+
+def importable_models() -> tuple[str, ...]:
+    """Return the module prefixes that a checkpoint may name its network from.
+
+    Only the zoo's own models and those of installed third-party recipes: a config file that
+    came with weights never chooses what code runs.
+    """
+    trained = (recipe for recipe in all_recipes().values() if recipe.compress is None)
+    own = {recipe.model.split(":")[0] for recipe in trained}
+    return ("zoo.models.", *sorted(own))

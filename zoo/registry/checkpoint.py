@@ -1,0 +1,249 @@
+"""`Checkpoint`: a verified folder of weights that knows how they were made and are used."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.files import read_json, sha256, write_bytes, write_json
+from zoo.registry.catalogue import importable_models
+from zoo.registry.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
+from zoo.registry.recipe import FORMAT_VERSION, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def build(recipe: Recipe) -> "nn.Module":
+    """Return the deployed network of a recipe, freshly initialised, in eval mode.
+
+    Raises:
+        UnsafeFileError: the recipe names anything but a network of the zoo or of its installed
+            extensions.
+        MismatchError: there is no such network, or it does not take the recipe's arguments.
+
+    """
+    import torch
+
+    if recipe.compress is not None:
+        raise MismatchError(
+            f"{recipe.name} is a compressed language model: there is no network to build before "
+            f"there are weights; type: zoo compress {recipe.name} --out runs/{recipe.name}"
+        )
+    module_name, class_name = recipe.model.split(":")
+    if not f"{module_name}.".startswith("zoo.models.") and module_name not in importable_models():
+        raise UnsafeFileError(
+            f"recipe {recipe.name!r} names the model {recipe.model!r}; only zoo.models and the "
+            "models of installed recipe packages are ever imported"
+        )
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise MismatchError(f"model {recipe.model!r} of {recipe.name!r}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, which is no network")
+    try:
+        return kind(**recipe.args).eval()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MismatchError(
+            f"{recipe.model} of {recipe.name!r} cannot be built with {dict(recipe.args)}: {error}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with `config.json`, `model.safetensors` and `metrics.json`.
+
+    Attributes:
+        path: the folder.
+        recipe: how it was made, and everything needed to use it.
+        config: the whole of `config.json`.
+        metrics: the whole of `metrics.json`.
+
+    """
+
+    path: Path
+    recipe: Recipe
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+    @property
+    def tag(self) -> str:
+        """The set of weights, e.g. "bsds"."""
+        return str(self.config["tag"])
+
+    @property
+    def license(self) -> str:
+        """Licence of the weights, which is a matter of the data they were trained on."""
+        return str(self.config["license"])
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a folder's config and metrics; the weights are verified when they are loaded.
+
+        Raises:
+            MissingWeightsError: the folder is not there, or is no checkpoint.
+            MismatchError: its config is of a newer format, or broken.
+
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            what = "no such folder" if not path.is_dir() else f"no {CONFIG} in it"
+            raise MissingWeightsError(
+                f"{path} is no checkpoint ({what}); make one with: zoo train NAME --out {path}"
+            )
+        file = facts_file(path)
+        config = read_json(file)
+        version = config.get("format_version")
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+            raise MismatchError(
+                f"{file} has format_version {version!r}; this zoo reads 1 to "
+                f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
+            )
+        fields = {"recipe": dict, "tag": str, "license": str, "data": dict, "files": dict}
+        for key, kind in fields.items():
+            if not isinstance(config.get(key), kind):
+                raise MismatchError(f"{file}: {key!r} is missing or no {kind.__name__}")
+        needed = list(config["files"]) if "compress" in config["recipe"] else [WEIGHTS]
+        for name in needed or [WEIGHTS]:
+            facts = config["files"].get(name)
+            if not isinstance(facts, dict) or not {"sha256", "bytes"} <= set(facts):
+                raise MismatchError(f"{file}: sha256 and bytes of {name} are missing")
+        metrics = read_json(path / METRICS) if (path / METRICS).is_file() else {}
+        return cls(path, Recipe.from_json(config["recipe"]), config, metrics)
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """What makes the network an integer one, or None; see `zoo.quantization.int8.network`."""
+        return self.config.get("quantization")
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """Return the tensors, after their file was verified by size and SHA-256.
+
+        Raises:
+            MissingWeightsError: the file is not there.
+            UnsafeFileError: it is not the file that the config describes.
+
+        """
+        import safetensors.torch
+        from safetensors import SafetensorError
+
+        expected = self.config["files"][WEIGHTS]["sha256"]
+        file = self.path / WEIGHTS
+        if not file.is_file():
+            raise MissingWeightsError(f"{file} is missing; take the whole folder again")
+        found = sha256(file)
+        if found != expected:
+            raise UnsafeFileError(
+                f"{file} is corrupt or was tampered with: sha256 {found[:16]}…, expected "
+                f"{str(expected)[:16]}…; take the folder again, it was not opened"
+            )
+        try:
+            return safetensors.torch.load_file(file)
+        except SafetensorError as error:
+            raise UnsafeFileError(f"{file} is no valid safetensors file: {error}") from error
+
+    def verify(self) -> None:
+        """Compare every file with the size and SHA-256 that the config has of it.
+
+        Raises:
+            MissingWeightsError: a file is not there.
+            UnsafeFileError: a file is not the one that the config describes.
+
+        """
+        for name, facts in self.config["files"].items():
+            file = self.path / name
+            if Path(name).name != name or not file.is_file():
+                raise MissingWeightsError(f"{file} is missing; take the whole folder again")
+            if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
+                raise UnsafeFileError(
+                    f"{file} is corrupt or was tampered with: its sha256 is not that of "
+                    f"{facts_file(self.path).name}; take the folder again, it was not opened"
+                )
+
+    def load(self) -> "nn.Module":
+        """Return the deployed network with these weights, in eval mode; every tensor must fit.
+
+        Of a network quantized by training it is the float one; `zoo.load` gives the integer one.
+        """
+        if self.recipe.compress is not None:
+            from zoo.quantization.language.opening import load
+
+            self.verify()
+            return load(self.path)
+        model, tensors = build(self.recipe), self.state_dict()
+        try:
+            model.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())
+            raise MismatchError(f"weights of {self.path} do not fit: {detail}") from error
+        return model
+
+    @classmethod
+    def write(
+        cls,
+        path: Path,
+        recipe: Recipe,
+        tensors: "Mapping[str, Tensor]",
+        metrics: Mapping[str, Any],
+        *,
+        tag: str | None = None,
+        license: str = UNSTATED,
+        data: Mapping[str, Any] | None = None,
+        card: str | None = None,
+        quantization: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Write a checkpoint. A crash leaves the old one, the new one or none, never a mixture.
+
+        The config goes first when an old checkpoint is replaced and comes last when the new one is
+        complete: a folder without config is no checkpoint.
+        """
+        import safetensors.torch
+
+        payload = safetensors.torch.save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            # One entry only: safetensors writes several in an order that differs from run to run.
+            metadata={"format": "pt"},
+        )
+        (path / CONFIG).unlink(missing_ok=True)
+        write_bytes(path / WEIGHTS, payload)
+        write_json(path / METRICS, metrics)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "tag": tag or recipe.default_tag,
+            "graph": "deployed",
+            "license": license,
+            "data": dict(data or {}),
+            "recipe": recipe.to_json(),
+            "files": {WEIGHTS: {"sha256": sha256(path / WEIGHTS), "bytes": len(payload)}},
+        }
+        if quantization is not None:
+            config["quantization"] = dict(quantization)
+        write_bytes(path / LICENSE, _license_text(config).encode())
+        write_json(path / CONFIG, config)
+        checkpoint = cls.read(path)
+        if card is not None:
+            checkpoint.write_card(card)
+        return checkpoint
+
+    def write_card(self, text: str) -> None:
+        """Write the card as README.md."""
+        write_bytes(self.path / CARD, text.encode())
+
+    def record(self, name: str, result: Mapping[str, Any]) -> Self:
+        """Store an evaluation under `name` in `metrics.json`; return the new checkpoint."""
+        results = {**self.metrics.get("evaluations", {}), name: dict(result)}
+        write_json(self.path / METRICS, {**self.metrics, "evaluations": results})
+        return self.read(self.path)
+
+
+def _license_text(config: Mapping[str, Any]) -> str:
+    """Return what the folder's licence file says: the weights follow their data, not the code."""
+    source = config["data"].get("source", "data that were not recorded")
+    return (
+        f"The weights in this folder ({config['recipe']['name']}.{config['tag']}) were trained on "
+        f"{source}.\nLicence of that data, and hence of the weights: {config['license']}.\n"
+        f"The code that made and uses them: {config['recipe']['license']}.\n"
+    )

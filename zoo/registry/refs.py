@@ -1,0 +1,71 @@
+"""Refs, the one grammar for naming a model: `name[.tag]`, `org/repo[@revision]`, or a path.
+
+What else lies on the Hub has the Hub's own prefix: `datasets/org/repo`, `spaces/org/repo`,
+`collections/owner/slug`. A path starts with `./`, `../`, `/`, `~` or is a `pathlib.Path`; nothing
+is ever guessed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import MismatchError
+from zoo.registry.recipe import NAME
+
+_REPO = re.compile(
+    r"(?P<repo>((datasets|spaces|collections)/)?[\w.-]{1,96}/[\w.-]{1,128})"
+    r"(@(?P<revision>[\w./-]+))?",
+    re.ASCII,
+)
+GRAMMAR = "name[.tag], org/repo[@revision], or a path that starts with ./ or /"
+
+
+@dataclass(frozen=True)
+class NameRef:
+    """A recipe's name, with the tag of a set of weights when one was given."""
+
+    name: str
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class RepoRef:
+    """A repository on the Hub (with the prefix of its kind), at a revision when one was given."""
+
+    repo: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class PathRef:
+    """A file or folder on this machine."""
+
+    path: Path
+
+
+def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
+    """Read a ref.
+
+    Raises:
+        MismatchError: the text fits no form, or reads as a repository while a folder of
+            that name lies here.
+
+    """
+    if isinstance(ref, Path):
+        return PathRef(ref)
+    if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", ref):
+        try:  # a tilde is special only in front: ./~a is the folder ~a, not a home
+            return PathRef(Path(ref).expanduser() if ref.startswith("~") else Path(ref))
+        except RuntimeError as error:  # ~name of a user that does not exist
+            raise MismatchError(f"{ref!r} is no path: {error}") from error
+    name, dot, tag = ref.partition(".")
+    if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):
+        return NameRef(name, tag or None)
+    if match := _REPO.fullmatch(ref):
+        if Path(match["repo"]).exists():
+            raise MismatchError(
+                f"{ref!r} reads as a Hub repository, and a folder of that name is here: "
+                f"write ./{match['repo']} for the folder"
+            )
+        return RepoRef(match["repo"], match["revision"])
+    raise MismatchError(f"{ref!r} is no ref; expected {GRAMMAR}")

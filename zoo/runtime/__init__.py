@@ -1,0 +1,1 @@
+"""What a device computes: exact integer and float executors of a graph."""

@@ -1,0 +1,137 @@
+"""`IntegerNetwork`: an int8 graph as a module that computes the integers the device computes."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph, Op
+from zoo.runtime.integer_base import TYPES, Kernel
+from zoo.runtime.integer_ops import KERNELS
+
+_CHUNK = 2**21  # elements of the largest activation that are worked on at once
+
+
+class IntegerNetwork(nn.Module):
+    """Runs a quantized graph with the arithmetic of TFLite's reference kernels, on the CPU.
+
+    It takes and gives the integers of the graph's inputs and outputs, channels last, as the
+    runtime does: int8 `(N, H, W, C)`. Any batch size goes through a graph that was made for one
+    sample, unless an operation mixes samples.
+
+    How it stays exact and becomes fast is told in `zoo.runtime.integer_products` (sums),
+    `zoo.runtime.rescale` (rounding) and `zoo.runtime.integer_ops` (tables).
+
+    Args:
+        graph: in the layout "channels_last", with values.
+
+    Raises:
+        MismatchError: an operator or type has no integer semantics here, or constants are
+            inconsistent; the message names the operator.
+
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        if graph.layout != "channels_last":
+            raise MismatchError("an integer network needs the layout channels_last")
+        self.graph = graph
+        self.batched = _is_batched(graph)
+        self._steps: list[tuple[Kernel, tuple[str, ...], str]] = []
+        for op in graph.ops:
+            if op.kind not in KERNELS:
+                raise MismatchError(f"{op.label} has no integer semantics; run it in float")
+            inputs = tuple(name for name in op.inputs if not graph.tensors[name].is_parameter)
+            try:
+                kernel = KERNELS[op.kind](graph, op)
+            except MismatchError as error:
+                raise MismatchError(f"{op.label}: {error}") from error
+            self._steps.append((kernel, inputs, op.outputs[0]))
+        last = {name: step for step, (_, names, _) in enumerate(self._steps) for name in names}
+        self._dead = [
+            [n for n, at in last.items() if at == step and n not in graph.outputs]
+            for step in range(len(self._steps))
+        ]
+        computed = [t for t in graph.tensors.values() if not t.is_parameter]
+        largest = max((t.elements for t in computed), default=1)
+        self._chunk = max(1, _CHUNK // max(largest, 1))
+
+    @torch.inference_mode()
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the output integers (a tuple if there are several) for the input integers."""
+        for name, given in zip(self.graph.inputs, inputs, strict=True):
+            self._check_input(name, given)
+        count = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
+        with _full_precision():
+            if not self.batched or count <= self._chunk:
+                results = self._run(inputs)
+            else:
+                parts = [
+                    self._run(tuple(x[i : i + self._chunk] for x in inputs))
+                    for i in range(0, count, self._chunk)
+                ]
+                results = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return results[0] if len(results) == 1 else results
+
+    def _check_input(self, name: str, given: Tensor) -> None:
+        tensor = self.graph.tensors[name]
+        wanted = tensor.shape
+        sample = self.batched and given.ndim == len(wanted)
+        fits = given.shape[1:] == wanted[1:] if sample else given.shape == wanted
+        if not fits or given.dtype is not TYPES[tensor.dtype]:
+            shape = ("N", *wanted[1:]) if self.batched else wanted
+            raise MismatchError(
+                f"input {name!r} is {given.dtype} {tuple(given.shape)}; expected {tensor.dtype} "
+                f"({', '.join(map(str, shape))}), channels last"
+            )
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values = dict(zip(self.graph.inputs, inputs, strict=True))
+        for (kernel, names, output), dead in zip(self._steps, self._dead, strict=True):
+            values[output] = kernel(*(values[name] for name in names))
+            for name in dead:
+                values.pop(name, None)
+        return tuple(values[name].contiguous() for name in self.graph.outputs)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep float32 products exact, whatever precision the user has allowed elsewhere."""
+    modules: list[Any] = [getattr(torch.backends.mkldnn, name) for name in ("conv", "matmul")]
+    before = [module.fp32_precision for module in modules]
+    try:
+        for module in modules:
+            module.fp32_precision = "ieee"
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        for module, precision in zip(modules, before, strict=True):
+            module.fp32_precision = precision
+
+
+def _is_batched(graph: Graph) -> bool:
+    """Whether every operation treats the samples of a batch alike, so that N may replace 1."""
+    for tensor in graph.tensors.values():
+        if not tensor.is_parameter and tensor.shape[:1] != (1,):
+            return False
+    return not any(_mixes_samples(graph, op) for op in graph.ops)
+
+
+def _mixes_samples(graph: Graph, op: Op) -> bool:
+    source = graph.tensors[op.inputs[0]]
+    rank = len(source.shape)
+    if any(len(graph.tensors[n].shape) != rank for n in op.inputs if n not in graph.values):
+        return True  # broadcasting would take samples for something else
+    if op.kind in ("concat", "softmax", "mean"):
+        dims = op.attributes["dim"]
+        return 0 in {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}
+    if op.kind == "transpose":
+        return bool(op.attributes["dims"][0] != 0)
+    if op.kind == "pad":
+        return any(op.attributes["padding"][2 * rank - 2 :])
+    if op.kind == "fully_connected":
+        return graph.tensors[op.outputs[0]].shape[-1] != graph.kernel(op)[0]
+    return False

@@ -1,0 +1,126 @@
+"""What the integer kernels share: quantization of operands, ranges of results, constants.
+
+Between operators a tensor holds the stored integers, in the type the graph gives it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import LIMITS, Graph, Op, Quantization
+
+Kernel = Callable[..., Tensor]
+AT_ONCE = 2**18  # elements that are computed at once, so that what lies between stays in caches
+TYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
+
+
+def quantization_of(graph: Graph, name: str) -> Quantization:
+    """Return the quantization of an int8 or int16 tensor; only weights may have several scales."""
+    tensor = graph.tensors[name]
+    if tensor.quantization is None or tensor.dtype not in LIMITS:
+        raise MismatchError(f"tensor {name!r} is {tensor.dtype}; expected quantized int8 or int16")
+    if tensor.dtype == "int16" and any(tensor.quantization.zero_points):
+        raise MismatchError(f"tensor {name!r} is int16 with a zero point; runtimes take none")
+    if tensor.kind != "weight" and len(tensor.quantization.scales) != 1:
+        raise MismatchError(f"tensor {name!r} has {len(tensor.quantization.scales)} scales, not 1")
+    return tensor.quantization
+
+
+def extent(graph: Graph, name: str) -> tuple[int, int]:
+    """Return the smallest and largest integer - zero point that a tensor's type holds."""
+    zero = quantization_of(graph, name).zero_point
+    low, high = LIMITS[graph.tensors[name].dtype]
+    return low - zero, high - zero
+
+
+def reach(graph: Graph, name: str) -> int:
+    """Return the largest |integer - zero point| of a tensor."""
+    low, high = extent(graph, name)
+    return max(high, -low)
+
+
+def limits(graph: Graph, op: Op) -> tuple[int, int]:
+    """Return the smallest and largest output integer - zero point, fused activation included."""
+    low, high = extent(graph, op.outputs[0])
+    activation = op.attributes.get("activation")
+    scale = np.float32(quantization_of(graph, op.outputs[0]).scale)  # a division of float32, too
+    if activation in ("relu", "relu6"):
+        low = max(low, 0)
+    if activation == "relu6":
+        high = min(high, rounded(6 / scale))
+    elif activation == "relu_n1_to_1":
+        low, high = max(low, rounded(-1 / scale)), min(high, rounded(1 / scale))
+    elif activation not in (None, "relu"):
+        raise MismatchError(f"fused activation {activation!r} has no integer semantics")
+    return low, high
+
+
+def rounded(value: "float | np.floating[Any]") -> int:
+    """Round halves away from zero, as `roundf`."""
+    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
+
+
+def centered(graph: Graph, name: str) -> Tensor:
+    """Return a constant as float64 integers minus zero points."""
+    tensor, values = graph.tensors[name], graph.values[name].astype(np.float64)
+    quantization = tensor.quantization
+    if quantization is None:
+        return torch.from_numpy(values)
+    zero = np.array(quantization.zero_points, np.float64)
+    if quantization.axis is not None:
+        shape = [1] * values.ndim
+        shape[quantization.axis] = -1
+        zero = zero.reshape(shape)
+    return torch.from_numpy(values - zero)
+
+
+def stored(graph: Graph, name: str) -> Tensor:
+    """Return a constant as the integers it is stored as."""
+    return torch.from_numpy(graph.values[name].copy())
+
+
+def operands(graph: Graph, op: Op, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return all operands of an elementwise op, stored: the computed ones given, and constants."""
+    given = iter(inputs)
+    return [
+        stored(graph, name) if graph.tensors[name].is_parameter else next(given)
+        for name in op.inputs
+    ]
+
+
+def stored_limits(graph: Graph, op: Op) -> tuple[int, int]:
+    """Return the smallest and largest stored output, fused activation included."""
+    zero = quantization_of(graph, op.outputs[0]).zero_point
+    low, high = limits(graph, op)
+    return low + zero, high + zero
+
+
+def same_quantization(graph: Graph, op: Op) -> Quantization:
+    """Return the quantization that an op which does no arithmetic shares by all its tensors."""
+    output = quantization_of(graph, op.outputs[0])
+    for name in op.inputs:
+        if quantization_of(graph, name) != output:
+            raise MismatchError(
+                f"its input {name!r} and output differ in scale or zero point; "
+                "runtimes do not rescale here"
+            )
+    return output
+
+
+def in_groups(graph: Graph, op: Op, kernel: Kernel) -> Kernel:
+    """Return a kernel that goes through large batches a few samples at a time."""
+    samples = max(1, AT_ONCE // max(1, math.prod(graph.tensors[op.outputs[0]].shape[1:])))
+
+    def run(*inputs: Tensor) -> Tensor:
+        sizes = {len(x) for x in inputs}
+        if len(sizes) > 1 or max(sizes) <= samples:
+            return kernel(*inputs)
+        groups = zip(*(x.split(samples) for x in inputs), strict=True)
+        return torch.cat([kernel(*group) for group in groups])
+
+    return run

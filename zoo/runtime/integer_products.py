@@ -1,0 +1,250 @@
+"""Integer kernels of convolutions and fully connected layers: exact sums, then a rescaling.
+
+With stored inputs q, their zero point z and weights w a layer's sum is
+
+    sum w (q - z) + bias = sum w q + (bias - z sum w),
+
+so that kernels multiply what is stored, and borders are padded with z. The sum is exact by either
+
+- int8 matrix products into int32 (`torch._int_mm`), of the input's patches where the kernel is
+  wider than a pixel. Processors with dot-product instructions do four products where floats do
+  one; those without may saturate, which one trial at the start finds out;
+- float32 convolutions, as long as every partial sum stays below 2^24, or float64 (2^53).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import LIMITS, Graph, Op
+from zoo.runtime.integer_base import (
+    AT_ONCE,
+    TYPES,
+    Kernel,
+    centered,
+    limits,
+    quantization_of,
+    reach,
+)
+from zoo.runtime.rescale import Rescale, WideRescale
+
+_EXACT_FLOAT32 = 2**24
+# From inputs to the sums of some rows of the output at a time; of all rows of several samples.
+Bands = Callable[[Tensor], Iterable[tuple[slice, Tensor]]]
+_ALL = slice(None)
+_FEW = 16  # output channels for which it does not pay to copy patches
+
+
+@cache
+def int8_products_are_exact() -> bool:
+    """Whether this machine multiplies int8 matrices into int32 fast, without saturation."""
+    multiply = getattr(torch, "_int_mm", None)
+    if multiply is None or not torch.backends.mkldnn.is_available():  # else a plain, slow loop
+        return False
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for rows, depth, columns in ((1, 7, 1), (5, 64, 12), (64, 4096, 64), (257, 130, 140)):
+            a = torch.randint(-128, 128, (rows, depth), generator=generator, dtype=torch.int8)
+            b = torch.randint(-128, 128, (depth, columns), generator=generator, dtype=torch.int8)
+            a[0], b[:, 0] = 127, 127  # the largest sums, and pairs beyond 16 bits
+            a[-1, ::2] = -128
+            exact = (a.double() @ b.double()).to(torch.int64)
+            try:
+                if not torch.equal(multiply(a, b).to(torch.int64), exact):
+                    return False
+            except RuntimeError:
+                return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A layer's arithmetic.
+
+    Attributes:
+        weight: integers - zero point, output channels first, in a type whose sums are exact.
+        bias: in that type, or None where there is none or adding it there would not be exact.
+        rescale: from the sum to the stored output; adds a bias that is not in `bias`.
+        zero_point: of the input: what its borders are padded with.
+
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    rescale: Rescale | WideRescale
+    zero_point: int
+
+    @property
+    def integer(self) -> bool:
+        """Whether sums are made of int8 products."""
+        return self.weight.dtype is torch.int8
+
+    def linear(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from rows of inputs (..., inputs) to their sums (..., outputs)."""
+        matrix = self.weight.flatten(1)
+        if not self.integer:
+            return lambda x: F.linear(x.to(matrix.dtype), matrix, self.bias)
+        columns = matrix.t().contiguous()
+
+        def run(x: Tensor) -> Tensor:
+            return torch._int_mm(x.reshape(-1, x.shape[-1]), columns).view(*x.shape[:-1], -1)
+
+        return run
+
+
+def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _Product:
+    """Prepare a layer; `weight` is float64 with the output channels first."""
+    if graph.tensors[op.inputs[0]].dtype == "int16":
+        return _wide_product(graph, op, weight)
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
+    magnitude = weight.abs().flatten(1).sum(1).numpy()
+    bound = magnitude * reach(graph, op.inputs[0])
+    bias = np.zeros(len(bound))
+    if len(op.inputs) > 2:
+        bias = graph.values[op.inputs[2]].astype(np.float64)
+    if np.max(bound + np.abs(bias)) >= 2**31:
+        raise MismatchError("its accumulator can exceed 32 bits")
+    factors = source.scale * scales / output.scale
+    if op.kind == "fully_connected" and len(scales) == 1 and len(op.inputs) < 3:
+        # Without a bias, whose scale it would check, the kernel multiplies the scales in float32.
+        product = np.float32(source.scale) * np.float32(scales[0])
+        factors = np.array([np.float64(product) / output.scale])
+    added = bias - source.zero_point * weight.flatten(1).sum(1).numpy()
+    dtype, early = _sum_type(weight, magnitude, added, integer=integer)
+    rescale = Rescale(
+        factors if len(factors) > 1 else np.repeat(factors, len(bound)),
+        bound,
+        *limits(graph, op),
+        centre=bias,
+        added=None if early else added,
+        zero_point=output.zero_point,
+        dtype=TYPES[graph.tensors[op.outputs[0]].dtype],
+    )
+    summed = torch.from_numpy(added).to(dtype) if early else None
+    return _Product(weight.to(dtype), summed, rescale, source.zero_point)
+
+
+def _sum_type(
+    weight: Tensor, magnitude: NDArray[np.float64], added: NDArray[np.float64], *, integer: bool
+) -> tuple[torch.dtype, bool]:
+    """Return the type that products are summed in, and whether it also holds the bias."""
+    low, high = LIMITS["int8"]
+    fits = low <= float(weight.min()) and float(weight.max()) <= high
+    if integer and fits and int8_products_are_exact():
+        return torch.int8, False
+    largest = magnitude * -low  # of stored inputs
+    if largest.max() >= _EXACT_FLOAT32:
+        return torch.float64, True
+    return torch.float32, bool((largest + np.abs(added)).max() < _EXACT_FLOAT32)
+
+
+def _wide_product(graph: Graph, op: Op, weight: Tensor) -> _Product:
+    """Prepare a layer on int16 activations, whose sums and biases are int64."""
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
+    if len(op.inputs) < 3:
+        raise MismatchError("it has no bias, without which runtimes sum int16 products otherwise")
+    bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
+    bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0]) + bias.abs()
+    rescale = WideRescale(source.scale * scales / output.scale, bound.numpy(), *limits(graph, op))
+    return _Product(weight, bias, rescale, 0)
+
+
+def _conv2d(graph: Graph, op: Op) -> Kernel:
+    weight, a = centered(graph, op.inputs[1]), op.attributes
+    channels = graph.tensors[op.inputs[0]].shape[3]
+    if op.kind == "depthwise_conv2d":
+        weight = weight.permute(3, 1, 2, 0)  # (O, kH, kW, I) as of other convolutions
+    outputs, height, width, inputs = weight.shape
+    pointwise = inputs == channels and (height, width) == (1, 1)
+    patches = inputs == channels and outputs >= _FEW and a["dilation"] == (1, 1)
+    product = _product(graph, op, weight, integer=pointwise or patches)
+    if pointwise:
+        bands = _pointwise(product, a["stride"])
+    elif product.integer:
+        bands = _patched(product, (height, width), a["stride"])
+    else:
+        bands = _convolved(product, channels // inputs, a["stride"], a["dilation"])
+    output = graph.tensors[op.outputs[0]]
+    shape, dtype, zero = output.shape[1:], TYPES[output.dtype], product.zero_point
+    samples = max(1, AT_ONCE // math.prod(shape))
+    top, bottom, left, right = a["padding"]
+    around = (0, 0, left, right, top, bottom) if any(a["padding"]) else ()
+
+    def run(x: Tensor) -> Tensor:
+        out = x.new_empty((len(x), *shape), dtype=dtype)
+        for given, result in zip(x.split(samples), out.split(samples), strict=True):
+            image = F.pad(given, around, value=zero) if around else given
+            for rows, sums in bands(image):
+                product.rescale(sums, result[:, rows])
+        return out
+
+    return run
+
+
+def _pointwise(product: _Product, stride: tuple[int, int]) -> Bands:
+    """A 1x1 convolution is a matrix product: several times faster without the detour."""
+    linear = product.linear()
+    return lambda x: [(_ALL, linear(x[:, :: stride[0], :: stride[1]]))]
+
+
+def _convolved(
+    product: _Product, groups: int, stride: tuple[int, int], dilation: tuple[int, int]
+) -> Bands:
+    kernel = product.weight.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def run(x: Tensor) -> list[tuple[slice, Tensor]]:
+        image = x.permute(0, 3, 1, 2).to(kernel.dtype)
+        y = F.conv2d(image, kernel, product.bias, stride, 0, dilation, groups)
+        return [(_ALL, y.permute(0, 2, 3, 1))]
+
+    return run
+
+
+def _patched(product: _Product, kernel: tuple[int, int], stride: tuple[int, int]) -> Bands:
+    """A convolution as a product of the input's patches, made some rows of an image at a time."""
+    linear, outputs = product.linear(), len(product.weight)
+
+    def run(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        rows = (x.shape[1] - kernel[0]) // stride[0] + 1
+        columns = (x.shape[2] - kernel[1]) // stride[1] + 1
+        at_once = max(1, AT_ONCE // (len(x) * columns * outputs))
+        for start in range(0, rows, at_once):
+            stop = min(start + at_once, rows)
+            band = x[:, start * stride[0] : (stop - 1) * stride[0] + kernel[0]]
+            yield slice(start, stop), linear(_patches(band, kernel, stride))
+
+    return run
+
+
+def _patches(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """Return `(N, H, W, kH * kW * C)` of `(N, H', W', C)`, row by row of the kernel."""
+    wide = x.unfold(2, kernel[1], stride[1]).transpose(3, 4)  # (N, H', W, kW, C)
+    rows = (x.shape[1] - kernel[0]) // stride[0] + 1
+    out = x.new_empty(x.shape[0], rows, wide.shape[2], kernel[0], kernel[1], x.shape[3])
+    for row in range(kernel[0]):
+        out[:, :, :, row] = wide[:, row : row + (rows - 1) * stride[0] + 1 : stride[0]]
+    return out.flatten(3)
+
+
+def _fully_connected(graph: Graph, op: Op) -> Kernel:
+    weight, shape = centered(graph, op.inputs[1]), graph.tensors[op.outputs[0]].shape[1:]
+    product = _product(graph, op, weight)
+    linear = product.linear()
+    return lambda x: product.rescale(linear(x.reshape(-1, weight.shape[1]))).reshape(-1, *shape)
+
+
+PRODUCTS: dict[str, Callable[[Graph, Op], Kernel]] = {
+    "conv2d": _conv2d,
+    "depthwise_conv2d": _conv2d,
+    "fully_connected": _fully_connected,
+}

@@ -1,0 +1,45 @@
+"""Accelerate, set up as training settings ask for it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.errors import MismatchError, MissingExtraError
+from zoo.registry.recipe import Train
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def accelerator_for(
+    name: str, settings: Train, out: Path, tracker: str | None, device: str | None
+) -> "Accelerator":
+    """Return the Accelerator that settings ask for.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+        MismatchError: no such tracker, or a precision this device lacks.
+
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import ProjectConfiguration
+    except ImportError:
+        raise MissingExtraError.of("accelerate", "train") from None
+    folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking"))
+    try:
+        return Accelerator(
+            mixed_precision=settings.precision,
+            gradient_accumulation_steps=settings.accumulation_steps,
+            cpu=device == "cpu",
+            log_with=tracker,
+            project_config=folders,
+        )
+    except (ValueError, ImportError) as error:
+        raise MismatchError(f"Accelerate cannot train {name}: {error}") from error
+
+
+def is_main_process() -> bool:
+    """Say whether this process writes, of those that train together."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)

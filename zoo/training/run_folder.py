@@ -1,0 +1,130 @@
+"""A training run's folder: its log, the state to resume from, and who may start in it.
+
+```
+log.jsonl           a line of figures every so many steps
+state-<step>/       what to resume from; the newest alone is kept, whole or absent
+```
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import MismatchError
+from zoo.files import sync, write_bytes, write_json
+from zoo.registry.recipe import leaves
+
+LOG, FACTS = "log.jsonl", "run.json"
+_STATE = "state-"
+
+
+class RunFolder:
+    """The folder of one run; only the main process writes.
+
+    Args:
+        path: the folder; it need not exist.
+        result: name of the file that says a result is in it.
+
+    """
+
+    def __init__(self, path: Path, result: str) -> None:
+        self.path, self.result = path, result
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a result is there, of a finished run or of one on its way."""
+        return (self.path / self.result).exists()
+
+    def newest(self, resume: bool) -> Path | None:
+        """Return the state to resume from, or None to start.
+
+        Raises:
+            MismatchError: the folder is used and `resume` is off, or holds a result alone.
+
+        """
+        states = sorted(self.path.glob(f"{_STATE}*"))
+        if resume and states:
+            return states[-1]
+        if resume and self.has_result:
+            raise MismatchError(f"{self.path} holds a checkpoint and no state to resume from")
+        used = states or self.has_result or (self.path / LOG).exists()
+        if used and not resume:
+            raise MismatchError(
+                f"{self.path} already holds a run; add --resume to go on with it, or choose "
+                "another folder"
+            )
+        return None
+
+    def check(self, state: Path, ours: Mapping[str, Any]) -> None:
+        """Refuse a state of other settings, data or processes, naming what differs.
+
+        Raises:
+            MismatchError: the identity that the state was written with is not `ours`.
+
+        """
+        theirs = self.facts(state)["identity"]
+        if theirs == ours:
+            return
+        name = ours["recipe"]["name"]
+        if theirs["recipe"]["name"] != name:
+            what = f"recipe {theirs['recipe']['name']!r}, not {name!r}"
+        else:
+            before, now = leaves(theirs), leaves(ours)
+            # A field that came with a newer version and is still unset makes no difference.
+            new = {k for k in now.keys() - before.keys() if not now[k]}
+            changed = (k for k in {**before, **now} if before.get(k) != now.get(k))
+            key = next((k for k in changed if k not in new), None)
+            if key is None:
+                return
+            what = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
+        raise MismatchError(
+            f"{self.path} was trained with {what}; resume with the same settings, or start "
+            "in another folder"
+        )
+
+    @staticmethod
+    def facts(state: Path) -> dict[str, Any]:
+        """Return what a state says of itself."""
+        facts: dict[str, Any] = json.loads((state / FACTS).read_text(encoding="utf-8"))
+        return facts
+
+    def clear(self) -> None:
+        """Remove what a run that was killed before its first state may have left."""
+        (self.path / LOG).unlink(missing_ok=True)
+        self.remove_orphans()
+
+    def remove_orphans(self) -> None:
+        """Remove states that were being written when the run was killed."""
+        for orphan in self.path.glob(f".{_STATE}*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+
+    def unfinished(self, step: int) -> Path:
+        """Return where the state of a step is written until it is whole."""
+        return self.path / f".{_STATE}{step:08d}"
+
+    def keep(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Make the unfinished state of a step the one to resume from; older ones go after it."""
+        temporary, final = self.unfinished(step), self.path / f"{_STATE}{step:08d}"
+        write_json(temporary / FACTS, facts)
+        for file in temporary.rglob("*"):
+            sync(file)
+        temporary.rename(final)
+        sync(self.path)
+        for old in self.path.glob(f"{_STATE}*"):
+            if old != final:
+                shutil.rmtree(old)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the log."""
+        with (self.path / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Remove the lines after a step, which come again, and one that a kill has cut."""
+        log = self.path / LOG
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = (line for line in lines if line.endswith("\n"))
+            write_bytes(log, "".join(x for x in kept if json.loads(x)["step"] <= step).encode())

@@ -1,0 +1,226 @@
+"""The verbs of adapters: train by name, convert, describe; `zoo.cli.adapter` prints them."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.adapters import registry
+from zoo.adapters.apply import apply
+from zoo.adapters.base import Base, load_base
+from zoo.adapters.conversion import from_full_finetune, from_lora
+from zoo.adapters.folder import FILE, AdapterFolder
+from zoo.adapters.format import SparseAdapter
+from zoo.adapters.recipe import AdapterRecipe
+from zoo.adapters.training import train
+from zoo.artifacts.resolve import dtype_of
+from zoo.cards import adapter as card
+from zoo.errors import MismatchError
+from zoo.files import probe
+from zoo.registry import refs
+from zoo.registry.layout import UNSTATED
+from zoo.tasks import task_of
+from zoo.training.accelerator import is_main_process
+
+
+def train_adapter(
+    name: str,
+    out: str | Path,
+    *,
+    data: str,
+    base: str | None = None,
+    task: str | None = None,
+    data_license: str | None = None,
+    resume: bool = False,
+    dtype: str | None = None,
+    tracker: str | None = None,
+    device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> AdapterFolder:
+    """Train an adapter; return its folder, card included.
+
+    Args:
+        name: of a named adapter, or of a new one, which needs `base` and `task`.
+        out: the run folder.
+        data: what the task trains on; "rendered:text[:COUNT]" and "rendered:screens[:COUNT]" are
+            drawn by `zoo.data.render`.
+        base: the base model, or where a named adapter's base lies on this machine.
+        task: of a new adapter.
+        data_license: for the card.
+        resume: go on after a kill, with the same result.
+        dtype: of the base, e.g. "bfloat16".
+        tracker: "tensorboard", or another of Accelerate's.
+        device: "cpu" leaves an accelerator alone.
+        settings: e.g. {"mask.kind": "snip", "train.lr": 1e-3}.
+
+    """
+    recipe = registry.recipe_for(name, base, task, settings or {})
+    folder = Path(out).expanduser()
+    model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
+    custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
+    license = data_license or recipe.data.get("license")
+    if license is None and data.startswith("rendered:"):
+        license = "Apache-2.0"  # drawn by this package's code; nothing of anybody else is in it
+    train(
+        recipe,
+        model,
+        folder,
+        data=rendered(data),
+        source=data if data.startswith("rendered:") else None,
+        data_license=str(license or UNSTATED),
+        resume=resume,
+        tracker=tracker,
+        device=device,
+        custom=custom,
+        avoid=_union(recipe.mask.avoid),
+    )
+    result = AdapterFolder.read(folder)
+    if result.file.is_file() and is_main_process():
+        adapter = SparseAdapter.load(result.file)
+        result = result.record("switch", switch_facts(model.model, adapter))
+        result.write_card(card.render(result))
+    return result
+
+
+def rendered(data: str) -> str:
+    """Return the folder of "rendered:KIND[:COUNT]", drawn on first use; other texts as they are."""
+    if not data.startswith("rendered:"):
+        return data
+    from zoo import cache
+    from zoo.data.render import free_fonts, render
+
+    kind, _, number = data.removeprefix("rendered:").partition(":")
+    if number and not number.isdecimal():
+        raise MismatchError(f"--data {data!r}; expected rendered:KIND[:COUNT]")
+    count, fonts = int(number or 240), free_fonts()
+    folder = cache.root() / "rendered" / f"rendered-{kind}-{count}-{len(fonts)}-fonts"
+    if not folder.exists():
+        render(folder, kind, count, seed=1, fonts=fonts)
+    return str(folder)
+
+
+def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] | None:
+    """Return the indices that these adapters change, by tensor name."""
+    found: dict[str, torch.Tensor] = {}
+    for ref in adapters:
+        for name, tensor in registry.adapter(ref).tensors.items():
+            both = torch.cat([found[name], tensor.indices]) if name in found else tensor.indices
+            found[name] = both.unique(sorted=True)
+    return found or None
+
+
+def switch_facts(model: nn.Module, adapter: SparseAdapter, rounds: int = 9) -> dict[str, Any]:
+    """Return the median time of one activation and deactivation, measured here and now."""
+    from zoo.adapters.switcher import Switcher
+
+    switcher = Switcher(model)
+    try:
+        switcher.register("adapter", adapter)
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            switcher.activate("adapter")
+            switcher.deactivate()
+            times.append(time.perf_counter() - start)
+    finally:
+        switcher.close()
+    return {
+        "median_ms": statistics.median(times) * 1000,
+        "threads": torch.get_num_threads(),
+        "device": platform.machine(),
+    }
+
+
+def describe(adapter: SparseAdapter, file: Path | None = None) -> dict[str, Any]:
+    """Return what an adapter changes, and its size, as JSON types."""
+    tensors = [
+        {"name": name, "shape": list(t.shape), "nnz": t.nnz, "density": t.density}
+        for name, t in adapter.tensors.items()
+    ]
+    return {
+        "mode": adapter.mode,
+        "nnz": adapter.nnz,
+        "numel": sum(t.numel for t in adapter.tensors.values()),
+        "density": adapter.density,
+        "bytes": file.stat().st_size if file else 0,
+        "metadata": dict(adapter.metadata),
+        "tensors": tensors,
+    }
+
+
+def file_of(ref: str) -> Path | None:
+    """Return the file of an adapter, where it lies as one on this machine."""
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.NameRef):
+        return registry.file_path(registry.find(parsed.name))
+    if isinstance(parsed, refs.PathRef) and parsed.path.is_file():
+        return parsed.path
+    return registry.folder(ref).file
+
+
+def convert(
+    source: str, base: str, out: str | Path, *, to: str = "sparse", density: float = 0.01
+) -> Path:
+    """Convert between sparse adapters and what others saved; return what was written.
+
+    Args:
+        source: PEFT's folder (SHiRA: exact; LoRA, DoRA: the largest changes), a tuned model (the
+            largest changes), or, for `to="peft"`, a sparse adapter.
+        base: the base model of both.
+        out: a folder.
+        to: "sparse", or "peft" (linear layers only, exact).
+        density: share of the weights that a conversion with loss keeps.
+
+    """
+    out = Path(out).expanduser()
+    probe(out)
+    model = load_base(base).model
+    if to == "peft":
+        from zoo.adapters.peft_bridge import to_peft
+
+        return to_peft(registry.adapter(source), out, model)
+    path = Path(source).expanduser()
+    facts = {"base": base} if not isinstance(refs.parse(base), refs.PathRef) else {}
+    if (path / "adapter_config.json").is_file():
+        import json
+
+        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        if isinstance(kind, dict) and kind.get("peft_type") == "SHIRA":
+            from zoo.adapters.peft_bridge import from_peft
+
+            return from_peft(path, model).save(out / FILE)
+        return from_lora(model, path, density, metadata=facts).save(out / FILE)
+    tuned = load_base(source).model
+    return from_full_finetune(model, tuned, density, metadata=facts).save(out / FILE)
+
+
+def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]:
+    """Return what measures a model's held-out loss on data, by the task of an adapter.
+
+    Super resolution: minus PSNR in dB; language: nats per token, or the share of wrong answers.
+    """
+    recipe = registry.about(adapter)
+    if recipe is None:
+        raise MismatchError(f"{adapter} is a lone file and names no task; give its folder")
+    item = base.task_recipe(recipe)
+    task = task_of(item)
+    source = rendered(data)
+    extra = () if base.tokenizer is None else (base.tokenizer,)
+    prepared = task.training_data(item, source, *extra)
+    return lambda model: -float(task.validate(model, prepared, item)[task.SELECT_BY])
+
+
+def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: AdapterRecipe) -> Any:
+    """Return the metrics of a base with an adapter on test data, by the task of `like`.
+
+    The base is changed: load it anew for the next.
+    """
+    item = base.task_recipe(like)
+    model = apply(base.model, adapter)
+    extra = () if base.tokenizer is None else (base.tokenizer,)
+    return task_of(item).evaluate(model, item, data if extra else Path(data), *extra)
