@@ -54,7 +54,7 @@ RECIPES = st.builds(
     args=MAPPINGS,
     input_shape=st.lists(st.integers(), max_size=4).map(tuple),
     preprocessing=MAPPINGS,
-    train=TRAIN,
+    make=TRAIN,
     default_tag=NAMES,
     paper=st.text(),
     license=st.text(),
@@ -80,7 +80,7 @@ def test_overrides_as_texts_equal_overrides_as_values(recipe, settings):
     assert dataclasses.replace(by_value.train, options={}) == dataclasses.replace(
         settings, options={}
     )
-    assert dataclasses.replace(by_value, train=recipe.train) == recipe
+    assert dataclasses.replace(by_value, make=recipe.train) == recipe
 
 
 @given(st.text(), SCALARS)

@@ -31,4 +31,4 @@ def test_an_option_that_was_not_there_is_taken_away():
     recipe = zoo.find("sesr-m3-x2")
     fewer = recipe.override({"train.options.shrunk_copies": "none"})
     assert set(recipe.train.options) - set(fewer.train.options) == {"shrunk_copies"}
-    assert dataclasses.replace(fewer, train=recipe.train) == recipe
+    assert dataclasses.replace(fewer, make=recipe.train) == recipe

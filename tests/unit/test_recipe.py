@@ -84,7 +84,7 @@ def test_an_override_reaches_an_option_and_nothing_else():
     assert changed.train.options["patch_size"] == 16
     assert changed.train.options["expansion"] == SESR.train.options["expansion"]
     assert SESR.train.options["patch_size"] == before != 16
-    assert dataclasses.replace(changed, train=SESR.train) == SESR
+    assert dataclasses.replace(changed, make=SESR.train) == SESR
 
 
 @pytest.mark.parametrize(

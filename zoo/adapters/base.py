@@ -42,7 +42,7 @@ class Base:
     def task_recipe(self, adapter: AdapterRecipe) -> Recipe:
         """Return what the adapter's task reads: the base's recipe with the adapter's training."""
         if self.recipe is not None:
-            return replace(self.recipe, train=adapter.train, subtask=adapter.task)
+            return replace(self.recipe, make=adapter.train, subtask=adapter.task)
         length = int(adapter.train.options.get("length", 1))
         return Recipe(
             name=adapter.name,
@@ -53,7 +53,7 @@ class Base:
             args={},
             input_shape=(1, length),
             preprocessing={},
-            train=adapter.train,
+            make=adapter.train,
             default_tag="base",
             paper="2406.13175",
         )

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.registry.recipe import NAME, Train, from_json
+from zoo.registry.codec import from_json
+from zoo.registry.recipe import NAME, Train
 
 KINDS = ("struct", "rand", "wm", "grad", "snip", "block", "custom")
 SCORES = ("wm", "grad", "snip", "rand")

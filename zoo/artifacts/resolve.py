@@ -11,7 +11,7 @@ from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import read_json
 from zoo.registry import refs
 from zoo.registry.layout import CONFIG, is_checkpoint
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Compress, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def checkpoint(ref: Ref) -> "Checkpoint":
             raise UnknownNameError.near(
                 f"tag of {recipe.name}", tag, tags, f"there are: {', '.join(tags)}"
             )
-        if recipe.compress is not None:
+        if isinstance(recipe.make, Compress):
             raise MissingWeightsError(
                 f"no weights of {recipe.name!r} are shipped; type: zoo compress {recipe.name} "
                 f"--data TEXT --out runs/{recipe.name}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cards.parts import TARGETS as TARGETS
 from zoo.cards.parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
-from zoo.registry.recipe import OPTIMIZERS, WEIGHT_BITS, Recipe
+from zoo.registry.recipe import OPTIMIZERS, WEIGHT_BITS, Compress, Recipe
 
 if TYPE_CHECKING:
     from zoo.cost import Cost
@@ -32,7 +32,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
 
     """
     recipe = checkpoint.recipe
-    if recipe.compress is not None:
+    if isinstance(recipe.make, Compress):
         from zoo.cards.quantized import render as render_quantized
 
         return render_quantized(checkpoint, repo)

@@ -1,8 +1,11 @@
 """The card of a quantized language model: `cards/quantized.md` filled with its facts."""
 
+import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from zoo.cards.parts import TARGETS, fill, license_matter
+from zoo.quantization.plan import KEYS, Plan
 
 if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
@@ -12,7 +15,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
     """Return the card: front matter for the Hub, then Markdown that starts with the import."""
     recipe = checkpoint.recipe
     compress = recipe.compress
-    assert compress is not None, "the card of a trained model is another"
+    plan = Plan.read(compress.method, compress.options)
     report = checkpoint.metrics.get("compression", {})
     layers = report.get("layers", {})
     return fill(
@@ -20,10 +23,11 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
         front_matter(checkpoint),
         recipe=recipe,
         compress=compress,
+        plan=plan,
         ref=repo or f"./{recipe.name}",
         settings=", ".join(
-            [f"{key} {value}" for key, value in compress.options.items()]
-            + ([f"weights rotated first ({compress.rotate})"] if compress.rotate else [])
+            [f"{key} {value}" for key, value in compress.options.items() if key not in KEYS]
+            + ([f"weights rotated first ({plan.rotate})"] if plan.rotate else [])
         ),
         report=report,
         sizes=_sizes(checkpoint),
@@ -49,7 +53,6 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
 def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
     """Return the card's metadata in the Hub's terms."""
     recipe = checkpoint.recipe
-    assert recipe.compress is not None
     base = recipe.compress.base.split("@")[0]
     return {
         **license_matter(checkpoint.license),
@@ -66,8 +69,7 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     if not report:
         return []
     files = checkpoint.config["files"]
-    compress = checkpoint.recipe.compress
-    rows = "8 bits" if compress is not None and compress.embeddings else "floats"
+    rows = "8 bits" if checkpoint.recipe.compress.options.get("embeddings") else "floats"
     weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
     return [
         ("weights packed", f"{report['weights']:,}", "exact"),
@@ -109,28 +111,15 @@ def _costs(tensor_bytes: int) -> list[tuple[str, str, str, str]]:
 
 def _command(checkpoint: "Checkpoint") -> str:
     """Return the command that makes these weights."""
-    import json
-
     from zoo import registry
 
     recipe = checkpoint.recipe
     compress = recipe.compress
-    assert compress is not None
     text = (checkpoint.metrics.get("compression", {}).get("calibration") or {}).get("text")
     tail = [*([f"--data {text}"] if text else []), f"--out {recipe.name}"]
-    if recipe.name in registry.names() and registry.find(recipe.name).compress == compress:
+    if recipe.name in registry.names() and registry.find(recipe.name).make == compress:
         return " ".join(["zoo compress", recipe.name, *tail])
     words = [f"zoo compress {compress.base} --method {compress.method}"]
-    words += [f"--set {key}={json.dumps(value)}" for key, value in compress.options.items()]
-    words += [f"--skip '{pattern}'" for pattern in compress.skip]
-    for pattern, values in compress.overrides.items():
-        words += [f"--override '{pattern}:{key}={value}'" for key, value in values.items()]
-    words += [f"--rest-dtype {compress.rest_dtype}"] if compress.rest_dtype else []
-    words += [f"--embeddings {compress.embeddings}"] if compress.embeddings else []
-    words += [f"--rotate {compress.rotate}"] if compress.rotate else []
-    words += [f"--budget {compress.budget:g}"] if compress.budget else []
-    words += [f"--tune {compress.tune_steps}"] if compress.tune_steps else []
-    if compress.tune_steps:
-        words += [f"--set tune_length={compress.tune_length} --set tune_lr={compress.tune_lr:g}"]
-    words += [f"--windows {compress.windows} --length {compress.length} --seed {compress.seed}"]
+    for key, value in compress.options.items():
+        words.append(f"--set {key}={shlex.quote(json.dumps(value))}")
     return " ".join([*words, *tail])

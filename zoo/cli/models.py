@@ -11,7 +11,8 @@ from zoo import registry
 from zoo import verbs as api
 from zoo.errors import MismatchError
 from zoo.page import serve as serve_page
-from zoo.registry.recipe import Recipe, leaves
+from zoo.registry.codec import leaves
+from zoo.registry.recipe import Compress, Recipe
 from zoo.version import __version__
 
 Arguments = argparse.Namespace
@@ -104,7 +105,7 @@ def show(args: Arguments) -> None:
     print(f"{recipe.name}: {recipe.summary}")
     print(f"paper    https://arxiv.org/abs/{recipe.paper}")
     print(f"code     {recipe.license}")
-    if recipe.compress is not None:
+    if isinstance(recipe.make, Compress):
         _show_compressed(recipe, facts)
         return
     print(f"input    {tuple(recipe.input_shape)}, {_pairs(recipe.preprocessing)}")

@@ -3,11 +3,16 @@
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from zoo.errors import MismatchError
 from zoo.quantization.options import LayerOptions
 
+# What of a plan a recipe may say beside the options of its layers.
+KEYS = (
+    "windows", "length", "seed", "skip", "overrides", "rest_dtype", "embeddings",
+    "rotate", "budget", "tune_steps", "tune_length", "tune_lr",
+)  # fmt: skip
 ROTATIONS = ("heads", "all", "all-untied")  # see zoo.quantization.language.rotate
 
 
@@ -84,6 +89,19 @@ class Plan:
             raise MismatchError(f"embeddings is {self.embeddings!r}; expected 0 or 8 bits")
         for pattern in self.overrides:
             self._changed(pattern)
+
+    @classmethod
+    def read(cls, method: str, options: Mapping[str, Any]) -> Self:
+        """Return the plan that a recipe's method and options are.
+
+        Raises:
+            MismatchError, UnknownNameError: options that no method has, or that contradict.
+
+        """
+        plan = {key: value for key, value in options.items() if key in KEYS}
+        layers = {key: value for key, value in options.items() if key not in KEYS}
+        plan["skip"] = tuple(plan.get("skip", ()))
+        return cls(options=LayerOptions.from_dict({"method": method, **layers}), **plan)
 
     def of(self, name: str) -> LayerOptions | None:
         """Return the options of a layer, or None if it stays as it is."""

@@ -37,7 +37,7 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
         | ({"activation": activation} if form else {}),
         input_shape=(1, 1, 720 // scale, 1280 // scale),
         preprocessing={"scale": scale, "channel": "y", "color": "bt601-studio", "range": [0, 1]},
-        train=Train(
+        make=Train(
             # Many small steps: after 30 million pixels, 4 patches of 48 pixels reach 31.74 dB held
             # out where 8 of 64 reach 29.58 (benchmarks/sesr_ablation.py). Much smaller patches
             # would mostly see the zero padding of their own borders, as whole pictures hardly do.

@@ -14,12 +14,11 @@ RECIPES = tuple(
         args={},
         input_shape=(1, 1024),
         preprocessing={"tokenizer": "of the base model"},
-        compress=Compress(
+        make=Compress(
             base="HuggingFaceTB/SmolLM2-135M-Instruct",
             method=str(options["method"]),
-            options={key: value for key, value in options.items() if key != "method"},
-            windows=16,
-            embeddings=8,
+            options={key: value for key, value in options.items() if key != "method"}
+            | {"windows": 16, "embeddings": 8},
         ),
         default_tag="wikitext2",
         paper="2402.15319",

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import zoo.recipes
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
 
 ENTRY_POINTS = "zoo.recipes"
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -104,6 +104,6 @@ def importable_models() -> tuple[str, ...]:
     Only the zoo's own models and those of installed third-party recipes: a config file that
     came with weights never chooses what code runs.
     """
-    trained = (recipe for recipe in all_recipes().values() if recipe.compress is None)
+    trained = (recipe for recipe in all_recipes().values() if isinstance(recipe.make, Train))
     own = {recipe.model.split(":")[0] for recipe in trained}
     return ("zoo.models.", *sorted(own))

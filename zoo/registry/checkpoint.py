@@ -10,7 +10,7 @@ from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import read_json, sha256, write_bytes, write_json
 from zoo.registry.catalogue import importable_models
 from zoo.registry.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
-from zoo.registry.recipe import FORMAT_VERSION, Recipe
+from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +27,7 @@ def build(recipe: Recipe) -> "nn.Module":
     """
     import torch
 
-    if recipe.compress is not None:
+    if isinstance(recipe.make, Compress):
         raise MismatchError(
             f"{recipe.name} is a compressed language model: there is no network to build before "
             f"there are weights; type: zoo compress {recipe.name} --out runs/{recipe.name}"
@@ -168,7 +168,7 @@ class Checkpoint:
 
         Of a network quantized by training it is the float one; `zoo.load` gives the integer one.
         """
-        if self.recipe.compress is not None:
+        if isinstance(self.recipe.make, Compress):
             from zoo.quantization.language.opening import load
 
             self.verify()

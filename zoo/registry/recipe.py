@@ -1,14 +1,14 @@
 """`Recipe`: how to make and use a model, as plain data with a JSON round trip."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeVar, get_type_hints
+from typing import Any, Literal, Self
 
 from zoo.errors import MismatchError
+from zoo.registry.codec import convert, from_json, to_json
 
 FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -16,64 +16,6 @@ Precision = Literal["no", "bf16", "fp16"]
 OPTIMIZERS = {"adamw": "AdamW", "soap": "SOAP"}  # what cards call them
 # Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
 WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
-T = TypeVar("T")
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Return `value`, from JSON or from a `--set` text, as the type a field is declared with."""
-    text = isinstance(value, str)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        if hint is bool and text and value in ("true", "false"):
-            return value == "true"
-        if hint is int and (text or (number and isinstance(value, int))):
-            return int(value)
-        if hint is float and (text or number) and math.isfinite(float(value)):
-            return float(value)
-        if hint in (bool, str) and isinstance(value, hint):
-            return value
-        if hint == (Compress | None):
-            return None if value is None else _convert(value, Compress, where)
-        if hint == (str | None) and (value is None or text):
-            return None if value in (None, "none") else value
-        if hint == Precision and value in ("no", "bf16", "fp16"):
-            return value
-        if hint in (tuple[int, ...], tuple[str, ...]) and isinstance(value, list | tuple):
-            item_hint = int if hint == tuple[int, ...] else str
-            return tuple(_convert(item, item_hint, where) for item in value)
-        if hint == Mapping[str, Any] and isinstance(value, Mapping):
-            return dict(value)
-        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-            return from_json(hint, value, where)  # type: ignore[arg-type]
-    except MismatchError:  # of a part, with its own place and value
-        raise
-    except (ValueError, OverflowError):
-        pass
-    wanted = getattr(hint, "__name__", str(hint)) if hint is not Precision else "no, bf16 or fp16"
-    raise MismatchError(f"{where} is {value!r}; expected {wanted}")
-
-
-def from_json(kind: type[T], value: Mapping[str, Any], where: str = "recipe") -> T:
-    """Build the dataclass `kind` from a mapping, checking every name and type."""
-    hints = get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise MismatchError(
-            f"{where} has unknown field {unknown[0]!r}; known: {', '.join(sorted(hints))}"
-        )
-    fields = {name: _convert(item, hints[name], f"{where}.{name}") for name, item in value.items()}
-    try:
-        return kind(**fields)
-    except TypeError as error:  # a required field is missing: the dataclass names it
-        raise MismatchError(f"{where}: {str(error).split(') ', 1)[-1]}") from error
-
-
-def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by dotted path, e.g. "train.lr"."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    items = (leaves(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items())
-    return {key: leaf for part in items for key, leaf in part.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,49 +93,36 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Compress:
-    """How a language model is made smaller.
+    """How a model is made smaller.
 
     Attributes:
-        base: of the model it is made from: org/repo[@revision], or the name of a folder.
-        method: "rtn", "gptq" or "gptvq".
-        options: of the method, e.g. {"bits": 2, "dim": 2}: see `zoo.quantization.LayerOptions`.
-        overrides: pattern of layer names -> options that differ there.
-        skip: patterns of layers that are left as they are.
-        windows: windows of the calibration text.
-        length: tokens of a window.
-        seed: of the choice of windows.
-        rest_dtype: type of the other tensors in the result; None keeps theirs.
-        embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
-        rotate: rotations folded into the weights first: "heads", "all", "all-untied", or "": none.
-        budget: stored bits per weight, shared out between the layers; 0: all layers alike.
-        tune_steps: of tuning codebooks, scales and norms end to end; 0: none.
-        tune_length: tokens of a step.
-        tune_lr: of the tuning.
+        base: of the model it is made from: `name[.tag]`, org/repo[@revision], or the name of a
+            folder.
+        method: a compression method, e.g. "gptvq"; see `zoo.compression.contract`.
+        options: of the method, as JSON of its `Options`, e.g. {"bits": 2, "dim": 2}.
 
     """
 
     base: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    skip: tuple[str, ...] = ()
-    windows: int = 32
-    length: int = 1024
-    seed: int = 0
-    rest_dtype: str | None = None
-    embeddings: int = 0
-    rotate: str = ""
-    budget: float = 0.0
-    tune_steps: int = 0
-    tune_length: int = 512
-    tune_lr: float = 0.005
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read `Compress`; what format 1 had beside `options` is one of them now."""
+        own = {name: item for name, item in value.items() if name in ("base", "method", "options")}
+        beside = {name: item for name, item in value.items() if name not in own}
+        options = own.get("options", {})
+        if isinstance(options, Mapping):
+            own["options"] = {**options, **beside}
+        return from_json(cls, own, "recipe.compress")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to make a model, and everything needed to use it.
 
-    There are two kinds: one says how it is trained, the other how it is compressed.
+    There are two kinds: one says how it is trained, the other from what it is compressed.
 
     Attributes:
         name: what users type, e.g. "sesr-m5-x2".
@@ -204,8 +133,7 @@ class Recipe:
         args: arguments of that class.
         input_shape: the shape costs refer to, e.g. (N, C, H, W) = (1, 1, 360, 640).
         preprocessing: what the input tensor is made from, in the task's own words.
-        train: how it is trained; None in a recipe of the other kind.
-        compress: from what and how it is compressed; None in a recipe of the other kind.
+        make: how it is made: trained, or compressed from another model.
         default_tag: the set of weights that the bare name means.
         paper: arXiv id.
         license: SPDX id of the recipe's code (weights have their own).
@@ -220,16 +148,12 @@ class Recipe:
     args: Mapping[str, Any]
     input_shape: tuple[int, ...]
     preprocessing: Mapping[str, Any]
-    # Typed without None: what trains a recipe is only ever given one that says how.
-    train: Train = None  # type: ignore[assignment]
-    compress: Compress | None = None
+    make: Train | Compress
     default_tag: str
     paper: str
     license: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
-        if (self.train is None) == (self.compress is None):
-            raise MismatchError(f"recipe {self.name!r} must say one of train and compress")
         for value in (self.name, self.default_tag):
             if not NAME.fullmatch(value):
                 raise MismatchError(
@@ -239,22 +163,67 @@ class Recipe:
             raise MismatchError(f"model is {self.model!r}; expected 'module:class'")
 
     @property
+    def train(self) -> Train:
+        """How it is trained.
+
+        Raises:
+            MismatchError: it is not trained but compressed.
+
+        """
+        if isinstance(self.make, Train):
+            return self.make
+        raise MismatchError(
+            f"{self.name} is not trained but compressed; type: zoo compress {self.name} "
+            f"--data DATA --out runs/{self.name}"
+        )
+
+    @property
+    def compress(self) -> Compress:
+        """From what and how it is compressed.
+
+        Raises:
+            MismatchError: it is not compressed but trained.
+
+        """
+        if isinstance(self.make, Compress):
+            return self.make
+        raise MismatchError(
+            f"{self.name} is not compressed but trained; type: zoo train {self.name} --data DIR "
+            f"--out runs/{self.name}"
+        )
+
+    @property
     def family(self) -> str:
         """Name of the module that holds the architecture: "sesr"; of the base model: "smollm2"."""
-        if self.compress is not None:
-            return re.split(r"[^a-z0-9]", self.compress.base.split("/")[-1].lower())[0]
+        if isinstance(self.make, Compress):
+            return re.split(r"[^a-z0-9]", self.make.base.split("/")[-1].lower())[0]
         return self.model.split(":")[0].rsplit(".", 1)[-1]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON types; `Recipe.from_json` gives an equal recipe back."""
-        value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        del value["train" if self.compress is not None else "compress"]
+        """Return the recipe as JSON types; `Recipe.from_json` gives an equal recipe back.
+
+        `make` goes by its kind: "train" or "compress".
+        """
+        value: dict[str, Any] = to_json(self)
+        value["train" if isinstance(self.make, Train) else "compress"] = value.pop("make")
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Build a recipe from `to_json`; unknown fields and wrong types are a MismatchError."""
-        return from_json(cls, value)
+        fields = dict(value)
+        kinds = [kind for kind in ("train", "compress") if kind in fields]
+        if len(kinds) != 1 or "make" in fields:
+            raise MismatchError(f"recipe {value.get('name')!r} must say one of train and compress")
+        make = fields.pop(kinds[0])
+        if not isinstance(make, Mapping):
+            raise MismatchError(f"recipe.{kinds[0]} is {make!r}; expected {kinds[0].title()}")
+        made: Train | Compress
+        if kinds[0] == "train":
+            made = from_json(Train, make, "recipe.train")
+        else:
+            made = Compress.from_json(make)
+        return from_json(cls, {**fields, "make": made}, "recipe")
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with other training settings: {"train.lr": "1e-3"} or {"lr": 1e-3}.
@@ -266,12 +235,7 @@ class Recipe:
             MismatchError: no such setting, or the recipe is of the other kind.
 
         """
-        if self.compress is not None:
-            raise MismatchError(
-                f"{self.name} is not trained but compressed; type: zoo compress {self.name} "
-                f"--data TEXT --out runs/{self.name}"
-            )
-        train = self.to_json()["train"]
+        train = to_json(self.train)
         for key, value in settings.items():
             path = key.removeprefix("train.").split(".")
             target = train["options"] if path[0] == "options" and len(path) == 2 else train
@@ -283,6 +247,6 @@ class Recipe:
                 del target[path[-1]]
                 continue
             if target is not train:
-                value = _convert(value, type(target[path[-1]]), key)
+                value = convert(value, type(target[path[-1]]), key)
             target[path[-1]] = value
-        return dataclasses.replace(self, train=from_json(Train, train, "train"))
+        return dataclasses.replace(self, make=from_json(Train, train, "train"))

@@ -25,8 +25,9 @@ from zoo.errors import MismatchError, ZooError
 from zoo.files import probe
 from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
 from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.codec import leaves
 from zoo.registry.layout import CONFIG, UNSTATED
-from zoo.registry.recipe import Recipe, Train, leaves
+from zoo.registry.recipe import Recipe, Train
 from zoo.tasks import task_of
 from zoo.training.accelerator import accelerator_for
 from zoo.training.optimizers import make_optimizer

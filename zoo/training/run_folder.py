@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.errors import MismatchError
 from zoo.files import sync, write_bytes, write_json
-from zoo.registry.recipe import leaves
+from zoo.registry.codec import leaves
 
 LOG, FACTS = "log.jsonl", "run.json"
 _STATE = "state-"

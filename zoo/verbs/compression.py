@@ -10,6 +10,7 @@ from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import sha256, write_bytes, write_json
 from zoo.quantization.options import METHODS, LayerOptions
 from zoo.quantization.options import PRESETS as EFFORTS
+from zoo.quantization.plan import KEYS as PLAN_KEYS
 from zoo.quantization.plan import Plan
 from zoo.registry import refs
 from zoo.registry.checkpoint import Checkpoint
@@ -20,10 +21,6 @@ from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 if TYPE_CHECKING:
     from zoo.artifacts.resolve import Ref
 
-PLAN_KEYS = (
-    "windows", "length", "seed", "skip", "overrides", "rest_dtype", "embeddings",
-    "rotate", "budget", "tune_steps", "tune_length", "tune_lr",
-)  # fmt: skip
 TEST_WINDOWS = 12
 
 
@@ -48,11 +45,11 @@ def make(
     options = with_preset(options)
     if isinstance(ref, Recipe):
         recipe = _changed(ref, method, options)
-        where = base if base is not None else _compress(ref).base
+        where = base if base is not None else ref.compress.base
     else:
         recipe = recipe_for(ref, method, options)
         where = base if base is not None else ref
-    plan = plan_of(_compress(recipe))
+    plan = Plan.read(recipe.compress.method, recipe.compress.options)
     if plan.calibrates and data is None:
         raise MismatchError(
             f"method {plan.options.method!r} learns from a text what counts in each layer; give "
@@ -81,15 +78,6 @@ def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**EFFORTS[name], **found}
 
 
-def _compress(recipe: Recipe) -> Compress:
-    if recipe.compress is None:
-        raise MismatchError(
-            f"{recipe.name} is trained and not compressed; type: zoo train {recipe.name} "
-            f"--data DIR --out runs/{recipe.name}"
-        )
-    return recipe.compress
-
-
 def recipe_for(ref: "Ref", method: str | None, options: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a model of the user's own: a record of what is done."""
     parsed = refs.parse(ref)
@@ -101,7 +89,8 @@ def recipe_for(ref: "Ref", method: str | None, options: Mapping[str, Any]) -> Re
     else:
         raise MismatchError(f"{ref!r} is no recipe of the kind compress, and no model")
     chosen, settings = _method(method or "gptvq")
-    options_ = LayerOptions.from_dict({"method": chosen, **_merged(settings, options)})
+    own = {key: value for key, value in options.items() if key not in PLAN_KEYS}
+    options_ = LayerOptions.from_dict({"method": chosen, **_merged(settings, own)})
     bits, dim = options_.bits, options_.dim
     label = f"{chosen}-{dim}d-{bits:g}b" if chosen == "gptvq" else f"{chosen}-int{bits:g}"
     recipe = Recipe(
@@ -113,7 +102,7 @@ def recipe_for(ref: "Ref", method: str | None, options: Mapping[str, Any]) -> Re
         args={},
         input_shape=(1, 1024),
         preprocessing={"tokenizer": "of the base model"},
-        compress=Compress(base=base, method=chosen, options={"bits": bits, "dim": dim, **settings}),
+        make=Compress(base=base, method=chosen, options={"bits": bits, "dim": dim, **settings}),
         default_tag="own",
         paper="2402.15319" if chosen == "gptvq" else "2210.17323",
     )
@@ -132,48 +121,24 @@ def _method(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _merged(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a layer: a group size was chosen for its bits, and goes with them."""
-    own = {key: value for key, value in options.items() if key not in PLAN_KEYS}
-    changed = {"bits", "dim", "target_bpv", "group_size"} & set(own)
+    """Return the options of a job: a group size was chosen for its bits, and goes with them."""
+    changed = {"bits", "dim", "target_bpv", "group_size"} & set(options)
     kept = {k: v for k, v in settings.items() if not (changed and k == "group_size")}
-    return {**kept, **own}
+    return {**kept, **options}
 
 
 def _changed(recipe: Recipe, method: str | None, options: Mapping[str, Any]) -> Recipe:
     """Return a recipe with other settings, checked."""
-    before = _compress(recipe)
-    name, kept = (before.method, dict(before.options)) if method is None else _method(method)
-    changes = {key: value for key, value in options.items() if key in PLAN_KEYS}
-    if "skip" in changes:
-        changes["skip"] = tuple(changes["skip"])
-    merged = _merged(kept, options)
-    compress = dataclasses.replace(before, method=name, options=merged, **changes)
-    plan_of(compress)  # refuses what cannot be done, before anything is read
-    return dataclasses.replace(recipe, compress=compress)
-
-
-def plan_of(compress: Compress) -> Plan:
-    """Return what a recipe says as the plan of a job.
-
-    Raises:
-        MismatchError, UnknownNameError: options that no method has, or that contradict.
-
-    """
-    return Plan(
-        options=LayerOptions.from_dict({"method": compress.method, **compress.options}),
-        overrides=compress.overrides,
-        skip=compress.skip,
-        windows=compress.windows,
-        length=compress.length,
-        seed=compress.seed,
-        rest_dtype=compress.rest_dtype,
-        embeddings=compress.embeddings,
-        rotate=compress.rotate,
-        budget=compress.budget,
-        tune_steps=compress.tune_steps,
-        tune_length=compress.tune_length,
-        tune_lr=compress.tune_lr,
-    )
+    before = recipe.compress
+    name, kept = before.method, dict(before.options)
+    if method is not None:
+        name, chosen = _method(method)
+        kept = {key: value for key, value in kept.items() if key in PLAN_KEYS} | chosen
+    compress = dataclasses.replace(before, method=name, options=_merged(kept, options))
+    Plan.read(
+        compress.method, compress.options
+    )  # refuses what cannot be done, before anything is read
+    return dataclasses.replace(recipe, make=compress)
 
 
 def _folder(ref: "Ref") -> Path:
@@ -227,7 +192,7 @@ def _write_facts(
     """Write what makes a folder of transformers a checkpoint; `zoo.json` comes last."""
     from zoo.cards.model import render
 
-    base = _compress(recipe).base
+    base = recipe.compress.base
     write_json(out / METRICS, metrics)
     text = (
         f"The weights in this folder were made from those of {base} by quantization.\nLicence of "

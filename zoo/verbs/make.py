@@ -9,7 +9,7 @@ from zoo.artifacts.resolve import Ref, checkpoint, pinned
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Compress, Recipe
 from zoo.verbs.use import load
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def export(
     source = checkpoint(ref)
     shape = input_shape or source.recipe.input_shape
     probe(Path(path).parent)  # before the work, not after it
-    if source.recipe.compress is not None:
+    if isinstance(source.recipe.make, Compress):
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
         return _export_packed(source, Path(path))
