@@ -1,0 +1,79 @@
+"""Extension points: a folder whose members are found by being there, or by an entry point.
+
+A point is the dotted name of a room's folder, e.g. "zoo.cost.estimators". Its members are the
+modules of that folder, and what installed packages offer through the entry-point group of the same
+name. A module's `_` reads as `-` in a member's name; modules that begin with `_`, and `contract`,
+are no members. Installed plug-ins are trusted code. Nothing is imported before it is asked for.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from zoo.errors import MismatchError, UnknownNameError
+
+
+@functools.cache
+def members(point: str) -> Mapping[str, str]:
+    """Return where each member of a point is to be imported from, by name, in name order.
+
+    Raises:
+        MismatchError: two packages offer the same name.
+
+    """
+    folder = importlib.import_module(point)
+    found = {
+        module.name.replace("_", "-"): f"{point}.{module.name}"
+        for module in pkgutil.iter_modules(folder.__path__)
+        if not module.name.startswith("_") and module.name != "contract"
+    }
+    for entry in importlib.metadata.entry_points(group=point):
+        name = entry.name.replace("_", "-")
+        if found.setdefault(name, entry.value) != entry.value:
+            raise MismatchError(
+                f"{name!r} of {point} is defined by {found[name]} and by entry point {entry.name} "
+                f"({entry.value}); rename one, or uninstall the package that brings it"
+            )
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def names(point: str) -> list[str]:
+    """Return the names of a point's members, without importing one."""
+    return list(members(point))
+
+
+def member(point: str, name: str, what: str) -> Any:
+    """Return a member, imported: a module, or the object that an entry point names.
+
+    Args:
+        point: of the members, e.g. "zoo.cost.estimators".
+        name: of the member; `_` and `-` are the same.
+        what: a member is, for the error: "estimator".
+
+    Raises:
+        UnknownNameError: there is none; the message lists near misses.
+        MismatchError: another package's member cannot be imported.
+
+    """
+    known = members(point)
+    key = name.replace("_", "-")
+    if key not in known:
+        raise UnknownNameError.near(what, name, known, f"known: {', '.join(known)}")
+    target = known[key]
+    if target.startswith(f"{point}."):
+        return importlib.import_module(target)
+    module, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+    except Exception as error:  # whatever another package's code raises
+        raise MismatchError(
+            f"entry point {name} ({target}) of {point} cannot be loaded: "
+            f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
+        ) from error
+    return found
