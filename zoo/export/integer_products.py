@@ -10,6 +10,9 @@ so that kernels multiply what is stored, and borders are padded with z. The sum 
   wider than a pixel. Processors with dot-product instructions do four products where floats do
   one; those without may saturate, which one trial at the start finds out;
 - float32 convolutions, as long as every partial sum stays below 2^24, or float64 (2^53).
+
+The rescaling is TFLite Micro's. LiteRT's differs in fully connected layers, where the exact sum
+times M / 2^(31 - s) is rounded once, halves up (`zoo.export.fixedpoint` says what M and s are).
 """
 
 import itertools
@@ -65,7 +68,8 @@ def int8_products_are_exact() -> bool:
     if not hasattr(torch, "_int_mm") or not torch.backends.mkldnn.is_available():
         return False  # or a plain, slow loop
     generator = torch.Generator().manual_seed(0)
-    small = itertools.product((1, 2, 7), repeat=3)  # kernels differ for a row or a column
+    few = (1, 2, 7)
+    small = itertools.product(few, few, few)  # kernels differ for a row or a column
     with torch.inference_mode():
         return all(
             _is_exact(shape, shift, generator)
