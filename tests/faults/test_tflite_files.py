@@ -1,9 +1,12 @@
 """Damaged and hostile `.tflite` files: a clear error of ours or a network, never anything else."""
 
 import random
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,7 @@ from torch import nn
 from zoo.deploy.tflite_read import parse_tflite, read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError
+from zoo.graph.check import check
 from zoo.graph.ir import Graph
 from zoo.quantization.int8.post_training import quantize
 from zoo.runtime.integer import IntegerNetwork
@@ -109,6 +113,71 @@ def test_what_is_no_file_of_ours_says_so(tmp_path: Path, content: bytes) -> None
     (tmp_path / "half.tflite").write_bytes(content[: len(content) // 2])
     with pytest.raises(UnsafeFileError, match=r"half\.tflite: "):
         read_tflite(tmp_path / "half.tflite")
+
+
+def test_what_does_not_fit_a_layer_is_named(content: bytes) -> None:
+    graph = parse_tflite(content)
+    op = next(op for op in graph.ops if op.kind == "conv2d")
+    source, weight, bias = op.inputs
+    wrong = {
+        (source, "dtype", "uint8"): "its input is uint8; expected float32, int8 or int16",
+        (bias, "dtype", "int16"): "its bias is int16",
+        (bias, "shape", (5,)): r"its bias is int32 \(5,\) for 4 outputs",
+        (
+            weight,
+            "shape",
+            (4, 3, 3, 3),
+        ): r"a kernel of shape \(4, 3, 3, 3\) does not fit 1 channel",
+        (weight, "shape", (4,)): "operands of impossible rank",
+    }
+    for (name, key, value), message in wrong.items():
+        tensor = replace(graph.tensors[name], **{key: value})
+        with pytest.raises(MismatchError, match=f"{re.escape(op.label)}.*{message}"):
+            check(replace(graph, tensors={**graph.tensors, name: tensor}))
+
+
+def test_an_unknown_operator_is_named() -> None:
+    """With several outputs or an operand left out, too: none of that is damage."""
+    from zoo.deploy import flatbuffer, tflite_schema
+
+    def file(code: int, **names: str) -> bytes:
+        tensor = {"shape": np.array([1, 4], np.int32), "type": 9, "buffer": 0}
+        op = {
+            "opcode_index": 0,
+            "inputs": np.array([0, -1, 0], np.int32),
+            "outputs": np.array([1, 2], np.int32),
+        }
+        subgraph = {
+            "tensors": [{**tensor, "name": name} for name in "xyz"],
+            "inputs": np.array([0], np.int32),
+            "outputs": np.array([1, 2], np.int32),
+            "operators": [op],
+        }
+        codes = {"builtin_code": code, "deprecated_builtin_code": min(code, 127), **names}
+        model = {
+            "version": 3,
+            "operator_codes": [codes],
+            "subgraphs": [subgraph],
+            "buffers": [{}],
+        }
+        return flatbuffer.write(model, tflite_schema.MODEL, tflite_schema.IDENTIFIER)
+
+    for content, name in (
+        (file(49), "SPLIT"),
+        (file(150), "GELU"),
+        (file(999), "code 999"),
+        (file(32, custom_code="TFLite_Detection"), "custom operator 'TFLite_Detection'"),
+    ):
+        with pytest.raises(MismatchError, match=f"operator 0, {name} at y, z, is not known"):
+            parse_tflite(content)
+
+
+def test_operators_have_the_names_of_the_schema() -> None:
+    from zoo.deploy.tflite_schema import NAMES, OPERATORS
+
+    assert all(NAMES[code] == name for name, (code, _) in OPERATORS.items())
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    assert [getattr(schema.BuiltinOperator, name) for name in NAMES] == [*range(len(NAMES))]
 
 
 def test_wrong_inputs_are_refused(content: bytes) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def tflite_micro(content: bytes) -> Callable[..., NDArray[Any]]:
-    """Return a function from batches of inputs to the batch of outputs, or skip the test."""
+def tflite_micro(content: bytes, output: int = 0) -> Callable[..., NDArray[Any]]:
+    """Return a function from batches of inputs to the batch of an output, or skip the test."""
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
     interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**24)
 
@@ -23,23 +23,23 @@ def tflite_micro(content: bytes) -> Callable[..., NDArray[Any]]:
             for place, value in enumerate(sample):
                 interpreter.set_input(value[None].numpy(), place)
             interpreter.invoke()
-            outputs.append(interpreter.get_output(0))
+            outputs.append(interpreter.get_output(output))
         return np.concatenate(outputs)
 
     return run
 
 
-def litert(content: bytes, resolver: str = "BUILTIN_REF") -> Callable[..., NDArray[Any]]:
-    """Return such a function of LiteRT; the resolver "AUTO" is its XNNPACK kernels."""
+def litert(content: bytes, output: int = 0) -> Callable[..., NDArray[Any]]:
+    """Return such a function of LiteRT's reference kernels."""
     module = pytest.importorskip("ai_edge_litert.interpreter")
     interpreter = module.Interpreter(
         model_content=content,
-        experimental_op_resolver_type=module.OpResolverType[resolver],
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
         num_threads=1,
     )
     interpreter.allocate_tensors()
     places = [detail["index"] for detail in interpreter.get_input_details()]
-    (output,) = (detail["index"] for detail in interpreter.get_output_details())
+    made = interpreter.get_output_details()[output]["index"]
 
     def run(*inputs: Tensor) -> NDArray[Any]:
         outputs = []
@@ -47,7 +47,7 @@ def litert(content: bytes, resolver: str = "BUILTIN_REF") -> Callable[..., NDArr
             for place, value in zip(places, sample, strict=True):
                 interpreter.set_tensor(place, value[None].numpy())
             interpreter.invoke()
-            outputs.append(interpreter.get_tensor(output))
+            outputs.append(interpreter.get_tensor(made))
         return np.concatenate(outputs)
 
     return run

@@ -34,7 +34,7 @@ class TfliteFile:
     Attributes:
         path: where.
         max_abs_error: largest difference between what the file computes (by our executor, which
-            gives the runtimes' integers) and the module, on the first calibration batch.
+            gives TFLite Micro's integers) and the module, on the first calibration batch.
         snr_db: the outputs' signal-to-noise ratio there; infinite for an exact copy.
 
     """

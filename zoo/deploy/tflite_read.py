@@ -16,6 +16,11 @@ from zoo.graph.ir import MAC_KINDS, Graph, Kind, Op, Quantization, Tensor
 
 MAX_BYTES = 2**31  # of the file and of each tensor: FlatBuffers' own limit
 _TYPES = {number: name for name, number in tflite_schema.TENSOR_TYPES.items()}
+_UNSUPPORTED = {
+    "is_variable": "is state that the network keeps from call to call",
+    "sparsity": "is stored sparsely",
+    "external_buffer": "is kept outside the file",
+}
 _NAMES = {code: name for name, (code, _) in tflite_schema.OPERATORS.items()}
 
 
@@ -101,8 +106,9 @@ class _Parser:
         dtype = _TYPES.get(table["type"])
         if dtype is None:
             raise MismatchError(f"tensor {name!r} has type {table['type']}, which is not known")
-        if table["is_variable"] or table["sparsity"] or table["external_buffer"]:
-            raise MismatchError(f"tensor {name!r} is variable, sparse or kept outside the file")
+        for key, what in _UNSUPPORTED.items():
+            if table[key]:
+                raise MismatchError(f"tensor {name!r} {what}, which is not supported")
         signature = table["shape_signature"]
         shape = tuple(int(size) for size in ([] if table["shape"] is None else table["shape"]))
         if signature is not None and any(size < 0 for size in signature[1:]):
@@ -157,17 +163,16 @@ class _Parser:
         code = self.codes[table["opcode_index"]]
         # Codes above 127 do not fit the old field; old writers fill only the old one.
         number = max(code["builtin_code"], code["deprecated_builtin_code"])
-        inputs = self.pick(table["inputs"], f"operator {index}")
         outputs = self.pick(table["outputs"], f"operator {index}")
-        if len(outputs) != 1 or not inputs:
-            raise UnsafeFileError(f"operator {index} has {len(outputs)} outputs; expected 1")
         name = _NAMES.get(number)
         if name is None:
-            what = f"custom operator {code['custom_code']!r}" if number == 32 else f"code {number}"
             raise MismatchError(
-                f"operator {index}, {what} at {outputs[0]}, is not known; known: "
-                f"{', '.join(sorted(_NAMES.values()))}"
+                f"operator {index}, {_called(code, number)} at {', '.join(outputs)}, is not known; "
+                f"known: {', '.join(sorted(_NAMES.values()))}"
             )
+        inputs = self.pick(table["inputs"], f"operator {index}")
+        if len(outputs) != 1 or not inputs:
+            raise UnsafeFileError(f"operator {index} has {len(outputs)} outputs; expected 1")
         call = Call(
             name,
             inputs,
@@ -191,6 +196,14 @@ class _Parser:
             macs=macs,
             module=outputs[0],
         )
+
+
+def _called(code: Mapping[str, Any], number: int) -> str:
+    """Return what an operator that is not known here is called."""
+    names = tflite_schema.NAMES
+    if number == names.index("CUSTOM"):
+        return f"custom operator {code['custom_code']!r}"
+    return names[number] if 0 <= number < len(names) else f"code {number}"
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -227,6 +240,8 @@ def _quantization(
     if len(zeros) == 1 and len(scales) > 1:
         zeros = np.repeat(zeros, len(scales))
     along = len(scales) > 1
+    if len(shape) == 1:
+        axis = 0  # old converters give a bias the dimension that its weights' scales belong to
     if len(zeros) != len(scales) or (
         along and (not 0 <= axis < len(shape) or shape[axis] != len(scales))
     ):

@@ -34,6 +34,8 @@ def check(graph: Graph) -> None:
             raise MismatchError(f"{op.label} computes a constant; fold it before writing the file")
         try:
             expected = _SHAPES[op.kind](graph, op, shapes)
+        except MismatchError:  # a ValueError, too
+            raise
         except (IndexError, ValueError) as error:
             raise MismatchError(f"{op.label} has operands of impossible rank: {shapes}") from error
         if expected != given:
@@ -51,8 +53,13 @@ def _bias(graph: Graph, op: Op, outputs: int) -> None:
     for name in op.inputs[1:]:
         if name not in graph.values:
             raise _refuse(op, f"its parameter {name!r} is not constant")
+    dtype = graph.tensors[op.inputs[0]].dtype
+    if dtype not in (*BIAS_DTYPE, "float32"):
+        raise _refuse(
+            op, f"its input is {dtype}; expected float32, int8 or int16: convert the file to those"
+        )
     if len(op.inputs) == 3:
-        bias, dtype = graph.tensors[op.inputs[2]], graph.tensors[op.inputs[0]].dtype
+        bias = graph.tensors[op.inputs[2]]
         if bias.shape != (outputs,) or bias.dtype != BIAS_DTYPE.get(dtype, dtype):
             raise _refuse(op, f"its bias is {bias.dtype} {bias.shape} for {outputs} outputs")
     _scales(graph, op, outputs)

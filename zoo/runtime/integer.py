@@ -16,7 +16,10 @@ _CHUNK = 2**21  # elements of the largest activation that are worked on at once
 
 
 class IntegerNetwork(nn.Module):
-    """Runs a quantized graph with the arithmetic of TFLite's reference kernels, on the CPU.
+    """Runs a quantized graph with the arithmetic of TFLite Micro's reference kernels, on the CPU.
+
+    Those of LiteRT give the same integers but for fully connected layers, which round once there
+    and so differ by one step (rarely in int8), and for int16 softmax, see `zoo.runtime.lut`.
 
     It takes and gives the integers of the graph's inputs and outputs, channels last, as the
     runtime does: int8 `(N, H, W, C)`. Any batch size goes through a graph that was made for one

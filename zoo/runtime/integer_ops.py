@@ -1,4 +1,4 @@
-"""What each operator computes on integers, as TFLite's reference kernels define it.
+"""What each operator computes on integers, as TFLite Micro's reference kernels define it.
 
 A kernel is made once for an operator of a graph and then called with its computed inputs: the
 stored integers, channels last. Sources: tensorflow/lite/kernels/internal/reference (integer_ops)

@@ -10,8 +10,12 @@ so that kernels multiply what is stored, and borders are padded with z. The sum 
   wider than a pixel. Processors with dot-product instructions do four products where floats do
   one; those without may saturate, which one trial at the start finds out;
 - float32 convolutions, as long as every partial sum stays below 2^24, or float64 (2^53).
+
+The rescaling is TFLite Micro's. LiteRT's differs in fully connected layers, where the exact sum
+times M / 2^(31 - s) is rounded once, halves up (`zoo.runtime.fixedpoint` says what M and s are).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -43,26 +47,54 @@ _ALL = slice(None)
 _FEW = 16  # output channels for which it does not pay to copy patches
 
 
+def int8_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the int32 product of two int8 matrices, however they lie in memory."""
+    return torch._int_mm(_by_rows(a), _by_rows(b))
+
+
+def _by_rows(matrix: Tensor) -> Tensor:
+    """Return a matrix row by row in memory, and with the strides of such.
+
+    Along sizes of 1 `contiguous` keeps any stride; `torch._int_mm` takes it for the length of a
+    row and reads elsewhere.
+    """
+    rows, columns = matrix.shape
+    return matrix.contiguous().as_strided((rows, columns), (columns, 1))
+
+
 @cache
 def int8_products_are_exact() -> bool:
     """Whether this machine multiplies int8 matrices into int32 fast, without saturation."""
-    multiply = getattr(torch, "_int_mm", None)
-    if multiply is None or not torch.backends.mkldnn.is_available():  # else a plain, slow loop
-        return False
+    if not hasattr(torch, "_int_mm") or not torch.backends.mkldnn.is_available():
+        return False  # or a plain, slow loop
     generator = torch.Generator().manual_seed(0)
+    few = (1, 2, 7)
+    small = itertools.product(few, few, few)  # kernels differ for a row or a column
     with torch.inference_mode():
-        for rows, depth, columns in ((1, 7, 1), (5, 64, 12), (64, 4096, 64), (257, 130, 140)):
-            a = torch.randint(-128, 128, (rows, depth), generator=generator, dtype=torch.int8)
-            b = torch.randint(-128, 128, (depth, columns), generator=generator, dtype=torch.int8)
-            a[0], b[:, 0] = 127, 127  # the largest sums, and pairs beyond 16 bits
-            a[-1, ::2] = -128
-            exact = (a.double() @ b.double()).to(torch.int64)
-            try:
-                if not torch.equal(multiply(a, b).to(torch.int64), exact):
-                    return False
-            except RuntimeError:
-                return False
-    return True
+        return all(
+            _is_exact(shape, shift, generator)
+            for shape in (*small, (5, 64, 12), (64, 4096, 64), (257, 130, 140))
+            for shift in (0, 1)  # parts of a batch need not start at a whole word
+        )
+
+
+def _is_exact(shape: tuple[int, int, int], shift: int, generator: torch.Generator) -> bool:
+    """Whether one product is right, its operands lying among numbers that do not belong to it."""
+    rows, depth, columns = shape
+
+    def matrix(height: int, width: int) -> Tensor:
+        size = (shift + height * width + 64,)
+        memory = torch.randint(-128, 128, size, generator=generator, dtype=torch.int8)
+        return memory[shift : shift + height * width].view(height, width)
+
+    a, b = matrix(rows, depth), matrix(depth, columns)
+    a[0], b[:, 0] = 127, 127  # the largest sums, and pairs beyond 16 bits
+    a[-1], b[:, -1] = -128, -128
+    exact = (a.double() @ b.double()).to(torch.int32)
+    try:
+        return torch.equal(int8_product(a, b), exact)
+    except RuntimeError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -92,12 +124,8 @@ class _Product:
         matrix = self.weight.flatten(1)
         if not self.integer:
             return lambda x: F.linear(x.to(matrix.dtype), matrix, self.bias)
-        columns = matrix.t().contiguous()
-
-        def run(x: Tensor) -> Tensor:
-            return torch._int_mm(x.reshape(-1, x.shape[-1]), columns).view(*x.shape[:-1], -1)
-
-        return run
+        columns = _by_rows(matrix.t())
+        return lambda x: int8_product(x.flatten(0, -2), columns).view(*x.shape[:-1], len(matrix))
 
 
 def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _Product:
