@@ -21,7 +21,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, MissingWeightsError, ZooError
+from zoo.errors import MismatchError, MissingWeightsError, ZooError, newer
 from zoo.quantization import embeddings as tables
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
@@ -64,7 +64,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
             raise MismatchError(
                 f"the checkpoint has format_version {format_version!r}; this zoo reads 1 to "
-                f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
+                f"{FORMAT_VERSION} ({newer()})"
             )
         self.quant_method = METHOD
         self.format_version = format_version
