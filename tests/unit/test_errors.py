@@ -36,9 +36,7 @@ def test_in_a_checkout_pip_takes_the_line(
     assert done.returncode == 0, done.stderr
 
 
-def test_in_a_checkout_the_line_is_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_checkout_the_line_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = tmp_path / "my clone"
     clone.mkdir()
     for name in ("pyproject.toml", "constraints.txt"):

@@ -181,8 +181,7 @@ def _header(path: Path, file: Any) -> Header:
         raise UnsafeFileError(f"its version is {version!r}")
     if version > VERSION:
         raise MismatchError(
-            f"{path} is of version {version}; this zoo reads up to {VERSION} "
-            f"({newer()})"
+            f"{path} is of version {version}; this zoo reads up to {VERSION} ({newer()})"
         )
     mode, metadata, mask = (record.get(key) for key in ("mode", "metadata", "mask"))
     tensors = record.get("tensors")
