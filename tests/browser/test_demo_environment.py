@@ -78,7 +78,8 @@ def test_every_view_answers(visit: Callable[..., "Page"]) -> None:
     page.click("#examples img >> nth=2")  # another picture than the first
     page.wait_for_function(
         "first => { const all = [...document.querySelectorAll('#whole img')];"
-        " return all.length == 2 && all.every(i => i.complete && i.naturalWidth && i.src != first) }",
+        " return all.length == 2 &&"
+        " all.every(i => i.complete && i.naturalWidth && i.src != first) }",
         arg=first,
     )
     page.get_by_role("tab", name="Adapters").click()

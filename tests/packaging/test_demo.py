@@ -1,8 +1,8 @@
 """What `make demo` installs is enough for the page and for the README's first commands.
 
 The environment is one of links: of the packages that are installed here only those are found
-that pip would bring for the extra which the Makefile names. `tests/browser/test_demo_environment.py`
-installs them for real.
+that pip would bring for the extra which the Makefile names.
+`tests/browser/test_demo_environment.py` installs them for real.
 """
 
 import importlib.metadata
@@ -27,6 +27,7 @@ import json
 from zoo import demo_adapters
 from zoo.serve import build
 build()
+demo_adapters.DRAWINGS, demo_adapters.DRAWING_STEPS, demo_adapters.TOKENS = 2, 2, 2  # quick
 answers = {}
 for bench in demo_adapters.benches():
     answers[bench.kind] = bench.missing
@@ -69,9 +70,8 @@ def closure(repository: Path, extra: str) -> set[str]:
             if (name, part) in seen:
                 continue
             seen.add((name, part))
-            lines = (
-                extras.get(part, []) if name == "edge-zoo" else importlib.metadata.requires(name)
-            )
+            own = name == "edge-zoo"
+            lines = extras.get(part, []) if own else importlib.metadata.requires(name)
             waiting += [(Requirement(line), part) for line in lines or []]
     return {name for name, _ in seen} - {"edge-zoo"}
 
@@ -85,12 +85,10 @@ def python(
     found = re.search(r"-e '\.\[(\w+)\]'", made(repository, "demo"))
     assert found
     for name in sorted(closure(repository, found[1])):
-        files = importlib.metadata.files(name) or []
-        for top in {file.parts[0] for file in files if ".." not in file.parts} - {"__pycache__"}:
+        there = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in there.files or []} - {"..", "__pycache__"}:
             if not (site / top).exists():
-                (site / top).symlink_to(
-                    Path(str(files[0].locate())).parents[len(files[0].parts) - 1] / top
-                )
+                (site / top).symlink_to(str(there.locate_file(top)))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(repository)])}
 
     def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -153,9 +151,8 @@ def test_the_page_comes_up_with_and_without_the_model(
         (programs / name).chmod(0o755)
     printed = []
     for _ in range(2):
-        done = subprocess.run(
-            ["make", "demo", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True
-        )  # fmt: skip
+        command = ["make", "demo", f"PYTHON={sys.executable}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "zoo serve --open"
         printed.append(done.stdout)

