@@ -70,6 +70,12 @@ def address(clone: Path, environment: dict[str, str]) -> Iterator[str]:
             server.terminate()
 
 
+def test_make_installs_it(clone: Path) -> None:
+    """A test of its own: installing takes minutes, and a test that takes ten counts as hung."""
+    assert (clone / ".venv/bin/zoo").is_file()
+    assert not (clone / ".venv/bin/pytest").exists()
+
+
 def test_every_view_answers(visit: Callable[..., "Page"]) -> None:
     page = visit()
     page.set_default_timeout(MOST_SECONDS * 1000)
