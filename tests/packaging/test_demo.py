@@ -151,7 +151,7 @@ def test_the_page_comes_up_with_and_without_the_model(
         (programs / name).chmod(0o755)
     printed = []
     for _ in range(2):
-        command = ["make", "demo", f"PYTHON={sys.executable}"]
+        command = ["make", "--no-print-directory", "demo", f"PYTHON={sys.executable}", "PORT="]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "zoo serve --open"
