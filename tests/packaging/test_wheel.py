@@ -1,6 +1,8 @@
 """The wheel, built as a release is: sdist first, then the wheel from it."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -164,6 +166,15 @@ def test_installed_zoo_lists_recipes_and_ships_weights(installed: Path, reposito
     assert "sesr-m5-x2" in listed
     ours = {p.parent.name for p in (repository / "zoo" / "weights").glob("*/config.json")}
     assert {f"{name}.{tag}" for name, tags in listed.items() for tag in tags} == ours
+
+
+def test_an_installed_zoo_tells_what_pip_can_find(installed: Path) -> None:
+    """A wheel knows what its extras require; itself it is not in any index."""
+    code = "from zoo.errors import MissingExtraError as e; print(e.of('gradio', 'serve'))"
+    words = shlex.split(python(code, installed).partition("; type: ")[2])
+    assert words[:4] == [sys.executable, "-m", "pip", "install"]
+    names = {re.split(r"[<>=]", word)[0] for word in words[4:]}
+    assert names == {"accelerate", "diffusers", "gguf", "gradio", "peft", "transformers"}
 
 
 def test_checkout_finds_its_content(repository: Path) -> None:

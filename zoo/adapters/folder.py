@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from zoo.adapters.recipe import AdapterRecipe
-from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, newer
 from zoo.files import sha256, write_bytes, write_json
 from zoo.registry.layout import UNSTATED
 
@@ -74,7 +74,7 @@ class AdapterFolder:
         if version != FORMAT_VERSION or not isinstance(config.get("recipe"), dict):
             raise MismatchError(
                 f"{path / CONFIG} has format_version {version!r}; this zoo reads {FORMAT_VERSION} "
-                "(type: pip install -U edge-zoo)"
+                f"({newer()})"
             )
         expected = config.get("sha256")
         file = path / FILE

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from zoo.adapters.encoding import KINDS, Encoded, decode, encode
 from zoo.adapters.sparse import FLOATS, SparseTensor
-from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, newer
 from zoo.files import replacing
 
 _T = TypeVar("_T")
@@ -181,8 +181,7 @@ def _header(path: Path, file: Any) -> Header:
         raise UnsafeFileError(f"its version is {version!r}")
     if version > VERSION:
         raise MismatchError(
-            f"{path} is of version {version}; this zoo reads up to {VERSION} "
-            "(type: pip install -U edge-zoo)"
+            f"{path} is of version {version}; this zoo reads up to {VERSION} ({newer()})"
         )
     mode, metadata, mask = (record.get(key) for key in ("mode", "metadata", "mask"))
     tensors = record.get("tensors")

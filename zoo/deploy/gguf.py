@@ -18,10 +18,9 @@ def convert(file: Path, out: Path) -> Path:
     """
     try:
         import gguf  # noqa: F401  # transformers asks for it too late, and in other words
-    except ImportError:
-        raise MissingExtraError.of("gguf", "llm") from None
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "llm") from error
     from zoo.quantization.language.opening import quiet
 
     if not file.is_file():

@@ -17,7 +17,7 @@ from transformers.quantizers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, ZooError
+from zoo.errors import MismatchError, ZooError, newer
 from zoo.quantization import embeddings as tables
 from zoo.quantization.delta import Delta
 from zoo.quantization.options import LayerOptions
@@ -57,7 +57,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
             raise MismatchError(
                 f"the checkpoint has format_version {format_version!r}; this zoo reads 1 to "
-                f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
+                f"{FORMAT_VERSION} ({newer()})"
             )
         self.quant_method = METHOD
         self.format_version = format_version

@@ -31,7 +31,9 @@ KINDS = {
     "causal-lm": "text", "text-choice": "text", "denoising": "drawing",
     "super-resolution": "picture",
 }  # fmt: skip
-PACKAGES = {"text": "transformers", "drawing": "diffusers"}  # which run these bases
+PACKAGES = {  # which run these bases
+    "text": ("transformers", "gguf"), "drawing": ("diffusers",), "picture": (),
+}  # fmt: skip
 TOKENS, DRAWINGS, DRAWING_STEPS, ROUNDS = 24, 8, 20, 3
 MOST_PROMPT = 2000  # characters
 
@@ -89,9 +91,9 @@ class Bench:
     @property
     def missing(self) -> str:
         """Why it cannot be used here, or nothing."""
-        package = PACKAGES.get(self.kind)
-        if package and importlib.util.find_spec(package) is None:
-            return str(MissingExtraError.of(package, "adapters"))
+        for package in PACKAGES[self.kind]:
+            if importlib.util.find_spec(package) is None:
+                return str(MissingExtraError.of(package, "adapters"))
         try:
             named(self.ref)
         except MissingWeightsError as error:

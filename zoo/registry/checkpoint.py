@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, newer
 from zoo.files import read_json, sha256, write_bytes, write_json
 from zoo.registry.catalogue import importable_models
 from zoo.registry.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
@@ -100,7 +100,7 @@ class Checkpoint:
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise MismatchError(
                 f"{file} has format_version {version!r}; this zoo reads 1 to "
-                f"{FORMAT_VERSION} (type: pip install -U edge-zoo)"
+                f"{FORMAT_VERSION} ({newer()})"
             )
         fields = {"recipe": dict, "tag": str, "license": str, "data": dict, "files": dict}
         for key, kind in fields.items():

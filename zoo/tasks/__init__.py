@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from zoo.errors import UnknownNameError
+from zoo.errors import UnknownNameError, newer
 from zoo.registry.recipe import Recipe
 
 
@@ -28,5 +28,5 @@ def task_of(recipe: Recipe) -> ModuleType:
             return module
     raise UnknownNameError(
         f"recipe {recipe.name!r} is for the task {recipe.subtask!r}, which this zoo does not know "
-        "(type: pip install -U edge-zoo)"
+        f"({newer()})"
     )

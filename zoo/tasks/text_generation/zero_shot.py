@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import MismatchError, MissingExtraError
+from zoo.errors import MismatchError, MissingExtraError, install
 
 
 def zero_shot(
@@ -30,7 +30,7 @@ def zero_shot(
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise MissingExtraError(
-            "zero-shot tasks need lm-eval; type: pip install lm-eval"
+            f"zero-shot tasks need lm-eval; type: {install('lm-eval')}"
         ) from error
     names, folders = [], []
     for task in tasks:
