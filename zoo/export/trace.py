@@ -52,7 +52,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     program = export_program(module, input_shape)
     state = {}
     if values:
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        parts = (module.named_parameters, module.named_buffers)  # by each of their names
+        tensors = dict(item for named in parts for item in named(remove_duplicate=False))
         state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
     return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
 
