@@ -75,7 +75,9 @@ class InputCheck:
             self._look(x)
 
     def _look(self, x: Tensor) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling():
+            return
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -293,6 +294,33 @@ def test_the_comparison_survives_a_module_that_writes_its_input(tmp_path: Path) 
     assert torch.equal(x, before)
 
 
+class Chain(nn.Module):
+    """Every operator that has a form in place, pure or in place, behind a norm."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.inplace = conv(3, 4), nn.BatchNorm2d(4), inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        for function in (F.relu, F.relu6, F.leaky_relu, F.hardswish, F.silu, F.hardtanh):
+            x = function(x, inplace=self.inplace)
+        x = F.dropout(x, 0.5, self.training, self.inplace)
+        x = torch.dropout_(x, 0.5, False) if self.inplace else torch.dropout(x, 0.5, False)
+        for name in ("add", "sub", "mul", "div"):
+            x = getattr(x, f"{name}_" if self.inplace else name)(2.0)
+        for name in ("sigmoid", "tanh"):
+            x = getattr(x, f"{name}_" if self.inplace else name)()
+        return x.clamp_(0, 1) if self.inplace else x.clamp(0, 1)
+
+
+def test_operators_in_place_are_their_pure_forms() -> None:
+    pure, written = (trace(Chain(inplace).eval(), SHAPE) for inplace in (False, True))
+    facts = [[(op.kind, op.attributes) for op in graph.ops] for graph in (pure, written)]
+    assert facts[0] == facts[1]
+    assert len(facts[0]) == 14
+
+
 def test_each_use_of_a_shared_layer_has_its_own_kernel() -> None:
     module, _ = make("shared")
     graph = trace(module, SHAPE, values=True)
@@ -337,7 +365,7 @@ class Volumes(nn.Module):
 
 class BatchStatistics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.batch_norm(x, None, None, training=True)
+        return F.batch_norm(x, None, None, training=True)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class _Tracer:
             elif node.op == "placeholder":
                 self.names[node] = node.name  # becomes a tensor when an op first reads it
             elif node.op == "output":
-                given = zip(node.args[0], self.wanted, strict=True)  # type: ignore[arg-type]
+                given = zip(node.args[0], self.wanted, strict=True)
                 results = [item for item, wanted in given if wanted and isinstance(item, fx.Node)]
                 outputs = list(dict.fromkeys(self.names[item] for item in results))
             else:
