@@ -44,11 +44,12 @@ class Branches(nn.Module):
 
 
 def batch_norms() -> nn.Module:
-    """Depthwise and full convolutions, with and without a bias, each with its batch norm."""
+    """Depthwise and full convolutions, with and without a bias, and a pool: each with its norm."""
     layers: list[nn.Module] = []
     for inputs, outputs, group, bias in ((1, 6, 1, True), (6, 6, 6, False), (6, 10, 1, False)):
         layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, groups=group, bias=bias))
         layers += [nn.BatchNorm2d(outputs), nn.ReLU6()]
+    layers += [nn.AvgPool2d(2), nn.BatchNorm2d(10), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4))
 
 
@@ -154,7 +155,7 @@ def test_four_bits_are_minus_seven_to_seven(
     form, x = trained("batch-norms", "int8-w4")
     graph = form.deployed().graph((1, *x.shape[1:]))
     weights = [n for n, t in graph.tensors.items() if t.kind == "weight"]
-    assert len(weights) == 4
+    assert len(weights) == 5
     for name in weights:
         assert graph.values[name].dtype == np.int8
         assert np.abs(graph.values[name]).max() == 7
@@ -175,6 +176,27 @@ def test_folded_batch_norms_do_nothing_and_keep_the_function() -> None:
     assert torch.equal(norm.weight, torch.ones(6))
     assert torch.equal(norm.running_mean, torch.zeros(6))
     assert not any("running" in name for name, _ in form.named_parameters())
+
+
+SHARED = nn.Conv2d(3, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            [SHARED, nn.BatchNorm2d(3), nn.ReLU(), SHARED, nn.BatchNorm2d(3)],
+            "give each use a layer",
+        ),
+        ([nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3, affine=False)], "needs affine=True"),
+    ],
+    ids=["shared", "no-scale"],
+)
+def test_norms_that_weights_cannot_keep_are_refused(module: list[nn.Module], message: str) -> None:
+    network = nn.Sequential(*module)
+    network(torch.rand(4, 3, 8, 8))
+    with pytest.raises(MismatchError, match=message):
+        training_form(network.eval(), [torch.rand(2, 3, 8, 8)], "int8")
 
 
 def test_what_shares_a_quantization_shares_a_range() -> None:

@@ -176,6 +176,8 @@ def recipe_of(ref: "Ref | Recipe") -> Recipe:
 def trained(ref: Ref, dtype: "torch.dtype | None" = None) -> "torch.nn.Module":
     """Return what a checkpoint's device computes: the float network, or the integer one.
 
+    It refuses inputs that its recipe does not describe; see `zoo.artifacts.inputs`.
+
     Args:
         ref: see `checkpoint`.
         dtype: of a float network; None keeps the stored one.
@@ -184,14 +186,16 @@ def trained(ref: Ref, dtype: "torch.dtype | None" = None) -> "torch.nn.Module":
         MismatchError: a dtype for a network that computes in integers.
 
     """
+    from zoo.artifacts.inputs import checked
+
     source = checkpoint(ref)
     if source.quantization is None:
-        return source.load().to(dtype=dtype)
+        return checked(source.load().to(dtype=dtype), source.recipe)
     if dtype is not None:
         raise MismatchError(f"{ref} computes in integers; leave the dtype {dtype} out")
     from zoo.quantization.int8.network import read_quantization
 
-    return read_quantization(source.load(), source.quantization)
+    return checked(read_quantization(source.load(), source.quantization), source.recipe)
 
 
 def dtype_of(name: str) -> "torch.dtype":

@@ -112,7 +112,7 @@ def _compare(runtime: Any, module: nn.Module, graph: Graph, x: Tensor) -> tuple[
             f"ONNX Runtime is {float(steps.abs().mean()):.1f} steps away from the int8 "
             f"{type(module).__name__}, on average; expected at most 1"
         )
-    return float((given - module(x)).abs().max()), int(steps.abs().max())
+    return float((given - module(x.clone())).abs().max()), int(steps.abs().max())
 
 
 def qdq_model(graph: Graph, metadata: Mapping[str, str] | None = None) -> Any:

@@ -1,6 +1,7 @@
 """Batch normalisation, which at run time is a scale and a shift, moved into the layer before it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,60 +9,165 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import MAC_KINDS, Graph, Op, Tensor
+from zoo.graph.ir import MAC_KINDS, Graph, Kind, Op, Tensor
 
 
 def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
     """Return the graph, in the layout "torch", without batch normalisations.
 
     y = (conv(x) - mean) / sqrt(variance + epsilon) * gamma + beta is a convolution with the kernel
-    and bias times gamma / sqrt(...), plus beta - mean * gamma / sqrt(...). A `state` (by the
-    sources' names) makes the graph's values; with an empty one only the structure is folded.
+    and bias times gamma / sqrt(...), plus beta - mean * gamma / sqrt(...). Each use of a shared
+    layer gets its own. A norm without a layer to take it becomes the depthwise 1x1 convolution
+    that it is. A `state` (by the sources' names) makes the graph's values; with an empty one only
+    the structure is folded.
 
     Raises:
-        MismatchError: a batch normalisation does not follow a layer that can take it.
+        MismatchError: a norm of volumes (N, C, D, H, W) has no layer to take it.
 
     """
-    values = {t.name: state[t.source] for t in graph.tensors.values() if t.source and state}
-    tensors, ops = dict(graph.tensors), list(graph.ops)
-    for norm in [op for op in graph.ops if op.kind == "batch_norm"]:
+    folding = _Folding(graph, state)
+    for op in graph.ops:
+        folding.add(op)
+    return folding.result()
+
+
+class _Folding:
+    """A graph without batch norms in the making."""
+
+    def __init__(self, graph: Graph, state: Mapping[str, NDArray[Any]]) -> None:
+        self.graph = graph
+        self.ops: dict[str, Op] = {}  # by what they make
+        self.tensors = dict(graph.tensors)
+        self.known = bool(state)
+        self.values: dict[str, NDArray[Any]] = {
+            t.name: state[t.source] for t in graph.tensors.values() if t.source and state
+        }
+        # The same norm after the same layer, or on its own, again: one set of parameters serves.
+        self.made: dict[tuple[str, ...], tuple[str, str]] = {}
+
+    def add(self, op: Op) -> None:
+        if op.kind != "batch_norm":
+            self.ops[op.outputs[0]] = op
+        elif (layer := self.layer(op)) is None:
+            self.stay(op)
+        else:
+            del self.ops[op.inputs[0]]
+            inputs = (layer.inputs[0], *self.parameters(op, layer.inputs[1:], f"{layer.name}.bias"))
+            self.ops[op.outputs[0]] = dataclasses.replace(layer, inputs=inputs, outputs=op.outputs)
+
+    def result(self) -> Graph:
+        ops = tuple(self.ops.values())
+        used = {name for op in ops for name in (*op.inputs, *op.outputs)}
+        used |= {*self.graph.inputs, *self.graph.outputs}
+        return dataclasses.replace(
+            self.graph,
+            ops=ops,
+            tensors={name: tensor for name, tensor in self.tensors.items() if name in used},
+            values={n: np.ascontiguousarray(v) for n, v in self.values.items() if n in used},
+        )
+
+    def layer(self, norm: Op) -> Op | None:
+        """Return the layer that can take a norm: only the norm reads it, channel by channel."""
         inner = norm.inputs[0]
-        layer = next((op for op in ops if inner in op.outputs), None)
-        readers = sum(inner in op.inputs for op in ops)
-        if layer is None or layer.kind not in MAC_KINDS or readers > 1 or inner in graph.outputs:
+        layer = self.ops.get(inner)
+        alone = len(self.graph.consumers[inner]) == 1 and inner not in self.graph.outputs
+        if layer is None or layer.kind not in MAC_KINDS or not alone:
+            return None
+        if layer.kind == "fully_connected" and len(self.tensors[inner].shape) != 2:
+            return None  # its channels are the last dimension, those of the norm the second
+        constant = all(self.tensors[name].is_parameter for name in layer.inputs[1:])
+        return layer if constant else None
+
+    def stay(self, norm: Op) -> None:
+        """Make a norm a layer of its own: y = gamma / sqrt(...) * x + shift, channel by channel."""
+        x, y = norm.inputs[0], norm.outputs[0]
+        shape = self.tensors[x].shape
+        if len(shape) > 4:
             raise MismatchError(
                 f"{norm.label} does not directly follow a convolution or linear layer that only "
-                "it reads; put it there, or replace it by that layer's own bias"
+                f"it reads, and no operator normalises {len(shape)} dimensions: put it there"
             )
-        bias = layer.inputs[2] if len(layer.inputs) > 2 else f"{layer.name}.bias"
-        weight = layer.inputs[1]
-        if sum(weight in op.inputs for op in ops) > 1:
-            raise MismatchError(f"{norm.label} follows a layer whose weights another one shares")
-        shape = (tensors[weight].shape[0],)
-        # The norm's shift is the parameter that a bias folded from nothing else can be written to.
-        source = tensors[bias if bias in tensors else norm.inputs[2]].source
-        tensors[bias] = Tensor(
-            name=bias, shape=shape, dtype=tensors[weight].dtype, kind="bias", source=source
+        image = (*shape, *[1] * (4 - len(shape)))
+        if image != shape:  # rows of features: images of one pixel
+            x = self.emit(norm, "reshape", (x,), f"{norm.name}.image", image)
+            y = f"{norm.name}.normed"
+        inputs = (x, *self.parameters(norm, (), f"{norm.name}.bias"))
+        self.emit(norm, "depthwise_conv2d", inputs, y, image)
+        if image != shape:
+            self.emit(norm, "reshape", (y,), norm.outputs[0], shape)
+
+    def emit(
+        self, norm: Op, kind: str, inputs: tuple[str, ...], output: str, shape: tuple[int, ...]
+    ) -> str:
+        attributes: dict[str, Any] = {}
+        if kind == "depthwise_conv2d":
+            attributes = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0, 0, 0)}
+            attributes |= {"dilation": (1, 1), "groups": shape[1]}
+        self.ops[output] = dataclasses.replace(
+            norm,
+            name=output,
+            kind=kind,
+            inputs=inputs,
+            outputs=(output,),
+            attributes=attributes,
+            macs=math.prod(shape) if kind in MAC_KINDS else 0,
         )
-        if values:
-            values[weight], values[bias] = _folded(norm, values, weight, bias)
-        ops[ops.index(layer)] = dataclasses.replace(
-            layer, inputs=(layer.inputs[0], weight, bias), outputs=norm.outputs
+        if output not in self.tensors:
+            like = self.tensors[norm.outputs[0]]
+            self.tensors[output] = dataclasses.replace(
+                like, name=output, shape=shape, kind="activation"
+            )
+        return output
+
+    def parameters(self, norm: Op, layer: tuple[str, ...], bias: str) -> tuple[str, str]:
+        """Return the names of the weight and bias of a layer with a norm folded in.
+
+        Args:
+            norm: the norm.
+            layer: names of the layer's weight and, if it has one, bias; none: the norm alone.
+            bias: the name of a bias that there was none of.
+
+        """
+        key = (*layer, *norm.inputs[1:], str(norm.attributes))
+        if key in self.made:
+            return self.made[key]
+        own = dict(zip(norm.attributes["parameters"], norm.inputs[1:], strict=True))
+        channels = self.tensors[own["running_mean"]].shape
+        weight, shape = f"{norm.name}.weight", (*channels, 1, 1, 1)
+        if layer:
+            weight, shape = self.mine(layer[0], norm), self.tensors[layer[0]].shape
+        if layer[1:]:
+            bias = self.mine(layer[1], norm)
+        if self.known:
+            values = {name: self.values[tensor] for name, tensor in own.items()}
+            factor, shift = _affine(values, norm.attributes["epsilon"])
+            kernel = self.values[layer[0]] if layer else np.ones(shape)
+            before = self.values[layer[1]] if layer[1:] else 0.0
+            column = factor.reshape(-1, *[1] * (len(shape) - 1))
+            self.values[weight] = (kernel.astype(np.float64) * column).astype(np.float32)
+            self.values[bias] = (before * factor + shift).astype(np.float32)
+        # A norm's scale and shift are the parameters that what is new here can be written to.
+        self.store(weight, "weight", shape, layer[0] if layer else own.get("weight"))
+        self.store(bias, "bias", channels, layer[1] if layer[1:] else own.get("bias"))
+        self.made[key] = weight, bias
+        return weight, bias
+
+    def mine(self, name: str, norm: Op) -> str:
+        """Return the name under which a parameter is changed: a new one if others read it."""
+        return name if len(self.graph.consumers.get(name, ())) == 1 else f"{name}.{norm.name}"
+
+    def store(self, name: str, kind: Kind, shape: tuple[int, ...], like: str | None) -> None:
+        """Add a parameter that takes the place of another one, or of none in the module."""
+        old = self.tensors[like or self.graph.inputs[0]]
+        self.tensors[name] = Tensor(
+            name=name, shape=shape, dtype=old.dtype, kind=kind, source=old.source if like else ""
         )
-        ops.remove(norm)
-        for name in (inner, *norm.inputs[1:]):
-            del tensors[name]
-            values.pop(name, None)
-    kept = {name: np.ascontiguousarray(value) for name, value in values.items() if name in tensors}
-    return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=kept)
 
 
-def _folded(
-    norm: Op, values: Mapping[str, NDArray[Any]], weight: str, bias: str
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    gamma, beta, mean, variance = (values[name].astype(np.float64) for name in norm.inputs[1:])
-    factor = gamma / np.sqrt(variance + norm.attributes["epsilon"])
-    kernel = values[weight].astype(np.float64)
-    kernel = kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))
-    shift = (values[bias].astype(np.float64) if bias in values else 0.0) - mean
-    return kernel.astype(np.float32), (shift * factor + beta).astype(np.float32)
+def _affine(
+    values: Mapping[str, NDArray[Any]], epsilon: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a norm's factor and shift by channel; one that learned neither has 1 and 0."""
+    mean, variance = (values[f"running_{name}"].astype(np.float64) for name in ("mean", "var"))
+    factor = values.get("weight", np.ones(1)).astype(np.float64) / np.sqrt(variance + epsilon)
+    return factor, values.get("bias", np.zeros(1)).astype(np.float64) - mean * factor

@@ -1,12 +1,13 @@
 """From a module to the graph IR, through `torch.export`."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export.graph_signature import ExportGraphSignature, InputKind
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 
 from zoo.errors import MismatchError
 from zoo.graph.fold import fold_batch_norm
@@ -40,8 +41,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     """Return the graph of a deployed module for one input of this shape, e.g. (N, C, H, W).
 
     The module is in eval mode. Nothing is computed, so it may be on the meta device. Batch
-    normalisations are folded into the convolutions before them; with `values` the graph also
-    holds the constants.
+    normalisations are folded into the layers before them, or become layers; with `values` the
+    graph also holds the constants.
 
     Raises:
         MismatchError: the module is in training mode, cannot be exported (the shape does not
@@ -51,7 +52,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     program = export_program(module, input_shape)
     state = {}
     if values:
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        parts = (module.named_parameters, module.named_buffers)  # by each of their names
+        tensors = dict(item for named in parts for item in named(remove_duplicate=False))
         state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
     return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
 
@@ -65,6 +67,8 @@ class _Tracer:
             for spec in signature.input_specs
             if spec.kind is not InputKind.USER_INPUT
         }
+        # What is changed in place (an input by a first ReLU) is given back beside the outputs.
+        self.wanted = [spec.kind is OutputKind.USER_OUTPUT for spec in signature.output_specs]
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
@@ -78,7 +82,9 @@ class _Tracer:
             elif node.op == "placeholder":
                 self.names[node] = node.name  # becomes a tensor when an op first reads it
             elif node.op == "output":
-                outputs = [self.names[item] for item in node.all_input_nodes]
+                given = zip(node.args[0], self.wanted, strict=True)
+                results = [item for item, wanted in given if wanted and isinstance(item, fx.Node)]
+                outputs = list(dict.fromkeys(self.names[item] for item in results))
             else:
                 self.call(node)
         for name in outputs:
@@ -93,6 +99,8 @@ class _Tracer:
 
     def add_tensor(self, node: fx.Node, kind: Kind) -> str:
         value = node.meta["val"]
+        if isinstance(value, tuple):  # an operator with by-products, which nothing reads
+            value = value[0]
         self.names[node] = node.name
         self.tensors[node.name] = Tensor(
             name=node.name,
@@ -140,6 +148,9 @@ class _Tracer:
 
     def call(self, node: fx.Node) -> None:
         target = node.target
+        if target is operator.getitem and node.args[1] == 0 and node.args[0] in self.names:
+            self.names[node] = self.names[node.args[0]]  # type: ignore[index]
+            return
         if not isinstance(target, torch._ops.OpOverload):
             raise _unmapped(node, str(target))
         name = target._schema.name.split("::")[-1].rstrip("_")
@@ -244,10 +255,12 @@ def _clamp(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
 
 
 def _batch_norm(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
-    names = ("input", "weight", "bias", "running_mean", "running_var")
-    if any(not isinstance(a[name], fx.Node) for name in names):
-        raise _unmapped(node, "aten.batch_norm without weight, bias or running statistics")
-    tracer.emit(node, "batch_norm", [a[name] for name in names], {"epsilon": a["eps"]})
+    names = [n for n in ("running_mean", "running_var", "weight", "bias") if a[n] is not None]
+    stored = all(a[name].name in tracer.sources for name in names)
+    if a.get("training") or names[:2] != ["running_mean", "running_var"] or not stored:
+        raise _unmapped(node, "aten.batch_norm without running statistics of its own")
+    attributes = {"epsilon": a["eps"], "parameters": tuple(names)}
+    tracer.emit(node, "batch_norm", [a[name] for name in ("input", *names)], attributes)
 
 
 def _concat(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
@@ -319,6 +332,8 @@ def _pad(tracer: _Tracer, node: fx.Node, a: dict[str, Any]) -> None:
 
 _HANDLERS: dict[str, Callable[[_Tracer, fx.Node, dict[str, Any]], None]] = {
     "batch_norm": _batch_norm,
+    # What becomes of it where an operator in place is made pure, see `export_program`.
+    "_native_batch_norm_legit_no_training": _batch_norm,
     "conv2d": _conv2d,
     "linear": _linear,
     "add": _arithmetic("add"),

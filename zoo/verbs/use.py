@@ -35,6 +35,8 @@ def load(
 ) -> "torch.nn.Module":
     """Return the deployed network, in eval mode, its weights verified by SHA-256.
 
+    An input whose type, channels or range are not those of the recipe is a MismatchError.
+
     Args:
         ref: `name[.tag]`, `org/repo[@revision]`, the path of a checkpoint folder, of a folder
             with a language model that transformers saved, or of a `.tflite` file; the last gives
@@ -52,6 +54,7 @@ def load(
             `zoo.errors`.
 
     """
+    from zoo.artifacts.inputs import checked
     from zoo.registry.checkpoint import build
 
     if path := tflite_path(ref):
@@ -73,7 +76,8 @@ def load(
     elif pretrained:
         model = trained(ref.name if isinstance(ref, Recipe) else ref, dtype)
     else:
-        model = build(recipe_of(ref))
+        recipe = recipe_of(ref)
+        model = checked(build(recipe), recipe)
     try:
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:

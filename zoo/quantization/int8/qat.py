@@ -193,7 +193,7 @@ class QatNetwork(nn.Module):
     def deployed(self) -> QuantizedNetwork:
         """Return the float network with the trained weights, and its ranges, on the CPU."""
         network = copy.deepcopy(self._shell[0])
-        parameters = dict(network.named_parameters())
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         for name, (source, index) in self._places.items():
             parameter = parameters[source]
             flat = parameter.clone().flatten()
@@ -250,9 +250,16 @@ def _places(
     place as its value, lowered too, shows where they went.
     """
     shell = _neutral(network)
-    parameters = dict(shell.named_parameters())
+    parameters = dict(shell.named_parameters(remove_duplicate=False))
     sources = {name: graph.tensors[name].source for name in graph.values}
     trained = {name: source for name, source in sources.items() if source in parameters}
+    for name, source in sources.items():
+        twice = [other for other, tensor in trained.items() if tensor == source and other != name]
+        if name in trained and twice:
+            raise MismatchError(
+                f"{source} is used with several batch norms, each folded into its own copy; "
+                "quantization-aware training needs one: give each use a layer of its own"
+            )
     with torch.no_grad():
         for source in set(trained.values()):
             parameter = parameters[source]
@@ -264,6 +271,14 @@ def _places(
             places = torch.arange(parameter.numel(), dtype=torch.float32)
             parameter.copy_(places.view(parameter.shape))
     moved = lower(shell, input_shape).values
+    lost = [
+        n for n in sources if n not in trained and not np.array_equal(moved[n], graph.values[n])
+    ]
+    if lost:
+        raise MismatchError(
+            f"{type(network).__name__} has a batch norm without scale and shift, so that what it "
+            f"does ({lost[0]}) cannot be kept; quantization-aware training needs affine=True"
+        )
     return {
         name: (source, np.rint(moved[name]).astype(np.int64)) for name, source in trained.items()
     }
