@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import MismatchError
-from zoo.export.graph import MAC_KINDS, Graph, Op, Tensor
+from zoo.export.graph import MAC_KINDS, Graph, Op
 
 
 def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
@@ -23,7 +23,10 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
 
     """
     values = {t.name: state[t.source] for t in graph.tensors.values() if t.source and state}
-    tensors, ops = dict(graph.tensors), list(graph.ops)
+    tensors, ops, given = dict(graph.tensors), list(graph.ops), dict(values)
+    folded: dict[tuple[Any, ...], tuple[str, str]] = {}
+    # Layers may share weights: those without a norm keep them, each other norm makes its own.
+    taken = {name for op in ops for name in op.inputs[1:] if not _normed(graph, op)}
     for norm in [op for op in graph.ops if op.kind == "batch_norm"]:
         inner = norm.inputs[0]
         layer = next((op for op in ops if inner in op.outputs), None)
@@ -33,31 +36,42 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
                 f"{norm.label} does not directly follow a convolution or linear layer that only "
                 "it reads; put it there, or replace it by that layer's own bias"
             )
-        bias = layer.inputs[2] if len(layer.inputs) > 2 else f"{layer.name}.bias"
-        weight = layer.inputs[1]
-        if sum(weight in op.inputs for op in ops) > 1:
-            raise MismatchError(f"{norm.label} follows a layer whose weights another one shares")
-        shape = (tensors[weight].shape[0],)
-        # The norm's shift is the parameter that a bias folded from nothing else can be written to.
-        source = tensors[bias if bias in tensors else norm.inputs[2]].source
-        tensors[bias] = Tensor(
-            name=bias, shape=shape, dtype=tensors[weight].dtype, kind="bias", source=source
-        )
-        if values:
-            values[weight], values[bias] = _folded(norm, values, weight, bias)
+        weight, *biases = layer.inputs[1:]
+        key = (*layer.inputs[1:], *norm.inputs[1:], norm.attributes["epsilon"])
+        if key not in folded:
+            bias = biases[0] if biases else f"{layer.name}.bias"
+            names = (
+                weight if weight not in taken else f"{layer.name}.weight",
+                bias if bias not in taken else f"{layer.name}.bias",
+            )
+            folded[key] = names
+            taken |= {*names}
+            # The norm's shift is the parameter that a bias folded from nothing is written to.
+            source = graph.tensors[biases[0] if biases else norm.inputs[2]].source
+            like = graph.tensors[weight]
+            tensors[names[0]] = dataclasses.replace(like, name=names[0])
+            tensors[names[1]] = dataclasses.replace(
+                like, name=names[1], shape=like.shape[:1], kind="bias", source=source
+            )
+            if values:
+                values |= zip(names, _folded(norm, given, weight, *biases), strict=True)
         ops[ops.index(layer)] = dataclasses.replace(
-            layer, inputs=(layer.inputs[0], weight, bias), outputs=norm.outputs
+            layer, inputs=(layer.inputs[0], *folded[key]), outputs=norm.outputs
         )
         ops.remove(norm)
-        for name in (inner, *norm.inputs[1:]):
-            del tensors[name]
-            values.pop(name, None)
+    used = {name for op in ops for name in (*op.inputs, *op.outputs)} | {*graph.inputs}
+    tensors = {name: t for name, t in tensors.items() if name in used or name in graph.outputs}
     kept = {name: np.ascontiguousarray(value) for name, value in values.items() if name in tensors}
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=kept)
 
 
+def _normed(graph: Graph, op: Op) -> bool:
+    readers = graph.consumers.get(op.outputs[0], [])
+    return op.kind == "batch_norm" or any(reader.kind == "batch_norm" for reader in readers)
+
+
 def _folded(
-    norm: Op, values: Mapping[str, NDArray[Any]], weight: str, bias: str
+    norm: Op, values: Mapping[str, NDArray[Any]], weight: str, bias: str = ""
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     gamma, beta, mean, variance = (values[name].astype(np.float64) for name in norm.inputs[1:])
     factor = gamma / np.sqrt(variance + norm.attributes["epsilon"])

@@ -84,6 +84,8 @@ class Model:
 
     def parameter(self, name: str, value: NDArray[Any], axis: int = 0) -> str:
         """Store integers of a weight, bias or constant, in ONNX's order; return their reals."""
+        if f"{name}.integers" in self.constants:  # another op has it too
+            return self.real(name)
         meaning = self.meaning(name, value.dtype.type)
         stored = self.constant(f"{name}.integers", value)
         return self.node("DequantizeLinear", [stored, *meaning], self.real(name), axis=axis)

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 from torch.export.graph_signature import ExportGraphSignature, InputKind
 
@@ -33,6 +35,8 @@ _PLAIN: dict[str, tuple[str, tuple[str, ...]]] = {
     "squeeze": ("reshape", ()),
     "unsqueeze": ("reshape", ()),
 }
+# Relative: far below what moves a sample by a step of its 2^-10 grid.
+_SAME_FACTOR = 1e-6
 _ALIASES = frozenset({"contiguous", "clone", "dropout", "alias", "detach", "identity"})
 
 
@@ -49,11 +53,21 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
 
     """
     program = export_program(module, input_shape)
-    state = {}
-    if values:
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
+    state = _state(module) if values else {}
     return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
+
+
+def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    # A shared tensor under each of its names: which one the exporter takes is its own affair.
+    tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise MismatchError(
+            f"{type(module).__name__} is on the meta device, where parameters have no values, and "
+            "what is asked for needs them: build it on the CPU; without values there is "
+            'zoo.estimate(..., method="roofline")'
+        )
+    return {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
 
 
 class _Tracer:
@@ -271,6 +285,8 @@ def _resize(
             raise _unmapped(
                 node, f"{node.target} from {tuple(before)} to {size}, no whole multiple,"
             )
+        if not corners:
+            _check_factors(node, a, size, before)
         attributes = {
             "size": size,
             "align_corners": corners,
@@ -280,6 +296,21 @@ def _resize(
         tracer.emit(node, kind, node.all_input_nodes[:1], attributes)
 
     return handle
+
+
+def _check_factors(
+    node: fx.Node, a: dict[str, Any], size: tuple[int, ...], before: tuple[int, ...]
+) -> None:
+    """Raise where torch samples by another factor than the ratio of the sizes, as devices do."""
+    factors = a.get("scale_factors") or (a.get("scales_h"), a.get("scales_w"))
+    for factor, given, made in zip(factors, before, size, strict=True):
+        if factor is not None and abs(factor * int(given) / made - 1) > _SAME_FACTOR:
+            raise MismatchError(
+                f"interpolate at {_module_path(node) or 'the top level'} enlarges by {factor:g}, "
+                f"which makes {made} pixels of {int(given)}; devices sample by the ratio of the "
+                f"sizes, {made / int(given):.4g}: give size={size}, or "
+                "recompute_scale_factor=True, to do the same"
+            )
 
 
 def _pool2d(kind: str) -> Callable[[_Tracer, fx.Node, dict[str, Any]], None]:

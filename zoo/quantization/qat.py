@@ -13,6 +13,7 @@ float32 rounds a sum across the middle between two steps, or the device rounds t
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -193,7 +194,7 @@ class QatNetwork(nn.Module):
     def deployed(self) -> QuantizedNetwork:
         """Return the float network with the trained weights, and its ranges, on the CPU."""
         network = copy.deepcopy(self._shell[0])
-        parameters = dict(network.named_parameters())
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         for name, (source, index) in self._places.items():
             parameter = parameters[source]
             flat = parameter.clone().flatten()
@@ -250,9 +251,14 @@ def _places(
     place as its value, lowered too, shows where they went.
     """
     shell = _neutral(network)
-    parameters = dict(shell.named_parameters())
+    parameters = dict(shell.named_parameters(remove_duplicate=False))
     sources = {name: graph.tensors[name].source for name in graph.values}
     trained = {name: source for name, source in sources.items() if source in parameters}
+    if twice := [s for s, uses in Counter(trained.values()).items() if uses > 1]:
+        raise MismatchError(
+            f"{twice[0]} is used in several forms (by norms of their own, or on images flattened "
+            "otherwise), which cannot be trained as one; give each use a layer of its own"
+        )
     with torch.no_grad():
         for source in set(trained.values()):
             parameter = parameters[source]
