@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.export.graph import Quantization
 from zoo.export.lower import lower
+from zoo.export.real import quantized
 from zoo.export.rewrite import on_npu
 from zoo.export.scales import groups
-from zoo.export.tflite import quantized
 from zoo.export.tflite_write import serialize_tflite
 from zoo.models.sesr import SESR
 from zoo.quantization.fake import double_rounding, fake_quantize

@@ -13,8 +13,8 @@ from zoo.export.calibration import Options
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
 from zoo.export.quantize import quantize
+from zoo.export.real import channels_last, quantized
 from zoo.export.rewrite import on_npu, without_clamps
-from zoo.export.tflite import channels_last, quantized
 from zoo.export.tflite_write import serialize_tflite
 
 Judges = dict[str, Any]  # see conftest.py

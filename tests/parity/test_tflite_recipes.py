@@ -15,8 +15,8 @@ from zoo.cost.memory import plan
 from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.quantize import quantize
+from zoo.export.real import channels_last, dequantized, quantized
 from zoo.export.rewrite import on_npu
-from zoo.export.tflite import channels_last, dequantized, quantized
 from zoo.export.tflite_write import serialize_tflite
 from zoo.quantization.qat import training_form
 

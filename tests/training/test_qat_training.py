@@ -13,7 +13,7 @@ from zoo import api, registry
 from zoo.checkpoint import Checkpoint
 from zoo.cli import main
 from zoo.errors import MismatchError
-from zoo.export.tflite import quantized
+from zoo.export.real import quantized
 from zoo.export.tflite_read import read_tflite
 from zoo.quantization.network import QuantizedNetwork
 from zoo.quantization.qat import training_form

@@ -37,6 +37,12 @@ def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     return lowered
 
 
+def _copy(name: str, copy: str) -> Op:
+    return Op(
+        name=copy, kind="reshape", inputs=(name,), outputs=(copy,), attributes={}, macs=0, module=""
+    )
+
+
 def _same_move(first: Move, second: Move, shape: tuple[int, ...]) -> bool:
     places = np.arange(math.prod(shape)).reshape(shape)
     return np.array_equal(first(places), second(places))
@@ -67,15 +73,31 @@ class _Lowering:
                     f"{', '.join(sorted(_HANDLERS))}, or add it to zoo/export/lower.py"
                 )
             handler(self, op)
+        outputs = self.outputs()
         used = {name for op in self.ops for name in (*op.inputs, *op.outputs)}
-        used |= {*self.graph.inputs, *self.graph.outputs}
+        used |= {*self.graph.inputs, *outputs}
         return dataclasses.replace(
             self.graph,
             ops=tuple(self.ops),
+            outputs=outputs,
             tensors={name: t for name, t in self.tensors.items() if name in used},
             layout="channels_last",
             values={name: v for name, v in self.values.items() if name in used},
         )
+
+    def outputs(self) -> tuple[str, ...]:
+        """Return the outputs, each a tensor of its own; copies of inputs and of each other."""
+        names: list[str] = []
+        for place, name in enumerate(self.graph.outputs):
+            if name in self.graph.inputs or name in names:
+                copy = f"{name}.output{place}"
+                self.tensors[copy] = dataclasses.replace(
+                    self.tensors[name], name=copy, kind="output"
+                )
+                self.ops.append(_copy(name, copy))
+                name = copy
+            names.append(name)
+        return tuple(names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape in the layout "torch"."""

@@ -10,6 +10,7 @@ products in 16 bits, which saturates (SESR: up to 19 steps). Its session setting
 `session.x64quantprecision = 1` avoids that; the comparison here uses it.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,21 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.export.calibration import Options
+from zoo.export.fidelity import (
+    Fidelity,
+    deployable,
+    faithful,
+    random_input,
+    reference,
+    small,
+    weakest,
+)
 from zoo.export.graph import Graph
-from zoo.export.integer import IntegerNetwork
-from zoo.export.onnx import OnnxFile, packages
+from zoo.export.onnx import OnnxFile, packages, ran
 from zoo.export.onnx_ops import Model
-from zoo.export.quantize import quantize_at
-from zoo.export.tflite import channels_last, quantized
+from zoo.export.quantize import prepared, quantize_at
+from zoo.export.real import channels_last, computed
 from zoo.files import write_bytes
-
-_SIDE = 48  # pixels of a picture that a file is compared on
 
 
 def export_qdq(
@@ -58,13 +65,18 @@ def export_qdq(
 
     """
     _, runtime = packages()
+    module = deployable(module)
     first = calibration[0] if calibration else torch.empty(0)
     shapes = ((1, *first.shape[1:]), input_shape)
     probe, graph = quantize_at(module, calibration, shapes, options)
+
+    def explain() -> str:
+        return weakest(module, probe, prepared(module, shapes[0], options), first)
+
     content = qdq_model(graph, metadata).SerializeToString()
-    error, steps = _compare(runtime, module, probe, first)
+    found, steps = _compare(runtime, module, probe, first, explain)
     write_bytes(path, content)
-    return OnnxFile(path=path, max_abs_error=error, max_steps=steps)
+    return OnnxFile(path=path, max_steps=steps, **dataclasses.asdict(found))
 
 
 def export_quantized(
@@ -86,33 +98,37 @@ def export_quantized(
 
     """
     _, runtime = packages()
-    small = (2, input_shape[1], *(min(size, _SIDE) for size in input_shape[2:]))
-    x = torch.rand(small, generator=torch.Generator().manual_seed(0))
-    error, steps = _compare(runtime, module, graph((1, *small[1:])), x)
+    x = random_input((2, *small(input_shape)[1:]))
+    found, steps = _compare(runtime, module, graph((1, *x.shape[1:])), x)
     content = qdq_model(graph(input_shape), metadata).SerializeToString()
     write_bytes(path, content)
-    return OnnxFile(path=path, max_abs_error=error, max_steps=steps)
+    return OnnxFile(path=path, max_steps=steps, **dataclasses.asdict(found))
 
 
-@torch.no_grad()
-def _compare(runtime: Any, module: nn.Module, graph: Graph, x: Tensor) -> tuple[float, int]:
-    """Return the largest error against the module, and against our integers in steps."""
+def _compare(
+    runtime: Any,
+    module: nn.Module,
+    graph: Graph,
+    x: Tensor,
+    explain: Callable[[], str] | None = None,
+) -> tuple[Fidelity, int]:
+    """Return how close ONNX Runtime is to the module, and to our integers in steps."""
     settings = runtime.SessionOptions()
-    settings.log_severity_level = 3  # errors only
     settings.add_session_config_entry("session.x64quantprecision", "1")
-    content = qdq_model(graph).SerializeToString()
-    session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    given = torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
-    integers = IntegerNetwork(graph)(quantized(graph, channels_last(x)))
-    meaning = graph.tensors[graph.outputs[0]].quantization
-    assert meaning is not None
-    steps = (channels_last(given) / meaning.scale).round() + meaning.zero_point - integers
-    if not float(steps.abs().mean()) <= 1:
-        raise MismatchError(
-            f"ONNX Runtime is {float(steps.abs().mean()):.1f} steps away from the int8 "
-            f"{type(module).__name__}, on average; expected at most 1"
-        )
-    return float((given - module(x)).abs().max()), int(steps.abs().max())
+    given = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
+    most = 0
+    for y, right, name in zip(given, computed(graph, x), graph.outputs, strict=True):
+        meaning = graph.tensors[name].quantization
+        assert meaning is not None
+        steps = ((channels_last(y) - right) / meaning.scale).round()
+        if not float(steps.abs().mean()) <= 1:
+            raise MismatchError(
+                f"ONNX Runtime is {float(steps.abs().mean()):.1f} steps away from the int8 "
+                f"{type(module).__name__}, on average; expected at most 1"
+            )
+        most = max(most, int(steps.abs().max()))
+    name, wanted = type(module).__name__, reference(module, x)
+    return faithful(name, wanted, given, graph, what="ONNX Runtime", explain=explain), most
 
 
 def qdq_model(graph: Graph, metadata: Mapping[str, str] | None = None) -> Any:

@@ -1,5 +1,6 @@
 """From a module to the graph IR, through `torch.export`."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -92,12 +93,9 @@ class _Tracer:
             elif node.op == "placeholder":
                 self.names[node] = node.name  # becomes a tensor when an op first reads it
             elif node.op == "output":
-                outputs = [self.names[item] for item in node.all_input_nodes]
+                outputs = [self.output(item) for item in _operands(*node.args[0])]
             else:
                 self.call(node)
-        for name in outputs:
-            old = self.tensors[name]
-            self.tensors[name] = Tensor(name=name, shape=old.shape, dtype=old.dtype, kind="output")
         return Graph(
             ops=tuple(self.ops),
             tensors=self.tensors,
@@ -116,6 +114,17 @@ class _Tracer:
             source=self.sources.get(node.name, ""),
         )
         return node.name
+
+    def output(self, node: fx.Node) -> str:
+        name = self.names[node]
+        if name not in self.tensors or self.tensors[name].is_parameter:
+            raise MismatchError(
+                f"the module returns its own {self.sources[name]!r} unchanged; leave that out of "
+                "its outputs, and give it to the application"
+            )
+        if self.tensors[name].kind == "activation":
+            self.tensors[name] = dataclasses.replace(self.tensors[name], kind="output")
+        return name
 
     def read(self, nodes: Iterable[fx.Node], roles: tuple[Kind, ...] = ()) -> tuple[str, ...]:
         """Return the names of an op's operands, typing parameters by the operand's place."""

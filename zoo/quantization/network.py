@@ -20,8 +20,8 @@ from zoo.export.graph import Graph
 from zoo.export.integer import IntegerNetwork
 from zoo.export.lower import lower
 from zoo.export.quantize import quantize_graph
+from zoo.export.real import channels_last, dequantized, quantized
 from zoo.export.scales import groups
-from zoo.export.tflite import channels_last, dequantized, quantized
 from zoo.recipe import WEIGHT_BITS
 
 _KEPT = 16  # integer networks, one for each size of input

@@ -1,0 +1,38 @@
+"""Real numbers into a channels-last graph and out of it, whatever it computes with."""
+
+import torch
+from torch import Tensor
+
+from zoo.export.floating import FloatNetwork
+from zoo.export.graph import LIMITS, Graph
+from zoo.export.integer import IntegerNetwork
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images as `(N, H, W, C)`, anything else as it is."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def quantized(graph: Graph, x: Tensor) -> Tensor:
+    """Return real inputs as the integers of the graph's input; halves go to the even integer."""
+    tensor = graph.tensors[graph.inputs[0]]
+    if tensor.quantization is None:
+        return x
+    integers = torch.round(x / tensor.quantization.scale) + tensor.quantization.zero_point
+    return integers.clamp(*LIMITS[tensor.dtype]).to(getattr(torch, tensor.dtype))
+
+
+def dequantized(graph: Graph, y: Tensor, place: int = 0) -> Tensor:
+    """Return the integers of one of the graph's outputs as real numbers."""
+    meaning = graph.tensors[graph.outputs[place]].quantization
+    return y if meaning is None else (y.float() - meaning.zero_point) * meaning.scale
+
+
+def computed(graph: Graph, x: Tensor) -> list[Tensor]:
+    """Return the real outputs of a channels-last graph, float or integer, for real inputs."""
+    if graph.tensors[graph.inputs[0]].quantization is None:
+        outputs = FloatNetwork(graph)(channels_last(x))
+    else:
+        outputs = IntegerNetwork(graph)(quantized(graph, channels_last(x)))
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [dequantized(graph, y, place) for place, y in enumerate(several)]
