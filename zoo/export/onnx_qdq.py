@@ -27,14 +27,17 @@ from zoo.export.fidelity import (
     random_input,
     reference,
     small,
+    snr_db,
     weakest,
 )
 from zoo.export.graph import Graph
 from zoo.export.onnx import OnnxFile, packages, ran
 from zoo.export.onnx_ops import Model
 from zoo.export.quantize import prepared, quantize_at
-from zoo.export.real import channels_last, computed
+from zoo.export.real import channels_first, channels_last, computed
 from zoo.files import write_bytes
+
+_LOST_DB = 3.0  # by which another runtime may be further from the module than our integers
 
 
 def export_qdq(
@@ -115,19 +118,22 @@ def _compare(
     """Return how close ONNX Runtime is to the module, and to our integers in steps."""
     settings = runtime.SessionOptions()
     settings.add_session_config_entry("session.x64quantprecision", "1")
+    integers = computed(graph, x)
     given = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
-    most = 0
-    for y, right, name in zip(given, computed(graph, x), graph.outputs, strict=True):
-        meaning = graph.tensors[name].quantization
+    name, wanted, most = type(module).__name__, reference(module, x), 0
+    for place, (y, right) in enumerate(zip(given, wanted, strict=True)):
+        meaning = graph.tensors[graph.outputs[place]].quantization
         assert meaning is not None
-        steps = ((channels_last(y) - right) / meaning.scale).round()
-        if not float(steps.abs().mean()) <= 1:
+        ours, theirs = integers[place], channels_last(y)
+        steps = ((theirs - ours) / meaning.scale).round()
+        # Halves that are rounded otherwise add up where a layer has finer steps than its inputs.
+        apart = [snr_db(right, channels_first(z) - right) for z in (ours, theirs)]
+        if not float(steps.abs().mean()) <= 1 and not apart[1] >= apart[0] - _LOST_DB:
             raise MismatchError(
                 f"ONNX Runtime is {float(steps.abs().mean()):.1f} steps away from the int8 "
-                f"{type(module).__name__}, on average; expected at most 1"
+                f"{name}, on average; expected at most 1"
             )
         most = max(most, int(steps.abs().max()))
-    name, wanted = type(module).__name__, reference(module, x)
     return faithful(name, wanted, given, graph, what="ONNX Runtime", explain=explain), most
 
 

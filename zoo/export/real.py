@@ -13,6 +13,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
+def channels_first(x: Tensor) -> Tensor:
+    """Return `(N, H, W, C)` as images, anything else as it is."""
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
 def quantized(graph: Graph, x: Tensor) -> Tensor:
     """Return real inputs as the integers of the graph's input; halves go to the even integer."""
     tensor = graph.tensors[graph.inputs[0]]
