@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -69,6 +70,22 @@ def chromium() -> str:
 def repository() -> Path:
     """The root of the checkout."""
     return _ROOT
+
+
+@pytest.fixture(autouse=True)
+def opened_by_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open each `.tflite` file that the package makes in every runtime, whatever the test is of."""
+    from tests.runtimes import open_everywhere
+    from zoo.deploy import flatbuffer
+
+    write = flatbuffer.write
+
+    def checked(*arguments: Any) -> bytes:
+        content = write(*arguments)
+        open_everywhere(content)
+        return content
+
+    monkeypatch.setattr(flatbuffer, "write", checked)
 
 
 @pytest.fixture

@@ -6,51 +6,11 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-def tflite_micro(content: bytes, output: int = 0) -> Callable[..., NDArray[Any]]:
-    """Return a function from batches of inputs to the batch of an output, or skip the test."""
-    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**24)
-
-    def run(*inputs: Tensor) -> NDArray[Any]:
-        outputs = []
-        for sample in zip(*inputs, strict=True):
-            for place, value in enumerate(sample):
-                interpreter.set_input(value[None].numpy(), place)
-            interpreter.invoke()
-            outputs.append(interpreter.get_output(output))
-        return np.concatenate(outputs)
-
-    return run
-
-
-def litert(content: bytes, output: int = 0) -> Callable[..., NDArray[Any]]:
-    """Return such a function of LiteRT's reference kernels."""
-    module = pytest.importorskip("ai_edge_litert.interpreter")
-    interpreter = module.Interpreter(
-        model_content=content,
-        experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
-        num_threads=1,
-    )
-    interpreter.allocate_tensors()
-    places = [detail["index"] for detail in interpreter.get_input_details()]
-    made = interpreter.get_output_details()[output]["index"]
-
-    def run(*inputs: Tensor) -> NDArray[Any]:
-        outputs = []
-        for sample in zip(*inputs, strict=True):
-            for place, value in zip(places, sample, strict=True):
-                interpreter.set_tensor(place, value[None].numpy())
-            interpreter.invoke()
-            outputs.append(interpreter.get_tensor(made))
-        return np.concatenate(outputs)
-
-    return run
+from tests.runtimes import TFLITE, Run
 
 
 def tflite_micro_head(content: bytes) -> int:
@@ -75,7 +35,22 @@ def tflite_micro_head(content: bytes) -> int:
     return int(found[1])
 
 
-JUDGES = {"tflite-micro": tflite_micro, "litert-reference": litert}
+def _one(runtime: Callable[[bytes], Run]) -> Callable[[bytes], Callable[..., NDArray[Any]]]:
+    """Return a runtime for files with one output."""
+
+    def opened(content: bytes) -> Callable[..., NDArray[Any]]:
+        run = runtime(content)
+
+        def alone(*inputs: Tensor) -> NDArray[Any]:
+            (output,) = run(*inputs)
+            return output
+
+        return alone
+
+    return opened
+
+
+JUDGES = {name: _one(TFLITE[name]) for name in ("tflite-micro", "litert-reference")}
 
 
 @pytest.fixture(scope="session")

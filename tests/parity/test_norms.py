@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zoo
 from zoo.deploy.onnx import export_onnx
 from zoo.deploy.onnx_qdq import qdq_model
-from zoo.deploy.tflite import channels_last, dequantized, export_tflite, quantized
+from zoo.deploy.tflite import export_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
@@ -26,6 +26,7 @@ from zoo.quantization.int8.calibration import Options, observed
 from zoo.quantization.int8.post_training import quantize_graph
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.values import channels_last, dequantized, quantized
 
 Judges = dict[str, Any]  # see conftest.py
 SHAPE = (1, 3, 16, 16)

@@ -58,7 +58,7 @@ def test_a_wrong_result_is_refused_and_leaves_the_old_file(
     path = tmp_path / "a.onnx"
     path.write_bytes(b"old")
     monkeypatch.setattr(exporter, "_convert", lambda module, shape, dynamic: identity())
-    with pytest.raises(MismatchError, match="differs from Sigmoid by"):
+    with pytest.raises(MismatchError, match="differs from Sigmoid: SNR"):
         export_onnx(nn.Sigmoid().eval(), path, (1, 1, 4, 4))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

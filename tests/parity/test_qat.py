@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zoo.deploy.tflite import quantized
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.graph.ir import Quantization
@@ -22,6 +21,7 @@ from zoo.quantization.int8.fake import double_rounding, fake_quantize
 from zoo.quantization.int8.network import QuantizedNetwork, by_tensor, read_quantization
 from zoo.quantization.int8.qat import QatNetwork, training_form
 from zoo.quantization.int8.scales import groups
+from zoo.runtime.values import quantized
 
 Judges = dict[str, Any]  # see conftest.py
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.deploy.tflite import load_tflite, quantized
+from zoo.deploy.tflite import load_tflite
 from zoo.deploy.tflite_read import parse_tflite, read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
@@ -22,6 +22,7 @@ from zoo.runtime import fixedpoint
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import KERNELS, IntegerNetwork
 from zoo.runtime.integer_base import Kernel, centered, limits, quantization_of
+from zoo.runtime.values import quantized
 
 Judges = dict[str, Any]  # see conftest.py
 

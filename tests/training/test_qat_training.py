@@ -10,13 +10,13 @@ import torch
 import zoo
 from zoo import verbs as api
 from zoo.cli import main
-from zoo.deploy.tflite import quantized
 from zoo.deploy.tflite_read import read_tflite
 from zoo.errors import MismatchError
 from zoo.quantization.int8.network import QuantizedNetwork
 from zoo.quantization.int8.qat import training_form
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.recipe import Recipe
+from zoo.runtime.values import quantized
 from zoo.tasks import super_resolution
 from zoo.training import loop as module
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from zoo.cost import pricing as estimate
-from zoo.cost import target, target_names
+from zoo.cost import estimate, target, target_names
 from zoo.cost.pricing import readable
 from zoo.cost.target import parse
 from zoo.cost.tiling import best_tile

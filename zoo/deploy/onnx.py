@@ -4,19 +4,19 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from zoo.deploy.fidelity import Fidelity, deployable, faithful, random_input, reference
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import replacing
 
 OPSET = 20  # what ONNX Runtime 1.17 (January 2024) and newer read
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class OnnxFile:
         path: where.
         max_abs_error: largest difference between ONNX Runtime and the module, over the shapes
             that were tried.
+        snr_db: the lowest signal-to-noise ratio there; see `zoo.deploy.fidelity`.
         max_steps: of an int8 file, the largest difference between ONNX Runtime and the integers
             of `zoo.runtime.integer`, in steps of the output.
 
@@ -34,6 +35,7 @@ class OnnxFile:
 
     path: Path
     max_abs_error: float
+    snr_db: float
     max_steps: int | None = None
 
 
@@ -44,9 +46,10 @@ def export_onnx(
     *,
     dynamic: bool = True,
     metadata: Mapping[str, str] | None = None,
-    tolerance: float = TOLERANCE,
 ) -> OnnxFile:
     """Write a module in eval mode as one ONNX file with an `input` and an `output`.
+
+    Several outputs are `output0`, `output1` and so on.
 
     Args:
         module: on the CPU, with its weights, in eval mode.
@@ -54,7 +57,6 @@ def export_onnx(
         input_shape: e.g. (N, C, H, W).
         dynamic: leave the batch open, and height and width of a 4-dimensional input too.
         metadata: stored in the file's metadata properties, e.g. the recipe's name.
-        tolerance: largest allowed error, relative to the largest output (at least 1).
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
@@ -62,11 +64,7 @@ def export_onnx(
 
     """
     onnx, runtime = packages("onnxscript")
-    name = type(module).__name__
-    if module.training:
-        raise MismatchError(f"{name} is in training mode; call .eval() before exporting it")
-    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
-        raise MismatchError(f"{name} is not on the CPU; call .cpu() before exporting it")
+    module = deployable(module)
     model = _convert(module, input_shape, dynamic)
     for node in model.graph.node:  # the exporter leaves this machine's paths in stack traces
         kept = [item for item in node.metadata_props if not item.key.endswith("stack_trace")]
@@ -75,12 +73,24 @@ def export_onnx(
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)
-    error = 0.0
+    content = model.SerializeToString()
+    found = []
     for shape in _shapes(input_shape, dynamic):
-        error = max(error, _difference(module, model, runtime, shape, tolerance))
+        x = random_input(shape)
+        wanted, given = reference(module, x), ran(runtime, content, x)
+        found.append(faithful(type(module).__name__, wanted, given, what="ONNX Runtime"))
     with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
-    return OnnxFile(path=path, max_abs_error=error)
+        temporary.write_bytes(content)
+    return written(path, found)
+
+
+def written(path: Path, found: Sequence[Fidelity]) -> OnnxFile:
+    """Return a float file that was compared on several inputs."""
+    return OnnxFile(
+        path=path,
+        max_abs_error=max(one.max_abs_error for one in found),
+        snr_db=min(one.snr_db for one in found),
+    )
 
 
 def packages(*more: str) -> tuple[Any, Any]:
@@ -104,6 +114,8 @@ def _dynamic_dims(input_shape: tuple[int, ...]) -> dict[int, Any]:
 
 
 def _convert(module: nn.Module, input_shape: tuple[int, ...], dynamic: bool) -> Any:
+    count = len(reference(module, torch.zeros(input_shape)))
+    names = ["output"] if count == 1 else [f"output{place}" for place in range(count)]
     # An axis of size 1 would be taken for a constant.
     shape = (max(input_shape[0], 2), *input_shape[1:]) if dynamic else input_shape
     try:
@@ -114,7 +126,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...], dynamic: bool) -> 
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["input"],
-                output_names=["output"],
+                output_names=names,
                 dynamic_shapes=(_dynamic_dims(shape),) if dynamic else None,
                 verbose=False,
             )
@@ -136,32 +148,12 @@ def _shapes(input_shape: tuple[int, ...], dynamic: bool) -> Iterator[tuple[int, 
         yield (batch + 1, channels, height + 4, max(width - 4, 4))
 
 
-def _difference(
-    module: nn.Module, model: Any, runtime: Any, shape: tuple[int, ...], tolerance: float
-) -> float:
-    """Return the largest difference on random input; MismatchError above the tolerance."""
-    example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        wanted = module(example.clone())  # some write into their input
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    session = runtime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    given = torch.from_numpy(session.run(["output"], {"input": example.numpy()})[0])
-    if given.shape != wanted.shape:
-        raise MismatchError(
-            f"ONNX Runtime gives shape {tuple(given.shape)} for an input of shape {shape}; "
-            f"expected {tuple(wanted.shape)}"
-        )
-    error = float((given - wanted).abs().max())
-    allowed = tolerance * max(1.0, float(wanted.abs().max()))
-    if not error <= allowed:
-        raise MismatchError(
-            f"ONNX Runtime differs from {type(module).__name__} by {error:.3g} for an input of "
-            f"shape {shape}; allowed are {allowed:.3g}"
-        )
-    return error
+def ran(runtime: Any, content: bytes, x: Tensor, settings: Any = None) -> list[Tensor]:
+    """Return what ONNX Runtime gives for a file's bytes."""
+    settings = settings or runtime.SessionOptions()
+    settings.log_severity_level = 3  # errors only
+    session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(y) for y in session.run(None, {"input": x.numpy()})]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.deploy.onnx import OPSET, TOLERANCE, OnnxFile, packages
+from zoo.deploy.fidelity import faithful
+from zoo.deploy.onnx import OPSET, OnnxFile, packages, written
 from zoo.deploy.onnx import _quiet as quiet
 from zoo.errors import MismatchError
 from zoo.files import replacing
@@ -193,13 +194,13 @@ def export(
     if (size := proto.ByteSize()) > LIMIT:
         raise MismatchError(f"the ONNX file would have {size:,} bytes; at most {LIMIT:,} fit")
     onnx.checker.check_model(proto)
-    error = 0.0
+    found = []
     for some in (ids, ids[:1, : length // 2 + 1]):
-        found = _ran(runtime, proto, some)
-        error = max(error, _difference(found, wanted[: len(some), : some.shape[1]]))
+        right, given = wanted[: len(some), : some.shape[1]], _ran(runtime, proto, some)
+        found.append(faithful(type(model).__name__, [right], [given], what="ONNX Runtime"))
     with replacing(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
-    return OnnxFile(path=path, max_abs_error=error)
+    return written(path, found)
 
 
 def _converted(module: nn.Module, ids: Tensor) -> Any:
@@ -235,15 +236,3 @@ def _ran(runtime: Any, proto: Any, ids: Tensor) -> Tensor:
         disabled_optimizers=["ConstantFolding"],
     )
     return torch.from_numpy(session.run(["logits"], {"input_ids": ids.numpy()})[0])
-
-
-def _difference(found: Tensor, wanted: Tensor) -> float:
-    if found.shape != wanted.shape:
-        raise MismatchError(
-            f"ONNX Runtime gives {tuple(found.shape)}; expected {tuple(wanted.shape)}"
-        )
-    error = float((found - wanted).abs().max())
-    allowed = TOLERANCE * max(1.0, float(wanted.abs().max()))
-    if not error <= allowed:
-        raise MismatchError(f"ONNX Runtime differs by {error:.3g}; allowed are {allowed:.3g}")
-    return error

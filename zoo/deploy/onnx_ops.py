@@ -62,15 +62,16 @@ class Model:
         self.constants[name] = np.asarray(value, order="C")
         return name
 
-    def meaning(self, name: str, dtype: type[Any]) -> list[str]:
-        """Return the names of a tensor's scale and zero point."""
+    def meaning(self, name: str, dtype: type[Any], own: str = "") -> list[str]:
+        """Return the names, beginning with `own`, of a tensor's scale and zero point."""
+        own = own or name
         meaning = self.graph.tensors[name].quantization
         if meaning is None:
             raise MismatchError(f"tensor {name!r} is not quantized")
         shape = () if meaning.axis is None else (-1,)
         scales = np.array(meaning.scales, np.float32).reshape(shape)
         zeros = np.array(meaning.zero_points).astype(dtype).reshape(shape)
-        return [self.constant(f"{name}.scale", scales), self.constant(f"{name}.zero", zeros)]
+        return [self.constant(f"{own}.scale", scales), self.constant(f"{own}.zero", zeros)]
 
     def quantize(self, real: str, name: str) -> None:
         """Round a real value to the integers of tensor `name`, and give them back as reals."""
@@ -83,10 +84,17 @@ class Model:
         return f"{name}.real"
 
     def parameter(self, name: str, value: NDArray[Any], axis: int = 0) -> str:
-        """Store integers of a weight, bias or constant, in ONNX's order; return their reals."""
-        meaning = self.meaning(name, value.dtype.type)
-        stored = self.constant(f"{name}.integers", value)
-        return self.node("DequantizeLinear", [stored, *meaning], self.real(name), axis=axis)
+        """Store integers of a weight, bias or constant, in ONNX's order; return their reals.
+
+        Each op has its own: ONNX Runtime makes its form of a weight under a name that follows from
+        the weight's, and fails at the second ("Attempt to replace the existing tensor").
+        """
+        own = name
+        while f"{own}.integers" in self.constants:
+            own += "+"
+        meaning = self.meaning(name, value.dtype.type, own)
+        stored = self.constant(f"{own}.integers", value)
+        return self.node("DequantizeLinear", [stored, *meaning], self.real(own), axis=axis)
 
     def operand(self, name: str, rank: int) -> str:
         """Return the real value of an operand of an elementwise op."""
@@ -250,17 +258,28 @@ def _depth_to_space(model: Model, op: Op) -> None:
     model.emit(op, "DepthToSpace", [model.real(op.inputs[0])], blocksize=block, mode="DCR")
 
 
+def _factor(before: int, after: int) -> np.float32:
+    """Return the factor of sizes that ONNX's floor(before * factor) brings back to `after`."""
+    factor = np.float32(after / before)
+    if before * float(factor) < after:
+        factor = np.nextafter(factor, np.float32(np.inf))
+    return factor
+
+
 def _resize(model: Model, op: Op) -> None:
     mode = "half_pixel" if op.attributes["half_pixel_centers"] else "asymmetric"
     mode = "align_corners" if op.attributes["align_corners"] else mode
-    size = model.constant(f"{op.name}.size", np.array(op.attributes["size"], np.int64))
-    inputs = [model.real(op.inputs[0]), "", "", size]
+    before = model.shape(op.inputs[0])[1:3]
+    # All four factors: ONNX Runtime loses sizes, and mixes up factors of some axes, where it moves
+    # the channels last for the convolutions around.
+    factors = [_factor(*pair) for pair in zip(before, op.attributes["size"], strict=True)]
+    scales = model.constant(f"{op.name}.scales", np.array([1, 1, *factors], np.float32))
+    inputs = [model.real(op.inputs[0]), "", scales]
     linear = op.kind == "resize_bilinear"
     model.emit(
         op,
         "Resize",
         inputs,
-        axes=[2, 3],
         mode="linear" if linear else "nearest",
         coordinate_transformation_mode=mode,
         nearest_mode="floor" if mode == "asymmetric" else "round_prefer_ceil",

@@ -1,8 +1,7 @@
 """What the verbs do with `.tflite` files: write one from a module, load, describe and run one."""
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.deploy.carray import write_c_array
-from zoo.deploy.tflite_read import read_tflite
+from zoo.deploy.fidelity import deployable, random_input, same_as_module, small
+from zoo.deploy.tflite_read import parse_tflite, read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.files import write_bytes
@@ -21,10 +21,10 @@ from zoo.graph.ir import LIMITS, Graph
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import on_npu, without_clamps
 from zoo.quantization.int8.calibration import Options
-from zoo.quantization.int8.post_training import quantize_at
+from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import IntegerNetwork
-from zoo.runtime.values import channels_last, dequantized, quantized, real_outputs
+from zoo.runtime.values import dequantized, quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class TfliteFile:
         path: where.
         max_abs_error: largest difference between what the file computes (by our executor, which
             gives TFLite Micro's integers) and the module, on the first calibration batch.
-        snr_db: the outputs' signal-to-noise ratio there; infinite for an exact copy.
+        snr_db: the outputs' signal-to-noise ratio there; see `zoo.deploy.fidelity`.
 
     """
 
@@ -75,20 +75,48 @@ def export_tflite(
         options: how ranges are chosen.
 
     Raises:
-        MismatchError: the module or the calibration inputs cannot be used.
+        MismatchError: the module or the calibration inputs cannot be used, or the file would
+            compute something else.
 
     """
     if not calibration:
         raise MismatchError("there are no calibration inputs; give at least one batch")
-    first = calibration[0]
+    module, first = deployable(module), calibration[0]
     shapes = ((1, *first.shape[1:]), input_shape)
     if int8:
         probe, graph = quantize_at(module, calibration, shapes, options)
     else:
         probe, graph = (without_clamps(lower(module, shape)) for shape in shapes)
-    error, snr = _compare(module, probe, first)
+    found = same_as_module(module, probe, first, lambda: prepared(module, shapes[0], options))
     write_graph(graph, path, npu=npu, c_array=c_array)
-    return TfliteFile(path=path, max_abs_error=error, snr_db=snr)
+    return TfliteFile(path=path, max_abs_error=found.max_abs_error, snr_db=found.snr_db)
+
+
+def write_quantized(
+    network: nn.Module,
+    graph: Callable[[tuple[int, ...]], Graph],
+    path: Path,
+    input_shape: tuple[int, ...],
+    *,
+    npu: bool = False,
+    c_array: bool = False,
+) -> TfliteFile:
+    """Write an integer network that has its ranges already, compared on random pixels before.
+
+    Args:
+        network: computes the integers for real inputs.
+        graph: gives its integer graph for an input shape.
+        path: of the file, which is replaced in one step or not at all.
+        input_shape: of one inference, (1, C, H, W).
+        npu: as for `export_tflite`.
+        c_array: as for `export_tflite`.
+
+    """
+    x = random_input(small(input_shape))
+    written = parse_tflite(serialize_tflite(graph(tuple(x.shape))))  # through the file's own form
+    found = same_as_module(network, written, x, lambda: written)
+    write_graph(graph(input_shape), path, npu=npu, c_array=c_array)
+    return TfliteFile(path=path, max_abs_error=found.max_abs_error, snr_db=found.snr_db)
 
 
 def write_graph(graph: Graph, path: Path, *, npu: bool = False, c_array: bool = False) -> None:
@@ -98,16 +126,6 @@ def write_graph(graph: Graph, path: Path, *, npu: bool = False, c_array: bool = 
         write_c_array(content, path)
     else:
         write_bytes(path, content)
-
-
-@torch.no_grad()
-def _compare(module: nn.Module, graph: Graph, x: Tensor) -> tuple[float, float]:
-    wanted = channels_last(module(x.clone()))  # some write into their input
-    given = real_outputs(graph, channels_last(x))
-    error = (given - wanted).double()
-    noise = float(error.square().mean())
-    snr = 10 * math.log10(float(wanted.double().var()) / noise) if noise else math.inf
-    return float(error.abs().max()), snr
 
 
 @dataclass(frozen=True, kw_only=True)

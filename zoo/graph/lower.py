@@ -1,6 +1,7 @@
 """From a module to what a channels-last runtime stores: the float graph that is then quantized."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import nn
 
 from zoo.errors import MismatchError
 from zoo.graph.check import check
-from zoo.graph.ir import Graph, Op, Tensor, fuse
+from zoo.graph.ir import Graph, Kind, Op, Tensor, fuse
 from zoo.graph.trace import trace
 
 FUSED = frozenset({"relu", "relu6", "clamp"})
+Move = Callable[[NDArray[Any]], NDArray[Any]]
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)  # order of dimensions, as in permute
 _AXIS = {0: 0, 1: 3, 2: 1, 3: 2}  # a dimension's new number
 
@@ -21,9 +23,9 @@ _AXIS = {0: 0, 1: 3, 2: 1, 3: 2}  # a dimension's new number
 def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     """Return the deployed network in the layout "channels_last", in float, with its values.
 
-    Batch norms are folded, activations fused, scalars become constants, and what a convolution
-    pads beyond TFLite's SAME becomes an operator. Inputs and outputs of 4 dimensions are
-    (N, H, W, C).
+    Batch norms are folded, activations fused, scalars become constants, every layer has a bias, and
+    what a convolution pads beyond TFLite's SAME becomes an operator. Inputs and outputs of 4
+    dimensions are (N, H, W, C).
 
     Raises:
         MismatchError: an operator has no channels-last form here; the message names it.
@@ -35,6 +37,17 @@ def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     return lowered
 
 
+def _copy(name: str, copy: str) -> Op:
+    return Op(
+        name=copy, kind="reshape", inputs=(name,), outputs=(copy,), attributes={}, macs=0, module=""
+    )
+
+
+def _same_move(first: Move, second: Move, shape: tuple[int, ...]) -> bool:
+    places = np.arange(math.prod(shape)).reshape(shape)
+    return np.array_equal(first(places), second(places))
+
+
 def _moved(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[i] for i in _NHWC) if len(shape) == 4 else shape
 
@@ -44,6 +57,7 @@ class _Lowering:
         self.graph = graph
         self.ops: list[Op] = []
         self.values: dict[str, NDArray[Any]] = {}
+        self.moves: dict[str, Move] = {}  # how each parameter came to its form
         self.tensors = {
             t.name: dataclasses.replace(t, shape=_moved(t.shape), dtype="float32")
             for t in graph.tensors.values()
@@ -59,15 +73,31 @@ class _Lowering:
                     f"{', '.join(sorted(_HANDLERS))}, or add it to zoo/graph/lower.py"
                 )
             handler(self, op)
+        outputs = self.outputs()
         used = {name for op in self.ops for name in (*op.inputs, *op.outputs)}
-        used |= {*self.graph.inputs, *self.graph.outputs}
+        used |= {*self.graph.inputs, *outputs}
         return dataclasses.replace(
             self.graph,
             ops=tuple(self.ops),
+            outputs=outputs,
             tensors={name: t for name, t in self.tensors.items() if name in used},
             layout="channels_last",
             values={name: v for name, v in self.values.items() if name in used},
         )
+
+    def outputs(self) -> tuple[str, ...]:
+        """Return the outputs, each a tensor of its own; copies of inputs and of each other."""
+        names: list[str] = []
+        for place, name in enumerate(self.graph.outputs):
+            if name in self.graph.inputs or name in names:
+                copy = f"{name}.output{place}"
+                self.tensors[copy] = dataclasses.replace(
+                    self.tensors[name], name=copy, kind="output"
+                )
+                self.ops.append(_copy(name, copy))
+                name = copy
+            names.append(name)
+        return tuple(names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape in the layout "torch"."""
@@ -76,15 +106,37 @@ class _Lowering:
     def emit(self, op: Op, **changes: Any) -> None:
         self.ops.append(dataclasses.replace(op, **changes))
 
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Store a parameter's value in its new form."""
-        like = self.graph.tensors.get(name)
-        kind, source = (like.kind, like.source) if like else ("constant", "")
+    def constant(
+        self, name: str, value: NDArray[Any], kind: Kind = "constant", source: str = ""
+    ) -> str:
+        """Store a value; `source` is the parameter it came from."""
         self.values[name] = np.ascontiguousarray(value, np.float32)
         self.tensors[name] = Tensor(
             name=name, shape=value.shape, dtype="float32", kind=kind, source=source
         )
         return name
+
+    def parameter(self, op: Op, place: int, move: Move = np.asarray) -> str:
+        """Store a parameter in the form that an op takes it; return its name.
+
+        Ops that share one share what is stored, unless they take it in different forms.
+        """
+        name = op.inputs[place]
+        like, value = self.graph.tensors[name], self.graph.values[name]
+        if name in self.moves and not _same_move(self.moves[name], move, value.shape):
+            name = f"{op.name}.{like.kind}"
+        self.moves[name] = move
+        return self.constant(name, move(value), like.kind, like.source)
+
+    def layer(self, op: Op, source: str, move: Move, **changes: Any) -> None:
+        """Emit a convolution or fully connected layer; LiteRT takes no convolution without bias."""
+        inputs = [source, self.parameter(op, 1, move)]
+        if len(op.inputs) > 2:
+            inputs.append(self.parameter(op, 2))
+        else:
+            zeros = np.zeros(self.graph.kernel(op)[0])
+            inputs.append(self.constant(f"{op.name}.bias", zeros, "bias"))
+        self.emit(op, inputs=tuple(inputs), **changes)
 
     def before(self, op: Op, kind: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> str:
         """Put an op of another kind between `op` and its first input; return its output."""
@@ -123,27 +175,23 @@ def _padded(lowering: _Lowering, op: Op, value: float) -> tuple[str, dict[str, A
 
 def _conv2d(lowering: _Lowering, op: Op) -> None:
     source, attributes = _padded(lowering, op, 0.0)
-    weight = lowering.graph.values[op.inputs[1]]
     order = (1, 2, 3, 0) if op.kind == "depthwise_conv2d" else _NHWC
-    inputs = [source, lowering.constant(op.inputs[1], weight.transpose(order))]
-    if len(op.inputs) > 2:
-        inputs.append(lowering.constant(op.inputs[2], lowering.graph.values[op.inputs[2]]))
-    lowering.emit(op, inputs=tuple(inputs), attributes=attributes)
+    lowering.layer(op, source, lambda weight: weight.transpose(order), attributes=attributes)
 
 
 def _fully_connected(lowering: _Lowering, op: Op) -> None:
     if len(lowering.shape(op.inputs[0])) == 4:
         raise MismatchError(f"{op.label} acts on the width of images; use a 1x1 convolution")
-    weight = lowering.graph.values[op.inputs[1]]
+    move: Move = np.asarray
     flat = lowering.graph.producers.get(op.inputs[0])
     if flat is not None and flat.kind == "reshape" and _reads_flat(lowering, flat):
         # The flattened image comes channels last here: its order moves into the weights.
         _, c, h, w = lowering.shape(flat.inputs[0])
-        weight = weight.reshape(-1, c, h, w).transpose(_NHWC).reshape(len(weight), -1)
-    parameters = [lowering.constant(op.inputs[1], weight)]
-    if len(op.inputs) > 2:
-        parameters.append(lowering.constant(op.inputs[2], lowering.graph.values[op.inputs[2]]))
-    lowering.emit(op, inputs=(op.inputs[0], *parameters))
+
+        def move(weight: NDArray[Any]) -> NDArray[Any]:
+            return weight.reshape(-1, c, h, w).transpose(_NHWC).reshape(len(weight), -1)
+
+    lowering.layer(op, op.inputs[0], move)
 
 
 def _reads_flat(lowering: _Lowering, flat: Op) -> bool:
@@ -182,12 +230,14 @@ def _elementwise(lowering: _Lowering, op: Op) -> None:
         raise MismatchError(f"{op.label} cannot take a fused activation")
     rank = len(lowering.shape(op.outputs[0]))
     names = []
-    for name in op.inputs:
-        if lowering.graph.tensors[name].is_parameter:
-            value = lowering.graph.values[name]
-            value = value.reshape((1,) * (rank - value.ndim) + value.shape)
-            name = lowering.constant(name, value.transpose(_NHWC) if rank == 4 else value)
-        names.append(name)
+
+    def move(value: NDArray[Any]) -> NDArray[Any]:
+        value = value.reshape((1,) * (rank - value.ndim) + value.shape)
+        return value.transpose(_NHWC) if rank == 4 else value
+
+    for place, name in enumerate(op.inputs):
+        parameter = lowering.graph.tensors[name].is_parameter
+        names.append(lowering.parameter(op, place, move) if parameter else name)
     attributes = dict(op.attributes)
     if "constant" in attributes:
         value = np.full((1,) * rank, attributes.pop("constant"), np.float32)
@@ -198,7 +248,8 @@ def _elementwise(lowering: _Lowering, op: Op) -> None:
 def _prelu(lowering: _Lowering, op: Op) -> None:
     slope, rank = lowering.graph.values[op.inputs[1]], len(lowering.shape(op.inputs[0]))
     shape = (*(1,) * (rank - 2), slope.size)  # without the batch
-    lowering.emit(op, inputs=(op.inputs[0], lowering.constant(op.inputs[1], slope.reshape(shape))))
+    slopes = lowering.parameter(op, 1, lambda value: value.reshape(shape))
+    lowering.emit(op, inputs=(op.inputs[0], slopes))
 
 
 def _pool(lowering: _Lowering, op: Op) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.graph.ir import MAC_KINDS, Graph, Op, Tensor
+from zoo.graph.ir import Graph, Op, Tensor
 
 
 class _Rewriting:
@@ -94,19 +94,14 @@ def for_int16(graph: Graph) -> Graph:
     """Return an equal float graph of operators that int16 kernels have and agree on.
 
     PReLU becomes max(x, 0) + slope * min(x, 0); other activations of their own maximum and
-    minimum; every layer has a bias, and clamps neither symmetric nor at 0 become operators.
+    minimum; clamps neither symmetric nor at 0 become operators.
     (Depth-to-space, which has no int16 kernel either, the writer turns into a transposition: that
     form is for one sample.)
     """
     rewriting = _Rewriting(without_clamps(graph, _saturates))
     for op in rewriting.graph.ops:
         rank = len(rewriting.graph.tensors[op.outputs[0]].shape)
-        if op.kind in MAC_KINDS and len(op.inputs) < 3:
-            outputs = rewriting.graph.kernel(op)[0]
-            bias = rewriting.constant(f"{op.name}.bias", np.zeros(outputs), 1)
-            rewriting.tensors[bias] = dataclasses.replace(rewriting.tensors[bias], kind="bias")
-            rewriting.ops.append(dataclasses.replace(op, inputs=(*op.inputs, bias)))
-        elif op.kind in ("prelu", "relu", "relu6"):
+        if op.kind in ("prelu", "relu", "relu6"):
             zero = rewriting.constant(f"{op.name}.zero", 0.0, rank)
             _int16_activation(rewriting, op, zero, rank)
         else:

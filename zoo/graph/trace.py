@@ -1,11 +1,14 @@
 """From a module to the graph IR, through `torch.export`."""
 
+import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 
@@ -34,6 +37,8 @@ _PLAIN: dict[str, tuple[str, tuple[str, ...]]] = {
     "squeeze": ("reshape", ()),
     "unsqueeze": ("reshape", ()),
 }
+# Relative: far below what moves a sample by a step of its 2^-10 grid.
+_SAME_FACTOR = 1e-6
 _ALIASES = frozenset({"contiguous", "clone", "dropout", "alias", "detach", "identity"})
 
 
@@ -50,12 +55,21 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
 
     """
     program = export_program(module, input_shape)
-    state = {}
-    if values:
-        parts = (module.named_parameters, module.named_buffers)  # by each of their names
-        tensors = dict(item for named in parts for item in named(remove_duplicate=False))
-        state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
+    state = _state(module) if values else {}
     return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
+
+
+def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    # A shared tensor under each of its names: which one the exporter takes is its own affair.
+    tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise MismatchError(
+            f"{type(module).__name__} is on the meta device, where parameters have no values, and "
+            "what is asked for needs them: build it on the CPU; without values there is "
+            'zoo.estimate(..., method="roofline")'
+        )
+    return {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
 
 
 class _Tracer:
@@ -84,12 +98,9 @@ class _Tracer:
             elif node.op == "output":
                 given = zip(node.args[0], self.wanted, strict=True)
                 results = [item for item, wanted in given if wanted and isinstance(item, fx.Node)]
-                outputs = list(dict.fromkeys(self.names[item] for item in results))
+                outputs = [self.output(item) for item in results]
             else:
                 self.call(node)
-        for name in outputs:
-            old = self.tensors[name]
-            self.tensors[name] = Tensor(name=name, shape=old.shape, dtype=old.dtype, kind="output")
         return Graph(
             ops=tuple(self.ops),
             tensors=self.tensors,
@@ -110,6 +121,17 @@ class _Tracer:
             source=self.sources.get(node.name, ""),
         )
         return node.name
+
+    def output(self, node: fx.Node) -> str:
+        name = self.names[node]
+        if name not in self.tensors or self.tensors[name].is_parameter:
+            raise MismatchError(
+                f"the module returns its own {self.sources[name]!r} unchanged; leave that out of "
+                "its outputs, and give it to the application"
+            )
+        if self.tensors[name].kind == "activation":
+            self.tensors[name] = dataclasses.replace(self.tensors[name], kind="output")
+        return name
 
     def read(self, nodes: Iterable[fx.Node], roles: tuple[Kind, ...] = ()) -> tuple[str, ...]:
         """Return the names of an op's operands, typing parameters by the operand's place."""
@@ -284,6 +306,8 @@ def _resize(
             raise _unmapped(
                 node, f"{node.target} from {tuple(before)} to {size}, no whole multiple,"
             )
+        if not corners:
+            _check_factors(node, a, size, before)
         attributes = {
             "size": size,
             "align_corners": corners,
@@ -293,6 +317,21 @@ def _resize(
         tracer.emit(node, kind, node.all_input_nodes[:1], attributes)
 
     return handle
+
+
+def _check_factors(
+    node: fx.Node, a: dict[str, Any], size: tuple[int, ...], before: tuple[int, ...]
+) -> None:
+    """Raise where torch samples by another factor than the ratio of the sizes, as devices do."""
+    factors = a.get("scale_factors") or (a.get("scales_h"), a.get("scales_w"))
+    for factor, given, made in zip(factors, before, size, strict=True):
+        if factor is not None and abs(factor * int(given) / made - 1) > _SAME_FACTOR:
+            raise MismatchError(
+                f"interpolate at {_module_path(node) or 'the top level'} enlarges by {factor:g}, "
+                f"which makes {made} pixels of {int(given)}; devices sample by the ratio of the "
+                f"sizes, {made / int(given):.4g}: give size={size}, or "
+                "recompute_scale_factor=True, to do the same"
+            )
 
 
 def _pool2d(kind: str) -> Callable[[_Tracer, fx.Node, dict[str, Any]], None]:

@@ -17,8 +17,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import nn
 
 from zoo import registry
-from zoo.cost import Cost, target, target_names
-from zoo.cost import pricing as estimate
+from zoo.cost import Cost, estimate, target, target_names
 from zoo.cost.pricing import readable
 from zoo.data import images
 from zoo.errors import MissingWeightsError

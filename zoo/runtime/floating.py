@@ -34,8 +34,13 @@ class FloatNetwork(nn.Module):
         self._values = {name: torch.from_numpy(v.copy()) for name, v in graph.values.items()}
 
     @torch.inference_mode()
-    def forward(self, *inputs: Tensor, observe: Observer | None = None) -> Tensor:
-        """Return the first output; `observe` is told the name and value of every activation."""
+    def forward(
+        self, *inputs: Tensor, observe: Observer | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Return the output (a tuple if there are several).
+
+        `observe` is told the name and value of every activation.
+        """
         values = dict(self._values)
         for name, given in zip(self.graph.inputs, inputs, strict=True):
             values[name] = given
@@ -46,7 +51,8 @@ class FloatNetwork(nn.Module):
             values[op.outputs[0]] = result = activated(op, result)
             if observe:
                 observe(op.outputs[0], result)
-        return values[self.graph.outputs[0]]
+        results = tuple(values[name] for name in self.graph.outputs)
+        return results[0] if len(results) == 1 else results
 
 
 def activated(op: Op, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Between real numbers and the integers of a graph's inputs and outputs."""
+"""Real numbers into a channels-last graph and out of it, whatever it computes with."""
 
 import torch
 from torch import Tensor
@@ -13,11 +13,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def real_outputs(graph: Graph, x: Tensor) -> Tensor:
-    """Return the real outputs of a graph, float or int8, for real inputs, channels last."""
-    if graph.tensors[graph.inputs[0]].quantization is None:
-        return FloatNetwork(graph)(x)
-    return dequantized(graph, IntegerNetwork(graph)(quantized(graph, x)))
+def channels_first(x: Tensor) -> Tensor:
+    """Return `(N, H, W, C)` as images, anything else as it is."""
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
 
 def quantized(graph: Graph, x: Tensor) -> Tensor:
@@ -29,7 +27,17 @@ def quantized(graph: Graph, x: Tensor) -> Tensor:
     return integers.clamp(*LIMITS[tensor.dtype]).to(getattr(torch, tensor.dtype))
 
 
-def dequantized(graph: Graph, y: Tensor) -> Tensor:
-    """Return the graph's output integers as real numbers."""
-    meaning = graph.tensors[graph.outputs[0]].quantization
+def dequantized(graph: Graph, y: Tensor, place: int = 0) -> Tensor:
+    """Return the integers of one of the graph's outputs as real numbers."""
+    meaning = graph.tensors[graph.outputs[place]].quantization
     return y if meaning is None else (y.float() - meaning.zero_point) * meaning.scale
+
+
+def computed(graph: Graph, x: Tensor) -> list[Tensor]:
+    """Return the real outputs of a channels-last graph, float or integer, for real inputs."""
+    if graph.tensors[graph.inputs[0]].quantization is None:
+        outputs = FloatNetwork(graph)(channels_last(x))
+    else:
+        outputs = IntegerNetwork(graph)(quantized(graph, channels_last(x)))
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [dequantized(graph, y, place) for place, y in enumerate(several)]

@@ -1,8 +1,8 @@
 """Verbs that make things: a checkpoint by training, a deployable file by export."""
 
-import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo import registry
 from zoo.artifacts.resolve import Ref, checkpoint, pinned
@@ -166,28 +166,32 @@ def import_gguf(file: Ref, out: Ref) -> Path:
 
 
 def export(
-    ref: Ref,
+    item: "Ref | torch.nn.Module",
     path: Ref,
     *,
     format: str = "onnx",
     int8: bool = False,
     int16: bool = False,
     npu: bool = False,
-    data: Ref | None = None,
+    data: "Ref | Sequence[torch.Tensor] | None" = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> "OnnxFile | TfliteFile":
-    """Write a model as a deployable file; return its path and its largest error.
+    """Write a model as a deployable file; return its path and how close it is to the model.
+
+    What is about to be written is compared with the model, and refused if it computes something
+    else; see `zoo.deploy.fidelity`.
 
     Args:
-        ref: of a checkpoint.
+        item: ref of a checkpoint, or a module of your own, in eval mode, on the CPU.
         path: of the file.
         format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
             (a `.tflite` file as a C array).
         int8: quantize to int8, with ranges seen on `data`.
         int16: the same with int16 activations (int16x8); not for onnx.
         npu: use operators that Ethos-U accelerators have; not for onnx.
-        data: folder of inputs, or Hub data set, that the ranges are learned from; a network that
-            was trained for int8 has its own, and the file then computes what `zoo.load(ref)` does.
+        data: folder of inputs, or Hub data set, that the ranges are learned from; for a module,
+            batches of its inputs, (N, C, H, W). A network that was trained for int8 has its own
+            ranges, and the file then computes what `zoo.load(ref)` does.
         input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's.
 
     """
@@ -200,33 +204,79 @@ def export(
         raise MismatchError("int8 and int16 exclude each other; give one")
     if format == "onnx" and (int16 or npu):
         raise MismatchError("int16 and npu need format='tflite'")
-    source = checkpoint(ref)
-    shape = input_shape or source.recipe.input_shape
+    activations: Literal["int8", "int16"] | None = "int16" if int16 else "int8" if int8 else None
     probe(Path(path).parent)  # before the work, not after it
+    if not isinstance(item, str | Path):
+        if input_shape is None:
+            raise MismatchError(
+                f"{type(item).__name__} is a module, whose files depend on its input; add "
+                "input_shape=, e.g. input_shape=(1, 3, 96, 96)"
+            )
+        batches = _batches(data, needed=activations is not None)
+        return _write(item, Path(path), input_shape, batches, format, activations, npu=npu)
+    if not (data is None or isinstance(data, str | Path)):
+        raise MismatchError("the data of a checkpoint is a folder or a Hub data set; give its name")
+    source = checkpoint(item)
+    shape = input_shape or source.recipe.input_shape
     if isinstance(source.recipe.make, Compress):
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
         return _export_packed(source, Path(path))
     if int8 and source.quantization is not None:
         return _export_quantized(source, Path(path), shape, data, npu=npu, format=format)
-    inputs = _calibration(source, data) if int8 or int16 or data is not None else None
-    if format == "onnx":
-        return _export_onnx(source, Path(path), shape, inputs if int8 else None)
-    import torch
+    inputs = _calibration(source, data) if activations or data is not None else None
+    return _write(
+        source.load(), Path(path), shape, inputs, format, activations, npu=npu, facts=_facts(source)
+    )
 
+
+def _write(
+    module: "torch.nn.Module",
+    path: Path,
+    shape: tuple[int, ...],
+    inputs: "Sequence[torch.Tensor] | None",
+    format: str,
+    activations: Literal["int8", "int16"] | None,
+    *,
+    npu: bool,
+    facts: Mapping[str, str] | None = None,
+) -> "OnnxFile | TfliteFile":
+    from zoo.deploy.fidelity import random_input
     from zoo.deploy.tflite import export_tflite
     from zoo.quantization.int8.calibration import Options
 
+    if format == "onnx" and activations:
+        from zoo.deploy.onnx_qdq import export_qdq
+
+        return export_qdq(module, path, shape, inputs or [], metadata=facts)
+    if format == "onnx":
+        from zoo.deploy.onnx import export_onnx
+
+        return export_onnx(module, path, shape, metadata=facts)
     return export_tflite(
-        source.load(),
-        Path(path),
+        module,
+        path,
         shape,
-        inputs or [torch.rand(shape)],  # a float file is only compared on it
-        int8=int8 or int16,
+        inputs or [random_input(shape)],  # a float file is only compared on it
+        int8=activations is not None,
         npu=npu,
         c_array=format == "c",
-        options=Options(activations="int16" if int16 else "int8"),
+        options=Options(activations=activations or "int8"),
     )
+
+
+def _batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
+    """Return a module's calibration inputs."""
+    import torch
+
+    if isinstance(data, torch.Tensor):
+        return [data]
+    if isinstance(data, str | Path) or (needed and not data):
+        raise MismatchError(
+            "integers need inputs like those the device will see, to learn their ranges; give a "
+            "module's as data=[batch, ...], tensors of the shape (N, C, H, W)"
+        )
+    return data
 
 
 def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]":
@@ -251,22 +301,6 @@ def _facts(source: "Checkpoint") -> dict[str, str]:
     }
 
 
-def _export_onnx(
-    source: "Checkpoint",
-    path: Path,
-    shape: tuple[int, ...],
-    inputs: "list[torch.Tensor] | None",
-) -> "OnnxFile":
-    facts = _facts(source)
-    if inputs is not None:
-        from zoo.deploy.onnx_qdq import export_qdq
-
-        return export_qdq(source.load(), path, shape, inputs, metadata=facts)
-    from zoo.deploy.onnx import export_onnx
-
-    return export_onnx(source.load(), path, shape, metadata=facts)
-
-
 def _export_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
     """Write a packed language model with its codes."""
     import torch
@@ -288,7 +322,7 @@ def _export_quantized(
     format: str,
 ) -> "OnnxFile | TfliteFile":
     """Write the integer network of a checkpoint, with the ranges that were trained."""
-    from zoo.deploy.tflite import TfliteFile, write_graph
+    from zoo.deploy.tflite import write_quantized
     from zoo.quantization.int8.network import read_quantization
 
     if data is not None:
@@ -301,5 +335,4 @@ def _export_quantized(
         from zoo.deploy.onnx_qdq import export_quantized
 
         return export_quantized(network, network.graph, path, shape, metadata=_facts(source))
-    write_graph(network.graph(shape), path, npu=npu, c_array=format == "c")
-    return TfliteFile(path=path, max_abs_error=0.0, snr_db=math.inf)
+    return write_quantized(network, network.graph, path, shape, npu=npu, c_array=format == "c")

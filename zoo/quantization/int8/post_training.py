@@ -103,13 +103,20 @@ def quantize_graph(
             )
     ops = []
     for op in graph.ops:
-        for name in op.inputs:
-            if graph.tensors[name].is_parameter and graph.tensors[name].kind != "bias":
-                tensors[name], values[name] = _parameter(
-                    graph, op, name, meanings, activations, weight_bits
-                )
-        if op.kind in MAC_KINDS:
-            _mac(graph, op, meanings, tensors, values)
+        inputs, weight = [], None
+        for place, name in enumerate(op.inputs):
+            if graph.tensors[name].is_parameter:
+                if weight is not None and op.kind in MAC_KINDS:
+                    made = _bias(graph, op, weight, meanings[op.inputs[0]], activations)
+                else:
+                    made = _parameter(graph, op, name, meanings, activations, weight_bits)
+                    weight = made[0]
+                # What integers mean depends on the layer: one used twice has two biases.
+                if name in tensors and tensors[name] != made[0]:
+                    name = f"{op.name}.{place}"
+                tensors[name], values[name] = dataclasses.replace(made[0], name=name), made[1]
+            inputs.append(name)
+        op = dataclasses.replace(op, inputs=tuple(inputs))
         ops.append(_finished(op, meanings, activations))
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)
 
@@ -161,33 +168,27 @@ def _parameter(
     return changed, integers.astype(np.int8)
 
 
-def _mac(
-    graph: Graph,
-    op: Op,
-    meanings: Mapping[str, Quantization],
-    tensors: dict[str, Tensor],
-    values: dict[str, NDArray[Any]],
-) -> None:
-    """Quantize the bias of a layer, with the scale of its products."""
-    if len(op.inputs) < 3:
-        return
-    bias, weight = op.inputs[2], tensors[op.inputs[1]].quantization
-    assert weight is not None
-    scales = np.array(weight.scales, np.float64) * meanings[op.inputs[0]].scale
+def _bias(
+    graph: Graph, op: Op, weight: Tensor, source: Quantization, activations: str
+) -> tuple[Tensor, NDArray[Any]]:
+    """Quantize the bias of a layer on inputs `source`, with the scale of its products."""
+    bias = op.inputs[2]
+    assert weight.quantization is not None
+    scales = np.array(weight.quantization.scales, np.float64) * source.scale
     integers = np.rint(graph.values[bias].astype(np.float64) / scales)
-    dtype = BIAS_DTYPE[tensors[op.inputs[0]].dtype]
+    dtype = BIAS_DTYPE[activations]
     if np.any(np.abs(integers) >= (2**30 if dtype == "int32" else 2**36)):
         raise MismatchError(
             f"{op.label}: a bias of {np.abs(graph.values[bias]).max():g} is too large for its "
-            f"inputs of scale {meanings[op.inputs[0]].scale:g}; calibrate with real inputs"
+            f"inputs of scale {source.scale:g}; calibrate with real inputs"
         )
-    values[bias] = integers.astype(dtype)
     meaning = Quantization(
         scales=tuple(float(np.float32(scale)) for scale in scales),
         zero_points=(0,) * scales.size,
         axis=0 if scales.size > 1 else None,
     )
-    tensors[bias] = dataclasses.replace(graph.tensors[bias], dtype=dtype, quantization=meaning)
+    changed = dataclasses.replace(graph.tensors[bias], dtype=dtype, quantization=meaning)
+    return changed, integers.astype(dtype)
 
 
 def _finished(op: Op, meanings: Mapping[str, Quantization], activations: str) -> Op:

@@ -13,6 +13,7 @@ float32 rounds a sum across the middle between two steps, or the device rounds t
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -253,13 +254,11 @@ def _places(
     parameters = dict(shell.named_parameters(remove_duplicate=False))
     sources = {name: graph.tensors[name].source for name in graph.values}
     trained = {name: source for name, source in sources.items() if source in parameters}
-    for name, source in sources.items():
-        twice = [other for other, tensor in trained.items() if tensor == source and other != name]
-        if name in trained and twice:
-            raise MismatchError(
-                f"{source} is used with several batch norms, each folded into its own copy; "
-                "quantization-aware training needs one: give each use a layer of its own"
-            )
+    if twice := [s for s, uses in Counter(trained.values()).items() if uses > 1]:
+        raise MismatchError(
+            f"{twice[0]} is used in several forms (by norms of their own, or on images flattened "
+            "otherwise), which cannot be trained as one; give each use a layer of its own"
+        )
     with torch.no_grad():
         for source in set(trained.values()):
             parameter = parameters[source]

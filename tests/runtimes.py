@@ -1,0 +1,89 @@
+"""The runtimes that files are tried in: TFLite Micro, LiteRT's two sets of kernels, ONNX Runtime.
+
+Every `.tflite` file that a test makes is opened by all of them, see `tests/conftest.py`; ONNX files
+are opened by the exporter itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor
+
+Run = Callable[..., list[NDArray[Any]]]
+ARENA = 2**24
+
+
+def tflite_micro(content: bytes) -> Run:
+    """Return a function from batches of inputs to those of outputs, or skip the test."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=ARENA)
+
+    def run(*inputs: Tensor) -> list[NDArray[Any]]:
+        outputs = []
+        for sample in zip(*inputs, strict=True):
+            for place, value in enumerate(sample):
+                interpreter.set_input(value[None].numpy(), place)
+            interpreter.invoke()
+            count = len(_outputs(content))
+            outputs.append([interpreter.get_output(place) for place in range(count)])
+        return [np.concatenate(column) for column in zip(*outputs, strict=True)]
+
+    return run
+
+
+def _outputs(content: bytes) -> tuple[str, ...]:
+    from zoo.deploy.tflite_read import parse_tflite
+
+    return parse_tflite(content).outputs
+
+
+def litert(content: bytes, resolver: str = "BUILTIN_REF") -> Run:
+    """Return such a function of LiteRT; the resolver "AUTO" is its XNNPACK kernels."""
+    module = pytest.importorskip("ai_edge_litert.interpreter")
+    interpreter = module.Interpreter(
+        model_content=content,
+        experimental_op_resolver_type=module.OpResolverType[resolver],
+        num_threads=1,
+    )
+    interpreter.allocate_tensors()
+    places = [detail["index"] for detail in interpreter.get_input_details()]
+    results = [detail["index"] for detail in interpreter.get_output_details()]
+
+    def run(*inputs: Tensor) -> list[NDArray[Any]]:
+        outputs = []
+        for sample in zip(*inputs, strict=True):
+            for place, value in zip(places, sample, strict=True):
+                interpreter.set_tensor(place, value[None].numpy())
+            interpreter.invoke()
+            outputs.append([interpreter.get_tensor(place) for place in results])
+        return [np.concatenate(column) for column in zip(*outputs, strict=True)]
+
+    return run
+
+
+TFLITE: dict[str, Callable[[bytes], Run]] = {
+    "tflite-micro": tflite_micro,
+    "litert-reference": litert,
+    "litert-default": lambda content: litert(content, "AUTO"),
+}
+# What a runtime is known not to have.
+_MISSING = {
+    "tflite-micro": ("arena size is too small",),
+    "litert-reference": (),
+    "litert-default": (),
+}
+
+
+def open_everywhere(content: bytes) -> None:
+    """Raise an AssertionError unless every runtime that is installed takes a `.tflite` file."""
+    for name, runtime in TFLITE.items():
+        try:
+            runtime(content)
+        except pytest.skip.Exception:
+            continue
+        except (RuntimeError, ValueError) as error:
+            if not any(known in str(error) for known in _MISSING[name]):
+                raise AssertionError(f"{name} cannot open the file: {error}") from error

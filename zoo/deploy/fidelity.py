@@ -1,0 +1,204 @@
+"""Whether a file computes what its module computes: the one check of every format.
+
+Each export compares the outputs of what it is about to write with those of the module, on the first
+calibration batch, or on random inputs where there is none, and writes nothing below `MINIMUM_DB` of
+
+    SNR = 10 log10( variance of the module's outputs / mean square of the difference )
+
+The limits tell wrong files from inaccurate ones. Float files differ by the order of sums: 110 to
+150 dB, and what computes something else has less than 40. Of integer networks, small random ones
+with min-max ranges have 25 to 45 dB in int8 and 35 to 55 in int16 (whose weights are int8 too), and
+wrong ones (another kernel, another sampling, another bias) from -10 to 8.
+
+Outputs that hardly vary have a low SNR through their last rounding alone: a softmax over a
+thousand classes that are all as probable is 0 in int8. So an error of one step of the output (root
+mean square) is rounding, whatever the SNR; of a float file a step is 1e-6 of its largest output.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph
+from zoo.runtime.floating import FloatNetwork
+from zoo.runtime.values import channels_first, channels_last, computed
+
+MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 20.0}
+_FLOAT_STEP = 1e-6
+_BEST_DB = {"int8": 45.0, "int16": 60.0}  # what rounding leaves: to fall to this is not a loss
+_SIDE = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How well a file does.
+
+    Attributes:
+        max_abs_error: largest difference from the module.
+        snr_db: the lowest signal-to-noise ratio of an output; infinite for an exact copy.
+
+    """
+
+    max_abs_error: float
+    snr_db: float
+
+
+def deployable(module: nn.Module) -> nn.Module:
+    """Return a module as files compute it: itself, or a float32 copy of one of another precision.
+
+    Raises:
+        MismatchError: it is in training mode, or not on the CPU.
+
+    """
+    name = type(module).__name__
+    if module.training:
+        raise MismatchError(f"{name} is in training mode; call .eval() before exporting it")
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        raise MismatchError(f"{name} is not on the CPU; call .cpu() before exporting it")
+    if all(t.dtype is torch.float32 for t in tensors if t.is_floating_point()):
+        return module
+    return copy.deepcopy(module).float()
+
+
+@torch.no_grad()
+def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the tensors that a module gives, in the order that files give them."""
+    given = module(x.clone())  # some write into their input
+    return [y for y in _pytree.tree_leaves(given) if isinstance(y, Tensor)]
+
+
+def faithful(
+    name: str,
+    wanted: Sequence[Tensor],
+    given: Sequence[Tensor],
+    graph: Graph | None = None,
+    *,
+    what: str,
+    explain: Callable[[], str] | None = None,
+) -> Fidelity:
+    """Return how close `given`, a file's outputs, are to those of its module.
+
+    Args:
+        name: of the module.
+        wanted: its outputs, see `reference`.
+        given: as many, real, in the module's order of dimensions.
+        graph: of an integer file; None for float.
+        what: the file computes with, for the message, e.g. "ONNX Runtime".
+        explain: called on a failure for the end of the message.
+
+    Raises:
+        MismatchError: below `MINIMUM_DB`, or the outputs have other shapes or are not finite.
+
+    """
+    shapes = [[tuple(y.shape) for y in side] for side in (given, wanted)]
+    if shapes[0] != shapes[1]:
+        raise MismatchError(
+            f"{what} gives outputs of the shapes {shapes[0]} where {name} gives {shapes[1]}"
+        )
+    kind = graph.tensors[graph.inputs[0]].dtype if graph else "float32"
+    found = Fidelity(max_abs_error=0.0, snr_db=math.inf)
+    for place, (y, right) in enumerate(zip(given, wanted, strict=True)):
+        if not bool(torch.isfinite(right).all()):
+            raise MismatchError(f"{name} gives numbers that are not finite on the inputs compared")
+        step = _FLOAT_STEP * float(right.abs().max())
+        if graph and (meaning := graph.tensors[graph.outputs[place]].quantization):
+            step = meaning.scale
+        error = (y - right).double()
+        snr = snr_db(right, error)
+        if not snr >= MINIMUM_DB[kind] and not float(error.square().mean()) <= step**2:
+            which = f" (output {place})" if len(wanted) > 1 else ""
+            raise MismatchError(
+                f"{what} differs from {name}{which}: SNR {snr:.1f} dB, and {kind} files have at "
+                f"least {MINIMUM_DB[kind]:g}; {explain() if explain else _FAULT}"
+            )
+        found = Fidelity(
+            max_abs_error=max(found.max_abs_error, float(error.abs().max())),
+            snr_db=min(found.snr_db, snr),
+        )
+    return found
+
+
+_FAULT = (
+    "it is a fault of the export, not of rounding: please report it with the module, or split the "
+    "module to find the part"
+)
+
+
+def snr_db(wanted: Tensor, error: Tensor) -> float:
+    """Return the signal-to-noise ratio of what differs by `error`."""
+    noise = float(error.double().square().mean())
+    signal = float(wanted.double().var(correction=0))
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def same_as_module(
+    module: nn.Module, graph: Graph, x: Tensor, floating: Callable[[], Graph]
+) -> Fidelity:
+    """Return how close the graph of a `.tflite` file is to its module; see `faithful`.
+
+    Args:
+        module: in eval mode, on the CPU.
+        graph: channels last, float or integer.
+        x: inputs of that graph's size, `(N, C, H, W)`.
+        floating: gives the float graph that an integer one was made from.
+
+    """
+    given = [channels_first(y) for y in computed(graph, x)]
+    integer = graph.tensors[graph.inputs[0]].quantization is not None
+
+    def explain() -> str:
+        return weakest(module, graph, floating(), x)
+
+    return faithful(
+        type(module).__name__,
+        reference(module, x),
+        given,
+        graph if integer else None,
+        what="the file",
+        explain=explain if integer else None,
+    )
+
+
+def weakest(module: nn.Module, graph: Graph, floating: Graph, x: Tensor) -> str:
+    """Say what makes an integer graph inaccurate: the layer that loses most, and what may help."""
+    wanted: dict[str, Tensor] = {}
+    outputs = FloatNetwork(floating)(channels_last(x), observe=wanted.__setitem__)
+    first = outputs[0] if isinstance(outputs, tuple) else outputs
+    right = channels_last(reference(module, x)[0])
+    if snr_db(right, first - right) < MINIMUM_DB["float32"]:
+        return _FAULT
+    names = tuple(name for op in graph.ops for name in op.outputs if name in wanted)
+    every = replace(graph, outputs=names)
+    best = _BEST_DB[graph.tensors[graph.inputs[0]].dtype]
+    known: dict[str, float] = {}
+    for name, y in zip(names, computed(every, x), strict=True):
+        known[name] = min(best, snr_db(wanted[name], y - wanted[name]))
+    worst, before, after = "", 0.0, 0.0
+    for op in graph.ops:
+        if op.outputs[0] in known:
+            start = min((known.get(name, best) for name in op.inputs), default=best)
+            if not worst or start - known[op.outputs[0]] > before - after:
+                worst, before, after = op.label, start, known[op.outputs[0]]
+    return (
+        f"{worst} loses most: {before:.0f} dB before it, {after:.0f} after; calibrate with more "
+        "and real inputs, cut outliers (Options(observer='percentile')), or take int16"
+    )
+
+
+def small(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape, with sides of at most 48 pixels, that is enough to compare on."""
+    return (*input_shape[:2], *(min(size, _SIDE) for size in input_shape[2:]))
+
+
+def random_input(shape: tuple[int, ...]) -> Tensor:
+    """Return inputs in [0, 1), the same each time."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
