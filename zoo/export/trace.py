@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.export.graph_signature import ExportGraphSignature, InputKind
 
 from zoo.errors import MismatchError
-from zoo.export.fold import fold_batch_norm
+from zoo.export.fold import absorb_padding, fold_batch_norm
 from zoo.export.graph import MAC_KINDS, Graph, Kind, Op, Tensor
 from zoo.export.program import export_program
 
@@ -53,7 +53,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     if values:
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         state = {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
-    return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
+    graph = absorb_padding(_Tracer(program.graph_signature).run(program.graph))
+    return fold_batch_norm(graph, state)
 
 
 class _Tracer:

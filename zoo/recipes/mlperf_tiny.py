@@ -7,8 +7,21 @@ _CIFAR10 = (
 )  # fmt: skip
 
 
+_TRAIN = Train(
+    steps=24_000,  # 64 times each of the 48,000 pictures of CIFAR-10 that are trained on
+    batch_size=128,
+    optimizer="soap",
+    lr=3e-3,
+    warmup_steps=500,
+    weight_decay=0.02,
+    ema_decay=0.999,
+    precision="bf16",  # on CPUs that have it, half the time of float32
+    options={"shift": 4, "flip": True, "label_smoothing": 0.0},
+)
+
+
 def _recipe(
-    name: str, summary: str, model: str, size: int, labels: tuple[str, ...], tag: str, train: Train
+    name: str, summary: str, model: str, size: int, labels: tuple[str, ...], tag: str
 ) -> Recipe:
     return Recipe(
         name=name,
@@ -25,13 +38,11 @@ def _recipe(
             "resize": "whole, bicubic",
             "labels": list(labels),
         },
-        train=train,
+        train=_TRAIN,
         default_tag=tag,
         paper="2106.07597",
     )
 
-
-_OPTIONS = {"shift": 4, "flip": True, "label_smoothing": 0.0}
 
 RECIPES = (
     _recipe(
@@ -41,18 +52,6 @@ RECIPES = (
         32,
         _CIFAR10,
         "cifar10",
-        Train(
-            steps=30_000,
-            batch_size=128,
-            optimizer="soap",
-            lr=5e-3,
-            warmup_steps=500,
-            weight_decay=0.0,
-            ema_decay=0.999,
-            clip_norm=0.0,
-            precision="bf16",
-            options=_OPTIONS,
-        ),
     ),
     _recipe(
         "mlperf-tiny-vww",
@@ -61,15 +60,5 @@ RECIPES = (
         96,
         ("none", "person"),
         "coco",
-        Train(
-            steps=30_000,
-            batch_size=128,
-            optimizer="soap",
-            lr=5e-3,
-            warmup_steps=500,
-            ema_decay=0.999,
-            precision="bf16",
-            options=_OPTIONS,
-        ),
     ),
 )
