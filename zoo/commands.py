@@ -137,7 +137,8 @@ def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    texts = {k: "/".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
+    return ", ".join(f"{key} {value}" for key, value in texts.items())
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
