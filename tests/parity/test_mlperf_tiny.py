@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zoo.checkpoint import build
+from zoo.cost.memory import plan
 from zoo.export.floating import FloatNetwork
 from zoo.export.graph import MAC_KINDS
 from zoo.export.lower import lower
@@ -47,6 +48,7 @@ def test_the_counts_are_the_published_ones(name: str) -> None:
     graph = lower(network, recipe.input_shape)
     assert graph.macs == golden["macs"]
     assert sum(value.size for value in graph.values.values()) == golden["deployed"]
+    assert plan(graph, "int8", in_place=False).arena_bytes == golden["arena"]
 
 
 @pytest.mark.data

@@ -75,7 +75,8 @@ def absorb_padding(graph: Graph) -> Graph:
     """
     ops, tensors = list(graph.ops), dict(graph.tensors)
     for pad in [op for op in graph.ops if op.kind == "pad"]:
-        given, output = pad.attributes["padding"], pad.outputs[0]
+        given: tuple[int, ...] = pad.attributes["padding"]
+        output = pad.outputs[0]
         readers = [op for op in ops if output in op.inputs]
         left, right, top, bottom, *others = (*given, *(0,) * (4 - len(given)))
         if (
