@@ -20,7 +20,7 @@ NAME = "mlperf-tiny-vww"
 RECIPE = dataclasses.replace(
     registry.find(NAME),
     input_shape=(1, 3, 8, 8),
-    preprocessing={**registry.find(NAME).preprocessing, "labels": ["none", "person"]},
+    preprocessing={**registry.find(NAME).preprocessing, "range": [-1, 1]},
 )
 
 

@@ -21,7 +21,13 @@ _TRAIN = Train(
 
 
 def _recipe(
-    name: str, summary: str, model: str, size: int, labels: tuple[str, ...], tag: str
+    name: str,
+    summary: str,
+    model: str,
+    size: int,
+    span: tuple[int, int],
+    labels: tuple[str, ...],
+    tag: str,
 ) -> Recipe:
     return Recipe(
         name=name,
@@ -31,10 +37,9 @@ def _recipe(
         model=f"zoo.models.mlperf_tiny:{model}",
         args={"num_classes": len(labels)},
         input_shape=(1, 3, size, size),
-        # Zero padding continues mid grey, and int8 inputs are the bytes less 128.
         preprocessing={
             "channels": "rgb",
-            "range": [-1, 1],
+            "range": list(span),
             "resize": "whole, bicubic",
             "labels": list(labels),
         },
@@ -50,6 +55,7 @@ RECIPES = (
         "Image classification of MLPerf Tiny: ResNet-8 on 32x32 pixels",
         "ResNet8",
         32,
+        (-1, 1),  # published: 0 to 255; so, zero padding continues mid grey
         _CIFAR10,
         "cifar10",
     ),
@@ -58,6 +64,7 @@ RECIPES = (
         "Visual wake words of MLPerf Tiny, person or none: MobileNetV1 x0.25 on 96x96 pixels",
         "MobileNetV1",
         96,
+        (0, 1),  # as published
         ("none", "person"),
         "coco",
     ),
