@@ -1,5 +1,6 @@
 """Image classification: what is read, what is drawn, how it is judged, what a run prints."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import zoo
 from zoo import registry
 from zoo.checkpoint import Checkpoint, build
 from zoo.cli import main
@@ -267,3 +269,24 @@ def test_it_trains_and_what_is_kept_knows_its_labels(folder, tmp_path, capsys):
     assert kept.recipe.preprocessing["labels"] == ["none", "person"]
     assert kept.metrics["held_out"]["images"] == 3
     assert not any("norm" in name for name in kept.state_dict())
+
+
+def test_statistics_of_batch_norms_are_averaged_with_the_weights(folder, tmp_path):
+    """Averaged weights, judged with the statistics of other weights, know nothing."""
+    recipe = registry.find(NAME).override(
+        {"steps": 3, "batch_size": 8, "lr": 1e-12, "warmup_steps": 0, "weight_decay": 0.0}
+        | {"eval_every": 3, "precision": "no", "ema_decay": 0.75}
+    )
+    kept = zoo.train(recipe, tmp_path / "run", data=folder, device="cpu")
+    torch.manual_seed(recipe.train.seed)
+    form = build(recipe).trainable()
+    average = copy.deepcopy(form)
+    data = task.training_data(recipe, str(folder))
+    for step in range(3):
+        form(task.batch(data, recipe, step, range(8), 8)[0])
+        for old, new in zip(average.buffers(), form.buffers(), strict=True):
+            if new.is_floating_point():
+                old.copy_(new if step == 0 else 0.75 * old + 0.25 * new)
+    expected = average.deployed().state_dict()
+    for name, value in kept.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
