@@ -11,9 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, fuse
+from zoo.graph.lower import lower
 from zoo.graph.trace import trace
 from zoo.models.sesr import SESR
 from zoo.registry import find
+from zoo.runtime.floating import FloatNetwork
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden/sesr.toml").read_text())
 
@@ -175,3 +177,48 @@ def test_what_cannot_be_mapped_is_named(module: nn.Module, words: tuple[str, ...
 def test_training_mode_is_refused() -> None:
     with pytest.raises(MismatchError, match=r"call \.eval\(\)"):
         trace(nn.Conv2d(1, 1, 1), (1, 1, 4, 4))
+
+
+class Padded(nn.Module):
+    """Zeros around an image, as an operator of its own, before two convolutions."""
+
+    def __init__(self, around: tuple[int, ...], value: float = 0.0, *, shown: bool = False) -> None:
+        super().__init__()
+        self.around, self.value, self.shown = around, value, shown
+        channels = 3 + sum(around[4:6])
+        self.first = nn.Conv2d(channels, 4, 3, stride=2)
+        self.second = nn.Conv2d(channels, 4, 3, stride=2, padding=(1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, self.around, value=self.value)
+        y = self.first(x).mean((2, 3)) + self.second(x).mean((2, 3))
+        return y + x.mean((1, 2, 3)) if self.shown else y
+
+
+@pytest.mark.parametrize(
+    ("around", "value", "shown", "absorbed"),
+    [
+        ((0, 1, 0, 1), 0.0, False, [(0, 1, 0, 1), (1, 2, 0, 1)]),
+        ((2, 1), 0.0, False, [(0, 0, 2, 1), (1, 1, 2, 1)]),
+        ((0, 1, 0, 1), 0.5, False, None),  # a convolution pads with zeros
+        ((0, 1, 0, 1), 0.0, True, None),  # something else reads the padded image
+        ((0, 1, 0, 1, 1, 0), 0.0, False, None),  # a channel more
+        ((-1, 1, 0, 1), 0.0, False, None),  # a column is cut off
+    ],
+)
+def test_a_convolution_takes_over_the_zeros_before_it(
+    around: tuple[int, ...],
+    value: float,
+    shown: bool,
+    absorbed: list[tuple[int, ...]] | None,
+) -> None:
+    torch.manual_seed(0)
+    network, x = Padded(around, value, shown=shown).eval(), torch.randn(1, 3, 8, 8)
+    graph = trace(network, tuple(x.shape))
+    assert ("pad" in [op.kind for op in graph.ops]) == (absorbed is None)
+    paddings = [op.attributes["padding"] for op in graph.ops if op.kind == "conv2d"]
+    assert paddings == (absorbed or [(0, 0, 0, 0), (1, 1, 0, 0)])
+    if absorbed is not None:
+        expected = network(x).detach()
+        found = FloatNetwork(lower(network, tuple(x.shape)))(x.permute(0, 2, 3, 1))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from zoo.cost import Cost
     from zoo.registry.checkpoint import Checkpoint
 
-_METRIC_NAMES = {"psnr_y_db": "PSNR Y (dB)", "ssim_y": "SSIM Y"}
-_METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim"}
+_METRIC_NAMES = {
+    "psnr_y_db": "PSNR Y (dB)",
+    "ssim_y": "SSIM Y",
+    "accuracy": "accuracy",
+    "loss": "cross entropy (nats)",
+}
+_METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim", "accuracy": "accuracy", "loss": "loss"}
 _DATA_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
@@ -62,7 +67,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         data={
             "source": data.get("source", "not recorded"),
             "images": data.get("images", "?"),
-            "held_out_count": len(data.get("held_out", ())),
+            "held_out_count": _count(data.get("held_out", ())),
             "sha256": data.get("sha256", "not recorded"),
         },
         license=checkpoint.license,
@@ -142,12 +147,22 @@ def _quality_in_float(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, f
     ]
 
 
+def _count(held_out: Any) -> int:
+    """Return how many pictures were held out; data name them, or say how many they are."""
+    return held_out if isinstance(held_out, int) else len(held_out)
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if value < 1 else f"{value:.2f}"
 
 
 def _snippet(recipe: Recipe, ref: str) -> str:
     shape = ", ".join(map(str, recipe.input_shape))
+    if recipe.task == "image-classification":
+        return (
+            f'model = zoo.load("{ref}")  # takes ({shape}), gives logits\n'
+            f'zoo.run("{ref}", "photo.jpg").best  # labels and probabilities'
+        )
     return (
         f'model = zoo.load("{ref}")  # takes ({shape}) and other sizes\n'
         f'zoo.run("{ref}", "photo.jpg", "photo-large.png")'

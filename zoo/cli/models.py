@@ -140,7 +140,8 @@ def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    texts = {k: "/".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
+    return ", ".join(f"{key} {value}" for key, value in texts.items())
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -182,17 +183,16 @@ def run(args: Arguments) -> None:
             print("  ".join(f"{item['index']}: {item['value']:.4g}" for item in best))
         print(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s", out or "")
         return
-    if out is None:
+    recipe = api.recipe_of(args.ref)
+    if out is None and hasattr(task := task_of(recipe), "default_output"):
         from pathlib import Path
 
-        recipe = api.recipe_of(args.ref)
-        out = task_of(recipe).default_output(recipe, Path(args.source))
+        out = task.default_output(recipe, Path(args.source))
     result = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
-    facts = result.to_json() | {"out": str(out)}
     if args.json:
-        _print(facts)
+        _print(result.to_json() | ({} if out is None else {"out": str(out)}))
     else:
-        print(f"{out}  {facts['width']}x{facts['height']}, {facts['seconds']:.3f} s")
+        print(result.text if out is None else f"{out}  {result.text}")
 
 
 def train(args: Arguments) -> None:

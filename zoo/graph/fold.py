@@ -1,4 +1,4 @@
-"""Batch normalisation, which at run time is a scale and a shift, moved into the layer before it."""
+"""What a layer does along with its own work: the batch norm after it, the zeros before it."""
 
 import dataclasses
 import math
@@ -171,3 +171,33 @@ def _affine(
     mean, variance = (values[f"running_{name}"].astype(np.float64) for name in ("mean", "var"))
     factor = values.get("weight", np.ones(1)).astype(np.float64) / np.sqrt(variance + epsilon)
     return factor, values.get("bias", np.zeros(1)).astype(np.float64) - mean * factor
+
+
+def absorb_padding(graph: Graph) -> Graph:
+    """Return the graph, in the layout "torch", with zeros around images padded by convolutions.
+
+    TensorFlow's "same" with a stride of 2 pads below and at the right alone, which PyTorch writes
+    as an operator of its own; a convolution's padding here has four sides.
+    """
+    ops, tensors = list(graph.ops), dict(graph.tensors)
+    for pad in [op for op in graph.ops if op.kind == "pad"]:
+        given: tuple[int, ...] = pad.attributes["padding"]
+        output = pad.outputs[0]
+        readers = [op for op in ops if output in op.inputs]
+        left, right, top, bottom, *others = (*given, *(0,) * (4 - len(given)))
+        if (
+            pad.attributes["value"]
+            or any(others)
+            or min(given) < 0
+            or output in graph.outputs
+            or not all(op.kind in ("conv2d", "depthwise_conv2d") for op in readers)
+        ):
+            continue
+        for op in readers:
+            sides = zip(op.attributes["padding"], (top, bottom, left, right), strict=True)
+            attributes = {**op.attributes, "padding": tuple(a + b for a, b in sides)}
+            inputs = (pad.inputs[0], *op.inputs[1:])
+            ops[ops.index(op)] = dataclasses.replace(op, inputs=inputs, attributes=attributes)
+        ops.remove(pad)
+        del tensors[output]
+    return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors)

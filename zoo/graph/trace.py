@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 
 from zoo.errors import MismatchError
-from zoo.graph.fold import fold_batch_norm
+from zoo.graph.fold import absorb_padding, fold_batch_norm
 from zoo.graph.ir import MAC_KINDS, Graph, Kind, Op, Tensor
 from zoo.graph.program import export_program
 
@@ -56,7 +56,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     """
     program = export_program(module, input_shape)
     state = _state(module) if values else {}
-    return fold_batch_norm(_Tracer(program.graph_signature).run(program.graph), state)
+    graph = absorb_padding(_Tracer(program.graph_signature).run(program.graph))
+    return fold_batch_norm(graph, state)
 
 
 def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:

@@ -1,8 +1,10 @@
 """Tasks: what feeds a model, what it is trained on and how it is judged, as plain functions.
 
 A module here is named after a recipe's `subtask` and offers `training_data`, `batch`, `loss`,
-`validate`, `evaluate` and `run`, and `taught` if it asks a teacher in a way of its own; `zoo.train`
-and the verbs call nothing else. A task whose recipes are compressed and not trained has `evaluate`
+`validate`, `evaluate` and `run`, `calibration` if its networks are quantized, `taught` if it asks
+a teacher in a way of its own, and `default_output` if a run writes a file unasked; `zoo.train` and
+the verbs call nothing else. What `run` returns has `text`, which the command prints, `to_json` and
+`save`. A task whose recipes are compressed and not trained has `evaluate`
 and `run` alone.
 """
 

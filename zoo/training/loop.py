@@ -213,7 +213,8 @@ class Run:
                 raise MismatchError(f"train.quant is {self.settings.quant!r}, without a quantizer")
             model = self.quantizer(model, self._first_inputs(), self.settings.quant)
         decay = self.settings.ema_decay
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        average = get_ema_multi_avg_fn(decay)
+        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.average.to(self.accelerator.device)
         optimizer = make_optimizer(self.settings, model.parameters())
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)

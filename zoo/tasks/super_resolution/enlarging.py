@@ -107,6 +107,12 @@ class Enlarged:
         """The picture as an 8-bit Pillow image."""
         return images.to_pillow(self.picture)
 
+    @property
+    def text(self) -> str:
+        """What `zoo run` prints of it."""
+        height, width = self.picture.pixels.shape[:2]
+        return f"{width}x{height}, {self.seconds:.3f} s"
+
     def save(self, path: str | Path) -> Path:
         """Write the picture in the format of the suffix; PNG keeps 16 bits."""
         images.write(self.picture, Path(path))

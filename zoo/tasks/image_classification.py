@@ -1,0 +1,309 @@
+"""Image classification: which of a few labels a picture has.
+
+Networks see `(N, 3, H, W)`, RGB in the range of `recipe.preprocessing`, of the size of
+`recipe.input_shape`; a picture of another size is resized whole, by bicubic. They give a logit for
+each of the labels of `recipe.preprocessing`, which are also the names of the data's folders:
+`label/*.jpg`, or `train/label/*.jpg` and `test/label/*.jpg`.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from zoo.data import images
+from zoo.data.text import draw
+from zoo.errors import MismatchError
+from zoo.files import write_json
+from zoo.registry.recipe import Recipe
+
+__all__ = [
+    "SELECT_BY",
+    "batch",
+    "calibration",
+    "evaluate",
+    "loss",
+    "run",
+    "taught",
+    "training_data",
+    "validate",
+]
+
+SELECT_BY = "accuracy"  # the held-out metric whose maximum chooses the checkpoint
+HOLD_OUT_EVERY = 25
+_CALIBRATED = 512  # pictures
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures `(N, H, W, 3)` of bytes, channels last, with their labels' numbers `(N,)`."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.labels)
+
+    def __getitem__(self, chosen: Any) -> "Labelled":
+        """Return some of them."""
+        return Labelled(self.pixels[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a network is trained on.
+
+    Attributes:
+        train: what batches are drawn from.
+        held_out: every 25th picture in the order of labels and names, never trained on; they
+            choose the checkpoint.
+        fingerprint: SHA-256 over labels, names, pixels and size.
+        facts: what a card says of the data.
+
+    """
+
+    train: Labelled
+    held_out: Labelled
+    fingerprint: str
+    facts: dict[str, Any]
+
+
+def training_data(recipe: Recipe, source: str) -> Pictures:
+    """Decode the pictures of a folder once and keep them: of its folder `train`, if it has one.
+
+    Raises:
+        MismatchError: no such folder, its folders are not the recipe's labels, a picture that
+            cannot be read, or too few.
+
+    """
+    folder = Path(source).expanduser()
+    files = _files(_part(folder, "train"), recipe)
+    if len(files) < 2 * HOLD_OUT_EVERY:
+        raise MismatchError(
+            f"{source} has {len(files)} pictures; expected {2 * HOLD_OUT_EVERY} or more to train on"
+        )
+    pictures = _decoded(files, recipe)
+    digest = hashlib.sha256(json.dumps([path.parts[-2:] for path, _ in files]).encode())
+    digest.update(str(tuple(pictures.pixels.shape)).encode())
+    digest.update(pictures.pixels.numpy().data)
+    held = torch.arange(len(pictures)) % HOLD_OUT_EVERY == 0
+    facts = {
+        "source": folder.resolve().name,
+        "images": int((~held).sum()),
+        "held_out": int(held.sum()),
+        "sha256": digest.hexdigest(),
+    }
+    return Pictures(pictures[~held], pictures[held], digest.hexdigest(), facts)
+
+
+def _part(folder: Path, *names: str) -> Path:
+    """Return the first of the folders of these names in `folder`, else `folder` itself."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder)
+
+
+def _labels(recipe: Recipe) -> list[str]:
+    return list(recipe.preprocessing["labels"])
+
+
+def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
+    """Return the pictures of a folder in the order of labels and names, with labels' numbers."""
+    if not folder.is_dir():
+        raise MismatchError(f"no such folder: {folder}")
+    labels = _labels(recipe)
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if found != sorted(labels):
+        have = f"the folders {', '.join(found[:12])}" if found else "no folders"
+        raise MismatchError(
+            f"{folder} has {have}; {recipe.name} expects one for each label: {', '.join(labels)}"
+        )
+    return [
+        (path, number)
+        for number, label in enumerate(labels)
+        for path in images.find(folder / label)
+    ]
+
+
+def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
+    height, width = recipe.input_shape[2:]
+    pixels = np.empty((len(files), height, width, 3), np.uint8)
+    for slot, (path, _) in enumerate(files):
+        pixels[slot] = _fitted(path, recipe)
+    return Labelled(torch.from_numpy(pixels), torch.tensor([number for _, number in files]))
+
+
+def _fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
+    """Return a picture as bytes `(H, W, 3)` of the recipe's size; alpha is left out."""
+    height, width = recipe.input_shape[2:]
+    picture = images.to_pillow(images.Picture(images.read(source).pixels)).convert("RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def _inputs(pixels: Tensor, recipe: Recipe) -> Tensor:
+    """Return bytes `(N, H, W, 3)` as `(N, 3, H, W)` in the recipe's range."""
+    low, high = recipe.preprocessing["range"]
+    return (pixels.float() * ((high - low) / 255) + low).permute(0, 3, 1, 2)
+
+
+def batch(
+    data: Pictures, recipe: Recipe, step: int, rows: range, total: int
+) -> tuple[Tensor, Tensor]:
+    """Return rows `rows` of the `total` samples of one optimizer step.
+
+    Every epoch is a permutation of its own, and a sample a function of (seed, step, row) alone:
+    any split of the rows over processes and micro-batches sees the same data. A picture is shifted
+    by up to `train.options.shift` pixels, its edges mirrored, and half of all are flipped.
+
+    Returns:
+        Pictures `(len(rows), 3, H, W)`, and the probability of each label `(len(rows), labels)`:
+        1 for the true one, less `train.options.label_smoothing`, which all of them share.
+
+    """
+    options, part = recipe.train.options, slice(rows.start, rows.stop)
+    numbers = draw(total, len(data.train), recipe.train.seed, step)[part]
+    chosen = data.train[numbers]
+    random = np.random.Generator(np.random.Philox(key=[recipe.train.seed, step]))
+    shift = int(options["shift"])
+    shifts = torch.from_numpy(random.integers(-shift, shift + 1, (total, 2)))[part]
+    flips = torch.from_numpy(random.random(total) < 0.5)[part] & bool(options["flip"])
+    inputs = _inputs(_moved(chosen.pixels, shifts, flips), recipe)
+    truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
+    smoothing = float(options["label_smoothing"])
+    return inputs, truth * (1 - smoothing) + smoothing / truth.shape[1]
+
+
+def _moved(pixels: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+    """Return pictures `(N, H, W, C)` moved by `(N, 2)` rows and columns, some of them flipped."""
+    count, height, width = pixels.shape[:3]
+    row = _mirrored(torch.arange(height) + shifts[:, :1], height)
+    column = _mirrored(torch.arange(width) + shifts[:, 1:], width)
+    column = torch.where(flips[:, None], column.flip(1), column)
+    row += torch.arange(count)[:, None] * height
+    place = row[:, :, None] * width + column[:, None, :]
+    return pixels.flatten(0, 2)[place.flatten()].view(pixels.shape)
+
+
+def _mirrored(place: Tensor, size: int) -> Tensor:
+    """Return places beyond 0 to `size` - 1 mirrored at the edge."""
+    period = max(2 * size - 2, 1)
+    place = place.abs() % period
+    return torch.minimum(place, period - place) if size > 1 else place * 0
+
+
+def loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross entropy, in nats, of logits and probabilities `(N, labels)`."""
+    return F.cross_entropy(output, target)
+
+
+def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Return the probabilities `(N, labels)` that a teacher gives."""
+    found: Tensor = teacher(inputs)
+    return found.softmax(1)
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, pixels: Tensor, recipe: Recipe) -> Tensor:
+    """Return the logits `(N, labels)`, on the CPU, of bytes `(N, H, W, 3)`."""
+    like = next(model.parameters())
+    parts = [model(_inputs(part, recipe).to(like)).float().cpu() for part in pixels.split(_BATCH)]
+    return torch.cat(parts)
+
+
+def _scores(model: nn.Module, pictures: Labelled, recipe: Recipe) -> dict[str, float]:
+    logits = _logits(model, pictures.pixels, recipe)
+    right = (logits.argmax(1) == pictures.labels).double().mean()
+    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, pictures.labels))}
+
+
+def validate(model: nn.Module, data: Pictures, recipe: Recipe) -> dict[str, float]:
+    """Return the accuracy and the cross entropy on the pictures held out of the training set."""
+    return _scores(model, data.held_out, recipe)
+
+
+def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
+    """Return the accuracy on the pictures of a folder: of `test` or `val` in it, if there.
+
+    Protocol: the likeliest label of each picture as it is, once, none left out.
+    """
+    folder = _part(Path(data), "test", "val")
+    pictures = _decoded(_files(folder, recipe), recipe)
+    scores = _scores(model, pictures, recipe)
+    share = scores["accuracy"]
+    size = "x".join(map(str, reversed(recipe.input_shape[2:])))
+    return {
+        "images": len(pictures),
+        **scores,
+        "standard_error": math.sqrt(share * (1 - share) / len(pictures)),
+        "protocol": f"likeliest of {len(_labels(recipe))} labels, whole picture as {size}",
+    }
+
+
+def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
+    """Return batches `(N, 3, H, W)` that quantization learns ranges from.
+
+    512 pictures evenly spread over a folder, or over its folder `train`, if it has one.
+    """
+    files = _files(_part(source, "train"), recipe)
+    chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
+    return list(_inputs(_decoded(chosen, recipe).pixels, recipe).split(_BATCH))
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What `zoo.run` gives for a recipe of this task.
+
+    Attributes:
+        best: (label, probability) of every label, the likeliest first.
+        recipe: name of the recipe.
+        seconds: time of the network.
+
+    """
+
+    best: tuple[tuple[str, float], ...]
+    recipe: str
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """What `zoo run` prints: the five likeliest labels, and the time."""
+        found = "  ".join(f"{label} {score:.3f}" for label, score in self.best[:5])
+        return f"{found}, {self.seconds:.3f} s"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON types."""
+        best = [{"label": label, "score": round(score, 6)} for label, score in self.best]
+        return {"recipe": self.recipe, "best": best, "seconds": round(self.seconds, 4)}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the facts as JSON."""
+        write_json(Path(path), self.to_json())
+        return Path(path)
+
+
+def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:
+    """Return the labels of a picture with their probabilities; with `out`, save them too."""
+    pixels = torch.from_numpy(_fitted(source, recipe).copy())[None]
+    start = time.perf_counter()
+    scores = _logits(model, pixels, recipe)[0].softmax(0)
+    seconds = time.perf_counter() - start
+    order = scores.argsort(descending=True, stable=True).tolist()
+    labels = _labels(recipe)
+    best = tuple((labels[number], float(scores[number])) for number in order)
+    result = Classified(best, recipe.name, seconds)
+    if out is not None:
+        result.save(out)
+    return result
