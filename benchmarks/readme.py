@@ -14,7 +14,7 @@ from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
 from zoo.cards.parts import TARGETS
-from zoo.cost.pricing import readable
+from zoo.cost.result import readable
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zoo.cost import estimate, target, target_names
-from zoo.cost.pricing import readable
+from zoo.cost.result import readable
 from zoo.cost.target import parse
 from zoo.cost.tiling import best_tile
 from zoo.errors import MismatchError, UnknownNameError

@@ -9,7 +9,8 @@ Parameters, MACs and bytes are counted on the deployed graph (exact); activation
 of the tensor arena; latency is a roofline (estimated) or timed here (measured).
 """
 
-from zoo.cost.pricing import Cost, Fit, TiledRun, estimate
+from zoo.cost.pricing import estimate, methods
+from zoo.cost.result import Cost, Fit, TiledRun
 from zoo.cost.target import Target, target, target_names
 
-__all__ = ["Cost", "Fit", "Target", "TiledRun", "estimate", "target", "target_names"]
+__all__ = ["Cost", "Fit", "Target", "TiledRun", "estimate", "methods", "target", "target_names"]

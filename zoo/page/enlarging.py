@@ -18,7 +18,7 @@ from torch import nn
 
 from zoo import registry
 from zoo.cost import Cost, estimate, target, target_names
-from zoo.cost.pricing import readable
+from zoo.cost.result import readable
 from zoo.data import images
 from zoo.errors import MissingWeightsError
 from zoo.registry.recipe import Recipe
@@ -201,7 +201,7 @@ def costs(network: Loaded, size: tuple[int, int]) -> list[tuple[Cost, Cost]]:
     return [
         (_cost(network, name, size), _cost(network, name, reference))
         for name in names
-        if target(name).method == "roofline"
+        if target(name).method != "measured"
     ]
 
 

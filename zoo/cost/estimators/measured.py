@@ -11,10 +11,51 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from zoo.cost import memory
+from zoo.cost.estimators.contract import Subject, counts, obtained
+from zoo.cost.result import Cost, Fit
+from zoo.cost.target import Target
+from zoo.errors import MismatchError
+
 WARM_UP_RUNS = 2
 LEAST_RUNS = 5
 MOST_RUNS = 50
 ENOUGH_SECONDS = 2.0
+
+
+SUMMARY = "the network run and timed on the CPU at hand"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Nothing can be chosen: runs go on until two seconds have been timed."""
+
+
+def refusal(target: Target) -> str | None:
+    """Say why a target is not the machine at hand."""
+    if target.method == "measured":
+        return None
+    return f"target {target.name!r} is {target.method}, not measured"
+
+
+def estimate(subject: Subject, target: Target, options: Options) -> Cost:
+    """Return the median time of repeated runs of a module."""
+    if subject.module is None:
+        raise MismatchError("a graph cannot be run; to measure, give the module")
+    timing = measure(subject.module, subject.shape)
+    how = f"measured (median of {timing.runs} runs, {timing.threads} threads, {timing.machine})"
+    return Cost(
+        **counts(subject.graph, memory.plan(subject.graph, target.dtype), target),
+        method="measured",
+        latency_ms=timing.latency_ms,
+        energy_mj=None,
+        bound=None,
+        fits=Fit(sram=True, flash=True),
+        tiled=None,
+        obtained=obtained(how, target),
+        notes=(*target.notes, f"interquartile range of the runs: {timing.spread_ms:.3g} ms"),
+        ops=(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

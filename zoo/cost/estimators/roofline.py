@@ -14,12 +14,15 @@ stalls between memory and arithmetic. SESR-M5 at 90 x 160: -9 % with ReLU, -4 % 
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from zoo.cost import memory
+from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
 from zoo.cost.memory import resident
+from zoo.cost.result import Cost, Fit, OpCost, TiledRun, readable
 from zoo.cost.target import Target
-from zoo.errors import MismatchError
+from zoo.cost.tiling import Tile, best_tile
 from zoo.graph.ir import MAC_KINDS, MOVEMENT, Graph, Op, fuse
 
 # Ops that only move data: without a rate of their own they cost their memory traffic.
@@ -27,24 +30,139 @@ _TRAFFIC_ONLY = MOVEMENT | {"concat", "pad"}
 _FREE = frozenset({"reshape"})
 
 
+SUMMARY = "every op takes the longest of its computing and its memory traffic"
+
+
 @dataclass(frozen=True, kw_only=True)
-class OpCost:
-    """What one op of the deployed graph takes.
+class Options:
+    """Nothing can be chosen: the target has all numbers."""
 
-    Attributes:
-        module: path of the module it came from.
-        kind: of the op; a fused activation follows a plus sign.
-        macs: multiply-accumulates.
-        latency_ms: estimated.
-        bound: what it waits for: "compute", "sram", "flash", "dram" or "host".
 
-    """
+def refusal(target: Target) -> str | None:
+    """Say why a target has no roofline."""
+    if target.method == "measured":
+        return f"target {target.name!r} is measured, not roofline"
+    return None
 
-    module: str
-    kind: str
-    macs: int
-    latency_ms: float
-    bound: str
+
+def estimate(subject: Subject, target: Target, options: Options) -> Cost:
+    """Return the cost of a network, whole or in the tiles that fit the target's memory."""
+    graph, module = subject.graph, subject.module
+    halo = getattr(module, "halo", None) if len(graph.input_shape) == 4 else None
+    whole = _run(graph, target)
+    tiled, tile_run = None, None
+    sram = target.sram_bytes
+    if halo is not None and sram is not None and whole.plan.arena_bytes > sram:
+        tiled, tile_run = _tiled(graph, whole, target, subject.retraced, halo)
+    fits = _fit(graph, whole, target, tiled)
+    if tiled and fits.sram and tiled.latency_ms >= whole.latency_ms:
+        tiled = None  # DRAM holds the whole image, and tiles would not be faster
+    best = tile_run if tiled and tile_run else whole
+    latency = tiled.latency_ms if tiled else whole.latency_ms
+    return Cost(
+        **counts(graph, whole.plan, target),
+        method="roofline",
+        latency_ms=latency,
+        energy_mj=energy_mj(latency, target),
+        bound=bound(best.ops),
+        fits=fits,
+        tiled=tiled,
+        obtained=obtained("estimated (roofline)", target),
+        notes=_notes(best, target),
+        ops=best.ops,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One shape on one target, by roofline."""
+
+    graph: Graph
+    plan: memory.Plan
+    ops: tuple[OpCost, ...]
+
+    @property
+    def latency_ms(self) -> float:
+        return sum(op.latency_ms for op in self.ops)
+
+
+def _run(graph: Graph, target: Target) -> _Run:
+    fused = deployed(graph, target)
+    plan = memory.plan(fused, target.dtype, scratch=target.scratch)
+    return _Run(graph=graph, plan=plan, ops=op_costs(fused, target))
+
+
+def _tiled(
+    graph: Graph,
+    whole: _Run,
+    target: Target,
+    retrace: Callable[[tuple[int, ...]], Graph],
+    halo: int,
+) -> tuple[TiledRun | None, _Run | None]:
+    batch, channels, height, width = graph.input_shape
+    sram = target.sram_bytes or 0
+    budget = sram * height * width // max(whole.plan.arena_bytes, 1)  # memory goes with pixels
+    while tile := best_tile(height, width, halo, budget):
+        run = _run(retrace((batch, channels, tile.height, tile.width)), target)
+        if run.plan.arena_bytes <= sram:
+            return _tiled_run(tile, run, target), run
+        budget = tile.height * tile.width - 1  # alignment, or a pool that rounds up
+    return None, None
+
+
+def _tiled_run(tile: Tile, run: _Run, target: Target) -> TiledRun:
+    latency = run.latency_ms * tile.count
+    return TiledRun(
+        height=tile.height,
+        width=tile.width,
+        halo=tile.halo,
+        count=tile.count,
+        macs=run.graph.macs * tile.count,
+        peak_activation_bytes=run.plan.arena_bytes,
+        latency_ms=latency,
+        energy_mj=energy_mj(latency, target),
+    )
+
+
+def _fit(graph: Graph, whole: _Run, target: Target, tiled: TiledRun | None) -> Fit:
+    reasons = []
+    weights, flash = graph.weight_bytes(target.dtype), target.flash_bytes
+    flash_fits = flash is None or weights <= flash
+    if not flash_fits:
+        reasons.append(
+            f"{readable(weights)} of weights exceed {readable(flash or 0)} of flash; "
+            "take a smaller network"
+        )
+    arena, sram = whole.plan.arena_bytes, target.sram_bytes
+    sram_fits = target.spills or sram is None or arena <= sram
+    if not sram_fits:
+        advice = "give a smaller input"
+        if tiled:
+            advice = (
+                f"run {tiled.count} tiles of {tiled.height}x{tiled.width} pixels "
+                f"(halo {tiled.halo}), {readable(tiled.peak_activation_bytes)} each"
+            )
+        reasons.append(
+            f"{readable(arena)} of activations exceed {readable(sram or 0)} of SRAM; {advice}"
+        )
+    return Fit(sram=sram_fits, flash=flash_fits, reasons=tuple(reasons))
+
+
+def _notes(run: _Run, target: Target) -> tuple[str, ...]:
+    notes = list(target.notes)
+    for cost in run.ops:
+        if cost.bound == "host":
+            kind, place = cost.kind.upper(), cost.module or "the top level"
+            notes.append(
+                f"{kind} at {place} is no operator of this device and runs on its host CPU; "
+                "counted as one read and one write of SRAM, a lower bound"
+            )
+    kinds = [cost.kind.partition("+")[0] for cost in run.ops if cost.bound != "host"]
+    rates = {f"rates.{kind if kind in target.rates else 'default'}" for kind in kinds}
+    used = [name for name in target.assumed if name in rates or not name.startswith("rates.")]
+    if used:
+        notes.append(f"assumed, not measured by anybody: {', '.join(used)}")
+    return tuple(dict.fromkeys(notes))
 
 
 def deployed(graph: Graph, target: Target) -> Graph:
@@ -54,11 +172,6 @@ def deployed(graph: Graph, target: Target) -> Graph:
 
 def op_costs(graph: Graph, target: Target) -> tuple[OpCost, ...]:
     """Estimate each op of a `deployed` graph, in order."""
-    if target.method != "roofline":
-        raise MismatchError(
-            f"target {target.name!r} has no roofline; it is {target.method}: "
-            "give a module and the method 'measured'"
-        )
     fast = None
     if target.spills:
         fast = resident(graph, target.dtype, target.sram_bytes or 0)

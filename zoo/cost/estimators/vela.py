@@ -1,48 +1,79 @@
 """The method "vela": Arm's compiler estimates the int8 file that `zoo export` would write."""
 
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from zoo.cost import memory
+from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
+from zoo.cost.result import Cost, Fit
 from zoo.cost.target import Target
 from zoo.deploy import vela
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph
+from zoo.graph.lower import lower
+from zoo.quantization.int8.post_training import quantize_graph
 
-if TYPE_CHECKING:
-    from torch import nn
-
+SUMMARY = "Arm's compiler for Ethos-U, on the int8 file that zoo export writes"
 _MEMORIES = {"sram": "Sram", "flash": "OffChipFlash"}
 
 
-def compiled(
-    item: "nn.Module | Graph", target: str, input_shape: tuple[int, ...] | None
-) -> tuple[Graph, vela.Report]:
-    """Return the int8 graph of a module or graph, and Vela's report on it.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Nothing can be chosen: the target names the accelerator and its memories."""
+
+
+def refusal(target: Target) -> str | None:
+    """Say why Vela does not know a target."""
+    if target.name in vela.NPUS:
+        return None
+    return (
+        f"target {target.name!r} is not an Ethos-U with a configuration in Vela; "
+        f"there are: {', '.join(vela.NPUS)}"
+    )
+
+
+def estimate(subject: Subject, target: Target, options: Options) -> Cost:
+    """Return the cost that the compiler reports, operators left to the host CPU named."""
+    graph, report = compiled(subject, target.name)
+    numbers = counts(graph, memory.plan(graph, "int8"), target)
+    numbers["peak_activation_bytes"] = report.peak_bytes.get("Sram", 0)
+    numbers["weight_bytes"] = report.encoded_bytes
+    words = obtained(f"estimated ({route(report)})", target)
+    for number in ("peak_activation_bytes", "weight_bytes"):
+        words[number] = words["latency_ms"]
+    return Cost(
+        **numbers,
+        method="vela",
+        latency_ms=report.latency_ms,
+        energy_mj=energy_mj(report.latency_ms, target),
+        bound=None,
+        fits=Fit(**fit(report, target)),
+        tiled=None,
+        obtained=words,
+        notes=(*(str(op) for op in report.cpu_ops), *target.notes),
+        ops=(),
+    )
+
+
+def compiled(subject: Subject, target: str) -> tuple[Graph, vela.Report]:
+    """Return the int8 graph of a subject, and Vela's report on it.
 
     A module is quantized with nominal ranges: scales change what a network computes, hardly what
     it costs.
 
     Raises:
-        MismatchError: Vela knows no such target, or the graph is not an int8 one.
+        MismatchError: the graph is not an int8 one.
 
     """
-    if target not in vela.NPUS:
-        raise MismatchError(
-            f"target {target!r} is no Ethos-U with a configuration in Vela; "
-            f"there are: {', '.join(vela.NPUS)}"
-        )
-    if isinstance(item, Graph):
-        if item.layout != "channels_last" or item.tensors[item.inputs[0]].dtype not in LIMITS:
+    if (graph := subject.given) is not None:
+        if graph.layout != "channels_last" or graph.tensors[graph.inputs[0]].dtype not in LIMITS:
             raise MismatchError("Vela takes an integer graph: quantize the module first")
-        return item, vela.compile_graph(item, target)
-    from zoo.graph.lower import lower
-    from zoo.quantization.int8.post_training import quantize_graph
-
-    if input_shape is None:
-        raise MismatchError("a module's cost depends on its input; give input_shape")
-    graph = lower(item, input_shape)
-    names = [tensor.name for tensor in graph.tensors.values() if not tensor.is_parameter]
-    int8 = quantize_graph(graph, dict.fromkeys(names, (-1.0, 1.0)))
+        return graph, vela.compile_graph(graph, target)
+    assert subject.module is not None
+    lowered = lower(subject.module, subject.shape)
+    names = [tensor.name for tensor in lowered.tensors.values() if not tensor.is_parameter]
+    int8 = quantize_graph(lowered, dict.fromkeys(names, (-1.0, 1.0)))
     return int8, vela.compile_graph(int8, target)
 
 

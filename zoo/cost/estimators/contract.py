@@ -1,0 +1,113 @@
+"""What an estimator is: a module with `SUMMARY`, `Options`, `refusal` and `estimate`.
+
+A file in this folder is an estimator by being here, named like its method; an installed package
+offers one through the entry-point group "zoo.cost.estimators".
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zoo.cost import memory
+from zoo.cost.result import Cost
+from zoo.cost.target import Target
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is priced: a module with the shape of its input, or a graph.
+
+    Attributes:
+        module: in eval mode; it may be on the meta device. None: there is only a graph.
+        given: the graph, of a file for example; None: it is traced from the module.
+        input_shape: of one inference, e.g. (N, C, H, W); None takes the graph's.
+
+    """
+
+    module: "nn.Module | None" = None
+    given: Graph | None = None
+    input_shape: tuple[int, ...] | None = None
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The graph of the deployed network.
+
+        Raises:
+            MismatchError: there is no input shape, or the module cannot be traced.
+
+        """
+        return self.given if self.given is not None else self.retraced(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input shape of one inference."""
+        if self.given is not None:
+            return self.given.input_shape
+        if self.input_shape is None:
+            raise MismatchError("a module's cost depends on its input; give input_shape")
+        return self.input_shape
+
+    def retraced(self, shape: tuple[int, ...]) -> Graph:
+        """Return the module's graph for another input shape."""
+        from zoo.graph.trace import trace
+
+        assert self.module is not None
+        return trace(self.module, shape)
+
+
+class Estimator(Protocol):
+    """One way to know what a network costs.
+
+    Attributes:
+        SUMMARY: one line for people.
+        Options: a frozen dataclass of what can be said about it; every field has a default.
+
+    """
+
+    SUMMARY: str
+    Options: type
+
+    @property
+    def refusal(self) -> Callable[[Target], str | None]:
+        """Say why a target is none of its; None: it is."""
+
+    @property
+    def estimate(self) -> Callable[[Subject, Target, Any], Cost]:
+        """Return the cost of a subject on a target, with options."""
+
+
+def counts(graph: Graph, plan: memory.Plan, target: Target) -> dict[str, Any]:
+    """Return the fields of `Cost` that are counted and not estimated."""
+    return {
+        "target": target.name,
+        "graph": "deployed",
+        "dtype": target.dtype,
+        "input_shape": graph.input_shape,
+        "parameters": graph.parameters,
+        "macs": graph.macs,
+        "weight_bytes": graph.weight_bytes(target.dtype),
+        "peak_activation_bytes": plan.arena_bytes,
+    }
+
+
+def obtained(latency: str, target: Target) -> dict[str, str]:
+    """Return how each number is known, where the latency is known by `latency`."""
+    words = dict.fromkeys(("parameters", "macs"), "exact (counted on the exported graph)")
+    words["weight_bytes"] = f"exact (every parameter in {target.dtype}, uncompressed)"
+    words["peak_activation_bytes"] = "estimated (arena plan, greedy by size, in place)"
+    words["latency_ms"] = latency
+    if "power_w" in target.numbers:
+        words["energy_mj"] = "estimated (mean power x latency)"
+    return words
+
+
+def energy_mj(latency_ms: float, target: Target) -> float | None:
+    """Return mean power times latency, or None where the power is not known."""
+    power = target.get("power_w")
+    return None if power is None else power * latency_ms

@@ -1,0 +1,162 @@
+"""`Cost`: what one inference costs on a target, and how each number is known."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpCost:
+    """What one op of the deployed graph takes.
+
+    Attributes:
+        module: path of the module it came from.
+        kind: of the op; a fused activation follows a plus sign.
+        macs: multiply-accumulates.
+        latency_ms: estimated.
+        bound: what it waits for: "compute", "sram", "flash", "dram" or "host".
+
+    """
+
+    module: str
+    kind: str
+    macs: int
+    latency_ms: float
+    bound: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Whether one whole image fits the device's memories.
+
+    Attributes:
+        sram: activations fit; on a device with DRAM they always do, only slower.
+        flash: weights fit.
+        reasons: what does not fit, with the numbers and what to do.
+
+    """
+
+    sram: bool
+    flash: bool
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether everything fits."""
+        return self.sram and self.flash
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledRun:
+    """The whole image computed in overlapping tiles, as small devices do it.
+
+    Attributes:
+        height: of a tile's input in pixels, halo included.
+        width: likewise.
+        halo: input pixels on each inner side whose outputs are thrown away.
+        count: tiles per image.
+        macs: of all tiles, the overlap computed again included.
+        peak_activation_bytes: of one tile.
+        latency_ms: of all tiles.
+        energy_mj: of all tiles, or None.
+
+    """
+
+    height: int
+    width: int
+    halo: int
+    count: int
+    macs: int
+    peak_activation_bytes: int
+    latency_ms: float
+    energy_mj: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one inference costs on a target.
+
+    Attributes:
+        target: name of the device.
+        graph: the graph that was counted: "deployed" or "training".
+        method: how the latency was obtained: "roofline", "vela" or "measured".
+        dtype: what weights and activations are assumed to be stored in.
+        input_shape: of one inference, e.g. (N, C, H, W).
+        parameters: counts by kind (weights, biases, slopes, constants).
+        macs: multiply-accumulates (1 MAC = 2 FLOPs) of the whole input.
+        weight_bytes: all parameters stored in `dtype`, uncompressed.
+        peak_activation_bytes: tensor arena of the whole input.
+        latency_ms: of the whole input the way the device runs it best: in tiles when `tiled` is
+            there and faster or the only way. Hypothetical when it does not fit either way.
+        energy_mj: of that run, or None where the device's power is not known.
+        bound: what that run waits for: "compute", "sram", "flash", "dram" or "host"; None when
+            measured.
+        fits: whether the whole input fits, and if not, why.
+        tiled: the run in tiles, where the network allows it and it fits or gains; else None.
+        obtained: for each number the word exact, measured or estimated, and the method.
+        notes: what a reader must know before trusting the numbers.
+        ops: estimated cost of each op of one run (of one tile, if the best run is tiled).
+
+    """
+
+    target: str
+    graph: Literal["deployed", "training"]
+    method: str
+    dtype: str
+    input_shape: tuple[int, ...]
+    parameters: Mapping[str, int]
+    macs: int
+    weight_bytes: int
+    peak_activation_bytes: int
+    latency_ms: float
+    energy_mj: float | None
+    bound: str | None
+    fits: Fit
+    tiled: TiledRun | None
+    obtained: Mapping[str, str]
+    notes: tuple[str, ...]
+    ops: tuple[OpCost, ...]
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters, of every kind."""
+        return sum(self.parameters.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON types, the total of the parameters included."""
+        value = dataclasses.asdict(self)
+        value["parameters"] = {**self.parameters, "total": self.total_parameters}
+        value["obtained"] = dict(self.obtained)
+        value["input_shape"] = list(self.input_shape)
+        value["fits"]["reasons"] = list(self.fits.reasons)
+        return {**value, "notes": list(self.notes), "ops": list(value["ops"])}
+
+    def __str__(self) -> str:
+        """One line: target, shape, counts, memory, latency and whether it fits."""
+        shape = "x".join(str(size) for size in self.input_shape)
+        word = self.obtained["latency_ms"].split(" ")[0]
+        how = f", {self.bound}-bound" if self.bound else ""
+        if self.tiled and self.runs_tiled:
+            how += f", {self.tiled.count} tiles"
+        fit = "fits" if self.fits else ("fits in tiles" if self.runs_tiled else "does not fit")
+        return (
+            f"{self.target}: input {shape} {self.dtype}, {self.total_parameters:,} parameters, "
+            f"{self.macs / 1e6:,.1f} M MACs, weights {readable(self.weight_bytes)}, "
+            f"activations {readable(self.peak_activation_bytes)}, "
+            f"{self.latency_ms:,.{0 if self.latency_ms >= 100 else 2}f} ms ({word}{how}), {fit}"
+        )
+
+    @property
+    def runs_tiled(self) -> bool:
+        """Whether `latency_ms` is that of the tiled run."""
+        return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
+
+
+def readable(count: float) -> str:
+    """Return a number of bytes for people: "675.0 KiB" (1 KiB = 1024 bytes)."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if count < 1024:
+            break
+        count, unit = count / 1024, larger
+    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
