@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from zoo import extensions
 from zoo.errors import MismatchError, UnknownNameError
 
 Confidence = Literal["published", "datasheet", "assumed"]
@@ -94,7 +95,8 @@ class Target:
     steps: Steps = Steps()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, str) or self.dtype not in ("int8", "float32"):
+        known = extensions.names("zoo.cost.estimators")
+        if self.method not in known or self.dtype not in ("int8", "float32"):
             raise MismatchError(f"method {self.method!r} or dtype {self.dtype!r} is not known")
         needed = {"clock_hz"} if self.method == "roofline" else set()
         if unknown := sorted(set(self.numbers) - _NUMBERS):
