@@ -14,7 +14,7 @@ from zoo.quantization import shards
 from zoo.quantization.embeddings import quantize_rows
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.pipeline import Job, convert
-from zoo.quantization.source import COMPANIONS, CONFIG
+from zoo.quantization.source import COMPANIONS, CONFIG, INDEX
 
 SHARD_BYTES = 5_000_000_000
 
@@ -29,7 +29,8 @@ def assemble(
 
     Returns:
         `bits_per_weight` of the packed layers, everything counted; `weights`, how many numbers
-        they stand for; `tensor_bytes`, of the whole file without its header.
+        they stand for; `share`, of all weights of the model; `tensor_bytes`, of the whole file
+        without its header.
 
     """
     (out / CONFIG).unlink(missing_ok=True)
@@ -48,11 +49,27 @@ def assemble(
     facts = {
         "bits_per_weight": bits / weights if weights else 0.0,
         "weights": weights,
+        "share": weights / _count(job),
         "packed_bytes": bits // 8,
         "tensor_bytes": total,
     }
     write_json(out / CONFIG, _config(job, facts["bits_per_weight"]))
     return facts
+
+
+def remove(out: Path) -> None:
+    """Remove what `assemble` wrote, the configuration first: without it there is no checkpoint."""
+    (out / CONFIG).unlink(missing_ok=True)
+    for pattern in ("model*.safetensors", INDEX):
+        for file in out.glob(pattern):
+            file.unlink()
+    for name in COMPANIONS:
+        (out / name).unlink(missing_ok=True)
+
+
+def _count(job: Job) -> int:
+    """Return the weights of the model: a tied one counts once."""
+    return sum(value.numel() for value in job.model.parameters())
 
 
 def _write_outside(job: Job, path: Path, tuned: bool) -> None:

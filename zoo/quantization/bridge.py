@@ -23,9 +23,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zoo.errors import MismatchError, MissingWeightsError, ZooError
 from zoo.quantization import embeddings as tables
+from zoo.quantization.coverage import is_linear
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
-from zoo.quantization.sidecar import Delta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -158,7 +158,9 @@ def _has(model: nn.Module, name: str) -> bool:
 def pack(model: nn.Module, config: ZooQuantizationConfig, inner: str = "") -> None:
     """Replace the linear layers that `config` names by empty packed ones on the meta device."""
     for name, layer in list(model.named_modules()):
-        if type(layer) is not nn.Linear or (options := config.options_of(name, inner)) is None:
+        if not is_linear(layer):
+            continue
+        if (options := config.options_of(name, inner)) is None:
             continue
         with torch.device("meta"):
             packed = PackedLinear(
@@ -180,7 +182,7 @@ def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         with torch.device("meta"):
             plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         weight = layer.dequantize()
-        if isinstance(layer.sidecar, Delta):
+        if layer.sidecar is not None:
             weight = layer.sidecar.add_to(weight)
         plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
         if layer.bias is not None:

@@ -1,7 +1,6 @@
 """`PackedLinear`: a linear layer that keeps its weight as codes and decodes it where it is used."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,16 @@ from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
 Cache = Literal["none", "decoded"]
+
+
+class Beside(Protocol):
+    """What is added to a packed weight without touching its codes."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x S^T."""
+
+    def add_to(self, weight: Tensor) -> Tensor:
+        """Return W + S."""
 
 
 def layout(grid: Grid, options: LayerOptions) -> Layout:
@@ -64,7 +73,8 @@ class PackedLinear(nn.Module):
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.cache: Cache = "none"
         self._decoded: Tensor | None = None
-        self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.quantization.sidecar
+        self.sidecar: Beside | None = None  # see zoo.quantization.sidecar
+        self._dtype = dtype or torch.get_default_dtype()
         grid = self.grid
         self._books: tuple[Tensor, Tensor | None] | None = None  # a product is multiplied out once
         fused = isinstance(grid, Codebooks) and self.names in (_PLAIN[0], _PRODUCT)
@@ -74,7 +84,8 @@ class PackedLinear(nn.Module):
     def of(cls, matrix: QuantizedMatrix, bias: Tensor | None = None) -> "PackedLinear":
         """Return the layer of a quantized matrix."""
         rows, columns = matrix.shape
-        layer = cls(columns, rows, matrix.options, bias=bias is not None)
+        dtype = None if bias is None else bias.dtype
+        layer = cls(columns, rows, matrix.options, bias=bias is not None, dtype=dtype)
         layer.load_state_dict(matrix.tensors(), strict=bias is None)
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
@@ -131,6 +142,19 @@ class PackedLinear(nn.Module):
         weight = decode_codebooks(self) if plain else self.matrix().dequantize()
         return weight.to(dtype)
 
+    @property
+    def weight(self) -> Tensor:
+        """W and what is beside it, in floats: for models whose code reads it.
+
+        Mamba multiplies with one layer's weight itself, and others ask for its type or device.
+        It is decoded anew each time; writing to it changes nothing.
+        """
+        if self.get_buffer("codes").is_meta:
+            shape = (self.out_features, self.in_features)
+            return torch.empty(shape, dtype=self._dtype, device="meta")
+        weight = self.dequantize()
+        return (weight if self.sidecar is None else self.sidecar.add_to(weight)).to(self._dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out_features) for x (..., in_features)."""
         y = self._packed(x)
@@ -161,6 +185,7 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
         self._decoded = self._books = None  # they are of the old device or dtype
+        self._dtype = fn(torch.empty(0, dtype=self._dtype, device="cpu")).dtype
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
