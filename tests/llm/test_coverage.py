@@ -71,13 +71,13 @@ def test_in_memory_the_linear_layers_are_packed_and_nothing_else_changes(name):
     assert error(model, before) == pytest.approx(report.distance, rel=0.05)
     packed = [m for m in model.modules() if isinstance(m, PackedLinear)]
     numel = sum(layer.in_features * layer.out_features for layer in packed)
-    assert report.share == pytest.approx(numel / sum(v.numel() for v in state_of(name)))
+    assert report.share == pytest.approx(numel / sum(v.numel() for v in weights_of(name)))
     assert report.share > 0.4
     for key, value in model.state_dict().items():
         assert key not in state or torch.equal(value, state[key]), key
 
 
-def state_of(name):
+def weights_of(name):
     return model_of(CONFIGS[name]).parameters()
 
 
@@ -174,7 +174,7 @@ def test_a_class_that_computes_something_else_is_not_taken_for_linear():
 
 def test_attention_that_reads_a_weight_works():
     torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(32, 4, 256, batch_first=True).eval()
+    layer = nn.TransformerEncoderLayer(32, 4, 512, batch_first=True).eval()
     x = torch.randn(2, 100, 32)
     with torch.no_grad():
         before = layer(x)

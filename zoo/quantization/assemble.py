@@ -68,8 +68,9 @@ def remove(out: Path) -> None:
 
 
 def _count(job: Job) -> int:
-    """Return the weights of the model: a tied one counts once."""
-    return sum(value.numel() for value in job.model.parameters())
+    """Return the weights of the model that are stored: a tied one is so once."""
+    named = job.model.named_parameters()
+    return sum(value.numel() for name, value in named if name in job.source.files)
 
 
 def _write_outside(job: Job, path: Path, tuned: bool) -> None:
