@@ -6,6 +6,7 @@ path to a folder or a `.safetensors` file, which starts with `./` or `/`.
 
 import fnmatch
 import functools
+import json
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import as_file
@@ -192,6 +193,31 @@ def _shipped(recipe: AdapterRecipe) -> "SparseAdapter":
                 "edge-zoo again"
             )
         return SparseAdapter.load(path)
+
+
+@functools.cache
+def base_digests(base: str) -> dict[str, dict[str, str]]:
+    """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
+
+    Adapters from before these were kept with each of them are told by it.
+    """
+    if not isinstance(_parsed(base), refs.NameRef):
+        return {}
+    path = content("adapters") / "bases" / f"{base}.json"
+    found: dict[str, dict[str, str]] = {}
+    if path.is_file():
+        for kind, tensors in json.loads(path.read_text(encoding="utf-8")).items():
+            for name, value in tensors.items():
+                found.setdefault(name, {})[kind] = value
+    return found
+
+
+def _parsed(base: str) -> refs.NameRef | refs.RepoRef | refs.PathRef | None:
+    """Return a base's ref; None for a folder's name that is no ref."""
+    try:
+        return refs.parse(base)
+    except MismatchError:
+        return None
 
 
 def file_path(recipe: AdapterRecipe) -> Path | None:

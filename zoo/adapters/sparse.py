@@ -14,6 +14,7 @@ from zoo.errors import MismatchError
 
 Base = nn.Module | Mapping[str, Tensor]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+BASE_TENSORS = "base_tensors"  # metadata: digest of each whole tensor of the base, by its name
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -68,6 +69,17 @@ def digest(values: Tensor) -> str:
     """Return the SHA-256 of a tensor's bits: NaN payloads and the sign of zero count."""
     bits = integers(values.detach().cpu().contiguous()).numpy()
     return hashlib.sha256(bits.astype(bits.dtype.newbyteorder("<"), copy=False).data).hexdigest()
+
+
+def digests(weight: Tensor) -> dict[str, str]:
+    """Return the digest of a weight in each type that it may be loaded in, by the type's name."""
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    return {dtype_name(kind): digest(weight.to(kind)) for kind in kinds}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return "float32" of torch.float32."""
+    return str(dtype).removeprefix("torch.")
 
 
 def fingerprint(model: Base) -> str:
@@ -135,4 +147,4 @@ def gather(tensor: Tensor, indices: Tensor) -> Tensor:
 
 
 def _listed(items: Any) -> str:
-    return ", ".join(str(item).removeprefix("torch.") for item in items)
+    return ", ".join(map(dtype_name, items))

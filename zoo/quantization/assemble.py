@@ -126,6 +126,9 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
             "bits_per_weight": bits_per_weight,
             "embeddings": job.plan.embeddings,
             "tied": job.plan.embeddings > 0 and "head" not in job.tables,
+            "base_tensors": {
+                f"{name}.weight": item["base"] for name, item in layers.items() if "base" in item
+            },
         },
     }
 

@@ -46,6 +46,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         bits_per_weight: stored bits of the packed layers, everything counted, per weight.
         embeddings: bits of the rows of embedding and head, 8, or 0: they are floats.
         tied: with those bits: the head has the rows of the embedding.
+        base_tensors: name of a packed weight -> type -> digest of the base's weight in that type,
+            by which adapters that were trained on the base are known; none in older checkpoints.
 
     """
 
@@ -59,6 +61,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         bits_per_weight: float | None = None,
         embeddings: int = 0,
         tied: bool = False,
+        base_tensors: Mapping[str, Mapping[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -76,6 +79,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         if embeddings not in (0, 8):
             raise MismatchError(f"embeddings is {embeddings!r}; this zoo reads 0 and 8 bits")
         self.embeddings, self.tied = embeddings, bool(tied)
+        self.base_tensors = {name: dict(value) for name, value in (base_tensors or {}).items()}
         for value in (self.options, *self.overrides.values()):
             LayerOptions.from_dict(value)  # refuses what is no option
 

@@ -166,7 +166,10 @@ def _report(
     job: Job, sizes: dict[str, Any], text: dict[str, Any] | None, seconds: float
 ) -> dict[str, Any]:
     """Return everything that is known about a finished job."""
-    layers = job.state["layers"]
+    layers = {  # the digests of the base stand in the configuration
+        name: {key: value for key, value in item.items() if key != "base"}
+        for name, item in job.state["layers"].items()
+    }
     errors = [item["relative_error"] for item in layers.values()]
     return {
         **sizes,

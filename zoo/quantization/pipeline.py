@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.adapters.sparse import digests
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, replacing, write_json
 from zoo.quantization import blocks
@@ -309,6 +310,9 @@ class Job:
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in found.items()}
+        if self.team.is_main and not self.plan.rotate:  # rotated weights are nobody's base
+            for name, facts in layers.items():
+                facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
         self._progress(index, layers, seconds)
 
