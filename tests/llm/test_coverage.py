@@ -190,9 +190,7 @@ def test_a_folder_is_packed_and_runs(name, method, tmp_path, text, byte_tokenize
     model.save_pretrained(tmp_path / "model")
     byte_tokenizer.save_pretrained(tmp_path / "model")
     plan = Plan(options=RTN if method == "rtn" else VECTORS, windows=4, length=40)
-    report = compress_model(
-        tmp_path / "model", tmp_path / "out", plan, text=text, device="cpu"
-    )
+    report = compress_model(tmp_path / "model", tmp_path / "out", plan, text=text, device="cpu")
     packed = bridge.load(tmp_path / "out")
     layers = [m for m in packed.modules() if isinstance(m, PackedLinear)]
     numel = sum(layer.in_features * layer.out_features for layer in layers)
@@ -260,7 +258,7 @@ def test_what_is_too_far_is_refused(base, tmp_path, monkeypatch):
         PackedLinear, "dequantize", lambda self, *a: usual(self, *a).roll(1, 0) * 30
     )
     monkeypatch.setattr(verify, "FARTHEST", 1.0)  # behind a norm, answers keep their size
-    with pytest.raises(MismatchError, match="times their own size away.*largest error.*proj"):
+    with pytest.raises(MismatchError, match=r"times their own size away.*largest error.*proj"):
         compress_model(base, tmp_path / "out", Plan(options=RTN), device="cpu")
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)).eval()
     with pytest.raises(MismatchError, match="times their own size away"):

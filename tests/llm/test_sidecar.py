@@ -112,7 +112,7 @@ def test_other_weights_are_refused_under_any_name(packed, base, named):
     other = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
         other.get_parameter(LAYER)[0, 0] += 1e-3  # one number, which no adapter need change
-    with pytest.raises(MismatchError, match="trained on other weights .*whatever both are called"):
+    with pytest.raises(MismatchError, match=r"trained on other weights .*whatever both are called"):
         sidecar.attach(model, adapter(other, "delta", named))
     assert torch.equal(logits(model), plain)
 

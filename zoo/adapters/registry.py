@@ -112,18 +112,33 @@ def recipe_for(
         raise UnknownNameError.near(
             "adapter", name, names(), "zoo adapter list; a new one needs --base and --task"
         )
-    if task not in _DEFAULTS:
-        raise UnknownNameError.near("task", task, _DEFAULTS, f"known: {', '.join(_DEFAULTS)}")
     parsed = refs.parse(base)
     label = parsed.path.resolve().name if isinstance(parsed, refs.PathRef) else base
-    new = AdapterRecipe(
-        name=name,
-        summary=f"{task} adapter of {label}",
-        base=label,  # never a path of the user's machine
-        task=task,
-        train=_DEFAULTS[task],
-    )
-    return new.override(settings)
+    if not label or not label.isprintable():  # it is written in files and on the card
+        raise MismatchError(
+            f"{base!r} has no name that can be printed; move it to a folder that does"
+        )
+    return new(name, label, task).override(settings)
+
+
+def new(name: str, base: str, task: str) -> AdapterRecipe:
+    """Return the recipe of a new adapter, with the defaults of its task.
+
+    Args:
+        name: of the adapter.
+        base: what the base model is called: a ref, or the name of a folder, never its path.
+        task: one that has defaults.
+
+    """
+    if task not in _DEFAULTS:
+        raise UnknownNameError.near("task", task, _DEFAULTS, f"known: {', '.join(_DEFAULTS)}")
+    summary = f"{task} adapter of {base}"
+    return AdapterRecipe(name=name, summary=summary, base=base, task=task, train=_DEFAULTS[task])
+
+
+def base_ref(base: str) -> str:
+    """Return what to type for a recipe's base: a folder's name that is no ref becomes a path."""
+    return base if _parsed(base) is not None else f"./{base}"
 
 
 def folder(ref: Ref) -> "AdapterFolder":

@@ -18,11 +18,7 @@ Level = list[Group]  # groups that do not feed each other: their inputs are seen
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear layers below a module by name."""
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if is_linear(layer)
-    }
+    return {name: layer for name, layer in module.named_modules() if is_linear(layer)}
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -8,9 +8,9 @@ of which too much would be left is refused before anything is changed.
 import functools
 import glob
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,12 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     known = {"in_features", "out_features", "training"}
     own = {name for name in vars(module) if not name.startswith("_")} - known
     parts = set(module._parameters) - {"weight", "bias"} or module._buffers or module._modules
-    return not own and not parts and _computes_linear(type(module))
+    kind: Hashable = type(module)
+    return not own and not parts and _computes_linear(kind)
 
 
 @functools.cache
-def _computes_linear(kind: type[nn.Linear]) -> bool:
+def _computes_linear(kind: Any) -> bool:
     """Try a class on a small layer: y = x W^T + b. The device is said: a context may be meta."""
     try:
         layer = kind(3, 2, device="cpu", dtype=torch.float32)
@@ -87,8 +88,8 @@ def check(model: nn.Module, plan: Plan, apart: Iterable[nn.Module | None] = ()) 
         MismatchError: naming the class that holds most of what would be left.
 
     """
-    aside = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    aside += [module for module in apart if module is not None]
+    aside = [module for module in apart if module is not None]
+    aside += [module for module in model.modules() if isinstance(module, nn.Embedding)]
     seen = {id(value) for module in aside for value in module.parameters(recurse=False)}
     several = shared(model)
     packed = convolutions = 0

@@ -93,7 +93,8 @@ def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.M
                 foreign.append(name)
             values = tensor.values.to(torch.float32)
             change = values - before if adapter.mode == "overwrite" else values
-            deltas[name] = Delta(tensor.indices, change * alpha, tensor.shape)
+            shape = (layer.out_features, layer.in_features)
+            deltas[name] = Delta(tensor.indices, change * alpha, shape)
             continue
         live = base_tensor(tensors, name)
         before = gather(live, tensor.indices)

@@ -75,7 +75,10 @@ def compare(model: nn.Module, run: Callable[[], Any], expected: list[Tensor], wo
                 "leave layers out with --skip, or take more bits"
             )
         off = packed[known].double() - before[known].double()
-        far, size = far + float(off.square().sum()), size + float(before[known].double().norm()) ** 2
+        far, size = (
+            far + float(off.square().sum()),
+            size + float(before[known].double().norm()) ** 2,
+        )
     distance = math.sqrt(far / size) if size else 0.0
     if distance > FARTHEST:
         raise MismatchError(
