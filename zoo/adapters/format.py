@@ -17,15 +17,16 @@ from torch import Tensor
 
 from zoo.adapters import storage
 from zoo.adapters.sparse import (
+    BASE_TENSORS,
     FLOATS,
     Base,
     SparseTensor,
     base_tensor,
     base_tensors,
-    digest,
     gather,
 )
 from zoo.errors import MismatchError
+from zoo.quantization.bits import digest
 
 Flat = Tensor | np.ndarray[Any, Any] | Sequence[int]
 Values = Tensor | np.ndarray[Any, Any] | Sequence[float]
@@ -67,7 +68,8 @@ class SparseAdapter:
             model: the pristine base, a module or its state dict; its values at the positions
                 are remembered by digest.
             mode: whether values are added ("delta") or replace ("overwrite").
-            metadata: JSON facts to keep with the adapter.
+            metadata: JSON facts to keep with the adapter; the digests of the base's whole tensors
+                come with them, by which a checkpoint that was packed from it is known.
 
         Raises:
             MismatchError: an index is outside its tensor or given twice, a value is not finite,
@@ -79,7 +81,8 @@ class SparseAdapter:
             name: _sorted(name, base_tensor(base, name), *pair, overwrite=mode == "overwrite")
             for name, pair in tensors.items()
         }
-        return cls(found, mode, dict(metadata or {}))
+        whole = {name: digest(base[name]) for name in found}
+        return cls(found, mode, {**(metadata or {}), BASE_TENSORS: whole})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

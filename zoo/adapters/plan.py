@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from zoo.adapters.encoding import block_size
 from zoo.adapters.fusion import Fusion
-from zoo.adapters.sparse import base_tensor, integers, unwrapped
+from zoo.adapters.sparse import base_tensor, unwrapped
 from zoo.errors import MismatchError
+from zoo.quantization.bits import integers
 
 _BLOCK_BYTES = 16  # from here on rows of a view are copied faster than single elements
 

@@ -12,8 +12,9 @@ from zoo.adapters import storage
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
 from zoo.adapters.fusion import Fusion, Part, combine
 from zoo.adapters.plan import Edit, Key, Plan, Target
-from zoo.adapters.sparse import SparseTensor, base_tensors, gather, integers, mask_digest
+from zoo.adapters.sparse import SparseTensor, base_tensors, gather, mask_digest
 from zoo.errors import MismatchError, UnknownNameError
+from zoo.quantization.bits import integers
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")

@@ -6,6 +6,7 @@ path to a folder or a `.safetensors` file, which starts with `./` or `/`.
 
 import fnmatch
 import functools
+import json
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import as_file
@@ -111,18 +112,33 @@ def recipe_for(
         raise UnknownNameError.near(
             "adapter", name, names(), "zoo adapter list; a new one needs --base and --task"
         )
-    if task not in _DEFAULTS:
-        raise UnknownNameError.near("task", task, _DEFAULTS, f"known: {', '.join(_DEFAULTS)}")
     parsed = refs.parse(base)
     label = parsed.path.resolve().name if isinstance(parsed, refs.PathRef) else base
-    new = AdapterRecipe(
-        name=name,
-        summary=f"{task} adapter of {label}",
-        base=label,  # never a path of the user's machine
-        task=task,
-        train=_DEFAULTS[task],
-    )
-    return new.override(settings)
+    if not label or not label.isprintable():  # it is written in files and on the card
+        raise MismatchError(
+            f"{base!r} has no name that can be printed; move it to a folder that does"
+        )
+    return new(name, label, task).override(settings)
+
+
+def new(name: str, base: str, task: str) -> AdapterRecipe:
+    """Return the recipe of a new adapter, with the defaults of its task.
+
+    Args:
+        name: of the adapter.
+        base: what the base model is called: a ref, or the name of a folder, never its path.
+        task: one that has defaults.
+
+    """
+    if task not in _DEFAULTS:
+        raise UnknownNameError.near("task", task, _DEFAULTS, f"known: {', '.join(_DEFAULTS)}")
+    summary = f"{task} adapter of {base}"
+    return AdapterRecipe(name=name, summary=summary, base=base, task=task, train=_DEFAULTS[task])
+
+
+def base_ref(base: str) -> str:
+    """Return what to type for a recipe's base: a folder's name that is no ref becomes a path."""
+    return base if _parsed(base) is not None else f"./{base}"
 
 
 def folder(ref: Ref) -> "AdapterFolder":
@@ -192,6 +208,31 @@ def _shipped(recipe: AdapterRecipe) -> "SparseAdapter":
                 "edge-zoo again"
             )
         return SparseAdapter.load(path)
+
+
+@functools.cache
+def base_digests(base: str) -> dict[str, dict[str, str]]:
+    """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
+
+    Adapters from before these were kept with each of them are told by it.
+    """
+    if not isinstance(_parsed(base), refs.NameRef):
+        return {}
+    path = content("adapters") / "bases" / f"{base}.json"
+    found: dict[str, dict[str, str]] = {}
+    if path.is_file():
+        for kind, tensors in json.loads(path.read_text(encoding="utf-8")).items():
+            for name, value in tensors.items():
+                found.setdefault(name, {})[kind] = value
+    return found
+
+
+def _parsed(base: str) -> refs.NameRef | refs.RepoRef | refs.PathRef | None:
+    """Return a base's ref; None for a folder's name that is no ref."""
+    try:
+        return refs.parse(base)
+    except MismatchError:
+        return None
 
 
 def file_path(recipe: AdapterRecipe) -> Path | None:

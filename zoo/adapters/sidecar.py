@@ -6,19 +6,51 @@ were.
 """
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.adapters import registry
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form
-from zoo.adapters.sparse import SparseTensor, base_tensor, base_tensors, digest, gather
+from zoo.adapters.sparse import BASE_TENSORS, SparseTensor, base_tensor, base_tensors, gather
 from zoo.errors import MismatchError
-from zoo.quantization.delta import Delta
+from zoo.quantization.bits import digest, dtype_name
 from zoo.quantization.packed import PackedLinear
 from zoo.registry import refs
 from zoo.registry.layout import FACTS
+
+log = logging.getLogger("zoo")
+
+_ENTRIES = 1 << 22  # numbers in memory at once
+
+
+class Delta:
+    """S of one layer: `values` (nnz,) in float32 at flat positions of (rows, columns)."""
+
+    def __init__(self, indices: Tensor, values: Tensor, shape: tuple[int, int]) -> None:
+        self.indices, self.values, self.shape = indices, values.to(torch.float32), shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x S^T (..., rows) for x (..., columns), summed in float32."""
+        rows, columns = self.shape
+        indices, values = self.indices.to(x.device), self.values.to(x.device)
+        owner, place = indices // columns, indices % columns
+        flat = x.reshape(-1, columns).to(torch.float32)
+        parts = [
+            part.new_zeros(len(part), rows).index_add(1, owner, part[:, place] * values)
+            for part in flat.split(max(1, _ENTRIES // max(len(values), 1)))
+        ]
+        return torch.cat(parts).view(*x.shape[:-1], rows)
+
+    def add_to(self, weight: Tensor) -> Tensor:
+        """Return W + S for W (rows, columns)."""
+        values = self.values.to(weight)
+        flat = weight.flatten().index_add(0, self.indices.to(weight.device), values)
+        return flat.view(self.shape)
 
 
 def is_packed(model: nn.Module) -> bool:
@@ -30,12 +62,14 @@ def is_packed(model: nn.Module) -> bool:
 def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.Module:
     """Put an adapter beside the codes of a packed model; return the model.
 
-    It fits if it was trained on the packed weights, which their digest shows, or on the model that
-    was packed, which both must name. One that overwrites gives its entries in full precision.
+    It fits if it was trained on the packed weights or on the model that was packed, which digests
+    show. Where the adapter or the checkpoint is older than those of the whole weights, both must
+    name the same model, and a warning says that no more could be checked. One that overwrites
+    gives its entries in full precision.
 
     Raises:
-        MismatchError: it is for another base or revision, shapes differ, or one is on already;
-            nothing was changed.
+        MismatchError: it is for other weights, shapes differ, or one is on already; nothing was
+            changed.
 
     """
     layers = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
@@ -43,10 +77,17 @@ def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.M
         raise MismatchError("an adapter is on already; take it off with sidecar.detach(model)")
     tensors = base_tensors(model)
     deltas: dict[str, Delta] = {}
+    foreign: list[str] = []  # not trained on the packed weights
     plain: dict[str, tuple[Tensor, Tensor]] = {}
     for name, tensor in adapter.tensors.items():
         if (layer := layers.get(name)) is not None:
-            deltas[name] = _delta(name, tensor, layer, adapter, model, alpha)
+            before = _before(name, tensor, layer)
+            if digest(before.to(tensor.dtype)) != tensor.base_sha256:
+                foreign.append(name)
+            values = tensor.values.to(torch.float32)
+            change = values - before if adapter.mode == "overwrite" else values
+            shape = (layer.out_features, layer.in_features)
+            deltas[name] = Delta(tensor.indices, change * alpha, shape)
             continue
         live = base_tensor(tensors, name)
         before = gather(live, tensor.indices)
@@ -55,6 +96,8 @@ def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.M
         values = tensor.values.to(torch.float32)
         change = values - before.float() if adapter.mode == "overwrite" else values
         plain[name] = (before, added(name, before, change * alpha))
+    if foreign:
+        _check_origin(foreign, adapter, model)
     for name, delta in deltas.items():  # only when everything has been found to fit
         layers[name].sidecar = delta
     for name, (_, after) in plain.items():
@@ -81,34 +124,57 @@ def _put(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
     flat.index_copy_(0, indices.to(flat.device), values.to(flat))
 
 
-def _delta(
-    name: str,
-    tensor: SparseTensor,
-    layer: PackedLinear,
-    adapter: SparseAdapter,
-    model: nn.Module,
-    alpha: float,
-) -> Delta:
+def _before(name: str, tensor: SparseTensor, layer: PackedLinear) -> Tensor:
+    """Return the packed weight's values where an adapter changes it."""
     shape = (layer.out_features, layer.in_features)
     if tensor.shape != shape:
         raise MismatchError(f"{name} has shape {shape}; the adapter expects {tensor.shape}")
-    before = layer.dequantize().flatten().cpu().index_select(0, tensor.indices)
-    if digest(before.to(tensor.dtype)) != tensor.base_sha256:
-        _check_origin(name, adapter, model)
-    values = tensor.values.to(torch.float32)
-    if adapter.mode == "overwrite":
-        values = values - before
-    return Delta(tensor.indices, values * alpha, shape)
+    return layer.dequantize().flatten().cpu().index_select(0, tensor.indices)
 
 
-def _check_origin(name: str, adapter: SparseAdapter, model: nn.Module) -> None:
-    """Check that the model an adapter was trained on is the one that was packed."""
+def _check_origin(names: list[str], adapter: SparseAdapter, model: nn.Module) -> None:
+    """Check that the weights an adapter was trained on are those that were packed."""
     if rotation := _recipe(model).get("rotate"):
         raise MismatchError(
-            f"{name}: this checkpoint's weights were rotated ({rotation}) before they were packed, "
-            "so that an adapter of its base does not fit: train one on this checkpoint, or pack "
-            "the base without --rotate"
+            f"{names[0]}: this checkpoint's weights were rotated ({rotation}) before they were "
+            "packed, so that an adapter of its base does not fit: train one on this checkpoint, or "
+            "pack the base without --rotate"
         )
+    packed, trained = _packed_digests(model), _trained_digests(adapter)
+    unknown = []
+    for name in names:
+        kind = dtype_name(adapter.tensors[name].dtype)
+        ours, theirs = packed.get(name, {}).get(kind), trained.get(name, {}).get(kind)
+        if ours is None or theirs is None:
+            unknown.append(name)
+        elif ours != theirs:
+            raise MismatchError(
+                f"{name}: the adapter was trained on other weights (sha256 {theirs[:12]}...) than "
+                f"those that this checkpoint was packed from (sha256 {ours[:12]}...), whatever "
+                "both are called: pack the adapter's own base, or train it on this checkpoint"
+            )
+    if unknown:
+        _check_names(unknown[0], adapter, model, "adapter" if packed else "checkpoint")
+
+
+def _packed_digests(model: nn.Module) -> Mapping[str, Mapping[str, str]]:
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    found = getattr(config, BASE_TENSORS, None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _trained_digests(adapter: SparseAdapter) -> dict[str, dict[str, str]]:
+    """Return the digests of the base's weights, its own or, by its base's name, what ships."""
+    own = adapter.metadata.get(BASE_TENSORS)
+    if isinstance(own, dict):
+        kinds = {name: dtype_name(tensor.dtype) for name, tensor in adapter.tensors.items()}
+        return {name: {kinds[name]: own[name]} for name in kinds if isinstance(own.get(name), str)}
+    base = adapter.metadata.get("base")
+    return registry.base_digests(base) if isinstance(base, str) else {}
+
+
+def _check_names(name: str, adapter: SparseAdapter, model: nn.Module, older: str) -> None:
+    """Check the names of the bases, the only trace of them where `older` holds no digests."""
     wanted, packed = _trained_on(adapter), _packed_from(model)
     if wanted is None or packed is None:
         unknown = "the adapter does not say what" if wanted is None else "the model does not say of"
@@ -117,11 +183,18 @@ def _check_origin(name: str, adapter: SparseAdapter, model: nn.Module) -> None:
             "is; give an adapter whose metadata name its base, and a checkpoint of zoo compress"
         )
     same = wanted[0] == packed[0] and (wanted[1] is None or wanted[1] == packed[1])
+    make = {"adapter": "train the adapter again", "checkpoint": "pack the base again"}[older]
     if not same:
         raise MismatchError(
             f"{name}: the adapter was trained on {_named(wanted)}; this checkpoint was packed "
-            f"from {_named(packed)}"
+            f"from {_named(packed)}. Only the names could be compared, because the {older} has no "
+            f"digest of the base's weights: {make} to record them"
         )
+    log.warning(
+        "the %s has no digest of the base's weights, so only the name of the base was checked: %s",
+        older,
+        _named(wanted),
+    )
 
 
 def _named(base: tuple[str, str | None]) -> str:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.quantization.bits import dtype_name
 
 Base = nn.Module | Mapping[str, Tensor]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+BASE_TENSORS = "base_tensors"  # metadata: digest of each whole tensor of the base, by its name
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +65,6 @@ def mask_digest(indices: Tensor, numel: int) -> str:
     return digest.hexdigest()
 
 
-def digest(values: Tensor) -> str:
-    """Return the SHA-256 of a tensor's bits: NaN payloads and the sign of zero count."""
-    bits = integers(values.detach().cpu().contiguous()).numpy()
-    return hashlib.sha256(bits.astype(bits.dtype.newbyteorder("<"), copy=False).data).hexdigest()
-
-
 def fingerprint(model: Base) -> str:
     """Return the SHA-256 of every parameter and buffer: names, shapes, types and bits."""
     found = hashlib.sha256()
@@ -78,15 +73,6 @@ def fingerprint(model: Base) -> str:
         found.update(f"{name} {tuple(live.shape)} {live.dtype}\n".encode())
         found.update(live.view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def integers(tensor: Tensor) -> Tensor:
-    """Return the same memory as integers of the same width.
-
-    bf16 through PyTorch's CPU scatter is some fifty times slower than the same bits as int16,
-    and NumPy knows no bf16 at all.
-    """
-    return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -135,4 +121,4 @@ def gather(tensor: Tensor, indices: Tensor) -> Tensor:
 
 
 def _listed(items: Any) -> str:
-    return ", ".join(str(item).removeprefix("torch.") for item in items)
+    return ", ".join(map(dtype_name, items))

@@ -1,8 +1,11 @@
 """The card of an adapter: facts of its folder, laid out by `cards/adapter.md`."""
 
+import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.adapters import registry
 from zoo.adapters.folder import AdapterFolder
 from zoo.cards.parts import cost_rows, fill, license_matter
 from zoo.registry import refs
@@ -31,10 +34,7 @@ def front_matter(source: AdapterFolder) -> dict[str, Any]:
 
 
 def _is_base_id(base: str) -> bool:
-    try:
-        return not isinstance(refs.parse(base), refs.PathRef)
-    except ValueError:
-        return False
+    return not isinstance(refs.parse(registry.base_ref(base)), refs.PathRef)
 
 
 def render(source: AdapterFolder, *, repo: str | None = None) -> str:
@@ -58,7 +58,7 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
         front_matter(source),
         recipe=recipe,
         ref=ref,
-        base_ref=recipe.base,
+        base_ref=json.dumps(registry.base_ref(recipe.base), ensure_ascii=False)[1:-1],
         local="sparse_adapter.safetensors",
         facts=_facts(source, adapter, metrics),
         quality_columns=columns,
@@ -79,12 +79,12 @@ def render(source: AdapterFolder, *, repo: str | None = None) -> str:
 
 def _costs(base: str) -> list[dict[str, str]]:
     """Return what a base model of the zoo costs on devices, which an adapter does not change."""
-    from zoo import registry
+    from zoo import registry as models
 
-    parsed = refs.parse(base)
-    if not isinstance(parsed, refs.NameRef) or parsed.name not in registry.names():
+    parsed = refs.parse(registry.base_ref(base))
+    if not isinstance(parsed, refs.NameRef) or parsed.name not in models.names():
         return []
-    recipe = registry.find(parsed.name)
+    recipe = models.find(parsed.name)
     return [] if isinstance(recipe.make, Compress) else cost_rows(recipe)
 
 
@@ -146,15 +146,14 @@ def _training(source: AdapterFolder) -> str:
 
 def command(source: AdapterFolder) -> str:
     """Return the command that makes the adapter; settings as the registry has them stay out."""
-    from zoo.adapters import registry
-
     recipe = source.recipe
     named = recipe.name in registry.names()
-    task = None if named else recipe.task
-    ours = registry.recipe_for(recipe.name, recipe.base, task, {}).to_json()
+    usual = registry.find(recipe.name) if named else None
+    ours = (usual or registry.new(recipe.name, recipe.base, recipe.task)).to_json()
     words = ["zoo adapter train", recipe.name, "--data DATA", f"--out runs/{recipe.name}"]
     if not named:
-        words.append(f"--base {recipe.base} --task {recipe.task}")
+        base = shlex.quote(registry.base_ref(recipe.base))
+        words.append(f"--base {base} --task {recipe.task}")
     theirs = {"method": recipe.method, "rank": recipe.rank}
     theirs |= {k: v for g in ("mask", "train") for k, v in leaves({g: recipe.to_json()[g]}).items()}
     known = leaves(ours)

@@ -72,7 +72,7 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     rows = "8 bits" if checkpoint.recipe.compress.options.get("embeddings") else "floats"
     weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
     return [
-        ("weights packed", f"{report['weights']:,}", "exact"),
+        ("weights packed", _packed(report), "exact"),
         ("bits per packed weight, everything counted", f"{report['bits_per_weight']:.4f}", "exact"),
         ("bytes of the packed weights", f"{report['packed_bytes']:,}", "exact"),
         (
@@ -82,7 +82,21 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
         ),
         ("bytes of the weight files", f"{weights:,}", "exact"),
         ("mean relative error of a layer", f"{report['relative_error']:.5f}", "measured"),
+        *_distance(report),
     ]
+
+
+def _packed(report: dict[str, Any]) -> str:
+    share = f" ({report['share']:.1%} of the model's)" if "share" in report else ""
+    return f"{report['weights']:,}{share}"
+
+
+def _distance(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    if "check" not in report:  # made before packing ended with it
+        return []
+    check = report["check"]
+    label = f"distance of the logits from the base's, relative, {check['tokens']} tokens"
+    return [(label, f"{check['distance']:.4f}", "measured")]
 
 
 def _costs(tensor_bytes: int) -> list[tuple[str, str, str, str]]:

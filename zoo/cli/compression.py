@@ -94,6 +94,7 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     size, packed = facts["tensor_bytes"], facts["packed_bytes"]
     words = [
         f"{facts['bits_per_weight']:.4f} bits per packed weight",
+        f"{facts['share']:.1%} of the weights packed",
         f"{packed:,} bytes packed, {size:,} in all",
     ]
     scores = metrics.get("evaluations", {})

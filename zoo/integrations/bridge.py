@@ -5,7 +5,7 @@ those of transformers; this registers a configuration and a quantizer under the 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,12 +19,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zoo.errors import MismatchError, ZooError, newer
 from zoo.quantization import embeddings as tables
-from zoo.quantization.delta import Delta
+from zoo.quantization.coverage import is_linear
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear
-
-if TYPE_CHECKING:
-    pass
 
 
 class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -39,6 +36,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         bits_per_weight: stored bits of the packed layers, everything counted, per weight.
         embeddings: bits of the rows of embedding and head, 8, or 0: they are floats.
         tied: with those bits: the head has the rows of the embedding.
+        base_tensors: name of a packed weight -> type -> digest of the base's weight in that type,
+            by which adapters that were trained on the base are known; none in older checkpoints.
 
     """
 
@@ -52,6 +51,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         bits_per_weight: float | None = None,
         embeddings: int = 0,
         tied: bool = False,
+        base_tensors: Mapping[str, Mapping[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -69,6 +69,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         if embeddings not in (0, 8):
             raise MismatchError(f"embeddings is {embeddings!r}; this zoo reads 0 and 8 bits")
         self.embeddings, self.tied = embeddings, bool(tied)
+        self.base_tensors = {name: dict(value) for name, value in (base_tensors or {}).items()}
         for value in (self.options, *self.overrides.values()):
             LayerOptions.from_dict(value)  # refuses what is no option
 
@@ -151,7 +152,9 @@ def _has(model: nn.Module, name: str) -> bool:
 def pack(model: nn.Module, config: ZooQuantizationConfig, inner: str = "") -> None:
     """Replace the linear layers that `config` names by empty packed ones on the meta device."""
     for name, layer in list(model.named_modules()):
-        if type(layer) is not nn.Linear or (options := config.options_of(name, inner)) is None:
+        if not is_linear(layer):
+            continue
+        if (options := config.options_of(name, inner)) is None:
             continue
         with torch.device("meta"):
             packed = PackedLinear(
@@ -173,7 +176,7 @@ def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         with torch.device("meta"):
             plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         weight = layer.dequantize()
-        if isinstance(layer.sidecar, Delta):
+        if layer.sidecar is not None:
             weight = layer.sidecar.add_to(weight)
         plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
         if layer.bias is not None:

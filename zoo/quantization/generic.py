@@ -1,5 +1,6 @@
 """Any network with linear layers, in memory: vision transformers, the zoo's own, mixtures."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.quantization import coverage, verify
+from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.language import blocks
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.options import LayerOptions
@@ -19,25 +22,43 @@ from zoo.quantization.team import Team
 Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
+class Packing(dict[str, dict[str, Any]]):
+    """What is known of each packed layer, by name.
+
+    Attributes:
+        share: of the model's weights that are packed, embeddings and all else counted.
+        distance: of what the model gives for the first batch from what it gave before, relative.
+
+    """
+
+    def __init__(self, layers: Mapping[str, dict[str, Any]], share: float, distance: float) -> None:
+        super().__init__(layers)
+        self.share, self.distance = share, distance
+
+
 @torch.no_grad()
 def quantize_model(
     model: nn.Module, batches: Iterable[Batch], plan: Plan | LayerOptions
-) -> dict[str, dict[str, Any]]:
+) -> Packing:
     """Replace the linear layers of `model` by packed ones; return what is known of each.
 
     Layers are quantized in the order in which they are called, each for the inputs that its
     quantized predecessors give it; layers given the same tensor share their statistics. Layers
-    that the batches reach with few tokens are quantized without.
+    that the batches reach with few tokens are quantized without. A weight that several modules
+    share, as a head tied to its embedding, stays in floats, and so does one that is only read.
+    At last the model is run on the first batch, beside what it gave before.
 
     Args:
         model: in eval mode; changed in place. Its state dict loads into a model treated alike.
-        batches: samples it is called with: a tensor, a tuple of arguments, or a mapping of them.
+        batches: samples it is called with: a tensor, a tuple of arguments, or a mapping of them;
+            plain rounding needs one.
         plan: how, and what to skip: `Plan(options=..., skip=("head",))`; of its calibration
             settings only `least_tokens` and `row_parts` count here.
 
     Raises:
-        MismatchError: no linear layers, no batches for a method that needs them, or values that
-            are not finite; the layer is named.
+        MismatchError: no linear layers, too much in layers of other classes, no batches, values
+            that are not finite, or a packed model that does not do what it did; the layer is
+            named. The model is as it was.
 
     """
     if isinstance(plan, LayerOptions):
@@ -45,22 +66,61 @@ def quantize_model(
     layers = blocks.linears(model)
     if not layers:
         raise MismatchError(f"{type(model).__name__} has no nn.Linear: nothing to quantize")
-    runs = [partial(_call, model, batch) for batch in batches] if plan.calibrates else []
-    if plan.calibrates and not runs:
-        raise MismatchError(f"{plan.options.method} needs batches to calibrate on; none were given")
+    coverage.check(model, plan)
+    plan = coverage.without_shared(model, plan)
+    wanted = itertools.islice(batches, None if plan.calibrates else 1)
+    runs = [partial(_call, model, batch) for batch in wanted]
+    if not runs:
+        raise MismatchError(f"{plan.options.method} needs batches; none were given")
+    total = sum(value.numel() for value in model.parameters())
+    before = [value.clone() for value in verify.answers(runs[0]())]
+    usual = {name: layer.weight.data for name, layer in layers.items()}
+    places = _places(model, layers)
     first = next(model.parameters())
-    found = quantize_layers(model, "", Passes(model, runs), plan, Team(str(first.device)))
-    report = {}
-    for name, matrix in found.items():
-        model.set_submodule(name, PackedLinear.of(matrix, layers[name].bias))
-        assert matrix.report is not None
-        report[name] = {
-            "relative_error": matrix.report.relative_error,
-            "damp": matrix.report.damp,
-            "notes": list(matrix.report.fallbacks),
-            "bits_per_weight": matrix.bits / (matrix.shape[0] * matrix.shape[1]),
-        }
-    return report
+    passes = Passes(model, runs if plan.calibrates else [])
+    try:
+        found = quantize_layers(model, "", passes, plan, Team(str(first.device)))
+        for name, matrix in found.items():
+            packed = PackedLinear.of(matrix, layers[name].bias)
+            for place in places[name]:
+                model.set_submodule(place, packed)
+        report = {name: _facts(matrix) for name, matrix in found.items()}
+        distance = verify.compare(model, runs[0], before, _worst(report))
+    except BaseException:  # an interrupted model is no model either
+        for name, layer in layers.items():
+            layer.weight.data = usual[name]
+            for place in places[name]:
+                model.set_submodule(place, layer)
+        raise
+    count = sum(matrix.shape[0] * matrix.shape[1] for matrix in found.values())
+    return Packing(report, count / total, distance)
+
+
+def _places(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, list[str]]:
+    """Return every name of each layer: a module may stand in several places."""
+    names = {id(layer): name for name, layer in layers.items()}
+    found: dict[str, list[str]] = {name: [] for name in layers}
+    for place, module in model.named_modules(remove_duplicate=False):
+        if id(module) in names:
+            found[names[id(module)]].append(place)
+    return found
+
+
+def _facts(matrix: QuantizedMatrix) -> dict[str, Any]:
+    assert matrix.report is not None
+    return {
+        "relative_error": matrix.report.relative_error,
+        "damp": matrix.report.damp,
+        "notes": list(matrix.report.fallbacks),
+        "bits_per_weight": matrix.bits / (matrix.shape[0] * matrix.shape[1]),
+    }
+
+
+def _worst(report: Mapping[str, dict[str, Any]]) -> str:
+    if not report:
+        raise MismatchError("every layer is skipped: there is nothing to quantize")
+    name = max(report, key=lambda key: report[key]["relative_error"])
+    return f"The layer with the largest error, {report[name]['relative_error']:.3g}, is {name}"
 
 
 def _call(model: Callable[..., object], batch: Batch) -> object:

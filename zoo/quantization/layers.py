@@ -49,14 +49,17 @@ def quantize_layers(
     """
     layers = blocks.linears(module)
     _check_weights(layers, prefix)
+    past: set[str] = set()  # layers that will not change any more
     if not plan.calibrates:
         levels: list[blocks.Level] = [[[name] for name in layers]]
         called = list(layers)
     else:
         order = blocks.call_order(module, passes)
         levels, called = blocks.levels(module, order), order.names
+        past |= order.read
+        for name in sorted(order.read):  # a method that learns from inputs has none to learn from
+            log.warning("%s%s: read and never called, so it stays in floats", prefix, name)
     done: dict[str, QuantizedMatrix] = {}
-    past: set[str] = set()
     for level in levels:
         passes.finish(called, past)
         past.update(name for group in level for name in group)

@@ -1,7 +1,6 @@
 """`PackedLinear`: a linear layer that keeps its weight as codes and decodes it where it is used."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,16 @@ METHOD = "edge-zoo"  # what `quantization_config` calls it
 FORMAT_VERSION = 1  # of the layout of the stored tensors
 
 Cache = Literal["none", "decoded"]
+
+
+class Beside(Protocol):
+    """What is added to a packed weight without touching its codes."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x S^T."""
+
+    def add_to(self, weight: Tensor) -> Tensor:
+        """Return W + S."""
 
 
 def layout(grid: Grid, options: LayerOptions) -> Layout:
@@ -67,7 +76,8 @@ class PackedLinear(nn.Module):
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.cache: Cache = "none"
         self._decoded: Tensor | None = None
-        self.sidecar: Callable[[Tensor], Tensor] | None = None  # see zoo.adapters.sidecar
+        self.sidecar: Beside | None = None  # see zoo.adapters.sidecar
+        self._dtype = dtype or torch.get_default_dtype()
         grid = self.grid
         self._books: tuple[Tensor, Tensor | None] | None = None  # a product is multiplied out once
         fused = isinstance(grid, Codebooks) and self.names in (_PLAIN[0], _PRODUCT)
@@ -77,7 +87,8 @@ class PackedLinear(nn.Module):
     def of(cls, matrix: QuantizedMatrix, bias: Tensor | None = None) -> "PackedLinear":
         """Return the layer of a quantized matrix."""
         rows, columns = matrix.shape
-        layer = cls(columns, rows, matrix.options, bias=bias is not None)
+        dtype = None if bias is None else bias.dtype
+        layer = cls(columns, rows, matrix.options, bias=bias is not None, dtype=dtype)
         layer.load_state_dict(matrix.tensors(), strict=bias is None)
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
@@ -134,6 +145,19 @@ class PackedLinear(nn.Module):
         weight = decode_codebooks(self) if plain else self.matrix().dequantize()
         return weight.to(dtype)
 
+    @property
+    def weight(self) -> Tensor:
+        """W and what is beside it, in floats: for models whose code reads it.
+
+        Mamba multiplies with one layer's weight itself, and others ask for its type or device.
+        It is decoded anew each time; writing to it changes nothing.
+        """
+        if self.get_buffer("codes").is_meta:
+            shape = (self.out_features, self.in_features)
+            return torch.empty(shape, dtype=self._dtype, device="meta")
+        weight = self.dequantize()
+        return (weight if self.sidecar is None else self.sidecar.add_to(weight)).to(self._dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out_features) for x (..., in_features)."""
         y = self._packed(x)
@@ -164,6 +188,7 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
         self._decoded = self._books = None  # they are of the old device or dtype
+        self._dtype = fn(torch.empty(0, dtype=self._dtype, device="cpu")).dtype
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

@@ -1,5 +1,6 @@
 """The verbs of adapters: train by name, convert, describe; `zoo.cli.adapter` prints them."""
 
+import logging
 import platform
 import statistics
 import time
@@ -26,6 +27,8 @@ from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
 from zoo.tasks import task_of
 from zoo.training.accelerator import is_main_process
+
+log = logging.getLogger("zoo")
 
 
 def train_adapter(
@@ -81,10 +84,24 @@ def train_adapter(
     )
     result = AdapterFolder.read(folder)
     if result.file.is_file() and is_main_process():
-        adapter = SparseAdapter.load(result.file)
-        result = result.record("switch", switch_facts(model.model, adapter))
-        result.write_card(card.render(result))
+        result = _described(result, model.model)
     return result
+
+
+def _described(folder: AdapterFolder, model: nn.Module) -> AdapterFolder:
+    """Measure a switch and write the card; what goes wrong here costs no training."""
+    try:
+        facts = switch_facts(model, SparseAdapter.load(folder.file))
+        folder = folder.record("switch", facts)
+        folder.write_card(card.render(folder))
+    except Exception as error:  # whatever it is, the adapter is whole
+        log.warning(
+            "%s holds the trained adapter, but its card could not be written: %s: %s",
+            folder.path,
+            type(error).__name__,
+            error,
+        )
+    return folder
 
 
 def rendered(data: str) -> str:

@@ -13,7 +13,7 @@ from zoo.files import replacing, write_json
 from zoo.quantization.embeddings import quantize_rows
 from zoo.quantization.language import shards
 from zoo.quantization.language.pipeline import Job, convert
-from zoo.quantization.language.source import COMPANIONS, CONFIG
+from zoo.quantization.language.source import COMPANIONS, CONFIG, INDEX
 from zoo.quantization.options import LayerOptions
 
 SHARD_BYTES = 5_000_000_000
@@ -29,7 +29,8 @@ def assemble(
 
     Returns:
         `bits_per_weight` of the packed layers, everything counted; `weights`, how many numbers
-        they stand for; `tensor_bytes`, of the whole file without its header.
+        they stand for; `share`, of all weights of the model; `tensor_bytes`, of the whole file
+        without its header.
 
     """
     (out / CONFIG).unlink(missing_ok=True)
@@ -48,11 +49,28 @@ def assemble(
     facts = {
         "bits_per_weight": bits / weights if weights else 0.0,
         "weights": weights,
+        "share": weights / _count(job),
         "packed_bytes": bits // 8,
         "tensor_bytes": total,
     }
     write_json(out / CONFIG, _config(job, facts["bits_per_weight"]))
     return facts
+
+
+def remove(out: Path) -> None:
+    """Remove what `assemble` wrote, the configuration first: without it there is no checkpoint."""
+    (out / CONFIG).unlink(missing_ok=True)
+    for pattern in ("model*.safetensors", INDEX):
+        for file in out.glob(pattern):
+            file.unlink()
+    for name in COMPANIONS:
+        (out / name).unlink(missing_ok=True)
+
+
+def _count(job: Job) -> int:
+    """Return the weights of the model that are stored: a tied one is so once."""
+    named = job.model.named_parameters()
+    return sum(value.numel() for name, value in named if name in job.source.files)
 
 
 def _write_outside(job: Job, path: Path, tuned: bool) -> None:
@@ -108,6 +126,9 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
             "bits_per_weight": bits_per_weight,
             "embeddings": job.plan.embeddings,
             "tied": job.plan.embeddings > 0 and "head" not in job.tables,
+            "base_tensors": {
+                f"{name}.weight": item["base"] for name, item in layers.items() if "base" in item
+            },
         },
     }
 

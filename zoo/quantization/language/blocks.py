@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.quantization.coverage import is_linear
 
 Group = list[str]  # linear layers that get the same input, hence share a Hessian
 Level = list[Group]  # groups that do not feed each other: their inputs are seen in one pass
@@ -17,7 +18,7 @@ Level = list[Group]  # groups that do not feed each other: their inputs are seen
 
 def linears(module: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear layers below a module by name."""
-    return {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
+    return {name: layer for name, layer in module.named_modules() if is_linear(layer)}
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -139,12 +140,14 @@ class Order:
         groups: of layers given the identical tensor (query, key and value), as first called.
         names: of all layers as first called; those that the first run passed by come first.
         runs: what it took to see all layers.
+        read: layers whose weight other code reads, and that are never called.
 
     """
 
     groups: list[Group]
     names: list[str]
     runs: list[Callable[[], object]]
+    read: set[str]
 
 
 def call_order(module: nn.Module, passes: Iterable[Callable[[], object]]) -> Order:
@@ -153,6 +156,7 @@ def call_order(module: nn.Module, passes: Iterable[Callable[[], object]]) -> Ord
     groups: dict[str, Group] = {}  # by the name of the first member
     runs: list[Callable[[], object]] = []
     first: list[str] = []
+    read: set[str] = set()
     for run in passes:
         inputs: list[tuple[Tensor, Group]] = []  # kept alive: no id is used twice in a pass
 
@@ -166,15 +170,40 @@ def call_order(module: nn.Module, passes: Iterable[Callable[[], object]]) -> Ord
             groups[name] = [name]
             inputs.append((value, groups[name]))
 
-        with watched(layers, see):
+        with watched(layers, see), _reads(layers, read):
             run()
         runs.append(run)
         seen = [name for group in groups.values() for name in group]
         first = first or seen
-        if len(seen) == len(layers):
+        if read.union(seen) == layers.keys():
             break
     late = [name for name in layers if name not in first]
-    return Order(list(groups.values()), late + first, runs)
+    return Order(list(groups.values()), late + first, runs, read.difference(seen))
+
+
+@contextmanager
+def _reads(layers: dict[str, nn.Linear], read: set[str]) -> Iterator[None]:
+    """Add to `read` the names of the layers whose weight is read, by whatever code.
+
+    A layer has a class of its own while the block lasts: parameters are found by `__getattr__`.
+    """
+    usual = {name: type(layer) for name, layer in layers.items()}
+
+    def watching(name: str, kind: type[nn.Linear]) -> type[nn.Linear]:
+        def getattr_(self: nn.Module, key: str) -> Any:
+            if key == "weight":
+                read.add(name)
+            return kind.__getattr__(self, key)
+
+        return type(kind.__name__, (kind,), {"__getattr__": getattr_})
+
+    try:
+        for name, layer in layers.items():
+            layer.__class__ = watching(name, usual[name])
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.__class__ = usual[name]
 
 
 def levels(module: nn.Module, order: Order) -> list[Level]:
@@ -182,7 +211,7 @@ def levels(module: nn.Module, order: Order) -> list[Level]:
 
     Groups whose names differ in numbers only, and that do not feed each other, form a level (the
     experts of a mixture; not the blocks of a stack). Layers that no run calls come last, each
-    alone.
+    alone; those whose weight is only read do not come.
     """
     layers = linears(module)
     alike: dict[str, list[Group]] = {}
@@ -190,7 +219,7 @@ def levels(module: nn.Module, order: Order) -> list[Level]:
         alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{group[0]}."), []).append(group)
     found = [level for same in alike.values() for level in _independent(same, layers, order.runs)]
     found.sort(key=lambda level: order.groups.index(level[0]))
-    seen = {name for group in order.groups for name in group}
+    seen = {name for group in order.groups for name in group} | order.read
     return found + [[[name]] for name in layers if name not in seen]
 
 

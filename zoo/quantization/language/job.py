@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.data.text import read_text, tokenize
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, sha256, write_json
+from zoo.quantization import coverage, verify
 from zoo.quantization.language import assemble, calibration
 from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
 from zoo.quantization.language.source import CONFIG, Source
@@ -46,15 +47,19 @@ def compress_model(
 
     Raises:
         MismatchError: `out` holds something else, or a job and `resume` is off; the text is too
-            short; the model is damaged or has no blocks.
+            short; the model is damaged, has no blocks, or has much of its weights in layers that
+            cannot be packed; or the packed model does not do what the float model does, and then
+            no checkpoint is left.
         MissingWeightsError, UnsafeFileError: see `Source`.
 
     """
     began = time.perf_counter()
     team = Team(device)
     source = Source(folder)
-    if (out / CONFIG).is_file():
+    if (out / CONFIG).is_file() and not (resume and (out / "work" / "state.json").is_file()):
         raise MismatchError(f"{out} holds a finished model; choose another --out, or remove it")
+    skeleton = source.skeleton()
+    coverage.check(skeleton, plan, [skeleton.get_output_embeddings()])
     if team.is_main:
         probe(out)
     ids, facts, stream = None, None, None
@@ -72,18 +77,32 @@ def compress_model(
     job = Job(source, plan, out / "work", ids, team=team, resume=resume)
     job.run()
     report: dict[str, Any] = {}
+    sizes = _finish(job, out, stream, shard_bytes)
     if team.is_main:
-        tuned = _tuned(job, stream) if plan.tune_steps else None
-        sizes = assemble.assemble(job, out, tuned=tuned is not None, shard_bytes=shard_bytes)
         report = _report(job, sizes, facts, time.perf_counter() - began)
-        if tuned is not None:
-            report["tuning"] = tuned
         if base is not None:  # not the rotated copy of it
             report["model"] = base
         write_json(out / REPORT, report)
     report = team.gather(report)[0]
     job.remove()
     return report
+
+
+def _finish(job: Job, out: Path, stream: Tensor | None, shard_bytes: int) -> dict[str, Any]:
+    """Tune if the plan says so, write the checkpoint and run it; return what is known of it."""
+    facts: dict[str, Any] = {}
+    problem: ZooError | None = None
+    if job.team.is_main:
+        if job.plan.tune_steps:
+            facts["tuning"] = _tuned(job, stream)
+        facts |= assemble.assemble(job, out, tuned="tuning" in facts, shard_bytes=shard_bytes)
+        try:
+            facts["check"] = verify.check_folder(job, out)
+        except ZooError as error:
+            problem = error
+            assemble.remove(out)
+    _raise_first(job.team, problem)
+    return facts
 
 
 def _rotated(source: Source, plan: Plan, folder: Path, team: Team) -> Source:
@@ -96,10 +115,15 @@ def _rotated(source: Source, plan: Plan, folder: Path, team: Team) -> Source:
             rotate_model(source.folder, folder, plan.rotate, seed=plan.seed)
         except ZooError as error:
             problem = error
-    problem = team.gather(problem)[0]  # nobody waits for a process that has refused
+    _raise_first(team, problem)
+    return Source(folder)
+
+
+def _raise_first(team: Team, problem: ZooError | None) -> None:
+    """Raise what the first process met in every process: nobody waits for one that refused."""
+    problem = team.gather(problem)[0]
     if problem is not None:
         raise problem
-    return Source(folder)
 
 
 def _mixed(source: Source, plan: Plan, work: Path, ids: Tensor | None, team: Team) -> Plan:
@@ -144,7 +168,10 @@ def _report(
     job: Job, sizes: dict[str, Any], text: dict[str, Any] | None, seconds: float
 ) -> dict[str, Any]:
     """Return everything that is known about a finished job."""
-    layers = job.state["layers"]
+    layers = {  # the digests of the base stand in the configuration
+        name: {key: value for key, value in item.items() if key != "base"}
+        for name, item in job.state["layers"].items()
+    }
     errors = [item["relative_error"] for item in layers.values()]
     return {
         **sizes,

@@ -6,6 +6,7 @@ block is finished, and nothing it speaks of is touched afterwards; hence a proce
 at any time goes on from there with the same result.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, replacing, write_json
+from zoo.quantization.bits import digests
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.embeddings import check_plain
 from zoo.quantization.language import blocks
@@ -248,12 +250,12 @@ class Job:
         from safetensors.torch import load_file
 
         for index in range(self.state["next"]):
-            block = self._load(index)
+            block = self.load_block(index, self.team.device)
             stored = load_file(self.block_file(index))
             name = f"{self.prefix}.{index}."
             for layer_name, layer in blocks.linears(block).items():
                 options = self.plan.of(f"{name}{layer_name}")
-                if options is None:
+                if options is None or f"{name}{layer_name}" not in self.state["layers"]:
                     continue
                 whole = f"{name}{layer_name}."
                 tensors = {
@@ -267,12 +269,10 @@ class Job:
             self._forward(self._passes(block, index))
             self.state["hidden"] ^= 1
 
-    def _load(self, index: int) -> nn.Module:
-        import copy
-
+    def load_block(self, index: int, device: str) -> nn.Module:
+        """Return a block with the source's weights in float32."""
         block = copy.deepcopy(self.blocks[index])  # of meta tensors: it costs nothing
-        prefix = f"{self.prefix}.{index}."
-        self.source.fill(block, prefix, torch.float32, self.team.device)
+        self.source.fill(block, f"{self.prefix}.{index}.", torch.float32, device)
         return block
 
     def _passes(self, block: nn.Module, index: int) -> Passes:
@@ -298,7 +298,7 @@ class Job:
 
     def _block(self, index: int) -> None:
         began = time.perf_counter()
-        block = self._load(index)
+        block = self.load_block(index, self.team.device)
         prefix = f"{self.prefix}.{index}."
         passes = self._passes(block, index)
         found = quantize_layers(block, prefix, passes, self.plan, self.team)
@@ -310,6 +310,9 @@ class Job:
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in found.items()}
+        if self.team.is_main and not self.plan.rotate:  # rotated weights are nobody's base
+            for name, facts in layers.items():
+                facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
         self._progress(index, layers, seconds)
 

@@ -1,0 +1,144 @@
+"""Which weights of a model codes can stand for: what is packed, and what is left in floats.
+
+A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only where
+its class computes the same, and a weight that two modules share is left to both of them. A model
+of which too much would be left is refused before anything is changed.
+"""
+
+import functools
+import glob
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from zoo.errors import MismatchError
+from zoo.quantization.plan import Plan
+
+# Of the weights that are asked for: what may be left in floats because its class is not known.
+# Routers of mixtures, state matrices and tables of positions stay below it.
+MOST_LEFT = 0.1
+LEAST_PACKED = 0.5  # the rest being convolutions
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Say whether a module computes what `nn.Linear` does, from a weight of its own."""
+    if not isinstance(module, nn.Linear) or "weight" not in module._parameters:
+        return False
+    if type(module) is nn.Linear:
+        return True
+    known = {"in_features", "out_features", "training"}
+    own = {name for name in vars(module) if not name.startswith("_")} - known
+    parts = set(module._parameters) - {"weight", "bias"} or module._buffers or module._modules
+    kind: Any = type(module)
+    return not own and not parts and _computes_linear(kind)
+
+
+@functools.cache
+def _computes_linear(kind: Any) -> bool:
+    """Try a class on a small layer: y = x W^T + b. The device is said: a context may be meta."""
+    try:
+        layer = kind(3, 2, device="cpu", dtype=torch.float32)
+        values = torch.arange(14.0, dtype=torch.float32, device="cpu")
+        layer.weight = nn.Parameter(values[:6].view(2, 3) - 2, requires_grad=False)
+        layer.bias = nn.Parameter(values[6:8], requires_grad=False)
+        x = values[8:].view(1, 2, 3)
+        return torch.equal(layer(x), x @ layer.weight.T + layer.bias)
+    except Exception:  # a constructor or a forward that is another: it is another layer
+        return False
+
+
+def shared(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters that more than one module of a model holds."""
+    counts = Counter(
+        id(value)
+        for module in model.modules()
+        for value in module._parameters.values()
+        if value is not None
+    )
+    return {key for key, count in counts.items() if count > 1}
+
+
+def without_shared(model: nn.Module, plan: Plan) -> Plan:
+    """Return the plan that leaves the weights which modules share as they are."""
+    several = shared(model)
+    names = [
+        glob.escape(name)
+        for name, module in model.named_modules()
+        if is_linear(module) and id(module.weight) in several
+    ]
+    return replace(plan, skip=(*plan.skip, *names)) if names else plan
+
+
+def check(model: nn.Module, plan: Plan, apart: Iterable[nn.Module | None] = ()) -> None:
+    """Refuse a model of which a plan would leave too much in floats.
+
+    Embeddings, what is tied to them, and what the plan skips do not count.
+
+    Args:
+        model: whose weights; they may be on the meta device.
+        plan: what is skipped.
+        apart: modules that stay as they are on purpose.
+
+    Raises:
+        MismatchError: naming the class that holds most of what would be left.
+
+    """
+    aside = [module for module in apart if module is not None]
+    aside += [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    seen = {id(value) for module in aside for value in module.parameters(recurse=False)}
+    several = shared(model)
+    packed = convolutions = 0
+    left: dict[str, list[tuple[str, int]]] = {}
+    for name, module, key, value in _matrices(model):
+        if id(value) in seen or _skipped(plan, name, key):
+            continue
+        seen.add(id(value))
+        if is_linear(module) and id(value) not in several:
+            packed += value.numel()
+        elif isinstance(module, _ConvNd):
+            convolutions += value.numel()
+        else:
+            label = "weight that several modules share" if is_linear(module) else ""
+            place = (f"{name}.{key}".lstrip("."), value.numel())
+            left.setdefault(label or type(module).__name__, []).append(place)
+    lost = sum(count for places in left.values() for _, count in places)
+    total = packed + convolutions + lost
+    if lost > MOST_LEFT * total:
+        raise MismatchError(_refusal(model, left, total, some=packed > 0))
+    if packed < LEAST_PACKED * total:
+        raise MismatchError(
+            f"{type(model).__name__} has {packed:,} of {total:,} weights in linear layers, which "
+            f"is what can be packed; {convolutions:,} are in convolutions. Nothing was changed; to "
+            "pack the linear layers all the same, skip the convolutions by name"
+        )
+
+
+def _matrices(model: nn.Module) -> Iterable[tuple[str, nn.Module, str, Tensor]]:
+    """Yield name, module, key and value of every parameter of two or more dimensions."""
+    for name, module in model.named_modules():
+        for key, value in module.named_parameters(recurse=False):
+            if value.ndim > 1:
+                yield name, module, key, value
+
+
+def _skipped(plan: Plan, name: str, key: str) -> bool:
+    return plan.of(name) is None or plan.of(f"{name}.{key}".lstrip(".")) is None
+
+
+def _refusal(
+    model: nn.Module, left: dict[str, list[tuple[str, int]]], total: int, *, some: bool
+) -> str:
+    kind, places = max(left.items(), key=lambda item: sum(count for _, count in item[1]))
+    lost = sum(count for _, count in places)
+    layer = places[0][0].rpartition(".")[0].rpartition(".")[2]
+    hint = f"; to pack the rest all the same, name what to skip, e.g. --skip '*{layer}*'"
+    return (
+        f"{type(model).__name__}: {lost / total:.0%} of the weights that count here are in "
+        f"{len(places)} x {kind} ({places[0][0]}, ...), which cannot be packed: only layers that "
+        f"compute what nn.Linear does can. Nothing was changed{hint if some else ''}"
+    )
