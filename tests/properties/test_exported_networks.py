@@ -229,7 +229,7 @@ def test_many_files_compute_the_module(tmp_path: Path, network: tuple[nn.Module,
     check(network, tmp_path)
 
 
-@many(3)
+@many(2)
 @given(networks())
 def test_onnx_files_compute_the_module(tmp_path: Path, network: tuple[nn.Module, Tensor]) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

@@ -29,7 +29,7 @@ from zoo.export.floating import FloatNetwork
 from zoo.export.graph import Graph
 from zoo.export.real import channels_first, channels_last, computed
 
-MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 20.0}
+MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 10.0}
 _FLOAT_STEP = 1e-6
 _BEST_DB = {"int8": 45.0, "int16": 60.0}  # what rounding leaves: to fall to this is not a loss
 _SIDE = 48
