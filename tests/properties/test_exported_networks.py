@@ -216,7 +216,7 @@ def check(network: tuple[nn.Module, Tensor], folder: Path) -> None:
     check_qdq(module, x, folder / "q.onnx")
 
 
-@many(12)
+@many(20)
 @given(networks())
 def test_every_file_computes_the_module(tmp_path: Path, network: tuple[nn.Module, Tensor]) -> None:
     check(network, tmp_path)
@@ -229,7 +229,7 @@ def test_many_files_compute_the_module(tmp_path: Path, network: tuple[nn.Module,
     check(network, tmp_path)
 
 
-@many(2)
+@many(3)
 @given(networks())
 def test_onnx_files_compute_the_module(tmp_path: Path, network: tuple[nn.Module, Tensor]) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

@@ -28,14 +28,7 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
     # Layers may share weights: those without a norm keep them, each other norm makes its own.
     taken = {name for op in ops for name in op.inputs[1:] if not _normed(graph, op)}
     for norm in [op for op in graph.ops if op.kind == "batch_norm"]:
-        inner = norm.inputs[0]
-        layer = next((op for op in ops if inner in op.outputs), None)
-        readers = sum(inner in op.inputs for op in ops)
-        if layer is None or layer.kind not in MAC_KINDS or readers > 1 or inner in graph.outputs:
-            raise MismatchError(
-                f"{norm.label} does not directly follow a convolution or linear layer that only "
-                "it reads; put it there, or replace it by that layer's own bias"
-            )
+        layer = _before(graph, ops, norm)
         weight, *biases = layer.inputs[1:]
         key = (*layer.inputs[1:], *norm.inputs[1:], norm.attributes["epsilon"])
         if key not in folded:
@@ -63,6 +56,18 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
     tensors = {name: t for name, t in tensors.items() if name in used or name in graph.outputs}
     kept = {name: np.ascontiguousarray(value) for name, value in values.items() if name in tensors}
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=kept)
+
+
+def _before(graph: Graph, ops: list[Op], norm: Op) -> Op:
+    inner = norm.inputs[0]
+    layer = next((op for op in ops if inner in op.outputs), None)
+    readers = sum(inner in op.inputs for op in ops)
+    if layer is None or layer.kind not in MAC_KINDS or readers > 1 or inner in graph.outputs:
+        raise MismatchError(
+            f"{norm.label} does not directly follow a convolution or linear layer that only "
+            "it reads; put it there, or replace it by that layer's own bias"
+        )
+    return layer
 
 
 def _normed(graph: Graph, op: Op) -> bool:
