@@ -10,6 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
+import types
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,14 @@ def repository() -> Path:
 def opened_by_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open each `.tflite` file that the package makes in every runtime, whatever the test is of."""
     from tests.runtimes import open_everywhere
-    from zoo.deploy import flatbuffer
+    from zoo.deploy import flatbuffer, tflite_write
 
-    write = flatbuffer.write
-
-    def checked(*arguments: Any) -> bytes:
-        content = write(*arguments)
+    def write(*arguments: Any) -> bytes:
+        content = flatbuffer.write(*arguments)
         open_everywhere(content)
         return content
 
-    monkeypatch.setattr(flatbuffer, "write", checked)
+    monkeypatch.setattr(tflite_write, "flatbuffer", types.SimpleNamespace(write=write))
 
 
 @pytest.fixture

@@ -216,7 +216,7 @@ def check(network: tuple[nn.Module, Tensor], folder: Path) -> None:
     check_qdq(module, x, folder / "q.onnx")
 
 
-@many(12)
+@many(20)
 @given(networks())
 def test_every_file_computes_the_module(tmp_path: Path, network: tuple[nn.Module, Tensor]) -> None:
     check(network, tmp_path)

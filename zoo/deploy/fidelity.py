@@ -5,10 +5,11 @@ calibration batch, or on random inputs where there is none, and writes nothing b
 
     SNR = 10 log10( variance of the module's outputs / mean square of the difference )
 
-The limits tell wrong files from inaccurate ones. Float files differ by the order of sums: 110 to
-150 dB, and what computes something else has less than 40. Of integer networks, small random ones
-with min-max ranges have 25 to 45 dB in int8 and 35 to 55 in int16 (whose weights are int8 too), and
-wrong ones (another kernel, another sampling, another bias) from -10 to 8.
+The limits tell wrong files from inaccurate ones. Float files differ by the order of sums. Measured
+on 111 random networks of tests/properties/test_exported_networks.py, calibrated on what they are
+compared on: float at least 110 dB; int8 from 20 to 52, half of them below 39; int16 (whose weights
+are int8 too) from 19, where a layer's terms cancel, to 91; the zoo's recipes and networks of 50
+layers from 40. Files that compute something else (another kernel, sampling or bias) had -11 to 8.
 
 Outputs that hardly vary have a low SNR through their last rounding alone: a softmax over a
 thousand classes that are all as probable is 0 in int8. So an error of one step of the output (root
@@ -29,7 +30,7 @@ from zoo.graph.ir import Graph
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.values import channels_first, channels_last, computed
 
-MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 20.0}
+MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 10.0}
 _FLOAT_STEP = 1e-6
 _BEST_DB = {"int8": 45.0, "int16": 60.0}  # what rounding leaves: to fall to this is not a loss
 _SIDE = 48
