@@ -9,8 +9,8 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

@@ -73,7 +73,7 @@ TFLITE: dict[str, Callable[[bytes], Run]] = {
 
 def open_everywhere(content: bytes) -> None:
     """Raise an AssertionError unless every runtime that is installed takes a `.tflite` file."""
-    from zoo.export.tflite_read import parse_tflite
+    from zoo.deploy.tflite_read import parse_tflite
 
     tensors = parse_tflite(content).tensors.values()
     large = sum(tensor.bytes() for tensor in tensors if not tensor.is_parameter) > ARENA // 2

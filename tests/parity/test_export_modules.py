@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 import zoo
 from tests.runtimes import TFLITE, open_everywhere
+from zoo.deploy.onnx import export_onnx
+from zoo.deploy.onnx_qdq import export_qdq
+from zoo.deploy.tflite import export_tflite, load_tflite
+from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
-from zoo.export import floating
-from zoo.export.calibration import Options
-from zoo.export.integer import IntegerNetwork
-from zoo.export.integer_moves import MOVES
-from zoo.export.integer_ops import KERNELS
-from zoo.export.lower import lower
-from zoo.export.onnx import export_onnx
-from zoo.export.onnx_qdq import export_qdq
-from zoo.export.tflite import export_tflite, load_tflite
-from zoo.export.tflite_write import serialize_tflite
-from zoo.quantization.qat import training_form
+from zoo.graph.lower import lower
+from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.qat import training_form
+from zoo.runtime import floating
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.integer_moves import MOVES
+from zoo.runtime.integer_ops import KERNELS
 
 SHAPE = (1, 4, 12, 12)
 
