@@ -23,8 +23,8 @@ from torch import nn
 
 from benchmarks.common import RESULTS, report
 from zoo.adapters import Switcher
-from zoo.adapters import registry as adapter_registry
-from zoo.adapters.base import load_base
+from zoo.artifacts import adapters as adapter_refs
+from zoo.artifacts.base import load_base
 from zoo.registry.recipe import Recipe, Train
 from zoo.tasks import denoising
 
@@ -133,7 +133,7 @@ def examine(data: Path, samples: int) -> None:
     pipe.set_progress_bar_config(disable=True)
     switcher = Switcher(pipe.unet)
     for name in ADAPTERS:
-        switcher.register(name, adapter_registry.adapter(name))
+        switcher.register(name, adapter_refs.adapter(name))
     before = switcher.verify()
     weights, accuracy = judge(data)
     kinds = {"garments": (GARMENTS, "plain"), "footwear": ("5,7,9", "plain"),

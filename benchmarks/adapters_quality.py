@@ -150,8 +150,8 @@ def adapted(base: Any, folders: dict[str, Path], method: str) -> Any:
 
 def score(runs: Path, base: str, glue: Path) -> dict[str, Any]:
     """Score what has finished and was not scored yet; each score is stored at once."""
-    from zoo.adapters.base import load_base
     from zoo.adapters.registry import recipe_for
+    from zoo.artifacts.base import load_base
     from zoo.tasks import text_choice
 
     file = RESULTS / "adapters_quality.json"

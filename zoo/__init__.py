@@ -7,7 +7,7 @@ model = zoo.load("sesr-m5-x2")
 """
 
 from zoo import adapters
-from zoo.artifacts.resolve import checkpoint, pull, pull_all
+from zoo.artifacts.resolve import checkpoint, pull, pull_all, resolve
 from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
@@ -35,6 +35,7 @@ __all__ = [
     "pull",
     "pull_all",
     "push",
+    "resolve",
     "run",
     "serve",
     "train",

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from zoo.adapters import Switcher, registry
+from zoo.artifacts import adapters as adapter_refs
 from zoo.page import switching as demo_adapters
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def alone(number: int, weights: dict[str, float]) -> Image.Image:
     bench = next(b for b in demo_adapters.benches() if b.kind == "picture")
     switcher = Switcher(bench.base.model)
     for name in SESR:
-        switcher.register(name, registry.adapter(name))
+        switcher.register(name, adapter_refs.adapter(name))
     with torch.no_grad(), switcher.using({f"sesr-m5-x2-{k}": w for k, w in weights.items()}):
         return demo_adapters._picture(bench.base, number)
 

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_loaded_by_its_ref_and_pinned_by_its_commit(hub, tmp_pat
 
 def test_another_librarys_model_is_fetched_but_not_loaded(hub, commit):
     path = zoo.pull(REPO)
-    with pytest.raises(MismatchError, match=f"no checkpoint of the zoo.*lie in {path}"):
+    with pytest.raises(MismatchError, match=f"not a checkpoint of the zoo.*lie in {path}"):
         zoo.load(REPO)
 
 

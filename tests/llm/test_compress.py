@@ -181,4 +181,4 @@ def test_pushed_to_the_embedded_hub_and_opened_in_a_fresh_process(made, reposito
 def test_names_are_never_guessed():
     with pytest.raises(UnknownNameError, match="did you mean smollm2-135m-gptvq-2d-2b"):
         zoo.compress("smollm2-135m-gptvq-2d-2", "out")
-    assert api.language_model("smollm2-135m-gptvq-2d-2b") is None
+    assert api.resolve("smollm2-135m-gptvq-2d-2b").recipe is not None

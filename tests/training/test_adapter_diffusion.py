@@ -15,6 +15,7 @@ from zoo.adapters.apply import apply
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
+from zoo.artifacts import adapters as adapter_refs
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.tasks import denoising
@@ -87,10 +88,10 @@ def test_each_adapter_is_better_on_what_it_was_trained_for(trained, pictures, ca
         item = AdapterFolder.read(trained / name).recipe
         base = load_base(trained / "unet")
         before = denoising.evaluate(base.model, base.task_recipe(item), pictures)["noise_error"]
-        after = evaluate_adapter(base, registry.adapter(trained / name), str(pictures), item)
+        after = evaluate_adapter(base, adapter_refs.adapter(trained / name), str(pictures), item)
         assert after["noise_error"] < 0.9 * before
         assert after["pictures"] == (80 if name == "ghosts" else pytest.approx(40, abs=15))
-        kinds = {len(t.shape) for t in registry.adapter(trained / name).tensors.values()}
+        kinds = {len(t.shape) for t in adapter_refs.adapter(trained / name).tensors.values()}
         assert {2, 4} <= kinds  # linear layers and convolutions
         card = (trained / name / "README.md").read_text()
         assert "unconditional-image-generation" in card
@@ -114,7 +115,7 @@ def test_a_pipeline_switches_and_fuses_and_has_its_base_back(trained, unet):
     live, base = pipe.unet, fingerprint(pipe.unet)
     before = drawn()
     switcher = Switcher(live)
-    made = {name: registry.adapter(trained / name) for name in ("blocks", "ghosts")}
+    made = {name: adapter_refs.adapter(trained / name) for name in ("blocks", "ghosts")}
     for name in made:
         switcher.register(name, trained / name)
     seen = [before]

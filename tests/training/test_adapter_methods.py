@@ -5,8 +5,8 @@ import torch
 
 from zoo.adapters import SparseAdapter, masks
 from zoo.adapters.apply import apply
-from zoo.adapters.base import load_base
 from zoo.adapters.recipe import MaskOptions
+from zoo.artifacts.base import load_base
 from zoo.errors import MismatchError
 
 pytestmark = [  # of peft 0.21: a name of transformers that is to go, unchecked sparse sums

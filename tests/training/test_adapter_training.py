@@ -15,11 +15,11 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 import zoo
 from zoo.adapters import SparseAdapter, masks
 from zoo.adapters.apply import apply
-from zoo.adapters.base import load_base
 from zoo.adapters.compact import CompactValues
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import MaskOptions
 from zoo.adapters.training import AdapterRun
+from zoo.artifacts.base import load_base
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.tasks import causal_lm
 from zoo.training.loop import learning_rate

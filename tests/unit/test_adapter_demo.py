@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from zoo.adapters import SparseAdapter, registry
-from zoo.adapters import base as bases
 from zoo.adapters.base import Base
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
+from zoo.artifacts import base as bases
 from zoo.errors import (
     MismatchError,
     MissingExtraError,

@@ -11,9 +11,10 @@ from PIL import Image
 import zoo
 from zoo.adapters import SparseAdapter, Switcher, fuse, registry
 from zoo.adapters.apply import apply
-from zoo.adapters.base import load_base
 from zoo.adapters.folder import AdapterFolder, write_folder
 from zoo.adapters.recipe import AdapterRecipe, MaskOptions
+from zoo.artifacts import adapters as adapter_refs
+from zoo.artifacts.base import load_base
 from zoo.cards import adapter as card
 from zoo.cards import check as card_check
 from zoo.cli import main
@@ -53,7 +54,7 @@ def line(capsys):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_ships_is_what_its_toml_says(name):
-    recipe, adapter = registry.find(name), registry.adapter(name)
+    recipe, adapter = registry.find(name), adapter_refs.adapter(name)
     file = registry.file_path(recipe)
     assert recipe.weights["bytes"] == file.stat().st_size < 3_000_000
     assert recipe.weights["sha256"] == sha256(file)
@@ -72,7 +73,7 @@ def test_all_that_ships_is_small_and_bases_of_their_own_fit():
     found = registry.names(base="fashion-ddpm")
     base = load_base("fashion-ddpm").model if found else None
     for name in found:
-        registry.adapter(name).check(base)
+        adapter_refs.adapter(name).check(base)
 
 
 @pytest.mark.parametrize("kind", ["text", "screens"])
@@ -92,7 +93,7 @@ def test_the_switcher_gives_what_load_gives_and_the_base_back():
     before = base(x)
     switcher = Switcher(base)
     for name in SESR:
-        switcher.register(name, registry.adapter(name))
+        switcher.register(name, adapter_refs.adapter(name))
         with switcher.using(name):
             assert torch.equal(base(x), zoo.load("sesr-m5-x2", adapter=name)(x))
     assert torch.equal(base(x), before)
@@ -100,7 +101,7 @@ def test_the_switcher_gives_what_load_gives_and_the_base_back():
 
 def test_half_of_each_is_better_than_the_base_on_both(tmp_path):
     recipe, base = zoo.find("sesr-m5-x2"), zoo.load("sesr-m5-x2")
-    both = {name: registry.adapter(name) for name in SESR}
+    both = {name: adapter_refs.adapter(name) for name in SESR}
     fused = fuse(both, base, dict.fromkeys(both, 0.5))
     model = apply(zoo.load("sesr-m5-x2"), fused)
     for kind in ("text", "screens"):
@@ -110,7 +111,7 @@ def test_half_of_each_is_better_than_the_base_on_both(tmp_path):
 
 
 def test_apply_changes_all_or_nothing(folder):
-    adapter = registry.adapter(folder)
+    adapter = adapter_refs.adapter(folder)
     model = zoo.load("sesr-m3-x2")
     before = zoo.load("sesr-m3-x2").first.weight.flatten()[3].item()
     after = apply(model, adapter, 0.5).first.weight.flatten()[3].item()
@@ -138,14 +139,14 @@ def test_a_wrong_toml_is_refused(text, message):
 
 def test_refs_that_mean_nothing_say_so(folder, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean sesr-m5-x2-text"):
-        registry.adapter("sesr-m5-x2-txt")
+        adapter_refs.adapter("sesr-m5-x2-txt")
     with pytest.raises(MissingWeightsError, match="no adapter at"):
-        registry.adapter(tmp_path / "nothing")
+        adapter_refs.adapter(tmp_path / "nothing")
     with pytest.raises(MissingWeightsError, match="is no adapter"):
-        registry.adapter(tmp_path)
+        adapter_refs.adapter(tmp_path)
     (folder / "adapter.json").write_text("[" * 100_000)
     with pytest.raises(MismatchError, match="cannot be read as JSON"):
-        registry.adapter(folder)
+        adapter_refs.adapter(folder)
 
 
 def test_a_tampered_shipped_file_is_refused(monkeypatch, tmp_path):
@@ -154,9 +155,9 @@ def test_a_tampered_shipped_file_is_refused(monkeypatch, tmp_path):
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    monkeypatch.setattr(registry, "content", lambda kind: tmp_path / kind)
+    monkeypatch.setattr(adapter_refs, "content", lambda kind: tmp_path / kind)
     with pytest.raises(UnsafeFileError, match="not the file that"):
-        registry.adapter("sesr-m5-x2-text")
+        adapter_refs.adapter("sesr-m5-x2-text")
 
 
 def test_the_card_says_what_the_folder_holds(folder):
@@ -218,8 +219,8 @@ def test_the_command_line_lists_shows_fuses_and_compares(folder, tmp_path, capsy
     assert main(["adapter", "compare", one, two, "--picture", str(picture), "--json"]) == 0
     pair = json.loads(capsys.readouterr().out)["pairs"][0]
     shared = len(
-        {(n, i) for n, t in registry.adapter(one).tensors.items() for i in t.indices.tolist()}
-        & {(n, i) for n, t in registry.adapter(two).tensors.items() for i in t.indices.tolist()}
+        {(n, i) for n, t in adapter_refs.adapter(one).tensors.items() for i in t.indices.tolist()}
+        & {(n, i) for n, t in adapter_refs.adapter(two).tensors.items() for i in t.indices.tolist()}
     )
     assert pair["overlap"] == shared
     with Image.open(picture) as image:

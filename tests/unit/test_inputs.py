@@ -11,7 +11,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import zoo
-from zoo.adapters import Switcher, registry
+from zoo.adapters import Switcher
+from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.inputs import InputCheck, checked
 from zoo.errors import MismatchError
 from zoo.graph.trace import trace
@@ -113,7 +114,7 @@ def test_adapters_are_switched_as_before() -> None:
     model = zoo.load("sesr-m5-x2")
     before = model(GOOD)
     switcher = Switcher(model)
-    switcher.register("text", registry.adapter("sesr-m5-x2-text"))
+    switcher.register("text", adapter_refs.adapter("sesr-m5-x2-text"))
     switcher.activate("text")
     assert torch.equal(model(GOOD), zoo.load("sesr-m5-x2", adapter="sesr-m5-x2-text")(GOOD))
     with pytest.raises(MismatchError):

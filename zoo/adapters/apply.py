@@ -1,12 +1,10 @@
 """An adapter in a model for good: what `zoo.load(base, adapter=...)` gives."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from zoo.adapters import registry
 from zoo.adapters.compact import put
 from zoo.adapters.format import added
 from zoo.adapters.sparse import base_tensors, gather
@@ -39,11 +37,3 @@ def apply(model: nn.Module, adapter: "SparseAdapter", alpha: float = 1.0) -> nn.
     for name, values in fused.items():  # only when every sum has been found finite
         put(tensors[name], adapter.tensors[name].indices, values)
     return model
-
-
-def load_with(ref: "str | Path", adapter: "str | Path", dtype: Any = None) -> nn.Module:
-    """Return the base model a ref means with an adapter in it, in eval mode."""
-    from zoo.adapters.base import load_base
-
-    chosen = registry.adapter(adapter)
-    return apply(load_base(ref, dtype).model, chosen)

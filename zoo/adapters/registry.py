@@ -9,21 +9,18 @@ import functools
 import json
 import tomllib
 from collections.abc import Mapping
-from importlib.resources import as_file
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
-from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, UnsafeFileError
-from zoo.files import sha256
+from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry import refs
 from zoo.registry.recipe import Train
 
 if TYPE_CHECKING:
-    from zoo.adapters.folder import AdapterFolder
-    from zoo.adapters.format import SparseAdapter
+    pass
 
 Ref = str | Path
 # Where a new adapter of a task starts; every setting can be overridden.
@@ -141,75 +138,6 @@ def base_ref(base: str) -> str:
     return base if _parsed(base) is not None else f"./{base}"
 
 
-def folder(ref: Ref) -> "AdapterFolder":
-    """Return the folder of an adapter: on this machine, or pulled from the Hub.
-
-    Raises:
-        MissingWeightsError: it is no adapter's folder.
-
-    """
-    from zoo.adapters.folder import AdapterFolder
-    from zoo.artifacts.resolve import pull
-
-    parsed = refs.parse(ref)
-    if isinstance(parsed, refs.NameRef):
-        raise MismatchError(f"{ref!r} is a name; a folder starts with ./ or /")
-    if isinstance(parsed, refs.RepoRef):
-        found = pull(ref)
-        return AdapterFolder.read(found if isinstance(found, Path) else found.path)
-    path = parsed.path
-    return AdapterFolder.read(path.parent if path.is_file() else path)
-
-
-def adapter(ref: Ref) -> "SparseAdapter":
-    """Return the sparse adapter a ref means, its file checked.
-
-    Raises:
-        UnknownNameError: no such name.
-        MissingWeightsError: the name has no weights here, or nothing is at the path.
-        UnsafeFileError: a file is damaged, hostile, or not the one its record names.
-        HubError: see `zoo.pull`.
-
-    """
-    from zoo.adapters.format import SparseAdapter
-
-    parsed = refs.parse(ref)
-    if isinstance(parsed, refs.NameRef):
-        return _shipped(find(parsed.name))
-    if isinstance(parsed, refs.PathRef) and parsed.path.is_file():
-        return SparseAdapter.load(parsed.path)
-    if isinstance(parsed, refs.PathRef) and not parsed.path.exists():
-        raise MissingWeightsError(f"there is no adapter at {parsed.path}")
-    source = folder(ref)
-    if not source.file.is_file():
-        raise MissingWeightsError(
-            f"{source.path} holds an adapter of method {source.recipe.method!r}, which PEFT "
-            "loads; type: zoo adapter convert, to make a sparse one of it"
-        )
-    return SparseAdapter.load(source.file)
-
-
-def _shipped(recipe: AdapterRecipe) -> "SparseAdapter":
-    """Return a registered adapter: the file beside its TOML, or that of its Hub repository."""
-    from zoo.adapters.format import SparseAdapter
-
-    weights: Mapping[str, Any] = recipe.weights
-    if "repo" in weights:
-        return adapter(f"{weights['repo']}@{weights.get('revision', 'main')}")
-    if "file" not in weights:
-        raise MissingWeightsError(
-            f"no weights of the adapter {recipe.name!r} are shipped; type: zoo adapter train "
-            f"{recipe.name} --data DATA --out runs/{recipe.name}"
-        )
-    with as_file(content("adapters") / str(weights["file"])) as path:
-        if not path.is_file() or sha256(path) != weights.get("sha256"):
-            raise UnsafeFileError(
-                f"{path} is missing or is not the file that {recipe.name}.toml records; install "
-                "edge-zoo again"
-            )
-        return SparseAdapter.load(path)
-
-
 @functools.cache
 def base_digests(base: str) -> dict[str, dict[str, str]]:
     """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
@@ -240,13 +168,3 @@ def file_path(recipe: AdapterRecipe) -> Path | None:
     name = recipe.weights.get("file")
     path = Path(str(content("adapters") / str(name)))
     return path if name and path.is_file() else None
-
-
-def about(ref: Ref) -> AdapterRecipe | None:
-    """Return the recipe behind a ref; None for a lone file."""
-    parsed = refs.parse(ref)
-    if isinstance(parsed, refs.NameRef):
-        return find(parsed.name)
-    if isinstance(parsed, refs.PathRef) and parsed.path.is_file():
-        return None
-    return folder(ref).recipe

@@ -1,49 +1,107 @@
-"""Verbs that find things: what a ref means, its recipe and checkpoint.
+"""From a ref to an artifact, once; and repositories brought here."""
 
-The lowest of the verbs: adapters and quantization find their base models by it.
-"""
-
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo import registry
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import read_json
 from zoo.registry import refs
-from zoo.registry.layout import CONFIG, is_checkpoint
+from zoo.registry.layout import ADAPTER, CONFIG, FACTS, METRICS, is_checkpoint
 from zoo.registry.recipe import Compress, Recipe
 
 if TYPE_CHECKING:
-    import torch
+    from typing_extensions import TypeIs
 
+    from zoo.registry.artifact import Artifact
     from zoo.registry.checkpoint import Checkpoint
 
 Ref = str | Path
+_LOOKED_AT = (CONFIG, FACTS, METRICS, ADAPTER)  # what says what a repository is
 
 
-def tflite_path(ref: Any) -> Path | None:
-    """Return the path if a ref means a `.tflite` file: ./x.tflite."""
-    parsed = refs.parse(ref) if isinstance(ref, str | Path) else None
-    is_file = isinstance(parsed, refs.PathRef) and parsed.path.suffix == ".tflite"
-    return parsed.path if is_file else None  # type: ignore[union-attr]
+def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifact":
+    """Return what a ref means; an artifact is returned as it is.
 
+    Args:
+        item: `name[.tag]` of the zoo, `org/repo[@revision]` on the Hub, the path of a checkpoint's
+            or language model's folder or of a `.tflite` file; or a recipe.
+        weights: whether they will be needed. If not, only the small files of a repository are
+            fetched, until they are.
 
-def language_model(ref: Any) -> Path | None:
-    """Return the folder if a ref means a language model that transformers saved: ./DIR.
+    Raises:
+        UnknownNameError: no such recipe.
+        MissingWeightsError: nothing of a known kind is at the path.
+        HubError, UnsafeFileError: see `pull`.
 
-    Checkpoints of the zoo are none of these, though transformers opens some of them too.
     """
-    parsed = refs.parse(ref) if isinstance(ref, str | Path) else None
-    if isinstance(parsed, refs.NameRef) or parsed is None:
-        return None
-    if isinstance(parsed, refs.RepoRef):
-        found = pull(ref)
-        path = found if isinstance(found, Path) else found.path
+    if isinstance(item, Recipe):
+        return _named(refs.NameRef(item.name), item)
+    if not isinstance(item, str | Path):
+        if is_artifact(item):
+            return item
+        raise MismatchError(f"{item!r} does not name a model; expected {refs.GRAMMAR}")
+    match refs.parse(item):
+        case refs.NameRef() as name:
+            return _named(name, registry.find(name.name))
+        case refs.PathRef(path):
+            return _at(str(item), path)
+        case refs.RepoRef(repo, revision):
+            return _of_the_hub(repo, revision, weights)
+
+
+def is_artifact(item: object) -> "TypeIs[Artifact]":
+    """Say whether something is an artifact: not a ref of one, and not a module."""
+    from zoo.artifacts.files import OtherModel
+    from zoo.artifacts.networks import Network
+
+    return isinstance(item, Network | OtherModel)
+
+
+def _named(name: refs.NameRef, recipe: Recipe) -> "Artifact":
+    from zoo.artifacts.networks import Network
+
+    ref = f"{name.name}.{name.tag}" if name.tag else name.name
+    return Network(ref, recipe, lambda: _shipped(recipe, name.tag))
+
+
+def _at(ref: str, path: Path) -> "Artifact":
+    from zoo.artifacts.files import LanguageModel, TfliteModel
+    from zoo.artifacts.networks import Network
+    from zoo.registry.checkpoint import Checkpoint
+
+    if path.suffix == ".tflite":
+        return TfliteModel(ref, path)
+    if (path / CONFIG).is_file() and not is_checkpoint(path) and _generates_text(path / CONFIG):
+        return LanguageModel(ref, path)
+    checkpoint = Checkpoint.read(path)
+    return Network(ref, checkpoint.recipe, lambda: checkpoint)
+
+
+def _of_the_hub(repo: str, revision: str | None, weights: bool) -> "Artifact":
+    from zoo.artifacts.files import LanguageModel, OtherModel
+    from zoo.artifacts.networks import Network
+    from zoo.hub import exchange
+    from zoo.registry.checkpoint import Checkpoint
+
+    _refuse_collection(repo)
+    if weights:
+        snapshot = exchange.pull(repo, revision)
+        path, commit = snapshot.path, snapshot.commit
     else:
-        path = parsed.path
-    if not (path / CONFIG).is_file() or is_checkpoint(path):
-        return None
-    return path if _generates_text(path / CONFIG) else None
+        path, commit = exchange.look(repo, revision, _LOOKED_AT)
+    ref = f"{repo}@{commit}"
+    if (path / CONFIG).is_file() and is_checkpoint(path):
+        seen = Checkpoint.read(path)
+        if weights:
+            return Network(ref, seen.recipe, lambda: seen)
+        whole = functools.partial(exchange.pull, repo, commit)
+        return Network(ref, seen.recipe, lambda: Checkpoint.read(whole().path), seen)
+    if not weights:  # what another library's model can do, its files must say
+        path = exchange.pull(repo, commit).path
+    text = (path / CONFIG).is_file() and _generates_text(path / CONFIG)
+    return LanguageModel(ref, path) if text else OtherModel(ref, path)
 
 
 def _generates_text(config: Path) -> bool:
@@ -55,7 +113,31 @@ def _generates_text(config: Path) -> bool:
         return False
 
 
-def checkpoint(ref: Ref) -> "Checkpoint":
+def _shipped(recipe: Recipe, wanted: str | None) -> "Checkpoint":
+    """Return the checkpoint that this package ships of a recipe; None is its default tag."""
+    from zoo.registry.checkpoint import Checkpoint
+
+    tags = registry.shipped_tags(recipe.name)
+    tag = wanted or recipe.default_tag
+    if tag in tags:
+        return Checkpoint.read(registry.weights_folder() / f"{recipe.name}.{tag}")
+    if wanted and tags:
+        raise UnknownNameError.near(
+            f"tag of {recipe.name}", tag, tags, f"there are: {', '.join(tags)}"
+        )
+    if isinstance(recipe.make, Compress):
+        raise MissingWeightsError(
+            f"no weights of {recipe.name!r} are shipped; type: zoo compress {recipe.name} "
+            f"--data TEXT --out runs/{recipe.name}"
+        )
+    raise MissingWeightsError(
+        f"no weights of {recipe.name!r} are shipped; type: zoo train {recipe.name} --data DIR "
+        f"--out runs/{recipe.name}, or pass pretrained=False for random ones "
+        "(zoo list shows what is shipped)"
+    )
+
+
+def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
     """Return the checkpoint a ref means, without loading its weights.
 
     Args:
@@ -65,41 +147,29 @@ def checkpoint(ref: Ref) -> "Checkpoint":
     Raises:
         UnknownNameError: no such recipe or tag.
         MissingWeightsError: a recipe without shipped weights, or a folder that is no checkpoint.
+        MismatchError: another library's model.
         HubError, UnsafeFileError: see `pull`.
 
     """
+    from zoo.artifacts.networks import Network
     from zoo.registry.checkpoint import Checkpoint
 
-    parsed = refs.parse(ref)
-    if isinstance(parsed, refs.PathRef):
+    if isinstance(ref, str | Path) and isinstance(parsed := refs.parse(ref), refs.PathRef):
         return Checkpoint.read(parsed.path)
-    if isinstance(parsed, refs.RepoRef):
-        found = pull(ref)
-        if isinstance(found, Path):
-            raise MismatchError(
-                f"{ref} is no checkpoint of the zoo but another library's model; its files are "
-                f"verified and lie in {found}"
-            )
-        return found
-    recipe = registry.find(parsed.name)
-    tags = registry.shipped_tags(recipe.name)
-    tag = parsed.tag or recipe.default_tag
-    if tag not in tags:
-        if parsed.tag and tags:
-            raise UnknownNameError.near(
-                f"tag of {recipe.name}", tag, tags, f"there are: {', '.join(tags)}"
-            )
-        if isinstance(recipe.make, Compress):
-            raise MissingWeightsError(
-                f"no weights of {recipe.name!r} are shipped; type: zoo compress {recipe.name} "
-                f"--data TEXT --out runs/{recipe.name}"
-            )
-        raise MissingWeightsError(
-            f"no weights of {recipe.name!r} are shipped; type: zoo train {recipe.name} --data DIR "
-            f"--out runs/{recipe.name}, or pass pretrained=False for random ones "
-            "(zoo list shows what is shipped)"
+    artifact = resolve(ref)
+    if isinstance(artifact, Network):
+        return artifact.checkpoint
+    raise MismatchError(
+        f"{artifact.ref} is not a checkpoint of the zoo but another library's model; its files "
+        f"are verified and lie in {artifact.path}"
+    )
+
+
+def _refuse_collection(repo: str) -> None:
+    if repo.startswith("collections/"):
+        raise MismatchError(
+            f"{repo} is a collection: zoo.pull_all, or zoo pull {repo}, brings all of it"
         )
-    return Checkpoint.read(registry.weights_folder() / f"{recipe.name}.{tag}")
 
 
 def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
@@ -127,8 +197,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
     parsed = refs.parse(ref)
     if not isinstance(parsed, refs.RepoRef):
         raise MismatchError(f"{str(ref)!r} is here already; expected org/repo[@revision] to pull")
-    if parsed.repo.startswith("collections/"):
-        raise MismatchError(f"{ref} is a collection: zoo.pull_all, or zoo pull {ref}, brings all")
+    _refuse_collection(parsed.repo)
     snapshot = exchange.pull(parsed.repo, parsed.revision)
     path = snapshot.path if out is None else store.copy(snapshot, Path(out).expanduser())
     return Checkpoint.read(path) if CONFIG in snapshot.files and is_checkpoint(path) else path
@@ -152,62 +221,3 @@ def pull_all(ref: Ref, out: Ref | None = None) -> "dict[str, Checkpoint | Path]"
         name: pull(name, None if out is None else Path(out) / name.replace("/", "--"))
         for name in names
     }
-
-
-def pinned(ref: Ref) -> Ref:
-    """Return a ref that means the same from now on: a branch or tag of the Hub as its commit."""
-    if not isinstance(parsed := refs.parse(ref), refs.RepoRef):
-        return ref
-    from zoo.hub import exchange
-
-    return f"{parsed.repo}@{exchange.pull(parsed.repo, parsed.revision).commit}"
-
-
-def recipe_of(ref: "Ref | Recipe") -> Recipe:
-    """Return the recipe a ref means; weights are not needed."""
-    if isinstance(ref, Recipe):
-        return ref
-    parsed = refs.parse(ref)
-    return (
-        registry.find(parsed.name) if isinstance(parsed, refs.NameRef) else checkpoint(ref).recipe
-    )
-
-
-def trained(ref: Ref, dtype: "torch.dtype | None" = None) -> "torch.nn.Module":
-    """Return what a checkpoint's device computes: the float network, or the integer one.
-
-    It refuses inputs that its recipe does not describe; see `zoo.artifacts.inputs`.
-
-    Args:
-        ref: see `checkpoint`.
-        dtype: of a float network; None keeps the stored one.
-
-    Raises:
-        MismatchError: a dtype for a network that computes in integers.
-
-    """
-    from zoo.artifacts.inputs import checked
-
-    source = checkpoint(ref)
-    if source.quantization is None:
-        return checked(source.load().to(dtype=dtype), source.recipe)
-    if dtype is not None:
-        raise MismatchError(f"{ref} computes in integers; leave the dtype {dtype} out")
-    from zoo.quantization.int8.network import read_quantization
-
-    return checked(read_quantization(source.load(), source.quantization), source.recipe)
-
-
-def dtype_of(name: str) -> "torch.dtype":
-    """Return the floating torch dtype of that name.
-
-    Raises:
-        UnknownNameError: there is none.
-
-    """
-    import torch
-
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UnknownNameError(f"unknown dtype {name!r} (float32, bfloat16 or float16)")
-    return found

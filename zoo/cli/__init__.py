@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.artifacts.resolve import pinned
 from zoo.cli import adapter, compression, exchange, hub
 from zoo.cli import models as commands
 from zoo.errors import ZooError
@@ -122,8 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.hub:
         os.environ["ZOO_HUB"] = args.hub  # as if the user had set it: every verb reads it there
     try:
-        if "ref" in args:
-            args.ref = pinned(args.ref)  # a branch is asked for once, not by every step
         args.act(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`

@@ -135,16 +135,16 @@ def _train(args: Arguments) -> None:
 
 
 def _info(args: Arguments) -> None:
-    from zoo.adapters import registry
+    from zoo.artifacts import adapters as adapter_refs
     from zoo.verbs.adapters import describe, file_of
 
-    adapter = registry.adapter(args.adapter)
+    adapter = adapter_refs.adapter(args.adapter)
     facts = describe(adapter, file_of(args.adapter))
-    recipe = registry.about(args.adapter)
+    recipe = adapter_refs.about(args.adapter)
     if recipe is not None:
         facts["recipe"] = recipe.to_json()
     if args.base:
-        from zoo.adapters.base import load_base
+        from zoo.artifacts.base import load_base
         from zoo.verbs.adapters import switch_facts
 
         facts["switch"] = switch_facts(load_base(args.base).model, adapter)
@@ -182,7 +182,7 @@ def _convert(args: Arguments) -> None:
 
 def _chosen(args: Arguments) -> "tuple[dict[str, SparseAdapter], dict[str, float]]":
     """Return the adapters by a short name, and their weights."""
-    from zoo.adapters import registry
+    from zoo.artifacts import adapters as adapter_refs
 
     labels = [Path(text).stem if text[:1] in "./~" else text for text in args.adapters]
     if len(set(labels)) < len(labels):
@@ -196,18 +196,18 @@ def _chosen(args: Arguments) -> "tuple[dict[str, SparseAdapter], dict[str, float
     if len(weights) != len(labels) or len(set(labels)) < len(labels):
         raise MismatchError(f"{len(labels)} adapters and {len(weights)} weights; expected as many")
     found = {
-        label: registry.adapter(text) for label, text in zip(labels, args.adapters, strict=True)
+        label: adapter_refs.adapter(text) for label, text in zip(labels, args.adapters, strict=True)
     }
     return found, dict(zip(labels, weights, strict=True))
 
 
 def _base_of(args: Arguments) -> Any:
-    from zoo.adapters import registry
-    from zoo.adapters.base import load_base
+    from zoo.artifacts import adapters as adapter_refs
+    from zoo.artifacts.base import load_base
 
     if args.base:
         return load_base(args.base)
-    recipes = [registry.about(ref) for ref in args.adapters]
+    recipes = [adapter_refs.about(ref) for ref in args.adapters]
     bases = {recipe.base for recipe in recipes if recipe}
     if len(bases) != 1:
         raise MismatchError(

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo import verbs as api
@@ -14,6 +14,9 @@ from zoo.page import serve as serve_page
 from zoo.registry.codec import leaves
 from zoo.registry.recipe import Compress, Recipe
 from zoo.version import __version__
+
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
 
 Arguments = argparse.Namespace
 
@@ -52,12 +55,11 @@ def list_recipes(args: Arguments) -> None:
         print(f"no recipe matches {args.pattern!r}; zoo list shows all", file=sys.stderr)
 
 
-def _show_file(args: Arguments, path: Any) -> None:
+def _show_file(args: Arguments, artifact: "Artifact") -> None:
     from zoo.cost.memory import plan
     from zoo.deploy.tflite import describe
-    from zoo.deploy.tflite_read import read_tflite
 
-    graph = read_tflite(path)
+    graph, path = artifact.graph(), artifact.path
     rows = describe(graph)
     arena = plan(graph, graph.tensors[graph.inputs[0]].dtype, in_place=False).arena_bytes
     totals = {"file_bytes": path.stat().st_size, "macs": graph.macs, "arena_bytes": arena}
@@ -81,13 +83,18 @@ def _show_file(args: Arguments, path: Any) -> None:
 
 def show(args: Arguments) -> None:
     """Show a recipe, or the graph of a `.tflite` file."""
-    if path := api.tflite_path(args.ref):
-        _show_file(args, path)
+    from zoo.artifacts.networks import Network
+
+    artifact = api.resolve(args.ref, weights=False)
+    if not isinstance(artifact, Network):
+        _show_file(args, artifact)
         return
-    recipe = api.recipe_of(args.ref)
-    weights = [api.checkpoint(f"{recipe.name}.{tag}") for tag in registry.shipped_tags(recipe.name)]
-    if args.ref != recipe.name and (chosen := api.checkpoint(args.ref)):
-        weights = [chosen]
+    recipe = artifact.recipe
+    if args.ref == recipe.name:
+        tags = registry.shipped_tags(recipe.name)
+        weights = [api.checkpoint(f"{recipe.name}.{tag}") for tag in tags]
+    else:
+        weights = [artifact.facts]
     facts = [
         {
             "tag": item.tag,
@@ -162,33 +169,11 @@ def _numbers(result: Mapping[str, Any]) -> str:
 
 def run(args: Arguments) -> None:
     """Run a model on one input."""
-    from zoo.tasks import task_of
+    from pathlib import Path
 
-    out = args.out
-    if api.language_model(args.ref) or (
-        not api.tflite_path(args.ref) and api.recipe_of(args.ref).subtask == "text-generation"
-    ):
-        generated = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
-        if args.json:
-            _print(generated.to_json())
-        else:
-            print(generated.text)
-        return
-    if api.tflite_path(args.ref):
-        facts = api.run(args.ref, args.source, out).to_json()
-        if args.json:
-            _print(facts)
-            return
-        for best in facts.get("best", []):
-            print("  ".join(f"{item['index']}: {item['value']:.4g}" for item in best))
-        print(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s", out or "")
-        return
-    recipe = api.recipe_of(args.ref)
-    if out is None and hasattr(task := task_of(recipe), "default_output"):
-        from pathlib import Path
-
-        out = task.default_output(recipe, Path(args.source))
-    result = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
+    artifact = api.resolve(args.ref)
+    out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
+    result = artifact.run(args.source, out, device=args.device, dtype=args.dtype)
     if args.json:
         _print(result.to_json() | ({} if out is None else {"out": str(out)}))
     else:
@@ -266,8 +251,9 @@ def evaluate(args: Arguments) -> None:
 def estimate(args: Arguments) -> None:
     """Estimate what a model costs."""
     shape = _shape(args.shape) if args.shape is not None else None
+    artifact = api.resolve(args.ref, weights=False)
     costs = [
-        api.estimate(args.ref, target, method=args.method, input_shape=shape)
+        api.estimate(artifact, target, method=args.method, input_shape=shape)
         for target in args.target.split(",")
     ]
     if args.json:
@@ -279,10 +265,11 @@ def estimate(args: Arguments) -> None:
 
 def export(args: Arguments) -> None:
     """Write a deployable file."""
-    recipe = api.recipe_of(args.ref)
-    out = args.out or f"{recipe.name}.{args.format}"
+    artifact = api.resolve(args.ref)
+    name = artifact.path.stem if artifact.recipe is None else artifact.recipe.name
+    out = args.out or f"{name}.{args.format}"
     file = api.export(
-        args.ref,
+        artifact,
         out,
         format=args.format,
         int8=args.int8,

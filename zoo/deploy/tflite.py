@@ -152,6 +152,17 @@ class Outcome:
         write_bytes(Path(path), stream.getvalue())
         return Path(path)
 
+    @property
+    def text(self) -> str:
+        """The five best of each sample, if these are scores; then type, shape and time."""
+        facts = self.to_json()
+        lines = [
+            "  ".join(f"{item['index']}: {item['value']:.4g}" for item in best)
+            for best in facts.get("best", [])
+        ]
+        lines.append(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s")
+        return "\n".join(lines)
+
     def to_json(self) -> dict[str, Any]:
         """Return shape, time and, for vectors of scores, the five best of each sample."""
         facts: dict[str, Any] = {

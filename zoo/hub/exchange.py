@@ -4,10 +4,11 @@ A repository is named `org/name`, and one that holds no model `datasets/org/name
 `spaces/org/name`.
 """
 
+import functools
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from zoo.hub.client import Hub
 
 log = logging.getLogger("zoo")
+
+_SMALL_BYTES = 16 << 20
 
 
 @contextmanager
@@ -94,6 +97,53 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
             repo, revision or "main", found.commit, error,
         )  # fmt: skip
         return found
+
+
+def look(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, str]:
+    """Return a folder with those of a repository's small files that there are, and its commit.
+
+    What is fetched is verified and kept: a commit that was looked at costs no request. A whole
+    snapshot that is here is the folder.
+
+    Args:
+        repo: `org/name`.
+        revision: a commit, branch or tag; None is main.
+        names: of the files.
+
+    Raises:
+        HubError, UnsafeFileError: see `pull`.
+
+    """
+    where.check_repo(repo)
+    place = where.place()
+    folder = store.folder(place.label, repo)
+    if revision is not None and _is_commit(revision) and (seen := store.seen(folder, revision)):
+        return seen, revision
+    from zoo.hub.client import UnreachableError
+
+    try:
+        with connected(place) as hub:
+            commit = hub.commit_of(repo, revision)
+            seen = store.seen(folder, commit) or _fetch_few(hub, folder, repo, commit, names)
+            return seen, commit
+    except UnreachableError:
+        snapshot = pull(repo, revision)  # what it last meant, with a warning
+        return snapshot.path, snapshot.commit
+
+
+def _fetch_few(hub: "Hub", folder: Path, repo: str, commit: str, names: Sequence[str]) -> Path:
+    from zoo.hub import download
+
+    small = [f for f in hub.tree(repo, commit) if f.path in names and f.bytes <= _SMALL_BYTES]
+    never = threading.Event()
+    with store.locked(folder):
+        if seen := store.seen(folder, commit):  # another process was faster
+            return seen
+        with store.looking(folder, commit) as place:
+            for file in small:
+                opened = functools.partial(hub.opened, repo, commit, file)
+                download.fetch(opened, file, place / file.path, never)
+    return store.looked_at(folder, commit)
 
 
 def _is_commit(revision: str) -> bool:

@@ -104,6 +104,26 @@ def find(folder: Path, commit: str) -> Snapshot | None:
     return found
 
 
+def seen(folder: Path, commit: str) -> Path | None:
+    """Return where the small files of a commit are: its snapshot, or what was looked at of it."""
+    for path in (folder / commit, looked_at(folder, commit)):
+        if path.is_dir():
+            return path
+    return None
+
+
+def looked_at(folder: Path, commit: str) -> Path:
+    """Return the folder of a commit's small files."""
+    return folder / f"few-{commit}"
+
+
+@contextmanager
+def looking(folder: Path, commit: str) -> Iterator[Path]:
+    """Yield a folder for a commit's small files; it appears when the block ends well."""
+    with replacing_folder(looked_at(folder, commit)) as temporary:
+        yield temporary
+
+
 def _read(path: Path) -> Snapshot:
     record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     if record["format_version"] != FORMAT_VERSION or record["commit"] != path.name:

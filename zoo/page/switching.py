@@ -24,7 +24,9 @@ import torch
 from PIL import Image
 
 from zoo.adapters import Switcher, compare, registry
-from zoo.adapters.base import Base, load_base, named
+from zoo.adapters.base import Base
+from zoo.artifacts import adapters as adapter_refs
+from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, ZooError
 
 KINDS = {
@@ -110,7 +112,7 @@ class Bench:
         """What puts adapters in."""
         switcher = Switcher(self.base.model)
         for name in self.adapters:
-            switcher.register(name, registry.adapter(name))
+            switcher.register(name, adapter_refs.adapter(name))
         return switcher
 
     def answer(self, given: Any, weights: Mapping[str, float], strategy: str) -> Answer:
@@ -150,7 +152,7 @@ class Bench:
         with switcher.using(chosen, strategy=strategy):
             fused = make(self.base, given)
             changed = switcher.changed
-        found = {name: registry.adapter(name) for name in chosen}
+        found = {name: adapter_refs.adapter(name) for name in chosen}
         picture = compare(found, model, chosen).picture() if len(chosen) > 1 else None
         peft_ms, why = self._peft(sorted(chosen))
         return Answer(
@@ -194,7 +196,7 @@ class Bench:
     def _exported(self, name: str, folder: str) -> Path:
         from zoo.adapters.peft_bridge import to_peft
 
-        return to_peft(registry.adapter(name), folder, self.base.model)
+        return to_peft(adapter_refs.adapter(name), folder, self.base.model)
 
 
 def benches() -> list[Bench]:

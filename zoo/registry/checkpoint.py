@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, newer
 from zoo.files import read_json, sha256, write_bytes, write_json
 from zoo.registry.catalogue import importable_models
-from zoo.registry.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
+from zoo.registry.layout import CARD, CONFIG, FACTS, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
 from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 
 if TYPE_CHECKING:
@@ -119,6 +119,11 @@ class Checkpoint:
         """What makes the network an integer one, or None; see `zoo.quantization.int8.network`."""
         return self.config.get("quantization")
 
+    @property
+    def opens_in_transformers(self) -> bool:
+        """Whether this is a folder of transformers, with the zoo's facts in a file of their own."""
+        return facts_file(self.path).name == FACTS
+
     def state_dict(self) -> "dict[str, Tensor]":
         """Return the tensors, after their file was verified by size and SHA-256.
 
@@ -168,11 +173,8 @@ class Checkpoint:
 
         Of a network quantized by training it is the float one; `zoo.load` gives the integer one.
         """
-        if isinstance(self.recipe.make, Compress):
-            from zoo.quantization.language.opening import load
-
-            self.verify()
-            return load(self.path)
+        if self.opens_in_transformers:
+            raise MismatchError(f"{self.path} is a language model; open it with zoo.load")
         model, tensors = build(self.recipe), self.state_dict()
         try:
             model.load_state_dict(tensors, strict=True)

@@ -23,6 +23,7 @@ from zoo.files import read_json
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
 LICENSE = "LICENSE"
 FACTS = "zoo.json"
+ADAPTER = "adapter.json"  # makes a folder that of a sparse adapter
 UNSTATED = "not stated"  # of a licence
 
 

@@ -13,13 +13,15 @@ from torch import nn
 
 from zoo.adapters import registry
 from zoo.adapters.apply import apply
-from zoo.adapters.base import Base, load_base
+from zoo.adapters.base import Base
 from zoo.adapters.conversion import from_full_finetune, from_lora
 from zoo.adapters.folder import FILE, AdapterFolder
 from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.training import train
-from zoo.artifacts.resolve import dtype_of
+from zoo.artifacts import adapters as adapter_refs
+from zoo.artifacts.base import load_base
+from zoo.artifacts.placing import dtype_of
 from zoo.cards import adapter as card
 from zoo.errors import MismatchError
 from zoo.files import probe
@@ -125,7 +127,7 @@ def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] |
     """Return the indices that these adapters change, by tensor name."""
     found: dict[str, torch.Tensor] = {}
     for ref in adapters:
-        for name, tensor in registry.adapter(ref).tensors.items():
+        for name, tensor in adapter_refs.adapter(ref).tensors.items():
             both = torch.cat([found[name], tensor.indices]) if name in found else tensor.indices
             found[name] = both.unique(sorted=True)
     return found or None
@@ -177,7 +179,7 @@ def file_of(ref: str) -> Path | None:
         return registry.file_path(registry.find(parsed.name))
     if isinstance(parsed, refs.PathRef) and parsed.path.is_file():
         return parsed.path
-    return registry.folder(ref).file
+    return adapter_refs.folder(ref).file
 
 
 def convert(
@@ -200,7 +202,7 @@ def convert(
     if to == "peft":
         from zoo.adapters.peft_bridge import to_peft
 
-        return to_peft(registry.adapter(source), out, model)
+        return to_peft(adapter_refs.adapter(source), out, model)
     path = Path(source).expanduser()
     facts = {"base": base} if not isinstance(refs.parse(base), refs.PathRef) else {}
     if (path / "adapter_config.json").is_file():
@@ -221,7 +223,7 @@ def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]
 
     Super resolution: minus PSNR in dB; language: nats per token, or the share of wrong answers.
     """
-    recipe = registry.about(adapter)
+    recipe = adapter_refs.about(adapter)
     if recipe is None:
         raise MismatchError(f"{adapter} is a lone file and names no task; give its folder")
     item = base.task_recipe(recipe)

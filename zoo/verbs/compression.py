@@ -143,7 +143,8 @@ def _changed(recipe: Recipe, method: str | None, options: Mapping[str, Any]) -> 
 
 def _folder(ref: "Ref") -> Path:
     """Return the folder of the model a ref means, from the Hub if need be."""
-    from zoo.artifacts.resolve import language_model
+    from zoo.artifacts.files import LanguageModel
+    from zoo.artifacts.resolve import resolve
 
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.PathRef) and not (parsed.path / CONFIG).is_file():
@@ -151,10 +152,10 @@ def _folder(ref: "Ref") -> Path:
             f"{parsed.path} is no folder of a language model (no {CONFIG}); one is made by "
             "save_pretrained, or by: zoo import FILE.gguf --out DIR"
         )
-    folder = language_model(ref)
-    if folder is None:
-        raise MismatchError(f"{ref} is a checkpoint of the zoo; give the model it was made from")
-    return folder
+    artifact = resolve(ref)
+    if not isinstance(artifact, LanguageModel):
+        raise MismatchError(f"{ref} is not a language model; give the model it was made from")
+    return artifact.path
 
 
 def _measured(base: Path, out: Path, test: Path) -> dict[str, Any]:

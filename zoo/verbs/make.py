@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo import registry
-from zoo.artifacts.resolve import Ref, checkpoint, pinned
+from zoo.artifacts.resolve import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
-from zoo.registry.recipe import Compress, Recipe
-from zoo.verbs.use import load
+from zoo.registry.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
     from zoo.deploy.onnx import OnnxFile
     from zoo.deploy.tflite import TfliteFile
+    from zoo.registry.artifact import Artifact
     from zoo.registry.checkpoint import Checkpoint
 
 
@@ -53,7 +53,7 @@ def train(
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
-    start = init if init is not None else chosen.train.init
+    start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:
         from zoo.quantization.int8 import qat
@@ -61,13 +61,16 @@ def train(
         quantizer = qat.training_form
         if init is None:  # rounding is learned last: it starts from the float weights
             start = chosen.name
-    if start is not None:
-        chosen = chosen.override({"train.init": _label(start)})
-    model = None if start in (None, "none") else _initial(start, chosen.name)
-    teacher = None
+    model = teacher = None
+    if start == "none":
+        chosen = chosen.override({"train.init": "none"})
+    elif start is not None:
+        origin = resolve(start)
+        chosen = chosen.override({"train.init": _label(origin)})
+        model = _initial(origin, chosen.name)
     if chosen.train.teacher is not None:
-        teacher = load(chosen.train.teacher)
-        chosen = chosen.override({"train.teacher": _label(chosen.train.teacher)})
+        origin = resolve(chosen.train.teacher)
+        chosen, teacher = chosen.override({"train.teacher": _label(origin)}), origin.load()
     result = train_loop(
         chosen,
         Path(out),
@@ -85,22 +88,20 @@ def train(
     return result
 
 
-def _label(init: Ref) -> str:
+def _label(origin: "Artifact") -> str:
     """Return how a recipe records where it started: never a path of the user's machine."""
-    if init == "none" or isinstance(parsed := refs.parse(init), refs.NameRef):
-        return str(init)
-    if isinstance(parsed, refs.RepoRef):
-        return str(pinned(init))
-    source = checkpoint(init)
-    return f"{source.recipe.name}.{source.tag}"
+    if isinstance(refs.parse(origin.ref), refs.PathRef):
+        source = checkpoint(origin)
+        return f"{source.recipe.name}.{source.tag}"
+    return origin.ref
 
 
-def _initial(ref: Ref, name: str) -> "torch.nn.Module":
+def _initial(origin: "Artifact", name: str) -> "torch.nn.Module":
     try:
-        return load(ref)
+        return origin.load()
     except MissingWeightsError as error:
         raise MissingWeightsError(
-            f"{name} starts from {ref}, which has no weights here; train that first and add "
+            f"{name} starts from {origin.ref}, which has no weights here; train that first and add "
             f"--from DIR, or add --from none to start from random weights ({error})"
         ) from error
 
@@ -166,7 +167,7 @@ def import_gguf(file: Ref, out: Ref) -> Path:
 
 
 def export(
-    item: "Ref | torch.nn.Module",
+    item: "Ref | Artifact | torch.nn.Module",
     path: Ref,
     *,
     format: str = "onnx",
@@ -206,7 +207,7 @@ def export(
         raise MismatchError("int16 and npu need format='tflite'")
     activations: Literal["int8", "int16"] | None = "int16" if int16 else "int8" if int8 else None
     probe(Path(path).parent)  # before the work, not after it
-    if not isinstance(item, str | Path):
+    if not isinstance(item, str | Path) and not is_artifact(item):
         if input_shape is None:
             raise MismatchError(
                 f"{type(item).__name__} is a module, whose files depend on its input; add "
@@ -218,7 +219,7 @@ def export(
         raise MismatchError("the data of a checkpoint is a folder or a Hub data set; give its name")
     source = checkpoint(item)
     shape = input_shape or source.recipe.input_shape
-    if isinstance(source.recipe.make, Compress):
+    if source.opens_in_transformers:
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
         return _export_packed(source, Path(path))

