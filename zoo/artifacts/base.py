@@ -36,19 +36,9 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
         MissingExtraError: transformers or diffusers is needed and not installed.
 
     """
-    parsed = refs.parse(ref)
-    if isinstance(parsed, refs.NameRef):
-        own = named(parsed.name)
-        if own is None:
-            return _of_the_zoo(ref, dtype)
-        path = own
-    elif isinstance(parsed, refs.RepoRef):
-        found = resolve.pull(ref)
-        if not isinstance(found, Path):
-            return _of_the_zoo(ref, dtype)
-        path = found
-    else:
-        path = parsed.path
+    path = _place(ref)
+    if path is None or is_checkpoint(path):
+        return _of_the_zoo(ref if path is None else path, dtype)
     if path.suffix == ".gguf" and path.is_file():
         return _language_model(path.parent, dtype, gguf_file=path.name)
     if (path / "model_index.json").is_file():
@@ -57,14 +47,24 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
         )
     if not (path / "config.json").is_file():
         raise MissingWeightsError(f"{path} holds no model (no config.json in it)")
-    if is_checkpoint(path):
-        return _of_the_zoo(path, dtype)
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if "_class_name" in config:
         return _diffusion_model(path, str(config["_class_name"]), dtype)
     if "model_type" in config:
         return _language_model(path, dtype)
     raise MismatchError(f"{path / 'config.json'} names no model of transformers or diffusers")
+
+
+def _place(ref: str | Path) -> Path | None:
+    """Return the folder or file of a base; None for a name of the zoo with weights of its own."""
+    match refs.parse(ref):
+        case refs.NameRef(name):
+            return named(name)
+        case refs.RepoRef():
+            pulled = resolve.pull(ref)
+            return pulled if isinstance(pulled, Path) else pulled.path
+        case refs.PathRef(path):
+            return path
 
 
 def named(name: str) -> Path | None:

@@ -74,31 +74,37 @@ def front_matter(text: str) -> dict[str, Any]:
 
 def metadata_problems(matter: Mapping[str, Any]) -> list[str]:
     """Return what the Hub would refuse, or quietly not understand, in a card's metadata."""
-    found = []
-    license_ = matter.get("license")
-    for item in _items(license_):
-        if item not in LICENSES:
-            found.append(f"license {item!r} is no id of the Hub; use other, with license_name")
-    if license_ == "other" and not (matter.get("license_name") and matter.get("license_link")):
-        found.append("license other needs license_name and license_link")
+    wrong = [*_license_problems(matter), *_relation_problems(matter)]
     for key in ("base_model", "datasets"):
         for item in _items(matter.get(key)):
             if not (isinstance(item, str) and _REPO_ID.fullmatch(item)):
-                found.append(f"{key} holds {item!r}, which is no repository id")
+                wrong.append(f"{key} holds {item!r}, which is no repository id")
     for key in ("tags", "metrics", "language"):
         if not all(isinstance(item, str) for item in _items(matter.get(key))):
-            found.append(f"{key} holds something that is no text")
+            wrong.append(f"{key} holds something that is no text")
     for key in ("library_name", "pipeline_tag", "license_name"):
         if key in matter and not isinstance(matter[key], str):
-            found.append(f"{key} is no text")
+            wrong.append(f"{key} is no text")
+    if not all(math.isfinite(number) for number in _numbers(matter)):
+        wrong.append("a number in the metadata is not finite")
+    return wrong + _index_problems(matter.get("model-index", []))
+
+
+def _license_problems(matter: Mapping[str, Any]) -> Iterator[str]:
+    license_ = matter.get("license")
+    for item in _items(license_):
+        if item not in LICENSES:
+            yield f"license {item!r} is no id of the Hub; use other, with license_name"
+    if license_ == "other" and not (matter.get("license_name") and matter.get("license_link")):
+        yield "license other needs license_name and license_link"
+
+
+def _relation_problems(matter: Mapping[str, Any]) -> Iterator[str]:
     relation = matter.get("base_model_relation")
     if relation is not None and relation not in RELATIONS:
-        found.append(f"base_model_relation is {relation!r}; expected {', '.join(RELATIONS)}")
+        yield f"base_model_relation is {relation!r}; expected {', '.join(RELATIONS)}"
     if relation is not None and "base_model" not in matter:
-        found.append("base_model_relation without base_model")
-    if not all(math.isfinite(number) for number in _numbers(matter)):
-        found.append("a number in the metadata is not finite")
-    return found + _index_problems(matter.get("model-index", []))
+        yield "base_model_relation without base_model"
 
 
 def _index_problems(models: Any) -> list[str]:

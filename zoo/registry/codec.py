@@ -56,30 +56,42 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         MismatchError: it is of another type; the message begins with `where`.
 
     """
+    if hint is Any or (get_origin(hint) is Literal and value in get_args(hint)):
+        return value
+    if get_origin(hint) in (Union, types.UnionType):
+        return _one_of(value, get_args(hint), where)
+    try:
+        if get_origin(hint) is not None:
+            return _container(value, hint, where)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            return _dataclass(value, hint, where)
+        return _scalar(value, hint)
+    except MismatchError:  # of a part, with its own place
+        raise
+    except (ValueError, OverflowError):
+        raise MismatchError(f"{where} is {value!r}; expected {_name(hint)}") from None
+
+
+def _container(value: Any, hint: Any, where: str) -> Any:
+    """Return a tuple or mapping of what its arguments say; a ValueError: it is of another type."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _one_of(value, arguments, where)
-    if origin is Literal and value in arguments:
-        return value
     if origin is tuple:
         items = [part for part in value.split(",") if part] if isinstance(value, str) else value
         if isinstance(items, list | tuple):
             return tuple(convert(item, arguments[0], where) for item in items)
-    if origin is not None and isinstance(value, Mapping) and issubclass(origin, Mapping):
-        return {
-            str(key): convert(item, arguments[1], f"{where}.{key}") for key, item in value.items()
-        }
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
-        if isinstance(value, Mapping):
-            return from_json(hint, value, where)
-    try:
-        return _scalar(value, hint)
-    except (ValueError, OverflowError):
-        raise MismatchError(f"{where} is {value!r}; expected {_name(hint)}") from None
+    elif isinstance(value, Mapping) and issubclass(origin, Mapping):
+        kind = arguments[1]
+        return {str(key): convert(item, kind, f"{where}.{key}") for key, item in value.items()}
+    raise ValueError(value)
+
+
+def _dataclass(value: Any, kind: type, where: str) -> Any:
+    """Return a dataclass, as it is or from a mapping; a ValueError: it is of another type."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, Mapping):
+        return from_json(kind, value, where)
+    raise ValueError(value)
 
 
 def _scalar(value: Any, hint: Any) -> Any:
