@@ -221,7 +221,7 @@ def shipped(tmp_path, monkeypatch):
     tensors = build(recipe).state_dict()
     tensors["classifier.weight"] = torch.zeros_like(tensors["classifier.weight"])
     tensors["classifier.bias"] = torch.tensor([0.0, 2.0])
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path / "shelf")
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path / "shelf")
     metrics = {"held_out": {"accuracy": 0.5, "loss": 0.7, "images": 3}}
     data = {"source": "faces", "images": 57, "held_out": 3}
     path = tmp_path / "shelf" / f"{NAME}.coco"

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -26,7 +26,7 @@ from zoo import tasks
 from zoo.adapters import Switcher, compare, registry
 from zoo.adapters.base import Base, load_base, named
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, ZooError
-from zoo.tasks.contract import Demo, Task
+from zoo.tasks.contract import Demo, Shown
 
 ROUNDS = 3
 MOST_PROMPT = 2000  # characters
@@ -78,9 +78,9 @@ class Bench:
     _pefts: "dict[str, Any]" = field(default_factory=dict)
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Shown:
         """The task of its first adapter, which shows all of them."""
-        return tasks.named(registry.find(self.adapters[0]).task)
+        return cast(Shown, tasks.named(registry.find(self.adapters[0]).task))
 
     @property
     def demo(self) -> Demo:

@@ -42,7 +42,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """How the page shows what adapters change in a model of a task; see `Task.demo`.
+    """How the page shows what adapters change in a model of a task; see `Shown.demo`.
 
     Attributes:
         kind: a mark of one word; tasks of the same mark share a part of the page.
@@ -180,7 +180,7 @@ class Task(Protocol):
         taught(teacher, inputs, recipe, step) -> targets: what a teacher makes of inputs.
         calibration(recipe, source) -> [batch, ...]: what quantization learns ranges from.
         default_output(recipe, source) -> path: where `zoo run` writes unasked.
-        demo(model, recipe, tokenizer, given) -> a text or a Pillow image, as `FACTS.demo` says.
+        demo: see `Shown`.
     """
 
     FACTS: TaskFacts
@@ -239,6 +239,13 @@ def short(recipe: Recipe, **options: Any) -> Recipe:
         options={**recipe.train.options, **options},
     )  # fmt: skip
     return replace(recipe, make=train)
+
+
+class Shown(Task, Protocol):
+    """A task with a `Demo`."""
+
+    def demo(self, model: Any, recipe: Recipe | None, tokenizer: Any, given: Any) -> Any:
+        """Return a text or a Pillow image, as `FACTS.demo` says, for a prompt or a number."""
 
 
 TRAINING = ("training_data", "batch", "loss", "validate")
