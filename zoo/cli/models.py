@@ -168,7 +168,32 @@ def _numbers(result: Mapping[str, Any]) -> str:
 
 def run(args: Arguments) -> None:
     """Run a model on one input."""
-    out = args.out or api.default_output(args.ref, args.source)
+    from zoo.tasks import task_of
+
+    out = args.out
+    if api.language_model(args.ref) or (
+        not api.tflite_path(args.ref) and api.recipe_of(args.ref).subtask == "text-generation"
+    ):
+        generated = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
+        if args.json:
+            _print(generated.to_json())
+        else:
+            print(generated.text)
+        return
+    if api.tflite_path(args.ref):
+        facts = api.run(args.ref, args.source, out).to_json()
+        if args.json:
+            _print(facts)
+            return
+        for best in facts.get("best", []):
+            print("  ".join(f"{item['index']}: {item['value']:.4g}" for item in best))
+        print(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s", out or "")
+        return
+    recipe = api.recipe_of(args.ref)
+    if out is None and hasattr(task := task_of(recipe), "default_output"):
+        from pathlib import Path
+
+        out = task.default_output(recipe, Path(args.source))
     result = api.run(args.ref, args.source, out, device=args.device, dtype=args.dtype)
     if args.json:
         _print(result.to_json() | ({} if out is None else {"out": str(out)}))

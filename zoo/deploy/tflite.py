@@ -143,17 +143,6 @@ class Outcome:
     real: NDArray[Any]
     seconds: float
 
-    @property
-    def text(self) -> str:
-        """What `zoo run` prints: of scores the five best of each sample; shape and time."""
-        facts = self.to_json()
-        lines = [
-            "  ".join(f"{score['index']}: {score['value']:.4g}" for score in best)
-            for best in facts.get("best", [])
-        ]
-        shape = tuple(facts["shape"])
-        return "\n".join([*lines, f"{facts['dtype']} {shape}, {facts['seconds']:.3f} s"])
-
     def save(self, path: str | Path) -> Path:
         """Write the output as a NumPy file."""
         import io

@@ -11,14 +11,13 @@ from zoo.artifacts.resolve import (
 )
 from zoo.verbs.make import compress, export, import_gguf, train
 from zoo.verbs.share import card, check_card, push
-from zoo.verbs.use import default_output, estimate, evaluate, load, run
+from zoo.verbs.use import estimate, evaluate, load, run
 
 __all__ = [
     "card",
     "check_card",
     "checkpoint",
     "compress",
-    "default_output",
     "estimate",
     "evaluate",
     "export",

@@ -113,17 +113,6 @@ def run(
     return task_of(recipe).run(model, recipe, source, None if out is None else Path(out))
 
 
-def default_output(ref: Ref, source: Any) -> Path | None:
-    """Return where `zoo run` writes what a model makes of a file, when it is not told."""
-    from zoo.tasks import task_of
-
-    if tflite_path(ref) or language_model(ref):
-        return None
-    recipe = recipe_of(ref)
-    name = getattr(task_of(recipe), "default_output", None)
-    return None if name is None else name(recipe, Path(source))
-
-
 def evaluate(
     ref: Ref,
     data: Ref,
