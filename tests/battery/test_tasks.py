@@ -15,9 +15,13 @@ from zoo.adapters import registry as adapters
 from zoo.adapters.base import Base
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.training import train as train_adapter
+from zoo.cards import parts as card_parts
 from zoo.cards.adapter import render
+from zoo.cards.model import render as render_model
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.recipe import Train
+from zoo.tasks.contract import Metric
+from zoo.training.loop import train
 
 NAMES = extensions.names("zoo.tasks")
 TRAINED = [name for name in NAMES if tasks.named(name).FACTS.select_by]
@@ -244,3 +248,38 @@ def test_an_unknown_task_lists_the_known_ones():
     recipe = dataclasses.replace(registry.find("sesr-m3-x2"), subtask="painting")
     with pytest.raises(UnknownNameError, match="for the task 'painting', which this zoo does not"):
         tasks.task_of(recipe)
+
+
+@pytest.mark.parametrize(("better", "best"), [("higher", max), ("lower", min)])
+def test_a_run_keeps_what_is_best_by_the_metric_that_selects(
+    trials, tmp_path, monkeypatch, accelerated, better, best
+):
+    from zoo.tasks import super_resolution as task
+
+    chosen = dataclasses.replace(task.FACTS.metrics[0], better=better)
+    monkeypatch.setattr(task, "FACTS", dataclasses.replace(task.FACTS, metrics=(chosen,)))
+    trial = trials("super-resolution")
+    recipe = trial.recipe.override({"eval_every": 1})
+    made = train(recipe, tmp_path / "run", data=str(trial.data), device="cpu")
+    log = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    scores = [line["held_out/psnr_y_db"] for line in log if "held_out/psnr_y_db" in line]
+    assert len(set(scores)) == 4
+    assert made.metrics["held_out"]["psnr_y_db"] == pytest.approx(best(scores))
+
+
+def test_a_card_says_what_the_facts_say(made, monkeypatch):
+    from zoo.tasks import super_resolution as task
+
+    psnr = Metric(key="psnr_y_db", name="sharpness", unit="bel", hub_type="psnr")
+    facts = {"sample": "clip", "metrics": (psnr,), "usage": 'zoo.load("{ref}")  # as {shape}'}
+    monkeypatch.setattr(task, "FACTS", dataclasses.replace(task.FACTS, **facts))
+    monkeypatch.setattr(card_parts, "TARGETS", card_parts.TARGETS[:1])  # each takes a second
+    config = {**made.config, "data": {"source": "films", "clips": 5, "held_out": 1}}
+    metrics = {"evaluations": {"mine": {"psnr_y_db": 31.5, "ssim_y": 0.5, "clips": 7}}}
+    text = render_model(dataclasses.replace(made, config=config, metrics=metrics))
+    assert "| clips | sharpness (bel) | how known |" in text
+    assert "| mine (7) | 31.50 | measured |" in text
+    assert "5 clips trained on" in text
+    assert "# as 1, 1, 360, 640" in text
+    assert "SSIM" not in text
+    assert "image" not in text.partition("## Limits")[0].replace("image-to-image", "")

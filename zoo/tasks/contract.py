@@ -200,11 +200,12 @@ class Task(Protocol):
         """Return metrics on the held-out samples, `FACTS.select_by` among them."""
 
     def evaluate(
-        self, model: Any, recipe: Any, data: Path, tokenizer: Any = None, **protocol: Any
+        self, model: Any, recipe: Any, data: Path, tokenizer: Any = None
     ) -> dict[str, Any]:
         """Return metrics on test data: the number of samples, and `protocol`, in words.
 
         With `per_<sample>`, a list of the same for each sample, the command prints a table.
+        Keyword options are the task's own.
         """
 
     def run(self, model: Any, recipe: Any, source: Any, out: Path | None = None) -> Result:
@@ -244,7 +245,7 @@ def short(recipe: Recipe, **options: Any) -> Recipe:
 class Shown(Task, Protocol):
     """A task with a `Demo`."""
 
-    def demo(self, model: Any, recipe: Recipe | None, tokenizer: Any, given: Any) -> Any:
+    def demo(self, model: Any, recipe: Any, tokenizer: Any, given: Any) -> Any:
         """Return a text or a Pillow image, as `FACTS.demo` says, for a prompt or a number."""
 
 
