@@ -29,43 +29,32 @@ def recipe(request):
     return request.param
 
 
-def small_input(recipe):
-    """An input of the recipe's rank and channels, as small as a test can do with."""
-    torch.manual_seed(0)
-    match recipe.subtask:
-        case "super-resolution":
-            return torch.rand(*recipe.input_shape[:2], 12, 14)
-        case "image-classification":
-            return torch.rand(*recipe.input_shape[:2], 32, 32) * 2 - 1
-    raise AssertionError("say here what a small input of this task is")
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """Inputs and targets of each recipe, from the tiny data that its task makes for a trial."""
+    made = {}
 
+    def batch(recipe):
+        if recipe.name not in made:
+            torch.manual_seed(0)
+            task = task_of(recipe)
+            trial = task.trial(tmp_path_factory.mktemp("trial"), recipe)
+            data = task.training_data(trial.recipe, str(trial.data), trial.tokenizer)
+            made[recipe.name] = task.batch(data, trial.recipe, 0, range(4), 4)
+        return made[recipe.name]
 
-def small_batch(recipe):
-    """Inputs and targets that a network can learn."""
-    torch.manual_seed(0)
-    if recipe.subtask == "image-classification":
-        return torch.randn(4, 3, 48, 48), torch.eye(recipe.args["num_classes"])[[0, 1, 0, 1]]
-    scale = recipe.args["scale"]
-    targets = torch.rand(2, 1, 6, 6).repeat_interleave(2 * scale, 2).repeat_interleave(2 * scale, 3)
-    return torch.nn.functional.avg_pool2d(targets, scale), targets
-
-
-def output_shape(recipe, x):
-    """The shape of what a network makes of `x`."""
-    if recipe.subtask == "image-classification":
-        return (len(x), len(recipe.preprocessing["labels"]))
-    scale = recipe.args["scale"]
-    return (*x.shape[:2], x.shape[2] * scale, x.shape[3] * scale)
+    return batch
 
 
 def limited(recipe, outputs):
     """What a deployed network gives where the trained one gives `outputs`."""
-    return outputs.clamp(0, 1) if recipe.subtask == "super-resolution" else outputs
+    limits = task_of(recipe).FACTS.output_range
+    return outputs if limits is None else outputs.clamp(*limits)
 
 
 def checkpoint(recipe, path):
     torch.manual_seed(0)
-    return Checkpoint.write(path, recipe, build(recipe).state_dict(), {"held_out": {"images": 1}})
+    return Checkpoint.write(path, recipe, build(recipe).state_dict(), {"held_out": {}})
 
 
 def test_survives_json(recipe):
@@ -78,36 +67,36 @@ def test_says_what_it_is(recipe):
     assert recipe.summary
     assert recipe.license
     assert recipe.paper
-    for verb in ("training_data", "batch", "loss", "validate", "evaluate", "run", "SELECT_BY"):
-        assert hasattr(task_of(recipe), verb)
+    assert task_of(recipe).FACTS.select_by
+    assert recipe.task == task_of(recipe).FACTS.pipeline_tag
 
 
-def test_builds_in_eval_mode_and_maps_shapes(recipe):
-    model, x = zoo.load(recipe, pretrained=False), small_input(recipe)
+def test_builds_in_eval_mode_and_maps_shapes(recipe, trials):
+    model, (x, targets) = zoo.load(recipe, pretrained=False), trials(recipe)
     assert not model.training
     with torch.no_grad():
         y = model(x)
-    assert y.shape == output_shape(recipe, x)
+    assert y.shape == targets.shape
     assert y.dtype == x.dtype
     assert y.isfinite().all()
     assert y.equal(limited(recipe, y))
 
 
-def test_saves_and_loads_the_same_network(recipe, tmp_path):
+def test_saves_and_loads_the_same_network(recipe, trials, tmp_path):
     saved = checkpoint(recipe, tmp_path)
     torch.manual_seed(0)
-    original, loaded, x = build(recipe), zoo.load(tmp_path), small_input(recipe)
+    original, loaded, x = build(recipe), zoo.load(tmp_path), trials(recipe)[0]
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), original(x), atol=0, rtol=0)
     assert saved.recipe == recipe
 
 
-def test_training_lowers_the_loss(recipe):
+def test_training_lowers_the_loss(recipe, trials):
+    inputs, targets = trials(recipe)
     torch.manual_seed(0)
     task = task_of(recipe)
     model = training_form(build(recipe), recipe.train.options).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    inputs, targets = small_batch(recipe)
     losses = []
     for _ in range(8):
         loss = task.loss(model(inputs), targets)
@@ -121,9 +110,9 @@ def test_training_lowers_the_loss(recipe):
         torch.testing.assert_close(deployed_form(model)(inputs), expected, atol=1e-4, rtol=0)
 
 
-def test_trains_for_int8_as_the_device_computes(recipe):
+def test_trains_for_int8_as_the_device_computes(recipe, trials):
+    inputs = trials(recipe)[0][:1]
     torch.manual_seed(0)
-    inputs = small_input(recipe)
     form = qat.training_form(build(recipe), [inputs], "int8")
     outputs = form(inputs)
     outputs.square().mean().backward()

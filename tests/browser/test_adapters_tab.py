@@ -71,7 +71,7 @@ def alone(number: int, weights: dict[str, float]) -> Image.Image:
     for name in SESR:
         switcher.register(name, adapter_refs.adapter(name))
     with torch.no_grad(), switcher.using({f"sesr-m5-x2-{k}": w for k, w in weights.items()}):
-        return demo_adapters._picture(bench.base, number)
+        return bench.task.demo(bench.base.model, bench.base.recipe, None, number)
 
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])

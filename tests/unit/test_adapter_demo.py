@@ -20,6 +20,7 @@ from zoo.errors import (
 from zoo.page import switching as demo_adapters
 from zoo.page.switching import Bench
 from zoo.registry.recipe import Train
+from zoo.tasks import text_generation
 
 
 class Letters:
@@ -78,7 +79,7 @@ def test_one_answer(bench, tiny):
     before = fingerprint(tiny)
     one = bench.answer("Once upon", {"loud": 2.0, "soft": 0.0}, "sum")
     assert isinstance(one.base, str)
-    assert len(one.base) == len(one.fused) == demo_adapters.TOKENS
+    assert len(one.base) == len(one.fused) == text_generation.DEMO_TOKENS
     assert one.base != one.fused
     assert one.weights == {"loud": 2.0}
     assert one.changed == 160

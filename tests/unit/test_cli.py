@@ -366,3 +366,12 @@ def test_an_error_of_the_system_is_one_line_too(zoo_refuses, monkeypatch):
 
     monkeypatch.setattr("zoo.cli.models.env", full)
     assert zoo_refuses("env") == "[Errno 28] No space left on device"
+
+
+def test_evaluate_prints_a_row_for_each_sample_in_the_tasks_word(zoo_prints, monkeypatch):
+    clips = [{"clip": "a", "auc": 0.25}, {"clip": "b", "auc": 0.75}]
+    result = {"clips": 2, "auc": 0.5, "protocol": "as they are", "per_clip": clips}
+    monkeypatch.setattr("zoo.verbs.evaluate", lambda *_, **__: result)
+    assert zoo_prints("evaluate", "x", "--data", "d").splitlines() == [
+        "clip  auc", "a     0.2500", "b     0.7500", "mean  0.5000", "protocol: as they are",
+    ]  # fmt: skip

@@ -166,8 +166,8 @@ def test_accuracy_counts_the_likeliest_label_on_the_test_pictures(folder, data):
     wrong = task.evaluate(Reddish(2 * 0.5 / 255 - 1), RECIPE, folder / "test")
     assert (wrong["accuracy"], wrong["standard_error"]) == (0.75, pytest.approx(0.2165, abs=1e-4))
     assert wrong["loss"] > result["loss"] > 0
-    assert task.validate(Reddish(right), data, RECIPE)[task.SELECT_BY] == 1.0
-    assert task.validate(Reddish(1.0), data, RECIPE)[task.SELECT_BY] == pytest.approx(2 / 3)
+    assert task.validate(Reddish(right), data, RECIPE)[task.FACTS.select_by] == 1.0
+    assert task.validate(Reddish(1.0), data, RECIPE)[task.FACTS.select_by] == pytest.approx(2 / 3)
 
 
 def test_calibration_inputs_are_spread_over_the_training_pictures(folder, monkeypatch):
@@ -221,7 +221,7 @@ def shipped(tmp_path, monkeypatch):
     tensors = build(recipe).state_dict()
     tensors["classifier.weight"] = torch.zeros_like(tensors["classifier.weight"])
     tensors["classifier.bias"] = torch.tensor([0.0, 2.0])
-    monkeypatch.setattr(registry, "WEIGHTS", tmp_path / "shelf")
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path / "shelf")
     metrics = {"held_out": {"accuracy": 0.5, "loss": 0.7, "images": 3}}
     data = {"source": "faces", "images": 57, "held_out": 3}
     path = tmp_path / "shelf" / f"{NAME}.coco"

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from zoo import tasks
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.registry.recipe import Recipe
-
-_SUBTASKS = {"causal-lm": "text-generation", "text-choice": "text-generation"}
+from zoo.tasks.contract import recipe_of
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,5 @@ class Base:
         """Return what the adapter's task reads: the base's recipe with the adapter's training."""
         if self.recipe is not None:
             return replace(self.recipe, make=adapter.train, subtask=adapter.task)
-        length = int(adapter.train.options.get("length", 1))
-        return Recipe(
-            name=adapter.name,
-            summary=adapter.summary,
-            task=_SUBTASKS.get(adapter.task, "unconditional-image-generation"),
-            subtask=adapter.task,
-            model=f"{type(self.model).__module__}:{type(self.model).__name__}",
-            args={},
-            input_shape=(1, length),
-            preprocessing={},
-            make=adapter.train,
-            default_tag="base",
-            paper="2406.13175",
-        )
+        facts = tasks.named(adapter.task).FACTS
+        return recipe_of(self.model, facts, adapter.train, adapter.name, adapter.summary)

@@ -11,37 +11,14 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.content import content
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry import refs
-from zoo.registry.recipe import Train
-
-if TYPE_CHECKING:
-    pass
 
 Ref = str | Path
-# Where a new adapter of a task starts; every setting can be overridden.
-_DEFAULTS: dict[str, Train] = {
-    "super-resolution": Train(
-        steps=1500, batch_size=8, lr=2e-3, warmup_steps=20, ema_decay=0.99, clip_norm=1.0,
-        log_every=100, eval_every=200, save_every=400, options={"patch_size": 64},
-    ),
-    "causal-lm": Train(
-        steps=200, batch_size=8, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
-        eval_every=50, save_every=25, options={"length": 64},
-    ),
-    "text-choice": Train(
-        steps=200, batch_size=16, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
-        eval_every=50, save_every=25, options={"length": 128, "format": "sst2"},
-    ),
-    "denoising": Train(
-        steps=300, batch_size=64, lr=2e-3, warmup_steps=20, ema_decay=0.98, clip_norm=1.0,
-        log_every=20, eval_every=100, save_every=50, options={"classes": "", "look": "plain"},
-    ),
-}  # fmt: skip
 
 
 def read_toml(text: str, name: str) -> AdapterRecipe:
@@ -127,10 +104,13 @@ def new(name: str, base: str, task: str) -> AdapterRecipe:
         task: one that has defaults.
 
     """
-    if task not in _DEFAULTS:
-        raise UnknownNameError.near("task", task, _DEFAULTS, f"known: {', '.join(_DEFAULTS)}")
+    from zoo import tasks  # needs torch
+
+    train = tasks.named(task).FACTS.adapter
+    if train is None:
+        raise MismatchError(f"the task {task!r} has no adapters; zoo adapter list shows some")
     summary = f"{task} adapter of {base}"
-    return AdapterRecipe(name=name, summary=summary, base=base, task=task, train=_DEFAULTS[task])
+    return AdapterRecipe(name=name, summary=summary, base=base, task=task, train=train)
 
 
 def base_ref(base: str) -> str:

@@ -107,9 +107,7 @@ class AdapterRun(Run):
     # --- what is trained ----------------------------------------------------------------------
 
     def _training_data(self, data: str) -> Any:
-        if self.base.tokenizer is not None:
-            return self.task.training_data(self.recipe, data, self.base.tokenizer)
-        return self.task.training_data(self.recipe, data)
+        return self.task.training_data(self.recipe, data, self.base.tokenizer)
 
     def start(self, init: nn.Module | None) -> None:
         """Choose the mask, or take that of the run being resumed, and set up the route."""
@@ -274,11 +272,6 @@ class AdapterRun(Run):
             return config["metrics"]["training"]["complete"] is True
         except (OSError, ValueError, KeyError):
             return False
-
-    def _metrics(self, last: bool) -> dict[str, Any]:
-        metrics = super()._metrics(last)
-        metrics["held_out"]["examples"] = metrics["held_out"].pop("images")
-        return metrics
 
     def _write_checkpoint(self, last: bool) -> None:
         route, best = self.route, self.progress.best

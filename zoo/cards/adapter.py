@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from zoo import extensions, tasks
 from zoo.adapters import registry
 from zoo.adapters.folder import AdapterFolder
 from zoo.cards.parts import cost_rows, fill, license_matter
@@ -12,20 +13,13 @@ from zoo.registry import refs
 from zoo.registry.codec import leaves
 from zoo.registry.recipe import OPTIMIZERS, Compress
 
-_PIPELINES = {
-    "super-resolution": "image-to-image",
-    "causal-lm": "text-generation",
-    "text-choice": "text-generation",
-    "denoising": "unconditional-image-generation",
-}
-
 
 def front_matter(source: AdapterFolder) -> dict[str, Any]:
     """Return the card's metadata in the Hub's terms."""
     recipe = source.recipe
     matter: dict[str, Any] = {**license_matter(source.license), "library_name": "edge-zoo"}
-    if recipe.task in _PIPELINES:
-        matter["pipeline_tag"] = _PIPELINES[recipe.task]
+    if recipe.task in extensions.names(tasks.POINT):  # else it is another package's
+        matter["pipeline_tag"] = tasks.named(recipe.task).FACTS.pipeline_tag
     base = recipe.base.partition("@")[0]
     if _is_base_id(base):
         matter |= {"base_model": base, "base_model_relation": "adapter"}

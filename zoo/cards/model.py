@@ -13,18 +13,13 @@ from zoo.cards.parts import TARGETS as TARGETS
 from zoo.cards.parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
 from zoo.registry.recipe import OPTIMIZERS, WEIGHT_BITS, Compress, Recipe
+from zoo.tasks import task_of
 
 if TYPE_CHECKING:
     from zoo.cost import Cost
     from zoo.registry.checkpoint import Checkpoint
+    from zoo.tasks.contract import TaskFacts
 
-_METRIC_NAMES = {
-    "psnr_y_db": "PSNR Y (dB)",
-    "ssim_y": "SSIM Y",
-    "accuracy": "accuracy",
-    "loss": "cross entropy (nats)",
-}
-_METRIC_TYPES = {"psnr_y_db": "psnr", "ssim_y": "ssim", "accuracy": "accuracy", "loss": "loss"}
 _DATA_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
@@ -42,9 +37,9 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
 
         return render_quantized(checkpoint, repo)
     ref = repo or f"{recipe.name}.{checkpoint.tag}"
-    found = costs(recipe)
-    quality = _quality(checkpoint.metrics)
-    columns = sorted({name for _, values in quality for name in values})
+    found, task = costs(recipe), task_of(recipe).FACTS
+    quality = _quality(checkpoint.metrics, task)
+    columns = [metric for metric in task.metrics if any(metric.key in v for _, v in quality)]
     data = checkpoint.config.get("data", {})
     evaluations = checkpoint.metrics.get("evaluations", {})
     return fill(
@@ -52,12 +47,13 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         front_matter(checkpoint),
         recipe=recipe,
         ref=ref,
-        snippet=_snippet(recipe, ref),
+        snippet=task.usage.format(ref=ref, shape=", ".join(map(str, recipe.input_shape))),
         facts=_facts(found[0], checkpoint),
-        quality_columns=[_METRIC_NAMES.get(name, name) for name in columns],
+        samples=task.samples,
+        quality_columns=[metric.label for metric in columns],
         quality=[
-            (name, [_number(values.get(column)) for column in columns], "measured")
-            for name, values in [*quality, *_quality_in_float(checkpoint.metrics)]
+            (name, [_number(values.get(metric.key)) for metric in columns], "measured")
+            for name, values in [*quality, *_quality_in_float(checkpoint.metrics, task)]
         ],
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         shape="x".join(map(str, recipe.input_shape)),
@@ -66,7 +62,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         training=_training(checkpoint),
         data={
             "source": data.get("source", "not recorded"),
-            "images": data.get("images", "?"),
+            "count": data.get(task.samples, "?"),
             "held_out_count": _count(data.get("held_out", ())),
             "sha256": data.get("sha256", "not recorded"),
         },
@@ -96,22 +92,24 @@ def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
     if recipe.train.init and "/" in recipe.train.init:  # it started from a repository of the Hub
         matter["base_model"] = recipe.train.init.partition("@")[0]
         matter["base_model_relation"] = "finetune"
-    quality = _quality(checkpoint.metrics)
-    if quality:
-        kinds = {_METRIC_TYPES[key] for _, values in quality for key in values}
-        results = [_model_index_entry(recipe, name, values) for name, values in quality]
-        matter["metrics"] = sorted(kinds)
+    task = task_of(recipe).FACTS
+    if quality := _quality(checkpoint.metrics, task):
+        results = [_model_index_entry(recipe, task, name, values) for name, values in quality]
+        matter["metrics"] = sorted({m["type"] for entry in results for m in entry["metrics"]})
         matter["model-index"] = [{"name": recipe.name, "results": results}]
     return matter
 
 
-def _model_index_entry(recipe: Recipe, name: str, values: Mapping[str, float]) -> dict[str, Any]:
+def _model_index_entry(
+    recipe: Recipe, task: "TaskFacts", name: str, values: Mapping[str, float]
+) -> dict[str, Any]:
     return {
         "task": {"type": recipe.task, "name": recipe.subtask},
         "dataset": {"type": _slug(name), "name": name},
         "metrics": [
-            {"type": _METRIC_TYPES[key], "name": _METRIC_NAMES[key], "value": value}
-            for key, value in values.items()
+            {"type": metric.hub_type, "name": metric.label, "value": values[metric.key]}
+            for metric in task.metrics
+            if metric.hub_type and metric.key in values
         ],
     }
 
@@ -121,52 +119,41 @@ def _slug(text: str) -> str:
     return "-".join(words[:6]) or "unknown"
 
 
-def _quality(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    """Return (set of images, metric -> value) of all measurements, bicubic's left out."""
+def _quality(metrics: Mapping[str, Any], task: "TaskFacts") -> list[tuple[str, dict[str, float]]]:
+    """Return (set of samples, key -> value) of the task's metrics in all measurements."""
     found = dict(metrics.get("evaluations", {}))
     if "held_out" in metrics:
         found["held out"] = metrics["held_out"]
     return [
-        (f"{name} ({result['images']})", scores)
+        (f"{name} ({result[task.samples]})", scores)
         for name, result in found.items()
-        if (scores := {k: result[k] for k in _METRIC_NAMES if k in result})
+        if (scores := {m.key: result[m.key] for m in task.metrics if m.key in result})
     ]
 
 
-def _quality_in_float(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+def _quality_in_float(
+    metrics: Mapping[str, Any], task: "TaskFacts"
+) -> list[tuple[str, dict[str, float]]]:
     """Return the same for the weights of an integer network, not rounded."""
     found = metrics.get("evaluations", {})
     plain = {
-        name: {**result["float"], "images": result["images"]}
+        name: {**result["float"], task.samples: result[task.samples]}
         for name, result in found.items()
         if "float" in result
     }
     return [
         (f"{name}, the same weights in float", scores)
-        for name, scores in _quality({"evaluations": plain})
+        for name, scores in _quality({"evaluations": plain}, task)
     ]
 
 
 def _count(held_out: Any) -> int:
-    """Return how many pictures were held out; data name them, or say how many they are."""
+    """Return how many samples were held out; data name them, or say how many they are."""
     return held_out if isinstance(held_out, int) else len(held_out)
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if value < 1 else f"{value:.2f}"
-
-
-def _snippet(recipe: Recipe, ref: str) -> str:
-    shape = ", ".join(map(str, recipe.input_shape))
-    if recipe.task == "image-classification":
-        return (
-            f'model = zoo.load("{ref}")  # takes ({shape}), gives logits\n'
-            f'zoo.run("{ref}", "photo.jpg").best  # labels and probabilities'
-        )
-    return (
-        f'model = zoo.load("{ref}")  # takes ({shape}) and other sizes\n'
-        f'zoo.run("{ref}", "photo.jpg", "photo-large.png")'
-    )
 
 
 def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:

@@ -120,7 +120,7 @@ def show(args: Arguments) -> None:
     for item in facts:
         data = item["data"]
         print(f"weights  {item['tag']}, licence: {item['license']}")
-        print(f"         trained on {data.get('source', '?')}, {data.get('images', '?')} images")
+        print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
         if item["quantization"]:
             scheme = item["quantization"]["scheme"]
             print(f"         {scheme}: trained for it; measured on the device's own integers")
@@ -149,6 +149,12 @@ def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None
 def _pairs(values: Mapping[str, Any]) -> str:
     texts = {k: "/".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
     return ", ".join(f"{key} {value}" for key, value in texts.items())
+
+
+def _counts(data: Mapping[str, Any]) -> list[str]:
+    """Return how many samples were trained on, in the task's word: "400 images"."""
+    counts = {key: value for key, value in data.items() if isinstance(value, int)}
+    return [f"{value} {key}" for key, value in counts.items() if key != "held_out"]
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -233,17 +239,19 @@ def evaluate(args: Arguments) -> None:
     if args.json:
         _print(result)
         return
-    if "per_image" not in result:
+    each = next((key for key in result if key.startswith("per_")), None)
+    if each is None:
         for key, value in result.items():
             print(f"{key}: {value:.6g}" if isinstance(value, float) else f"{key}: {value}")
         return
-    columns = [key for key, value in result["per_image"][0].items() if isinstance(value, float)]
-    rows = [["image", *columns]]
-    means = [{"image": "mean", **result}]
+    sample = each.removeprefix("per_")
+    columns = [key for key, value in result[each][0].items() if isinstance(value, float)]
+    rows = [[sample, *columns]]
+    means = [{sample: "mean", **result}]
     if "float" in result:
-        means.append({"image": "mean in float", **result["float"]})
-    for row in [*result["per_image"], *means]:
-        rows.append([str(row["image"]), *(f"{row[key]:.4f}" for key in columns)])
+        means.append({sample: "mean in float", **result["float"]})
+    for row in [*result[each], *means]:
+        rows.append([str(row[sample]), *(f"{row[key]:.4f}" for key in columns)])
     _table(rows)
     print(f"protocol: {result['protocol']}")
 

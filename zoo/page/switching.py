@@ -14,29 +14,23 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 
+from zoo import tasks
 from zoo.adapters import Switcher, compare, registry
 from zoo.adapters.base import Base
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, ZooError
+from zoo.tasks.contract import Demo, Shown
 
-KINDS = {
-    "causal-lm": "text", "text-choice": "text", "denoising": "drawing",
-    "super-resolution": "picture",
-}  # fmt: skip
-PACKAGES = {  # which run these bases
-    "text": ("transformers", "gguf"), "drawing": ("diffusers",), "picture": (),
-}  # fmt: skip
-TOKENS, DRAWINGS, DRAWING_STEPS, ROUNDS = 24, 8, 20, 3
+ROUNDS = 3
 MOST_PROMPT = 2000  # characters
 
 
@@ -86,14 +80,27 @@ class Bench:
     _pefts: "dict[str, Any]" = field(default_factory=dict)
 
     @property
+    def task(self) -> Shown:
+        """The task of its first adapter, which shows all of them."""
+        return cast(Shown, tasks.named(registry.find(self.adapters[0]).task))
+
+    @property
+    def demo(self) -> Demo:
+        """How the task shows what adapters change."""
+        facts = self.task.FACTS
+        if facts.demo is None:
+            raise MismatchError(f"the task {facts.name!r} has nothing to show on the page")
+        return facts.demo
+
+    @property
     def kind(self) -> str:
-        """What it makes: "text", "drawing" or "picture"."""
-        return KINDS[registry.find(self.adapters[0]).task]
+        """The mark of its part of the page: "text", "drawing", "picture"."""
+        return self.demo.kind
 
     @property
     def missing(self) -> str:
         """Why it cannot be used here, or nothing."""
-        for package in PACKAGES[self.kind]:
+        for package in self.demo.packages:
             if importlib.util.find_spec(package) is None:
                 return str(MissingExtraError.of(package, "adapters"))
         try:
@@ -128,19 +135,13 @@ class Bench:
         if unknown := set(chosen) - set(self.adapters):
             raise MismatchError(f"{self.ref} has no adapter {min(unknown)!r}")
         with self._lock, torch.no_grad():
-            return self._answer(_checked(self.kind, given), chosen, strategy)
+            return self._answer(_checked(self.demo, given), chosen, strategy)
 
     def _answer(self, given: Any, chosen: dict[str, float], strategy: str) -> Answer:
         switcher, model = self.switcher, self.base.model
         switcher.deactivate()  # also out of what an interrupted visitor left
         before = switcher.verify()
-        makers: dict[str, Callable[[Base, Any], str | Image.Image]] = {
-            "text": _text,
-            "drawing": _drawing,
-            "picture": _picture,
-        }
-        make = makers[self.kind]
-        plain = make(self.base, given)
+        plain = self._shown(given)
         if not chosen:
             return Answer(plain, plain, {}, 0, 0.0, None, "", before, switcher.verify(), None)
         times = []
@@ -150,7 +151,7 @@ class Bench:
             switcher.deactivate()
             times.append(time.perf_counter() - start)
         with switcher.using(chosen, strategy=strategy):
-            fused = make(self.base, given)
+            fused = self._shown(given)
             changed = switcher.changed
         found = {name: adapter_refs.adapter(name) for name in chosen}
         picture = compare(found, model, chosen).picture() if len(chosen) > 1 else None
@@ -159,6 +160,11 @@ class Bench:
             plain, fused, chosen, changed, statistics.median(times[1:]) * 1e3, peft_ms, why,
             before, switcher.verify(), picture,
         )  # fmt: skip
+
+    def _shown(self, given: Any) -> str | Image.Image:
+        base = self.base
+        output: str | Image.Image = self.task.demo(base.model, base.recipe, base.tokenizer, given)
+        return output
 
     def _peft(self, names: list[str]) -> tuple[float | None, str]:
         """Return how long peft takes to merge and unmerge the same adapters, or why it cannot."""
@@ -204,66 +210,19 @@ def benches() -> list[Bench]:
     found: dict[str, list[str]] = {}
     for name in registry.names():
         recipe = registry.find(name)
-        if "file" in recipe.weights and recipe.task in KINDS:
+        if "file" in recipe.weights and tasks.named(recipe.task).FACTS.demo is not None:
             found.setdefault(recipe.base, []).append(name)
-    order = list(dict.fromkeys(KINDS.values()))
     made = [Bench(ref, tuple(names)) for ref, names in found.items()]
-    return sorted(made, key=lambda bench: (order.index(bench.kind), bench.ref))
+    return sorted(made, key=lambda bench: (bench.demo.gives != "text", bench.kind, bench.ref))
 
 
-def _checked(kind: str, given: Any) -> Any:
-    if kind != "text":
+def _checked(demo: Demo, given: Any) -> Any:
+    if demo.takes == "number":
         return int(given or 0) % 2**31
     text = str(given or "").rstrip(" ")
     if not text.strip():
         raise MismatchError("There is no prompt yet: type one, or take an example.")
     return text[:MOST_PROMPT]
-
-
-def _text(base: Base, prompt: str) -> str:
-    """Return the likeliest continuation of a prompt."""
-    ids = torch.tensor([base.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
-    model: Any = base.model
-    found = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False,
-        pad_token_id=base.tokenizer.eos_token_id or 0,
-    )[0]  # fmt: skip
-    return str(base.tokenizer.decode(found[ids.shape[1] :], skip_special_tokens=True))
-
-
-def _drawing(base: Base, seed: int) -> Image.Image:
-    """Return pictures drawn from one noise by DDIM, side by side."""
-    try:
-        from diffusers import DDIMPipeline, DDIMScheduler
-    except ImportError:
-        raise MissingExtraError.of("diffusers", "adapters") from None
-    from zoo.tasks import denoising
-
-    scheduler = DDIMScheduler(denoising.STEPS, beta_schedule=denoising.SCHEDULE)
-    pipe: Any = DDIMPipeline(unet=base.model, scheduler=scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    drawn = pipe(
-        batch_size=DRAWINGS, num_inference_steps=DRAWING_STEPS, output_type="np",
-        generator=torch.Generator().manual_seed(seed),
-    ).images[..., 0]  # fmt: skip
-    rows = np.concatenate(np.split(np.concatenate(list(drawn), axis=1), 2, axis=1), axis=0)
-    image = Image.fromarray((rows * 255).round().astype(np.uint8))
-    return image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST)
-
-
-def _picture(base: Base, number: int) -> Image.Image:
-    """Return a quarter of a drawn page (even) or screen (odd), reduced and enlarged again."""
-    from zoo.data import render
-    from zoo.tasks.super_resolution import enlarging as enlarge
-
-    assert base.recipe is not None
-    scale = int(base.recipe.args["scale"])
-    original = render.picture(render.KINDS[number % 2], 1000, number // 2)
-    size = original.width // scale, original.height // scale
-    small = original.resize(size, Image.Resampling.BICUBIC)
-    large = enlarge.run(base.model, base.recipe, small).image.convert("RGB")
-    part = large.crop((0, 0, large.width // 2, large.height // 2))  # so that pixels can be seen
-    return part.resize((large.width, large.height), Image.Resampling.NEAREST)
 
 
 def facts(bench: Bench, answer: Answer) -> str:

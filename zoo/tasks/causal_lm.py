@@ -13,16 +13,45 @@ from torch import Tensor, nn
 
 from zoo.data.text import Texts, draw, fingerprint, forward, next_token_loss, read_text
 from zoo.errors import MismatchError
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
+from zoo.tasks.contract import Demo, Metric, TaskFacts, Trial, recipe_of, short
+from zoo.tasks.text_generation import demo
 
-__all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
+__all__ = [
+    "FACTS",
+    "batch",
+    "demo",
+    "evaluate",
+    "forward",
+    "loss",
+    "training_data",
+    "trial",
+    "validate",
+]
 
-SELECT_BY = "negative_loss_nats"
+FACTS = TaskFacts(
+    name="causal-lm",
+    pipeline_tag="text-generation",
+    sample="block",
+    metrics=(
+        Metric(key="negative_loss_nats", name="minus cross entropy", unit="nats"),
+        Metric(key="perplexity", name="perplexity", better="lower", hub_type="perplexity"),
+    ),
+    select_by="negative_loss_nats",
+    adapter=Train(
+        steps=200, batch_size=8, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
+        eval_every=50, save_every=25, options={"length": 64},
+    ),
+    demo=Demo(
+        kind="text", title="Text", takes="prompt", gives="text",
+        packages=("transformers", "gguf"),
+    ),
+)  # fmt: skip
 _HELD_OUT = 64  # blocks: enough for a standard error of about a hundredth of a nat
 _BATCH = 8
 
 
-def training_data(recipe: Recipe, source: str, tokenizer: Any) -> Texts:
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Texts:
     """Return the blocks `(length + 1,)` of a text file.
 
     Raises:
@@ -74,7 +103,25 @@ def validate(model: nn.Module, data: Texts, recipe: Recipe) -> dict[str, float]:
     return {"negative_loss_nats": -mean, "perplexity": math.exp(min(mean, 700))}
 
 
-def evaluate(model: nn.Module, recipe: Recipe, source: str, tokenizer: Any) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, recipe: Recipe, data: Path | str, tokenizer: Any = None
+) -> dict[str, Any]:
     """Return the held-out metrics on a text file."""
-    data = training_data(recipe, source, tokenizer)
-    return {"blocks": len(data.held_out), **validate(model, data, recipe)}
+    texts = training_data(recipe, str(data), tokenizer)
+    length = texts.held_out.shape[1] - 1
+    return {
+        "blocks": len(texts.held_out),
+        **validate(model, texts, recipe),
+        "protocol": f"blocks of {length} tokens of the last tenth of the text, each on its own",
+    }
+
+
+def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
+    """Write a text, and a tiny language model that knows its words."""
+    from zoo.tasks.text_generation.tiny import TEXT, tiny_model
+
+    assert FACTS.adapter is not None
+    model, tokenizer = tiny_model(folder / "model", TEXT)
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    own = short(recipe or recipe_of(model, FACTS, FACTS.adapter), length=8)
+    return Trial(recipe=own, model=model, data=folder / "text.txt", tokenizer=tokenizer)

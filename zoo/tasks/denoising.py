@@ -15,15 +15,45 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from zoo.data.text import draw, one_of
 from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
+from zoo.tasks.contract import Demo, Metric, TaskFacts, Trial, recipe_of, short
 
-__all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
+__all__ = [
+    "FACTS",
+    "batch",
+    "demo",
+    "evaluate",
+    "forward",
+    "loss",
+    "training_data",
+    "trial",
+    "validate",
+]
 
-SELECT_BY = "negative_loss"
+FACTS = TaskFacts(
+    name="denoising",
+    pipeline_tag="unconditional-image-generation",
+    sample="picture",
+    metrics=(
+        Metric(key="negative_loss", name="minus the squared error of the noise"),
+        Metric(key="noise_error", name="squared error of the noise", better="lower"),
+    ),
+    select_by="negative_loss",
+    adapter=Train(
+        steps=300, batch_size=64, lr=2e-3, warmup_steps=20, ema_decay=0.98, clip_norm=1.0,
+        log_every=20, eval_every=100, save_every=50, options={"classes": "", "look": "plain"},
+    ),
+    demo=Demo(
+        kind="drawing", title="Drawing", takes="number", gives="picture",
+        asks="Noise, by number", packages=("diffusers",),
+    ),
+)  # fmt: skip
+DEMO_DRAWINGS, DEMO_STEPS = 8, 20
 LOOKS = ("plain", "outline", "negative")
 SCHEDULE = "squaredcos_cap_v2"
 STEPS = 1000  # of the noise
@@ -51,7 +81,7 @@ class Pictures:
     facts: dict[str, Any]
 
 
-def training_data(recipe: Recipe, source: str) -> Pictures:
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Pictures:
     """Return the pictures of `train-images-idx3-ubyte[.gz]` in a folder, by class and look.
 
     Raises:
@@ -189,7 +219,59 @@ def validate(model: nn.Module, data: Pictures, recipe: Recipe) -> dict[str, floa
     return {"negative_loss": -_score(model, data.held_out)}
 
 
-def evaluate(model: nn.Module, recipe: Recipe, source: Path | str) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, recipe: Recipe, data: Path | str, tokenizer: Any = None
+) -> dict[str, Any]:
     """Return the error of the noise on the test pictures (`t10k-…`) of these classes and look."""
-    pictures = _read(Path(source).expanduser(), "t10k", recipe)[:_TEST]
-    return {"pictures": len(pictures), "noise_error": _score(model, pictures)}
+    pictures = _read(Path(data).expanduser(), "t10k", recipe)[:_TEST]
+    return {
+        "pictures": len(pictures),
+        "noise_error": _score(model, pictures),
+        "protocol": "mean squared error of one noise for each picture, at a random step of "
+        f"{STEPS}",
+    }
+
+
+def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: int) -> Image.Image:
+    """Return pictures drawn from one noise by DDIM, in two rows."""
+    try:
+        from diffusers import DDIMPipeline, DDIMScheduler
+    except ImportError:
+        raise MissingExtraError.of("diffusers", "adapters") from None
+    scheduler = DDIMScheduler(STEPS, beta_schedule=SCHEDULE)
+    pipe: Any = DDIMPipeline(unet=model, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(
+        batch_size=DEMO_DRAWINGS, num_inference_steps=DEMO_STEPS, output_type="np",
+        generator=torch.Generator().manual_seed(given),
+    ).images[..., 0]  # fmt: skip
+    rows = np.concatenate(np.split(np.concatenate(list(drawn), axis=1), 2, axis=1), axis=0)
+    image = Image.fromarray((rows * 255).round().astype(np.uint8))
+    return image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST)
+
+
+def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
+    """Write bars in the format of MNIST, of 8x8 pixels, and a tiny UNet of diffusers."""
+    try:
+        from diffusers import UNet2DModel
+    except ImportError:
+        raise MissingExtraError.of("diffusers", "adapters") from None
+
+    assert FACTS.adapter is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 2 * _HELD_OUT), ("t10k", 16)):
+        labels = np.arange(count) % 8
+        bars = np.repeat(np.eye(8, dtype=np.uint8)[labels, None] * 255, 8, axis=1)
+        for kind, array in ((_PIXELS, bars), (_LABELS, labels.astype(np.uint8))):
+            sizes = np.array(array.shape, ">u4").tobytes()
+            head = bytes((0, 0, 8, array.ndim))
+            (folder / f"{part}-{kind}").write_bytes(head + sizes + array.tobytes())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet: Any = UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1,
+            block_out_channels=(4, 8), norm_num_groups=2, attention_head_dim=4,
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        )  # fmt: skip
+    own = short(recipe or recipe_of(unet, FACTS, FACTS.adapter))
+    return Trial(recipe=own, model=unet.eval(), data=folder)

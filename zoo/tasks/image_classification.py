@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from zoo import registry
 from zoo.data import images
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.files import write_json
-from zoo.registry.recipe import Recipe
+from zoo.registry.checkpoint import build
+from zoo.registry.recipe import Recipe, Train
+from zoo.tasks.contract import Metric, TaskFacts, Trial, short
 
 __all__ = [
-    "SELECT_BY",
+    "FACTS",
     "batch",
     "calibration",
     "evaluate",
@@ -37,10 +40,30 @@ __all__ = [
     "run",
     "taught",
     "training_data",
+    "trial",
     "validate",
 ]
 
-SELECT_BY = "accuracy"  # the held-out metric whose maximum chooses the checkpoint
+FACTS = TaskFacts(
+    name="image-classification",
+    pipeline_tag="image-classification",
+    sample="image",
+    metrics=(
+        Metric(key="accuracy", name="accuracy", hub_type="accuracy"),
+        Metric(
+            key="loss", name="cross entropy", unit="nats", better="lower", hub_type="loss"
+        ),
+    ),
+    select_by="accuracy",
+    beside=("standard_error",),
+    adapter=Train(
+        steps=1000, batch_size=64, lr=2e-3, warmup_steps=20, ema_decay=0.99, clip_norm=1.0,
+        log_every=100, eval_every=200, save_every=200,
+        options={"shift": 2, "flip": True, "label_smoothing": 0.0},
+    ),
+    usage='model = zoo.load("{ref}")  # takes ({shape}), gives logits\n'
+    'zoo.run("{ref}", "photo.jpg").best  # labels and probabilities',
+)  # fmt: skip
 HOLD_OUT_EVERY = 25
 _CALIBRATED = 512  # pictures
 _BATCH = 128
@@ -81,7 +104,7 @@ class Pictures:
     facts: dict[str, Any]
 
 
-def training_data(recipe: Recipe, source: str) -> Pictures:
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Pictures:
     """Decode the pictures of a folder once and keep them: of its folder `train`, if it has one.
 
     Raises:
@@ -234,7 +257,7 @@ def validate(model: nn.Module, data: Pictures, recipe: Recipe) -> dict[str, floa
     return _scores(model, data.held_out, recipe)
 
 
-def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
+def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
     """Return the accuracy on the pictures of a folder: of `test` or `val` in it, if there.
 
     Protocol: the likeliest label of each picture as it is, once, none left out.
@@ -307,3 +330,19 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     if out is not None:
         result.save(out)
     return result
+
+
+def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
+    """Paint 60 pictures, a colour for each label, of 32 pixels at most."""
+    recipe = recipe or registry.find("mlperf-tiny-ic")
+    sides = (min(side, 32) for side in recipe.input_shape[2:])
+    recipe = replace(short(recipe), input_shape=(*recipe.input_shape[:2], *sides))
+    labels, dice = _labels(recipe), np.random.default_rng(0)
+    for number, label in enumerate(labels):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        colour = [255 * number // max(1, len(labels) - 1), 128, 40 * number % 256]
+        for copy in range(-(-60 // len(labels))):
+            pixels = np.clip(colour + dice.integers(-20, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{copy:02}.png")
+    source = folder / labels[0] / "00.png"
+    return Trial(recipe=recipe, model=build(recipe).eval(), data=folder, source=source)

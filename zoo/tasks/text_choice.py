@@ -17,11 +17,38 @@ from torch import Tensor, nn
 from zoo.data.text import PADDING, Texts, draw, fingerprint, one_of, read_tsv
 from zoo.data.text import forward as all_logits
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
+from zoo.tasks.contract import Demo, Metric, TaskFacts, Trial, recipe_of, short
+from zoo.tasks.text_generation import demo
 
-__all__ = ["SELECT_BY", "batch", "evaluate", "forward", "loss", "training_data", "validate"]
+__all__ = [
+    "FACTS",
+    "batch",
+    "demo",
+    "evaluate",
+    "forward",
+    "loss",
+    "training_data",
+    "trial",
+    "validate",
+]
 
-SELECT_BY = "accuracy"
+FACTS = TaskFacts(
+    name="text-choice",
+    pipeline_tag="text-generation",
+    sample="example",
+    metrics=(Metric(key="accuracy", name="accuracy", hub_type="accuracy"),),
+    select_by="accuracy",
+    beside=("standard_error",),
+    adapter=Train(
+        steps=200, batch_size=16, lr=1e-3, warmup_steps=10, clip_norm=1.0, log_every=10,
+        eval_every=50, save_every=25, options={"length": 128, "format": "sst2"},
+    ),
+    demo=Demo(
+        kind="text", title="Text", takes="prompt", gives="text",
+        packages=("transformers", "gguf"),
+    ),
+)  # fmt: skip
 _BATCH = 16
 _GROUP = 8  # steps
 _HELD_OUT = 200  # of the training file; the dev file is for the final figure
@@ -49,7 +76,7 @@ _FORMATS: dict[str, tuple[Callable[[list[str]], Example], int, tuple[str, ...]]]
 }
 
 
-def training_data(recipe: Recipe, source: str, tokenizer: Any) -> Texts:
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Texts:
     """Return the examples of `train.tsv` in a folder; every k-th is held out, 200 in all.
 
     Raises:
@@ -155,9 +182,11 @@ def validate(model: nn.Module, data: Texts, recipe: Recipe) -> dict[str, float]:
     return {"accuracy": sum(right) / len(right)}
 
 
-def evaluate(model: nn.Module, recipe: Recipe, source: str, tokenizer: Any) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, recipe: Recipe, data: Path | str, tokenizer: Any = None
+) -> dict[str, Any]:
     """Return accuracy with its standard error on `dev.tsv` of a folder, and each answer."""
-    path = one_of(Path(source).expanduser(), "dev.tsv", "dev.tsv.gz")
+    path = one_of(Path(data).expanduser(), "dev.tsv", "dev.tsv.gz")
     rows, choices = _examples(recipe, path, tokenizer)
     right = answers(model, Texts([], [], "", {}, choices), rows)
     accuracy = sum(right) / len(right)
@@ -166,4 +195,22 @@ def evaluate(model: nn.Module, recipe: Recipe, source: str, tokenizer: Any) -> d
         "accuracy": accuracy,
         "standard_error": math.sqrt(accuracy * (1 - accuracy) / len(right)),
         "right": right,
+        "protocol": f"likeliest first token of {len(choices)} labels, prompts as "
+        f"{recipe.train.options['format']}",
     }
+
+
+def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
+    """Write sentences with a label in the format of CoLA, and a tiny language model."""
+    from zoo.tasks.text_generation.tiny import SENTENCES, tiny_model
+
+    assert FACTS.adapter is not None
+    rows = [["s", str(number % 2), "", text] for number, text in enumerate(SENTENCES * 2)]
+    for part in ("train", "dev"):
+        table = "".join("\t".join(row) + "\n" for row in rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{part}.tsv").write_text(table, encoding="utf-8")
+    seen = "".join(prompt for prompt, _ in map(_cola, rows)) + "".join(_FORMATS["cola"][2])
+    model, tokenizer = tiny_model(folder / "model", seen)
+    own = short(recipe or recipe_of(model, FACTS, FACTS.adapter), length=24, format="cola")
+    return Trial(recipe=own, model=model, data=folder, tokenizer=tokenizer)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -107,7 +106,7 @@ class Run:
         self.recipe, self.settings, self.out = recipe, recipe.train, out
         self.accelerator, self.license = accelerator, license
         self.folder = RunFolder(out, self.RESULT)
-        self.task: ModuleType = task_of(recipe)
+        self.task = task_of(recipe)
         # The main process prepares the data, the others find them in the cache; `finally`, so
         # that data which cannot be used are the same clear error in every process.
         if not accelerator.is_main_process:
@@ -331,7 +330,7 @@ class Run:
             for name, value in scores.items():
                 self._check_finite(f"held-out {name}", value)
             self._log({f"held_out/{name}": value for name, value in scores.items()})
-            self.progress.offer(scores[self.task.SELECT_BY], scores, tensors, quantization)
+            self.progress.offer(self.task.FACTS.merit(scores), scores, tensors, quantization)
 
     # --- what is written ----------------------------------------------------------------------
 
@@ -386,7 +385,7 @@ class Run:
         return {
             "held_out": {
                 **self.progress.best_metrics,
-                "images": len(self.data.held_out),
+                self.task.FACTS.samples: len(self.data.held_out),
                 "step": self.progress.best_step,
             },
             "training": {

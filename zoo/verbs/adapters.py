@@ -221,17 +221,15 @@ def convert(
 def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]:
     """Return what measures a model's held-out loss on data, by the task of an adapter.
 
-    Super resolution: minus PSNR in dB; language: nats per token, or the share of wrong answers.
+    That is minus the metric that selects, or the metric itself where lower is better.
     """
     recipe = adapter_refs.about(adapter)
     if recipe is None:
         raise MismatchError(f"{adapter} is a lone file and names no task; give its folder")
     item = base.task_recipe(recipe)
     task = task_of(item)
-    source = rendered(data)
-    extra = () if base.tokenizer is None else (base.tokenizer,)
-    prepared = task.training_data(item, source, *extra)
-    return lambda model: -float(task.validate(model, prepared, item)[task.SELECT_BY])
+    prepared = task.training_data(item, rendered(data), base.tokenizer)
+    return lambda model: -task.FACTS.merit(task.validate(model, prepared, item))
 
 
 def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: AdapterRecipe) -> Any:
@@ -241,5 +239,4 @@ def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: Adapte
     """
     item = base.task_recipe(like)
     model = apply(base.model, adapter)
-    extra = () if base.tokenizer is None else (base.tokenizer,)
-    return task_of(item).evaluate(model, item, data if extra else Path(data), *extra)
+    return task_of(item).evaluate(model, item, Path(data), base.tokenizer)

@@ -291,7 +291,13 @@ def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]"
     path = Path(data).expanduser()
     if path != Path(data) or not isinstance(data, str) or data.startswith((".", "/")):
         path = path.absolute()  # a folder, there or not; else maybe a Hub data set, org/name
-    return task_of(source.recipe).calibration(source.recipe, path)
+    read = getattr(task_of(source.recipe), "calibration", None)
+    if read is None:
+        raise MismatchError(
+            f"the task {source.recipe.subtask!r} has no calibration: its networks are not "
+            "quantized; leave int8 out"
+        )
+    return read(source.recipe, path)
 
 
 def _facts(source: "Checkpoint") -> dict[str, str]:

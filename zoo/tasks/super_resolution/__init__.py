@@ -16,28 +16,62 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.data import images
-from zoo.data.prepared import Prepared, encoded
-from zoo.data.prepared import prepare as training_data
+from zoo.data.prepared import Prepared, encoded, prepare
 from zoo.data.resize import resize
 from zoo.errors import MismatchError
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
+from zoo.tasks.contract import Demo, Metric, TaskFacts
 from zoo.tasks.super_resolution.enlarging import bicubic, default_output, enlarge, run
+from zoo.tasks.super_resolution.examples import demo, trial
 from zoo.tasks.super_resolution.quality import psnr, ssim
 
 __all__ = [
-    "SELECT_BY",
+    "FACTS",
     "batch",
     "calibration",
     "default_output",
+    "demo",
     "evaluate",
     "loss",
     "run",
     "taught",
     "training_data",
+    "trial",
     "validate",
 ]
 
-SELECT_BY = "psnr_y_db"  # the held-out metric whose maximum chooses the checkpoint
+FACTS = TaskFacts(
+    name="super-resolution",
+    pipeline_tag="image-to-image",
+    sample="image",
+    metrics=(
+        Metric(key="psnr_y_db", name="PSNR Y", unit="dB", hub_type="psnr"),
+        Metric(key="ssim_y", name="SSIM Y", hub_type="ssim"),
+    ),
+    select_by="psnr_y_db",
+    beside=("bicubic_psnr_y_db", "bicubic_ssim_y"),
+    output_range=(0, 1),
+    adapter=Train(
+        steps=1500, batch_size=8, lr=2e-3, warmup_steps=20, ema_decay=0.99, clip_norm=1.0,
+        log_every=100, eval_every=200, save_every=400, options={"patch_size": 64},
+    ),
+    usage='model = zoo.load("{ref}")  # takes ({shape}) and other sizes\n'
+    'zoo.run("{ref}", "photo.jpg", "photo-large.png")',
+    demo=Demo(
+        kind="picture", title="Enlarging", takes="number", gives="picture",
+        asks="Picture, by number: even a page of text, odd a screen",
+    ),
+)  # fmt: skip
+
+
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Prepared:
+    """Decode and shrink the images of a folder or of a data set; see `zoo.data.prepared.prepare`.
+
+    Raises:
+        MismatchError, HubError: the images cannot be used.
+
+    """
+    return prepare(recipe, source)
 
 
 def batch(
@@ -158,7 +192,7 @@ def _eight_bits(picture: images.Picture) -> NDArray[np.uint8]:
     return array[..., None] if array.ndim == 2 else array
 
 
-def evaluate(model: nn.Module, recipe: Recipe, data: Path) -> dict[str, Any]:
+def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
     """Return PSNR (dB) and SSIM of a model and of bicubic on a folder of pictures.
 
     Protocol: Y of BT.601 in studio range, outputs clipped to [0, 1] and not rounded, `scale`

@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.files import sha256, write_bytes
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Compress, Recipe
+from zoo.tasks.contract import Metric, TaskFacts, Trial, recipe_of
+
+FACTS = TaskFacts(
+    name="text-generation",
+    pipeline_tag="text-generation",
+    sample="token",
+    metrics=(Metric(key="perplexity", name="perplexity", better="lower", hub_type="perplexity"),),
+)
+DEMO_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -30,9 +40,10 @@ class Generated:
     tokens: int
     seconds: float
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> Path:
         """Write the text."""
-        write_bytes(path, f"{self.text}\n".encode())
+        write_bytes(Path(path), f"{self.text}\n".encode())
+        return Path(path)
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON types."""
@@ -50,26 +61,40 @@ def run(
     words = tokenizer(Path(model.name_or_path))
     ids = words(source, return_tensors="pt")["input_ids"].to(model.device)
     start = time.perf_counter()
-    with torch.no_grad():
-        answer = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=words.pad_token_id or words.eos_token_id or 0,
-        )[0]
+    answer = _likeliest(model, words, ids, tokens)
     seconds = time.perf_counter() - start
-    new = words.decode(answer[ids.shape[1] :], skip_special_tokens=True)
-    result = Generated(source, source + new, len(answer) - ids.shape[1], seconds)
+    new = words.decode(answer, skip_special_tokens=True)
+    result = Generated(source, source + new, len(answer), seconds)
     if out is not None:
         result.save(out)
     return result
+
+
+@torch.no_grad()
+def _likeliest(model: Any, tokenizer: Any, ids: Tensor, tokens: int) -> Tensor:
+    """Return the tokens `(n,)`, n <= `tokens`, that follow those of `ids` `(1, m)`."""
+    answer: Tensor = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.eos_token_id or 0,  # of one text alone, nothing is padded
+    )
+    return answer[0, ids.shape[1] :]
+
+
+def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: str) -> str:
+    """Return the likeliest continuation of a prompt, `DEMO_TOKENS` at most."""
+    ids = torch.tensor([tokenizer(given, add_special_tokens=False)["input_ids"]])
+    answer = _likeliest(model, tokenizer, ids, DEMO_TOKENS)
+    return str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def evaluate(
     model: Any,
     recipe: Recipe | None,
     data: Path,
+    tokenizer: Any = None,
     *,
     length: int = 1024,
     stride: int | None = None,
@@ -81,7 +106,8 @@ def evaluate(
 
     With `tasks`, also the metrics of those of lm-eval: see `zoo.tasks.text_generation.zero_shot`.
     """
-    from zoo.data.text import read_text, tokenize, tokenizer
+    from zoo.data.text import read_text, tokenize
+    from zoo.data.text import tokenizer as read_tokenizer
     from zoo.tasks.text_generation.perplexity import perplexity
     from zoo.tasks.text_generation.zero_shot import zero_shot
 
@@ -90,6 +116,16 @@ def evaluate(
     facts = perplexity(model, ids, length=min(length, longest), stride=stride, windows=windows)
     facts |= {"data": data.name, "sha256": sha256(data)}
     if tasks:
-        words = tokenizer(Path(model.name_or_path))
+        words = tokenizer or read_tokenizer(Path(model.name_or_path))
         facts["tasks"] = zero_shot(model, words, tasks, limit=limit)
     return facts
+
+
+def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
+    """Write a text, and a tiny language model that knows its words."""
+    from zoo.tasks.text_generation.tiny import SENTENCES, TEXT, tiny_model
+
+    model, _ = tiny_model(folder / "model", TEXT)
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    own = recipe or recipe_of(model, FACTS, Compress(base="trial", method="rtn"))
+    return Trial(recipe=own, model=model, data=folder / "text.txt", source=SENTENCES[0])
