@@ -121,7 +121,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
         UnsafeFileError: tampered with, hostile file names, or weights only as pickles.
 
     """
-    from zoo.hub import exchange, store
+    from zoo.hub import exchange, snapshots
     from zoo.registry.checkpoint import Checkpoint
 
     parsed = refs.parse(ref)
@@ -130,7 +130,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
     if parsed.repo.startswith("collections/"):
         raise MismatchError(f"{ref} is a collection: zoo.pull_all, or zoo pull {ref}, brings all")
     snapshot = exchange.pull(parsed.repo, parsed.revision)
-    path = snapshot.path if out is None else store.copy(snapshot, Path(out).expanduser())
+    path = snapshot.path if out is None else snapshots.copy(snapshot, Path(out).expanduser())
     return Checkpoint.read(path) if CONFIG in snapshot.files and is_checkpoint(path) else path
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import HubError, MissingExtraError
 from zoo.files import sha256
-from zoo.hub import store, where
+from zoo.hub import snapshots, where
 from zoo.hub.safety import RemoteFile, choose
-from zoo.hub.store import Snapshot
+from zoo.hub.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from zoo.hub.client import Hub
@@ -69,9 +69,9 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
     """
     where.check_repo(repo)
     place = where.place()
-    folder = store.folder(place.label, repo)
+    folder = snapshots.folder(place.label, repo)
     pinned = revision is not None and _is_commit(revision)
-    if revision is not None and pinned and (found := store.find(folder, revision)):
+    if revision is not None and pinned and (found := snapshots.find(folder, revision)):
         return found
     from zoo.hub.client import UnreachableError
 
@@ -80,13 +80,13 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
             commit = hub.commit_of(repo, revision)
             if pinned and commit != revision:
                 raise HubError(f"{hub.endpoint} answered commit {commit} for {repo}@{revision}")
-            found = store.find(folder, commit) or _fetch(hub, folder, repo, commit)
+            found = snapshots.find(folder, commit) or _fetch(hub, folder, repo, commit)
             if not pinned:
-                store.remember(folder, revision or "main", commit)
+                snapshots.remember(folder, revision or "main", commit)
             return found
     except UnreachableError as error:
-        last = None if pinned else store.recall(folder, revision or "main")
-        found = store.find(folder, last) if last else None
+        last = None if pinned else snapshots.recall(folder, revision or "main")
+        found = snapshots.find(folder, last) if last else None
         if found is None:
             raise
         log.warning(
@@ -110,10 +110,10 @@ def _fetch(hub: "Hub", folder: Path, repo: str, commit: str) -> Snapshot:
     def fetch(file: RemoteFile, part: Path, stop: threading.Event) -> str:
         return download.fetch(lambda start: hub.opened(repo, commit, file, start), file, part, stop)
 
-    with store.locked(folder):
-        if found := store.find(folder, commit):  # another process was faster
+    with snapshots.locked(folder):
+        if found := snapshots.find(folder, commit):  # another process was faster
             return found
-        return store.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
+        return snapshots.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
 
 
 def members(name: str) -> list[str]:
