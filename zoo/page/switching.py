@@ -8,7 +8,6 @@ Gradio; `zoo.page.tabs.adapters` lays it out.
 import copy
 import functools
 import html
-import importlib.util
 import statistics
 import tempfile
 import threading
@@ -25,7 +24,8 @@ from PIL import Image
 
 from zoo.adapters import Switcher, compare, registry
 from zoo.adapters.base import Base, load_base, named
-from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, ZooError
+from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError
+from zoo.page.tabs.contract import missing
 
 KINDS = {
     "causal-lm": "text", "text-choice": "text", "denoising": "drawing",
@@ -91,9 +91,8 @@ class Bench:
     @property
     def missing(self) -> str:
         """Why it cannot be used here, or nothing."""
-        for package in PACKAGES[self.kind]:
-            if importlib.util.find_spec(package) is None:
-                return str(MissingExtraError.of(package, "adapters"))
+        if sentence := missing(dict.fromkeys(PACKAGES[self.kind], "adapters")):
+            return sentence
         try:
             named(self.ref)
         except MissingWeightsError as error:
@@ -289,8 +288,3 @@ def facts(bench: Bench, answer: Answer) -> str:
         for title, value, note in cards
     )
     return f'<dl class="zoo-facts">{body}</dl>'
-
-
-def complaint(error: Exception) -> str:
-    """Return what a visitor is told of an error."""
-    return html.escape(str(error) if isinstance(error, ZooError) else "This did not work.")
