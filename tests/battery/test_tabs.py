@@ -3,6 +3,7 @@
 import ast
 import html
 import re
+import shutil
 import socket
 import sys
 import urllib.request
@@ -18,6 +19,7 @@ from zoo import extensions
 from zoo.errors import MissingExtraError, install
 from zoo.page import app
 from zoo.page.tabs.contract import Context
+from zoo.registry import catalogue
 
 OURS = ["enlarge", "adapters"]
 TAB = """
@@ -33,6 +35,17 @@ def build(context):
     gr.Button("More").click(lambda: int(file.read_text()) + 1, None, box, api_name="more")
 """
 Install = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One network, with adapters: the page loads, runs and prices every one that there is."""
+    folder = tmp_path_factory.mktemp("weights")
+    name = "sesr-m5-x2.photos"
+    shutil.copytree(catalogue.WEIGHTS / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "WEIGHTS", folder)
+        yield
 
 
 @pytest.fixture
