@@ -15,7 +15,7 @@ from PIL import Image
 
 from zoo.adapters import Switcher, registry
 from zoo.artifacts import adapters as adapter_refs
-from zoo.page import switching as demo_adapters
+from zoo.page import switching
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -66,7 +66,7 @@ class Visitor:
 
 def alone(number: int, weights: dict[str, float]) -> Image.Image:
     """What one visitor must see, worked out with a model of its own."""
-    bench = next(b for b in demo_adapters.benches() if b.kind == "picture")
+    bench = next(b for b in switching.benches() if b.kind == "picture")
     switcher = Switcher(bench.base.model)
     for name in SESR:
         switcher.register(name, adapter_refs.adapter(name))

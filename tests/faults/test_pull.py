@@ -16,7 +16,7 @@ import pytest
 
 import zoo
 from zoo.errors import HubError, MismatchError, MissingWeightsError, UnsafeFileError
-from zoo.hub import client, download, exchange, store
+from zoo.hub import client, download, exchange, snapshots
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build
 
@@ -261,7 +261,7 @@ def test_more_or_fewer_bytes_than_listed_are_refused(hub, commit, change, absent
 
 
 def test_a_tampered_partial_file_is_fetched_anew(hub, commit, content):
-    folder = store.folder(exchange.where.place().label, REPO)
+    folder = snapshots.folder(exchange.where.place().label, REPO)
     (folder / ".parts").mkdir(parents=True)
     part = folder / ".parts" / f"sha256-{hashlib.sha256(WEIGHTS).hexdigest()}"
     for planted in (b"x" * 1000, b"x" * len(WEIGHTS), b"x" * (len(WEIGHTS) + 1)):
@@ -348,7 +348,7 @@ def test_missing_revisions_and_repositories_are_named(hub, commit):
 
 def test_a_disk_without_room_is_seen_before_anything_is_fetched(hub, commit, monkeypatch, absent):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(snapshots.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(HubError, match=r"to be fetched .* 1,000 are free there; make room"):
         zoo.pull(REPO)
     assert hub.count("GET", "resolve") == 0

@@ -10,7 +10,7 @@ from PIL import Image
 import zoo
 from zoo.cli import main
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.hub import exchange, store
+from zoo.hub import exchange, snapshots
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build
 
@@ -36,13 +36,13 @@ def picture(tmp_path: Path) -> str:
 def verified(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The snapshots whose files were all hashed, in order."""
     seen: list[str] = []
-    verify = store.Snapshot.verify
+    verify = snapshots.Snapshot.verify
 
-    def counted(snapshot: store.Snapshot) -> None:
+    def counted(snapshot: snapshots.Snapshot) -> None:
         seen.append(snapshot.commit)
         verify(snapshot)
 
-    monkeypatch.setattr(store.Snapshot, "verify", counted)
+    monkeypatch.setattr(snapshots.Snapshot, "verify", counted)
     return seen
 
 

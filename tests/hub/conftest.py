@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("dulwich")
 
 from zoo.hub import server
-from zoo.hub.server.common import Settings
+from zoo.hub.server import Settings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 import zoo
 from zoo.errors import HubError
 from zoo.hub import client as hub_client
-from zoo.hub import download, server, store
+from zoo.hub import download, server, snapshots
 
 MIB = 1 << 20
 
@@ -131,7 +131,7 @@ def test_a_pull_to_a_full_disk(small_disk, repository, monkeypatch):
         shutil.rmtree(small_disk / "cache", ignore_errors=True)
         filler = fill(small_disk, blocks * 4096)
         with monkeypatch.context() as patch:  # the disk fills up after its room was looked at
-            patch.setattr(store.shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
+            patch.setattr(snapshots.shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
             said = None
             try:
                 zoo.pull("me/model")

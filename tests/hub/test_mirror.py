@@ -79,9 +79,9 @@ def mirrored(serve, monkeypatch, tmp_path):
     monkeypatch.setattr(client.time, "sleep", lambda _: None)
     monkeypatch.setattr(download, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(download, "LONGEST_WAIT_S", 0.02)
-    monkeypatch.setattr("zoo.hub.server.mirror._DOWN_S", 0.0)
-    monkeypatch.setattr("zoo.hub.server.mirror._FRESH_S", 0.0)
-    monkeypatch.setattr("zoo.hub.server.mirror._ADMITTED_S", 0.0)
+    monkeypatch.setattr("zoo.hub.server.mirror.mirror._DOWN_S", 0.0)
+    monkeypatch.setattr("zoo.hub.server.mirror.mirror._FRESH_S", 0.0)
+    monkeypatch.setattr("zoo.hub.server.mirror.mirror._ADMITTED_S", 0.0)
     upstream = serve("upstream")
     wire = SimpleNamespace(
         asked=[],

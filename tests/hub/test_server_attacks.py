@@ -8,8 +8,8 @@ import re
 import pytest
 
 from zoo.hub import server
-from zoo.hub.server import look
-from zoo.hub.server.common import Settings
+from zoo.hub.server import Settings
+from zoo.hub.server.web import look
 
 TEXT = base64.b64encode(b"text").decode()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.hub.server import objects
+from zoo.hub.server.store import objects
 
 
 class Writer(threading.Thread):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from zoo.hub import server
-from zoo.hub.server.garbage import collect
+from zoo.hub.server import collect
 
 
 @pytest.fixture

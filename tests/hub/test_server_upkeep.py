@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from zoo import cli
 from zoo.hub import server
-from zoo.hub.server.garbage import collect
+from zoo.hub.server import collect
 
 
 def kept(folder):

@@ -34,6 +34,10 @@ EXCEPTIONS = {
     "zoo.quantization`, after which transformers must open packed checkpoints",
 }
 
+# What other rooms may use of the hub, and the floors of its server, from the roof down.
+HUB = {"exchange", "safety", "server", "snapshots", "vocabulary", "where"}
+SERVER = ("", "serving", "app", "web", "api", "call", "mirror", "store", "common")
+
 
 def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -99,6 +103,35 @@ def test_no_arrow_goes_up():
     }
     assert upward == set(EXCEPTIONS)
     assert len(EXCEPTIONS) <= 3
+
+
+def test_only_the_hub_knows_its_insides():
+    outside = [path for name, path in MODULES.items() if room(name) != "zoo.hub"]
+    for folder in ("benchmarks", "spaces"):
+        outside += (ROOT / folder).rglob("*.py")
+    used = {
+        (str(path.relative_to(ROOT)), place)
+        for path in outside
+        for name in imported(ast.parse(path.read_text(encoding="utf-8")), types=True)
+        if (place := home(name)) and place.startswith("zoo.hub.")
+    }
+    faces = {f"zoo.hub.{name}" for name in HUB}
+    assert {place for _, place in used} == faces  # all of them, or the test sees nothing
+    assert not [(path, place) for path, place in used if place not in faces]
+
+
+def test_the_hub_server_imports_down_its_floors():
+    def level(module: str) -> int:
+        return SERVER.index(module.removeprefix("zoo.hub.server").strip(".").partition(".")[0])
+
+    inside = {m: places for m, places in edges(types=False).items() if "zoo.hub.server" in m}
+    upward = {
+        (module, place)
+        for module, places in inside.items()
+        for place in places & inside.keys()
+        if level(place) < level(module)
+    }
+    assert not upward
 
 
 def test_no_module_imports_itself_through_others():

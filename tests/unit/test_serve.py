@@ -18,8 +18,10 @@ import zoo
 from zoo import registry
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import app as serve
-from zoo.page import enlarging as demo
-from zoo.page.pictures import in_one_piece
+from zoo.page import enlarging
+from zoo.page.parts import in_one_piece
+from zoo.page.tabs import enlarge
+from zoo.page.tabs.enlarge import Enlarger
 from zoo.registry.checkpoint import Checkpoint, build
 
 
@@ -36,8 +38,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def page() -> serve._Page:
-    return serve._Page()
+def page(tmp_path_factory: pytest.TempPathFactory) -> Enlarger:
+    return Enlarger(tmp_path_factory.mktemp("page"))
 
 
 def picture(path: Path, width: int = 40, height: int = 30, bands: int = 3) -> Path:
@@ -46,7 +48,7 @@ def picture(path: Path, width: int = 40, height: int = 30, bands: int = 3) -> Pa
     return path
 
 
-def test_shelf_has_the_networks_with_weights(page: serve._Page) -> None:
+def test_shelf_has_the_networks_with_weights(page: Enlarger) -> None:
     assert list(page.shelf) == ["sesr-m3-x2", "sesr-m5-x4"]
     assert page.shelf["sesr-m3-x2"].label == "2\N{MULTIPLICATION SIGN} · sesr-m3-x2 · 9.0 k"
 
@@ -59,7 +61,7 @@ def test_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("ref", "scale"), [("sesr-m3-x2", 2), ("sesr-m5-x4", 4)])
 def test_comparison_is_lossless_and_of_output_size(
-    page: serve._Page, tmp_path: Path, ref: str, scale: int
+    page: Enlarger, tmp_path: Path, ref: str, scale: int
 ) -> None:
     source = picture(tmp_path / "a.png")
     found = page.compare(str(source), ref)
@@ -72,17 +74,17 @@ def test_comparison_is_lossless_and_of_output_size(
         assert np.array_equal(image, zoo.run(ref, source).image)
 
 
-def test_download_keeps_transparency(page: serve._Page, tmp_path: Path) -> None:
+def test_download_keeps_transparency(page: Enlarger, tmp_path: Path) -> None:
     found = page.compare(str(picture(tmp_path / "a.png", bands=4)), "sesr-m3-x2")
     with Image.open(found.download) as file, Image.open(found.network) as shown:
         assert (file.mode, shown.mode) == ("RGBA", "RGB")
 
 
 def test_large_picture_is_reduced_and_said_to_be(
-    page: serve._Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(demo, "OUTPUT_PIXELS", 1200)
+    monkeypatch.setattr(enlarging, "OUTPUT_PIXELS", 1200)
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
     *_, found = page.upscale(str(picture(tmp_path / "a.png")), "sesr-m3-x2", None)
     assert found.given == (40, 30)
@@ -90,40 +92,42 @@ def test_large_picture_is_reduced_and_said_to_be(
     assert "zoo run sesr-m3-x2" in said[0]
 
 
-def test_detail_is_cut_from_the_result(page: serve._Page, tmp_path: Path) -> None:
+def test_detail_is_cut_from_the_result(page: Enlarger, tmp_path: Path) -> None:
     found = page.compare(str(picture(tmp_path / "a.png", 200, 150)), "sesr-m3-x2")
-    corner = demo.moved(found, (0, 0))
+    corner = enlarging.moved(found, (0, 0))
     assert corner.spot == (0, 0)
-    left, right = demo.detail(corner)
-    size = tuple(length * demo.ZOOM for length in demo.DETAIL)
+    left, right = enlarging.detail(corner)
+    size = tuple(length * enlarging.ZOOM for length in enlarging.DETAIL)
     assert left.size == right.size == size
     with Image.open(found.network) as image:
-        part = np.asarray(image)[: demo.DETAIL[1], : demo.DETAIL[0]]
-    assert np.array_equal(np.asarray(right)[:: demo.ZOOM, :: demo.ZOOM], part)
-    assert demo.moved(found, (10_000, -5)).spot == (398, 0)
+        part = np.asarray(image)[: enlarging.DETAIL[1], : enlarging.DETAIL[0]]
+    assert np.array_equal(np.asarray(right)[:: enlarging.ZOOM, :: enlarging.ZOOM], part)
+    assert enlarging.moved(found, (10_000, -5)).spot == (398, 0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 2), (2, 300)])
-def test_odd_sizes(page: serve._Page, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_odd_sizes(page: Enlarger, tmp_path: Path, size: tuple[int, int]) -> None:
     found = page.compare(str(picture(tmp_path / "a.png", *size)), "sesr-m3-x2")
-    assert demo.detail(found)[0].width > 0
-    assert demo.costs(page.shelf["sesr-m3-x2"], found.used)
+    assert enlarging.detail(found)[0].width > 0
+    assert enlarging.costs(page.shelf["sesr-m3-x2"], found.used)
 
 
-def test_costs_name_the_npu_and_how_each_is_known(page: serve._Page) -> None:
+def test_costs_name_the_npu_and_how_each_is_known(page: Enlarger) -> None:
     network = page.shelf[page.default]
-    facts, table = serve._costs(page.first, network)
+    facts, table = enlarge._costs(page.first, network)
     assert "Ethos-U55-256, estimated" in facts
     assert re.search(r"measured, \d+ thread", facts)
     rows = table.count('<th scope="row">')
-    assert rows == 1 + sum(demo.target(name).method == "roofline" for name in demo.target_names())
+    assert rows == 1 + sum(
+        enlarging.target(name).method == "roofline" for name in enlarging.target_names()
+    )
     assert table.count("estimated (roofline)") == rows - 1
 
 
-def test_macs_to_720p_are_the_papers(page: serve._Page) -> None:
+def test_macs_to_720p_are_the_papers(page: Enlarger) -> None:
     """Convolutions of SESR-M3 x2: 2.05 G (arXiv 2103.09404, table 1); the residual adds none."""
-    reference = demo.costs(page.shelf["sesr-m3-x2"], (640, 360))[0][1]
-    assert demo.work(reference.macs).startswith("2.05")
+    reference = enlarging.costs(page.shelf["sesr-m3-x2"], (640, 360))[0][1]
+    assert enlarging.work(reference.macs).startswith("2.05")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_macs_to_720p_are_the_papers(page: serve._Page) -> None:
     ids=["text", "empty", "markup"],
 )
 def test_bad_file_is_one_clear_line(
-    page: serve._Page, tmp_path: Path, name: str, data: bytes, message: str
+    page: Enlarger, tmp_path: Path, name: str, data: bytes, message: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(data)
@@ -149,7 +153,7 @@ def test_bad_file_is_one_clear_line(
     assert sorted(page.root.iterdir()) == before
 
 
-def test_truncated_and_missing_pictures(page: serve._Page, tmp_path: Path) -> None:
+def test_truncated_and_missing_pictures(page: Enlarger, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 100, 100)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(gr.Error, match="truncated"):
@@ -158,7 +162,7 @@ def test_truncated_and_missing_pictures(page: serve._Page, tmp_path: Path) -> No
         page.upscale(None, "sesr-m3-x2", None)
 
 
-def test_result_is_forgotten_and_the_example_is_not(page: serve._Page, tmp_path: Path) -> None:
+def test_result_is_forgotten_and_the_example_is_not(page: Enlarger, tmp_path: Path) -> None:
     source = str(picture(tmp_path / "a.png"))
     *_, first = page.upscale(source, "sesr-m3-x2", page.first)
     *_, second = page.upscale(source, "sesr-m3-x2", first)
@@ -220,10 +224,10 @@ def test_space_pins_what_was_tested(repository: Path) -> None:
     assert "gradio" not in (space / "requirements.txt").read_text().replace("Gradio", "")
 
 
-def test_a_picture_shown_again_is_whole_for_who_is_fetching_it(page: serve._Page) -> None:
+def test_a_picture_shown_again_is_whole_for_who_is_fetching_it(page: Enlarger) -> None:
     """Two visitors are shown the same picture: one fetches while the other's is filed."""
     comparison = page.compare(str(page.examples[0]), "sesr-m3-x2")
-    pair = demo.detail(comparison)
+    pair = enlarging.detail(comparison)
     with gr.Blocks():
         sliders = [in_one_piece(gr.ImageSlider(format="png")) for _ in range(2)]
     fetched = {Path(side.path): 0 for side in sliders[0].postprocess(pair).root}

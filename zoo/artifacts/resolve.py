@@ -191,7 +191,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
         UnsafeFileError: tampered with, hostile file names, or weights only as pickles.
 
     """
-    from zoo.hub import exchange, store
+    from zoo.hub import exchange, snapshots
     from zoo.registry.checkpoint import Checkpoint
 
     parsed = refs.parse(ref)
@@ -199,7 +199,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
         raise MismatchError(f"{str(ref)!r} is here already; expected org/repo[@revision] to pull")
     _refuse_collection(parsed.repo)
     snapshot = exchange.pull(parsed.repo, parsed.revision)
-    path = snapshot.path if out is None else store.copy(snapshot, Path(out).expanduser())
+    path = snapshot.path if out is None else snapshots.copy(snapshot, Path(out).expanduser())
     return Checkpoint.read(path) if CONFIG in snapshot.files and is_checkpoint(path) else path
 
 

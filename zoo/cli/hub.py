@@ -56,12 +56,11 @@ def _none(args: Arguments) -> None:
 def _serve(args: Arguments) -> None:
     try:
         from zoo.hub import server
-        from zoo.hub.server.common import Settings
     except ImportError as error:
         raise MissingExtraError.of(str(error.name), "hub") from error
     quota = None if args.quota is None else int(args.quota * 1e9)
     upstream = None if args.upstream is None else where.endpoint(args.upstream, "--upstream")
-    settings = Settings(public_url=args.public_url, quota_bytes=quota, upstream=upstream)
+    settings = server.Settings(public_url=args.public_url, quota_bytes=quota, upstream=upstream)
     server.serve(args.dir, host=args.host, port=args.port, settings=settings)
 
 
@@ -83,10 +82,10 @@ def _token(args: Arguments) -> None:
 
 def _collect(args: Arguments) -> None:
     try:
-        from zoo.hub.server.garbage import collect
+        from zoo.hub import server
     except ImportError as error:
         raise MissingExtraError.of(str(error.name), "hub") from error
-    found = collect(args.dir, hours=args.hours, check=args.check)
+    found = server.collect(args.dir, hours=args.hours, check=args.check)
     if args.json:
         print(json.dumps(vars(found)))
         return

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import HubError, MissingExtraError
 from zoo.files import sha256
-from zoo.hub import store, where
+from zoo.hub import snapshots, where
 from zoo.hub.safety import RemoteFile, choose
-from zoo.hub.store import Snapshot
+from zoo.hub.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from zoo.hub.client import Hub
@@ -72,9 +72,9 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
     """
     where.check_repo(repo)
     place = where.place()
-    folder = store.folder(place.label, repo)
+    folder = snapshots.folder(place.label, repo)
     pinned = revision is not None and _is_commit(revision)
-    if revision is not None and pinned and (found := store.find(folder, revision)):
+    if revision is not None and pinned and (found := snapshots.find(folder, revision)):
         return found
     from zoo.hub.client import UnreachableError
 
@@ -83,13 +83,13 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
             commit = hub.commit_of(repo, revision)
             if pinned and commit != revision:
                 raise HubError(f"{hub.endpoint} answered commit {commit} for {repo}@{revision}")
-            found = store.find(folder, commit) or _fetch(hub, folder, repo, commit)
+            found = snapshots.find(folder, commit) or _fetch(hub, folder, repo, commit)
             if not pinned:
-                store.remember(folder, revision or "main", commit)
+                snapshots.remember(folder, revision or "main", commit)
             return found
     except UnreachableError as error:
-        last = None if pinned else store.recall(folder, revision or "main")
-        found = store.find(folder, last) if last else None
+        last = None if pinned else snapshots.recall(folder, revision or "main")
+        found = snapshots.find(folder, last) if last else None
         if found is None:
             raise
         log.warning(
@@ -116,15 +116,15 @@ def look(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, s
     """
     where.check_repo(repo)
     place = where.place()
-    folder = store.folder(place.label, repo)
-    if revision is not None and _is_commit(revision) and (seen := store.seen(folder, revision)):
+    folder = snapshots.folder(place.label, repo)
+    if revision is not None and _is_commit(revision) and (seen := snapshots.seen(folder, revision)):
         return seen, revision
     from zoo.hub.client import UnreachableError
 
     try:
         with connected(place) as hub:
             commit = hub.commit_of(repo, revision)
-            seen = store.seen(folder, commit) or _fetch_few(hub, folder, repo, commit, names)
+            seen = snapshots.seen(folder, commit) or _fetch_few(hub, folder, repo, commit, names)
             return seen, commit
     except UnreachableError:
         snapshot = pull(repo, revision)  # what it last meant, with a warning
@@ -136,14 +136,14 @@ def _fetch_few(hub: "Hub", folder: Path, repo: str, commit: str, names: Sequence
 
     small = [f for f in hub.tree(repo, commit) if f.path in names and f.bytes <= _SMALL_BYTES]
     never = threading.Event()
-    with store.locked(folder):
-        if seen := store.seen(folder, commit):  # another process was faster
+    with snapshots.locked(folder):
+        if seen := snapshots.seen(folder, commit):  # another process was faster
             return seen
-        with store.looking(folder, commit) as place:
+        with snapshots.looking(folder, commit) as place:
             for file in small:
                 opened = functools.partial(hub.opened, repo, commit, file)
                 download.fetch(opened, file, place / file.path, never)
-    return store.looked_at(folder, commit)
+    return snapshots.looked_at(folder, commit)
 
 
 def _is_commit(revision: str) -> bool:
@@ -160,10 +160,10 @@ def _fetch(hub: "Hub", folder: Path, repo: str, commit: str) -> Snapshot:
     def fetch(file: RemoteFile, part: Path, stop: threading.Event) -> str:
         return download.fetch(lambda start: hub.opened(repo, commit, file, start), file, part, stop)
 
-    with store.locked(folder):
-        if found := store.find(folder, commit):  # another process was faster
+    with snapshots.locked(folder):
+        if found := snapshots.find(folder, commit):  # another process was faster
             return found
-        return store.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
+        return snapshots.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
 
 
 def members(name: str) -> list[str]:

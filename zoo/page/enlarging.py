@@ -1,6 +1,6 @@
 """What the demo page shows, without the page: comparisons, details, cost tables, an example.
 
-Nothing here knows Gradio; `zoo.page.app` lays these out.
+Nothing here knows Gradio; `zoo.page.tabs.enlarge` lays these out.
 """
 
 import functools

@@ -8,7 +8,6 @@ Gradio; `zoo.page.tabs.adapters` lays it out.
 import copy
 import functools
 import html
-import importlib.util
 import statistics
 import tempfile
 import threading
@@ -27,7 +26,8 @@ from zoo.adapters import Switcher, compare, registry
 from zoo.adapters.base import Base
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
-from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, ZooError
+from zoo.errors import MismatchError, MissingWeightsError
+from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
 
 ROUNDS = 3
@@ -100,9 +100,8 @@ class Bench:
     @property
     def missing(self) -> str:
         """Why it cannot be used here, or nothing."""
-        for package in self.demo.packages:
-            if importlib.util.find_spec(package) is None:
-                return str(MissingExtraError.of(package, "adapters"))
+        if sentence := missing(dict.fromkeys(self.demo.packages, "adapters")):
+            return sentence
         try:
             named(self.ref)
         except MissingWeightsError as error:
@@ -250,8 +249,3 @@ def facts(bench: Bench, answer: Answer) -> str:
         for title, value, note in cards
     )
     return f'<dl class="zoo-facts">{body}</dl>'
-
-
-def complaint(error: Exception) -> str:
-    """Return what a visitor is told of an error."""
-    return html.escape(str(error) if isinstance(error, ZooError) else "This did not work.")

@@ -4,8 +4,13 @@
 with zoo.hub.server.running(Path("hub")) as address:  # in this process, on a free port
     ...
 ```
+
+`serving` starts `app`, which hands each request (`call`) to a route of `api` or `web`; these read
+and write the `store`, or another hub's through the `mirror`. An import goes down this list alone.
 """
 
+from zoo.hub.server.common import Settings
 from zoo.hub.server.serving import embedded, running, serve, token
+from zoo.hub.server.store.garbage import collect
 
-__all__ = ["embedded", "running", "serve", "token"]
+__all__ = ["Settings", "collect", "embedded", "running", "serve", "token"]

@@ -7,22 +7,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from zoo.hub.server import (
+from zoo.hub.server.api import (
     collections,
     commits,
     downloads,
     githttp,
     lfs,
     listing,
-    pages,
     repositories,
     trees,
     xet,
 )
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import MIB, Refused
-from zoo.hub.server.hub import Hub
-from zoo.hub.server.objects import disk_errors
+from zoo.hub.server.store.hub import Hub
+from zoo.hub.server.store.objects import disk_errors
+from zoo.hub.server.web import pages
 
 log = logging.getLogger("zoo.hub")
 

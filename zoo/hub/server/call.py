@@ -14,9 +14,9 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from zoo.hub.server.accounts import Account, account_of, is_ours, token_in
 from zoo.hub.server.common import MIB, Name, Refused, bad
-from zoo.hub.server.hub import Hub, Row
+from zoo.hub.server.store.accounts import Account, account_of, is_ours, token_in
+from zoo.hub.server.store.hub import Hub, Row
 
 KINDS = ("models", "datasets", "spaces")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")

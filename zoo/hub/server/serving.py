@@ -14,12 +14,12 @@ from filelock import FileLock, Timeout
 
 from zoo.errors import HubError
 from zoo.files import write_bytes
-from zoo.hub.server.accounts import TokenOptions, create_token, hashed
 from zoo.hub.server.app import Application
 from zoo.hub.server.common import Settings
-from zoo.hub.server.hub import Hub
-from zoo.hub.server.index import Index
-from zoo.hub.server.mirror import Mirror
+from zoo.hub.server.mirror.mirror import Mirror
+from zoo.hub.server.store.accounts import TokenOptions, create_token, hashed
+from zoo.hub.server.store.hub import Hub
+from zoo.hub.server.store.index import Index
 
 log = logging.getLogger("zoo.hub")
 _LOCAL = "local"  # the user of an embedded hub

@@ -1,6 +1,6 @@
 """The page's Adapters tab: a slider per adapter, output without and with them, what a switch costs.
 
-The app finds this file by its being here; what is computed is in `zoo.page.switching`.
+What is computed is in `zoo.page.switching`.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,14 @@ import gradio as gr
 from zoo.adapters import registry
 from zoo.adapters.fusion import STRATEGIES
 from zoo.errors import ZooError
-from zoo.page import switching as demo_adapters
-from zoo.page.pictures import in_one_piece
+from zoo.page import switching
+from zoo.page.parts import complaint, in_one_piece, note
 from zoo.page.switching import Bench
+from zoo.page.tabs.contract import Context
 
+TITLE, ORDER = "Adapters", 20
+REQUIRES: Mapping[str, str] = {}  # each base model says by itself what it needs
+CSS = ""
 _INTRO = """<p class="zoo-note">A sparse adapter changes about one per cent of a base model's
 weights. Move the sliders: adapters go into the live model in milliseconds, alone or fused, and
 come out again to the bit. What you see is computed for you alone.</p>"""
@@ -32,11 +36,11 @@ _PROMPTS = {
 }
 
 
-def tab() -> None:
-    """Lay out the tab, a part for each base model that has adapters."""
+def build(context: Context) -> None:
+    """Lay out the tab, a part for each base model that has adapters; none needs a folder."""
     gr.HTML(_INTRO)
     with gr.Tabs():
-        benches = demo_adapters.benches()
+        benches = switching.benches()
         for bench in sorted(benches, key=_place):
             with gr.Tab(bench.demo.title, id=bench.ref, elem_id=f"bench-{bench.kind}"):
                 _bench(bench)
@@ -49,7 +53,7 @@ def _place(bench: Bench) -> tuple[bool, int]:
 
 def _bench(bench: Bench) -> None:
     if missing := bench.missing:
-        gr.HTML(f"<p class='zoo-note'>{demo_adapters.complaint(ZooError(missing))}</p>")
+        note(missing)
         return
     mark = bench.kind
     gr.HTML(f"<div class='zoo-caption'><b>Base</b> {_BASES.get(bench.ref, bench.ref)}</div>")
@@ -87,7 +91,7 @@ def _input(bench: Bench, mark: str) -> Any:
     prompts = [[_PROMPTS[name]] for name in bench.adapters if name in _PROMPTS]
     box = gr.Textbox(
         prompts[-1][0] if prompts else "", label=bench.demo.asks, lines=4, elem_id=f"input-{mark}",
-        max_length=demo_adapters.MOST_PROMPT,
+        max_length=switching.MOST_PROMPT,
     )  # fmt: skip
     if prompts:
         gr.Examples(prompts, [box], label="Or one of these", cache_examples=False,
@@ -119,13 +123,11 @@ def _connect(
     def run(prompt: Any, strategy: str, *weights: float) -> tuple[Any, ...]:
         """Return the output of the base and with adapters, the facts, and the interference."""
         try:
-            found = bench.answer(prompt, dict(zip(bench.adapters, weights, strict=True)), strategy)
+            answer = bench.answer(prompt, dict(zip(bench.adapters, weights, strict=True)), strategy)
         except ZooError as error:
-            raise gr.Error(
-                demo_adapters.complaint(error), title="That did not work", print_exception=False
-            ) from error
-        shown = gr.update(value=found.picture, visible=found.picture is not None or "hidden")
-        return found.base, found.fused, demo_adapters.facts(bench, found), shown
+            raise complaint(str(error)) from error
+        shown = gr.update(value=answer.picture, visible=answer.picture is not None or "hidden")
+        return answer.base, answer.fused, switching.facts(bench, answer), shown
 
     call: Mapping[str, Any] = {
         "fn": run, "inputs": [given, strategy, *sliders], "outputs": outputs,

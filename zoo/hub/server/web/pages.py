@@ -16,12 +16,12 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from starlette.responses import RedirectResponse, Response
 
-from zoo.hub.server import cards
+from zoo.hub.server.api.trees import files_facts
 from zoo.hub.server.call import Call, Routes
 from zoo.hub.server.common import Refused
-from zoo.hub.server.hub import Row
-from zoo.hub.server.look import day, link, page, size, tags
-from zoo.hub.server.trees import files_facts
+from zoo.hub.server.store import cards
+from zoo.hub.server.store.hub import Row
+from zoo.hub.server.web.look import day, link, page, size, tags
 
 routes = Routes()
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:|/", re.IGNORECASE)

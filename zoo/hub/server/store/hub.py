@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from zoo.errors import HubError
-from zoo.hub.server import cards
-from zoo.hub.server.accounts import Account
 from zoo.hub.server.common import Name, Refused, Settings, bad, checked_name
-from zoo.hub.server.git import Git
-from zoo.hub.server.index import Index
-from zoo.hub.server.objects import Objects, disk_errors, stamp_of
+from zoo.hub.server.store import cards
+from zoo.hub.server.store.accounts import Account
+from zoo.hub.server.store.git import Git
+from zoo.hub.server.store.index import Index
+from zoo.hub.server.store.objects import Objects, disk_errors, stamp_of
 
 if TYPE_CHECKING:
-    from zoo.hub.server.mirror import Mirror
+    from zoo.hub.server.mirror.mirror import Mirror
 
 log = logging.getLogger("zoo.hub")
 

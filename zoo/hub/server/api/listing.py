@@ -6,11 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
+from zoo.hub.server.api.repositories import iso
+from zoo.hub.server.api.trees import files_facts
 from zoo.hub.server.call import Call, Routes, answer, next_link
 from zoo.hub.server.common import Refused
-from zoo.hub.server.hub import Row
-from zoo.hub.server.repositories import iso
-from zoo.hub.server.trees import files_facts
+from zoo.hub.server.store.hub import Row
 
 routes = Routes()
 # `expand` names what the client asks for, in its spelling; the ids come in any case.

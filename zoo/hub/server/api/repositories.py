@@ -5,10 +5,10 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
-from zoo.hub.server import cards
 from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link
 from zoo.hub.server.common import Name, Refused, bad, kind_of, text_of
-from zoo.hub.server.hub import wants_private
+from zoo.hub.server.store import cards
+from zoo.hub.server.store.hub import wants_private
 
 routes = Routes()
 

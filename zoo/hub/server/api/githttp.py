@@ -10,9 +10,9 @@ from dulwich.repo import Repo
 from dulwich.server import DictBackend, UploadPackHandler
 from starlette.responses import Response
 
+from zoo.hub.server.api.downloads import Stream
 from zoo.hub.server.call import Call, Routes, in_thread
 from zoo.hub.server.common import MIB, Refused, bad
-from zoo.hub.server.downloads import Stream
 
 routes = Routes()
 _REQUEST = 16 * MIB  # of wants and haves

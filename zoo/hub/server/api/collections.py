@@ -8,10 +8,10 @@ from typing import Any
 
 from starlette.responses import Response
 
+from zoo.hub.server.api.repositories import iso
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import Name, Refused, bad, kind_of, object_of, text_of
-from zoo.hub.server.hub import Row
-from zoo.hub.server.repositories import iso
+from zoo.hub.server.store.hub import Row
 
 routes = Routes()
 _ONE = "api/collections/{namespace}/{slug}"

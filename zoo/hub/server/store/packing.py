@@ -20,7 +20,7 @@ from dulwich.repo import Repo
 from zoo.errors import HubError
 from zoo.files import sync
 from zoo.hub.server.common import MIB
-from zoo.hub.server.objects import disk_errors
+from zoo.hub.server.store.objects import disk_errors
 
 _LOOSE = 12  # objects; more of them become a pack
 _LOOSE_BYTES = 4 * MIB

@@ -20,10 +20,10 @@ from dulwich.repo import Repo
 from zoo.errors import HubError, UnsafeFileError
 from zoo.hub import client, download
 from zoo.hub.safety import RemoteFile
-from zoo.hub.server.accounts import INVALID
 from zoo.hub.server.common import Refused
-from zoo.hub.server.following import Fetch
-from zoo.hub.server.packing import Batch
+from zoo.hub.server.mirror.following import Fetch
+from zoo.hub.server.store.accounts import INVALID
+from zoo.hub.server.store.packing import Batch
 from zoo.hub.where import Place
 
 _TIMEOUT_S = 60.0

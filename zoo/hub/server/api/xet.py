@@ -20,12 +20,12 @@ from typing import BinaryIO
 import lz4.frame
 from starlette.responses import Response
 
-from zoo.hub.server.accounts import sign, signed
+from zoo.hub.server.api.lfs import keep
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import SHA256, Refused, bad
-from zoo.hub.server.hub import Hub
-from zoo.hub.server.lfs import keep
-from zoo.hub.server.objects import Upload
+from zoo.hub.server.store.accounts import sign, signed
+from zoo.hub.server.store.hub import Hub
+from zoo.hub.server.store.objects import Upload
 
 routes = Routes()
 _RECORD = 48

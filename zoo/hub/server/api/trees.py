@@ -6,10 +6,10 @@ from urllib.parse import parse_qsl
 
 from starlette.responses import Response
 
+from zoo.hub.server.api.repositories import iso
 from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link, parse_object
 from zoo.hub.server.common import Refused, bad
-from zoo.hub.server.hub import Hub, Row
-from zoo.hub.server.repositories import iso
+from zoo.hub.server.store.hub import Hub, Row
 
 routes = Routes()
 

@@ -22,10 +22,10 @@ from dulwich.refs import Ref, check_ref_format
 from dulwich.repo import Repo
 
 from zoo.files import sync
-from zoo.hub.server import packing
 from zoo.hub.server.common import SHA1, Refused, bad
-from zoo.hub.server.objects import disk_errors
-from zoo.hub.server.packing import Batch, Repacked, repack
+from zoo.hub.server.store import packing
+from zoo.hub.server.store.objects import disk_errors
+from zoo.hub.server.store.packing import Batch, Repacked, repack
 
 FILE, FOLDER = 0o100644, 0o040000
 _POINTER = re.compile(

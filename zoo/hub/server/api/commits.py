@@ -23,9 +23,9 @@ from zoo.hub.server.common import (
     size_of,
     text_of,
 )
-from zoo.hub.server.git import pointer
-from zoo.hub.server.hub import Hub, Row
-from zoo.hub.server.packing import Batch
+from zoo.hub.server.store.git import pointer
+from zoo.hub.server.store.hub import Hub, Row
+from zoo.hub.server.store.packing import Batch
 
 routes = Routes()
 

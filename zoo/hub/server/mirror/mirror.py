@@ -20,13 +20,13 @@ from typing import Any
 
 from zoo.hub.client import UnreachableError
 from zoo.hub.safety import RemoteFile
-from zoo.hub.server.accounts import hashed
 from zoo.hub.server.common import SHA1, Name, Refused, checked_name
-from zoo.hub.server.following import Fetch
-from zoo.hub.server.git import Git
-from zoo.hub.server.hub import Hub, Row
-from zoo.hub.server.objects import disk_errors, place, stamp_of
-from zoo.hub.server.upstream import Upstream
+from zoo.hub.server.mirror.following import Fetch
+from zoo.hub.server.mirror.upstream import Upstream
+from zoo.hub.server.store.accounts import hashed
+from zoo.hub.server.store.git import Git
+from zoo.hub.server.store.hub import Hub, Row
+from zoo.hub.server.store.objects import disk_errors, place, stamp_of
 
 log = logging.getLogger("zoo.hub")
 

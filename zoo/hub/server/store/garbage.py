@@ -7,8 +7,8 @@ from pathlib import Path
 from dulwich.objects import Commit, Tag
 
 from zoo.errors import HubError
-from zoo.hub.server.git import Git
-from zoo.hub.server.hub import Hub
+from zoo.hub.server.store.git import Git
+from zoo.hub.server.store.hub import Hub
 
 # A client remembers for weeks which chunks it has sent, and then does not send them again.
 _XORB_DAYS = 60

@@ -5,12 +5,12 @@ from typing import Any
 
 from starlette.responses import Response
 
-from zoo.hub.server.accounts import sign, signed
+from zoo.hub.server.api.downloads import mirrored, require_intact, send_file
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import SHA256, Refused, bad, object_of, size_of
-from zoo.hub.server.downloads import mirrored, require_intact, send_file
-from zoo.hub.server.hub import Hub, Row
-from zoo.hub.server.objects import Upload, stamp_of
+from zoo.hub.server.store.accounts import sign, signed
+from zoo.hub.server.store.hub import Hub, Row
+from zoo.hub.server.store.objects import Upload, stamp_of
 
 routes = Routes()
 _MEDIA = {"Content-Type": "application/vnd.git-lfs+json"}

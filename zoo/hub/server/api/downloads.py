@@ -11,12 +11,12 @@ from anyio import to_thread
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from zoo.hub.server.api.trees import files_facts
 from zoo.hub.server.call import Call, Routes
 from zoo.hub.server.common import Refused
-from zoo.hub.server.following import Fetch, Follow
-from zoo.hub.server.hub import Hub
-from zoo.hub.server.mirror import Mirror
-from zoo.hub.server.trees import files_facts
+from zoo.hub.server.mirror.following import Fetch, Follow
+from zoo.hub.server.mirror.mirror import Mirror
+from zoo.hub.server.store.hub import Hub
 
 routes = Routes()
 _FIRST_BYTES_S = 8.0  # below the 10 s after which the client gives up

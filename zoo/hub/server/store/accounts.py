@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 from zoo.hub.server.common import Refused, checked_name
-from zoo.hub.server.index import Index
+from zoo.hub.server.store.index import Index
 
 INVALID = "Invalid credentials in Authorization header"  # the client looks for these words
 ROLES = ("read", "write", "admin")  # an admin writes in every namespace

@@ -1,5 +1,6 @@
-"""Pictures as outputs of the page that appear in Gradio's cache in one piece."""
+"""What the tabs of the page share: complaints, notes, and pictures in one piece."""
 
+import html
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +11,18 @@ from PIL import Image
 Output = TypeVar("Output", bound=gr.Image | gr.ImageSlider)
 
 
+def complaint(text: str) -> gr.Error:
+    """Return the error that tells a visitor, in a corner of the page, what did not work."""
+    return gr.Error(html.escape(text), title="That did not work", print_exception=False)
+
+
+def note(text: str) -> gr.HTML:
+    """Lay out a sentence in small grey letters."""
+    return gr.HTML(f"<p class='zoo-note'>{html.escape(text)}</p>")
+
+
 def in_one_piece(output: Output) -> Output:
-    """Let the pictures of an output be filed by renaming.
+    """Let the pictures of an output appear in Gradio's cache in one piece, by renaming.
 
     Gradio names a picture after its content and writes it over, in place, for everybody who is
     shown the same one: whoever is fetching it at that moment gets half of it. What comes as a

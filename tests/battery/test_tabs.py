@@ -1,0 +1,171 @@
+"""Every tab of the page, ours and one that an installed package brings."""
+
+import ast
+import html
+import re
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio_client import Client
+
+from zoo import extensions
+from zoo.errors import MissingExtraError, install
+from zoo.page import app
+from zoo.page.tabs.contract import Context
+from zoo.registry import catalogue
+
+OURS = ["enlarge", "adapters"]
+TAB = """
+import gradio as gr
+
+TITLE, ORDER, REQUIRES, CSS = "Counting", {order}, {requires}, "#acme {{ color: #012345; }}"
+
+
+def build(context):
+    file = context.folder / "count"
+    file.write_text("41")
+    box = gr.Number(elem_id="acme")
+    gr.Button("More").click(lambda: int(file.read_text()) + 1, None, box, api_name="more")
+"""
+Install = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One network, with adapters: the page loads, runs and prices every one that there is."""
+    folder = tmp_path_factory.mktemp("weights")
+    name = "sesr-m5-x2.photos"
+    shutil.copytree(catalogue.WEIGHTS / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "WEIGHTS", folder)
+        yield
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Give a function that installs a package with a tab."""
+
+    def package(order: int = 15, requires: Mapping[str, str] | None = None) -> None:
+        (tmp_path / "acme_tab.py").write_text(TAB.format(order=order, requires=requires or {}))
+        info = tmp_path / "acme_tab-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-tab\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{app.POINT}]\ncounting = acme_tab\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "acme_tab", raising=False)
+        extensions.members.cache_clear()
+
+    yield package
+    monkeypatch.undo()
+    extensions.members.cache_clear()
+
+
+def public(page: gr.Blocks) -> list[str]:
+    """The names of the events that visitors may call."""
+    return [str(e.api_name) for e in page.fns.values() if e.api_visibility == "public"]
+
+
+def shown(page: gr.Blocks) -> list[str]:
+    """The titles of the tabs of the page's first row."""
+    (row,) = (block for block in page.children if isinstance(block, gr.Tabs))
+    return [str(tab.label) for tab in row.children if isinstance(tab, gr.Tab)]
+
+
+def text(page: gr.Blocks) -> str:
+    return " ".join(str(b.value) for b in page.blocks.values() if isinstance(b, gr.HTML))
+
+
+def test_ours_are_found() -> None:
+    assert list(app.tabs()) == OURS
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_tab_keeps_its_contract(name: str, tmp_path: Path) -> None:
+    tab: Any = app.tabs()[name]
+    assert tab.TITLE == tab.TITLE.strip() != ""
+    assert isinstance(tab.ORDER, int)
+    assert all(isinstance(word, str) for pair in tab.REQUIRES.items() for word in pair)
+    assert tab.CSS.count("{") == tab.CSS.count("}")
+    with gr.Blocks() as page:
+        assert tab.build(Context(tmp_path)) is None
+    assert page.blocks
+    names = public(page)
+    assert names
+    assert all(re.fullmatch(r"(?!lambda)[a-z]+(_[a-z]+)*", name) for name in names)
+
+
+def test_no_two_tabs_share_a_name_of_an_event() -> None:
+    names = public(app.build())
+    assert {"upscale", "adapters_picture"} <= set(names)
+    assert not [name for name in names if name.removesuffix("_1") != name]  # Gradio's way out
+
+
+def test_a_tab_of_an_installed_package(installed: Install) -> None:
+    installed()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = app.serve(port, block=False)
+    try:
+        with urllib.request.urlopen(address) as answer:
+            assert b"#012345" in answer.read()  # its look
+        client = Client(address, verbose=False)
+        assert client.predict(api_name="/more") == 42
+        endpoints = client.view_api(return_format="dict", print_info=False)
+        assert "/upscale" in endpoints["named_endpoints"]
+    finally:
+        gr.close_all()
+
+
+@pytest.mark.parametrize(("order", "titles"), [
+    (5, ["Counting", "Enlarge", "Adapters"]),
+    (15, ["Enlarge", "Counting", "Adapters"]),
+    (25, ["Enlarge", "Adapters", "Counting"]),
+], ids=["first", "between", "last"])  # fmt: skip
+def test_tabs_stand_in_their_order(
+    installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, titles: list[str]
+) -> None:
+    for name in OURS:
+        monkeypatch.setattr(f"zoo.page.tabs.{name}.build", lambda context: None)
+    installed(order=order)
+    assert shown(app.build()) == titles
+
+
+@pytest.mark.parametrize("extra", ["", "adapters"])
+def test_a_tab_says_what_is_not_installed(
+    installed: Install, monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    for name in OURS:
+        monkeypatch.setattr(f"zoo.page.tabs.{name}.build", lambda context: None)
+    installed(requires={"torch": "train", "acme_nets": extra})
+    page = app.build()
+    assert shown(page) == ["Enlarge", "Counting", "Adapters"]
+    assert "more" not in public(page)
+    expected = f"acme_nets is not installed; type: {install('acme_nets')}"
+    if extra:
+        expected = str(MissingExtraError.of("acme_nets", extra))
+    assert expected in html.unescape(text(page))
+
+
+def test_what_is_computed_does_not_know_gradio() -> None:
+    """Only the frame, the tabs and what these share lay anything out."""
+    folder = Path(app.__file__).parent
+    free = {file.name for file in folder.glob("*.py")} - {"app.py", "parts.py"}
+    assert free >= {"enlarging.py", "switching.py"}
+    for file in (*(folder / name for name in free), folder / "tabs" / "contract.py"):
+        imported = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module))
+        assert "gradio" not in {name.partition(".")[0] for name in imported}
+        if file.name != "__init__.py":  # which serves
+            assert not imported & {"zoo.page.app", "zoo.page.parts"}

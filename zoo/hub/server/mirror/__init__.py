@@ -1,0 +1,1 @@
+"""Repositories of another hub, fetched when somebody here asks for them."""

@@ -1,0 +1,63 @@
+"""What a tab of the page is: a module with `TITLE`, `ORDER`, `REQUIRES`, `CSS` and `build`.
+
+A file in this folder is a tab by being here; an installed package offers one through the
+entry-point group "zoo.page.tabs". What is computed belongs into a module without Gradio
+(`zoo.page.enlarging`, `zoo.page.switching`), so that it can be tried without a page.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from zoo.errors import MissingExtraError, install
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the page lends a tab.
+
+    Attributes:
+        folder: for files of its own; deleted when the page ends. What belongs to one visitor the
+            tab deletes sooner.
+
+    """
+
+    folder: Path
+
+
+class Tab(Protocol):
+    """One tab of the page.
+
+    Attributes:
+        TITLE: what visitors read on it.
+        ORDER: tabs stand from the lowest to the highest; ours are 10 and 20.
+        REQUIRES: the packages that it needs beside Gradio, each with the extra of edge-zoo that
+            installs it, or "" for a package of no extra. Without them the tab shows what to type;
+            so the module itself imports them in functions alone.
+        CSS: of its own elements; "" for none.
+
+    """
+
+    TITLE: str
+    ORDER: int
+    REQUIRES: Mapping[str, str]
+    CSS: str
+
+    def build(self, context: Context) -> None:
+        """Lay the tab out and connect its events, inside a `gr.Tab`.
+
+        An event that visitors may call through the API has an `api_name` of its own; all others
+        are `api_visibility="private"`.
+        """
+
+
+def missing(requires: Mapping[str, str]) -> str:
+    """Return what to install, and the line to type, or nothing where every package is there."""
+    for package, extra in requires.items():
+        if importlib.util.find_spec(package) is None:
+            if extra:
+                return str(MissingExtraError.of(package, extra))
+            return f"{package} is not installed; type: {install(package)}"
+    return ""

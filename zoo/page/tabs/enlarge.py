@@ -1,0 +1,234 @@
+"""The page's Enlarge tab: a picture in, the enlarged one beside bicubic, and what that costs.
+
+What belongs to one visitor lives in that visitor's session and is deleted with it. What is
+computed is in `zoo.page.enlarging`.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+from gradio.media import get_image
+
+from zoo.errors import ZooError
+from zoo.page import enlarging
+from zoo.page.enlarging import Comparison, Loaded
+from zoo.page.parts import complaint, in_one_piece
+from zoo.page.tabs.contract import Context
+
+TITLE, ORDER = "Enlarge", 10
+REQUIRES: Mapping[str, str] = {}
+CSS = """
+.zoo-slider .image-container::before, .zoo-slider .image-container::after {
+  position: absolute; bottom: 8px; z-index: 60; pointer-events: none; padding: 1px 8px;
+  border-radius: 999px; background: rgb(15 23 42 / 72%); color: #fff; font-size: 12px; }
+.zoo-slider .image-container::before { content: "bicubic"; left: 8px; }
+.zoo-slider .image-container::after { content: "network"; right: 8px; }
+.zoo-detail img { image-rendering: pixelated; }
+.zoo-costs { width: 100%; border-collapse: collapse; font-size: 13px; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+.zoo-costs, .zoo-costs :is(thead, tbody, tr, th, td) { border: 0 !important; }
+.zoo-costs :is(th, td) { padding: 4px 10px; text-align: right;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.zoo-costs :is(th, td):is(:nth-child(1), :nth-child(6), :nth-child(8)) {
+  text-align: left; }
+.zoo-costs thead th { color: var(--body-text-color-subdued); font-weight: 500; }
+.zoo-costs tbody th { font-weight: 600; }
+.zoo-costs small { display: block; white-space: normal; min-width: 12rem;
+  font-weight: 400; color: var(--body-text-color-subdued); }
+#examples .gallery { gap: 5px; }
+@media (max-width: 640px) { .zoo-slider { height: 300px !important; } }
+"""
+_PHOTOGRAPHS = ("cheetah1.jpg", "lion.jpg")
+_WHOLE = "<div class='zoo-caption'><b>Whole picture</b> drag the line, scroll to zoom</div>"
+_DETAIL = (
+    "<div class='zoo-caption'><b>Magnified</b> where they differ most; "
+    "click your picture to move</div>"
+)
+
+
+class Enlarger:
+    """What all visitors share: the networks, the examples, and a folder for results.
+
+    Raises:
+        MissingWeightsError: no network has weights.
+
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.shelf = enlarging.shelf()
+        self.root = root
+        self.examples = self._examples()
+        self.default = "sesr-m5-x2" if "sesr-m5-x2" in self.shelf else next(iter(self.shelf))
+        planned = self.compare(str(self.examples[0]), self.default)  # PyTorch's first run is slow
+        shutil.rmtree(planned.folder)
+        # Shown to everybody before they bring a picture of their own, and never deleted.
+        self.first = self.compare(str(self.examples[0]), self.default)
+
+    def _examples(self) -> list[Path]:
+        """Return copies of photographs that come with Gradio, and a drawing of our own."""
+        files = []
+        for name in _PHOTOGRAPHS:
+            with contextlib.suppress(ValueError, FileNotFoundError):  # not in this Gradio
+                files.append(self.root / name)
+                shutil.copyfile(get_image(name), files[-1])
+        files.append(self.root / "engraving.png")
+        enlarging.draw_example(files[-1])
+        return [file for file in files if file.exists()]
+
+    def compare(self, picture: str, ref: str) -> Comparison:
+        """Enlarge into a fresh folder; on failure nothing is left of it."""
+        folder = Path(tempfile.mkdtemp(dir=self.root))
+        try:
+            return enlarging.compare(self.shelf[ref], Path(picture), folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def forget(self, comparison: Comparison | None) -> None:
+        """Delete a visitor's result; the example's is everybody's."""
+        if comparison is not None and comparison.folder != self.first.folder:
+            shutil.rmtree(comparison.folder, ignore_errors=True)
+
+    def upscale(
+        self, picture: str | None, ref: str, previous: Comparison | None
+    ) -> tuple[Any, ...]:
+        """Enlarge a picture and compare it with bicubic.
+
+        Returns (bicubic, network) at full size, (bicubic, network) of a magnified detail, the
+        file to download, and the costs as HTML: the facts, then a row per device.
+        """
+        if picture is None:
+            raise complaint("There is no picture yet: drop one in, paste one, or take an example.")
+        try:
+            comparison = self.compare(picture, ref)
+        except ZooError as error:
+            raise complaint(str(error).replace(picture, Path(picture).name)) from error
+        self.forget(previous)
+        if comparison.used != comparison.given:
+            gr.Warning(_reduced(comparison, ref), title="Reduced first")
+        return (*_shown(comparison), *_costs(comparison, self.shelf[ref]), comparison)
+
+    def clear(self, previous: Comparison | None) -> tuple[Any, ...]:
+        """Show nothing, and forget what was shown."""
+        self.forget(previous)
+        return None, None, None, "", "", None
+
+    def look(self, comparison: Comparison | None, event: gr.SelectData) -> Any:
+        """Show the detail where the visitor clicked on the given picture."""
+        if comparison is None:
+            return None
+        try:
+            return enlarging.detail(enlarging.moved(comparison, event.index))
+        except FileNotFoundError:
+            raise complaint("That result is gone; press Enlarge once more.") from None
+
+
+def _reduced(comparison: Comparison, ref: str) -> str:
+    given, used = (
+        enlarging.TIMES.join(map(str, size)) for size in (comparison.given, comparison.used)
+    )
+    return (
+        f"The page shows results of up to {enlarging.OUTPUT_PIXELS / 1e6:.0f} megapixels, so your "
+        f"{given} picture was reduced to {used} before it was enlarged. For any size, type: "
+        f"zoo run {ref} PICTURE"
+    )
+
+
+def _shown(comparison: Comparison) -> tuple[Any, ...]:
+    whole = (str(comparison.bicubic), str(comparison.network))
+    return whole, enlarging.detail(comparison), str(comparison.download)
+
+
+def _costs(comparison: Comparison, network: Loaded) -> tuple[str, str]:
+    pairs = enlarging.costs(network, comparison.used)
+    return enlarging.headline(comparison, network, pairs), enlarging.table(
+        comparison, network, pairs
+    )
+
+
+def build(context: Context) -> None:
+    """Lay out the comparison and its events."""
+    page = Enlarger(context.folder)
+    first, network = page.first, page.shelf[page.default]
+    whole, close, download = _shown(first)
+    facts, table = _costs(first, network)
+    state = gr.State(first, delete_callback=page.forget)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=260):
+            picture = gr.Image(
+                str(page.examples[0]), label="Your picture", type="filepath", height=230,
+                sources=["upload", "clipboard"], buttons=[], elem_id="picture",
+            )  # fmt: skip
+            picture.preprocess = _as_uploaded  # type: ignore[method-assign]
+            model = gr.Dropdown(
+                [(loaded.label, ref) for ref, loaded in page.shelf.items()], value=page.default,
+                label="Network: scale, name, parameters", filterable=False, elem_id="model",
+            )  # fmt: skip
+            enlarge = gr.Button("Enlarge", variant="primary", elem_id="enlarge")
+            save = gr.DownloadButton("Download PNG", value=download, elem_id="save")
+            examples = gr.Examples(
+                [[str(file)] for file in page.examples], [picture], label="Or take one of these",
+                cache_examples=False, api_visibility="private", elem_id="examples",
+            )  # fmt: skip
+        with gr.Column(scale=7, min_width=320):
+            with gr.Row(equal_height=True):
+                options: dict[str, Any] = {
+                    "format": "png", "interactive": False, "show_label": False,
+                    "height": 380, "max_height": 380,
+                }  # fmt: skip
+                with gr.Column(min_width=300, elem_classes="zoo-stack"):
+                    gr.HTML(_WHOLE)
+                    slider = gr.ImageSlider(
+                        whole, label="Whole picture: bicubic, network", buttons=["fullscreen"],
+                        elem_id="whole", elem_classes="zoo-slider", **options,
+                    )  # fmt: skip
+                with gr.Column(min_width=300, elem_classes="zoo-stack"):
+                    gr.HTML(_DETAIL)
+                    magnified = in_one_piece(gr.ImageSlider(
+                        close, label="Detail: bicubic, network", buttons=["fullscreen"],
+                        elem_id="detail", elem_classes=["zoo-slider", "zoo-detail"], **options,
+                    ))  # fmt: skip
+            facts_view = gr.HTML(facts, elem_id="facts")
+    table_view = gr.HTML(table, elem_id="costs")
+
+    outputs = [slider, magnified, save, facts_view, table_view, state]
+    _connect(page, picture, model, enlarge, examples.load_input_event, outputs)
+
+
+def _connect(
+    page: Enlarger,
+    picture: gr.Image,
+    model: gr.Dropdown,
+    enlarge: gr.Button,
+    example: Dependency,
+    outputs: Sequence[gr.components.Component],
+) -> None:
+    """Say what happens when: a new picture or another network runs at once."""
+    slider, magnified, *_, state = outputs
+    call: Mapping[str, Any] = {
+        "fn": page.upscale, "inputs": [picture, model, state], "outputs": outputs,
+        "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "network",
+        "show_progress_on": [slider, magnified],
+    }  # fmt: skip
+    for run in (
+        gr.on([enlarge.click, picture.upload, model.input], api_name="upscale", **call),
+        example.then(api_visibility="private", **call),
+    ):
+        # What is shown always belongs to the picture beside it, also when that was refused.
+        run.failure(page.clear, state, outputs, api_visibility="private", show_progress="hidden")
+    picture.select(page.look, state, magnified, api_visibility="private", show_progress="hidden")
+
+
+def _as_uploaded(payload: Any) -> str | None:
+    """Hand over the uploaded file itself.
+
+    Gradio would open it first: a file that is not a picture would end in a traceback, and one of
+    16 bits or with a rotation would arrive changed.
+    """
+    return None if payload is None else payload.path
