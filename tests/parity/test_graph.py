@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import Graph, fuse
+from zoo.graph.fuse import fuse
+from zoo.graph.ir import Graph
 from zoo.graph.lower import lower
 from zoo.graph.trace import trace
 from zoo.models.sesr import SESR

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from zoo.cost.memory import resident
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
-from zoo.graph.ir import MAC_KINDS, MOVEMENT, Graph, Op, fuse
+from zoo.graph.fuse import fuse
+from zoo.graph.ir import Graph, Op
+from zoo.graph.kinds import MAC_KINDS, MOVEMENT
 
 # Ops that only move data: without a rate of their own they cost their memory traffic.
 _TRAFFIC_ONLY = MOVEMENT | {"concat", "pad"}

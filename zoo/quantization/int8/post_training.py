@@ -19,11 +19,12 @@ from torch import Tensor as Array
 from torch import nn
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import BIAS_DTYPE, LIMITS, MAC_KINDS, Graph, Op, Quantization, Tensor
+from zoo.graph.ir import BIAS_DTYPE, LIMITS, Graph, Op, Quantization, Tensor
+from zoo.graph.kinds import MAC_KINDS, SHARED
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import for_int16
 from zoo.quantization.int8.calibration import Options, Range, observed
-from zoo.quantization.int8.scales import SHARED, quantizations, short, symmetric
+from zoo.quantization.int8.scales import quantizations, short, symmetric
 
 
 def quantize(

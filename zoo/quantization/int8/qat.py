@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import MAC_KINDS, MOVEMENT, Graph, Op, Quantization
+from zoo.graph.ir import Graph, Op, Quantization
+from zoo.graph.kinds import MAC_KINDS, MOVEMENT
 from zoo.graph.lower import lower
 from zoo.quantization.int8.calibration import Options, Range
 from zoo.quantization.int8.fake import (
@@ -36,7 +37,8 @@ from zoo.quantization.int8.network import QuantizedNetwork, by_label, labels
 from zoo.quantization.int8.post_training import calibrate, channel_axis
 from zoo.quantization.int8.scales import groups, quantizations
 from zoo.registry.recipe import WEIGHT_BITS
-from zoo.runtime.floating import KERNELS, activated
+from zoo.runtime.floating import activated
+from zoo.runtime.kernels import FLOAT
 
 _TIE = 1e-3  # of a step: moves an exact half, and nothing else that matters
 _LARGEST_INDEX = 2**24  # whole numbers that float32 holds
@@ -157,7 +159,7 @@ class QatNetwork(nn.Module):
         for op in graph.ops:
             parameters, scales = self._rounded(op, meanings)
             operands = [parameters[n] if n in parameters else values[n] for n in op.inputs]
-            result = activated(op, KERNELS[op.kind](graph, op, *operands))
+            result = activated(op, FLOAT[op.kind](graph, op, *operands))
             if not _stays_on_grid(op):
                 nudge = _nudge(op, operands[0], result, scales, meanings)
                 result = on_grid(op.outputs[0], result, nudge)

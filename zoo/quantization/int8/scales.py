@@ -10,12 +10,8 @@ import numpy as np
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph, Op, Quantization
+from zoo.graph.kinds import SHARED
 from zoo.quantization.int8.calibration import Range
-
-# Runtimes do not rescale in these: output and inputs share one quantization.
-SHARED = frozenset({"reshape", "transpose", "depth_to_space", "concat", "pad"})
-SHARED |= {"max_pool2d", "avg_pool2d", "relu6", "maximum", "minimum"}
-SHARED |= {"resize_nearest", "resize_bilinear"}
 
 
 def groups(graph: Graph) -> dict[str, str]:
