@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -76,16 +77,15 @@ def repository() -> Path:
 def opened_by_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open each `.tflite` file that the package makes in every runtime, whatever the test is of."""
     from tests.runtimes import open_everywhere
-    from zoo.deploy import flatbuffer
-
-    write = flatbuffer.write
+    from zoo.deploy import flatbuffer, tflite_write
 
     def checked(*arguments: Any) -> bytes:
-        content = write(*arguments)
+        content = flatbuffer.write(*arguments)
         open_everywhere(content)
         return content
 
-    monkeypatch.setattr(flatbuffer, "write", checked)
+    # There alone: tests write damaged files by `flatbuffer` itself.
+    monkeypatch.setattr(tflite_write, "flatbuffer", SimpleNamespace(write=checked))
 
 
 @pytest.fixture
