@@ -8,12 +8,14 @@ import pytest
 from zoo.cost.target import target, target_names
 from zoo.cost.work import WORK
 from zoo.deploy.formats import NPU, ONNX, TFLITE, operators_by_format
-from zoo.deploy.tflite_schema import OPERATORS
+from zoo.deploy.tflite_schema import ACTIVATIONS, OPERATORS
 from zoo.graph import kinds
+from zoo.graph.fuse import LIMITS as FUSED_LIMITS
 from zoo.graph.ir import Op
-from zoo.graph.kinds import KINDS
+from zoo.graph.kinds import FUSABLE, KINDS
 from zoo.graph.operators import activations
 from zoo.graph.operators.contract import Column, OpKind, never
+from zoo.graph.rewrite import INT16
 from zoo.quantization.int8.rules import RULES
 from zoo.runtime.kernels import FLOAT, INTEGER
 
@@ -122,6 +124,13 @@ def test_targets_speak_of_kinds_that_there_are(name: str) -> None:
     assert named <= set(KINDS)
 
 
+def test_rewriting_and_fused_activations_speak_of_kinds_that_there_are() -> None:
+    assert set(INT16) <= set(KINDS)
+    files_alone = {"relu_n1_to_1"}
+    assert set(FUSED_LIMITS) - files_alone == set(FUSABLE) - {"clamp"}
+    assert set(FUSED_LIMITS) | {None} == set(ACTIVATIONS)
+
+
 def test_the_table_of_formats_has_a_row_per_kind() -> None:
     rows = {row["kind"]: row for row in operators_by_format()}
     assert list(rows) == list(KINDS)
@@ -135,7 +144,7 @@ def test_the_table_of_formats_has_a_row_per_kind() -> None:
         "note": "",
     }
     assert rows["pad"]["tflite"] == "PAD, PADV2"
-    assert rows["pad"]["vela"] == "in part: pad inside the convolution"
+    assert rows["pad"]["vela"] == "may stay on the host: pad inside the convolution"
     assert rows["gelu"]["trace"] == "gelu"
     assert rows["gelu"]["integer"] == rows["gelu"]["tflite"] == ""
     for row in rows.values():  # an empty cell is explained

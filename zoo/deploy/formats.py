@@ -1,5 +1,7 @@
 """Which kinds of operators each format of files has: the columns of this room, and a table."""
 
+from typing import Any
+
 from zoo.deploy.operators import (
     activations,
     arithmetic,
@@ -54,14 +56,20 @@ def operators_by_format() -> list[dict[str, str]]:
     """
     from zoo.runtime.kernels import FLOAT, INTEGER  # torch, which files and costs do without
 
-    columns = {"float": FLOAT, "integer": INTEGER, "tflite": TFLITE, "onnx": ONNX, "vela": NPU}
+    columns: dict[str, Column[Any]] = {
+        "float": FLOAT,
+        "integer": INTEGER,
+        "tflite": TFLITE,
+        "onnx": ONNX,
+        "vela": NPU,
+    }
     rows = []
     for name, row in KINDS.items():
         cells = {key: "yes" if name in column else "" for key, column in columns.items()}
         if name in TFLITE:
             cells["tflite"] = ", ".join(TFLITE[name].names)
         if NPU.get(name):
-            cells["vela"] = f"in part: {NPU[name]}"
+            cells["vela"] = f"may stay on the host: {NPU[name]}"
         reasons = [
             *row.absent.values(),
             *(c.absent[name] for c in columns.values() if name in c.absent),

@@ -5,6 +5,13 @@ import dataclasses
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import FUSING, MOVEMENT, SCALAR_ACTIVATIONS
 
+# What a fused activation cuts off; a clamp has limits of its own, in the op's attributes.
+LIMITS: dict[str, tuple[float | None, float | None]] = {
+    "relu": (0.0, None),
+    "relu6": (0.0, 6.0),
+    "relu_n1_to_1": (-1.0, 1.0),  # of files alone
+}
+
 
 def fuse(graph: Graph, activations: frozenset[str]) -> Graph:
     """Move each activation of these kinds into the op that produces its input.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.graph.fuse import LIMITS
 from zoo.graph.ir import Graph, Op
 from zoo.runtime.kernels import FLOAT
 
@@ -57,6 +58,5 @@ def activated(op: Op, x: Tensor) -> Tensor:
     activation = op.attributes.get("activation")
     if activation is None:
         return x
-    limits = {"relu": (0.0, None), "relu6": (0.0, 6.0), "relu_n1_to_1": (-1.0, 1.0)}
-    low, high = limits.get(activation) or op.attributes["activation_limits"]
+    low, high = LIMITS.get(activation) or op.attributes["activation_limits"]
     return x.clamp(low, high)
