@@ -84,6 +84,7 @@ def opened_by_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
         open_everywhere(content)
         return content
 
+    # There alone: tests write damaged files by `flatbuffer` itself.
     monkeypatch.setattr(tflite_write, "flatbuffer", types.SimpleNamespace(write=write))
 
 

@@ -175,7 +175,7 @@ def test_an_unknown_operator_is_named() -> None:
 def test_operators_have_the_names_of_the_schema() -> None:
     from zoo.deploy.tflite_schema import NAMES, OPERATORS
 
-    assert all(NAMES[code] == name for name, (code, _) in OPERATORS.items())
+    assert all(NAMES[builtin.code] == name for name, builtin in OPERATORS.items())
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
     assert [getattr(schema.BuiltinOperator, name) for name in NAMES] == [*range(len(NAMES))]
 

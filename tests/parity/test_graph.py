@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import Graph, fuse
+from zoo.graph.fuse import fuse
+from zoo.graph.ir import Graph
 from zoo.graph.lower import lower
 from zoo.graph.trace import trace
 from zoo.models.sesr import SESR
@@ -163,7 +164,10 @@ def test_batch_norms_are_folded() -> None:
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (nn.Sequential(nn.Upsample(scale_factor=1.5)), ("upsample", "at 0", "no whole multiple")),
+        (
+            nn.Sequential(nn.Upsample(scale_factor=1.5)),
+            ("upsample", "at 0", "not a whole multiple"),
+        ),
         (nn.Conv2d(4, 4, 1), ("Conv2d", "(1, 3, 8, 8)", "4 channels")),
     ],
 )

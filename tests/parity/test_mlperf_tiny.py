@@ -10,7 +10,8 @@ from torch import nn
 
 from zoo.cost.memory import plan
 from zoo.deploy.tflite_read import read_tflite
-from zoo.graph.ir import MAC_KINDS, Graph
+from zoo.graph.ir import Graph
+from zoo.graph.kinds import MAC_KINDS
 from zoo.graph.lower import lower
 from zoo.models.mlperf_tiny import Convolution, MobileNetV1, ResNet8
 from zoo.registry import find

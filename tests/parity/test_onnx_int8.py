@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.deploy import onnx_ops
+from zoo.deploy.formats import ONNX
 from zoo.deploy.onnx_qdq import export_qdq, qdq_model
 from zoo.errors import MismatchError
 from zoo.quantization.int8.calibration import Options
@@ -62,7 +62,7 @@ def test_a_wrong_result_is_refused(
     net: tuple[nn.Module, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, x = net
-    monkeypatch.setitem(onnx_ops.HANDLERS, "softmax", onnx_ops._relu)
+    monkeypatch.setitem(ONNX, "softmax", ONNX["relu"])
     with pytest.raises(MismatchError, match="steps away from the int8 Sequential"):
         export_qdq(module, tmp_path / "a.onnx", (1, 3, 16, 16), [x])
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Each integer operator alone, as a file of one: the real runtimes give the same integers."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.deploy.formats import NPU
 from zoo.deploy.onnx_qdq import qdq_model
 from zoo.deploy.tflite_read import parse_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph, Op, Quantization, Tensor
 from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.kernels import INTEGER
 
 Judges = dict[str, Any]  # see conftest.py
 IMAGE = (1, 6, 5, 8)
@@ -148,6 +151,24 @@ def test_integers_are_the_runtimes(number: int, dtype: str, judge: str, judges: 
         np.testing.assert_array_equal(given, wanted)
 
 
+@pytest.mark.parametrize("judge", ["tflite-micro", "litert-reference"])
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_integers_become_the_runtimes_real_numbers(dtype: str, judge: str, judges: Judges) -> None:
+    graph = one_op(("dequantize", [IMAGE], IMAGE, {}, False), seed=0, dtype=dtype)
+    real = dataclasses.replace(graph.tensors["y"], dtype="float32", quantization=None)
+    graph = dataclasses.replace(graph, tensors={**graph.tensors, "y": real})
+    content = serialize_tflite(graph)
+    x = torch.randint(*LIMITS[dtype], (8, *IMAGE[1:])).to(getattr(torch, dtype))
+    np.testing.assert_array_equal(
+        IntegerNetwork(parse_tflite(content))(x).numpy(), judges[judge](content)(x)
+    )
+
+
+def test_every_integer_kernel_is_compared_with_the_runtimes() -> None:
+    layers = {"conv2d", "depthwise_conv2d", "fully_connected"}  # test_tflite_reference.py
+    assert {case[0] for case in CASES} | layers | {"dequantize"} == set(INTEGER)
+
+
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{n}-{CASES[n][0]}")
 def test_onnx_runtime_is_within_one_step(number: int) -> None:
     graph = one_op(CASES[number], seed=number)
@@ -178,6 +199,18 @@ def test_onnx_runtime_is_within_one_step(number: int) -> None:
     often = ("avg_pool2d", "mean", "resize_bilinear", "quantize")
     rare = 0.3 if CASES[number][0] in often else 0.06
     assert (steps != wanted).mean() < rare
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{n}-{CASES[n][0]}")
+def test_vela_leaves_to_the_host_only_what_has_advice(number: int) -> None:
+    pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
+    from zoo.deploy.vela import compile_graph
+
+    left = compile_graph(one_op(CASES[number], seed=number), "ethos-u55-256").cpu_ops
+    advice = NPU[CASES[number][0]]
+    assert {op.fix for op in left} <= ({advice} if advice else set())
+    if CASES[number][0] in ("depth_to_space", "resize_bilinear", "resize_nearest"):
+        assert left
 
 
 def first(x: torch.Tensor) -> torch.Tensor:

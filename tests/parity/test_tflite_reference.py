@@ -20,8 +20,9 @@ from zoo.quantization.int8.calibration import Options
 from zoo.quantization.int8.post_training import quantize
 from zoo.runtime import fixedpoint
 from zoo.runtime.floating import FloatNetwork
-from zoo.runtime.integer import KERNELS, IntegerNetwork
+from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.integer_base import Kernel, centered, limits, quantization_of
+from zoo.runtime.kernels import INTEGER
 from zoo.runtime.values import quantized
 
 Judges = dict[str, Any]  # see conftest.py
@@ -118,7 +119,7 @@ def test_large_layers(
         steps = np.abs(reference.astype(np.int64) - ours)
         assert steps.max() == 1
         assert steps.sum() == {"int8": 19, "int16": 11_513}[dtype]
-        monkeypatch.setitem(KERNELS, kind, rounded_once)
+        monkeypatch.setitem(INTEGER, kind, rounded_once)
     np.testing.assert_array_equal(IntegerNetwork(graph)(x).numpy(), reference)
 
 
@@ -223,7 +224,7 @@ def test_public_files_to_the_bit(
         steps = np.abs(reference - IntegerNetwork(graph)(*given).numpy())
         assert 1 <= np.count_nonzero(steps) <= 40
         assert steps.max() <= 3
-        monkeypatch.setitem(KERNELS, "fully_connected", rounded_once)
+        monkeypatch.setitem(INTEGER, "fully_connected", rounded_once)
     equal("litert-reference", content)
 
 

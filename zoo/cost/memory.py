@@ -11,7 +11,8 @@ bytes at the busiest moment; `Plan` gives both.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoo.graph.ir import ELEMENTWISE, Graph
+from zoo.graph.ir import Graph
+from zoo.graph.kinds import ELEMENTWISE
 
 ALIGNMENT = 16  # bytes, as TFLite Micro aligns its arena
 

@@ -29,7 +29,7 @@ from zoo.deploy.fidelity import (
     weakest,
 )
 from zoo.deploy.onnx import OnnxFile, packages, ran
-from zoo.deploy.onnx_ops import Model
+from zoo.deploy.onnx_model import Model
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import write_bytes
 from zoo.graph.ir import Graph

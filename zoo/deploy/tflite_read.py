@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.deploy import flatbuffer, tflite_schema
-from zoo.deploy.tflite_ops import KINDS, Call
+from zoo.deploy.formats import TFLITE
+from zoo.deploy.operators.contract import Call
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.graph.check import check
-from zoo.graph.ir import MAC_KINDS, Graph, Kind, Op, Quantization, Tensor
+from zoo.graph.ir import Graph, Kind, Op, Quantization, Tensor
+from zoo.graph.kinds import KINDS
 
 MAX_BYTES = 2**31  # of the file and of each tensor: FlatBuffers' own limit
 _TYPES = {number: name for name, number in tflite_schema.TENSOR_TYPES.items()}
@@ -21,7 +23,8 @@ _UNSUPPORTED = {
     "sparsity": "is stored sparsely",
     "external_buffer": "is kept outside the file",
 }
-_NAMES = {code: name for name, (code, _) in tflite_schema.OPERATORS.items()}
+_NAMES = {builtin.code: name for name, builtin in tflite_schema.OPERATORS.items()}
+_KINDS = {name: kind for kind, row in TFLITE.items() for name in row.names}
 
 
 def read_tflite(path: Path) -> Graph:
@@ -81,13 +84,11 @@ class _Parser:
         used = {name for op in ops for name in (*op.inputs, *op.outputs)} | {*inputs, *outputs}
         kinds: dict[str, Kind] = dict.fromkeys(inputs, "input")
         kinds |= dict.fromkeys(outputs, "output")
-        roles: tuple[Kind, ...] = ("activation", "weight", "bias")
         for op in ops:
-            for place, name in enumerate(op.inputs):
-                if op.kind in MAC_KINDS and name in self.values:
-                    kinds[name] = roles[place]
-                elif op.kind == "prelu" and place == 1:
-                    kinds[name] = "slope"
+            roles = KINDS[op.kind].roles
+            for name, role in zip(op.inputs[1:], roles[1:], strict=False):
+                if name in self.values:
+                    kinds[name] = role
         tensors = {
             name: _with_kind(tensor, kinds.get(name, tensor.kind))
             for name, tensor in self.tensors.items()
@@ -181,9 +182,10 @@ class _Parser:
             tensors=self.tensors,
             values=self.values,
         )
-        kind, operands, attributes = KINDS[name](call)
+        kind = _KINDS[name]
+        operands, attributes = TFLITE[kind].read(call)
         macs = 0
-        if kind in MAC_KINDS:
+        if KINDS[kind].macs:
             weight = self.tensors[inputs[1]].shape if len(inputs) > 1 else (0,)
             each = math.prod(weight[:-1] if kind == "depthwise_conv2d" else weight[1:])
             macs = self.tensors[outputs[0]].elements * each

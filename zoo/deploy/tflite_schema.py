@@ -4,6 +4,8 @@ Numbers are those of tensorflow/compiler/mlir/lite/schema/schema.fbs. Fields tha
 a file means, and that are not understood here, are listed as "present" so that a reader can refuse.
 """
 
+from dataclasses import dataclass
+
 from zoo.deploy.flatbuffer import Field, Table
 
 IDENTIFIER = b"TFL3"
@@ -22,34 +24,56 @@ TENSOR_TYPES = {
 ACTIVATIONS = {None: 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}
 SAME, VALID = 0, 1
 
-# Operator: (builtin code, number in the union of options)
+
+@dataclass(frozen=True)
+class Builtin:
+    """An operator of the schema.
+
+    Attributes:
+        code: its number among the built-in operators.
+        options: the number of its options in their union; 0 for none.
+        int8: the first version that takes int8 (tensorflow/lite/tools/versioning).
+        int16: the first version that takes int16.
+
+    """
+
+    code: int
+    options: int
+    int8: int = 2
+    int16: int = 3
+
+    def version(self, dtype: str) -> int:
+        """Return the first version that takes inputs of a type; floats are as old as TFLite."""
+        return {"int8": self.int8, "int16": self.int16}.get(dtype, 1)
+
+
 OPERATORS = {
-    "ADD": (0, 11),
-    "AVERAGE_POOL_2D": (1, 5),
-    "CONCATENATION": (2, 10),
-    "CONV_2D": (3, 1),
-    "DEPTHWISE_CONV_2D": (4, 2),
-    "DEPTH_TO_SPACE": (5, 94),
-    "DEQUANTIZE": (6, 38),
-    "FULLY_CONNECTED": (9, 8),
-    "MAX_POOL_2D": (17, 5),
-    "MUL": (18, 21),
-    "RELU": (19, 0),
-    "RELU6": (21, 0),
-    "RESHAPE": (22, 17),
-    "RESIZE_BILINEAR": (23, 15),
-    "SOFTMAX": (25, 9),
-    "PAD": (34, 22),
-    "TRANSPOSE": (39, 26),
-    "MEAN": (40, 27),
-    "SUB": (41, 28),
-    "SQUEEZE": (43, 30),
-    "PRELU": (54, 0),
-    "MAXIMUM": (55, 39),
-    "MINIMUM": (57, 39),
-    "PADV2": (60, 43),
-    "RESIZE_NEAREST_NEIGHBOR": (97, 74),
-    "QUANTIZE": (114, 89),
+    "ADD": Builtin(0, 11),
+    "AVERAGE_POOL_2D": Builtin(1, 5),
+    "CONCATENATION": Builtin(2, 10),
+    "CONV_2D": Builtin(3, 1, int8=3, int16=4),
+    "DEPTHWISE_CONV_2D": Builtin(4, 2, int8=3, int16=5),
+    "DEPTH_TO_SPACE": Builtin(5, 94, int8=1, int16=1),
+    "DEQUANTIZE": Builtin(6, 38),
+    "FULLY_CONNECTED": Builtin(9, 8, int8=4, int16=7),
+    "MAX_POOL_2D": Builtin(17, 5),
+    "MUL": Builtin(18, 21, int16=4),
+    "RELU": Builtin(19, 0),
+    "RELU6": Builtin(21, 0),
+    "RESHAPE": Builtin(22, 17, int8=1, int16=1),
+    "RESIZE_BILINEAR": Builtin(23, 15, int16=4),
+    "SOFTMAX": Builtin(25, 9),
+    "PAD": Builtin(34, 22),
+    "TRANSPOSE": Builtin(39, 26, int16=4),
+    "MEAN": Builtin(40, 27),
+    "SUB": Builtin(41, 28, int16=5),
+    "SQUEEZE": Builtin(43, 30),
+    "PRELU": Builtin(54, 0, int8=1, int16=1),
+    "MAXIMUM": Builtin(55, 39),
+    "MINIMUM": Builtin(57, 39),
+    "PADV2": Builtin(60, 43),
+    "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, int16=4),
+    "QUANTIZE": Builtin(114, 89, int8=1, int16=2),
 }
 # What the codes 0, 1, 2, ... are called, for messages.
 _BY_CODE = """

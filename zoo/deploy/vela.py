@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.deploy.formats import NPU
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
 from zoo.graph.ir import Graph, Op
@@ -57,15 +58,6 @@ NPUS = {
     )
     for name, (system, mode, sizes) in _SYSTEMS.items()
     for macs in sizes
-}
-_FIXES = {
-    "depth_to_space": "export with --npu, which makes it a transposition",
-    "mean": "average with nn.AvgPool2d over the whole map",
-    "softmax": "leave it out: the largest logit is the answer",
-    "pad": "pad inside the convolution",
-    "transpose": "keep channels last, or leave the order to the host",
-    "resize_bilinear": "enlarge by 2, 4 or 8 at a time",
-    "resize_nearest": "enlarge by 2, 4 or 8 at a time",
 }
 
 
@@ -207,7 +199,7 @@ def _cpu_ops(graph: Graph | None, result: Any, said: str) -> tuple[CpuOp, ...]:
         named = [(op.kind, op.module, reasons.get(op.outputs[0], "no reason given")) for op in left]
     advice = "replace it by operators the accelerator has"
     return tuple(
-        CpuOp(kind=kind, module=where, reason=why.rstrip("."), fix=_FIXES.get(kind, advice))
+        CpuOp(kind=kind, module=where, reason=why.rstrip("."), fix=NPU.get(kind) or advice)
         for kind, where, why in named
     )
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import MAC_KINDS, Graph, Kind, Op, Tensor
+from zoo.graph.ir import Graph, Kind, Op, Tensor
+from zoo.graph.kinds import MAC_KINDS
 
 
 def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:

@@ -12,7 +12,6 @@ layouts:
 `zoo.graph.lower` goes from the first to the second.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,14 +30,6 @@ ITEM_BYTES |= {"int32": 4, "float32": 4, "int64": 8, "float64": 8}
 BIAS_DTYPE = {"int8": "int32", "int16": "int64"}
 # Smallest and largest integer of a quantized activation.
 LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
-
-MAC_KINDS = frozenset({"conv2d", "depthwise_conv2d", "fully_connected"})
-# One element in, one out, whatever its place: these commute with data movement.
-SCALAR_ACTIVATIONS = frozenset(
-    {"relu", "relu6", "clamp", "leaky_relu", "hard_swish", "silu", "gelu", "sigmoid", "tanh"}
-)
-ELEMENTWISE = SCALAR_ACTIVATIONS | {"prelu", "add", "sub", "mul", "div", "maximum", "minimum"}
-MOVEMENT = frozenset({"reshape", "transpose", "depth_to_space"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +109,7 @@ class Op:
 
     Attributes:
         name: unique in the graph.
-        kind: "conv2d", "depthwise_conv2d", "fully_connected", "add", "prelu", ...
+        kind: a row of `zoo.graph.kinds`: "conv2d", "fully_connected", "add", "prelu", ...
         inputs: tensor names in the operator's order: (x, weight, bias) for a convolution.
         outputs: tensor names.
         attributes: what the operator needs besides tensors. `padding` is (top, bottom, left,
@@ -227,48 +218,3 @@ class Graph:
                     spans[name] = (spans[name][0], index)
         end = max(len(self.ops) - 1, 0)
         return spans | {name: (spans[name][0], end) for name in self.outputs if name in spans}
-
-
-def fuse(graph: Graph, activations: frozenset[str]) -> Graph:
-    """Move each activation of these kinds into the op that produces its input.
-
-    This is what runtimes do: the activation is applied on the way out, and the tensor between
-    is never stored. It needs a producer that computes (a MAC op or an elementwise op without
-    an activation of its own) and whose result nothing else reads; activations that act on
-    single elements also move ahead of reshapes, transposes and depth-to-space, with which they
-    commute.
-    """
-    for op in graph.ops:
-        if op.kind in activations:
-            graph = _fuse_one(graph, op)
-    return graph
-
-
-def _fuse_one(graph: Graph, op: Op) -> Graph:
-    source, computing = op.inputs[0], MAC_KINDS | {"add", "sub", "mul", "avg_pool2d"}
-    while (producer := graph.producers.get(source)) is not None:
-        if source in graph.outputs or len(graph.consumers[source]) > 1:
-            return graph
-        if op.kind not in SCALAR_ACTIVATIONS or producer.kind not in MOVEMENT:
-            break
-        source = producer.inputs[0]
-    if producer is None or producer.kind not in computing or "activation" in producer.attributes:
-        return graph
-    fused = {**producer.attributes, "activation": op.kind}
-    if op.kind == "clamp":
-        fused["activation_limits"] = (op.attributes["min"], op.attributes["max"])
-    # The op's own output takes the place of its input, in whatever op makes or reads that.
-    old, new = op.inputs[0], op.outputs[0]
-    ops = []
-    for other in graph.ops:
-        if other is op:
-            continue
-        if other is producer:
-            other = dataclasses.replace(
-                other, attributes=fused, inputs=(*other.inputs, *op.inputs[1:])
-            )
-        if old in other.outputs:
-            other = dataclasses.replace(other, outputs=(new,))
-        ops.append(other)
-    tensors = {name: tensor for name, tensor in graph.tensors.items() if name != old}
-    return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors)

@@ -100,31 +100,39 @@ def for_int16(graph: Graph) -> Graph:
     """
     rewriting = _Rewriting(without_clamps(graph, _saturates))
     for op in rewriting.graph.ops:
-        rank = len(rewriting.graph.tensors[op.outputs[0]].shape)
-        if op.kind in ("prelu", "relu", "relu6"):
-            zero = rewriting.constant(f"{op.name}.zero", 0.0, rank)
-            _int16_activation(rewriting, op, zero, rank)
+        if op.kind in INT16:
+            rank = len(rewriting.graph.tensors[op.outputs[0]].shape)
+            INT16[op.kind](rewriting, op, rewriting.constant(f"{op.name}.zero", 0.0, rank), rank)
         else:
             rewriting.ops.append(op)
     return rewriting.result()
 
 
-def _int16_activation(rewriting: _Rewriting, op: Op, zero: str, rank: int) -> None:
-    x, output = op.inputs[0], op.outputs[0]
-    if op.kind == "relu":
-        rewriting.emit(op, "maximum", (x, zero), output)
-        return
-    above = rewriting.emit(op, "maximum", (x, zero))
-    if op.kind == "relu6":
-        rewriting.emit(
-            op, "minimum", (above, rewriting.constant(f"{op.name}.six", 6, rank)), output
-        )
-        return
+def _relu(rewriting: _Rewriting, op: Op, zero: str, rank: int) -> None:
+    rewriting.emit(op, "maximum", (op.inputs[0], zero), op.outputs[0])
+
+
+def _relu6(rewriting: _Rewriting, op: Op, zero: str, rank: int) -> None:
+    above = rewriting.emit(op, "maximum", (op.inputs[0], zero))
+    six = rewriting.constant(f"{op.name}.six", 6, rank)
+    rewriting.emit(op, "minimum", (above, six), op.outputs[0])
+
+
+def _prelu(rewriting: _Rewriting, op: Op, zero: str, rank: int) -> None:
+    above = rewriting.emit(op, "maximum", (op.inputs[0], zero))
     slope = rewriting.constant(f"{op.name}.slope", rewriting.values[op.inputs[1]], rank)
     rewriting.tensors[slope] = dataclasses.replace(rewriting.tensors[slope], kind="slope")
-    below = rewriting.emit(op, "minimum", (x, zero))
+    below = rewriting.emit(op, "minimum", (op.inputs[0], zero))
     below = rewriting.emit(op, "mul", (below, slope))
-    rewriting.emit(op, "add", (above, below), output)
+    rewriting.emit(op, "add", (above, below), op.outputs[0])
+
+
+# Kinds whose int16 kernels runtimes do not have or do not agree on, and what says the same.
+INT16: dict[str, Callable[[_Rewriting, Op, str, int], None]] = {
+    "relu": _relu,
+    "relu6": _relu6,
+    "prelu": _prelu,
+}
 
 
 def _saturates(op: Op) -> bool:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
+from zoo.graph.kinds import KINDS
 from zoo.runtime.integer_base import TYPES, Kernel
-from zoo.runtime.integer_ops import KERNELS
+from zoo.runtime.kernels import INTEGER
 
 _CHUNK = 2**21  # elements of the largest activation that are worked on at once
 
@@ -26,7 +27,7 @@ class IntegerNetwork(nn.Module):
     sample, unless an operation mixes samples.
 
     How it stays exact and becomes fast is told in `zoo.runtime.integer_products` (sums),
-    `zoo.runtime.rescale` (rounding) and `zoo.runtime.integer_ops` (tables).
+    `zoo.runtime.rescale` (rounding) and `zoo.runtime.integer_tables` (tables).
 
     Args:
         graph: in the layout "channels_last", with values.
@@ -42,17 +43,16 @@ class IntegerNetwork(nn.Module):
         if graph.layout != "channels_last":
             raise MismatchError("an integer network needs the layout channels_last")
         self.graph = graph
-        self.batched = _is_batched(graph)
         self._steps: list[tuple[Kernel, tuple[str, ...], str]] = []
         for op in graph.ops:
-            if op.kind not in KERNELS:
-                raise MismatchError(f"{op.label} has no integer semantics; run it in float")
+            make = INTEGER.of(op)
             inputs = tuple(name for name in op.inputs if not graph.tensors[name].is_parameter)
             try:
-                kernel = KERNELS[op.kind](graph, op)
+                kernel = make(graph, op)
             except MismatchError as error:
                 raise MismatchError(f"{op.label}: {error}") from error
             self._steps.append((kernel, inputs, op.outputs[0]))
+        self.batched = _is_batched(graph)
         last = {name: step for step, (_, names, _) in enumerate(self._steps) for name in names}
         self._dead = [
             [n for n, at in last.items() if at == step and n not in graph.outputs]
@@ -128,13 +128,4 @@ def _mixes_samples(graph: Graph, op: Op) -> bool:
     rank = len(source.shape)
     if any(len(graph.tensors[n].shape) != rank for n in op.inputs if n not in graph.values):
         return True  # broadcasting would take samples for something else
-    if op.kind in ("concat", "softmax", "mean"):
-        dims = op.attributes["dim"]
-        return 0 in {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}
-    if op.kind == "transpose":
-        return bool(op.attributes["dims"][0] != 0)
-    if op.kind == "pad":
-        return any(op.attributes["padding"][2 * rank - 2 :])
-    if op.kind == "fully_connected":
-        return graph.tensors[op.outputs[0]].shape[-1] != graph.kernel(op)[0]
-    return False
+    return KINDS[op.kind].mixes_samples(graph, op)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import MismatchError
+from zoo.graph.fuse import LIMITS as FUSED_LIMITS
 from zoo.graph.ir import LIMITS, Graph, Op, Quantization
 
 Kernel = Callable[..., Tensor]
@@ -49,14 +50,15 @@ def limits(graph: Graph, op: Op) -> tuple[int, int]:
     low, high = extent(graph, op.outputs[0])
     activation = op.attributes.get("activation")
     scale = np.float32(quantization_of(graph, op.outputs[0]).scale)  # a division of float32, too
-    if activation in ("relu", "relu6"):
-        low = max(low, 0)
-    if activation == "relu6":
-        high = min(high, rounded(6 / scale))
-    elif activation == "relu_n1_to_1":
-        low, high = max(low, rounded(-1 / scale)), min(high, rounded(1 / scale))
-    elif activation not in (None, "relu"):
+    if activation is None:
+        return low, high
+    if activation not in FUSED_LIMITS:
         raise MismatchError(f"fused activation {activation!r} has no integer semantics")
+    least, most = FUSED_LIMITS[activation]
+    if least is not None:
+        low = max(low, rounded(least / scale))
+    if most is not None:
+        high = min(high, rounded(most / scale))
     return low, high
 
 

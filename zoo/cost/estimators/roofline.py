@@ -12,7 +12,6 @@ mean error is 10 %, nearly always low (5th to 95th percentile: -20 to -2 %); a r
 stalls between memory and arithmetic. SESR-M5 at 90 x 160: -9 % with ReLU, -4 % with PReLU.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,12 +22,10 @@ from zoo.cost.memory import resident
 from zoo.cost.result import Cost, Fit, OpCost, TiledRun, readable
 from zoo.cost.target import Target
 from zoo.cost.tiling import Tile, best_tile
-from zoo.graph.ir import MAC_KINDS, MOVEMENT, Graph, Op, fuse
-
-# Ops that only move data: without a rate of their own they cost their memory traffic.
-_TRAFFIC_ONLY = MOVEMENT | {"concat", "pad"}
-_FREE = frozenset({"reshape"})
-
+from zoo.cost.work import WORK
+from zoo.graph.fuse import fuse
+from zoo.graph.ir import Graph, Op
+from zoo.graph.kinds import MAC_KINDS
 
 SUMMARY = "every op takes the longest of its computing and its memory traffic"
 
@@ -194,7 +191,7 @@ def _op_cost(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) 
         times["compute"] = _compute_seconds(graph, op, target)
     limit = max(times, key=lambda name: times[name], default="compute")
     seconds = times.get(limit, 0.0)
-    if op.kind in _FREE:
+    if WORK.of(op).free:
         seconds = 0.0
     else:
         seconds += (target.get("op_overhead_us") or 0.0) * 1e-6
@@ -209,38 +206,16 @@ def _op_cost(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) 
 
 
 def _compute_seconds(graph: Graph, op: Op, target: Target) -> float:
-    rate = target.rates.get(op.kind)
-    if rate is None and op.kind in _TRAFFIC_ONLY and "sram_bytes_per_s" in target.numbers:
+    rate, work = target.rates.get(op.kind), WORK.of(op)
+    if rate is None and work.moves and "sram_bytes_per_s" in target.numbers:
         return 0.0
-    cycles = _work(graph, op, target) / (rate or target.rates["default"]).value
+    cycles = work.amount(graph, op, target.steps) / (rate or target.rates["default"]).value
     outputs_per_cycle = target.get("outputs_per_cycle")
     if op.kind in MAC_KINDS and outputs_per_cycle is not None:
         cycles = max(cycles, graph.tensors[op.outputs[0]].elements / outputs_per_cycle)
     clock = target.get("clock_hz")
     assert clock is not None  # checked by Target
     return cycles / clock
-
-
-def _work(graph: Graph, op: Op, target: Target) -> float:
-    """Work of an op in the unit of its rate, rounded up to the array's steps."""
-    output = graph.tensors[op.outputs[0]]
-    if op.kind in ("avg_pool2d", "max_pool2d"):
-        window: int = math.prod(op.attributes["kernel"])
-        return output.elements * window
-    if op.kind == "mean":
-        return graph.tensors[op.inputs[0]].elements
-    if op.kind not in MAC_KINDS:
-        return output.elements
-    (outputs, inputs, kernel), steps = graph.kernel(op), target.steps
-    if op.kind == "depthwise_conv2d":
-        work = _round_up(kernel, steps.depthwise_kernel)
-    else:
-        work = min(_round_up(kernel, k) * _round_up(inputs, c) for k, c in steps.conv)
-    return output.elements / outputs * _round_up(outputs, steps.output_channels) * work
-
-
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def _traffic_seconds(

@@ -9,7 +9,6 @@ int64) with the scale of the products they are added to.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -19,11 +18,13 @@ from torch import Tensor as Array
 from torch import nn
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import BIAS_DTYPE, LIMITS, MAC_KINDS, Graph, Op, Quantization, Tensor
+from zoo.graph.ir import BIAS_DTYPE, LIMITS, Graph, Op, Quantization, Tensor
+from zoo.graph.kinds import MAC_KINDS, SHARED
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import for_int16
 from zoo.quantization.int8.calibration import Options, Range, observed
-from zoo.quantization.int8.scales import SHARED, quantizations, short, symmetric
+from zoo.quantization.int8.rules import RULES
+from zoo.quantization.int8.scales import quantizations, short, symmetric
 
 
 def quantize(
@@ -121,11 +122,6 @@ def quantize_graph(
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)
 
 
-def channel_axis(op: Op) -> int | None:
-    """Return the dimension of an op's weights that has a scale per index, None where one serves."""
-    return {"conv2d": 0, "depthwise_conv2d": 3}.get(op.kind)
-
-
 def _parameter(
     graph: Graph,
     op: Op,
@@ -146,14 +142,15 @@ def _parameter(
         steps = np.rint(value / meaning.scale) + meaning.zero_point
         changed = dataclasses.replace(tensor, dtype=activations, quantization=meaning)
         return changed, np.clip(steps, *LIMITS[activations]).astype(activations)
-    axis, most = channel_axis(op), 127
+    rule = RULES.of(op)
+    axis, most = rule.axis, 127
     if tensor.kind == "weight":
         most = 2 ** (weight_bits - 1) - 1
     others = tuple(i for i in range(value.ndim) if i != axis) if axis is not None else None
     largest = np.abs(value).max(axis=others)
     largest = np.where(largest > 0, largest, largest.max() or 1.0)  # a dead channel
     scales = np.float32(largest / most).reshape(-1)
-    if op.kind == "fully_connected" and activations == "int16":
+    if rule.exact and activations == "int16":
         scales = np.array([short(float(scales[0]), 7)], np.float32)
     shape = [1] * value.ndim
     if axis is not None:
@@ -198,9 +195,5 @@ def _finished(op: Op, meanings: Mapping[str, Quantization], activations: str) ->
         del attributes["activation"]
         if low == 0 and activations == "int16":  # whose ranges are symmetric
             attributes["activation"] = "relu"
-    if op.kind == "pad":
-        meaning, value = meanings[op.outputs[0]], attributes["value"]
-        low, high = (limit - meaning.zero_point for limit in LIMITS[activations])
-        steps = low if value == -math.inf else round(value / meaning.scale)
-        attributes["value"] = int(np.clip(steps, low, high))
+    attributes |= RULES.of(op).integer(attributes, meanings[op.outputs[0]], activations)
     return dataclasses.replace(op, attributes=attributes)

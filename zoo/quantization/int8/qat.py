@@ -12,7 +12,6 @@ float32 rounds a sum across the middle between two steps, or the device rounds t
 """
 
 import copy
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -22,23 +21,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import MAC_KINDS, MOVEMENT, Graph, Op, Quantization
+from zoo.graph.ir import Graph, Op, Quantization
+from zoo.graph.kinds import MAC_KINDS
 from zoo.graph.lower import lower
 from zoo.quantization.int8.calibration import Options, Range
 from zoo.quantization.int8.fake import (
-    double_rounding,
     fake_quantize,
     round_bias,
     round_weight,
     weight_steps,
 )
 from zoo.quantization.int8.network import QuantizedNetwork, by_label, labels
-from zoo.quantization.int8.post_training import calibrate, channel_axis
+from zoo.quantization.int8.post_training import calibrate
+from zoo.quantization.int8.rules import RULES
 from zoo.quantization.int8.scales import groups, quantizations
 from zoo.registry.recipe import WEIGHT_BITS
-from zoo.runtime.floating import KERNELS, activated
+from zoo.runtime.floating import activated
+from zoo.runtime.kernels import FLOAT
 
-_TIE = 1e-3  # of a step: moves an exact half, and nothing else that matters
 _LARGEST_INDEX = 2**24  # whole numbers that float32 holds
 _SMALLEST = 1e-3  # of what a limit was at first: a range never turns around
 _RANGE_RATE = 10  # Adam's steps are as long as the learning rate, too short for numbers near 1
@@ -119,12 +119,13 @@ class QatNetwork(nn.Module):
         meanings = self._meanings(self.limits)
         for op in graph.ops:
             row = self._rows[self._groups[op.outputs[0]]]
-            if op.kind == "softmax":
+            rule = RULES.of(op)
+            if rule.fixed:
                 free[row] = 0
             elif op.attributes.get("activation") == "clamp":
                 for side, limit in enumerate(op.attributes["activation_limits"]):
                     free[row, side] = float(limit is None)
-            elif op.kind in ("add", "sub") and op.inputs[-1] in graph.values:
+            elif rule.sign and op.inputs[-1] in graph.values:
                 aligned = meanings[op.outputs[0]].scale == meanings[op.inputs[0]].scale
                 free[row] = float(not aligned)
         return free
@@ -157,9 +158,10 @@ class QatNetwork(nn.Module):
         for op in graph.ops:
             parameters, scales = self._rounded(op, meanings)
             operands = [parameters[n] if n in parameters else values[n] for n in op.inputs]
-            result = activated(op, KERNELS[op.kind](graph, op, *operands))
-            if not _stays_on_grid(op):
-                nudge = _nudge(op, operands[0], result, scales, meanings)
+            result = activated(op, FLOAT[op.kind](graph, op, *operands))
+            rule = RULES.of(op)
+            if not rule.on_grid(op):
+                nudge = rule.nudge(op, operands[0], result, scales, meanings)
                 result = on_grid(op.outputs[0], result, nudge)
             values[op.outputs[0]] = result
         y = values[graph.outputs[0]]
@@ -186,7 +188,7 @@ class QatNetwork(nn.Module):
                 found[name] = round_bias(value, products)
             else:
                 bits = self.bits if kind == "weight" else 8
-                steps = weight_steps(value, channel_axis(op), bits)
+                steps = weight_steps(value, RULES.of(op).axis, bits)
                 found[name], scales = round_weight(value, steps, bits), steps.flatten()
         return found, scales
 
@@ -203,32 +205,6 @@ class QatNetwork(nn.Module):
         pairs = self.ranges().cpu().tolist()
         named = {label: tuple(pairs[self._rows[name]]) for name, label in self._labels.items()}
         return QuantizedNetwork(network.eval(), named, self.scheme)
-
-
-def _stays_on_grid(op: Op) -> bool:
-    """Whether an operator gives values of its inputs' grid, or the padding of a max pool."""
-    if op.kind == "pad":
-        return op.attributes["value"] in (0, -math.inf)
-    return op.kind in MOVEMENT or op.kind in ("concat", "max_pool2d")
-
-
-def _nudge(
-    op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Mapping[str, Quantization]
-) -> Tensor | None:
-    """Return how far, in steps, the device's way of rounding moves results y of inputs x."""
-    source, output = meanings[op.inputs[0]], meanings[op.outputs[0]]
-    ratio = source.scale / output.scale
-    if op.kind in MAC_KINDS:
-        return y.sign().mul_(double_rounding(scales * ratio))
-    if op.kind == "prelu":  # two factors, by the sign of the input
-        ahead, below = double_rounding(torch.cat((scales.new_tensor([ratio]), scales * ratio)))
-        return (x < 0).float().mul_(below - ahead).add_(ahead).mul_(y.sign())
-    if op.kind == "mul":
-        other = meanings[op.inputs[1]].scale if op.inputs[1] in meanings else 1.0
-        return y.sign().mul_(double_rounding(scales * ratio * other))
-    if op.kind == "avg_pool2d":  # halves away from the integer 0, which is not the real one
-        return (y / output.scale + output.zero_point).sign_().mul_(_TIE)
-    return None
 
 
 def _neutral(network: nn.Module) -> nn.Module:

@@ -10,12 +10,9 @@ import numpy as np
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph, Op, Quantization
+from zoo.graph.kinds import SHARED
 from zoo.quantization.int8.calibration import Range
-
-# Runtimes do not rescale in these: output and inputs share one quantization.
-SHARED = frozenset({"reshape", "transpose", "depth_to_space", "concat", "pad"})
-SHARED |= {"max_pool2d", "avg_pool2d", "relu6", "maximum", "minimum"}
-SHARED |= {"resize_nearest", "resize_bilinear"}
+from zoo.quantization.int8.rules import RULES
 
 
 def groups(graph: Graph) -> dict[str, str]:
@@ -61,9 +58,10 @@ def quantizations(
         return _symmetric_activations(graph, {name: wide[owner[name]] for name in owner}, owner)
     meanings = {name: _affine(*wide[group]) for name, group in owner.items()}
     for op in graph.ops:
-        if op.kind == "softmax":
-            meanings[op.outputs[0]] = Quantization(scales=(1 / 256,), zero_points=(-128,))
-        if op.kind in ("add", "sub") and op.inputs[-1] in graph.values:
+        rule = RULES.of(op)
+        if dtype in rule.fixed:
+            meanings[op.outputs[0]] = rule.fixed[dtype]
+        if rule.sign and op.inputs[-1] in graph.values:
             _align(graph, op, meanings, {n for n in owner if owner[n] == owner[op.inputs[0]]})
     return meanings
 
@@ -78,15 +76,15 @@ def _symmetric_activations(
     exact, when the scales of inputs have 8 bits, those of weights 7, and the output's is a power
     of two; of 16 bits of range that costs less than one.
     """
-    exact = ("mul", "fully_connected")
-    products = {owner[op.outputs[0]] for op in graph.ops if op.kind in exact}
+    products = {owner[op.outputs[0]] for op in graph.ops if RULES.of(op).exact}
     meanings = {
         name: symmetric(max(-low, high), 1 if owner[name] in products else 8)
         for name, (low, high) in wide.items()
     }
     for op in graph.ops:
-        if op.kind == "softmax":
-            meanings[op.outputs[0]] = Quantization(scales=(1 / 32768,), zero_points=(0,))
+        fixed = RULES.of(op).fixed
+        if "int16" in fixed:
+            meanings[op.outputs[0]] = fixed["int16"]
     return meanings
 
 
@@ -127,7 +125,7 @@ def _align(graph: Graph, op: Op, meanings: dict[str, Quantization], shared: set[
     source = meanings[op.inputs[0]]
     if constant.size != 1 or op.inputs[0] in graph.values or "activation" in op.attributes:
         return
-    added = float(constant.flat[0]) * (1 if op.kind == "add" else -1)
+    added = float(constant.flat[0]) * RULES.of(op).sign
     steps = math.floor(abs(added) / source.scale + 1e-6)
     if not steps:
         return

@@ -1,0 +1,151 @@
+"""Every kind of operator has an entry in every column, or a reason why it has none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from zoo.cost.target import target, target_names
+from zoo.cost.work import WORK
+from zoo.deploy.formats import NPU, ONNX, TFLITE, operators_by_format
+from zoo.deploy.tflite_schema import ACTIVATIONS, OPERATORS
+from zoo.graph import kinds
+from zoo.graph.fuse import LIMITS as FUSED_LIMITS
+from zoo.graph.ir import Op
+from zoo.graph.kinds import FUSABLE, KINDS
+from zoo.graph.operators import activations
+from zoo.graph.operators.contract import Column, OpKind, never
+from zoo.graph.rewrite import INT16
+from zoo.quantization.int8.rules import RULES
+from zoo.runtime.kernels import FLOAT, INTEGER
+
+OWN = ("aten", "lower", "shape")  # columns of the graph room, in the row itself
+COLUMNS: Mapping[str, Column[Any]] = {
+    "float": FLOAT,
+    "integer": INTEGER,
+    "quantization": RULES,
+    "tflite": TFLITE,
+    "onnx": ONNX,
+    "npu": NPU,
+    "cost": WORK,
+}
+
+
+def gaps() -> list[str]:
+    """What the table lacks, and what its columns have of kinds that it does not have."""
+    lines = []
+    for name, row in KINDS.items():
+        for column in OWN:
+            filled, reason = getattr(row, column) is not None, row.absent.get(column)
+            lines += [f"{name}: {column}"] * (filled == bool(reason))
+        for title, entries in COLUMNS.items():
+            # What has no channels-last form is never computed or written, only counted.
+            if row.shape is None and title != "cost":
+                lines += [f"{name}: {title} of a kind without a shape"] * (name in entries)
+            else:
+                filled, reason = name in entries, entries.absent.get(name)
+                lines += [f"{name}: {title}"] * (filled == bool(reason))
+    for title, entries in COLUMNS.items():
+        lines += [f"{title} has {n!r}" for n in {*entries, *entries.absent} - set(KINDS)]
+    return lines
+
+
+def test_no_column_is_missing() -> None:
+    assert gaps() == []
+
+
+def test_a_kind_without_columns_is_told_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = OpKind(
+        name="bogus", aten=None, lower=None, shape=activations.same_shape, mixes_samples=never
+    )
+    monkeypatch.setitem(KINDS, "bogus", bare)
+    assert gaps() == [f"bogus: {column}" for column in ("aten", "lower", *COLUMNS)]
+    for column in COLUMNS.values():
+        monkeypatch.setitem(column.absent, "bogus", "it is a test")
+    assert gaps() == ["bogus: aten", "bogus: lower"]
+
+
+@pytest.mark.parametrize("title", COLUMNS)
+def test_an_entry_taken_away_or_of_no_kind_is_seen(
+    title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = COLUMNS[title]
+    entry = column["conv2d"]
+    monkeypatch.delitem(column, "conv2d")
+    assert gaps() == [f"conv2d: {title}"]
+    monkeypatch.setitem(column, "convolution", entry)
+    assert gaps() == [f"conv2d: {title}", f"{title} has 'convolution'"]
+
+
+def test_a_reason_beside_an_entry_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FLOAT.absent, "conv2d", "it has one")
+    assert gaps() == ["conv2d: float"]
+
+
+def test_what_has_no_entry_is_refused_with_the_reason() -> None:
+    op = Op(
+        name="y",
+        kind="dequantize",
+        inputs=("x",),
+        outputs=("y",),
+        attributes={},
+        macs=0,
+        module="a.1",
+    )
+    with pytest.raises(Exception, match=r"dequantize at a\.1 has no ONNX operator \(every value"):
+        ONNX.of(op)
+
+
+def test_groups_of_a_room_hold_each_kind_once() -> None:
+    rows = [row for group in kinds._GROUPS for row in group.ROWS]
+    assert len(rows) == len(KINDS)
+
+
+def test_an_aten_operator_is_read_in_one_way() -> None:
+    readers: dict[str, Any] = {}
+    for row in KINDS.values():
+        for aten, reader in (row.aten or {}).items():
+            if callable(reader) and callable(readers.get(aten, reader)):
+                assert readers.setdefault(aten, reader) is reader, aten
+            else:
+                assert aten not in readers, aten
+                readers[aten] = reader
+
+
+def test_operators_of_files_belong_to_one_kind_each() -> None:
+    names = [name for row in TFLITE.values() for name in row.names]
+    assert sorted(names) == sorted(OPERATORS)
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_targets_speak_of_kinds_that_there_are(name: str) -> None:
+    device = target(name)
+    named = {*device.rates, *device.fuses, *device.host, *device.scratch} - {"default"}
+    assert named <= set(KINDS)
+
+
+def test_rewriting_and_fused_activations_speak_of_kinds_that_there_are() -> None:
+    assert set(INT16) <= set(KINDS)
+    files_alone = {"relu_n1_to_1"}
+    assert set(FUSED_LIMITS) - files_alone == set(FUSABLE) - {"clamp"}
+    assert set(FUSED_LIMITS) | {None} == set(ACTIVATIONS)
+
+
+def test_the_table_of_formats_has_a_row_per_kind() -> None:
+    rows = {row["kind"]: row for row in operators_by_format()}
+    assert list(rows) == list(KINDS)
+    keys = ["kind", "trace", "float", "integer", "tflite", "onnx", "vela", "note"]
+    assert all(list(row) == keys for row in rows.values())
+    assert rows["conv2d"] == {
+        "kind": "conv2d",
+        "trace": "conv2d",
+        **dict.fromkeys(("float", "integer", "onnx", "vela"), "yes"),
+        "tflite": "CONV_2D",
+        "note": "",
+    }
+    assert rows["pad"]["tflite"] == "PAD, PADV2"
+    assert rows["pad"]["vela"] == "may stay on the host: pad inside the convolution"
+    assert rows["gelu"]["trace"] == "gelu"
+    assert rows["gelu"]["integer"] == rows["gelu"]["tflite"] == ""
+    for row in rows.values():  # an empty cell is explained
+        assert bool(row["note"]) == ("" in (row[key] for key in keys[:-1]))

@@ -1,0 +1,79 @@
+"""Which kinds of operators each format of files has: the columns of this room, and a table."""
+
+from typing import Any
+
+from zoo.deploy.operators import (
+    activations,
+    arithmetic,
+    casts,
+    layers,
+    movement,
+    pools,
+    resizing,
+)
+from zoo.deploy.operators.contract import Emit, TfliteOp
+from zoo.graph.kinds import KINDS
+from zoo.graph.operators.contract import Column
+
+_PLACE = "zoo/deploy/operators"
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+
+TFLITE: Column[TfliteOp] = Column(
+    "TFLite operator", _PLACE, *(group.TFLITE for group in _GROUPS), absent={}
+)
+ONNX: Column[Emit] = Column(
+    "ONNX operator",
+    _PLACE,
+    *(group.ONNX for group in _GROUPS),
+    absent={"dequantize": "every value of these files is real already"},
+)
+# What to do where an Ethos-U leaves an operator to the host CPU; "" where it takes every form.
+NPU: Column[str] = Column(
+    "form on an Ethos-U",
+    "zoo/deploy/formats.py",
+    dict.fromkeys(
+        ("conv2d", "depthwise_conv2d", "fully_connected", "avg_pool2d", "max_pool2d"), ""
+    ),
+    dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "relu", "relu6", "prelu"), ""),
+    dict.fromkeys(("reshape", "concat", "quantize"), ""),
+    dict.fromkeys(("resize_bilinear", "resize_nearest"), "enlarge by 2, 4 or 8 at a time"),
+    {
+        "depth_to_space": "export with --npu, which makes it a transposition",
+        "mean": "average with nn.AvgPool2d over the whole map",
+        "softmax": "leave it out: the largest logit is the answer",
+        "pad": "pad inside the convolution",
+        "transpose": "keep channels last, or leave the order to the host",
+    },
+    absent={"dequantize": "it makes real numbers, which no Ethos-U has"},
+)
+
+
+def operators_by_format() -> list[dict[str, str]]:
+    """Return one row per kind: its name, and what it is to each format; "" where it has no form.
+
+    "trace" has the ATen operators that become it, "tflite" the operators of a file, "vela" what to
+    do about those that the compiler leaves to the host, "note" why cells are empty.
+    """
+    from zoo.runtime.kernels import FLOAT, INTEGER  # torch, which files and costs do without
+
+    columns: dict[str, Column[Any]] = {
+        "float": FLOAT,
+        "integer": INTEGER,
+        "tflite": TFLITE,
+        "onnx": ONNX,
+        "vela": NPU,
+    }
+    rows = []
+    for name, row in KINDS.items():
+        cells = {key: "yes" if name in column else "" for key, column in columns.items()}
+        if name in TFLITE:
+            cells["tflite"] = ", ".join(TFLITE[name].names)
+        if NPU.get(name):
+            cells["vela"] = f"may stay on the host: {NPU[name]}"
+        reasons = [
+            *row.absent.values(),
+            *(c.absent[name] for c in columns.values() if name in c.absent),
+        ]
+        trace, note = ", ".join(row.aten or ()), "; ".join(dict.fromkeys(reasons))
+        rows.append({"kind": name, "trace": trace, **cells, "note": note})
+    return rows

@@ -1,0 +1,1 @@
+"""The operators of TFLite and ONNX files, one file per group of kinds."""

@@ -1,0 +1,86 @@
+"""Convolutions and fully connected layers in files."""
+
+from typing import TYPE_CHECKING
+
+from zoo.deploy.operators.contract import (
+    Call,
+    Emit,
+    Parsed,
+    Parts,
+    TfliteOp,
+    activation_code,
+    onnx_window,
+    window,
+    window_options,
+)
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph, Op
+from zoo.graph.layout import NCHW
+
+if TYPE_CHECKING:
+    from zoo.deploy.onnx_model import Model
+
+
+def _write_conv2d(graph: Graph, op: Op) -> Parts:
+    dilation = op.attributes["dilation"]
+    options = {**window_options(graph, op), "dilation_h": dilation[0], "dilation_w": dilation[1]}
+    if op.kind == "conv2d":
+        return "CONV_2D", options, []
+    channels = graph.tensors[op.inputs[0]].shape[3]
+    options["depth_multiplier"] = graph.tensors[op.inputs[1]].shape[3] // channels
+    return "DEPTHWISE_CONV_2D", options, []
+
+
+def _read_conv2d(call: Call) -> Parsed:
+    call.expect(2, 3)
+    call.rank4(0, 1)
+    weight, channels = call.shape(1), call.shape(0)[3]
+    depthwise = call.name == "DEPTHWISE_CONV_2D"
+    attributes = window(call, (weight[1], weight[2]))
+    attributes["groups"] = channels if depthwise else max(1, channels // weight[3])
+    return call.inputs, attributes
+
+
+def _write_fully_connected(graph: Graph, op: Op) -> Parts:
+    keep = len(graph.tensors[op.outputs[0]].shape) > 2
+    return "FULLY_CONNECTED", {"activation": activation_code(op), "keep_num_dims": keep}, []
+
+
+def _read_fully_connected(call: Call) -> Parsed:
+    call.expect(2, 3)
+    if call.option("weights_format"):
+        raise MismatchError(f"FULLY_CONNECTED at {call.output} has shuffled weights")
+    return call.inputs, call.activation()
+
+
+def _onnx_conv2d(model: "Model", op: Op) -> None:
+    weight = model.graph.values[op.inputs[1]]
+    order = (3, 0, 1, 2) if op.kind == "depthwise_conv2d" else NCHW
+    inputs = [model.real(op.inputs[0]), model.parameter(op.inputs[1], weight.transpose(order))]
+    inputs += [model.parameter(name, model.graph.values[name]) for name in op.inputs[2:]]
+    options = {"dilations": list(op.attributes["dilation"]), "group": op.attributes["groups"]}
+    model.emit(op, "Conv", inputs, **onnx_window(op), **options)
+
+
+def _onnx_fully_connected(model: "Model", op: Op) -> None:
+    if len(model.shape(op.inputs[0])) != 2 or len(model.shape(op.outputs[0])) != 2:
+        raise MismatchError(f"{op.label} takes rows (N, features) in an ONNX file; flatten first")
+    inputs = [model.real(op.inputs[0])]
+    inputs += [model.parameter(name, model.graph.values[name]) for name in op.inputs[1:]]
+    model.emit(op, "Gemm", inputs, transB=1)
+
+
+TFLITE = {
+    "conv2d": TfliteOp(names=("CONV_2D",), write=_write_conv2d, read=_read_conv2d),
+    "depthwise_conv2d": TfliteOp(
+        names=("DEPTHWISE_CONV_2D",), write=_write_conv2d, read=_read_conv2d
+    ),
+    "fully_connected": TfliteOp(
+        names=("FULLY_CONNECTED",), write=_write_fully_connected, read=_read_fully_connected
+    ),
+}
+ONNX: dict[str, Emit] = {
+    "conv2d": _onnx_conv2d,
+    "depthwise_conv2d": _onnx_conv2d,
+    "fully_connected": _onnx_fully_connected,
+}

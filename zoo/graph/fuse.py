@@ -1,0 +1,58 @@
+"""Activations that an op takes along, on the way out."""
+
+import dataclasses
+
+from zoo.graph.ir import Graph, Op
+from zoo.graph.kinds import FUSING, MOVEMENT, SCALAR_ACTIVATIONS
+
+# What a fused activation cuts off; a clamp has limits of its own, in the op's attributes.
+LIMITS: dict[str, tuple[float | None, float | None]] = {
+    "relu": (0.0, None),
+    "relu6": (0.0, 6.0),
+    "relu_n1_to_1": (-1.0, 1.0),  # of files alone
+}
+
+
+def fuse(graph: Graph, activations: frozenset[str]) -> Graph:
+    """Move each activation of these kinds into the op that produces its input.
+
+    This is what runtimes do: the activation is applied on the way out, and the tensor between
+    is never stored. It needs a producer of a kind that fuses, without an activation of its own, and
+    whose result nothing else reads; activations that act on
+    single elements also move ahead of reshapes, transposes and depth-to-space, with which they
+    commute.
+    """
+    for op in graph.ops:
+        if op.kind in activations:
+            graph = _fuse_one(graph, op)
+    return graph
+
+
+def _fuse_one(graph: Graph, op: Op) -> Graph:
+    source = op.inputs[0]
+    while (producer := graph.producers.get(source)) is not None:
+        if source in graph.outputs or len(graph.consumers[source]) > 1:
+            return graph
+        if op.kind not in SCALAR_ACTIVATIONS or producer.kind not in MOVEMENT:
+            break
+        source = producer.inputs[0]
+    if producer is None or producer.kind not in FUSING or "activation" in producer.attributes:
+        return graph
+    fused = {**producer.attributes, "activation": op.kind}
+    if op.kind == "clamp":
+        fused["activation_limits"] = (op.attributes["min"], op.attributes["max"])
+    # The op's own output takes the place of its input, in whatever op makes or reads that.
+    old, new = op.inputs[0], op.outputs[0]
+    ops = []
+    for other in graph.ops:
+        if other is op:
+            continue
+        if other is producer:
+            other = dataclasses.replace(
+                other, attributes=fused, inputs=(*other.inputs, *op.inputs[1:])
+            )
+        if old in other.outputs:
+            other = dataclasses.replace(other, outputs=(new,))
+        ops.append(other)
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name != old}
+    return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors)

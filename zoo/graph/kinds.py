@@ -1,0 +1,54 @@
+"""Every kind of operator, one row each; the rows lie in `zoo.graph.operators`, by group.
+
+A new kind is a row there and one entry in each `Column` of the rooms above (a kernel, an operator
+of a file, a cost), or the reason why it has none; `tests/unit/test_operators.py` says what is
+missing.
+"""
+
+from collections.abc import Callable
+
+from zoo.graph.operators import (
+    activations,
+    arithmetic,
+    casts,
+    layers,
+    movement,
+    pools,
+    resizing,
+)
+from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
+
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+KINDS: dict[str, OpKind] = {row.name: row for group in _GROUPS for row in group.ROWS}
+
+
+def _where(holds: Callable[[OpKind], bool]) -> frozenset[str]:
+    return frozenset(name for name, row in KINDS.items() if holds(row))
+
+
+MAC_KINDS = _where(lambda row: row.macs)
+SCALAR_ACTIVATIONS = _where(lambda row: row.scalar)
+ELEMENTWISE = _where(lambda row: row.elementwise)
+MOVEMENT = _where(lambda row: row.moves)
+FUSABLE = _where(lambda row: row.fusable)
+FUSING = _where(lambda row: row.fuses)
+SHARED = _where(lambda row: row.shares_quantization)
+
+_PLACE = "zoo/graph/operators"
+_FORM = "channels-last form"
+LOWER: Column[Lower] = Column(
+    _FORM,
+    _PLACE,
+    {name: row.lower for name, row in KINDS.items() if row.lower},
+    absent={n: row.absent["lower"] for n, row in KINDS.items() if "lower" in row.absent},
+)
+SHAPES: Column[Check] = Column(
+    _FORM,
+    _PLACE,
+    {name: row.shape for name, row in KINDS.items() if row.shape},
+    absent={n: row.absent["shape"] for n, row in KINDS.items() if "shape" in row.absent},
+)
+# How each ATen operator is read: a kind and the arguments that become attributes, or a function.
+ATEN: dict[str, tuple[str, tuple[str, ...] | Trace]] = {
+    aten: (name, reader) for name, row in KINDS.items() for aten, reader in (row.aten or {}).items()
+}

@@ -1,0 +1,122 @@
+"""Functions of single elements, and the softmax."""
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph, Op
+from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
+from zoo.graph.operators.elementwise import broadcast, lower_elementwise, same_shape
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from zoo.graph.lower import Lowering
+    from zoo.graph.trace import Tracer
+
+
+def _trace_clamp(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    low, high = a.get("min", a.get("min_val")), a.get("max", a.get("max_val"))
+    kind = "clamp"
+    if low == 0 and high in (None, 6):
+        kind = "relu" if high is None else "relu6"
+    attributes = {"min": low, "max": high} if kind == "clamp" else None
+    tracer.emit(node, kind, [a["self"]], attributes)
+
+
+_CLAMPS = {"clamp": _trace_clamp, "hardtanh": _trace_clamp}
+
+
+def _lower_prelu(lowering: "Lowering", op: Op) -> None:
+    slope, rank = lowering.graph.values[op.inputs[1]], len(lowering.shape(op.inputs[0]))
+    shape = (*(1,) * (rank - 2), slope.size)  # without the batch
+    slopes = lowering.parameter(op, 1, lambda value: value.reshape(shape))
+    lowering.emit(op, inputs=(op.inputs[0], slopes))
+
+
+def _lower_softmax(lowering: "Lowering", op: Op) -> None:
+    (dim,) = lowering.axes(op)
+    if dim != len(lowering.shape(op.inputs[0])) - 1:
+        raise MismatchError(f"{op.label}: softmax goes over channels (dim=1 of images)")
+    lowering.emit(op, attributes={"dim": dim, "beta": 1.0})
+
+
+def _prelu_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
+    if op.inputs[1] not in graph.values:
+        raise MismatchError(f"{op.label}: its slopes are not constant")
+    if broadcast(graph, op, shapes) != shapes[0]:
+        raise MismatchError(f"{op.label}: slopes of shape {shapes[1]} for an input of {shapes[0]}")
+    return shapes[0]
+
+
+def _counted(name: str, aten: str, *attributes: str) -> OpKind:
+    """Return an activation that a network's cost is estimated with, and no more."""
+    return OpKind(
+        name=name,
+        aten={aten: attributes},
+        lower=None,
+        shape=None,
+        mixes_samples=never,
+        absent=dict.fromkeys(("lower", "shape"), "so far only counted: it has no integer kernel"),
+        elementwise=True,
+        scalar=True,
+    )
+
+
+ROWS = (
+    OpKind(
+        name="relu",
+        aten={"relu": (), **_CLAMPS},
+        lower=lower_elementwise,
+        shape=same_shape,
+        mixes_samples=never,
+        elementwise=True,
+        scalar=True,
+        fusable=True,
+    ),
+    OpKind(
+        name="relu6",
+        aten={"relu6": (), **_CLAMPS},
+        lower=lower_elementwise,
+        shape=same_shape,
+        mixes_samples=never,
+        elementwise=True,
+        scalar=True,
+        fusable=True,
+        shares_quantization=True,
+    ),
+    OpKind(
+        name="clamp",
+        aten=_CLAMPS,
+        lower=None,
+        shape=None,
+        mixes_samples=never,
+        absent=dict.fromkeys(
+            ("lower", "shape"), "it is taken along by the operator before it, which must be able to"
+        ),
+        elementwise=True,
+        scalar=True,
+        fusable=True,
+    ),
+    OpKind(
+        name="prelu",
+        aten={"prelu": ()},
+        lower=_lower_prelu,
+        shape=_prelu_shape,
+        mixes_samples=never,
+        roles=("activation", "slope"),
+        elementwise=True,
+    ),
+    OpKind(
+        name="softmax",
+        aten={"softmax": ("dim",)},
+        lower=_lower_softmax,
+        shape=same_shape,
+        mixes_samples=along_dims,
+    ),
+    _counted("leaky_relu", "leaky_relu", "negative_slope"),
+    _counted("hard_swish", "hardswish"),
+    _counted("silu", "silu"),
+    _counted("gelu", "gelu", "approximate"),
+    _counted("sigmoid", "sigmoid"),
+    _counted("tanh", "tanh"),
+)

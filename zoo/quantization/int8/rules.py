@@ -1,0 +1,137 @@
+"""How each kind of operator is quantized, beyond what all have in common: this room's column."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.graph.ir import LIMITS, Op, Quantization
+from zoo.graph.operators.contract import Column
+from zoo.quantization.int8.fake import double_rounding
+
+_TIE = 1e-3  # of a step: moves an exact half, and nothing else that matters
+
+Meanings = Mapping[str, Quantization]
+# (op, first operand, result, scales of its parameter, meanings) -> steps to add to the result
+Nudge = Callable[[Op, Tensor, Tensor, Tensor, Meanings], Tensor | None]
+
+
+def _no_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> None:
+    return None
+
+
+def _rounds(op: Op) -> bool:
+    return False
+
+
+def _moves(op: Op) -> bool:
+    return True
+
+
+def _as_they_are(
+    attributes: Mapping[str, Any], meaning: Quantization, dtype: str
+) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What is particular to one kind.
+
+    Attributes:
+        axis: the dimension of its weights that has a scale per index; None where one scale serves.
+        fixed: the quantization that its output has whatever its range, by type.
+        exact: whether its int16 scales are short, so that both ways in which runtimes compute
+            its factor give the same, see `zoo.quantization.int8.scales`.
+        sign: of a scalar second operand, which can be made a whole number of steps; 0 elsewhere.
+        on_grid: whether an op gives values of its inputs' grid, or the padding of a max pool.
+        nudge: how far, in steps, the device's way of rounding moves results: for training.
+        integer: the attributes that are numbers on the output's grid, as its integers.
+
+    """
+
+    axis: int | None = None
+    fixed: Mapping[str, Quantization] = field(default_factory=dict)
+    exact: bool = False
+    sign: int = 0
+    on_grid: Callable[[Op], bool] = _rounds
+    nudge: Nudge = _no_nudge
+    integer: Callable[[Mapping[str, Any], Quantization, str], dict[str, Any]] = _as_they_are
+
+
+def _ratio(op: Op, meanings: Meanings) -> float:
+    return meanings[op.inputs[0]].scale / meanings[op.outputs[0]].scale
+
+
+def _layer_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> Tensor:
+    return y.sign().mul_(double_rounding(scales * _ratio(op, meanings)))
+
+
+def _mul_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> Tensor:
+    other = meanings[op.inputs[1]].scale if op.inputs[1] in meanings else 1.0
+    return y.sign().mul_(double_rounding(scales * _ratio(op, meanings) * other))
+
+
+def _prelu_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> Tensor:
+    ratio = _ratio(op, meanings)  # two factors, by the sign of the input
+    ahead, below = double_rounding(torch.cat((scales.new_tensor([ratio]), scales * ratio)))
+    return (x < 0).float().mul_(below - ahead).add_(ahead).mul_(y.sign())
+
+
+def _average_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> Tensor:
+    output = meanings[op.outputs[0]]  # halves away from the integer 0, which is not the real one
+    return (y / output.scale + output.zero_point).sign_().mul_(_TIE)
+
+
+def _pads_on_grid(op: Op) -> bool:
+    return op.attributes["value"] in (0, -math.inf)
+
+
+def _pad_integer(
+    attributes: Mapping[str, Any], meaning: Quantization, dtype: str
+) -> dict[str, Any]:
+    value = attributes["value"]
+    low, high = (limit - meaning.zero_point for limit in LIMITS[dtype])
+    steps = low if value == -math.inf else round(value / meaning.scale)
+    return {"value": int(np.clip(steps, low, high))}
+
+
+_PLAIN, _MOVED = Rule(), Rule(on_grid=_moves)
+_PROBABILITIES = {
+    "int8": Quantization(scales=(1 / 256,), zero_points=(-128,)),
+    "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
+}
+
+RULES: Column[Rule] = Column(
+    "rule to quantize it",
+    "zoo/quantization/int8/rules.py",
+    {
+        "conv2d": Rule(axis=0, nudge=_layer_nudge),
+        "depthwise_conv2d": Rule(axis=3, nudge=_layer_nudge),
+        "fully_connected": Rule(exact=True, nudge=_layer_nudge),
+        "avg_pool2d": Rule(nudge=_average_nudge),
+        "max_pool2d": _MOVED,
+        "mean": _PLAIN,
+        "add": Rule(sign=1),
+        "sub": Rule(sign=-1),
+        "mul": Rule(exact=True, nudge=_mul_nudge),
+        "maximum": _PLAIN,
+        "minimum": _PLAIN,
+        "relu": _PLAIN,
+        "relu6": _PLAIN,
+        "prelu": Rule(nudge=_prelu_nudge),
+        "softmax": Rule(fixed=_PROBABILITIES),
+        "reshape": _MOVED,
+        "transpose": _MOVED,
+        "depth_to_space": _MOVED,
+        "concat": _MOVED,
+        "pad": Rule(on_grid=_pads_on_grid, integer=_pad_integer),
+        "resize_nearest": _PLAIN,
+        "resize_bilinear": _PLAIN,
+    },
+    absent=dict.fromkeys(("quantize", "dequantize"), "only files hold it, quantized already"),
+)

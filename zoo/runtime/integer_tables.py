@@ -1,0 +1,56 @@
+"""What the integer kernels of single elements share: tables of all results, the last rounding.
+
+Operators that act on elements are written as arithmetic on real integers. In int8 two operands have
+2^16 pairs of values: such an operator is evaluated once for them all and then looked up.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zoo.graph.ir import Graph, Op
+from zoo.runtime.integer_base import TYPES, Kernel, in_groups, limits, operands, quantization_of
+from zoo.runtime.rescale import Rescale
+
+
+def elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], Kernel]:
+    """Return the maker of a stored operator, of one that takes float64 integers - zero point."""
+
+    def prepare(graph: Graph, op: Op) -> Kernel:
+        arithmetic = make(graph, op)
+        zeros = [quantization_of(graph, name).zero_point for name in op.inputs]
+
+        def run(*inputs: Tensor) -> Tensor:
+            given = operands(graph, op, inputs)
+            return arithmetic(*(x.double() - z for x, z in zip(given, zeros, strict=True)))
+
+        if {graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)} != {"int8"}:
+            return run
+
+        @functools.cache
+        def results() -> Tensor:
+            every = torch.arange(-128, 128, dtype=torch.float64)
+            pairs = (every[:, None], every) if len(zeros) == 2 else (every,)
+            return arithmetic(*(x - z for x, z in zip(pairs, zeros, strict=True))).flatten()
+
+        def look_up(*inputs: Tensor) -> Tensor:
+            first, *second = operands(graph, op, inputs)
+            places = first.to(torch.int32)
+            if second:
+                places = torch.add(second[0], places, alpha=256).add_(128 * 257)
+            else:
+                places += 128
+            return results().index_select(0, places.flatten()).view(places.shape)
+
+        return in_groups(graph, op, look_up)
+
+    return prepare
+
+
+def output_rescale(graph: Graph, op: Op, factor: float, bound: int) -> Rescale:
+    """Return the last rounding of an operator, to its stored output."""
+    output = op.outputs[0]
+    zero, dtype = quantization_of(graph, output).zero_point, TYPES[graph.tensors[output].dtype]
+    return Rescale(factor, bound, *limits(graph, op), zero_point=zero, dtype=dtype)

@@ -1,0 +1,32 @@
+"""What each kind of operator computes: the columns of this room.
+
+An integer kernel is made once for an operator of a graph and then called with its computed inputs,
+the stored integers, channels last, as TFLite Micro's reference kernels define it. Sources:
+tensorflow/lite/kernels/internal/reference (integer_ops) and tensorflow/lite/micro/kernels of
+tensorflow/tflite-micro.
+"""
+
+from zoo.graph.operators.contract import Column
+from zoo.runtime.operators import (
+    activations,
+    arithmetic,
+    casts,
+    layers,
+    movement,
+    pools,
+    resizing,
+)
+from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
+
+_PLACE = "zoo/runtime/operators"
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+
+FLOAT: Column[FloatKernel] = Column(
+    "float kernel",
+    _PLACE,
+    *(group.FLOAT for group in _GROUPS),
+    absent=dict.fromkeys(("quantize", "dequantize"), "a float graph has no integers"),
+)
+INTEGER: Column[IntegerMaker] = Column(
+    "integer kernel", _PLACE, *(group.INTEGER for group in _GROUPS), absent={}
+)

@@ -1,0 +1,1 @@
+"""What each kind of operator computes, in float and on integers, one file per group of kinds."""

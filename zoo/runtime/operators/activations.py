@@ -1,0 +1,109 @@
+"""Activations of their own, and the softmax."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph, Op
+from zoo.runtime import fixedpoint, lut
+from zoo.runtime.integer_base import TYPES, Kernel, extent, quantization_of, reach, rounded
+from zoo.runtime.integer_tables import elementwise, output_rescale
+from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
+from zoo.runtime.rescale import Rescale
+
+
+def _float_prelu(graph: Graph, op: Op, x: Tensor, slope: Tensor) -> Tensor:
+    if x.ndim == 4 and slope.numel() == x.shape[-1]:  # per channel: one fused kernel
+        return F.prelu(x.permute(0, 3, 1, 2), slope.flatten()).permute(0, 2, 3, 1)
+    return torch.where(x >= 0, x, x * slope)
+
+
+def _refuse_int16(graph: Graph, op: Op) -> None:
+    if graph.tensors[op.outputs[0]].dtype == "int16":
+        raise MismatchError(
+            "runtimes do not agree on it in int16; convert the file with maximum and minimum, as "
+            "zoo.graph.rewrite.for_int16 does"
+        )
+
+
+def _integer_prelu(graph: Graph, op: Op) -> Kernel:
+    _refuse_int16(graph, op)
+    source, alpha = (quantization_of(graph, name) for name in op.inputs)
+    output = quantization_of(graph, op.outputs[0])
+    largest = reach(graph, op.inputs[0])
+    ahead = output_rescale(graph, op, source.scale / output.scale, largest)
+    below = output_rescale(graph, op, source.scale * alpha.scale / output.scale, largest * 255)
+    return lambda x, slope: torch.where(x >= 0, ahead(x), below(x * slope))
+
+
+def _relu(graph: Graph, op: Op) -> Kernel:
+    _refuse_int16(graph, op)
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
+    ratio = float(np.float32(source.scale) / np.float32(output.scale))
+    low, high = extent(graph, op.outputs[0])
+    most, zero = reach(graph, op.inputs[0]), output.zero_point
+    return Rescale(ratio, most, max(low, 0), high, zero_point=zero, dtype=dtype)
+
+
+def _relu6(graph: Graph, op: Op) -> Kernel:
+    """Return a kernel that only clamps: as TFLite's it takes the two scales for equal."""
+    _refuse_int16(graph, op)
+    source = quantization_of(graph, op.inputs[0])
+    dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
+    six = rounded(float(np.float32(6) / np.float32(source.scale)))
+    high = min(extent(graph, op.inputs[0])[1], six)
+    return lambda x: (x.clamp(0, high) + source.zero_point).to(dtype)
+
+
+def _softmax(graph: Graph, op: Op) -> Kernel:
+    if graph.tensors[op.outputs[0]].dtype == "int16":
+        return _wide_softmax(graph, op)
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    if (output.scale, output.zero_point) != (1 / 256, -128):
+        raise MismatchError("the output of a softmax has scale 1/256 and zero point -128")
+    values, small = fixedpoint.softmax_table(source.scale, op.attributes.get("beta", 1.0))
+
+    def run(x: Tensor) -> Tensor:
+        wide = x.to(torch.int64)
+        difference = (wide.amax(-1, keepdim=True) - wide).numpy()
+        total = small[difference].sum(-1, keepdims=True)
+        bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
+        # 12 integer bits, and the int8 output has 8 of the result's 31.
+        exponent = 12 - (32 - bits) + 31 - 8
+        scaled = fixedpoint.high_multiply(fixedpoint.reciprocal(total, bits), values[difference])
+        result: NDArray[np.int64] = np.clip(fixedpoint.shift_right(scaled, exponent), 0, 255)
+        return torch.from_numpy((result - 128).astype(np.int8))
+
+    return run
+
+
+def _wide_softmax(graph: Graph, op: Op) -> Kernel:
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    if output.scale != 1 / 32768:
+        raise MismatchError("the output of an int16 softmax has scale 1/32768")
+    table = lut.Softmax(source.scale * op.attributes.get("beta", 1.0))
+
+    def run(x: Tensor) -> Tensor:
+        wide = x.to(torch.int64)
+        difference = (wide - wide.amax(-1, keepdim=True)).numpy()
+        return torch.from_numpy(table(difference).astype(np.int16))
+
+    return run
+
+
+FLOAT: dict[str, FloatKernel] = {
+    "relu": lambda graph, op, x: x.relu(),
+    "relu6": lambda graph, op, x: x.clamp(0, 6),
+    "prelu": _float_prelu,
+    "softmax": lambda graph, op, x: torch.softmax(x * op.attributes["beta"], -1),
+}
+INTEGER: dict[str, IntegerMaker] = {
+    "relu": elementwise(_relu),
+    "relu6": elementwise(_relu6),
+    "prelu": elementwise(_integer_prelu),
+    "softmax": _softmax,
+}

@@ -1,0 +1,77 @@
+"""Reshapes, transpositions, joins and borders."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import LIMITS, Graph, Op
+from zoo.runtime.integer_base import Kernel, operands, same_quantization
+from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
+
+
+def _float_reshape(graph: Graph, op: Op, x: Tensor) -> Tensor:
+    before, after = (graph.tensors[n].shape for n in (op.inputs[0], op.outputs[0]))
+    free = before[:1] == after[:1]
+    return x.reshape(x.shape[0] if free else after[0], *after[1:])
+
+
+def _integer_reshape(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    before, after = (graph.tensors[n].shape for n in (op.inputs[0], op.outputs[0]))
+    free = before[:1] == (1,) and after[:1] == (1,)
+    return lambda x: x.reshape(x.shape[0] if free else after[0], *after[1:])
+
+
+def _transpose(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: x.permute(op.attributes["dims"]).contiguous()
+
+
+def _cells(x: Tensor, block: int) -> Tensor:
+    """Move `(N, H, W, b*b*C)`, the cell's place first, to `(N, bH, bW, C)`."""
+    n, height, width, channels = x.shape
+    cells = x.reshape(n, height, width, block, block, channels // block**2)
+    return cells.permute(0, 1, 3, 2, 4, 5).reshape(n, height * block, width * block, -1)
+
+
+def _depth_to_space(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: _cells(x, op.attributes["block"])
+
+
+def _concat(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    dim = op.attributes["dim"]
+
+    def run(*inputs: Tensor) -> Tensor:
+        tensors = operands(graph, op, inputs)
+        batch = max(operand.shape[0] for operand in tensors)
+        same = [x.expand(batch, *x.shape[1:]) if dim % x.ndim else x for x in tensors]
+        return torch.cat(same, dim)
+
+    return run
+
+
+def _pad(graph: Graph, op: Op) -> Kernel:
+    value = op.attributes["value"] + same_quantization(graph, op).zero_point
+    low, high = LIMITS[graph.tensors[op.inputs[0]].dtype]
+    if not low <= value <= high:
+        raise MismatchError(f"it pads with the integer {value}, which its type does not hold")
+    return lambda x: F.pad(x, op.attributes["padding"], value=value)
+
+
+FLOAT: dict[str, FloatKernel] = {
+    "reshape": _float_reshape,
+    "transpose": lambda graph, op, x: x.permute(op.attributes["dims"]),
+    "depth_to_space": lambda graph, op, x: _cells(x, op.attributes["block"]),
+    "concat": lambda graph, op, *parts: torch.cat(parts, op.attributes["dim"]),
+    "pad": lambda graph, op, x: F.pad(x, op.attributes["padding"], value=op.attributes["value"]),
+}
+INTEGER: dict[str, IntegerMaker] = {
+    "reshape": _integer_reshape,
+    "transpose": _transpose,
+    "depth_to_space": _depth_to_space,
+    "concat": _concat,
+    "pad": _pad,
+}
