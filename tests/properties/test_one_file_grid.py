@@ -13,7 +13,7 @@ from zoo.deploy.onnx_language import Gathered
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization import options as options_module
 from zoo.quantization.core import LayerOptions, QuantizedMatrix, quantize_matrix, stored_bits
-from zoo.quantization.grids.base import Grid, Layout, Parameters
+from zoo.quantization.grids.contract import Grid, Layout, Parameters
 from zoo.quantization.packed import PackedLinear
 
 # E2M1: sign, 2 bits of exponent, 1 of mantissa; blocks of 32 share a power of two (E8M0).
