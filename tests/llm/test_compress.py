@@ -13,6 +13,7 @@ from zoo import verbs as api
 from zoo.cards.check import problems
 from zoo.cli import _parser, main
 from zoo.cli.compression import given
+from zoo.compression import catalogue
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import all_recipes, find
 from zoo.registry.recipe import Compress, Recipe
@@ -76,6 +77,27 @@ def test_the_checkpoint_says_what_it_is(made, capsys):
     assert set(scores) == {"fox.txt", "fox.txt, base model"}
     assert main(["show", str(made)]) == 0
     assert "bits per packed weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in catalogue.names() if catalogue.find(n).TAKES == "language-model"]
+)
+def test_every_method_makes_a_folder_whose_card_makes_it_again(name, base, text, tmp_path):
+    settings = {"bits": 4, "windows": 2, "length": 32, "skip": ["*.0.mlp.*"]}
+    settings["overrides"] = {"*.1.self_attn.q_proj": {"bits": 3}}
+    data = text if catalogue.find(name).Options(**settings).needs_data else None
+    made = zoo.compress(base, tmp_path / "out", method=name, data=data, **settings)
+    assert made.recipe.name.startswith(f"tiny-{name}-")
+    assert zoo.load(made.path).config.model_type == "llama"
+    card = (made.path / "README.md").read_text()
+    assert problems(card, made) == []
+    assert typed_again(card) == said(made.recipe)
+    assert said(made.recipe)[2] == catalogue.find(name).Options(
+        **{**settings, "skip": ("*.0.mlp.*",)}
+    )
+    plan = made.metrics["compression"]["plan"]
+    assert plan["options"]["method"] == name
+    assert plan["skip"] == ["*.0.mlp.*"]
 
 
 def test_budget_tuning_and_preset_are_on_the_card(base, text, tmp_path, capsys):

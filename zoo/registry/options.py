@@ -7,7 +7,6 @@ of this one is forgotten.
 """
 
 import dataclasses
-import functools
 import inspect
 import json
 import re
@@ -62,7 +61,6 @@ def texts(kind: type) -> dict[str, str]:
     return found
 
 
-@functools.cache
 def options(kind: type) -> tuple[Option, ...]:
     """Return the options of a dataclass, in the order of its fields.
 

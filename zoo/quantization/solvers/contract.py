@@ -52,9 +52,9 @@ class Solver(Protocol):
     """A module of `zoo.quantization.solvers`, or what an entry point of that group names."""
 
     def solve(self, problem: Problem, grid: Grid, options: LayerOptions) -> Solution:
-        """Return codes and parameters for a problem whose `upper` is there.
+        """Return codes of the grid and its parameters, the same for the same problem.
 
-        No answer is worse than rounding to nearest where the Hessian is the identity.
+        `problem.upper` is None for no solver but `rtn`.
         """
         ...
 
