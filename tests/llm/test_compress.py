@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,13 +11,31 @@ import pytest
 import zoo
 from zoo import verbs as api
 from zoo.cards.check import problems
-from zoo.cli import main
+from zoo.cli import _parser, main
+from zoo.cli.compression import given
+from zoo.compression import catalogue
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import all_recipes, find
 from zoo.registry.recipe import Compress, Recipe
+from zoo.verbs.compression import choose
 
 RECIPES = [recipe for recipe in all_recipes().values() if isinstance(recipe.make, Compress)]
 SMALL = {"windows": 2, "length": 32, "iterations": 2}
+
+
+def typed_again(card):
+    """Base, method and options of the command on a card, read as if it were typed."""
+    command = next(line for line in card.splitlines() if line.startswith("zoo compress"))
+    words = shlex.split(command)[1:]
+    args = _parser(words).parse_args(words)
+    choice = choose(None, args.method, given(args))
+    return args.model, choice.name, choice.options
+
+
+def said(recipe):
+    """Base, method and options of a recipe."""
+    made = recipe.compress
+    return made.base, made.method, choose(made, None, {}).options
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +72,32 @@ def test_the_checkpoint_says_what_it_is(made, capsys):
     assert problems(card, checkpoint) == []
     for words in ("import zoo.quantization", "base_model_relation: quantized", "base model |"):
         assert words in card
+    assert typed_again(card) == said(checkpoint.recipe)
     scores = checkpoint.metrics["evaluations"]
     assert set(scores) == {"fox.txt", "fox.txt, base model"}
     assert main(["show", str(made)]) == 0
     assert "bits per packed weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in catalogue.names() if catalogue.find(n).TAKES == "language-model"]
+)
+def test_every_method_makes_a_folder_whose_card_makes_it_again(name, base, text, tmp_path):
+    settings = {"bits": 4, "windows": 2, "length": 32, "skip": ["*.0.mlp.*"]}
+    settings["overrides"] = {"*.1.self_attn.q_proj": {"bits": 3}}
+    data = text if catalogue.find(name).Options(**settings).needs_data else None
+    made = zoo.compress(base, tmp_path / "out", method=name, data=data, **settings)
+    assert made.recipe.name.startswith(f"tiny-{name}-")
+    assert zoo.load(made.path).config.model_type == "llama"
+    card = (made.path / "README.md").read_text()
+    assert problems(card, made) == []
+    assert typed_again(card) == said(made.recipe)
+    assert said(made.recipe)[2] == catalogue.find(name).Options(
+        **{**settings, "skip": ("*.0.mlp.*",)}
+    )
+    plan = made.metrics["compression"]["plan"]
+    assert plan["options"]["method"] == name
+    assert plan["skip"] == ["*.0.mlp.*"]
 
 
 def test_budget_tuning_and_preset_are_on_the_card(base, text, tmp_path, capsys):
@@ -69,7 +110,8 @@ def test_budget_tuning_and_preset_are_on_the_card(base, text, tmp_path, capsys):
     assert facts["plan"]["options"]["iterations"] == 3
     assert facts["tuning"]["steps"] == 3
     card = (out / "README.md").read_text()
-    assert all(f"--set {s}" in card for s in ("budget=2.75", "tune_steps=3", "tune_length=48"))
+    assert all(f"--{s}" in card for s in ("budget 2.75", "tune-steps 3", "tune-length 48"))
+    assert typed_again(card) == said(zoo.checkpoint(out).recipe)
     with pytest.raises(UnknownNameError, match="did you mean best"):
         zoo.compress(base, tmp_path / "no", data=text, preset="bets")
 
@@ -104,7 +146,7 @@ def test_tampering_is_noticed(made, tmp_path):
     [
         ("{base} --method gptvq-9d-2b --data {text}", "unknown method 'gptvq-9d-2b'; did you"),
         ("{base} --bits 9 --data {text}", "bits * dim is 18"),
-        ("{base} --method gptvq", "--data TEXT (only rtn works without)"),
+        ("{base} --method gptvq", "add --data, a text file to calibrate on (rtn needs none)"),
         ("{base} --data missing.txt", "missing.txt cannot be read"),
         ("{base} --data {text} --length 100000", "takes at most 256"),
         ("{base} --data {text} --set sharpness=1", "unknown option 'sharpness'"),
@@ -113,7 +155,11 @@ def test_tampering_is_noticed(made, tmp_path):
         ("{base} --data {text} --budget 1 --length 64 --windows 2", "even the cheapest choices"),
         ("{base} --data {text} --tune -2", "tune_steps is -2"),
         ("./nowhere --data {text}", "no folder of a language model"),
-        ("sesr-m3-x2 --data {text}", "type: zoo train sesr-m3-x2"),
+        ("sesr-m3-x2 --data {text}", "add --method, one of int8"),
+        ("sesr-m3-x2 --method gptq --data {text}", "takes a language model, and this is a network"),
+        ("{base} --method int8 --data {text}", "methods for it: gptq, gptvq, rtn"),
+        ("{base} --preset fast --method gptq --data {text}", "unknown preset 'fast' (of gptq"),
+        ("{base} --method gptq --set iterations=3 --data {text}", "unknown option 'iterations'"),
     ],
 )
 def test_wrong_words_are_answered_in_one_line(words, message, base, text, tmp_path, capsys):

@@ -305,7 +305,7 @@ def test_the_command_and_stock_transformers(base, text, tmp_path, capsys) -> Non
         off = (model(IDS).logits - logits(base)).square().mean() / logits(base).square().mean()
     assert off < 0.02  # 4 bits: close, without any rotation at run time
     card = (out / "README.md").read_text()
-    assert "weights rotated first (heads)" in card
+    assert "rotate heads" in card
     assert "--rotate heads" in card
     assert zoo.checkpoint(out).metrics["compression"]["plan"]["rotate"] == "heads"
     capsys.readouterr()

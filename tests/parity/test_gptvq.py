@@ -8,14 +8,14 @@ from torch import Tensor
 
 from zoo.quantization.core import LayerOptions, quantize_matrix, stored_bits
 from zoo.quantization.grids import make_grid
-from zoo.quantization.grids.base import Parameters
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.grids.contract import Parameters
 from zoo.quantization.grids.uniform import Uniform
 from zoo.quantization.hessian import factor
-from zoo.quantization.solvers.base import Problem, Solution
-from zoo.quantization.solvers.descent import descend
+from zoo.quantization.solvers.contract import Problem, Solution
 from zoo.quantization.solvers.gptq import cell_inverses, sweep
-from zoo.quantization.solvers.update import conjugate_gradients, update
+from zoo.quantization.steps.descent import descend
+from zoo.quantization.steps.update import conjugate_gradients, update
 
 
 def problem(rows: int, columns: int, seed: int = 0) -> Problem:

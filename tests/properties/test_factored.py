@@ -10,8 +10,8 @@ from zoo.quantization.grids import make_grid
 from zoo.quantization.grids.factored import Factored
 from zoo.quantization.kernels.matvec import Matvec, in_order
 from zoo.quantization.packed import PackedLinear, decode_codebooks
-from zoo.quantization.solvers.base import Solution
-from zoo.quantization.solvers.factor import ordered
+from zoo.quantization.solvers.contract import Solution
+from zoo.quantization.steps.factor import ordered
 
 SHAPE = (48, 96)
 OPTIONS = LayerOptions(dim=1, bits=3, group_size=192, iterations=5, codebook_rank=-1)

@@ -1,19 +1,19 @@
-"""A new grid is one file and a line in METHODS: here the OCP's MXFP4, which the zoo has not."""
+"""A new grid is a file, also another package's: here the OCP's MXFP4, which the zoo has not."""
 
-import sys
-import types
-from collections.abc import Mapping
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo import extensions
 from zoo.deploy.onnx_language import Gathered
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.quantization import options as options_module
 from zoo.quantization.core import LayerOptions, QuantizedMatrix, quantize_matrix, stored_bits
-from zoo.quantization.grids.base import Grid, Layout, Parameters
+from zoo.quantization.grids.contract import Grid, Layout, Parameters
 from zoo.quantization.packed import PackedLinear
 
 # E2M1: sign, 2 bits of exponent, 1 of mantissa; blocks of 32 share a power of two (E8M0).
@@ -51,13 +51,26 @@ class Mx(Grid):
             raise UnsafeFileError("all powers are zero")
 
 
+GRID = SimpleNamespace(make=lambda options, rows, columns: Mx(rows, columns, 1, 4, BLOCK))
+METHOD = SimpleNamespace(GRID="mx", SOLVER="rtn")
+
+
 @pytest.fixture(params=["rtn", "gptq"])
-def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LayerOptions:
-    module = types.ModuleType("zoo.quantization.grids.mx")
-    module.make = lambda options, rows, columns: Mx(rows, columns, 1, 4, BLOCK)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "zoo.quantization.grids.mx", module)
-    monkeypatch.setitem(options_module.METHODS, "mx", ("mx", request.param))
-    return LayerOptions(method="mx", bits=4)
+def options(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LayerOptions]:
+    offered = {"zoo.quantization.grids": "GRID", "zoo.quantization.methods": "METHOD"}
+    usual = importlib.metadata.entry_points
+
+    def entry_points(*, group: str) -> list[importlib.metadata.EntryPoint]:
+        ours = [("mx", f"{__name__}:{offered[group]}", group)] if group in offered else []
+        return [*usual(group=group), *(importlib.metadata.EntryPoint(*entry) for entry in ours)]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(METHOD, "SOLVER", request.param)
+    extensions.members.cache_clear()
+    yield LayerOptions(method="mx", bits=4)
+    extensions.members.cache_clear()
 
 
 def test_it_goes_all_the_way(options: LayerOptions) -> None:

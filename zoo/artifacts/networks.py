@@ -57,7 +57,7 @@ class Network:
         from zoo.artifacts.placing import dtype_of, placed
 
         source, kind = self.checkpoint, dtype_of(dtype)
-        if source.opens_in_transformers:
+        if source.recipe.of_transformers:
             from zoo.quantization.language.opening import load
 
             source.verify()

@@ -11,7 +11,7 @@ from zoo.adapters.folder import AdapterFolder
 from zoo.cards.parts import cost_rows, fill, license_matter
 from zoo.registry import refs
 from zoo.registry.codec import leaves
-from zoo.registry.recipe import OPTIMIZERS, Compress
+from zoo.registry.recipe import OPTIMIZERS
 
 
 def front_matter(source: AdapterFolder) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _costs(base: str) -> list[dict[str, str]]:
     if not isinstance(parsed, refs.NameRef) or parsed.name not in models.names():
         return []
     recipe = models.find(parsed.name)
-    return [] if isinstance(recipe.make, Compress) else cost_rows(recipe)
+    return [] if recipe.of_transformers else cost_rows(recipe)
 
 
 def _facts(

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zoo.cards import compression
 from zoo.cards.parts import TARGETS as TARGETS
 from zoo.cards.parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
@@ -32,7 +33,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
 
     """
     recipe = checkpoint.recipe
-    if isinstance(recipe.make, Compress):
+    if recipe.of_transformers:
         from zoo.cards.quantized import render as render_quantized
 
         return render_quantized(checkpoint, repo)
@@ -89,9 +90,12 @@ def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
     source = checkpoint.config.get("data", {}).get("source", "")
     if _DATA_ID.fullmatch(source):  # a data set of the Hub; of a folder, the name is recorded
         matter["datasets"] = [source]
-    if recipe.train.init and "/" in recipe.train.init:  # it started from a repository of the Hub
-        matter["base_model"] = recipe.train.init.partition("@")[0]
-        matter["base_model_relation"] = "finetune"
+    made = recipe.make
+    base = made.base if isinstance(made, Compress) else made.init
+    if base and "/" in base:  # it started from a repository of the Hub
+        matter["base_model"] = base.partition("@")[0]
+        relation = "quantized" if isinstance(made, Compress) else "finetune"
+        matter["base_model_relation"] = relation
     task = task_of(recipe).FACTS
     if quality := _quality(checkpoint.metrics, task):
         results = [_model_index_entry(recipe, task, name, values) for name, values in quality]
@@ -175,6 +179,8 @@ def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _training(checkpoint: "Checkpoint") -> str:
+    if isinstance(checkpoint.recipe.make, Compress):
+        return compression.history(checkpoint)
     facts, train = checkpoint.metrics.get("training", {}), checkpoint.recipe.train
     if not facts:
         return "Not recorded."
@@ -194,6 +200,8 @@ def _command(checkpoint: "Checkpoint") -> str:
     from zoo import registry
 
     recipe = checkpoint.recipe
+    if isinstance(recipe.make, Compress):
+        return compression.command(checkpoint)
     words = ["zoo train", recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
     theirs = recipe.to_json()["train"]
     ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}

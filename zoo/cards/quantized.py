@@ -1,11 +1,10 @@
 """The card of a quantized language model: `cards/quantized.md` filled with its facts."""
 
-import json
-import shlex
 from typing import TYPE_CHECKING, Any
 
+from zoo.cards.compression import command, settings
 from zoo.cards.parts import TARGETS, fill, license_matter
-from zoo.quantization.plan import KEYS, Plan
+from zoo.quantization.plan import Plan
 
 if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
@@ -25,10 +24,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
         compress=compress,
         plan=plan,
         ref=repo or f"./{recipe.name}",
-        settings=", ".join(
-            [f"{key} {value}" for key, value in compress.options.items() if key not in KEYS]
-            + ([f"weights rotated first ({plan.rotate})"] if plan.rotate else [])
-        ),
+        settings=settings(compress),
         report=report,
         sizes=_sizes(checkpoint),
         quality=[
@@ -45,7 +41,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
         )[:5],
         notes=[(name, note) for name, facts in layers.items() for note in facts["notes"]],
         license=checkpoint.license,
-        command=_command(checkpoint),
+        command=command(checkpoint),
         files=sorted(checkpoint.config["files"].items()),
     )
 
@@ -121,19 +117,3 @@ def _costs(tensor_bytes: int) -> list[tuple[str, str, str, str]]:
         ms = 1000 * tensor_bytes / numbers[f"{source}_bytes_per_s"].value
         rows.append((name, fits, f"{ms:,.3g}", f"estimated (bandwidth of its {source})"))
     return rows
-
-
-def _command(checkpoint: "Checkpoint") -> str:
-    """Return the command that makes these weights."""
-    from zoo import registry
-
-    recipe = checkpoint.recipe
-    compress = recipe.compress
-    text = (checkpoint.metrics.get("compression", {}).get("calibration") or {}).get("text")
-    tail = [*([f"--data {text}"] if text else []), f"--out {recipe.name}"]
-    if recipe.name in registry.names() and registry.find(recipe.name).make == compress:
-        return " ".join(["zoo compress", recipe.name, *tail])
-    words = [f"zoo compress {compress.base} --method {compress.method}"]
-    for key, value in compress.options.items():
-        words.append(f"--set {key}={shlex.quote(json.dumps(value))}")
-    return " ".join([*words, *tail])

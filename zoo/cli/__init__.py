@@ -15,7 +15,8 @@ from zoo.version import __version__
 SUMMARY = "A Hub-integrated model zoo and adapter registry for efficient edge AI."
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser for a command line; what some commands take depends on its words."""
     parser = argparse.ArgumentParser(prog="zoo", description=SUMMARY)
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -81,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("ref", **ref)  # type: ignore[arg-type]
     sub.add_argument("--out", metavar="FILE", help="write there instead of to stdout")
     sub.add_argument("--check", action="store_true", help="check the README.md that is there")
-    for group in (exchange, hub, adapter, compression):
+    for group in (exchange, hub, adapter):
         group.add(command)
+    compression.add(command, words)
     sub = command("serve", commands.serve, "serve the demo page on this machine")
     sub.add_argument("--port", type=int, help="default: 7860, or the next free one")
     sub.add_argument("--open", action="store_true", help="open it in the browser")
@@ -114,7 +116,8 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for an error, 2 for wrong usage."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(words).parse_args(words)
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING)
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read when torch is imported

@@ -1,78 +1,131 @@
 """The commands `zoo compress` and `zoo import`."""
 
 import argparse
+import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from zoo import registry
 from zoo import verbs as api
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.registry.codec import convert
+from zoo.registry.options import Option, options
+from zoo.registry.recipe import Compress
 
 Arguments = argparse.Namespace
+DEFAULT = "gptvq"  # whose flags there are where nothing says which method
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands to the command line."""
-    sub = command("compress", _compress, "make a language model smaller")
-    sub.add_argument("model", metavar="MODEL", help="a recipe, org/repo[@revision], or ./DIR")
+def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -> None:
+    """Add the commands to the command line.
+
+    Args:
+        command: makes one.
+        words: the command line: its method says which flags `zoo compress` has.
+
+    """
+    sub = command("compress", _compress, "make a model smaller")
+    sub.add_argument("model", metavar="MODEL", help="name[.tag], org/repo[@revision], or ./DIR")
     sub.add_argument("--out", required=True, metavar="DIR")
-    sub.add_argument("--method", metavar="M", help="gptvq, gptq, rtn, or e.g. gptvq-2d-2b")
-    sub.add_argument("--bits", type=float, help="of an index, per weight")
-    sub.add_argument("--dim", type=int, help="weights that share an index: 1, 2 or 4")
-    sub.add_argument("--group-size", type=int, metavar="N", help="weights per codebook or scale")
-    sub.add_argument("--target-bpv", type=float, metavar="B", help="bits per weight in all")
-    sub.add_argument("--budget", type=float, metavar="B", help="bits per weight, shared by layers")
-    sub.add_argument("--tune", type=int, metavar="STEPS", help="tune codebooks and scales, at last")
-    sub.add_argument("--preset", choices=("fast", "best"), help="how much work on each layer")
-    sub.add_argument("--data", metavar="TEXT", help="a text file to calibrate on")
-    sub.add_argument("--test", metavar="TEXT", help="measure perplexity on it, before and after")
+    sub.add_argument("--method", metavar="M", help="see above; also M-PRESET, e.g. gptvq-2d-2b")
+    sub.add_argument("--preset", metavar="NAME", help="what options of the method go together")
+    sub.add_argument("--data", metavar="DATA", help="what the method learns from")
+    sub.add_argument("--test", metavar="DATA", help="measure the result on it")
     sub.add_argument("--base", metavar="REF", help="where a recipe's base model is: ./DIR")
     sub.add_argument("--license", metavar="ID", help="of the weights, for the card")
-    sub.add_argument("--windows", type=int, metavar="N", help="of the text (32)")
-    sub.add_argument("--length", type=int, metavar="N", help="tokens of a window (1024)")
-    sub.add_argument("--seed", type=int, help="of the choice of windows")
-    sub.add_argument("--skip", action="append", metavar="PATTERN", help="layers left as they are")
-    sub.add_argument(
-        "--override",
-        action="append",
-        default=[],
-        metavar="PATTERN:KEY=VALUE",
-        help='other options there, e.g. "*.11.mlp.down_proj:bits=3"',
-    )
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any option")
-    sub.add_argument("--rest-dtype", metavar="T", help="store other tensors so, e.g. bfloat16")
-    sub.add_argument(
-        "--embeddings", type=int, metavar="8", help="store embedding and head in 8 bits"
-    )
-    sub.add_argument(
-        "--rotate",
-        choices=("heads", "all", "all-untied"),
-        help="spread outliers by rotations that fold into the weights",
-    )
     sub.add_argument("--resume", action="store_true", help="go on with the job in --out")
     sub.add_argument("--device", help="a torch device; default: what Accelerate finds")
+    sub.set_defaults(tables=[])
+    if words[:1] == ["compress"]:
+        _add_method(sub, words[1:])
     sub = command("import", _import, "turn a GGUF file into a folder for transformers")
     sub.add_argument("file", metavar="FILE.gguf")
     sub.add_argument("--out", required=True, metavar="DIR")
 
 
-_DIRECT = (
-    "group_size", "target_bpv", "windows", "length", "seed", "skip", "rest_dtype", "dim",
-    "budget", "preset", "embeddings", "rotate",
-)  # fmt: skip
+def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Add the flags of the method that the words name, and list the methods in the help."""
+    from zoo.compression import catalogue
+
+    name = _method(words)
+    try:
+        name = catalogue.split(name)[0]
+    except UnknownNameError:
+        return  # the verb says so, in one line
+    method = catalogue.find(name)
+    listed = [f"  {other:10}{catalogue.find(other).SUMMARY}" for other in catalogue.names()]
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.description = "\n".join(["make a model smaller, by one of these methods:", *listed])
+    sub.epilog = f"presets of {name}: {', '.join(method.PRESETS) or 'none'}"
+    data = f"; data: {method.DATA}" if method.DATA else ""
+    group = sub.add_argument_group(f"options of {name}", f"{method.SUMMARY}{data}")
+    for option in options(method.Options):
+        _add_option(group, option)
+    sub.set_defaults(tables=[o.name for o in options(method.Options) if o.shape == "table"])
+    _, unknown = sub.parse_known_args(words)  # of too few words, or --help, it says so itself
+    for word in unknown:
+        if word.startswith("--"):
+            flags = [flag for option in options(method.Options) for flag in option.flags]
+            hint = f"zoo compress --method {name} --help lists them"
+            sub.error(str(UnknownNameError.near("flag", word.split("=")[0], flags, hint)))
+
+
+def _method(words: Sequence[str]) -> str:
+    """Return the method that a command line names, or that of its recipe."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method")
+    named, rest = first.parse_known_args(words)
+    if named.method:
+        return str(named.method)
+    known = registry.names()
+    makes = [registry.find(word).make for word in rest if word in known]
+    return next((make.method for make in makes if isinstance(make, Compress)), DEFAULT)
+
+
+def _add_option(group: Any, option: Option) -> None:
+    """Add the flag of an option; what is not typed stays None."""
+    text = option.text.removesuffix(".").replace("%", "%%")
+    if option.default not in (None, "", (), {}) and option.shape != "switch":
+        text += f" (default: {option.default})"
+    said: dict[str, Any] = {"dest": f"option:{option.name}", "default": None, "help": text}
+    label = option.name.upper()
+    if option.shape == "switch":
+        said |= {"action": argparse.BooleanOptionalAction}
+    elif option.shape == "list":
+        said |= {"action": "append", "metavar": label}
+    elif option.shape == "table":
+        said |= {"action": "append", "metavar": "PATTERN:KEY=VALUE"}
+    else:
+        words = [word for word in option.choices if word]
+        said |= {"metavar": "|".join(words) or label, "type": functools.partial(_typed, option)}
+    group.add_argument(*option.flags, **said)
+
+
+def _typed(option: Option, text: str) -> Any:
+    try:
+        return convert(text, option.hint, option.name)
+    except MismatchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def given(args: Arguments) -> dict[str, Any]:
+    """Return the options of the method that were typed, by name."""
+    typed = {
+        name.removeprefix("option:"): value
+        for name, value in vars(args).items()
+        if name.startswith("option:") and value is not None
+    }
+    typed |= {name: _table(typed[name], name) for name in args.tables if name in typed}
+    typed |= dict(_setting(text, "--set") for text in args.set)
+    if args.preset is not None:
+        typed["preset"] = args.preset
+    return typed
 
 
 def _compress(args: Arguments) -> None:
-    options = {key: getattr(args, key) for key in _DIRECT}
-    options = {key: value for key, value in options.items() if value is not None}
-    if args.tune is not None:
-        options["tune_steps"] = args.tune
-    if args.bits is not None:
-        options["bits"] = int(args.bits) if args.bits == int(args.bits) else args.bits
-    options |= dict(_setting(text, "--set") for text in args.set)
-    if args.override:
-        options["overrides"] = _overrides(args.override)
     result = api.compress(
         args.model,
         args.out,
@@ -83,34 +136,39 @@ def _compress(args: Arguments) -> None:
         license=args.license,
         resume=args.resume,
         device=args.device,
-        **options,
+        **given(args),
     )
     if int(os.environ.get("RANK", "0")) == 0:  # under `accelerate launch`, one process speaks
         print(f"{result.path}  {_summary(result.metrics)}")
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
-    facts = metrics["compression"]
-    size, packed = facts["tensor_bytes"], facts["packed_bytes"]
-    words = [
-        f"{facts['bits_per_weight']:.4f} bits per packed weight",
-        f"{facts['share']:.1%} of the weights packed",
-        f"{packed:,} bytes packed, {size:,} in all",
-    ]
-    scores = metrics.get("evaluations", {})
-    words += [f"perplexity {value['perplexity']:.2f} ({name})" for name, value in scores.items()]
+    facts = metrics.get("compression", {})
+    words = []
+    if "bits_per_weight" in facts:
+        words.append(f"{facts['bits_per_weight']:.4f} bits per packed weight")
+    if "share" in facts:
+        words.append(f"{facts['share']:.1%} of the weights packed")
+    if "packed_bytes" in facts:
+        words.append(f"{facts['packed_bytes']:,} bytes packed, {facts['tensor_bytes']:,} in all")
+    for name, scores in metrics.get("evaluations", {}).items():
+        if "perplexity" in scores:
+            words.append(f"perplexity {scores['perplexity']:.2f} ({name})")
+        else:
+            words += [f"{k} {v:.4g} ({name})" for k, v in scores.items() if isinstance(v, float)]
     return ", ".join(words)
 
 
-def _overrides(texts: list[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _table(texts: Sequence[str], name: str) -> dict[str, dict[str, Any]]:
+    """Return what the texts PATTERN:KEY=VALUE say: pattern -> key -> value."""
+    table: dict[str, dict[str, Any]] = {}
     for text in texts:
         pattern, colon, setting = text.rpartition(":")
         if not colon:
-            raise MismatchError(f"--override {text!r}; expected PATTERN:KEY=VALUE")
-        key, value = _setting(setting, "--override")
-        found.setdefault(pattern, {})[key] = value
-    return found
+            raise MismatchError(f"{name} {text!r}; expected PATTERN:KEY=VALUE")
+        key, value = _setting(setting, f"--{name}")
+        table.setdefault(pattern, {})[key] = value
+    return table
 
 
 def _setting(text: str, flag: str) -> tuple[str, Any]:

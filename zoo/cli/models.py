@@ -112,22 +112,24 @@ def show(args: Arguments) -> None:
     print(f"{recipe.name}: {recipe.summary}")
     print(f"paper    https://arxiv.org/abs/{recipe.paper}")
     print(f"code     {recipe.license}")
-    if isinstance(recipe.make, Compress):
+    if recipe.of_transformers:
         _show_compressed(recipe, facts)
         return
     print(f"input    {tuple(recipe.input_shape)}, {_pairs(recipe.preprocessing)}")
-    print(f"train    {_pairs(leaves(recipe.to_json()['train']))}")
+    kind = "compress" if isinstance(recipe.make, Compress) else "train"
+    print(f"{kind.ljust(8)} {_pairs(leaves(recipe.to_json()[kind]))}")
     for item in facts:
         data = item["data"]
         print(f"weights  {item['tag']}, licence: {item['license']}")
         print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
         if item["quantization"]:
             scheme = item["quantization"]["scheme"]
-            print(f"         {scheme}: trained for it; measured on the device's own integers")
+            how = "" if kind == "compress" else "trained for it; "
+            print(f"         {scheme}: {how}measured on the device's own integers")
         for name, result in _scores(item["metrics"]):
             print(f"         {name}: {result}")
     if not facts:
-        print(f"weights  none shipped; zoo train {recipe.name} --data DIR --out DIR makes them")
+        print(f"weights  none shipped; zoo {kind} {recipe.name} --data DIR --out DIR makes them")
 
 
 def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None:

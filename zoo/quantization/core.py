@@ -13,12 +13,12 @@ from torch import Tensor
 
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.grids import Grid, make_grid
-from zoo.quantization.grids.base import Parameters, take
+from zoo.quantization.grids.contract import Parameters, take
 from zoo.quantization.hessian import Hessian, check_hessian, factor_damped
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import pack, packed_bytes, unpack
 from zoo.quantization.solvers import Problem, solve
-from zoo.quantization.solvers.base import weighted
+from zoo.quantization.solvers.contract import weighted
 
 __all__ = ["Hessian", "LayerOptions", "Prepared", "QuantizedMatrix", "Report", "prepare",
            "quantize_matrix", "stored_bits"]  # fmt: skip

@@ -3,36 +3,61 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
+from zoo import extensions
 from zoo.errors import MismatchError, UnknownNameError
 
-# method -> (grid, solver); a new grid or solver is a file of that name and a line here.
-METHODS = {
-    "rtn": ("uniform", "rtn"),
-    "gptq": ("uniform", "gptq"),
-    "gptvq": ("codebook", "gptvq"),
-}
+METHODS = "zoo.quantization.methods"
 # How much work: `fast` for a first look, `best` for what is published.
 PRESETS: dict[str, dict[str, int]] = {
     "fast": {"iterations": 10, "update_steps": 4, "rounds": 0},
     "best": {"iterations": 30, "update_steps": 6, "rounds": 2},
 }
-SEEDINGS = ("normal", "mahalanobis", "kmeans++")
+Seeding = Literal["normal", "mahalanobis", "kmeans++"]
+SEEDINGS = get_args(Seeding)
+# A group size was chosen for its bits: where these change, the old one is forgotten.
+_OF_BITS = {"goes_with": ("bits", "dim", "target_bpv")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerOptions:
-    """How to quantize one matrix.
+class Rounding:
+    """What every grid has.
 
-    Args:
-        method: `rtn`, `gptq` (uniform integers with a scale per group) or `gptvq` (codebooks).
+    Attributes:
         bits: bits of an index per weight; `bits * dim` is a whole number of at most 8.
         dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
             1 or 2.
-        group_size: weights per codebook, or weights of a row per scale (default 64).
-        target_bpv: instead of `group_size` (codebooks only): the finest groups whose stored
-            bits per weight, everything counted, stay within this.
+        group_size: weights per codebook, or weights of a row per scale (64 where none is given).
+
+    """
+
+    bits: int | float = 2
+    dim: int = 0
+    group_size: int | None = dataclasses.field(default=None, metadata=_OF_BITS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feedback(Rounding):
+    """What methods have that feed errors on to the columns that follow.
+
+    Attributes:
+        act_order: take columns by falling diagonal of H; the order is stored.
+        damp: added to the diagonal of H, as a fraction of its mean.
+
+    """
+
+    act_order: bool = False
+    damp: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Codebooks(Feedback):
+    """What methods have whose values are those of codebooks.
+
+    Attributes:
+        target_bpv: instead of `group_size`: the finest groups whose stored bits per weight,
+            everything counted, stay within this.
         columns_per_group: columns that a codebook spans; 0 chooses.
         iterations: at most so many steps of k-means per codebook.
         update_steps: conjugate-gradient steps of the codebook update; 0 leaves it out.
@@ -41,17 +66,10 @@ class LayerOptions:
         codebook_rank: of the product that all codebooks of dim 1 are stored as; -1 takes half of
             their entries, 0 stores them as they are.
         scale_block: weights of a row that share a 4-bit logarithmic scale; 0: no such scales.
-        seeding: where k-means starts: `normal`, `mahalanobis` or `kmeans++`.
-        act_order: take columns by falling diagonal of H; the order is stored.
-        damp: added to the diagonal of H, as a fraction of its mean.
-        seed: of whatever is drawn at random.
+        seeding: where k-means starts.
 
     """
 
-    method: str = "gptvq"
-    bits: float = 2
-    dim: int = 0
-    group_size: int | None = None
     target_bpv: float | None = None
     columns_per_group: int = 0
     iterations: int = 30
@@ -60,19 +78,30 @@ class LayerOptions:
     codebook_bits: int = 8
     codebook_rank: int = 0
     scale_block: int = 0
-    seeding: str = "normal"
-    act_order: bool = False
-    damp: float = 0.01
+    seeding: Seeding = "normal"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerOptions(Codebooks):
+    """How to quantize one matrix.
+
+    Attributes:
+        method: `rtn`, `gptq` (uniform integers with a scale per group), `gptvq` (codebooks), or
+            another module of `zoo.quantization.methods` that names a GRID and a SOLVER.
+        seed: of whatever is drawn at random.
+
+    """
+
+    method: str = "gptvq"
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no grid or solver can do."""
-        if self.method not in METHODS:
-            raise UnknownNameError.near("method", self.method, METHODS, "see zoo compress --help")
+        grid = self.grid  # refuses an unknown method
         if self.seeding not in SEEDINGS:
             raise UnknownNameError.near("seeding", self.seeding, SEEDINGS, "of k-means")
         if not self.dim:
-            object.__setattr__(self, "dim", 2 if self.grid == "codebook" else 1)
+            object.__setattr__(self, "dim", 2 if grid == "codebook" else 1)
         index_bits = self.bits * self.dim
         _check(
             index_bits == round(index_bits) and 1 <= index_bits <= 8,
@@ -129,12 +158,12 @@ class LayerOptions:
     @property
     def grid(self) -> str:
         """Return the name of the grid."""
-        return METHODS[self.method][0]
+        return str(_layers(self.method).GRID)
 
     @property
     def solver(self) -> str:
         """Return the name of the solver."""
-        return METHODS[self.method][1]
+        return str(_layers(self.method).SOLVER)
 
     @property
     def index_bits(self) -> int:
@@ -165,3 +194,13 @@ class LayerOptions:
 def _check(good: bool, message: str) -> None:
     if not good:
         raise MismatchError(message)
+
+
+def _layers(name: str) -> Any:
+    """Return a method that quantizes matrices: a module that names a GRID and a SOLVER."""
+    method = extensions.member(METHODS, name, "method")
+    _check(
+        hasattr(method, "GRID") and hasattr(method, "SOLVER"),
+        f"method {name!r} does not quantize single matrices; gptvq, gptq and rtn do",
+    )
+    return method

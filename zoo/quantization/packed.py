@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids import Grid, make_grid
-from zoo.quantization.grids.base import Layout
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.grids.contract import Layout
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes

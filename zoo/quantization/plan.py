@@ -3,66 +3,75 @@
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from zoo.errors import MismatchError
 from zoo.quantization.options import LayerOptions
 
-# What of a plan a recipe may say beside the options of its layers.
-KEYS = (
-    "windows", "length", "seed", "skip", "overrides", "rest_dtype", "embeddings",
-    "rotate", "budget", "tune_steps", "tune_length", "tune_lr",
-)  # fmt: skip
-ROTATIONS = ("heads", "all", "all-untied")  # see zoo.quantization.language.rotate
+Rotation = Literal["", "heads", "all", "all-untied"]
+ROTATIONS = get_args(Rotation)[1:]  # see zoo.quantization.language.rotate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How to quantize a model.
+class Schedule:
+    """What is done with which layer, and what is done beside quantizing layers.
 
     Attributes:
-        options: of every layer that no override names.
         overrides: shell-style pattern of layer names -> options that differ there, e.g.
             {"*.11.mlp.down_proj": {"bits": 3}}; the first pattern that fits counts.
         skip: patterns of layers left as they are.
         windows: calibration windows.
         length: tokens of a window.
         seed: of the choice of windows, and of rotations.
+        rest_dtype: type of all other floating tensors in the result; none keeps theirs.
+        embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
+        rotate: random rotations folded into the weights before they are quantized, which spreads
+            outliers; it takes the model's size on the disk once more while the job runs.
+        budget: stored bits per weight over all layers, shared out by what their errors cost the
+            model; layers with overrides of their own do not take part; 0: all layers alike.
+        tune_steps: of tuning codebooks, scales and norms end to end with the codes fixed; 0: none.
+        tune_length: tokens of a window of tuning; one window a step.
+        tune_lr: learning rate of tuning.
+
+    """
+
+    overrides: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict, metadata={"flags": ("--override",)}
+    )
+    skip: tuple[str, ...] = ()
+    windows: int = 32
+    length: int = 1024
+    seed: int = 0
+    rest_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    embeddings: int = 0
+    rotate: Rotation = ""
+    budget: float = 0.0
+    tune_steps: int = dataclasses.field(default=0, metadata={"flags": ("--tune",)})
+    tune_length: int = 512
+    tune_lr: float = 0.005
+
+
+KEYS = tuple(field.name for field in dataclasses.fields(Schedule))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Schedule):
+    """How to quantize a model.
+
+    Attributes:
+        options: of every layer that no override names.
         least_tokens: a layer that fewer tokens reached (an expert of a mixture) is quantized
             with the identity for its Hessian.
         row_parts: parts that the rows of a layer are swept in, for as many processes; a codebook
             belongs to one part, so the number is part of the result.
         hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
-        rest_dtype: type of all other floating tensors in the result; None keeps theirs.
-        embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
-        rotate: "heads", "all" or "all-untied": random rotations folded into the weights before
-            they are quantized (`zoo.quantization.language.rotate`), which takes the model's size on
-            the disk once more while the job runs; "": none.
-        budget: stored bits per weight over all layers, shared out by what their errors cost the
-            model (`zoo.quantization.language.mixed`); layers with overrides of their own do not
-            take part; 0: all layers alike.
-        tune_steps: of tuning codebooks, scales and norms end to end with the codes fixed; 0: none.
-        tune_length: tokens of a window of tuning; one window a step.
-        tune_lr: see `zoo.quantization.language.finetune`.
 
     """
 
     options: LayerOptions
-    overrides: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    skip: tuple[str, ...] = ()
-    windows: int = 32
-    length: int = 1024
-    seed: int = 0
     least_tokens: int = 128
     row_parts: int = 1
     hidden_dtype: str = "float32"
-    rest_dtype: str | None = None
-    embeddings: int = 0
-    rotate: str = ""
-    budget: float = 0.0
-    tune_steps: int = 0
-    tune_length: int = 512
-    tune_lr: float = 0.005
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, newer
 from zoo.files import read_json, sha256, write_bytes, write_json
 from zoo.registry.catalogue import importable_models
-from zoo.registry.layout import CARD, CONFIG, FACTS, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
-from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
+from zoo.registry.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
+from zoo.registry.recipe import FORMAT_VERSION, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +27,7 @@ def build(recipe: Recipe) -> "nn.Module":
     """
     import torch
 
-    if isinstance(recipe.make, Compress):
+    if recipe.of_transformers:
         raise MismatchError(
             f"{recipe.name} is a compressed language model: there is no network to build before "
             f"there are weights; type: zoo compress {recipe.name} --out runs/{recipe.name}"
@@ -106,23 +106,19 @@ class Checkpoint:
         for key, kind in fields.items():
             if not isinstance(config.get(key), kind):
                 raise MismatchError(f"{file}: {key!r} is missing or no {kind.__name__}")
-        needed = list(config["files"]) if "compress" in config["recipe"] else [WEIGHTS]
+        recipe = Recipe.from_json(config["recipe"])
+        needed = list(config["files"]) if recipe.of_transformers else [WEIGHTS]
         for name in needed or [WEIGHTS]:
             facts = config["files"].get(name)
             if not isinstance(facts, dict) or not {"sha256", "bytes"} <= set(facts):
                 raise MismatchError(f"{file}: sha256 and bytes of {name} are missing")
         metrics = read_json(path / METRICS) if (path / METRICS).is_file() else {}
-        return cls(path, Recipe.from_json(config["recipe"]), config, metrics)
+        return cls(path, recipe, config, metrics)
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
         """What makes the network an integer one, or None; see `zoo.quantization.int8.network`."""
         return self.config.get("quantization")
-
-    @property
-    def opens_in_transformers(self) -> bool:
-        """Whether this is a folder of transformers, with the zoo's facts in a file of their own."""
-        return facts_file(self.path).name == FACTS
 
     def state_dict(self) -> "dict[str, Tensor]":
         """Return the tensors, after their file was verified by size and SHA-256.
@@ -171,9 +167,9 @@ class Checkpoint:
     def load(self) -> "nn.Module":
         """Return the deployed network with these weights, in eval mode; every tensor must fit.
 
-        Of a network quantized by training it is the float one; `zoo.load` gives the integer one.
+        Of a quantized network it is the float one; `zoo.load` gives the integer one.
         """
-        if self.opens_in_transformers:
+        if self.recipe.of_transformers:
             raise MismatchError(f"{self.path} is a language model; open it with zoo.load")
         model, tensors = build(self.recipe), self.state_dict()
         try:

@@ -98,7 +98,7 @@ class Compress:
     Attributes:
         base: of the model it is made from: `name[.tag]`, org/repo[@revision], or the name of a
             folder.
-        method: a compression method, e.g. "gptvq"; see `zoo.compression.contract`.
+        method: a compression method, e.g. "gptvq", "int8"; `zoo compress --help` lists them.
         options: of the method, as JSON of its `Options`, e.g. {"bits": 2, "dim": 2}.
 
     """
@@ -193,9 +193,14 @@ class Recipe:
         )
 
     @property
+    def of_transformers(self) -> bool:
+        """Whether its weights are a folder that transformers opens, a language model's."""
+        return self.model.startswith("transformers:")
+
+    @property
     def family(self) -> str:
         """Name of the module that holds the architecture: "sesr"; of the base model: "smollm2"."""
-        if isinstance(self.make, Compress):
+        if isinstance(self.make, Compress) and self.of_transformers:
             return re.split(r"[^a-z0-9]", self.make.base.split("/")[-1].lower())[0]
         return self.model.split(":")[0].rsplit(".", 1)[-1]
 

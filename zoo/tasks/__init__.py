@@ -3,13 +3,16 @@
 Each module here is a task, named after a recipe's `subtask`; see `zoo.tasks.contract`.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import extensions
-from zoo.errors import UnknownNameError, newer
+from zoo.errors import MismatchError, UnknownNameError, newer
 from zoo.registry.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.tasks.contract import Task
 
 POINT = "zoo.tasks"
@@ -43,3 +46,20 @@ def task_of(recipe: Recipe) -> "Task":
             f"know ({newer()})"
         )
     return named(recipe.subtask)
+
+
+def calibration(recipe: Recipe, source: Path) -> "list[Tensor]":
+    """Return the batches of inputs that integers learn their ranges from.
+
+    Raises:
+        MismatchError: the recipe's task has none.
+
+    """
+    read = getattr(task_of(recipe), "calibration", None)
+    if read is None:
+        raise MismatchError(
+            f"the task {recipe.subtask!r} has no calibration: its networks are not quantized; "
+            "leave int8 out"
+        )
+    batches: list[Tensor] = read(recipe, source)
+    return batches

@@ -1,4 +1,4 @@
-"""The verb `zoo compress`: base model and options in, a checkpoint with its card out."""
+"""The verb `zoo compress`: a model, a method and its options in, a checkpoint with its card out."""
 
 import dataclasses
 import re
@@ -6,22 +6,50 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo import registry
+from zoo.artifacts.resolve import checkpoint, resolve
+from zoo.compression import catalogue
+from zoo.compression.contract import Method
+from zoo.errors import MismatchError, MissingWeightsError
 from zoo.files import sha256, write_bytes, write_json
-from zoo.quantization.options import METHODS, LayerOptions
-from zoo.quantization.options import PRESETS as EFFORTS
-from zoo.quantization.plan import KEYS as PLAN_KEYS
-from zoo.quantization.plan import Plan
 from zoo.registry import refs
 from zoo.registry.checkpoint import Checkpoint
-from zoo.registry.layout import CONFIG, FACTS, LICENSE, METRICS, UNSTATED
-from zoo.registry.presets import PRESETS
+from zoo.registry.compressed import Compressed
+from zoo.registry.layout import (
+    CARD,
+    CONFIG,
+    FACTS,
+    LICENSE,
+    METRICS,
+    UNSTATED,
+    is_checkpoint,
+)
+from zoo.registry.options import carried, merged, read, recorded
 from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 
 if TYPE_CHECKING:
     from zoo.artifacts.resolve import Ref
 
-TEST_WINDOWS = 12
+DEFAULT = "gptvq"  # of a language model
+_UNLISTED = {FACTS, METRICS, LICENSE, CARD, "report.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A method with what is said to it.
+
+    Attributes:
+        name: of the method.
+        method: the module.
+        options: an `Options` of it.
+        said: the options that were given, as a recipe records them.
+
+    """
+
+    name: str
+    method: Method
+    options: Any
+    said: Mapping[str, Any]
 
 
 def make(
@@ -37,115 +65,165 @@ def make(
     device: str | None,
     options: Mapping[str, Any],
 ) -> Checkpoint:
-    """Quantize a language model into `out`; see `zoo.compress` for the arguments."""
-    from zoo.data.text import read_text
-    from zoo.quantization.language.job import compress_model
+    """Compress a model into `out`; see `zoo.compress` for the arguments."""
     from zoo.quantization.team import Team
 
-    options = with_preset(options)
-    if isinstance(ref, Recipe):
-        recipe = _changed(ref, method, options)
-        where = base if base is not None else ref.compress.base
-    else:
-        recipe = recipe_for(ref, method, options)
-        where = base if base is not None else ref
-    plan = Plan.read(recipe.compress.method, recipe.compress.options)
-    if plan.calibrates and data is None:
+    known = ref if isinstance(ref, Recipe) else _recipe_of_name(ref)
+    before = known.make if known is not None and isinstance(known.make, Compress) else None
+    choice = choose(before, method, options, None if before else _kind(ref, known))
+    if choice.options.needs_data and data is None:
+        takes = choice.method.TAKES
+        without = [n for n in _methods(takes) if not catalogue.find(n).Options().needs_data]
         raise MismatchError(
-            f"method {plan.options.method!r} learns from a text what counts in each layer; give "
-            "one with --data TEXT (only rtn works without)"
+            f"method {choice.name!r} learns from data: add --data, {choice.method.DATA}"
+            + (f" ({', '.join(without)} needs none)" if without else "")
         )
-    for text in (data, test):
-        if text is not None:
-            read_text(text)  # before the work, not after it
-    folder = _folder(where)
-    report = compress_model(folder, out, plan, text=data, resume=resume, device=device)
+    where: Ref | Recipe = base if base is not None else before.base if before else ref
+    source: Checkpoint | Path
+    if choice.method.TAKES == "network":
+        source, base_ref = _network(where)
+        recipe = _recipe_of_network(source, base_ref, choice)
+    else:
+        recipe = _changed(known, choice) if before and known else _recipe_of_model(ref, choice)
+        source = _folder(where)
+    result = choice.method.compress(
+        source, out, choice.options, data=data, test=test, resume=resume, device=device
+    )
     team = Team(device)
     if team.is_main:
-        metrics = {"compression": report, **(_measured(folder, out, test) if test else {})}
-        _write_facts(recipe, out, metrics, license or _license_of(folder), data)
+        recipe = dataclasses.replace(recipe, **result.changes)
+        _write(recipe, out, result, source, license, data)
     team.wait()
     return Checkpoint.read(out)
 
 
-def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options where `preset`, "fast" or "best", is what it stands for."""
-    found = dict(options)
-    if (name := found.pop("preset", None)) is None:
-        return found
-    if name not in EFFORTS:
-        raise UnknownNameError.near("preset", name, EFFORTS, f"known: {', '.join(EFFORTS)}")
-    return {**EFFORTS[name], **found}
+def choose(
+    before: Compress | None,
+    method: str | None,
+    options: Mapping[str, Any],
+    kind: str | None = None,
+) -> Choice:
+    """Return the method to take and its options, checked.
+
+    Args:
+        before: of the recipe that is changed, or None.
+        method: a method, or method and preset; None takes the recipe's.
+        options: what is given anew; "preset" stands for several.
+        kind: "network" or "language-model", what is compressed, or None.
+
+    """
+    name, kept = (before.method, dict(before.options)) if before else ("", {})
+    if method is not None:
+        chosen, preset = catalogue.split(method)
+        own = catalogue.find(chosen).Options
+        kept = {**(carried(catalogue.find(name).Options, own, kept) if before else {}), **preset}
+        name = chosen
+    if not name and kind == "network":
+        raise MismatchError(
+            f"a network is compressed with one of several methods: add --method, one of "
+            f"{', '.join(_methods('network'))} (zoo compress --method M --help shows its options)"
+        )
+    name = name or DEFAULT
+    found = catalogue.find(name)
+    if kind not in (None, found.TAKES):
+        raise MismatchError(
+            f"method {name!r} takes a {found.TAKES.replace('-', ' ')}, and this is a "
+            f"{kind}; methods for it: {', '.join(_methods(str(kind)))}"
+        )
+    given = dict(options)
+    if (preset_name := given.pop("preset", None)) is not None:
+        given = {**catalogue.preset(name, preset_name), **given}
+    values = merged(found.Options, kept, given)
+    settings = read(found.Options, values, name)
+    return Choice(name, found, settings, recorded(settings, list(values)))
 
 
-def recipe_for(ref: "Ref", method: str | None, options: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a model of the user's own: a record of what is done."""
+def _methods(kind: str) -> list[str]:
+    return [name for name in catalogue.names() if kind == catalogue.find(name).TAKES]
+
+
+def _recipe_of_name(ref: "Ref") -> Recipe | None:
+    """Return the recipe of a name, or None for a path or a repository."""
     parsed = refs.parse(ref)
+    return registry.find(parsed.name) if isinstance(parsed, refs.NameRef) else None
+
+
+def _kind(ref: "Ref | Recipe", known: Recipe | None) -> str | None:
+    """Return what a ref means, as far as that can be said without the Hub."""
+    if known is not None:
+        return "network"
+    assert not isinstance(ref, Recipe)
+    parsed = refs.parse(ref)
+    if not isinstance(parsed, refs.PathRef) or not (parsed.path / CONFIG).is_file():
+        return None
+    if not is_checkpoint(parsed.path):
+        return "language-model"
+    return None if Checkpoint.read(parsed.path).recipe.of_transformers else "network"
+
+
+def _network(ref: "Ref | Recipe") -> tuple[Checkpoint, str]:
+    """Return a network's checkpoint, and what to call it: never a path of the user's machine."""
+    artifact = resolve(ref)
+    source = checkpoint(artifact)
+    if source.recipe.of_transformers:
+        raise MismatchError(f"{artifact.ref} is compressed already; give what it was made from")
+    if isinstance(refs.parse(artifact.ref), refs.RepoRef):
+        return source, artifact.ref
+    return source, f"{source.recipe.name}.{source.tag}"
+
+
+def _recipe_of_network(source: Checkpoint, base: str, choice: Choice) -> Recipe:
+    """Return the recipe of a compressed network: a record of what is done."""
+    return dataclasses.replace(
+        source.recipe,
+        name=_name(source.recipe.name, choice.options.label),
+        summary=f"{source.recipe.summary}; {choice.options.summary}",
+        make=Compress(base=base, method=choice.name, options=choice.said),
+        default_tag=source.tag,
+    )
+
+
+def _recipe_of_model(ref: "Ref | Recipe", choice: Choice) -> Recipe:
+    """Return the recipe of a language model of the user's own: a record of what is done."""
+    parsed = None if isinstance(ref, Recipe) else refs.parse(ref)
     if isinstance(parsed, refs.RepoRef):
         base = parsed.repo + (f"@{parsed.revision}" if parsed.revision else "")
         stem = parsed.repo.split("/")[1]
     elif isinstance(parsed, refs.PathRef):
         base = stem = parsed.path.resolve().name  # never a path of the user's machine
     else:
-        raise MismatchError(f"{ref!r} is no recipe of the kind compress, and no model")
-    chosen, settings = _method(method or "gptvq")
-    own = {key: value for key, value in options.items() if key not in PLAN_KEYS}
-    options_ = LayerOptions.from_dict({"method": chosen, **_merged(settings, own)})
-    bits, dim = options_.bits, options_.dim
-    label = f"{chosen}-{dim}d-{bits:g}b" if chosen == "gptvq" else f"{chosen}-int{bits:g}"
-    recipe = Recipe(
-        name=re.sub(r"[^a-z0-9]+", "-", f"{stem}-{label}".lower()).strip("-"),
-        summary=f"{stem}, {bits:g} bits per weight by {chosen}",
+        raise MismatchError(f"{ref!r} is not a language model")
+    return Recipe(
+        name=_name(stem, choice.options.label),
+        summary=f"{stem}, {choice.options.summary}",
         task="text-generation",
         subtask="text-generation",
         model="transformers:AutoModelForCausalLM",
         args={},
         input_shape=(1, 1024),
         preprocessing={"tokenizer": "of the base model"},
-        make=Compress(base=base, method=chosen, options={"bits": bits, "dim": dim, **settings}),
+        make=Compress(base=base, method=choice.name, options=choice.said),
         default_tag="own",
-        paper="2402.15319" if chosen == "gptvq" else "2210.17323",
+        paper=choice.method.PAPER,
     )
-    return _changed(recipe, None, options)
 
 
-def _method(name: str) -> tuple[str, dict[str, Any]]:
-    """Return method and options of a method or preset."""
-    if name in PRESETS:
-        settings = dict(PRESETS[name])
-        return str(settings.pop("method")), settings
-    if name not in METHODS:
-        known = [*METHODS, *PRESETS]
-        raise UnknownNameError.near("method", name, known, f"known: {', '.join(known)}")
-    return name, {}
+def _name(stem: str, label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{stem}-{label}".lower()).strip("-")
 
 
-def _merged(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a job: a group size was chosen for its bits, and goes with them."""
-    changed = {"bits", "dim", "target_bpv", "group_size"} & set(options)
-    kept = {k: v for k, v in settings.items() if not (changed and k == "group_size")}
-    return {**kept, **options}
-
-
-def _changed(recipe: Recipe, method: str | None, options: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with other settings, checked."""
-    before = recipe.compress
-    name, kept = before.method, dict(before.options)
-    if method is not None:
-        name, chosen = _method(method)
-        kept = {key: value for key, value in kept.items() if key in PLAN_KEYS} | chosen
-    compress = dataclasses.replace(before, method=name, options=_merged(kept, options))
-    Plan.read(
-        compress.method, compress.options
-    )  # refuses what cannot be done, before anything is read
+def _changed(recipe: Recipe, choice: Choice) -> Recipe:
+    """Return a recipe that compresses, with other settings."""
+    compress = dataclasses.replace(recipe.compress, method=choice.name, options=choice.said)
     return dataclasses.replace(recipe, make=compress)
 
 
-def _folder(ref: "Ref") -> Path:
-    """Return the folder of the model a ref means, from the Hub if need be."""
+def _folder(ref: "Ref | Recipe") -> Path:
+    """Return the folder of the language model a ref means, from the Hub if need be."""
     from zoo.artifacts.files import LanguageModel
-    from zoo.artifacts.resolve import resolve
 
+    if isinstance(ref, Recipe):
+        raise MismatchError(f"{ref.name} is not a language model")
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.PathRef) and not (parsed.path / CONFIG).is_file():
         raise MissingWeightsError(
@@ -154,26 +232,40 @@ def _folder(ref: "Ref") -> Path:
         )
     artifact = resolve(ref)
     if not isinstance(artifact, LanguageModel):
-        raise MismatchError(f"{ref} is not a language model; give the model it was made from")
+        raise MismatchError(
+            f"{ref} is not a language model; give the model it was made from, or, for a network, "
+            f"another --method: {', '.join(_methods('network'))}"
+        )
     return artifact.path
 
 
-def _measured(base: Path, out: Path, test: Path) -> dict[str, Any]:
-    """Return perplexity and decoding speed of the result and of its base."""
-    import torch
+def _write(
+    recipe: Recipe,
+    out: Path,
+    result: Compressed,
+    source: Checkpoint | Path,
+    license: str | None,
+    data: Path | None,
+) -> None:
+    """Write the checkpoint of a result, with its card."""
+    from zoo.cards.model import render
 
-    from zoo.quantization.language.opening import load
-    from zoo.quantization.language.speed import tokens_per_second
-    from zoo.tasks.text_generation import evaluate
-
-    found: dict[str, Any] = {"evaluations": {}, "decode": {"threads": torch.get_num_threads()}}
-    for label, folder in (("base", base), ("packed", out)):
-        model = load(folder, dtype=torch.float32)
-        result = evaluate(model, None, test, windows=TEST_WINDOWS)
-        name = test.name if label == "packed" else f"{test.name}, base model"
-        found["evaluations"][name] = result
-        found["decode"] |= {f"{label}_tokens_per_s": tokens_per_second(model)}
-    return found
+    if result.tensors is None:
+        base = source if isinstance(source, Path) else source.path
+        _write_facts(recipe, out, result.metrics, license or _license_of(base), data)
+        made = Checkpoint.read(out)
+    else:
+        assert isinstance(source, Checkpoint), "a method that gives tensors takes a network"
+        made = Checkpoint.write(
+            out,
+            recipe,
+            result.tensors,
+            result.metrics,
+            license=license or source.license,
+            data=source.config["data"],
+            quantization=result.quantization,
+        )
+    made.write_card(render(made))
 
 
 def _license_of(folder: Path) -> str:
@@ -181,7 +273,7 @@ def _license_of(folder: Path) -> str:
     from zoo.cards.check import front_matter
 
     try:
-        value = front_matter((folder / "README.md").read_text(encoding="utf-8")).get("license")
+        value = front_matter((folder / CARD).read_text(encoding="utf-8")).get("license")
     except (OSError, ValueError):
         return UNSTATED
     return value if isinstance(value, str) else UNSTATED
@@ -191,8 +283,6 @@ def _write_facts(
     recipe: Recipe, out: Path, metrics: Mapping[str, Any], license: str, data: Path | None
 ) -> None:
     """Write what makes a folder of transformers a checkpoint; `zoo.json` comes last."""
-    from zoo.cards.model import render
-
     base = recipe.compress.base
     write_json(out / METRICS, metrics)
     text = (
@@ -213,8 +303,3 @@ def _write_facts(
         },
     }
     write_json(out / FACTS, facts)
-    checkpoint = Checkpoint.read(out)
-    checkpoint.write_card(render(checkpoint))
-
-
-_UNLISTED = {FACTS, METRICS, LICENSE, "README.md", "report.json"}

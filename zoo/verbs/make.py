@@ -119,38 +119,39 @@ def compress(
     device: str | None = None,
     **options: Any,
 ) -> "Checkpoint":
-    """Make a language model smaller; return the checkpoint, which transformers opens too.
+    """Make a model smaller; return the checkpoint.
+
+    A language model becomes a folder that transformers opens too; `zoo.load` of a network gives
+    what the device computes.
 
     Args:
-        ref: a recipe of that kind, or a causal language model: `org/repo[@revision]`, or a
-            folder in safetensors.
+        ref: a recipe that says how, a network of the zoo, or a causal language model:
+            `org/repo[@revision]`, or a folder in safetensors.
         out: a new folder, or that of a job to resume.
-        method: "gptvq", "gptq" or "rtn", or a preset like "gptvq-2d-2b"; a recipe has its own.
-        data: the text that is calibrated on; "rtn" goes without.
-        test: a text; perplexity on it, before and after, and the speed of decoding go on the card.
+        method: "gptvq", "gptq" or "rtn" for a language model, "int8" for a network, or a method
+            and one of its presets, like "gptvq-2d-2b"; a recipe has its own.
+        data: what is learned from: a text, or for a network a folder of inputs.
+        test: what the result is measured on, for the card; a language model's base is too.
         base: where a recipe's base model is, if not on the Hub.
         license: of the weights; None: what the base model's card says.
         resume: go on after a kill, with the same bytes.
         device: a torch device; None takes Accelerate's.
-        options: of the method (`bits=2, dim=2, target_bpv=2.125`), and `windows`, `length`,
-            `seed`, `skip`, `overrides`, `rest_dtype`, `embeddings`, `preset` ("fast" or "best"),
-            `rotate`, `budget`, `tune_steps`, `tune_length`, `tune_lr`.
+        options: of the method (`bits=2, dim=2, windows=16`), all those that `zoo compress --method
+            M --help` lists; `preset` stands for several, e.g. "fast" or "best".
 
     Raises:
-        MismatchError: see `zoo.quantization.language.job.compress_model`.
+        UnknownNameError: there is no such method or option.
+        MismatchError: the model or the options cannot be used; says why.
 
     """
     from zoo.verbs.compression import make
 
-    chosen = ref
-    if isinstance(ref, str) and isinstance(parsed := refs.parse(ref), refs.NameRef):
-        chosen = registry.find(parsed.name)
     return make(
-        chosen,
+        ref,
         Path(out),
         method=method,
-        data=None if data is None else Path(data).expanduser(),
-        test=None if test is None else Path(test).expanduser(),
+        data=None if data is None else _data_path(data),
+        test=None if test is None else _data_path(test),
         base=base,
         license=license,
         resume=resume,
@@ -219,7 +220,7 @@ def export(
         raise MismatchError("the data of a checkpoint is a folder or a Hub data set; give its name")
     source = checkpoint(item)
     shape = input_shape or source.recipe.input_shape
-    if source.opens_in_transformers:
+    if source.recipe.of_transformers:
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
         return _export_packed(source, Path(path))
@@ -281,23 +282,22 @@ def _batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
 
 
 def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]":
-    from zoo.tasks import task_of
+    from zoo.tasks import calibration
 
     if data is None:
         raise MismatchError(
             "integers need inputs like those the device will see, to learn their ranges; "
             "add --data DIR, a folder of them"
         )
+    return calibration(source.recipe, _data_path(data))
+
+
+def _data_path(data: Ref) -> Path:
+    """Return where data lie: absolute for what can only be a file, there or not."""
     path = Path(data).expanduser()
     if path != Path(data) or not isinstance(data, str) or data.startswith((".", "/")):
-        path = path.absolute()  # a folder, there or not; else maybe a Hub data set, org/name
-    read = getattr(task_of(source.recipe), "calibration", None)
-    if read is None:
-        raise MismatchError(
-            f"the task {source.recipe.subtask!r} has no calibration: its networks are not "
-            "quantized; leave int8 out"
-        )
-    return read(source.recipe, path)
+        return path.absolute()
+    return path  # maybe a Hub data set, org/name
 
 
 def _facts(source: "Checkpoint") -> dict[str, str]:

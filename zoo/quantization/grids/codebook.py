@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import MismatchError
-from zoo.quantization.grids.base import Grid, Layout, Parameters, finite, positive
+from zoo.quantization.grids.contract import Grid, Layout, Parameters, finite, positive
 from zoo.quantization.kmeans import fit_codebooks, nearest
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack

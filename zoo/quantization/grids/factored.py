@@ -8,8 +8,8 @@ from torch import Tensor
 
 from zoo.errors import UnsafeFileError
 from zoo.quantization.grids import codebook
-from zoo.quantization.grids.base import Layout, Parameters, finite
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.grids.contract import Layout, Parameters, finite
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits
 
@@ -22,7 +22,7 @@ class Factored(Codebooks):
 
     The factor is of 8-bit integers, the basis of halves. Their product is rounded to codebooks of
     8-bit integers with a scale, and these are what values come from: kernels and exports see
-    ordinary codebooks. The parameters are `codebook` until `solvers.factor` has found the two.
+    ordinary codebooks. The parameters are `codebook` until `steps.factor` has found the two.
     """
 
     rank: int = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.quantization.grids.base import Grid, Layout, Parameters, finite, positive
+from zoo.quantization.grids.contract import Grid, Layout, Parameters, finite, positive
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
 

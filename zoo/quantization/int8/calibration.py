@@ -10,6 +10,7 @@ from torch import Tensor as Array
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph
+from zoo.quantization.int8.observer import Observer
 from zoo.runtime.floating import FloatNetwork
 
 Range = tuple[float, float]
@@ -17,34 +18,20 @@ _BINS_KEPT = 2**16  # values of one batch that percentiles are taken of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Observer):
     """How ranges are chosen, and what activations become.
 
     Attributes:
         activations: "int8", or "int16" for twice the memory and 256 times the resolution.
-        observer: "minmax" (everything seen fits), "percentile" (the largest values are cut) or
-            "moving_average" (of each batch's extremes).
-        percentile: per cent of the values of a batch inside the range on either side.
-        momentum: weight of the past in the moving average.
 
     """
 
     activations: Literal["int8", "int16"] = "int8"
-    observer: Literal["minmax", "percentile", "moving_average"] = "minmax"
-    percentile: float = 99.99
-    momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.activations not in LIMITS:
             raise MismatchError(f"activations are {self.activations!r}; expected int8 or int16")
-        if self.observer not in ("minmax", "percentile", "moving_average"):
-            raise MismatchError(
-                f"observer is {self.observer!r}; expected minmax, percentile or moving_average"
-            )
-        if not 50 < self.percentile <= 100 or not 0 <= self.momentum < 1:
-            raise MismatchError(
-                f"percentile is {self.percentile} (50 to 100), momentum {self.momentum} (0 to 1)"
-            )
 
 
 def observed(

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from zoo.errors import MismatchError
 from zoo.quantization.core import LayerOptions, QuantizedMatrix
 from zoo.quantization.language.finetune import Forward, logits_of, weight_of
-from zoo.quantization.solvers.base import weighted
+from zoo.quantization.solvers.contract import weighted
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.files import replacing
 from zoo.quantization.core import QuantizedMatrix
-from zoo.quantization.grids.base import Parameters
+from zoo.quantization.grids.contract import Parameters
 
 log = logging.getLogger("zoo")
 

@@ -1,23 +1,23 @@
-"""Solvers: how codes are chosen. One file each, found by name (`zoo.quantization.options`)."""
+"""Solvers: how codes are chosen. One file each, found by being here; see `contract`."""
 
 import importlib
-from typing import Any
 
+from zoo import extensions
 from zoo.quantization.grids import Grid
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.solvers.base import Problem, Solution
+from zoo.quantization.solvers.contract import Problem, Solution, Solver
 
 __all__ = ["Problem", "Solution", "solve"]
+
+POINT = "zoo.quantization.solvers"
 
 
 def solve(problem: Problem, grid: Grid, options: LayerOptions) -> Solution:
     """Choose codes and parameters with the solver that `options` ask for."""
-    solver = _module(options.solver if problem.upper is not None else "rtn")
-    solution: Solution = solver.solve(problem, grid, options)
+    name = options.solver if problem.upper is not None else "rtn"
+    solver: Solver = extensions.member(POINT, name, "solver")
+    solution = solver.solve(problem, grid, options)
     if grid.finish:
-        solution = _module(grid.finish).finish(problem, grid, solution, options)
+        step = importlib.import_module(f"zoo.quantization.steps.{grid.finish}")
+        solution = step.finish(problem, grid, solution, options)
     return solution
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"zoo.quantization.solvers.{name}")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from zoo.quantization.grids import Grid
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.solvers.base import Problem, Solution
+from zoo.quantization.solvers.contract import Problem, Solution
 
 
 def solve(problem: Problem, grid: Grid, options: LayerOptions) -> Solution:

@@ -3,10 +3,10 @@
 from zoo.quantization.grids import Grid
 from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.solvers.base import Problem, Solution
-from zoo.quantization.solvers.descent import descend
+from zoo.quantization.solvers.contract import Problem, Solution
 from zoo.quantization.solvers.gptq import sweep
-from zoo.quantization.solvers.update import keep_better, update
+from zoo.quantization.steps.descent import descend
+from zoo.quantization.steps.update import keep_better, update
 
 
 def solve(problem: Problem, grid: Grid, options: LayerOptions) -> Solution:

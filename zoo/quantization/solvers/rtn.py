@@ -4,7 +4,7 @@ import torch
 
 from zoo.quantization.grids import Grid
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.solvers.base import Problem, Solution
+from zoo.quantization.solvers.contract import Problem, Solution
 
 
 def solve(problem: Problem, grid: Grid, options: LayerOptions) -> Solution:

@@ -1,12 +1,14 @@
-"""What a solver is given, and what it gives."""
+"""What a solver is given, what it gives, and what its module offers."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from zoo.quantization.grids import Grid
-from zoo.quantization.grids.base import Parameters
+from zoo.quantization.grids.contract import Parameters
+from zoo.quantization.options import LayerOptions
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,17 @@ class Solution:
     def decode(self, grid: Grid) -> Tensor:
         """Return Q (rows, padded)."""
         return grid.decode(self.parameters, self.codes)
+
+
+class Solver(Protocol):
+    """A module of `zoo.quantization.solvers`, or what an entry point of that group names."""
+
+    def solve(self, problem: Problem, grid: Grid, options: LayerOptions) -> Solution:
+        """Return codes of the grid and its parameters, the same for the same problem.
+
+        `problem.upper` is None for no solver but `rtn`.
+        """
+        ...
 
 
 def weighted(error: Tensor, hessian: Tensor | None) -> Tensor:

@@ -1,10 +1,10 @@
-"""What every grid offers to solvers and to storage."""
+"""What every grid offers to solvers and to storage, and what its module offers."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Grid(ABC):
     divide are padded with columns of zeros.
 
     Attributes:
-        finish: the module of `zoo.quantization.solvers` whose `finish` makes parameters that can
+        finish: the module of `zoo.quantization.steps` whose `finish` makes parameters that can
             be stored out of what a solver found; "" where every solver's are.
 
     """
@@ -157,6 +157,19 @@ class Grid(ABC):
     def pad(self, matrix: Tensor) -> Tensor:
         """Return (..., columns) with zeros up to whole cells."""
         return F.pad(matrix, (0, self.padded - self.columns))
+
+
+class GridModule(Protocol):
+    """A module of `zoo.quantization.grids`, or what an entry point of that group names."""
+
+    def make(self, options: LayerOptions, rows: int, columns: int) -> Grid:
+        """Return the grid for a (rows, columns) matrix.
+
+        Raises:
+            MismatchError: it has none for these options.
+
+        """
+        ...
 
 
 def take(

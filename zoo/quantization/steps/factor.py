@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.quantization.grids.base import Parameters
+from zoo.quantization.grids.contract import Parameters
 from zoo.quantization.grids.factored import UNIT, Factored
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.solvers.base import Problem, Solution
-from zoo.quantization.solvers.descent import descend
-from zoo.quantization.solvers.update import Equations, minimise
+from zoo.quantization.solvers.contract import Problem, Solution
+from zoo.quantization.steps.descent import descend
+from zoo.quantization.steps.update import Equations, minimise
 
 TURNS = 3  # of tuning the one factor with the other fixed
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.quantization.grids.codebook import Codebooks
-from zoo.quantization.solvers.base import Problem, Solution
+from zoo.quantization.solvers.contract import Problem, Solution
 
 
 def update(problem: Problem, grid: Codebooks, solution: Solution, steps: int) -> Solution:

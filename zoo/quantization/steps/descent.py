@@ -3,7 +3,7 @@
 import torch
 
 from zoo.quantization.grids import Grid
-from zoo.quantization.solvers.base import Problem, Solution
+from zoo.quantization.solvers.contract import Problem, Solution
 
 
 def descend(problem: Problem, grid: Grid, solution: Solution, damp: float) -> Solution:

@@ -1,0 +1,81 @@
+"""The compression methods there are, by name, from every room and from installed packages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo import extensions
+from zoo.compression.contract import Method, checked
+from zoo.errors import MismatchError, UnknownNameError
+
+POINTS = ("zoo.compression.methods", "zoo.quantization.methods")
+
+
+def names() -> list[str]:
+    """Return the names of all methods, without importing one.
+
+    Raises:
+        MismatchError: two packages offer the same name.
+
+    """
+    return sorted(_points())
+
+
+def _points() -> dict[str, str]:
+    """Return the extension point of each method."""
+    found: dict[str, str] = {}
+    for point in POINTS:
+        for name in extensions.names(point):
+            if found.setdefault(name, point) != point:
+                raise MismatchError(
+                    f"method {name!r} is in {found[name]} and in {point}; rename one, or uninstall "
+                    "the package that brings it"
+                )
+    return found
+
+
+def find(name: str) -> Method:
+    """Return a method.
+
+    Raises:
+        UnknownNameError: there is none; near names are listed, also those of presets.
+        MismatchError: it lacks a part of the contract, or cannot be imported.
+
+    """
+    points = _points()
+    if name not in points:
+        known = [*points]
+        known += [f"{other}-{preset}" for other in points for preset in find(other).PRESETS]
+        raise UnknownNameError.near("method", name, known, f"known: {', '.join(known)}")
+    return checked(name, extensions.member(points[name], name, "method"))
+
+
+def split(text: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of a method, and the options that a preset in the text stands for.
+
+    Args:
+        text: a method, or method and preset: "gptvq", "gptvq-2d-2b".
+
+    """
+    known = names()
+    for name in sorted(known, key=len, reverse=True):
+        if text == name:
+            return name, {}
+        rest = text.removeprefix(f"{name}-")
+        if rest != text and rest in (presets := find(name).PRESETS):
+            return name, presets[rest]
+    find(text)  # raises, naming the near ones
+    raise AssertionError(text)
+
+
+def preset(method: str, name: str) -> Mapping[str, Any]:
+    """Return the options that a preset of a method stands for.
+
+    Raises:
+        UnknownNameError: it has no such preset.
+
+    """
+    presets = find(method).PRESETS
+    if name not in presets:
+        hint = f"of {method}: {', '.join(presets) or 'none'}"
+        raise UnknownNameError.near("preset", name, presets, hint)
+    return presets[name]

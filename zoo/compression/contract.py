@@ -1,0 +1,120 @@
+"""What a compression method is: a module, and a frozen dataclass of what can be said to it.
+
+A method is a file of `zoo.compression.methods` or of another room's folder `methods`, or what an
+entry point of one of these groups names. Whatever else there is of an option (a flag, a recipe's
+JSON, a card's text, a check) comes from the dataclass: see `zoo.registry.options`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from zoo.errors import MismatchError
+from zoo.registry.compressed import Compressed
+
+
+class Options(Protocol):
+    """What can be said to a method: a frozen dataclass, each field with a default and a text.
+
+    `__post_init__` refuses values that contradict each other.
+    """
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it learns from `data`."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What a result is called after, e.g. "gptvq-2d-2b"; lower-case words and hyphens."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """What was done, in a few words, e.g. "2 bits per weight by gptvq"."""
+        ...
+
+
+class Method(Protocol):
+    """The module.
+
+    Attributes:
+        SUMMARY: one line for people.
+        PAPER: arXiv id.
+        TAKES: "network", a checkpoint of the zoo; or "language-model", a folder that transformers
+            opens.
+        DATA: what `data` is, for people; "" where it takes none.
+        TRAINS: whether it trains, under Accelerate.
+        PRESETS: names for options that go together: `--method METHOD-NAME`, `--preset NAME`.
+        Options: the dataclass.
+
+    """
+
+    SUMMARY: str
+    PAPER: str
+    TAKES: Literal["network", "language-model"]
+    DATA: str
+    TRAINS: bool
+    PRESETS: Mapping[str, Mapping[str, Any]]
+    Options: type[Any]
+
+    def compress(
+        self,
+        source: Any,
+        out: Path,
+        options: Any,
+        *,
+        data: Path | None,
+        test: Path | None,
+        resume: bool,
+        device: str | None,
+    ) -> Compressed:
+        """Make a model smaller.
+
+        Args:
+            source: a `Checkpoint`, or the folder of a language model, as `TAKES` says.
+            out: the folder of the result, for what the method writes itself.
+            options: an `Options`.
+            data: what is learned from, or None.
+            test: what the result is measured on, or None.
+            resume: go on with what lies in `out`, with the same result.
+            device: a torch device, or None.
+
+        Raises:
+            MismatchError: the model or the data cannot be used; says why.
+
+        """
+        ...
+
+
+PARTS = {
+    "SUMMARY": str, "PAPER": str, "TAKES": str, "DATA": str, "TRAINS": bool, "PRESETS": Mapping,
+    "Options": type,
+}  # fmt: skip
+
+
+def checked(name: str, method: Any) -> Method:
+    """Return what an extension point offers as a method.
+
+    Raises:
+        MismatchError: a part is missing, or of another type.
+
+    """
+    for part, kind in PARTS.items():
+        if not isinstance(getattr(method, part, None), kind):
+            raise MismatchError(
+                f"compression method {name!r} has no {part} that is a {kind.__name__}; see "
+                "zoo.compression.contract"
+            )
+    if not dataclasses.is_dataclass(method.Options) or not callable(method.compress):
+        raise MismatchError(
+            f"compression method {name!r}: expected a dataclass Options and a function compress"
+        )
+    if method.TAKES not in ("network", "language-model"):
+        raise MismatchError(
+            f"compression method {name!r} takes {method.TAKES!r}; expected network or "
+            "language-model"
+        )
+    known: Method = method
+    return known

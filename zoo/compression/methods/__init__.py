@@ -1,0 +1,1 @@
+"""Compression methods that change what a network is made of: one file each; see the contract."""

@@ -1,0 +1,95 @@
+"""What compression methods for language models share: options around a method, and the work."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zoo.quantization.plan import Plan, Schedule
+from zoo.registry.compressed import Compressed
+
+TAKES = "language-model"
+DATA = "a text file to calibrate on"
+TRAINS = False
+TEST_WINDOWS = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobOptions(Schedule):
+    """What each method for language models has beside the options of its layers."""
+
+    METHOD: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done, before anything is read."""
+        _ = self.plan
+
+    @property
+    def plan(self) -> Plan:
+        """How the model is quantized."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Plan.read(self.METHOD, values)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether any layer has to see inputs."""
+        return self.plan.calibrates
+
+    @property
+    def label(self) -> str:
+        """What a result is called after: "gptvq-2d-2b"."""
+        layer = self.plan.options
+        if layer.grid == "codebook":
+            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
+        return f"{self.METHOD}-int{layer.bits:g}"
+
+    @property
+    def summary(self) -> str:
+        """What was done, in a few words."""
+        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}"
+
+
+def compress(
+    source: Path,
+    out: Path,
+    options: JobOptions,
+    *,
+    data: Path | None,
+    test: Path | None,
+    resume: bool,
+    device: str | None,
+) -> Compressed:
+    """Quantize the language model in a folder into `out`; see `zoo.compression.contract`.
+
+    Raises:
+        MismatchError: see `zoo.quantization.language.job.compress_model`.
+
+    """
+    from zoo.data.text import read_text
+    from zoo.quantization.language.job import compress_model
+    from zoo.quantization.team import Team
+
+    for text in (data, test):
+        if text is not None:
+            read_text(text)  # before the work, not after it
+    report = compress_model(source, out, options.plan, text=data, resume=resume, device=device)
+    measured = _measured(source, out, test) if test and Team(device).is_main else {}
+    return Compressed(metrics={"compression": report, **measured})
+
+
+def _measured(base: Path, out: Path, test: Path) -> Mapping[str, Any]:
+    """Return perplexity and decoding speed of the result and of its base."""
+    import torch
+
+    from zoo.quantization.language.opening import load
+    from zoo.quantization.language.speed import tokens_per_second
+    from zoo.tasks.text_generation import evaluate
+
+    scores: dict[str, Any] = {}
+    speed: dict[str, Any] = {"threads": torch.get_num_threads()}
+    for label, folder in (("base", base), ("packed", out)):
+        model = load(folder, dtype=torch.float32)
+        name = test.name if label == "packed" else f"{test.name}, base model"
+        scores[name] = evaluate(model, None, test, windows=TEST_WINDOWS)
+        speed[f"{label}_tokens_per_s"] = tokens_per_second(model)
+    return {"evaluations": scores, "decode": speed}

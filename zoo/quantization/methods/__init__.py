@@ -1,0 +1,1 @@
+"""Compression methods that quantize: one file each; see `zoo.compression.contract`."""

@@ -1,0 +1,23 @@
+"""GPTQ: uniform integers with a scale per group, errors fed on to later columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from zoo.quantization.language.method import DATA, TAKES, TRAINS, JobOptions, compress
+from zoo.quantization.options import Feedback
+
+__all__ = ["DATA", "GRID", "PAPER", "PRESETS", "SOLVER", "SUMMARY", "TAKES", "TRAINS", "Options",
+           "compress"]  # fmt: skip
+
+SUMMARY = "integers with a scale per group, errors fed on to later columns"
+PAPER = "2210.17323"
+GRID, SOLVER = "uniform", "gptq"
+PRESETS: Mapping[str, Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(JobOptions, Feedback):
+    """What can be said to GPTQ."""
+
+    METHOD: ClassVar[str] = "gptq"

@@ -1,0 +1,1 @@
+"""What solvers are made of, and what makes parameters that can be stored (`Grid.finish`)."""

@@ -1,0 +1,26 @@
+"""`Compressed`: what a compression method made of a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """What a method made, as far as it is not in the folder yet.
+
+    Attributes:
+        metrics: for `metrics.json`; "compression" holds what is known of the compression.
+        tensors: of the network; None where the method wrote a folder that transformers opens.
+        quantization: what makes the network an integer one; see `zoo.registry.checkpoint`.
+        changes: fields of the recipe that are others now, e.g. {"args": {"channels": 12}}.
+
+    """
+
+    metrics: Mapping[str, Any]
+    tensors: "Mapping[str, Tensor] | None" = None
+    quantization: Mapping[str, Any] | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
