@@ -139,7 +139,7 @@ def _compress(args: Arguments) -> None:
         **given(args),
     )
     if int(os.environ.get("RANK", "0")) == 0:  # under `accelerate launch`, one process speaks
-        print(f"{result.path}  {_summary(result.metrics)}")
+        print(f"{result.path}  {_summary(result.metrics)}".rstrip())
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
