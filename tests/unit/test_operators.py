@@ -12,7 +12,7 @@ from zoo.deploy.tflite_schema import ACTIVATIONS, OPERATORS
 from zoo.graph import kinds
 from zoo.graph.fuse import LIMITS as FUSED_LIMITS
 from zoo.graph.ir import Op
-from zoo.graph.kinds import FUSABLE, KINDS
+from zoo.graph.kinds import FUSABLE, KINDS, MAC_KINDS
 from zoo.graph.operators import activations
 from zoo.graph.operators.contract import Column, OpKind, never
 from zoo.graph.rewrite import INT16
@@ -99,6 +99,10 @@ def test_what_has_no_entry_is_refused_with_the_reason() -> None:
 def test_groups_of_a_room_hold_each_kind_once() -> None:
     rows = [row for group in kinds._GROUPS for row in group.ROWS]
     assert len(rows) == len(KINDS)
+
+
+def test_what_has_weights_counts_its_multiplications() -> None:
+    assert {name for name, row in KINDS.items() if "weight" in row.roles} == MAC_KINDS
 
 
 def test_an_aten_operator_is_read_in_one_way() -> None:
