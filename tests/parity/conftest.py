@@ -36,14 +36,17 @@ def tflite_micro_head(content: bytes) -> int:
 
 
 def _one(runtime: Callable[[bytes], Run]) -> Callable[[bytes], Callable[..., NDArray[Any]]]:
-    """Return a runtime for files with one output."""
+    """Return a runtime that gives one output: the only one, or that of a place."""
 
-    def opened(content: bytes) -> Callable[..., NDArray[Any]]:
+    def opened(content: bytes, output: int | None = None) -> Callable[..., NDArray[Any]]:
         run = runtime(content)
 
         def alone(*inputs: Tensor) -> NDArray[Any]:
-            (output,) = run(*inputs)
-            return output
+            outputs = run(*inputs)
+            if output is not None:
+                return outputs[output]
+            (single,) = outputs
+            return single
 
         return alone
 

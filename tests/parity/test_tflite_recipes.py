@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo import registry
 from zoo.cost.memory import plan
+from zoo.cost.target import Steps
+from zoo.cost.work import WORK
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.graph.ir import Graph
 from zoo.graph.rewrite import on_npu
@@ -45,7 +47,7 @@ def test_runtimes_compute_our_integers(name: str, judges: Judges) -> None:
     given = quantized(graph, channels_last(x))
     wanted = IntegerNetwork(graph)(given)
     assert isinstance(wanted, torch.Tensor)
-    assert len(wanted.unique()) > 20  # it says something
+    assert len(wanted.unique()) > min(20, wanted.numel() // 2)  # it says something
     content = serialize_tflite(graph)
     for judge in judges.values():
         np.testing.assert_array_equal(judge(content)(given), wanted.numpy())
@@ -67,9 +69,11 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
     from zoo.deploy.vela import compile_graph
 
+    averages = [op for op in graph.ops if op.kind == "avg_pool2d"]
+    pooled = sum(WORK.of(op).amount(graph, op, Steps()) for op in averages)
     for npu in ("ethos-u55-128", "ethos-u65-512"):
         report = compile_graph(on_npu(graph), npu)
-        assert report.macs == graph.macs
+        assert report.macs == graph.macs + pooled  # of averages, too
         assert not report.cpu_ops
     # The U85 has a mode of its own for images of one channel, with fewer products.
     report = compile_graph(on_npu(graph), "ethos-u85-256")

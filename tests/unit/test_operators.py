@@ -3,21 +3,36 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
+from tests.runtimes import tflite_micro
+from zoo.cost.estimators.roofline import op_costs
 from zoo.cost.target import target, target_names
 from zoo.cost.work import WORK
+from zoo.deploy import tflite_read
 from zoo.deploy.formats import NPU, ONNX, TFLITE, operators_by_format
-from zoo.deploy.tflite_schema import ACTIVATIONS, OPERATORS
+from zoo.deploy.operators.contract import TfliteOp, alone, without_options
+from zoo.deploy.tflite_read import parse_tflite
+from zoo.deploy.tflite_schema import ACTIVATIONS, OPERATORS, Builtin
+from zoo.deploy.tflite_write import serialize_tflite
 from zoo.graph import kinds
 from zoo.graph.fuse import LIMITS as FUSED_LIMITS
-from zoo.graph.ir import Op
-from zoo.graph.kinds import FUSABLE, KINDS
-from zoo.graph.operators import activations
+from zoo.graph.ir import Graph, Op
+from zoo.graph.kinds import FUSABLE, KINDS, MAC_KINDS
 from zoo.graph.operators.contract import Column, OpKind, never
+from zoo.graph.operators.elementwise import lower_elementwise, same_shape
 from zoo.graph.rewrite import INT16
-from zoo.quantization.int8.rules import RULES
+from zoo.graph.trace import trace
+from zoo.quantization.int8.post_training import quantize
+from zoo.quantization.int8.rules import RULES, Rule
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.integer_base import Kernel, quantization_of
+from zoo.runtime.integer_tables import elementwise, output_rescale
 from zoo.runtime.kernels import FLOAT, INTEGER
+from zoo.runtime.values import channels_first, channels_last, dequantized, quantized
 
 OWN = ("aten", "lower", "shape")  # columns of the graph room, in the row itself
 COLUMNS: Mapping[str, Column[Any]] = {
@@ -55,9 +70,7 @@ def test_no_column_is_missing() -> None:
 
 
 def test_a_kind_without_columns_is_told_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = OpKind(
-        name="bogus", aten=None, lower=None, shape=activations.same_shape, mixes_samples=never
-    )
+    bare = OpKind(name="bogus", aten=None, lower=None, shape=same_shape, mixes_samples=never)
     monkeypatch.setitem(KINDS, "bogus", bare)
     assert gaps() == [f"bogus: {column}" for column in ("aten", "lower", *COLUMNS)]
     for column in COLUMNS.values():
@@ -99,6 +112,10 @@ def test_what_has_no_entry_is_refused_with_the_reason() -> None:
 def test_groups_of_a_room_hold_each_kind_once() -> None:
     rows = [row for group in kinds._GROUPS for row in group.ROWS]
     assert len(rows) == len(KINDS)
+
+
+def test_what_has_weights_counts_its_multiplications() -> None:
+    assert {name for name, row in KINDS.items() if "weight" in row.roles} == MAC_KINDS
 
 
 def test_an_aten_operator_is_read_in_one_way() -> None:
@@ -149,3 +166,74 @@ def test_the_table_of_formats_has_a_row_per_kind() -> None:
     assert rows["gelu"]["integer"] == rows["gelu"]["tflite"] == ""
     for row in rows.values():  # an empty cell is explained
         assert bool(row["note"]) == ("" in (row[key] for key in keys[:-1]))
+
+
+class Magnitudes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).abs()
+
+
+def add_abs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add a kind as its row and its entries would."""
+    row = OpKind(
+        name="abs",
+        aten={"abs": ()},
+        lower=lower_elementwise,
+        shape=same_shape,
+        mixes_samples=never,
+        elementwise=True,
+        scalar=True,
+    )
+
+    def kernel(graph: Graph, op: Op) -> Kernel:
+        ratio = quantization_of(graph, op.inputs[0]).scale
+        ratio /= quantization_of(graph, op.outputs[0]).scale
+        rescale = output_rescale(graph, op, ratio, 255)
+        return lambda x: rescale(x.abs())
+
+    in_files = TfliteOp(names=("ABS",), write=alone, read=without_options(1))
+    tables: list[tuple[dict[str, Any], str, Any]] = [
+        (KINDS, "abs", row),
+        (FLOAT, "abs", lambda graph, op, x: x.abs()),
+        (INTEGER, "abs", elementwise(kernel)),
+        (RULES, "abs", Rule()),
+        (TFLITE, "abs", in_files),
+        (OPERATORS, "ABS", Builtin(101, 0, int8=1)),
+        (ONNX, "abs", lambda model, op: model.emit(op, "Abs", [model.real(op.inputs[0])])),
+        (NPU, "abs", ""),
+        (WORK, "abs", WORK["relu"]),
+        # Derived when the modules are imported:
+        (kinds.ATEN, "abs", ("abs", ())),
+        (kinds.LOWER, "abs", row.lower),
+        (kinds.SHAPES, "abs", row.shape),
+        (tflite_read._NAMES, 101, "ABS"),  # type: ignore[list-item]
+        (tflite_read._KINDS, "ABS", "abs"),
+    ]
+    for table, key, entry in tables:
+        monkeypatch.setitem(table, key, entry)
+
+
+def test_a_new_kind_is_a_row_and_one_entry_per_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ABS, from a module to a file that TFLite Micro runs: with entries, and no other edit."""
+    add_abs(monkeypatch)
+    assert gaps() == []
+    torch.manual_seed(0)
+    module, x = Magnitudes().eval(), torch.randn(4, 3, 8, 8)
+    traced = trace(module, (1, 3, 8, 8))
+    assert traced.macs == 4 * 36 * 27
+    costs = op_costs(traced, target("ethos-u55-256"))
+    assert [cost.kind for cost in costs] == ["conv2d", "abs"]
+    assert costs[1].latency_ms > 0
+    graph = quantize(module, [x], (1, 3, 8, 8))
+    content = serialize_tflite(graph)
+    read = parse_tflite(content)
+    assert [op.kind for op in read.ops] == ["conv2d", "abs"]
+    integers = quantized(read, channels_last(x))
+    ours = IntegerNetwork(read)(integers)
+    real = channels_first(dequantized(read, ours))
+    assert (real - module(x)).abs().max() < 0.05
+    np.testing.assert_array_equal(tflite_micro(content)(integers)[0], ours.numpy())

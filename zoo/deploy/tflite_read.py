@@ -1,6 +1,5 @@
 """From a `.tflite` file to a graph with values, without trusting the file."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from zoo.deploy.operators.contract import Call
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.graph.check import check
 from zoo.graph.ir import Graph, Kind, Op, Quantization, Tensor
-from zoo.graph.kinds import KINDS
+from zoo.graph.kinds import KINDS, counted
 
 MAX_BYTES = 2**31  # of the file and of each tensor: FlatBuffers' own limit
 _TYPES = {number: name for name, number in tflite_schema.TENSOR_TYPES.items()}
@@ -62,7 +61,7 @@ def parse_tflite(data: bytes) -> Graph:
         raise MismatchError(f"it has {len(subgraphs)} subgraphs (control flow); expected 1")
     graph = _Parser(model, subgraphs[0]).graph()
     check(graph)
-    return graph
+    return counted(graph)
 
 
 class _Parser:
@@ -184,18 +183,13 @@ class _Parser:
         )
         kind = _KINDS[name]
         operands, attributes = TFLITE[kind].read(call)
-        macs = 0
-        if KINDS[kind].macs:
-            weight = self.tensors[inputs[1]].shape if len(inputs) > 1 else (0,)
-            each = math.prod(weight[:-1] if kind == "depthwise_conv2d" else weight[1:])
-            macs = self.tensors[outputs[0]].elements * each
         return Op(
             name=outputs[0],
             kind=kind,
             inputs=operands,
             outputs=outputs,
             attributes=attributes,
-            macs=macs,
+            macs=0,  # until the shapes are checked
             module=outputs[0],
         )
 

@@ -1,7 +1,6 @@
 """What a layer does along with its own work: the batch norm after it, the zeros before it."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,7 +110,6 @@ class _Folding:
             inputs=inputs,
             outputs=(output,),
             attributes=attributes,
-            macs=math.prod(shape) if kind in MAC_KINDS else 0,
         )
         if output not in self.tensors:
             like = self.tensors[norm.outputs[0]]

@@ -5,8 +5,10 @@ of a file, a cost), or the reason why it has none; `tests/unit/test_operators.py
 missing.
 """
 
+import dataclasses
 from collections.abc import Callable
 
+from zoo.graph.ir import Graph
 from zoo.graph.operators import (
     activations,
     arithmetic,
@@ -26,7 +28,7 @@ def _where(holds: Callable[[OpKind], bool]) -> frozenset[str]:
     return frozenset(name for name, row in KINDS.items() if holds(row))
 
 
-MAC_KINDS = _where(lambda row: row.macs)
+MAC_KINDS = _where(lambda row: row.macs is not None)
 SCALAR_ACTIVATIONS = _where(lambda row: row.scalar)
 ELEMENTWISE = _where(lambda row: row.elementwise)
 MOVEMENT = _where(lambda row: row.moves)
@@ -52,3 +54,13 @@ SHAPES: Column[Check] = Column(
 ATEN: dict[str, tuple[str, tuple[str, ...] | Trace]] = {
     aten: (name, reader) for name, row in KINDS.items() for aten, reader in (row.aten or {}).items()
 }
+
+
+def counted(graph: Graph) -> Graph:
+    """Return the graph with the multiply-accumulates of its ops."""
+    counters = [KINDS[op.kind].macs for op in graph.ops]
+    ops = [
+        dataclasses.replace(op, macs=count(graph, op) if count else 0)
+        for op, count in zip(graph.ops, counters, strict=True)
+    ]
+    return dataclasses.replace(graph, ops=tuple(ops))

@@ -1,7 +1,6 @@
 """From a module to the graph IR, through `torch.export`."""
 
 import dataclasses
-import math
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +14,7 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind, Output
 from zoo.errors import MismatchError
 from zoo.graph.fold import absorb_padding, fold_batch_norm
 from zoo.graph.ir import Graph, Kind, Op, Tensor
-from zoo.graph.kinds import ATEN, KINDS
+from zoo.graph.kinds import ATEN, KINDS, counted
 from zoo.graph.program import export_program
 
 _ALIASES = frozenset({"contiguous", "clone", "dropout", "alias", "detach", "identity"})
@@ -36,7 +35,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     program = export_program(module, input_shape)
     state = _state(module) if values else {}
     graph = absorb_padding(Tracer(program.graph_signature).run(program.graph))
-    return fold_batch_norm(graph, state)
+    return counted(fold_batch_norm(graph, state))
 
 
 def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -136,9 +135,6 @@ class Tracer:
         """Append an op that makes what `node` stands for."""
         inputs = self.read(operands, KINDS[kind].roles)
         output = self.add_tensor(node, "activation")
-        macs = 0
-        if KINDS[kind].macs:  # each output element is a dot product with one kernel
-            macs = self.tensors[output].elements * math.prod(self.tensors[inputs[1]].shape[1:])
         self.ops.append(
             Op(
                 name=node.name,
@@ -146,7 +142,7 @@ class Tracer:
                 inputs=inputs,
                 outputs=(output,),
                 attributes=attributes or {},
-                macs=macs,
+                macs=0,  # until all is there
                 module=self.path(node),
             )
         )

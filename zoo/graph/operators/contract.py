@@ -48,7 +48,7 @@ class OpKind:
         absent: of `aten`, `lower` and `shape`, those that are None, and why. A kind without a
             `shape` has no channels-last form, and so no entry in the columns of the rooms above.
         roles: what the parameters among its operands are, by place; "constant" elsewhere.
-        macs: counts multiply-accumulates: each output is a dot product with one kernel.
+        macs: the multiply-accumulates of an op; None for kinds that count none, as in the papers.
         moves: only puts elements elsewhere; what acts on single elements commutes with it.
         elementwise: makes an output of an input's size from elements in the same place.
         scalar: elementwise of one operand, alike in every place.
@@ -65,7 +65,7 @@ class OpKind:
     mixes_samples: Callable[[Graph, Op], bool]
     absent: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[Kind, ...] = ()
-    macs: bool = False
+    macs: Callable[[Graph, Op], int] | None = None
     moves: bool = False
     elementwise: bool = False
     scalar: bool = False

@@ -124,6 +124,12 @@ def _fully_connected_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     return output if whole else (elements // inputs, outputs)
 
 
+def _dot_products(graph: Graph, op: Op) -> int:
+    """Each element of the output is a dot product with one kernel."""
+    _, inputs, window = graph.kernel(op)
+    return graph.tensors[op.outputs[0]].elements * inputs * window
+
+
 def _joins_rows(graph: Graph, op: Op) -> bool:
     return graph.tensors[op.outputs[0]].shape[-1] != graph.kernel(op)[0]
 
@@ -136,7 +142,7 @@ ROWS = (
         shape=_conv2d_shape,
         mixes_samples=never,
         roles=("activation", "weight", "bias"),
-        macs=True,
+        macs=_dot_products,
         fuses=True,
     ),
     OpKind(
@@ -146,7 +152,7 @@ ROWS = (
         shape=_conv2d_shape,
         mixes_samples=never,
         roles=("activation", "weight", "bias"),
-        macs=True,
+        macs=_dot_products,
         fuses=True,
     ),
     OpKind(
@@ -156,7 +162,7 @@ ROWS = (
         shape=_fully_connected_shape,
         mixes_samples=_joins_rows,
         roles=("activation", "weight", "bias"),
-        macs=True,
+        macs=_dot_products,
         fuses=True,
     ),
     OpKind(
