@@ -14,10 +14,10 @@ from zoo.cards.check import problems
 from zoo.cli import _parser, main
 from zoo.cli.compression import given
 from zoo.compression import catalogue
+from zoo.compression.choice import choose
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import all_recipes, find
 from zoo.registry.recipe import Compress, Recipe
-from zoo.verbs.compression import choose
 
 RECIPES = [recipe for recipe in all_recipes().values() if isinstance(recipe.make, Compress)]
 SMALL = {"windows": 2, "length": 32, "iterations": 2}

@@ -7,6 +7,7 @@ of this one is forgotten.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import re
@@ -68,6 +69,11 @@ def options(kind: type) -> tuple[Option, ...]:
         MismatchError: a field has no text, or no default.
 
     """
+    return _options(kind)
+
+
+@functools.cache
+def _options(kind: Any) -> tuple[Option, ...]:
     said, hints = texts(kind), get_type_hints(kind)
     found = []
     for field in dataclasses.fields(kind):
