@@ -154,7 +154,7 @@ def test_tampering_is_noticed(made, tmp_path):
         ("{base} --data {text} --length 64 --target-bpv 1", "target_bpv is 1"),
         ("{base} --data {text} --budget 1 --length 64 --windows 2", "even the cheapest choices"),
         ("{base} --data {text} --tune -2", "tune_steps is -2"),
-        ("./nowhere --data {text}", "no folder of a language model"),
+        ("./nowhere --data {text}", "not a folder of a language model"),
         ("sesr-m3-x2 --data {text}", "add --method, one of int8"),
         ("sesr-m3-x2 --method gptq --data {text}", "takes a language model, and this is a network"),
         ("{base} --method int8 --data {text}", "methods for it: gptq, gptvq, rtn"),

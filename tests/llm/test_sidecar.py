@@ -113,10 +113,12 @@ def test_another_base_or_revision_is_refused(packed, base, named, message):
     assert torch.equal(logits(model), plain)
 
 
-def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path):
+@pytest.mark.parametrize("place", ["options", "beside them, as format 1 had it"])
+def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path, place):
     shutil.copytree(packed, tmp_path / "turned")
     facts = json.loads((packed / "zoo.json").read_text())
-    facts["recipe"]["compress"]["rotate"] = "heads"
+    made = facts["recipe"]["compress"]
+    (made["options"] if place == "options" else made)["rotate"] = "heads"
     (tmp_path / "turned" / "zoo.json").write_text(json.dumps(facts))
     floats = AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(MismatchError, match=r"weights were rotated \(heads\) before"):

@@ -63,18 +63,18 @@ def choose(
             f"{', '.join(methods_for(kind))} (zoo compress --method M --help shows its options)"
         )
     name = name or DEFAULT
-    found = catalogue.find(name)
-    if kind is not None and kind != found.TAKES:
+    module = catalogue.find(name)
+    if kind is not None and kind != module.TAKES:
         raise MismatchError(
-            f"method {name!r} takes a {found.TAKES.replace('-', ' ')}, and this is a "
+            f"method {name!r} takes a {module.TAKES.replace('-', ' ')}, and this is a "
             f"{kind.replace('-', ' ')}; methods for it: {', '.join(methods_for(kind))}"
         )
     given = dict(options)
     if (preset_name := given.pop("preset", None)) is not None:
         given = {**catalogue.preset(name, preset_name), **given}
-    values = merged(found.Options, kept, given)
-    settings = read(found.Options, values, name)
-    return Choice(name, found, settings, recorded(settings, list(values)))
+    values = merged(module.Options, kept, given)
+    settings = read(module.Options, values, name)
+    return Choice(name, module, settings, recorded(settings, list(values)))
 
 
 def methods_for(kind: str) -> list[str]:

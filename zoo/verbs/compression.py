@@ -151,7 +151,7 @@ def _folder(ref: "Ref | Recipe") -> Path:
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.PathRef) and not (parsed.path / CONFIG).is_file():
         raise MissingWeightsError(
-            f"{parsed.path} is no folder of a language model (no {CONFIG}); one is made by "
+            f"{parsed.path} is not a folder of a language model (no {CONFIG}); one is made by "
             "save_pretrained, or by: zoo import FILE.gguf --out DIR"
         )
     folder = language_model(ref)
