@@ -24,6 +24,7 @@ from zoo.compression.choice import choose
 from zoo.compression.contract import Method, checked
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.int8.network import QuantizedNetwork
+from zoo.registry import all_recipes
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.codec import to_json
 from zoo.registry.options import Option, carried, merged, options, read, texts, words
@@ -177,6 +178,23 @@ def test_what_stays_when_something_else_is_said() -> None:
     assert other.said == {"windows": 16, "embeddings": 8, "bits": 4}
     again = choose(recipe, None, {"dim": 1})
     assert again.said == {"bits": 2, "windows": 16, "embeddings": 8, "dim": 1}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [r for r in all_recipes().values() if isinstance(r.make, Compress)],
+    ids=lambda recipe: recipe.name,
+)
+def test_a_recipe_says_what_its_method_takes(recipe: Recipe) -> None:
+    choice = choose(recipe.compress, None, {})
+    assert dict(choice.said) == dict(recipe.compress.options)
+    assert (choice.method.TAKES == "language-model") == recipe.of_transformers
+    typed = words(choice.method.Options, recipe.compress.options)
+    typed = ["compress", "x", "--out", "y", "--method", recipe.compress.method, *typed]
+    args = _parser(typed).parse_args(typed)
+    assert choose(None, args.method, given(args)).options == choice.options
+    name = ["compress", recipe.name, "--out", "y"]  # its method's flags are those of the line
+    assert set(vars(_parser(name).parse_args(name))) == set(vars(args))
 
 
 @pytest.fixture(scope="module")

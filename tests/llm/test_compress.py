@@ -17,9 +17,9 @@ from zoo.compression import catalogue
 from zoo.compression.choice import choose
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import all_recipes, find
-from zoo.registry.recipe import Compress, Recipe
+from zoo.registry.recipe import Recipe
 
-RECIPES = [recipe for recipe in all_recipes().values() if isinstance(recipe.make, Compress)]
+RECIPES = [recipe for recipe in all_recipes().values() if recipe.of_transformers]
 SMALL = {"windows": 2, "length": 32, "iterations": 2}
 
 

@@ -27,8 +27,8 @@ def _points() -> dict[str, str]:
         for name in extensions.names(point):
             if points.setdefault(name, point) != point:
                 raise MismatchError(
-                    f"method {name!r} is in {points[name]} and in {point}; rename one, or uninstall "
-                    "the package that brings it"
+                    f"method {name!r} is in {points[name]} and in {point}; rename one, or "
+                    "uninstall the package that brings it"
                 )
     return points
 
