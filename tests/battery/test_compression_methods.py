@@ -20,14 +20,15 @@ from zoo.cards.check import problems
 from zoo.cli import _parser, main
 from zoo.cli.compression import given
 from zoo.compression import catalogue
+from zoo.compression.choice import choose
 from zoo.compression.contract import Method, checked
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.int8.network import QuantizedNetwork
+from zoo.registry import all_recipes
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.codec import to_json
 from zoo.registry.options import Option, carried, merged, options, read, texts, words
-from zoo.registry.recipe import NAME
-from zoo.verbs.compression import choose
+from zoo.registry.recipe import NAME, Compress, Recipe
 
 NAMES = catalogue.names()
 
@@ -179,6 +180,23 @@ def test_what_stays_when_something_else_is_said() -> None:
     assert again.said == {"bits": 2, "windows": 16, "embeddings": 8, "dim": 1}
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [r for r in all_recipes().values() if isinstance(r.make, Compress)],
+    ids=lambda recipe: recipe.name,
+)
+def test_a_recipe_says_what_its_method_takes(recipe: Recipe) -> None:
+    choice = choose(recipe.compress, None, {})
+    assert dict(choice.said) == dict(recipe.compress.options)
+    assert (choice.method.TAKES == "language-model") == recipe.of_transformers
+    typed = words(choice.method.Options, recipe.compress.options)
+    typed = ["compress", "x", "--out", "y", "--method", recipe.compress.method, *typed]
+    args = _parser(typed).parse_args(typed)
+    assert choose(None, args.method, given(args)).options == choice.options
+    name = ["compress", recipe.name, "--out", "y"]  # its method's flags are those of the line
+    assert set(vars(_parser(name).parse_args(name))) == set(vars(args))
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "blocks"
@@ -236,6 +254,24 @@ def test_a_network_becomes_a_checkpoint_with_a_card(
     again = zoo.compress(source.path, tmp_path / "again", method=name, data=data)
     assert again.config["files"] == made.config["files"]
     assert again.quantization == made.quantization
+
+
+def test_a_recipe_may_say_how_a_network_is_compressed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card_parts, "TARGETS", card_parts.TARGETS[:1])
+    make = Compress(base="sesr-m3-x2.bsds", method="int8", options={"observer": "percentile"})
+    recipe = dataclasses.replace(zoo.find("sesr-m3-x2"), name="sesr-small", make=make)
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    made = zoo.compress(recipe, tmp_path / "out", data=pictures / "cat", percentile=99)
+    options = {"observer": "percentile", "percentile": 99.0}
+    assert made.recipe == dataclasses.replace(
+        recipe, make=dataclasses.replace(make, options=options)
+    )
+    assert isinstance(zoo.load(made.path), QuantizedNetwork)
+    assert type(zoo.load(recipe, pretrained=False)).__name__ == "SESR"
+    with pytest.raises(MismatchError, match="holds a finished model"):
+        zoo.compress(recipe, tmp_path / "out", data=pictures / "cat")
 
 
 def test_int8_is_what_the_exported_file_computes(pictures: Path, tmp_path: Path) -> None:

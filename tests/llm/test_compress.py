@@ -14,12 +14,12 @@ from zoo.cards.check import problems
 from zoo.cli import _parser, main
 from zoo.cli.compression import given
 from zoo.compression import catalogue
+from zoo.compression.choice import choose
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import all_recipes, find
-from zoo.registry.recipe import Compress, Recipe
-from zoo.verbs.compression import choose
+from zoo.registry.recipe import Recipe
 
-RECIPES = [recipe for recipe in all_recipes().values() if isinstance(recipe.make, Compress)]
+RECIPES = [recipe for recipe in all_recipes().values() if recipe.of_transformers]
 SMALL = {"windows": 2, "length": 32, "iterations": 2}
 
 
@@ -154,7 +154,7 @@ def test_tampering_is_noticed(made, tmp_path):
         ("{base} --data {text} --length 64 --target-bpv 1", "target_bpv is 1"),
         ("{base} --data {text} --budget 1 --length 64 --windows 2", "even the cheapest choices"),
         ("{base} --data {text} --tune -2", "tune_steps is -2"),
-        ("./nowhere --data {text}", "no folder of a language model"),
+        ("./nowhere --data {text}", "not a folder of a language model"),
         ("sesr-m3-x2 --data {text}", "add --method, one of int8"),
         ("sesr-m3-x2 --method gptq --data {text}", "takes a language model, and this is a network"),
         ("{base} --method int8 --data {text}", "methods for it: gptq, gptvq, rtn"),

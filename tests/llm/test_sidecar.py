@@ -193,10 +193,12 @@ def test_adapters_that_ship_are_known_by_the_digests_of_their_base(packed, base,
     sidecar.attach(opening.load(packed), old)
 
 
-def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path):
+@pytest.mark.parametrize("place", ["options", "beside them, as format 1 had it"])
+def test_rotated_weights_take_no_adapter_of_their_base(packed, base, tmp_path, place):
     shutil.copytree(packed, tmp_path / "turned")
     facts = json.loads((packed / "zoo.json").read_text())
-    facts["recipe"]["compress"]["rotate"] = "heads"
+    made = facts["recipe"]["compress"]
+    (made["options"] if place == "options" else made)["rotate"] = "heads"
     (tmp_path / "turned" / "zoo.json").write_text(json.dumps(facts))
     floats = AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(MismatchError, match=r"weights were rotated \(heads\) before"):

@@ -214,10 +214,11 @@ def _packed_from(model: nn.Module) -> tuple[str, str | None] | None:
 
 
 def _recipe(model: nn.Module) -> dict[str, Any]:
-    """Return how the model's folder says that it was compressed."""
+    """Return how the model's folder says that it was compressed, its options among the rest."""
     path = Path(str(getattr(model, "name_or_path", ""))) / FACTS
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["recipe"]["compress"])
+        made = dict(json.loads(path.read_text(encoding="utf-8"))["recipe"]["compress"])
+        return {**dict(made.get("options", {})), **made}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -15,7 +15,6 @@ from zoo.registry.options import Option, options
 from zoo.registry.recipe import Compress
 
 Arguments = argparse.Namespace
-DEFAULT = "gptvq"  # whose flags there are where nothing says which method
 
 
 def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -> None:
@@ -49,8 +48,9 @@ def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -
 def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the flags of the method that the words name, and list the methods in the help."""
     from zoo.compression import catalogue
+    from zoo.compression.choice import DEFAULT
 
-    name = _method(words)
+    name = _method(words) or DEFAULT
     try:
         name = catalogue.split(name)[0]
     except UnknownNameError:
@@ -61,7 +61,8 @@ def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
     sub.description = "\n".join(["make a model smaller, by one of these methods:", *listed])
     sub.epilog = f"presets of {name}: {', '.join(method.PRESETS) or 'none'}"
     data = f"; data: {method.DATA}" if method.DATA else ""
-    group = sub.add_argument_group(f"options of {name}", f"{method.SUMMARY}{data}")
+    trains = "; trains, under Accelerate" if method.TRAINS else ""
+    group = sub.add_argument_group(f"options of {name}", f"{method.SUMMARY}{data}{trains}")
     for option in options(method.Options):
         _add_option(group, option)
     sub.set_defaults(tables=[o.name for o in options(method.Options) if o.shape == "table"])
@@ -73,8 +74,8 @@ def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
             sub.error(str(UnknownNameError.near("flag", word.split("=")[0], flags, hint)))
 
 
-def _method(words: Sequence[str]) -> str:
-    """Return the method that a command line names, or that of its recipe."""
+def _method(words: Sequence[str]) -> str | None:
+    """Return the method that a command line names, or that of its recipe, or None."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method")
     named, rest = first.parse_known_args(words)
@@ -82,7 +83,7 @@ def _method(words: Sequence[str]) -> str:
         return str(named.method)
     known = registry.names()
     makes = [registry.find(word).make for word in rest if word in known]
-    return next((make.method for make in makes if isinstance(make, Compress)), DEFAULT)
+    return next((make.method for make in makes if isinstance(make, Compress)), None)
 
 
 def _add_option(group: Any, option: Option) -> None:

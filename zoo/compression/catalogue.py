@@ -22,15 +22,15 @@ def names() -> list[str]:
 
 def _points() -> dict[str, str]:
     """Return the extension point of each method."""
-    found: dict[str, str] = {}
+    points: dict[str, str] = {}
     for point in POINTS:
         for name in extensions.names(point):
-            if found.setdefault(name, point) != point:
+            if points.setdefault(name, point) != point:
                 raise MismatchError(
-                    f"method {name!r} is in {found[name]} and in {point}; rename one, or uninstall "
-                    "the package that brings it"
+                    f"method {name!r} is in {points[name]} and in {point}; rename one, or "
+                    "uninstall the package that brings it"
                 )
-    return found
+    return points
 
 
 def find(name: str) -> Method:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from zoo import extensions
 from zoo.errors import MismatchError, UnknownNameError
+from zoo.registry.options import read
 
 METHODS = "zoo.quantization.methods"
 # How much work: `fast` for a first look, `best` for what is published.
@@ -179,16 +180,7 @@ class LayerOptions(Codebooks):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LayerOptions":
         """Build options from `to_dict`'s result, refusing unknown names and wrong types."""
-        fields = {field.name: field.default for field in dataclasses.fields(cls)}
-        for name, value in values.items():
-            if name not in fields:
-                raise UnknownNameError.near("option", name, fields, "of quantization")
-            kind = type(fields[name]) if fields[name] is not None else (int, float)
-            allowed = (int, float) if kind is float or name == "bits" else kind
-            wrong = isinstance(value, bool) and kind is not bool
-            if wrong or not (isinstance(value, allowed) or (value is None is fields[name])):
-                raise MismatchError(f"option {name} is {value!r}; expected e.g. {fields[name]!r}")
-        return cls(**values)
+        return read(cls, values, "quantization")
 
 
 def _check(good: bool, message: str) -> None:

@@ -7,6 +7,7 @@ of this one is forgotten.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import re
@@ -53,12 +54,12 @@ class Option:
 
 def texts(kind: type) -> dict[str, str]:
     """Return what a dataclass and those it inherits from say of each field, in one line each."""
-    found: dict[str, str] = {}
+    said: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         section = _SECTION.search(inspect.cleandoc(base.__doc__ or ""))
         for name, text in _ENTRY.findall(section[1] if section else ""):
-            found[name] = " ".join(text.split())
-    return found
+            said[name] = " ".join(text.split())
+    return said
 
 
 def options(kind: type) -> tuple[Option, ...]:
@@ -68,8 +69,13 @@ def options(kind: type) -> tuple[Option, ...]:
         MismatchError: a field has no text, or no default.
 
     """
+    return _options(kind)
+
+
+@functools.cache
+def _options(kind: Any) -> tuple[Option, ...]:
     said, hints = texts(kind), get_type_hints(kind)
-    found = []
+    described = []
     for field in dataclasses.fields(kind):
         if field.name not in said:
             raise MismatchError(
@@ -84,8 +90,8 @@ def options(kind: type) -> tuple[Option, ...]:
         flag = f"--{field.name.replace('_', '-')}"
         flags = (flag, *field.metadata.get("flags", ()))
         hint = hints[field.name]
-        found.append(Option(field.name, said[field.name], hint, default, flags, _shape(hint)))
-    return tuple(found)
+        described.append(Option(field.name, said[field.name], hint, default, flags, _shape(hint)))
+    return tuple(described)
 
 
 def _shape(hint: Any) -> Literal["switch", "list", "table", "value"]:
@@ -148,7 +154,7 @@ def recorded(value: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def words(kind: type, values: Mapping[str, Any]) -> list[str]:
     """Return what to type for values, JSON types, that differ from the defaults."""
-    found: list[str] = []
+    typed: list[str] = []
     for option in options(kind):
         if option.name not in values:
             continue
@@ -157,19 +163,19 @@ def words(kind: type, values: Mapping[str, Any]) -> list[str]:
             continue
         flag = option.flags[0]
         if option.shape == "switch":
-            found.append(flag if value else f"--no-{flag[2:]}")
+            typed.append(flag if value else f"--no-{flag[2:]}")
         elif option.shape == "list":
-            found += [word for part in value for word in _pair(flag, str(part))]
+            typed += [word for part in value for word in _pair(flag, str(part))]
         elif option.shape == "table":
-            found += [
+            typed += [
                 word
                 for pattern, changes in value.items()
                 for key, leaf in changes.items()
                 for word in _pair(flag, f"{pattern}:{key}={json.dumps(leaf)}")
             ]
         else:
-            found += _pair(flag, "none" if value is None else str(value))
-    return found
+            typed += _pair(flag, "none" if value is None else str(value))
+    return typed
 
 
 def _pair(flag: str, value: str) -> list[str]:

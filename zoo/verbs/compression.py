@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo.artifacts.resolve import checkpoint, resolve
-from zoo.compression import catalogue
-from zoo.compression.contract import Method
+from zoo.compression.choice import Choice, check_data, choose, methods_for
 from zoo.errors import MismatchError, MissingWeightsError
-from zoo.files import sha256, write_bytes, write_json
+from zoo.files import probe, sha256, write_bytes, write_json
 from zoo.registry import refs
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.compressed import Compressed
@@ -24,32 +23,12 @@ from zoo.registry.layout import (
     UNSTATED,
     is_checkpoint,
 )
-from zoo.registry.options import carried, merged, read, recorded
 from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 
 if TYPE_CHECKING:
     from zoo.artifacts.resolve import Ref
 
-DEFAULT = "gptvq"  # of a language model
 _UNLISTED = {FACTS, METRICS, LICENSE, CARD, "report.json"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A method with what is said to it.
-
-    Attributes:
-        name: of the method.
-        method: the module.
-        options: an `Options` of it.
-        said: the options that were given, as a recipe records them.
-
-    """
-
-    name: str
-    method: Method
-    options: Any
-    said: Mapping[str, Any]
 
 
 def make(
@@ -71,21 +50,21 @@ def make(
     known = ref if isinstance(ref, Recipe) else _recipe_of_name(ref)
     before = known.make if known is not None and isinstance(known.make, Compress) else None
     choice = choose(before, method, options, None if before else _kind(ref, known))
-    if choice.options.needs_data and data is None:
-        takes = choice.method.TAKES
-        without = [n for n in _methods(takes) if not catalogue.find(n).Options().needs_data]
-        raise MismatchError(
-            f"method {choice.name!r} learns from data: add --data, {choice.method.DATA}"
-            + (f" ({', '.join(without)} needs none)" if without else "")
-        )
+    check_data(choice, data)
     where: Ref | Recipe = base if base is not None else before.base if before else ref
     source: Checkpoint | Path
+    base_ref = ""
     if choice.method.TAKES == "network":
-        source, base_ref = _network(where)
+        source, base_ref = _network(where, out)
+    else:
+        source = _folder(where)
+    if known is not None and before is not None:
+        changed = dataclasses.replace(before, method=choice.name, options=choice.said)
+        recipe = dataclasses.replace(known, make=changed)
+    elif isinstance(source, Checkpoint):
         recipe = _recipe_of_network(source, base_ref, choice)
     else:
-        recipe = _changed(known, choice) if before and known else _recipe_of_model(ref, choice)
-        source = _folder(where)
+        recipe = _recipe_of_model(ref, choice)
     result = choice.method.compress(
         source, out, choice.options, data=data, test=test, resume=resume, device=device
     )
@@ -95,51 +74,6 @@ def make(
         _write(recipe, out, result, source, license, data)
     team.wait()
     return Checkpoint.read(out)
-
-
-def choose(
-    before: Compress | None,
-    method: str | None,
-    options: Mapping[str, Any],
-    kind: str | None = None,
-) -> Choice:
-    """Return the method to take and its options, checked.
-
-    Args:
-        before: of the recipe that is changed, or None.
-        method: a method, or method and preset; None takes the recipe's.
-        options: what is given anew; "preset" stands for several.
-        kind: "network" or "language-model", what is compressed, or None.
-
-    """
-    name, kept = (before.method, dict(before.options)) if before else ("", {})
-    if method is not None:
-        chosen, preset = catalogue.split(method)
-        own = catalogue.find(chosen).Options
-        kept = {**(carried(catalogue.find(name).Options, own, kept) if before else {}), **preset}
-        name = chosen
-    if not name and kind == "network":
-        raise MismatchError(
-            f"a network is compressed with one of several methods: add --method, one of "
-            f"{', '.join(_methods('network'))} (zoo compress --method M --help shows its options)"
-        )
-    name = name or DEFAULT
-    found = catalogue.find(name)
-    if kind not in (None, found.TAKES):
-        raise MismatchError(
-            f"method {name!r} takes a {found.TAKES.replace('-', ' ')}, and this is a "
-            f"{kind}; methods for it: {', '.join(_methods(str(kind)))}"
-        )
-    given = dict(options)
-    if (preset_name := given.pop("preset", None)) is not None:
-        given = {**catalogue.preset(name, preset_name), **given}
-    values = merged(found.Options, kept, given)
-    settings = read(found.Options, values, name)
-    return Choice(name, found, settings, recorded(settings, list(values)))
-
-
-def _methods(kind: str) -> list[str]:
-    return [name for name in catalogue.names() if kind == catalogue.find(name).TAKES]
 
 
 def _recipe_of_name(ref: "Ref") -> Recipe | None:
@@ -161,8 +95,11 @@ def _kind(ref: "Ref | Recipe", known: Recipe | None) -> str | None:
     return None if Checkpoint.read(parsed.path).recipe.of_transformers else "network"
 
 
-def _network(ref: "Ref | Recipe") -> tuple[Checkpoint, str]:
+def _network(ref: "Ref | Recipe", out: Path) -> tuple[Checkpoint, str]:
     """Return a network's checkpoint, and what to call it: never a path of the user's machine."""
+    if (out / CONFIG).is_file():
+        raise MismatchError(f"{out} holds a finished model; choose another --out, or remove it")
+    probe(out)  # before the work, not after it
     artifact = resolve(ref)
     source = checkpoint(artifact)
     if source.recipe.of_transformers:
@@ -212,12 +149,6 @@ def _name(stem: str, label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{stem}-{label}".lower()).strip("-")
 
 
-def _changed(recipe: Recipe, choice: Choice) -> Recipe:
-    """Return a recipe that compresses, with other settings."""
-    compress = dataclasses.replace(recipe.compress, method=choice.name, options=choice.said)
-    return dataclasses.replace(recipe, make=compress)
-
-
 def _folder(ref: "Ref | Recipe") -> Path:
     """Return the folder of the language model a ref means, from the Hub if need be."""
     from zoo.artifacts.files import LanguageModel
@@ -227,14 +158,14 @@ def _folder(ref: "Ref | Recipe") -> Path:
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.PathRef) and not (parsed.path / CONFIG).is_file():
         raise MissingWeightsError(
-            f"{parsed.path} is no folder of a language model (no {CONFIG}); one is made by "
+            f"{parsed.path} is not a folder of a language model (no {CONFIG}); one is made by "
             "save_pretrained, or by: zoo import FILE.gguf --out DIR"
         )
     artifact = resolve(ref)
     if not isinstance(artifact, LanguageModel):
         raise MismatchError(
             f"{ref} is not a language model; give the model it was made from, or, for a network, "
-            f"another --method: {', '.join(_methods('network'))}"
+            f"another --method: {', '.join(methods_for('network'))}"
         )
     return artifact.path
 
