@@ -30,7 +30,7 @@ def test_both_routes_give_one_adapter(train_tiny, read_losses, tmp_path):
 
 def test_indices_of_the_peft_route_survive_a_state_dict(tiny):
     """Stock PEFT loses them: with another mask, loading says all is well and logits differ."""
-    from zoo.adapters.routes import peft_counts, wrap_shira
+    from zoo.adapters.methods.peft_shira import peft_counts, wrap_shira
 
     ids = torch.arange(12)[None] % 20
 

@@ -229,7 +229,7 @@ def test_x4_starts_from_its_own_x2_or_says_what_to_type(
 ):
     shelf = tmp_path / "weights"
     shelf.mkdir()
-    monkeypatch.setattr(zoo.registry, "WEIGHTS", shelf)
+    monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", shelf)
     assert train(tmp_path / "a", name="sesr-m3-x4") == 1
     error = one_line(capsys)
     assert "sesr-m3-x4 starts from sesr-m3-x2, which has no weights here" in error
