@@ -16,6 +16,7 @@ from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.layout import CONFIG, UNSTATED
 from zoo.registry.recipe import Recipe
 from zoo.training.accelerator import accelerator_for
+from zoo.training.batch_norms import share_batch_norms
 from zoo.training.contract import Candidate, Hook, Setup
 from zoo.training.hooks import Teacher
 from zoo.training.loop import Run
@@ -113,12 +114,15 @@ class WholeNetwork:
             if self.quantizer is None:
                 raise MismatchError(f"train.quant is {settings.quant!r}, without a quantizer")
             model = self.quantizer(model, self._first_inputs(), settings.quant)
+        if setup.accelerator.num_processes > 1:
+            share_batch_norms(model)
         self.module = model
         return model
 
     def _first_inputs(self) -> list[Tensor]:
-        """Return the inputs of the first steps, the same in every process."""
-        size, setup = self.recipe.train.batch_size, self.setup
+        """Return the inputs of the first steps, those of all processes in each of them."""
+        setup = self.setup
+        size = self.recipe.train.batch_size * setup.accelerator.num_processes
         return [
             setup.task.batch(setup.data, self.recipe, step, range(size), size)[0]
             for step in range(_CALIBRATION_STEPS)
