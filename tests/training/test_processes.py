@@ -92,7 +92,7 @@ def tuned(base: Path, data: Path) -> Job:
     def job(out: Path, processes: int) -> dict[str, Any]:
         return {
             "kind": "compress", "base": str(base), "out": str(out), "data": str(data),
-            "method": "gptq", "bits": 3, "windows": 16, "length": 32, "tune_steps": 4,
+            "method": "rtn", "bits": 3, "windows": 2, "length": 32, "tune_steps": 4,
             "tune_length": 24,
         }  # fmt: skip
 

@@ -4,9 +4,10 @@ A batch norm that sees its own process's samples alone trains another network th
 with the whole batch does, and torch's `SyncBatchNorm` refuses the CPU.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -47,9 +48,23 @@ class SharedBatchNorm(_BatchNorm):
         self.running_var.lerp_((variance * total / (total - 1)).to(self.running_var), rate)
 
 
+class _MeanOfAll(torch.autograd.Function):
+    """The mean over processes, of a value and, going back, of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.contiguous().clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _MeanOfAll.forward(ctx, gradient)
+
+
 def _mean_of_all(value: Tensor) -> Tensor:
-    total: Tensor = differentiable.all_reduce(value)  # type: ignore[no-untyped-call]
-    return total / dist.get_world_size()
+    mean: Tensor = _MeanOfAll.apply(value)  # type: ignore[no-untyped-call]
+    return mean
 
 
 def share_batch_norms(network: nn.Module) -> None:
@@ -64,5 +79,5 @@ def share_batch_norms(network: nn.Module) -> None:
                     child.affine,
                     child.track_running_stats,
                 )
-                shared.load_state_dict(child.state_dict())
-                setattr(module, name, shared.to(child.weight.device).train(child.training))
+                shared.load_state_dict(child.state_dict(), assign=True)  # on the same device
+                setattr(module, name, shared.train(child.training))

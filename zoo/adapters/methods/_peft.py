@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from zoo.adapters import masks
-from zoo.adapters.methods.contract import Options, Values
+from zoo.adapters.methods.contract import Options, Sparse, Values
 from zoo.adapters.recipe import MaskOptions
 from zoo.errors import MismatchError, MissingExtraError
 
@@ -44,11 +44,12 @@ class PeftRoute:
         """Take PEFT's layers out of the model again, without merging them."""
         self.model.unload()
 
-    def result(self, values: Values, folder: Path) -> None:
+    def result(self, values: Values, folder: Path) -> Sparse | None:
         """Write the folder that `PeftModel.from_pretrained` reads."""
         self.use(values)
         self.model.save_pretrained(folder)
         self.use()
+        return None
 
 
 def factors(model: nn.Module, options: Options, *, dora: bool) -> PeftRoute:

@@ -3,8 +3,8 @@
 from torch import nn
 
 from zoo.adapters.masks import Indices
-from zoo.adapters.methods._peft import PeftRoute, factors
-from zoo.adapters.methods.contract import Options
+from zoo.adapters.methods._peft import factors
+from zoo.adapters.methods.contract import Attachment, Options
 
 
 def budget(model: nn.Module, options: Options) -> dict[str, int]:
@@ -12,7 +12,7 @@ def budget(model: nn.Module, options: Options) -> dict[str, int]:
     return {}
 
 
-def attach(model: nn.Module, indices: Indices, options: Options) -> PeftRoute:
+def attach(model: nn.Module, indices: Indices, options: Options) -> Attachment:
     """Attach factors to the linear layers that the mask covers.
 
     Raises:

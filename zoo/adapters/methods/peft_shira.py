@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.adapters import masks
 from zoo.adapters.methods import _peft
-from zoo.adapters.methods.contract import Options, Sparse, Values
+from zoo.adapters.methods.contract import Attachment, Options, Sparse, Values
 from zoo.adapters.recipe import MaskOptions
 from zoo.errors import MismatchError
 
@@ -19,7 +19,7 @@ def budget(model: nn.Module, options: Options) -> dict[str, int]:
     return peft_counts(model, options.mask, options.rank)
 
 
-def attach(model: nn.Module, indices: masks.Indices, options: Options) -> "PeftShira":
+def attach(model: nn.Module, indices: masks.Indices, options: Options) -> Attachment:
     """Attach PEFT's layers with these masks.
 
     Raises:
@@ -48,7 +48,7 @@ class PeftShira(_peft.PeftRoute):
             found[f"{layer}.weight"] = (indices, values[str(number)].float().cpu())
         return found
 
-    def result(self, values: Values, folder: Path) -> Sparse:  # type: ignore[override]
+    def result(self, values: Values, folder: Path) -> Sparse:
         """Return what a sparse adapter is made of; PEFT leaves the base's values alone."""
         pristine = {
             name.replace(".base_layer.", "."): parameter

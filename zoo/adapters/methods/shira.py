@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from zoo.adapters import masks
 from zoo.adapters.compact import CompactValues
-from zoo.adapters.methods.contract import Options, Sparse, Values
+from zoo.adapters.methods.contract import Attachment, Options, Sparse, Values
 
 
 def budget(model: nn.Module, options: Options) -> None:
     """Return None: the mask's density says how many entries."""
 
 
-def attach(model: nn.Module, indices: masks.Indices, options: Options) -> "HookRoute":
+def attach(model: nn.Module, indices: masks.Indices, options: Options) -> Attachment:
     """Attach a delta to each entry of the mask."""
     return HookRoute(model, indices)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapters.masks import Indices
-from zoo.adapters.methods.contract import Options, Values
+from zoo.adapters.methods.contract import Attachment, Options, Values
 from zoo.adapters.methods.shira import HookRoute
 
 SCALE = 2.0  # as lora_alpha = 2 rank
@@ -23,7 +23,7 @@ def budget(model: nn.Module, options: Options) -> None:
     """Return None: the mask's density says how many entries."""
 
 
-def attach(model: nn.Module, indices: Indices, options: Options) -> "MaskedDora":
+def attach(model: nn.Module, indices: Indices, options: Options) -> Attachment:
     """Attach a DoRA to each tensor of the mask."""
     return MaskedDora(model, indices, options.rank, options.seed)
 
