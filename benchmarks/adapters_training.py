@@ -37,26 +37,19 @@ def _model() -> Any:
     )  # fmt: skip
 
 
-def _stepper(method: str) -> Any:
+def _stepper(name: str) -> Any:
     """Return a function that does one training step."""
     from zoo.adapters import masks
-    from zoo.adapters.recipe import AdapterRecipe, MaskOptions
-    from zoo.adapters.routes import HookRoute, PeftRoute, peft_counts
-    from zoo.registry.recipe import Train
+    from zoo.adapters.methods.contract import Options, method
+    from zoo.adapters.recipe import MaskOptions
 
     model = _model()
-    options = MaskOptions(kind="rand", density=DENSITY, include=("model.layers.*_proj.weight",))
-    recipe = AdapterRecipe(
-        name="bench", summary="", base="bench", task="causal-lm", method=method, mask=options,
-        rank=RANK if method == "lora" else 5, train=Train(steps=1, batch_size=BATCH, lr=1e-4),
-    )  # fmt: skip
-    route: HookRoute | PeftRoute
-    if method == "shira":
-        route = HookRoute(model, masks.choose(model, options))
-    else:
-        counts = peft_counts(model, options, recipe.rank) if method == "peft-shira" else None
-        indices = masks.choose(model, options, counts=counts) if counts else {}
-        route = PeftRoute(model, recipe, indices)
+    mask = MaskOptions(kind="rand", density=DENSITY, include=("model.layers.*_proj.weight",))
+    options, chosen = Options(rank=RANK if name == "lora" else 5, mask=mask), method(name)
+    counts = chosen.budget(model, options)
+    wanted = counts is None or counts
+    indices = masks.choose(model, mask, counts=counts) if wanted else {}
+    route = chosen.attach(model, indices, options)
     optimizer = torch.optim.AdamW(route.trained.parameters(), lr=1e-4)
     ids = torch.randint(0, 8192, (BATCH, LENGTH))
 
@@ -64,8 +57,7 @@ def _stepper(method: str) -> Any:
         route.model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if isinstance(route, HookRoute):
-            route.use()
+        route.use()
 
     step.trained = sum(p.numel() for p in route.trained.parameters())  # type: ignore[attr-defined]
     return step

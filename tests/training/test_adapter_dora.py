@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zoo.adapters import SparseAdapter, masks
-from zoo.adapters.masked_dora import SCALE, MaskedDora
+from zoo.adapters.methods.shira_dora import SCALE, MaskedDora
 from zoo.adapters.recipe import MaskOptions
 from zoo.adapters.sparse import fingerprint
 

@@ -1,5 +1,7 @@
 """Adapters by PEFT's methods: SHiRA as ours, LoRA and DoRA as baselines, and conversions."""
 
+import json
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def test_both_routes_give_one_adapter(train_tiny, read_losses, tmp_path):
 
 def test_indices_of_the_peft_route_survive_a_state_dict(tiny):
     """Stock PEFT loses them: with another mask, loading says all is well and logits differ."""
-    from zoo.adapters.routes import peft_counts, wrap_shira
+    from zoo.adapters.methods.peft_shira import peft_counts, wrap_shira
 
     ids = torch.arange(12)[None] % 20
 
@@ -90,3 +92,81 @@ def test_a_full_fine_tune_becomes_its_largest_changes(tiny):
     assert adapter.metadata["energy_kept"] == pytest.approx(0.72, abs=0.04)  # of a normal law
     with pytest.raises(MismatchError, match="equals its base"):
         from_full_finetune(base, base)
+
+
+SCALED = '''
+"""One trained factor for each row of a layer's weight; the result is sparse like a SHiRA's."""
+
+import torch
+from torch import nn
+
+
+def rows(model):
+    return {name: p for name, p in model.named_parameters() if name.endswith("_proj.weight")}
+
+
+def budget(model, options):
+    return {}
+
+
+def attach(model, indices, options):
+    return Scaled(model)
+
+
+class Scaled:
+    def __init__(self, model):
+        self.model = model
+        self.rows = rows(model)
+        self.start = {n: p.detach().clone() for n, p in self.rows.items()}
+        model.requires_grad_(False)
+        for weight in self.rows.values():
+            weight.requires_grad_(True)
+        self.trained = nn.ParameterList([torch.ones(len(p), 1) for p in self.rows.values()])
+        self.facts = {}
+
+    def collect(self):
+        for (name, weight), factor in zip(self.rows.items(), self.trained):
+            factor.grad = (weight.grad * self.start[name]).sum(1, keepdim=True)
+            weight.grad = None
+
+    @torch.no_grad()
+    def use(self, values=None):
+        for n, (name, weight) in enumerate(self.rows.items()):
+            weight.copy_(self.start[name] * (self.trained[n] if values is None else values[str(n)]))
+
+    def result(self, values, folder):
+        self.close()
+        deltas = {}
+        for n, (name, weight) in enumerate(self.rows.items()):
+            delta = (weight.detach() * (values[str(n)] - 1)).flatten()
+            deltas[name] = (torch.arange(delta.numel()), delta)
+        return deltas, dict(self.model.named_parameters())
+
+    @torch.no_grad()
+    def close(self):
+        for name, weight in self.rows.items():
+            weight.copy_(self.start[name])
+'''
+
+
+def test_a_new_method_is_one_file(train_tiny, tiny, tmp_path, monkeypatch):
+    """From the command line to a sparse adapter, with nothing of the zoo touched."""
+    import zoo.adapters.methods
+    from zoo import extensions
+
+    (tmp_path / "row_scale.py").write_text(SCALED)
+    package = zoo.adapters.methods
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    extensions.members.cache_clear()
+    try:
+        out = tmp_path / "run"
+        assert train_tiny(out, method="row-scale", train__lr=0.1) == 0
+    finally:
+        extensions.members.cache_clear()
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    third, sixth = (x["held_out/perplexity"] for x in log if "held_out/perplexity" in x)
+    assert sixth < third
+    adapter = SparseAdapter.load(out / "sparse_adapter.safetensors")
+    assert len(adapter.tensors) == 14
+    assert not (out / "mask.safetensors").exists()
+    adapter.check(load_base(tiny).model)

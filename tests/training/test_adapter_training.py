@@ -18,11 +18,10 @@ from zoo.adapters.apply import apply
 from zoo.adapters.compact import CompactValues
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import MaskOptions
-from zoo.adapters.training import AdapterRun
 from zoo.artifacts.base import load_base
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.tasks import causal_lm
-from zoo.training.loop import learning_rate
+from zoo.training.loop import Run, learning_rate
 
 pytestmark = [  # of peft 0.21: a name of transformers that is to go, unchecked sparse sums
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning"),
@@ -228,7 +227,7 @@ def test_a_masked_dora_is_a_sparse_adapter_and_resumes(train_tiny, tiny, tmp_pat
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert train_tiny(whole, method="shira-dora", rank=4) == 0
     assert losses(whole)[6] < losses(whole)[1]
-    real = AdapterRun._step
+    real = Run._step
 
     def cut(self, step):
         if step == 4:  # after the state of step 3
@@ -236,7 +235,7 @@ def test_a_masked_dora_is_a_sparse_adapter_and_resumes(train_tiny, tiny, tmp_pat
         return real(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterRun, "_step", cut)
+        patch.setattr(Run, "_step", cut)
         assert train_tiny(halves, method="shira-dora", rank=4) == 130
     assert [path.name for path in halves.glob("state-*")] == ["state-00000003"]
     assert train_tiny(halves, "--resume", method="shira-dora", rank=4) == 0

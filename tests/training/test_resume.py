@@ -105,8 +105,8 @@ def test_a_run_killed_twice_ends_in_the_same_bits(small, train, tmp_path, read_l
         ("_step", 1),  # before the first state
         ("_step", 6),  # between two
         ("_save", 8),  # before the last
-        ("_write_checkpoint", 4),  # after a state, before its checkpoint
-        ("_write_checkpoint", 8),
+        ("_write_result", 4),  # after a state, before its checkpoint
+        ("_write_result", 8),
     ],
 )
 def test_a_run_interrupted_anywhere_ends_in_the_same_bits(

@@ -294,7 +294,7 @@ def test_recipes_survive_json_and_take_settings():
     ):
         with pytest.raises(MismatchError, match=text):
             one.override(wrong)
-    with pytest.raises(UnknownNameError, match="known: shira"):
+    with pytest.raises(UnknownNameError, match="known: dora, lora"):
         recipe(method="lorra")
 
 

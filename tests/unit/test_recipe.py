@@ -17,6 +17,22 @@ def test_a_recipe_says_what_it_is():
     assert Recipe.from_json(SESR.to_json()) == SESR
 
 
+def test_a_tiny_form_is_no_part_of_the_record():
+    tiny = SESR.in_tiny_form()
+    assert (tiny.args["channels"], tiny.train.options["patch_size"]) == (4, 16)
+    assert tiny.args["scale"] == SESR.args["scale"]
+    assert "tiny" not in SESR.to_json()
+    bare = dataclasses.replace(SESR, tiny={})
+    assert bare == SESR
+    assert bare.in_tiny_form() == SESR
+    with pytest.raises(MismatchError, match="unknown field 'tiny'"):
+        Recipe.from_json({**SESR.to_json(), "tiny": {}})
+    with pytest.raises(MismatchError, match="tiny has 'steps'; expected args and train"):
+        dataclasses.replace(SESR, tiny={"steps": {}})
+    with pytest.raises(MismatchError, match=r"no setting 'speed'"):
+        dataclasses.replace(SESR, tiny={"train": {"speed": 1}}).in_tiny_form()
+
+
 @pytest.mark.parametrize("name", ["", "Sesr", "sesr_m5", "-a", "a-", "a--b", "a/b", "a.b", "a\n"])
 def test_a_name_is_lower_case_words_with_hyphens(name):
     with pytest.raises(MismatchError, match="is no name"):

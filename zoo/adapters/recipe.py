@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from zoo import extensions
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.codec import from_json
 from zoo.registry.recipe import NAME, Train
 
 KINDS = ("struct", "rand", "wm", "grad", "snip", "block", "custom")
 SCORES = ("wm", "grad", "snip", "rand")
-METHODS = ("shira", "shira-dora", "peft-shira", "lora", "dora")
+METHODS = "zoo.adapters.methods"  # the extension point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +93,9 @@ class AdapterRecipe:
         summary: one line for people.
         base: ref of the base model: `name.tag`, `org/repo[@revision]`, or a package's name.
         task: the module of `zoo.tasks` that feeds and judges it, e.g. "causal-lm".
-        method: "shira" (the hook route), "shira-dora" (a masked DoRA); or through PEFT:
-            "peft-shira", "lora", "dora".
-        mask: which entries; of the methods through PEFT only the names count.
+        method: one of `zoo.adapters.methods`: "shira" (the hook route), "shira-dora" (a masked
+            DoRA); or through PEFT: "peft-shira", "lora", "dora".
+        mask: which entries; of "lora" and "dora" only the names count.
         rank: of "lora", "dora" and "shira-dora"; of "peft-shira", whose budget is
             rank * (rows + columns).
         train: how it is trained.
@@ -122,10 +123,8 @@ class AdapterRecipe:
             raise MismatchError(
                 f"{self.name!r} is no name; expected lower-case letters, digits and single hyphens"
             )
-        if self.method not in METHODS:
-            raise UnknownNameError.near(
-                "method", self.method, METHODS, f"known: {', '.join(METHODS)}"
-            )
+        if self.method not in (known := extensions.names(METHODS)):
+            raise UnknownNameError.near("method", self.method, known, f"known: {', '.join(known)}")
         if self.rank < 1:
             raise MismatchError(f"rank is {self.rank}; expected at least 1")
 

@@ -46,6 +46,7 @@ def _recipe(
         make=_TRAIN,
         default_tag=tag,
         paper="2106.07597",
+        tiny={"train": {"batch_size": 4, "precision": "no"}},  # the networks have but one width
     )
 
 

@@ -63,6 +63,10 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
         # for the XL itself, the XL as teacher: see the cards, and benchmarks/data/sesr_photos.py.
         default_tag="bsds" if form else "photos",
         paper="2103.09404",
+        tiny={
+            "args": {"channels": 4, "blocks": 1},
+            "train": {"batch_size": 2, "init": None, "options.patch_size": 16},
+        },
     )
 
 

@@ -137,6 +137,8 @@ class Recipe:
         default_tag: the set of weights that the bare name means.
         paper: arXiv id.
         license: SPDX id of the recipe's code (weights have their own).
+        tiny: overrides, {"args": {...}, "train": {...}}, that make it small enough to be trained
+            for some steps in a test; no part of its JSON, and of no account in comparisons.
 
     """
 
@@ -152,8 +154,11 @@ class Recipe:
     default_tag: str
     paper: str
     license: str = "Apache-2.0"
+    tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if unknown := sorted(set(self.tiny) - {"args", "train"}):
+            raise MismatchError(f"{self.name}.tiny has {unknown[0]!r}; expected args and train")
         for value in (self.name, self.default_tag):
             if not NAME.fullmatch(value):
                 raise MismatchError(
@@ -210,6 +215,7 @@ class Recipe:
         `make` goes by its kind: "train" or "compress".
         """
         value: dict[str, Any] = to_json(self)
+        del value["tiny"]
         value["train" if isinstance(self.make, Train) else "compress"] = value.pop("make")
         return value
 
@@ -218,6 +224,8 @@ class Recipe:
         """Build a recipe from `to_json`; unknown fields and wrong types are a MismatchError."""
         fields = dict(value)
         kinds = [kind for kind in ("train", "compress") if kind in fields]
+        if "tiny" in fields:
+            raise MismatchError(f"recipe {value.get('name')!r} has unknown field 'tiny'")
         if len(kinds) != 1 or "make" in fields:
             raise MismatchError(f"recipe {value.get('name')!r} must say one of train and compress")
         make = fields.pop(kinds[0])
@@ -229,6 +237,11 @@ class Recipe:
         else:
             made = Compress.from_json(make)
         return from_json(cls, {**fields, "make": made}, "recipe")
+
+    def in_tiny_form(self) -> Self:
+        """Return the recipe with the overrides of `tiny`."""
+        tiny = dataclasses.replace(self, args={**self.args, **self.tiny.get("args", {})})
+        return tiny.override(self.tiny["train"]) if "train" in self.tiny else tiny
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with other training settings: {"train.lr": "1e-3"} or {"lr": 1e-3}.

@@ -1,8 +1,9 @@
 """One visible training loop, under Accelerate: any device, any number of processes, exact resume.
 
-A run folder holds the checkpoint chosen so far (see `zoo.registry.checkpoint`), a log and the
-state to resume from (see `zoo.training.run_folder`). Batches and learning rate are functions of the
-step alone, so a state is only tensors: weights, moving average, optimizer, random generators.
+What is trained is a `Trainee` (see `zoo.training.contract`): a whole network, or a few values of
+one. A run folder holds the result chosen so far, a log and the state to resume from (see
+`zoo.training.run_folder`). Batches and learning rate are functions of the step alone, so a state
+is only tensors: weights, moving average, optimizer, random generators.
 """
 
 import dataclasses
@@ -11,34 +12,28 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim import Optimizer
 
-from zoo.errors import MismatchError, ZooError
+from zoo.errors import ZooError
 from zoo.files import probe
-from zoo.models.forms import deployed_form, load_deployed, stored_form, training_form
-from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.codec import leaves
-from zoo.registry.layout import CONFIG, UNSTATED
-from zoo.registry.recipe import Recipe, Train
+from zoo.registry.recipe import Train
 from zoo.tasks import task_of
-from zoo.training.accelerator import accelerator_for
+from zoo.training.contract import Hook, Setup, Trainee, Update
+from zoo.training.hooks import MovingAverage
 from zoo.training.optimizers import make_optimizer
 from zoo.training.progress import Progress
 from zoo.training.run_folder import RunFolder
+from zoo.training.updates import descent
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_CALIBRATION_STEPS = 8  # batches of the first steps, which a quantized form learns ranges from
-# From a deployed network, inputs and `Train.quant` to the form that is trained.
-Quantizer = Callable[[nn.Module, Sequence[Tensor], str], nn.Module]
 
 
 def learning_rate(train: Train, step: int) -> float:
@@ -49,120 +44,73 @@ def learning_rate(train: Train, step: int) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train(
-    recipe: Recipe,
-    out: Path,
-    *,
-    data: str,
-    data_license: str = UNSTATED,
-    init: nn.Module | None = None,
-    teacher: nn.Module | None = None,
-    resume: bool = False,
-    tracker: str | None = None,
-    device: str | None = None,
-    quantizer: Quantizer | None = None,
-) -> Checkpoint:
-    """Train a recipe and return the checkpoint that did best on held-out data.
+class Run:
+    """One training run; `loop` is the training itself.
 
     Args:
-        recipe: what to train and how; its `train` settings are the record.
+        trainee: what is trained.
         out: the run folder.
-        data: what the task trains on: a folder, or a Hub data set id.
-        data_license: licence of that data, hence of the weights; goes on the card.
-        init: a deployed network to start from.
-        teacher: a network whose outputs take the place of the data's targets.
-        resume: go on from the newest state in `out`; the result equals an uninterrupted run.
-        tracker: name of a tracker of Accelerate, e.g. "tensorboard".
-        device: "cpu" to leave an accelerator alone; the rest is Accelerate's to choose.
-        quantizer: makes the training form where the recipe has `train.quant`, see
-            `zoo.quantization.int8.qat.training_form`.
-
-    Raises:
-        MismatchError: `out` holds a run and `resume` is off, or resumes another recipe or data.
-        ZooError: the loss became NaN or infinite; the last good checkpoint is kept.
+        accelerator: see `zoo.training.accelerator`.
+        source: of the data.
+        license: of the data.
+        hooks: parts that may change a batch's targets or look on after a step.
+        update: how a step is made.
 
     """
-    accelerator = accelerator_for(recipe.name, recipe.train, out, tracker, device)
-    run = Run(recipe, out, accelerator, data, data_license)
-    run.quantizer, run.teacher = quantizer, teacher
-    run.execute(init, resume, tracker)
-    return Checkpoint.read(out)
 
-
-class Run:
-    """The pieces of one training run; `loop` is the training itself.
-
-    What is trained is decided by the methods below "what is trained": here the whole network, in
-    `zoo.adapters.training` a few of its values.
-    """
-
-    RESULT = CONFIG  # the file that says a result is in the folder
-    quantizer: Quantizer | None = None
-    teacher: nn.Module | None = None
+    trained: nn.Module
+    optimizer: Optimizer
 
     def __init__(
-        self, recipe: Recipe, out: Path, accelerator: "Accelerator", data: str, license: str
+        self,
+        trainee: Trainee,
+        out: Path,
+        accelerator: "Accelerator",
+        source: str,
+        license: str,
+        *,
+        hooks: Sequence[Hook] = (),
+        update: Update = descent,
     ) -> None:
-        self.recipe, self.settings, self.out = recipe, recipe.train, out
-        self.accelerator, self.license = accelerator, license
-        self.folder = RunFolder(out, self.RESULT)
-        self.task = task_of(recipe)
+        self.trainee, self.recipe, self.settings = trainee, trainee.recipe, trainee.recipe.train
+        self.accelerator, self.out, self.update = accelerator, out, update
+        self.folder = RunFolder(out, trainee.result)
+        self.task = task_of(self.recipe)
         # The main process prepares the data, the others find them in the cache; `finally`, so
         # that data which cannot be used are the same clear error in every process.
         if not accelerator.is_main_process:
             accelerator.wait_for_everyone()
         try:
-            self.data = self._training_data(data)
+            self.data = trainee.training_data(self.task, source)
         finally:
             if accelerator.is_main_process:
                 accelerator.wait_for_everyone()
+        self.setup = Setup(accelerator, self.task, self.data, out, license)
+        self.average = MovingAverage(self.settings.ema_decay)
+        self.hooks = (self.average, *hooks)
         self.progress = Progress()
 
-    def execute(self, init: nn.Module | None, resume: bool, tracker: str | None) -> None:
+    def execute(self, *, resume: bool = False, tracker: str | None = None) -> None:
         """Start or resume, and train to the last step."""
         from accelerate.utils import set_seed
 
-        state = self.open_folder(resume)
-        set_seed(self.settings.seed)
-        self.start(init)
-        if state is not None:
-            self.load_state(state)
-        if tracker:
-            config = leaves(dataclasses.asdict(self.settings)).items()
-            self.accelerator.init_trackers(
-                self.recipe.name, config={k: v for k, v in config if v is not None}
-            )
         try:
-            self.loop()
+            state = self.open_folder(resume)
+            set_seed(self.settings.seed)
+            self.start()
+            if state is not None:
+                self.load_state(state)
+            if tracker:
+                config = leaves(dataclasses.asdict(self.settings)).items()
+                self.accelerator.init_trackers(
+                    self.recipe.name, config={k: v for k, v in config if v is not None}
+                )
+            try:
+                self.loop()
+            finally:
+                self.accelerator.end_training()
         finally:
-            self.accelerator.end_training()
-
-    # --- what is trained ----------------------------------------------------------------------
-
-    def _training_data(self, data: str) -> Any:
-        return self.task.training_data(self.recipe, data)
-
-    def _trained(self) -> nn.Module:
-        """Return the module whose parameters are averaged."""
-        return self.accelerator.unwrap_model(self.model)
-
-    def _forward(self, inputs: Tensor) -> Tensor:
-        return self.called(inputs)
-
-    def _update(self) -> None:
-        """Clip and step, at the last micro-batch of a step; Accelerate knows which that is."""
-        if self.accelerator.sync_gradients and self.settings.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    @contextmanager
-    def _candidate(self) -> Iterator[tuple[nn.Module, Mapping[str, Tensor], Any]]:
-        """Yield the network to judge; its tensors and ranges, to keep if it is the best so far."""
-        averaged = self.average.module if self.settings.ema_decay else None
-        model = deployed_form(averaged or self.accelerator.unwrap_model(self.model))
-        network, quantization = stored_form(model)
-        yield model, network.state_dict(), quantization
+            self.trainee.close()
 
     # --- setting up ---------------------------------------------------------------------------
 
@@ -180,57 +128,20 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "recipe": self.recipe.to_json(),
+            "recipe": self.trainee.identity(),
             "data": self.data.fingerprint,
             "processes": self.accelerator.num_processes,
         }
 
-    def _state_facts(self) -> dict[str, Any]:
-        """Return what else a state records."""
-        return {}
-
-    def start(self, init: nn.Module | None) -> None:
-        """Build model, moving average and optimizer."""
-        model = build(self.recipe)
-        if self.settings.quant is None:
-            try:
-                model = training_form(model, self.settings.options)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise MismatchError(
-                    f"train.options {dict(self.settings.options)} do not fit "
-                    f"{self.recipe.name}: {error}"
-                ) from error
-        if init is not None:
-            try:
-                load_deployed(model, stored_form(init)[0])
-            except (ValueError, RuntimeError) as error:
-                raise MismatchError(
-                    f"{self.recipe.name} cannot start from these weights: {error}"
-                ) from error
-        if self.settings.quant is not None:
-            if self.quantizer is None:
-                raise MismatchError(f"train.quant is {self.settings.quant!r}, without a quantizer")
-            model = self.quantizer(model, self._first_inputs(), self.settings.quant)
-        decay = self.settings.ema_decay
-        average = get_ema_multi_avg_fn(decay)
-        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.average.to(self.accelerator.device)
-        optimizer = make_optimizer(self.settings, model.parameters())
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.called = torch.compile(self.model) if self.settings.compile else self.model
-        self.accelerator.register_for_checkpointing(self.average)
-        if self.teacher is not None:
-            self.teacher = self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
-            if self.settings.compile:
-                self.teacher = cast(nn.Module, torch.compile(self.teacher))
-
-    def _first_inputs(self) -> list[Tensor]:
-        """Return the inputs of the first steps, the same in every process."""
-        size = self.settings.batch_size
-        return [
-            self.task.batch(self.data, self.recipe, step, range(size), size)[0]
-            for step in range(_CALIBRATION_STEPS)
-        ]
+    def start(self) -> None:
+        """Build what is trained, its optimizer and the hooks."""
+        self.trained = self.trainee.build(self.setup)
+        for hook in self.hooks:
+            hook.begin(self.setup, self.trained)
+        optimizer = make_optimizer(self.settings, self.trained.parameters())
+        self.optimizer = self.trainee.prepare(optimizer)
+        for hook in self.hooks:
+            hook.prepared(self.setup)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -245,7 +156,6 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             running += self._step(progress.step)
-            self.average.update_parameters(self._trained())
             progress.step += 1
             progress.seconds = time.perf_counter() - started
             bar.update()
@@ -264,50 +174,18 @@ class Run:
             if save:
                 self._save(last)
         bar.close()
-        if accelerator.is_main_process and not self._is_complete():
-            self._write_checkpoint(last=True)  # killed between the last state and its checkpoint
+        if accelerator.is_main_process and not self.trainee.is_complete():
+            self._write_result(last=True)  # killed between the last state and its result
         accelerator.wait_for_everyone()
 
     def _step(self, step: int) -> Tensor:
         """Do one optimizer step; return its mean loss over processes and micro-batches."""
-        settings, accelerator = self.settings, self.accelerator
-        size, parts = settings.batch_size, settings.accumulation_steps
-        total = size * parts * accelerator.num_processes
-        losses = torch.zeros((), device=accelerator.device)
-        for part in range(parts):
-            first = (part * accelerator.num_processes + accelerator.process_index) * size
-            rows = range(first, first + size)
-            inputs, targets = (
-                x.to(accelerator.device)
-                for x in self.task.batch(self.data, self.recipe, step, rows, total)
-            )
-            with accelerator.accumulate(self.model):
-                with accelerator.autocast():
-                    if self.teacher is not None:
-                        targets = self._taught(self.teacher, inputs, targets.shape, step)
-                    outputs = self._forward(inputs)
-                value = self.task.loss(outputs.float(), targets)
-                accelerator.backward(value)
-                self._update()
-            losses += value.detach() / parts
-        mean: Tensor = accelerator.reduce(losses, "mean")
+        loss = self.update(_Passes(self, step), self.optimizer)
+        self.trainee.use()
+        for hook in self.hooks:
+            hook.stepped(self.trained)
+        mean: Tensor = self.accelerator.reduce(loss, "mean")
         return mean
-
-    def _taught(
-        self, teacher: nn.Module, inputs: Tensor, expected: torch.Size, step: int
-    ) -> Tensor:
-        """Return what the teacher makes of the inputs: targets without the noise of the data's."""
-        with torch.no_grad():
-            if hasattr(self.task, "taught"):
-                targets = self.task.taught(teacher, inputs, self.recipe, step)
-            else:
-                targets = teacher(inputs)
-        if targets.shape != expected:
-            raise MismatchError(
-                f"train.teacher {self.settings.teacher} returns {tuple(targets.shape)}; expected "
-                f"{tuple(expected)}, as the data of {self.recipe.name} have it"
-            )
-        return targets.float()
 
     def _since_log(self) -> int:
         return self.progress.step % self.settings.log_every or self.settings.log_every
@@ -324,18 +202,19 @@ class Run:
             )
 
     def _validate(self) -> None:
-        """Score the deployed form of the averaged weights on held-out data; keep the best."""
-        with self._candidate() as (model, tensors, quantization):
-            scores = self.task.validate(model, self.data, self.recipe)
+        """Score the candidate, of averaged weights, on held-out data; keep the best."""
+        with self.trainee.candidate(self.average.module) as candidate:
+            scores = self.task.validate(candidate.network, self.data, self.recipe)
             for name, value in scores.items():
                 self._check_finite(f"held-out {name}", value)
             self._log({f"held_out/{name}": value for name, value in scores.items()})
-            self.progress.offer(self.task.FACTS.merit(scores), scores, tensors, quantization)
+            merit = self.task.FACTS.merit(scores)
+            self.progress.offer(merit, scores, candidate.tensors, candidate.ranges)
 
     # --- what is written ----------------------------------------------------------------------
 
     def _save(self, last: bool) -> None:
-        """Write the state, then the checkpoint."""
+        """Write the state, then the result."""
         step = self.progress.step
         state = self.folder.unfinished(step)
         if self.accelerator.is_main_process:
@@ -346,38 +225,27 @@ class Run:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        progress = self.progress.write(state)
-        facts = {"identity": self._identity(), "progress": progress, **self._state_facts()}
+        facts = {"identity": self._identity(), "progress": self.progress.write(state)}
+        if start := self.trainee.start():
+            facts["start"] = dict(start)
         self.folder.keep(step, facts)
-        self._write_checkpoint(last)
+        self._write_result(last)
 
     def load_state(self, state: Path) -> None:
         """Take up a run where `state` left it."""
+        facts = self.folder.facts(state)
+        if "start" in facts:
+            self.trainee.check(facts["start"])
         self.folder.remove_orphans()
         self.accelerator.load_state(str(state))
-        self.progress = Progress.read(state, self.folder.facts(state)["progress"])
+        self.progress = Progress.read(state, facts["progress"])
         if self.accelerator.is_main_process:
             self.folder.cut_log(self.progress.step)
+        self.trainee.use()
 
-    def _is_complete(self) -> bool:
-        try:
-            return Checkpoint.read(self.out).metrics["training"]["complete"] is True
-        except (ZooError, KeyError):
-            return False
-
-    def _write_checkpoint(self, last: bool) -> None:
-        if not self.progress.best:
-            return
-        Checkpoint.write(
-            self.out,
-            self.recipe,
-            self.progress.best,
-            self._metrics(last),
-            tag=f"{self.recipe.default_tag}-{self.settings.quant}" if self.settings.quant else None,
-            license=self.license,
-            data=self.data.facts,
-            quantization=self.progress.best_quantization,
-        )
+    def _write_result(self, last: bool) -> None:
+        if self.progress.best:
+            self.trainee.write(self.progress, self._metrics(last))
 
     def _metrics(self, last: bool) -> dict[str, Any]:
         """Return the held-out scores of the best, and how it was trained."""
@@ -422,3 +290,47 @@ class Run:
             disable=quiet,
             dynamic_ncols=True,
         )
+
+
+class _Passes:
+    """The passes of one step; see `zoo.training.contract.Passes`."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        self.run, self.step = run, step
+
+    def backward(self) -> Tensor:
+        """Leave the gradients of all processes, clipped; return the mean loss of this one."""
+        run = self.run
+        loss = self._over_parts(run.accelerator.backward)
+        run.trainee.collect()
+        if run.settings.clip_norm:
+            run.accelerator.clip_grad_norm_(run.trained.parameters(), run.settings.clip_norm)
+        return loss
+
+    def forward(self) -> Tensor:
+        """Return the mean loss of this process, without gradients."""
+        with torch.no_grad():
+            return self._over_parts(lambda loss: None)
+
+    def _over_parts(self, use: Callable[[Tensor], Any]) -> Tensor:
+        """Hand the loss of each micro-batch to `use`; return their mean."""
+        run, accelerator = self.run, self.run.accelerator
+        size, parts = run.settings.batch_size, run.settings.accumulation_steps
+        total = size * parts * accelerator.num_processes
+        mean = torch.zeros((), device=accelerator.device)
+        for part in range(parts):
+            first = (part * accelerator.num_processes + accelerator.process_index) * size
+            rows = range(first, first + size)
+            inputs, targets = (
+                x.to(accelerator.device)
+                for x in run.task.batch(run.data, run.recipe, self.step, rows, total)
+            )
+            with accelerator.accumulate(run.trainee.module):
+                with accelerator.autocast():
+                    for hook in run.hooks:
+                        targets = hook.targets(inputs, targets, self.step)
+                    outputs = run.trainee.forward(inputs)
+                loss = run.task.loss(outputs.float(), targets)
+                use(loss)
+            mean += loss.detach() / parts
+        return mean

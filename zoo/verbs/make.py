@@ -49,7 +49,7 @@ def train(
     """
     from zoo.cards.model import render
     from zoo.training.accelerator import is_main_process
-    from zoo.training.loop import train as train_loop
+    from zoo.training.network import train as train_loop
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})

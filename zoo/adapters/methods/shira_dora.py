@@ -12,9 +12,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters.routes import HookRoute, Values
+from zoo.adapters.masks import Indices
+from zoo.adapters.methods.contract import Attachment, Options, Values
+from zoo.adapters.methods.shira import HookRoute
 
 SCALE = 2.0  # as lora_alpha = 2 rank
+
+
+def budget(model: nn.Module, options: Options) -> None:
+    """Return None: the mask's density says how many entries."""
+
+
+def attach(model: nn.Module, indices: Indices, options: Options) -> Attachment:
+    """Attach a DoRA to each tensor of the mask."""
+    return MaskedDora(model, indices, options.rank, options.seed)
 
 
 class MaskedDora(HookRoute):

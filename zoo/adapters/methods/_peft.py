@@ -1,0 +1,98 @@
+"""What the methods of PEFT have in common."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zoo.adapters import masks
+from zoo.adapters.methods.contract import Options, Sparse, Values
+from zoo.adapters.recipe import MaskOptions
+from zoo.errors import MismatchError, MissingExtraError
+
+
+class PeftRoute:
+    """Layers of PEFT in a base model.
+
+    Args:
+        model: the PeftModel.
+        facts: what identifies the start of a run.
+
+    """
+
+    def __init__(self, model: Any, facts: Mapping[str, Any]) -> None:
+        self.model, self.facts = model, facts
+        self._kept: Values = {}
+        chosen = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in chosen]
+        self.trained: nn.Module = nn.ParameterList([p for _, p in chosen])  # the very parameters
+
+    def collect(self) -> None:
+        """Bring gradients to what is trained: they are there."""
+
+    def use(self, values: Values | None = None) -> None:
+        """Let the model compute with these values; None: with those being trained."""
+        if values is None:
+            values, self._kept = self._kept, {}
+        elif not self._kept:
+            self._kept = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
+        if values:
+            self.trained.load_state_dict(dict(values))
+
+    def close(self) -> None:
+        """Take PEFT's layers out of the model again, without merging them."""
+        self.model.unload()
+
+    def result(self, values: Values, folder: Path) -> Sparse | None:
+        """Write the folder that `PeftModel.from_pretrained` reads."""
+        self.use(values)
+        self.model.save_pretrained(folder)
+        self.use()
+        return None
+
+
+def factors(model: nn.Module, options: Options, *, dora: bool) -> PeftRoute:
+    """Attach the factors of LoRA or DoRA to the linear layers of a mask.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        MismatchError: a target is no linear layer, or PEFT refuses.
+
+    """
+    peft = package()
+    config = peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=2 * options.rank,
+        target_modules=linear_targets(model, options.mask),
+        use_dora=dora,
+    )
+    return PeftRoute(peft.get_peft_model(model, config), {"mask": masks.digest({})})
+
+
+def package() -> Any:
+    """Return the package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+
+    """
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtraError.of("peft", "adapters") from None
+    return peft
+
+
+def linear_targets(model: nn.Module, options: MaskOptions) -> list[str]:
+    """Return the names of the linear layers that a mask covers; PEFT's SHiRA knows no others."""
+    names = []
+    for name in masks.targets(model, options):
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(layer, nn.Linear):
+            raise MismatchError(
+                f"{name} belongs to {type(layer).__name__}; PEFT's SHiRA takes linear layers only: "
+                "use method shira, or mask.include"
+            )
+        names.append(name.rpartition(".")[0])
+    return names

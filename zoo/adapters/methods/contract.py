@@ -1,0 +1,101 @@
+"""What a method of adapting a model offers: its file here, or a package's through an entry point.
+
+A method attaches trained values to a base model. From then on the loop of `zoo.training` knows the
+`Attachment` alone, so that a new method is one file and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from zoo import extensions
+from zoo.adapters.masks import Indices
+from zoo.adapters.recipe import METHODS, AdapterRecipe, MaskOptions
+
+Values = Mapping[str, Tensor]
+# (indices, deltas) by tensor name, and the tensors of the pristine base by name.
+Sparse = tuple[Mapping[str, tuple[Tensor, Tensor]], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a recipe says to its method.
+
+    Attributes:
+        rank: of factors, or what a budget is counted from.
+        mask: which tensors, and how their entries were chosen.
+        seed: of first values that are drawn.
+
+    """
+
+    rank: int = 8
+    mask: MaskOptions = field(default_factory=MaskOptions)
+    seed: int = 0
+
+    @classmethod
+    def of(cls, recipe: AdapterRecipe) -> "Options":
+        """Return those of a recipe."""
+        return cls(rank=recipe.rank, mask=recipe.mask, seed=recipe.train.seed)
+
+
+class Attachment(Protocol):
+    """Trained values at work in a base model.
+
+    Attributes:
+        model: what computes: the base, or what has been wrapped around it.
+
+    """
+
+    model: nn.Module
+
+    @property
+    def trained(self) -> nn.Module:
+        """A small module with every trained value and nothing else: what the optimizer, the
+        average and a saved state hold."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What identifies the start of a run, as JSON types: a run resumed must find it again."""
+
+    def collect(self) -> None:
+        """Bring the gradients of a backward pass to `trained`."""
+
+    def use(self, values: Values | None = None) -> None:
+        """Let the model compute with these values; None: with those being trained."""
+
+    def result(self, values: Values, folder: Path) -> Sparse | None:
+        """Return what a sparse adapter is made of, the model having the base's values until the
+        next `use`; or write files of the method's own into `folder` and return None."""
+
+    def close(self) -> None:
+        """Give the base its own values back, to the bit, and leave nothing in it."""
+
+
+class Method(Protocol):
+    """A method: a module with these two functions."""
+
+    def budget(self, model: nn.Module, options: Options) -> Mapping[str, int] | None:
+        """Return how many entries of each tensor the mask takes: {} for a method without a mask,
+        None for as many as `options.mask` says."""
+
+    def attach(self, model: nn.Module, indices: Indices, options: Options) -> Attachment:
+        """Attach values to the entries of `model` that `indices` name; sorted, by tensor name.
+
+        Raises:
+            MismatchError: the model or the options do not suit the method.
+            MissingExtraError: a package that the method needs is not installed.
+
+        """
+
+
+def method(name: str) -> Method:
+    """Return a method by name.
+
+    Raises:
+        UnknownNameError: there is none.
+
+    """
+    return cast(Method, extensions.member(METHODS, name, "method"))

@@ -1,0 +1,23 @@
+"""LoRA (arXiv 2106.09685) through PEFT, the baseline; its files are PEFT's."""
+
+from torch import nn
+
+from zoo.adapters.masks import Indices
+from zoo.adapters.methods._peft import factors
+from zoo.adapters.methods.contract import Attachment, Options
+
+
+def budget(model: nn.Module, options: Options) -> dict[str, int]:
+    """Return {}: there is no mask; its names say which layers."""
+    return {}
+
+
+def attach(model: nn.Module, indices: Indices, options: Options) -> Attachment:
+    """Attach factors to the linear layers that the mask covers.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        MismatchError: a target is no linear layer.
+
+    """
+    return factors(model, options, dora=False)

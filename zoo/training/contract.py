@@ -1,0 +1,144 @@
+"""What the training loop asks of what it trains, and of the parts that it is put together from.
+
+A `Trainee` says what is trained, judged and written. A `Hook` is a part that may change the
+targets of a batch or look on after a step. An `Update` makes one step of an optimizer.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zoo.registry.recipe import Recipe
+from zoo.tasks.contract import Data, Task
+from zoo.training.progress import Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a run takes place.
+
+    Attributes:
+        accelerator: of Accelerate.
+        task: the module of `zoo.tasks` that feeds and judges.
+        data: the task's training data, with `fingerprint` and `facts`.
+        out: the run folder.
+        license: licence of the data, hence of what is trained.
+
+    """
+
+    accelerator: "Accelerator"
+    task: Task
+    data: Any
+    out: Path
+    license: str
+
+
+class Candidate(NamedTuple):
+    """A network to judge; its tensors and the ranges of its integers, to keep if it is best."""
+
+    network: nn.Module
+    tensors: Mapping[str, Tensor]
+    ranges: Any = None
+
+
+class Trainee(Protocol):
+    """What a run trains, and what comes of it.
+
+    Attributes:
+        recipe: what the task reads; its `train` says how it is trained.
+        result: name of the file that says a result is in the run folder.
+
+    """
+
+    recipe: Recipe
+    result: str
+
+    def training_data(self, task: Task, source: str) -> Data:
+        """Return the task's training data."""
+
+    def build(self, setup: Setup) -> nn.Module:
+        """Return the module whose parameters are trained and averaged, the same everywhere."""
+
+    def prepare(self, optimizer: Optimizer) -> Optimizer:
+        """Hand over to Accelerate what is trained; return its optimizer."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose gradients Accelerate accumulates."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the outputs that the task's loss takes."""
+
+    def collect(self) -> None:
+        """Bring gradients, of all processes, to what is trained; after a step's last backward."""
+
+    def use(self) -> None:
+        """Compute with what is trained as it is now; after a step, and after a state is read."""
+
+    def candidate(self, averaged: nn.Module | None) -> AbstractContextManager[Candidate]:
+        """Lend the network to judge: of averaged parameters, or of those being trained."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the recipe that a run must have to be resumed, as JSON types, with its `name`."""
+
+    def start(self) -> Mapping[str, Any]:
+        """Return what else a state records of the start, as JSON types; {} is left out."""
+
+    def check(self, start: Mapping[str, Any]) -> None:
+        """Refuse to resume from another start.
+
+        Raises:
+            MismatchError: this one's differs.
+
+        """
+
+    def is_complete(self) -> bool:
+        """Say whether the run folder holds the result of a run that reached its last step."""
+
+    def write(self, progress: Progress, metrics: dict[str, Any]) -> None:
+        """Write the best so far into the run folder."""
+
+    def close(self) -> None:
+        """Give back what was borrowed, however the run ended."""
+
+
+class Hook:
+    """A part of a run. A subclass defines the moments it is for."""
+
+    def begin(self, setup: Setup, trained: nn.Module) -> None:
+        """Set up, before Accelerate wraps what is trained."""
+
+    def prepared(self, setup: Setup) -> None:
+        """Register what a state must keep, after Accelerate has wrapped what is trained."""
+
+    def targets(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+        """Return what a batch is to be learned towards; under autocast."""
+        return targets
+
+    def stepped(self, trained: nn.Module) -> None:
+        """Look at the parameters after an optimizer step."""
+
+
+class Passes(Protocol):
+    """The passes over one step's batch; each call is a whole one, over every micro-batch."""
+
+    def backward(self) -> Tensor:
+        """Leave the gradients of all processes, clipped; return the mean loss of this one."""
+
+    def forward(self) -> Tensor:
+        """Return the mean loss of this process, without gradients."""
+
+
+class Update(Protocol):
+    """How an optimizer step is made of passes: one backward, or several, or none at all."""
+
+    def __call__(self, passes: Passes, optimizer: Optimizer) -> Tensor:
+        """Do one step, gradients cleared after it; return the loss to log, of this process."""

@@ -1,0 +1,71 @@
+"""Hooks of the training loop: the moving average of what is trained, and a teacher."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from zoo.errors import MismatchError
+from zoo.registry.recipe import Recipe
+from zoo.training.contract import Hook, Setup
+
+
+class MovingAverage(Hook):
+    """An exponential moving average of parameters and buffers; with a decay of 0 it is a copy."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What is averaged, as a module; None without a decay."""
+        return self._average.module if self.decay else None
+
+    def begin(self, setup: Setup, trained: nn.Module) -> None:
+        """Start with the first parameters; a copy made later would call Accelerate's wrappers."""
+        function = get_ema_multi_avg_fn(self.decay)
+        self._average = AveragedModel(trained, multi_avg_fn=function, use_buffers=True)
+        self._average.to(setup.accelerator.device)
+
+    def prepared(self, setup: Setup) -> None:
+        """Be a part of every state."""
+        setup.accelerator.register_for_checkpointing(self._average)
+
+    def stepped(self, trained: nn.Module) -> None:
+        """Take the new parameters in."""
+        self._average.update_parameters(trained)
+
+
+class Teacher(Hook):
+    """A network whose outputs take the place of the data's targets (distillation).
+
+    Args:
+        network: deployed.
+        recipe: of what learns.
+
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        self.network, self.recipe = network, recipe
+
+    def begin(self, setup: Setup, trained: nn.Module) -> None:
+        """Move to the device."""
+        self._task = setup.task
+        self.network = self.network.to(setup.accelerator.device).eval().requires_grad_(False)
+        if self.recipe.train.compile:
+            self.network = cast(nn.Module, torch.compile(self.network))
+
+    def targets(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+        """Return what the teacher makes of the inputs: targets without the noise of the data's."""
+        with torch.no_grad():
+            if hasattr(self._task, "taught"):
+                taught: Tensor = self._task.taught(self.network, inputs, self.recipe, step)
+            else:
+                taught = self.network(inputs)
+        if taught.shape != targets.shape:
+            raise MismatchError(
+                f"train.teacher {self.recipe.train.teacher} returns {tuple(taught.shape)}; "
+                f"expected {tuple(targets.shape)}, as the data of {self.recipe.name} have it"
+            )
+        return taught.float()
