@@ -73,7 +73,7 @@ def c_switch(
                 where = edit.where.int()
                 kept.append((where, values))
                 put = library.put2 if values.element_size() == 2 else library.put4
-                pointers = (edit.target.line.data_ptr(), where.data_ptr(), values.data_ptr())
+                pointers = (edit.memory.line.data_ptr(), where.data_ptr(), values.data_ptr())
                 calls[turn].append(
                     (put, *map(ctypes.c_void_p, pointers), ctypes.c_long(len(where)))
                 )

@@ -28,7 +28,7 @@ from zoo.quantization.language.job import compress_model
 from zoo.quantization.language.opening import load
 from zoo.quantization.language.pipeline import Job
 from zoo.quantization.options import PRESETS, LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 from zoo.tasks.text_generation.perplexity import perplexity
 
 RESULT = RESULTS / "gptvq_perplexity.json"
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     if options is not None:
         folder = args.work / f"{name.replace(' ', '-')}-{seed}"
         extra = PLANS.get(name, {})
-        plan = Plan(options=options, windows=WINDOWS, length=LENGTH, seed=seed, **extra)
+        plan = QuantizationPlan(options=options, windows=WINDOWS, length=LENGTH, seed=seed, **extra)
         start = time.process_time()
         if plan.tune_steps:  # what tuning buys, without making the blocks twice
             facts["before_tuning"] = _before_tuning(args, folder, plan)
@@ -108,7 +108,7 @@ def _measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return perplexity(model, ids, length=LENGTH, windows=WINDOWS)
 
 
-def _before_tuning(args: argparse.Namespace, folder: Path, plan: Plan) -> float:
+def _before_tuning(args: argparse.Namespace, folder: Path, plan: QuantizationPlan) -> float:
     """Return the perplexity of a job whose blocks are finished and not tuned yet."""
     kept, blocks = folder / "before_tuning.json", folder.with_name(f"{folder.name}-untuned")
     if not kept.is_file():

@@ -9,6 +9,7 @@ and 24 writers at once, of whose acknowledged commits none is missing.
 
 import argparse
 import base64
+import functools
 import hashlib
 import http.client
 import json
@@ -144,29 +145,37 @@ def many_files(runs: int) -> list[float]:
     return times
 
 
+def _ask(
+    host: str, token: str, method: str, path: str, body: bytes | None = None
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host, timeout=120)
+    try:
+        connection.request(method, path, body, {"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def _one_file(name: str) -> bytes:
+    """The body of a commit that adds a file with its own name in it."""
+    content = base64.b64encode(name.encode()).decode()
+    return (
+        '{"key": "header", "value": {"summary": "add"}}\n'
+        f'{{"key": "file", "value": {{"path": "{name}", "content": "{content}"}}}}\n'
+    ).encode()
+
+
 def crowd(address: str, token: str) -> dict[str, Any]:
     """Return what a hundred readers and 24 writers saw, and how many commits are missing."""
     acknowledged: dict[str, str] = {}
     reads, failed, stop, lock = [0], [0], threading.Event(), threading.Lock()
-
-    def ask(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=120)
-        try:
-            connection.request(method, path, body, {"Authorization": f"Bearer {token}"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+    ask = functools.partial(_ask, address.removeprefix("http://"), token)
 
     def write(number: int) -> None:
         for i in range(COMMITS):
             name = f"{number}-{i}.txt"
-            content = base64.b64encode(name.encode()).decode()
-            lines = (
-                '{"key": "header", "value": {"summary": "add"}}\n'
-                f'{{"key": "file", "value": {{"path": "{name}", "content": "{content}"}}}}\n'
-            )
-            status, body = ask("POST", "/api/models/me/crowd/commit/main", lines.encode())
+            status, body = ask("POST", "/api/models/me/crowd/commit/main", _one_file(name))
             with lock:
                 if status == 200:
                     acknowledged[name] = body.decode().split('"commitOid":"')[1][:40]

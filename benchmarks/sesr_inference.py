@@ -62,6 +62,14 @@ def own_peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def speed_rows(times: dict[str, list[float]], against: dict[str, float]) -> list[list[str]]:
+    """The ratio to ONNX Runtime, and each one's median."""
+    middle = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+    spread = f"{against['min']:.2f}-{against['max']:.2f}"
+    rows = [["zoo / onnxruntime", f"{against['median']:.2f}x", spread]]
+    return rows + [[name, f"{s:.3f} s", "1080p to 4K, luma"] for name, s in middle.items()]
+
+
 def main() -> None:
     """Time the three in turn, check that tiles leave no seam, measure the memory."""
     import onnxruntime
@@ -101,10 +109,7 @@ def main() -> None:
     against = ratio(times, "zoo", "onnxruntime")
     peak = peak_bytes(2160, 3840)
 
-    middle = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-    spread = f"{against['min']:.2f}-{against['max']:.2f}"
-    rows = [["zoo / onnxruntime", f"{against['median']:.2f}x", spread]]
-    rows += [[name, f"{seconds:.3f} s", "1080p to 4K, luma"] for name, seconds in middle.items()]
+    rows = speed_rows(times, against)
     rows += [
         ["tiled - whole", f"{seam:.1e}", f"{bits} pixels differ after rounding to 8 bits"],
         ["zoo - onnxruntime", f"{gap:.1e}", "largest difference"],

@@ -7,7 +7,7 @@ model = zoo.load("sesr-m5-x2")
 """
 
 from zoo import adapters
-from zoo.artifacts.resolve import checkpoint, pull, pull_all, resolve
+from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train

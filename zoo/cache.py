@@ -16,7 +16,7 @@ def root() -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One thing in the cache: its kind, its folder, its size and the age of its last use."""
 
     kind: str
@@ -25,7 +25,7 @@ class Entry:
     unused_days: float
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CacheEntry]:
     """Return what the cache holds, the least recently used first."""
     found = []
     for folder in root().glob("*/*"):
@@ -33,11 +33,11 @@ def entries() -> list[Entry]:
             continue
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         idle = (time.time() - folder.stat().st_mtime) / 86_400
-        found.append(Entry(folder.parent.name, folder, size, max(idle, 0.0)))
+        found.append(CacheEntry(folder.parent.name, folder, size, max(idle, 0.0)))
     return sorted(found, key=lambda entry: -entry.unused_days)
 
 
-def prune(unused_days: float = 0.0) -> list[Entry]:
+def prune(unused_days: float = 0.0) -> list[CacheEntry]:
     """Delete the entries not used for that many days, and what killed jobs left; return them."""
     gone = [entry for entry in entries() if entry.unused_days >= unused_days]
     for entry in gone:

@@ -168,7 +168,7 @@ def test_http_to_another_machine_is_warned_of_and_passwords_in_addresses_refused
     from zoo.hub import where
 
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
-    client.Hub(where.place(), "http://hub.example", TOKEN)
+    client.Connection(where.place(), "http://hub.example", TOKEN)
     assert "http://hub.example is not encrypted: your token can be read" in caplog.text
     assert TOKEN not in caplog.text
     for quiet in ("https://hub.example", "http://127.0.0.1:80", "http://localhost", "http://[::1]"):

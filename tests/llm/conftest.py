@@ -115,19 +115,11 @@ def _story_model(path: Path) -> LlamaForCausalLM:
                 value = value.view(count, -1, 2, dim).transpose(1, 2).reshape(value.shape)
             state[f"model.layers.{layer}.{name}.weight"] = value
     config = LlamaConfig(
-        hidden_size=dim,
-        intermediate_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        vocab_size=vocab,
-        max_position_embeddings=length,
-        rms_norm_eps=1e-5,
-        rope_theta=10000.0,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+        hidden_size=dim, intermediate_size=hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocab,
+        max_position_embeddings=length, rms_norm_eps=1e-5, rope_theta=10000.0,
+        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     model.load_state_dict(state)
     return model

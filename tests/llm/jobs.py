@@ -8,10 +8,10 @@ from pathlib import Path
 import zoo.quantization.language.pipeline as pipeline
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 OPTIONS = LayerOptions(bits=2, dim=2, group_size=1024, iterations=4)
-PLAN = Plan(options=OPTIONS, windows=4, length=48)
+PLAN = QuantizationPlan(options=OPTIONS, windows=4, length=48)
 
 
 def die_at(moment: str, count: int) -> None:

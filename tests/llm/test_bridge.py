@@ -20,7 +20,7 @@ from zoo.quantization.language import opening
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, layout, set_cache
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 IDS = torch.arange(40)[None]
 # Rounding needs no calibration, so each is made in no time.
@@ -42,7 +42,9 @@ METHODS = {
 def packed(base, text, tmp_path_factory):
     out = tmp_path_factory.mktemp("packed") / "out"
     options = LayerOptions(bits=2, dim=2, group_size=1024, iterations=3)
-    compress_model(base, out, Plan(options=options, windows=2, length=32), text=text, device="cpu")
+    compress_model(
+        base, out, QuantizationPlan(options=options, windows=2, length=32), text=text, device="cpu"
+    )
     return out
 
 
@@ -107,7 +109,7 @@ def test_stock_transformers_loads_saves_and_generates(packed, base, tmp_path):
 
 def test_codebooks_stored_as_a_product(base, text, tmp_path):
     options = LayerOptions(bits=2, dim=1, group_size=128, iterations=2, codebook_rank=-1)
-    plan = Plan(options=options, windows=2, length=32, row_parts=2)
+    plan = QuantizationPlan(options=options, windows=2, length=32, row_parts=2)
     report = compress_model(base, tmp_path / "out", plan, text=text, device="cpu")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
     layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]

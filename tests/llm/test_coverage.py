@@ -24,7 +24,7 @@ from zoo.quantization.language import opening
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 COMMON = {"vocab_size": 256, "bos_token_id": None, "eos_token_id": None}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **COMMON}
@@ -101,13 +101,15 @@ def test_other_layers_are_refused_before_the_first_write(name, tmp_path):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(MismatchError, match=f"{kind} .*cannot be packed"):
-        compress_model(tmp_path / "model", tmp_path / "out", Plan(options=RTN), device="cpu")
+        compress_model(
+            tmp_path / "model", tmp_path / "out", QuantizationPlan(options=RTN), device="cpu"
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_skipped_by_name_is_left():
     model = model_of(REFUSED["mixtral"][0])
-    plan = Plan(options=VECTORS, skip=("*experts*",))
+    plan = QuantizationPlan(options=VECTORS, skip=("*experts*",))
     report = quantize_model(model, [{"input_ids": IDS}] * 4, plan)
     assert report.share < 0.3  # and says so
     assert sum(isinstance(m, PackedLinear) for m in model.modules()) == len(report) == 9
@@ -190,7 +192,7 @@ def test_a_folder_is_packed_and_runs(name, method, tmp_path, text, byte_tokenize
     model = model_of(CONFIGS[name])
     model.save_pretrained(tmp_path / "model")
     byte_tokenizer.save_pretrained(tmp_path / "model")
-    plan = Plan(options=RTN if method == "rtn" else VECTORS, windows=4, length=40)
+    plan = QuantizationPlan(options=RTN if method == "rtn" else VECTORS, windows=4, length=40)
     report = compress_model(tmp_path / "model", tmp_path / "out", plan, text=text, device="cpu")
     packed = opening.load(tmp_path / "out")
     layers = [m for m in packed.modules() if isinstance(m, PackedLinear)]
@@ -234,9 +236,11 @@ def test_a_model_that_does_not_run_leaves_no_checkpoint(fault, base, tmp_path, m
     with monkeypatch.context() as patch:
         wrong(patch, answer)
         with pytest.raises(MismatchError, match=message):
-            compress_model(base, tmp_path / "out", Plan(options=RTN), device="cpu")
+            compress_model(base, tmp_path / "out", QuantizationPlan(options=RTN), device="cpu")
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["work"]
-    resumed = compress_model(base, tmp_path / "out", Plan(options=RTN), device="cpu", resume=True)
+    resumed = compress_model(
+        base, tmp_path / "out", QuantizationPlan(options=RTN), device="cpu", resume=True
+    )
     assert resumed["check"]["distance"] < 0.2
 
 
@@ -260,7 +264,7 @@ def test_what_is_too_far_is_refused(base, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(verify, "FARTHEST", 1.0)  # behind a norm, answers keep their size
     with pytest.raises(MismatchError, match=r"times their own size away.*largest error.*proj"):
-        compress_model(base, tmp_path / "out", Plan(options=RTN), device="cpu")
+        compress_model(base, tmp_path / "out", QuantizationPlan(options=RTN), device="cpu")
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)).eval()
     with pytest.raises(MismatchError, match="times their own size away"):
         quantize_model(model, [torch.randn(200, 16)], VECTORS)

@@ -18,11 +18,11 @@ from zoo.quantization.language import opening
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 IDS = torch.arange(40)[None]
 OPTIONS = LayerOptions(method="rtn", bits=4, group_size=16)
-PLAN = Plan(options=OPTIONS, embeddings=8)
+PLAN = QuantizationPlan(options=OPTIONS, embeddings=8)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -170,4 +170,4 @@ def test_what_is_more_than_a_table_is_refused_before_the_work(base, tmp_path, mo
     with pytest.raises(MismatchError, match=r"has a Scaled where a plain Embedding .*--embeddings"):
         compress_model(base, tmp_path / "out", PLAN, device="cpu")
     with pytest.raises(MismatchError, match="embeddings is 4; expected 0 or 8 bits"):
-        Plan(options=OPTIONS, embeddings=4)
+        QuantizationPlan(options=OPTIONS, embeddings=4)

@@ -9,7 +9,7 @@ from zoo.errors import MismatchError
 from zoo.quantization.generic import quantize_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 OPTIONS = LayerOptions(bits=4, dim=2, group_size=1024, iterations=4)
 
@@ -62,7 +62,9 @@ def test_experts_that_saw_few_tokens_do_without_statistics(caplog):
     inputs = torch.randn(300, 16)
     inputs[:, 0] = inputs[:, 0].abs()  # all choose expert 1 ...
     inputs[0, 0] = -1.0  # ... but one
-    report = quantize_model(model, inputs.split(100), Plan(options=OPTIONS, skip=("last",)))
+    report = quantize_model(
+        model, inputs.split(100), QuantizationPlan(options=OPTIONS, skip=("last",))
+    )
     assert list(report) == ["experts.0", "experts.1"]
     assert report["experts.0"]["notes"] == [
         "only 1 calibration tokens came here: H is the identity"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.quantization import generic
 from zoo.quantization.language import blocks
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.passes import Passes
+from zoo.quantization.passes import CalibrationRuns
 
 OPTIONS = LayerOptions(bits=2, dim=2, group_size=256, iterations=3, update_steps=2)
 WIDTH = 16
@@ -88,7 +88,9 @@ def test_the_same_matrices_as_without(make, limit, monkeypatch):
     for most in (0, limit):
         model, batches = network(make)
         monkeypatch.setattr(
-            generic, "Passes", lambda module, runs, most=most: Passes(module, runs, limit=most)
+            generic,
+            "CalibrationRuns",
+            lambda module, runs, most=most: CalibrationRuns(module, runs, limit=most),
         )
         reports.append(generic.quantize_model(model, batches, OPTIONS))
         states.append(model.state_dict())
@@ -125,7 +127,9 @@ def test_a_part_is_final_only_when_all_before_it_is():
     order = [f"parts.{i}.{layer}" for i in range(3) for layer in ("up", "down")]
     for final in itertools.permutations(order):
         stack, batches = network(Stack, windows=1)
-        passes = Passes(stack, [lambda stack=stack, batches=batches: stack(batches[0][:4])])
+        passes = CalibrationRuns(
+            stack, [lambda stack=stack, batches=batches: stack(batches[0][:4])]
+        )
         for count in range(7):
             passes.finish(order, set(final[:count]))
             passes[0]()

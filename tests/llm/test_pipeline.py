@@ -19,7 +19,7 @@ from zoo.quantization.language import blocks, opening
 from zoo.quantization.language.calibration import windows
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 JOBS = Path(__file__).parent / "jobs.py"
 PLAN = runpy.run_path(str(JOBS))["PLAN"]
@@ -207,7 +207,7 @@ def test_two_processes_give_the_bytes_of_one(done, base, text, tmp_path):
 
 
 def test_overrides_skips_and_types(base, text, tmp_path):
-    plan = Plan(
+    plan = QuantizationPlan(
         options=OPTIONS,
         overrides={
             "*.1.mlp.down_proj": {"bits": 3},
@@ -231,7 +231,7 @@ def test_overrides_skips_and_types(base, text, tmp_path):
 
 
 def test_rounding_needs_no_text(base, tmp_path):
-    plan = Plan(options=LayerOptions(method="rtn", bits=4, dim=1))
+    plan = QuantizationPlan(options=LayerOptions(method="rtn", bits=4, dim=1))
     compress_model(base, tmp_path / "out", plan, device="cpu")
     ids = torch.arange(40)[None]
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_what_cannot_be_calibrated_is_refused(base, tmp_path):
     for plan, path, message in (
         (PLAN, short, "9 tokens, less than one window of 48"),
         (PLAN, None, "give one with --data TEXT"),
-        (Plan(options=OPTIONS, length=300), short, "takes at most 256"),
+        (QuantizationPlan(options=OPTIONS, length=300), short, "takes at most 256"),
     ):
         with pytest.raises(MismatchError, match=message):
             compress_model(base, tmp_path / "out", plan, text=path, device="cpu")

@@ -21,12 +21,12 @@ from zoo.quantization.language.job import compress_model
 from zoo.quantization.language.rotate import Rotation, rotate_model
 from zoo.quantization.language.source import Source
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 IDS = torch.arange(48)[None] * 5 % 256
 TOLERANCE = 2e-5  # of logits up to 1.5, in float32
 OPTIONS = LayerOptions(bits=2, dim=2, group_size=1024, iterations=3, update_steps=2)
-PLAN = Plan(options=OPTIONS, windows=2, length=32, rotate="heads")
+PLAN = QuantizationPlan(options=OPTIONS, windows=2, length=32, rotate="heads")
 
 
 def randomized(model):
@@ -166,10 +166,10 @@ def test_a_block_that_computes_something_else_is_noticed(base, tmp_path, monkeyp
 def test_a_tied_head_costs_bytes(base, tmp_path) -> None:
     with pytest.raises(MismatchError, match="65,536 bytes more in the file; take --rotate heads"):
         rotate_model(base, tmp_path / "turned", "all")  # 256 x 64 x 4
-    plan = Plan(options=LayerOptions(method="rtn", bits=4), rotate="all-untied")
+    plan = QuantizationPlan(options=LayerOptions(method="rtn", bits=4), rotate="all-untied")
     sizes = [
         compress_model(base, tmp_path / name, p, device="cpu")["tensor_bytes"]
-        for name, p in (("a", plan), ("b", Plan(options=plan.options)))
+        for name, p in (("a", plan), ("b", QuantizationPlan(options=plan.options)))
     ]
     assert sizes[0] - sizes[1] == 65536
 
@@ -178,7 +178,7 @@ def test_wrong_words_and_damaged_weights(base, tmp_path) -> None:
     with pytest.raises(MismatchError, match="rotate is 'legs'; expected one of heads, all"):
         rotate_model(base, tmp_path / "turned", "legs")
     with pytest.raises(MismatchError, match="rotate is 'legs'"):
-        Plan(options=OPTIONS, rotate="legs")
+        QuantizationPlan(options=OPTIONS, rotate="legs")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(MismatchError, match="holds something else"):
@@ -209,7 +209,7 @@ from pathlib import Path
 import zoo.quantization.language.rotate as rotate
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 original = rotate.Rotation.block
 def block(self, index):
     if index == 1:
@@ -218,7 +218,7 @@ def block(self, index):
 rotate.Rotation.block = block
 base, out, text = map(Path, sys.argv[1:])
 options = LayerOptions(bits=2, dim=2, group_size=1024, iterations=3, update_steps=2)
-plan = Plan(options=options, windows=2, length=32, rotate="heads")
+plan = QuantizationPlan(options=options, windows=2, length=32, rotate="heads")
 compress_model(base, out, plan, text=text, device="cpu")
 """
 
@@ -271,7 +271,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_bytes(
     done = sorted(file.name for file in (out / "work" / "rotated").glob("model*.safetensors"))
     assert done == ["model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors"]
     stamp = (out / "work" / "rotated" / done[1]).stat().st_mtime_ns
-    other = Plan(options=OPTIONS, windows=2, length=32, rotate="heads", seed=1)
+    other = QuantizationPlan(options=OPTIONS, windows=2, length=32, rotate="heads", seed=1)
     with pytest.raises(MismatchError, match="another rotation: seed was 0 and is 1"):
         compress_model(base, out, other, text=text, resume=True, device="cpu")
     assert (out / "work" / "rotated" / done[1]).stat().st_mtime_ns == stamp

@@ -16,14 +16,14 @@ from zoo.deploy.gguf import convert
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.language.opening import load
 from zoo.quantization.options import PRESETS, LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 from zoo.tasks.text_generation.perplexity import perplexity
 
 pytestmark = pytest.mark.slow
-VECTORS = Plan(
+VECTORS = QuantizationPlan(
     options=LayerOptions(bits=3, dim=2, group_size=8192, **PRESETS["fast"]), windows=4, length=512
 )
-INTEGERS = Plan(options=LayerOptions(method="rtn", bits=3, group_size=64))
+INTEGERS = QuantizationPlan(options=LayerOptions(method="rtn", bits=3, group_size=64))
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])

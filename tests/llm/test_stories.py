@@ -9,7 +9,7 @@ from zoo.quantization.language.assemble import assemble
 from zoo.quantization.language.pipeline import Job
 from zoo.quantization.language.source import Source
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
 from zoo.tasks.text_generation.perplexity import perplexity
 
@@ -44,7 +44,7 @@ def told(stories):
 
 
 def quantized(folder, out, ids, options):
-    plan = Plan(options=options, windows=len(ids), length=LENGTH)
+    plan = QuantizationPlan(options=options, windows=len(ids), length=LENGTH)
     job = Job(Source(folder), plan, out / "work", ids, team=Team("cpu"))
     job.run()
     assemble(job, out)

@@ -34,6 +34,17 @@ def wait_for(port: str) -> None:
     raise AssertionError("the hub does not answer")
 
 
+def surroundings(repository, home):
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(repository),
+        "ZOO_CACHE": str(home / "cache"),
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "0",
+    }
+
+
 def test_every_command_of_the_transcript_works(
     repository, tiny_model, byte_tokenizer, text, tmp_path
 ):
@@ -49,14 +60,7 @@ def test_every_command_of_the_transcript_works(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(repository),
-        "ZOO_CACHE": str(tmp_path / "cache"),
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_OFFLINE": "0",
-    }
+    environment = surroundings(repository, tmp_path)
     printed, server = {}, None
     try:
         for command in commands[1:]:

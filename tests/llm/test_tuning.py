@@ -10,13 +10,15 @@ from zoo.errors import MismatchError
 from zoo.quantization.language import finetune, opening
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 OPTIONS = LayerOptions(bits=2, dim=2, group_size=1024, iterations=4)
 
 
-def plan(**changes: object) -> Plan:
-    return Plan(**{"options": OPTIONS, "windows": 4, "length": 48, "tune_length": 48, **changes})
+def plan(**changes: object) -> QuantizationPlan:
+    return QuantizationPlan(
+        **{"options": OPTIONS, "windows": 4, "length": 48, "tune_length": 48, **changes}
+    )
 
 
 def digest(folder: Path) -> str:
@@ -90,6 +92,6 @@ def test_what_cannot_be_shared_or_tuned_is_refused(base, tmp_path, changes, mess
 
 
 def test_both_need_a_text(base, tmp_path):
-    rounded = Plan(options=LayerOptions(method="rtn", bits=4), tune_steps=3)
+    rounded = QuantizationPlan(options=LayerOptions(method="rtn", bits=4), tune_steps=3)
     with pytest.raises(MismatchError, match="--data TEXT"):
         compress_model(base, tmp_path / "out", rounded, device="cpu")

@@ -12,7 +12,7 @@ from zoo.errors import MismatchError, MissingExtraError
 from zoo.quantization.language import opening
 from zoo.quantization.language.job import compress_model
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 from zoo.tasks.text_generation import zero_shot
 
 TASK = """
@@ -37,7 +37,9 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def packed(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("packed") / "out"
-    compress_model(base, out, Plan(options=LayerOptions(method="rtn", bits=4)), device="cpu")
+    compress_model(
+        base, out, QuantizationPlan(options=LayerOptions(method="rtn", bits=4)), device="cpu"
+    )
     words = tokenizer(out)
     words.eos_token = "!"  # lm-eval begins texts without a context with it
     words.save_pretrained(out)

@@ -5,7 +5,7 @@ from itertools import combinations, permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.cost.memory import Plan, plan, resident
+from zoo.cost.memory import ArenaPlan, plan, resident
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 
 
@@ -42,7 +42,7 @@ def tensor(name: str, size: int, kind: Kind) -> Tensor:
     return Tensor(name=name, shape=(size,), dtype="float32", kind=kind)
 
 
-def clashes(graph: Graph, packed: Plan) -> set[tuple[str, str]]:
+def clashes(graph: Graph, packed: ArenaPlan) -> set[tuple[str, str]]:
     """Return the pairs of activations that exist together and share bytes."""
     found = set()
     for a, b in combinations(packed.offsets, 2):
@@ -93,7 +93,7 @@ def test_greedy_lies_between_the_best_packing_and_no_reuse(graph: Graph) -> None
     assert packed.lower_bound_bytes <= best <= packed.arena_bytes <= sum(packed.sizes.values())
 
 
-def first_fit(graph: Graph, packed: Plan, order: tuple[str, ...]) -> int:
+def first_fit(graph: Graph, packed: ArenaPlan, order: tuple[str, ...]) -> int:
     """Return the arena of placing activations in this order, each as low as it can lie."""
     offsets: dict[str, int] = {}
     for name in order:

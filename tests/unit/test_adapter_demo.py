@@ -9,6 +9,7 @@ from zoo.adapters import SparseAdapter, registry
 from zoo.adapters.base import Base
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
+from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts import base as bases
 from zoo.errors import (
     MismatchError,
@@ -67,7 +68,7 @@ def bench(tiny, monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr(registry, "find", recipes.__getitem__)
     monkeypatch.setattr(registry, "names", lambda: list(recipes))
-    monkeypatch.setattr(registry, "adapter", made.__getitem__)
+    monkeypatch.setattr(adapter_refs, "adapter", made.__getitem__)
     monkeypatch.setattr(switching, "load_base", lambda ref: Base(tiny, tokenizer=Letters()))
     found = switching.benches()
     assert [(b.ref, b.kind, b.adapters) for b in found] == [("tiny", "text", ("loud", "soft"))]

@@ -99,13 +99,13 @@ def test_the_batched_path_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     model, plain = Net(torch.bfloat16), Net(torch.bfloat16)
     adapters = {name: made(model, i) for i, name in enumerate("ab")}
     one = Switcher(plain)
-    real = plan.Target.__init__
+    real = plan.TensorMemory.__init__
 
-    def on_a_device(target: plan.Target, *given: Any) -> None:
+    def on_a_device(target: plan.TensorMemory, *given: Any) -> None:
         real(target, *given)
         target.numbers = None
 
-    monkeypatch.setattr(plan.Target, "__init__", on_a_device)
+    monkeypatch.setattr(plan.TensorMemory, "__init__", on_a_device)
     two = Switcher(model)
     for name, adapter in adapters.items():
         two.register(name, adapter)

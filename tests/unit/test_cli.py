@@ -364,7 +364,7 @@ def test_an_error_of_the_system_is_one_line_too(zoo_refuses, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left\non device")
 
-    monkeypatch.setattr("zoo.cli.models.env", full)
+    monkeypatch.setattr("zoo.cli.upkeep._env", full)
     assert zoo_refuses("env") == "[Errno 28] No space left on device"
 
 

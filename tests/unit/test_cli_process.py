@@ -49,7 +49,7 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.cli.models.env", interrupted)
+    monkeypatch.setattr("zoo.cli.upkeep._env", interrupted)
     assert main(["env"]) == 130
     assert capsys.readouterr().err == ""
 

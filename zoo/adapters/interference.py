@@ -44,7 +44,7 @@ class Orthogonality:
 
 
 @dataclass(frozen=True)
-class Report:
+class InterferenceReport:
     """What `compare` found.
 
     Attributes:
@@ -122,7 +122,7 @@ def compare(
     orthogonality: bool = False,
     loss: Callable[[nn.Module], float] | None = None,
     strategy: str = "sum",
-) -> Report:
+) -> InterferenceReport:
     """Return what fusing these adapters with these weights would run into.
 
     Args:
@@ -154,7 +154,7 @@ def compare(
         if orthogonality:
             orthogonal[pair] = _orthogonality(one, two, *(changes[name] for name in pair))
     losses = _losses(adapters, model, alphas, loss, strategy) if loss is not None else {}
-    return Report(tuple(sorted(adapters)), pairs, tensors, orthogonal, losses)
+    return InterferenceReport(tuple(sorted(adapters)), pairs, tensors, orthogonal, losses)
 
 
 def _orthogonality(

@@ -27,7 +27,7 @@ class Key:
     fusion: Fusion
 
 
-class Target:
+class TensorMemory:
     """A base tensor's memory, seen as a line of integers of its width.
 
     Attributes:
@@ -98,7 +98,7 @@ class Edit:
     """What a plan does to one tensor.
 
     Attributes:
-        target: the memory that changes.
+        memory: what changes.
         block: elements per row; `where` counts rows of that length.
         where: int64 (k,), rows to write.
         new: (k * block,) integers, the fused values.
@@ -107,7 +107,7 @@ class Edit:
 
     """
 
-    target: Target
+    memory: TensorMemory
     block: int
     where: Tensor
     new: Tensor
@@ -115,17 +115,19 @@ class Edit:
     mask: str
 
     @classmethod
-    def of(cls, target: Target, indices: Tensor, new: Tensor, old: Tensor, mask: str) -> "Edit":
+    def of(
+        cls, memory: TensorMemory, indices: Tensor, new: Tensor, old: Tensor, mask: str
+    ) -> "Edit":
         """Lay out the edit that turns base values `old` at flat `indices` into `new`."""
-        where = target.offsets(indices)
+        where = memory.offsets(indices)
         if where is not indices:
             where, order = where.sort()
             new, old = new[order], old[order]
-        block = block_size(where.numpy(), target.span)
+        block = block_size(where.numpy(), memory.span)
         if block * old.element_size() < _BLOCK_BYTES:
             block = 1
         rows = where[::block] // block if block > 1 else where
-        return cls(target, block, rows, integers(new.contiguous()), integers(old), mask)
+        return cls(memory, block, rows, integers(new.contiguous()), integers(old), mask)
 
     def apply(self) -> None:
         """Write the fused values into the live tensor."""
@@ -138,12 +140,12 @@ class Edit:
     @cached_property
     def _prepared(self) -> tuple[Any, ...]:
         """The line, `where`, `new` and `old` in the shape and the library that write fastest."""
-        if self.target.numbers is None:
-            line, shape = self.target.line, (-1, self.block)
+        if self.memory.numbers is None:
+            line, shape = self.memory.line, (-1, self.block)
             return line.view(shape), self.where, self.new.view(shape), self.old.view(shape)
-        parts: tuple[Any, ...] = (self.target.numbers, self.new.numpy(), self.old.numpy())
+        parts: tuple[Any, ...] = (self.memory.numbers, self.new.numpy(), self.old.numpy())
         if self.block > 1:  # a block as one opaque element: its bytes are copied at once
-            kind = np.dtype(f"V{self.block * self.target.numbers.itemsize}")
+            kind = np.dtype(f"V{self.block * self.memory.numbers.itemsize}")
             parts = tuple(part.view(kind) for part in parts)
         return parts[0], self.where.numpy(), *parts[1:]
 
@@ -158,12 +160,12 @@ class Edit:
 
     def holds(self) -> bool:
         """Whether the live tensor has the fused values."""
-        live = self.target.line.view(-1, self.block).index_select(0, self.where)
+        live = self.memory.line.view(-1, self.block).index_select(0, self.where)
         return torch.equal(live.view(-1), self.new)
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class SwitchPlan:
     """All edits of one state of the model, by tensor name."""
 
     key: Key
@@ -171,21 +173,21 @@ class Plan:
     nbytes: int
 
     @classmethod
-    def of(cls, key: Key, edits: Iterable[Edit]) -> "Plan":
+    def of(cls, key: Key, edits: Iterable[Edit]) -> "SwitchPlan":
         """Pack the edits: per device one block of memory, brought there in one copy."""
         edits = list(edits)
-        _refuse_shared_memory([edit.target for edit in edits])
+        _refuse_shared_memory([edit.memory for edit in edits])
         packed: dict[str, Edit] = {}
         nbytes = 0
-        for device in {edit.target.tensor.device for edit in edits}:
-            here = [edit for edit in edits if edit.target.tensor.device == device]
+        for device in {edit.memory.tensor.device for edit in edits}:
+            here = [edit for edit in edits if edit.memory.tensor.device == device]
             fields = [part for edit in here for part in (edit.where, edit.new, edit.old)]
             moved = _together(fields, device)
             nbytes += sum(part.nbytes for part in moved)
             for i, edit in enumerate(here):
                 where, new, old = moved[3 * i : 3 * i + 3]
-                name = edit.target.name
-                packed[name] = Edit(edit.target, edit.block, where, new, old, edit.mask)
+                name = edit.memory.name
+                packed[name] = Edit(edit.memory, edit.block, where, new, old, edit.mask)
         return cls(key, {name: packed[name] for name in sorted(packed)}, nbytes)
 
 
@@ -204,11 +206,11 @@ def _together(parts: list[Tensor], device: torch.device) -> list[Tensor]:
     ]
 
 
-def _refuse_shared_memory(targets: list[Target]) -> None:
+def _refuse_shared_memory(memories: list[TensorMemory]) -> None:
     """One memory under two names would be written twice, and restored wrongly."""
     spans = sorted(
         (str(t.tensor.device), t.tensor.data_ptr(), t.tensor.data_ptr() + t.line.nbytes, t.name)
-        for t in targets
+        for t in memories
         if t.span
     )
     for (device, _, end, name), (other_device, start, _, other) in pairwise(spans):

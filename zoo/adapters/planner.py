@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.adapters import storage
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
 from zoo.adapters.fusion import Fusion, Part, combine
-from zoo.adapters.plan import Edit, Key, Plan, Target
+from zoo.adapters.plan import Edit, Key, SwitchPlan, TensorMemory
 from zoo.adapters.sparse import SparseTensor, base_tensors, gather, mask_digest
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.bits import integers
@@ -77,11 +77,11 @@ class Planner:
         self.model = model
         self.strict = strict
         self.sources: dict[str, SparseAdapter | Path] = {}
-        self.plans: Recent[Key, Plan] = Recent(cache_bytes)
+        self.plans: Recent[Key, SwitchPlan] = Recent(cache_bytes)
         self.read: Recent[str, SparseAdapter] = Recent(cache_bytes)
         self.built = self.reused = 0
         self._checked: set[str] = set()
-        self._targets: dict[str, Target] = {}
+        self._memories: dict[str, TensorMemory] = {}
 
     def register(self, name: str, adapter: SparseAdapter | str | Path) -> None:
         """Make an adapter known; of a file only the header is read and checked."""
@@ -113,7 +113,7 @@ class Planner:
                 "adapter", name, self.sources, "register it first: switcher.register(name, path)"
             )
 
-    def plan(self, key: Key, active: Plan | None) -> Plan:
+    def plan(self, key: Key, active: SwitchPlan | None) -> SwitchPlan:
         """Return the plan for a state, from the cache or newly built, given what is active."""
         self.refresh(active)
         plan = active if active and active.key == key else self.plans.get(key)
@@ -126,46 +126,46 @@ class Planner:
         return plan
 
     def _check_form(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        live = self._target(name).tensor
+        live = self._memory(name).tensor
         check_form(name, shape, dtype if self.strict else live.dtype, live)
 
-    def refresh(self, active: Plan | None) -> None:
+    def refresh(self, active: SwitchPlan | None) -> None:
         """Forget plans for memory that the model no longer uses."""
-        if not any(target.moved for target in self._targets.values()):
+        if not any(memory.moved for memory in self._memories.values()):
             return
         if active:
             raise MismatchError(
                 "the model was moved, converted or reloaded while an adapter was active, so the "
                 "base cannot be restored; load the base again, and deactivate before moving it"
             )
-        self._targets.clear()
+        self._memories.clear()
         self.plans.drop(lambda _: True)
         self._checked.clear()
 
     def _find(self, names: Iterable[str]) -> None:
         """Find the memory of these tensors; the model is searched once for all of them."""
-        if missing := [name for name in names if name not in self._targets]:
+        if missing := [name for name in names if name not in self._memories]:
             tensors = base_tensors(self.model)
-            self._targets |= {name: Target(name, self.model, tensors) for name in missing}
+            self._memories |= {name: TensorMemory(name, self.model, tensors) for name in missing}
 
-    def _target(self, name: str) -> Target:
+    def _memory(self, name: str) -> TensorMemory:
         self._find((name,))
-        return self._targets[name]
+        return self._memories[name]
 
-    def _build(self, key: Key, active: Plan | None) -> Plan:
+    def _build(self, key: Key, active: SwitchPlan | None) -> SwitchPlan:
         adapters = {name: self._adapter(name) for name, _ in key.weights}
         edits = []
         names = sorted({t for adapter in adapters.values() for t in adapter.tensors})
         self._find(names)
         for tensor in names:
-            target = self._target(tensor)
+            memory = self._memory(tensor)
             parts = [
                 (name, alpha, adapters[name])
                 for name, alpha in key.weights
                 if tensor in adapters[name].tensors
             ]
-            edits.append(Edit.of(target, *self._fused(active, target, parts, key.fusion)))
-        plan = Plan.of(key, edits)
+            edits.append(Edit.of(memory, *self._fused(active, memory, parts, key.fusion)))
+        plan = SwitchPlan.of(key, edits)
         self._checked.update(adapters)
         return plan
 
@@ -182,52 +182,52 @@ class Planner:
 
     def _fused(
         self,
-        active: Plan | None,
-        target: Target,
+        active: SwitchPlan | None,
+        memory: TensorMemory,
         parts: list[tuple[str, float, SparseAdapter]],
         fusion: Fusion,
     ) -> tuple[Tensor, Tensor, Tensor, str]:
         """Return positions of one tensor, fused values rounded once, the base's, the mask."""
         shares = []
         for name, alpha, adapter in parts:
-            tensor = adapter.tensors[target.name]
-            before = _pristine(active, target, tensor.indices)
-            self._check(name, target, tensor, before)
+            tensor = adapter.tensors[memory.name]
+            before = _pristine(active, memory, tensor.indices)
+            self._check(name, memory, tensor, before)
             alone = alpha == 1 and len(parts) == 1 and fusion.strategy != "dare"
             if alone and adapter.mode == "overwrite":
                 new = tensor.values.to(before.dtype)
                 return tensor.indices, new, before, tensor.mask_sha256
             change = delta(tensor, before if adapter.mode == "overwrite" else None)
             shares.append(Part(name, alpha, tensor.indices.numpy(), change.numpy()))
-        where, change_there = combine(target.name, shares, fusion)
+        where, change_there = combine(memory.name, shares, fusion)
         indices, mask = torch.from_numpy(where), tensor.mask_sha256
         if where is not shares[-1].indices:  # of several, or thinned out
-            before = _pristine(active, target, indices)
-            mask = mask_digest(indices, target.tensor.numel())
-        new = added(target.name, before, torch.from_numpy(np.asarray(change_there)))
+            before = _pristine(active, memory, indices)
+            mask = mask_digest(indices, memory.tensor.numel())
+        new = added(memory.name, before, torch.from_numpy(np.asarray(change_there)))
         return indices, new, before, mask
 
-    def _check(self, name: str, target: Target, tensor: SparseTensor, before: Tensor) -> None:
+    def _check(self, name: str, memory: TensorMemory, tensor: SparseTensor, before: Tensor) -> None:
         """Check an adapter's tensor against the live base, once per adapter."""
         if name in self._checked:
             return
-        dtype = tensor.dtype if self.strict else target.tensor.dtype
-        check_form(target.name, tensor.shape, dtype, target.tensor)
+        dtype = tensor.dtype if self.strict else memory.tensor.dtype
+        check_form(memory.name, tensor.shape, dtype, memory.tensor)
         if self.strict:
-            check_base(target.name, tensor, before)
+            check_base(memory.name, tensor, before)
 
 
-def _pristine(active: Plan | None, target: Target, indices: Tensor) -> Tensor:
+def _pristine(active: SwitchPlan | None, memory: TensorMemory, indices: Tensor) -> Tensor:
     """Return the base's values at flat positions, whatever is active."""
-    values = gather(target.tensor, indices)
-    edit = active.edits.get(target.name) if active else None
+    values = gather(memory.tensor, indices)
+    edit = active.edits.get(memory.name) if active else None
     if edit is None or not len(indices):
         return values
-    rows = target.offsets(indices) // edit.block
+    rows = memory.offsets(indices) // edit.block
     written = edit.where.cpu()
     place = torch.searchsorted(written, rows).clamp_(max=max(len(written) - 1, 0))
     covered = written[place] == rows if len(written) else torch.zeros_like(rows, dtype=torch.bool)
-    column = target.offsets(indices) % edit.block
+    column = memory.offsets(indices) % edit.block
     old = edit.old.cpu()[place[covered] * edit.block + column[covered]]
     integers(values)[covered] = old
     return values

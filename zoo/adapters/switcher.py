@@ -18,7 +18,7 @@ from zoo.adapters.format import SparseAdapter
 from zoo.adapters.fusion import Fusion, FusionOptions, weights_of
 from zoo.adapters.gate import Gate
 from zoo.adapters.guard import Guard, attach, detach
-from zoo.adapters.plan import Key, Plan
+from zoo.adapters.plan import Key, SwitchPlan
 from zoo.adapters.planner import Planner
 from zoo.adapters.sparse import fingerprint
 from zoo.errors import MismatchError, ZooError
@@ -48,8 +48,8 @@ class Switcher:
         _refuse_freezing()
         self.model = model
         self._planner = Planner(model, strict=strict, cache_bytes=cache_bytes)
-        self._active: Plan | None = None
-        self._journal: tuple[Plan | None, Plan | None] | None = None
+        self._active: SwitchPlan | None = None
+        self._journal: tuple[SwitchPlan | None, SwitchPlan | None] | None = None
         self._groups: dict[Key | None, _Group] = {}
         self._gate = Gate()
         self._mutex = threading.RLock()
@@ -164,7 +164,7 @@ class Switcher:
             self._refuse_broken()
             edits = self._active.edits if self._active else {}
             for name, edit in edits.items():
-                if edit.target.moved or not edit.holds():
+                if edit.memory.moved or not edit.holds():
                     raise MismatchError(f"{name} was changed while an adapter was active")
             active = self._active
             self._switch(None)
@@ -197,7 +197,7 @@ class Switcher:
         kept = weights_of(list(weights), weights)
         return Key(tuple(sorted(kept.items())), fusion) if kept else None
 
-    def _plan(self, key: Key | None) -> Plan | None:
+    def _plan(self, key: Key | None) -> SwitchPlan | None:
         """Return the plan for a state, from the cache or newly built; nothing is written."""
         _refuse_freezing()
         if key is None:
@@ -206,7 +206,7 @@ class Switcher:
             self._refuse_broken()
             return self._planner.plan(key, self._active)
 
-    def _switch(self, plan: Plan | None) -> None:
+    def _switch(self, plan: SwitchPlan | None) -> None:
         """Write a plan in the place of the active one; alone in the model, all or nothing."""
         before = self._active
         if self._journal is not None:
@@ -230,7 +230,7 @@ class Switcher:
         self._counts["switches"] += 1
         self._seconds = time.perf_counter() - start
 
-    def _transition(self, before: Plan | None, plan: Plan | None) -> None:
+    def _transition(self, before: SwitchPlan | None, plan: SwitchPlan | None) -> None:
         old = before.edits if before else {}
         new = plan.edits if plan else {}
         for name in sorted({**old, **new}):
@@ -242,12 +242,12 @@ class Switcher:
                 self._write(edit.apply)
             touched = edit or undo
             if touched is not None:
-                touched.target.written()
+                touched.memory.written()
 
     def _write(self, step: Callable[[], None]) -> None:
         step()
 
-    def _roll_back(self, before: Plan | None, plan: Plan | None) -> None:
+    def _roll_back(self, before: SwitchPlan | None, plan: SwitchPlan | None) -> None:
         """Undo a switch that failed; if this fails too, the journal stays and forward refuses."""
         for part in (plan, before):
             for edit in (part.edits if part else {}).values():
@@ -274,7 +274,7 @@ class Switcher:
 
     # --- groups of threads that use the same adapters -------------------------------------------
 
-    def _enter(self, plan: Plan | None) -> "_Group":
+    def _enter(self, plan: SwitchPlan | None) -> "_Group":
         """Hold the model shared, with `plan` active."""
         key = plan.key if plan else None
         self._gate.enter_shared()
@@ -293,7 +293,7 @@ class Switcher:
                 self._groups[key] = group
         return group
 
-    def _leave(self, plan: Plan | None, group: "_Group") -> None:
+    def _leave(self, plan: SwitchPlan | None, group: "_Group") -> None:
         key = plan.key if plan else None
         with self._mutex:
             group.count -= 1
@@ -315,7 +315,7 @@ class Switcher:
 class _Group:
     """Threads inside `using` of the same adapters, and what was active before the first."""
 
-    def __init__(self, before: Plan | None, outer: "_Group | None") -> None:
+    def __init__(self, before: SwitchPlan | None, outer: "_Group | None") -> None:
         self.before = before
         self.outer = outer
         self.count = 1

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from zoo.adapters import masks
 from zoo.adapters.base import Base
 from zoo.adapters.folder import CONFIG, write_folder
-from zoo.adapters.methods.contract import Attachment, Method, Options, method
+from zoo.adapters.methods.contract import AdapterMethod, Attachment, Options, method
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.errors import MismatchError
 from zoo.files import replacing
@@ -137,7 +137,7 @@ class AdapterValues:
         self.setup.accelerator.register_for_checkpointing(self.attachment.trained)
         return prepared
 
-    def _indices(self, network: nn.Module, way: Method, options: Options) -> masks.Indices:
+    def _indices(self, network: nn.Module, way: AdapterMethod, options: Options) -> masks.Indices:
         """Return the mask: the run's own, or a new one, the same in every process."""
         from accelerate.utils import broadcast_object_list
 

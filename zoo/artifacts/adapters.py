@@ -9,7 +9,7 @@ from zoo.adapters import registry
 from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
-from zoo.artifacts import resolve
+from zoo.artifacts import resolution
 from zoo.content import content
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import sha256
@@ -29,7 +29,7 @@ def folder(ref: Ref) -> AdapterFolder:
     if isinstance(parsed, refs.NameRef):
         raise MismatchError(f"{ref!r} is a name; a folder starts with ./ or /")
     if isinstance(parsed, refs.RepoRef):
-        found = resolve.pull(ref)
+        found = resolution.pull(ref)
         return AdapterFolder.read(found if isinstance(found, Path) else found.path)
     path = parsed.path
     return AdapterFolder.read(path.parent if path.is_file() else path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.adapters.base import Base
-from zoo.artifacts import resolve
+from zoo.artifacts import resolution
 from zoo.content import content
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, install
 from zoo.registry import refs
@@ -61,7 +61,7 @@ def _place(ref: str | Path) -> Path | None:
         case refs.NameRef(name):
             return named(name)
         case refs.RepoRef():
-            pulled = resolve.pull(ref)
+            pulled = resolution.pull(ref)
             return pulled if isinstance(pulled, Path) else pulled.path
         case refs.PathRef(path):
             return path
@@ -111,7 +111,7 @@ def _no_bars() -> Iterator[None]:
 
 
 def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
-    artifact = resolve.resolve(ref)
+    artifact = resolution.resolve(ref)
     return Base(artifact.load(dtype=dtype), artifact.recipe)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.cards.compression import command, settings
 from zoo.cards.parts import TARGETS, fill, license_matter
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
@@ -14,7 +14,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
     """Return the card: front matter for the Hub, then Markdown that starts with the import."""
     recipe = checkpoint.recipe
     compress = recipe.compress
-    plan = Plan.read(compress.method, compress.options)
+    plan = QuantizationPlan.read(compress.method, compress.options)
     report = checkpoint.metrics.get("compression", {})
     layers = report.get("layers", {})
     return fill(

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.cli.printing import Arguments, print_json, print_table
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
     from zoo.adapters.format import SparseAdapter
 
-Arguments = argparse.Namespace
 _ADAPTER = "a name (zoo adapter list), org/repo[@revision], or a path: ./DIR"
 
 
@@ -81,17 +81,12 @@ def _none(args: Arguments) -> None:
     raise MismatchError("expected an action: zoo adapter --help")
 
 
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
 def _list(args: Arguments) -> None:
     from zoo.adapters import registry
-    from zoo.cli.models import _table
 
     found = [registry.find(name) for name in registry.names(args.pattern, args.base)]
     if args.json:
-        _print([recipe.to_json() for recipe in found])
+        print_json([recipe.to_json() for recipe in found])
         return
     if not found:
         print(f"no adapter matches {args.pattern!r}; zoo adapter list shows all", file=sys.stderr)
@@ -100,7 +95,7 @@ def _list(args: Arguments) -> None:
     for recipe in found:
         where = "shipped" if "file" in recipe.weights else str(recipe.weights.get("repo", "-"))
         rows.append((recipe.name, recipe.base, where, recipe.summary))
-    _table(rows)
+    print_table(rows)
 
 
 def _train(args: Arguments) -> None:
@@ -147,7 +142,7 @@ def _info(args: Arguments) -> None:
 
         facts["switch"] = switch_facts(load_base(args.base).model, adapter)
     if args.json:
-        _print(facts)
+        print_json(facts)
         return
     name = recipe.name if recipe else args.adapter
     print(f"{name}: {recipe.summary if recipe else 'a sparse adapter'}")
@@ -224,7 +219,7 @@ def _fuse(args: Arguments) -> None:
     path = result.save(Path(args.out))
     facts = {"path": str(path), "nnz": result.nnz, "bytes": path.stat().st_size}
     if args.json:
-        _print(facts)
+        print_json(facts)
     else:
         print(f"{path}  {result.nnz:,} weights, {facts['bytes']:,} bytes")
 
@@ -247,6 +242,6 @@ def _compare(args: Arguments) -> None:
     if args.picture:
         report.picture(args.picture)
     if args.json:
-        _print(report.to_json())
+        print_json(report.to_json())
     else:
         print(report.table())

@@ -9,12 +9,11 @@ from typing import Any
 
 from zoo import registry
 from zoo import verbs as api
+from zoo.cli.printing import Arguments
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.codec import convert
 from zoo.registry.options import Option, options
 from zoo.registry.recipe import Compress
-
-Arguments = argparse.Namespace
 
 
 def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -> None:

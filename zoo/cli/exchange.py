@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import verbs as api
-
-Arguments = argparse.Namespace
+from zoo.cli.printing import Arguments
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:

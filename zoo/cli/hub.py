@@ -5,10 +5,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from zoo.cli.printing import Arguments
 from zoo.errors import MissingExtraError
 from zoo.hub import where
-
-Arguments = argparse.Namespace
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -14,7 +14,7 @@ DEFAULT = "gptvq"  # of a language model
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class ChosenMethod:
     """A method with what is said to it.
 
     Attributes:
@@ -36,7 +36,7 @@ def choose(
     method: str | None,
     options: Mapping[str, Any],
     kind: str | None = None,
-) -> Choice:
+) -> ChosenMethod:
     """Return the method to take and its options, checked.
 
     Args:
@@ -74,7 +74,7 @@ def choose(
         given = {**catalogue.preset(name, preset_name), **given}
     values = merged(module.Options, kept, given)
     settings = read(module.Options, values, name)
-    return Choice(name, module, settings, recorded(settings, list(values)))
+    return ChosenMethod(name, module, settings, recorded(settings, list(values)))
 
 
 def methods_for(kind: str) -> list[str]:
@@ -82,7 +82,7 @@ def methods_for(kind: str) -> list[str]:
     return [name for name in catalogue.names() if kind == catalogue.find(name).TAKES]
 
 
-def check_data(choice: Choice, data: Any) -> None:
+def check_data(choice: ChosenMethod, data: Any) -> None:
     """Raise a MismatchError if a method that learns from data is given none."""
     if data is not None or not choice.options.needs_data:
         return

@@ -5,7 +5,7 @@ of one block, the tensor arena. Two activations may overlap in space when they n
 same time. The packing here is greedy by size, as in TFLite Micro (Pisarchyk and Lee,
 arXiv 2001.03288): buffers from large to small (equal ones from the last to the first, as there),
 each at the lowest offset that is free during its life. No packing can be smaller than the live
-bytes at the busiest moment; `Plan` gives both.
+bytes at the busiest moment; `ArenaPlan` gives both.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ ALIGNMENT = 16  # bytes, as TFLite Micro aligns its arena
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ArenaPlan:
     """Where every activation lies in the arena.
 
     Attributes:
@@ -44,7 +44,7 @@ def plan(
     *,
     in_place: bool = True,
     scratch: frozenset[str] = frozenset(),
-) -> Plan:
+) -> ArenaPlan:
     """Pack the activations of `graph`, deployed in `dtype`, into one arena.
 
     With `in_place`, an elementwise op writes over an input of the same size that nothing reads
@@ -77,7 +77,7 @@ def plan(
         sum(sizes[owner] for owner in first if first[owner] <= step <= last[owner])
         for step in range(max(len(graph.ops), 1))
     ]
-    return Plan(
+    return ArenaPlan(
         offsets={name: placed[owner] for name, owner in owners.items()},
         sizes=sizes,
         lifetimes=spans,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from zoo.deploy import flatbuffer, tflite_schema
 from zoo.deploy.formats import TFLITE
-from zoo.deploy.operators.contract import Call
+from zoo.deploy.operators.contract import OperatorCall
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.graph.check import check
 from zoo.graph.ir import Graph, Kind, Op, Quantization, Tensor
@@ -173,7 +173,7 @@ class _Parser:
         inputs = self.pick(table["inputs"], f"operator {index}")
         if len(outputs) != 1 or not inputs:
             raise UnsafeFileError(f"operator {index} has {len(outputs)} outputs; expected 1")
-        call = Call(
+        call = OperatorCall(
             name,
             inputs,
             outputs[0],

@@ -2,7 +2,7 @@
 
 `regor`, the core of Vela 5, has no documented interface; what is used here is what its own command
 line calls, and a test compares the two. Vela's totals leave out what runs on the host CPU, so
-`Report.cpu_ops` belongs to every total.
+`VelaReport.cpu_ops` belongs to every total.
 """
 
 import os
@@ -85,7 +85,7 @@ class CpuOp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class VelaReport:
     """What Vela estimates.
 
     Attributes:
@@ -110,7 +110,7 @@ class Report:
     cpu_ops: tuple[CpuOp, ...]
 
 
-def compile_graph(graph: Graph, npu: str) -> Report:
+def compile_graph(graph: Graph, npu: str) -> VelaReport:
     """Compile an int8 graph, channels last, and return Vela's estimate.
 
     Raises:
@@ -122,7 +122,7 @@ def compile_graph(graph: Graph, npu: str) -> Report:
     return compile_file(serialize_tflite(graph), npu, graph)
 
 
-def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> Report:
+def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> VelaReport:
     """Compile the bytes of a `.tflite` file; operators are named by what is known of its graph."""
     if npu not in NPUS:
         raise UnknownNameError.near("Ethos-U", npu, NPUS, f"one of {', '.join(NPUS)}")
@@ -142,7 +142,7 @@ def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> Report
             raise MismatchError(f"Vela cannot compile this network for {npu}: {reason}") from error
     report = result.perf_report
     clock = _clock(ini, device.system_config)
-    return Report(
+    return VelaReport(
         npu=npu,
         cycles=int(report.totalCycles),
         npu_cycles=int(report.npuCycles),

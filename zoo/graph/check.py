@@ -1,7 +1,7 @@
 """Whether a channels-last graph is consistent: order, operands, shapes. Run on all that is read."""
 
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.graph.ir import Graph
+from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import SHAPES
 
 
@@ -24,18 +24,22 @@ def check(graph: Graph) -> None:
         if output in known:
             raise UnsafeFileError(f"{op.label} writes {output!r}, which exists already")
         known.add(output)
-        shapes = [graph.tensors[name].shape for name in op.inputs]
-        shape = graph.tensors[output].shape
-        if all(name in graph.values for name in op.inputs):
-            raise MismatchError(f"{op.label} computes a constant; fold it before writing the file")
-        try:
-            expected = SHAPES.of(op)(graph, op, shapes)
-        except MismatchError:  # a ValueError, too
-            raise
-        except (IndexError, ValueError) as error:
-            raise MismatchError(f"{op.label} has operands of impossible rank: {shapes}") from error
-        if expected != shape:
-            raise MismatchError(f"{op.label} gives shape {shape}; its operands imply {expected}")
+        _check_shape(graph, op)
     for name in graph.outputs:
         if name not in known:
             raise UnsafeFileError(f"output {name!r} is made by no operator")
+
+
+def _check_shape(graph: Graph, op: Op) -> None:
+    shapes = [graph.tensors[name].shape for name in op.inputs]
+    shape = graph.tensors[op.outputs[0]].shape
+    if all(name in graph.values for name in op.inputs):
+        raise MismatchError(f"{op.label} computes a constant; fold it before writing the file")
+    try:
+        expected = SHAPES.of(op)(graph, op, shapes)
+    except MismatchError:  # a ValueError, too
+        raise
+    except (IndexError, ValueError) as error:
+        raise MismatchError(f"{op.label} has operands of impossible rank: {shapes}") from error
+    if expected != shape:
+        raise MismatchError(f"{op.label} gives shape {shape}; its operands imply {expected}")

@@ -67,7 +67,7 @@ class MissingRepoError(RefusedError):
     """There is no such repository, as far as we may know."""
 
 
-class Hub:
+class Connection:
     """A hub and the right to use it. Errors and logs never hold the token.
 
     Args:
@@ -272,7 +272,7 @@ class _Body:
         self.response, self.start = response, start
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes; `Hub.opened` turns a lost connection into `CutError`."""
+        """Yield the bytes; `Connection.opened` turns a lost connection into `CutError`."""
         # As they come: in blocks of one size, those before a cut would be lost.
         yield from self.response.iter_raw()
 

@@ -20,7 +20,7 @@ from zoo.hub.safety import RemoteFile, choose
 from zoo.hub.snapshots import Snapshot
 
 if TYPE_CHECKING:
-    from zoo.hub.client import Hub
+    from zoo.hub.client import Connection
 
 log = logging.getLogger("zoo")
 
@@ -28,7 +28,7 @@ _SMALL_BYTES = 16 << 20
 
 
 @contextmanager
-def connected(place: where.Place, *, write: bool = False) -> Iterator["Hub"]:
+def connected(place: where.Place, *, write: bool = False) -> Iterator["Connection"]:
     """Yield the hub; the embedded one runs for as long as the block.
 
     Raises:
@@ -44,7 +44,7 @@ def connected(place: where.Place, *, write: bool = False) -> Iterator["Hub"]:
             except ImportError as error:
                 raise MissingExtraError.of(str(error.name), "hub") from error
             with embedded(place.folder) as (endpoint, its_token):
-                yield client.Hub(place, endpoint, its_token)
+                yield client.Connection(place, endpoint, its_token)
             return
         token = client.user_token()
         if write and not token:
@@ -52,7 +52,7 @@ def connected(place: where.Place, *, write: bool = False) -> Iterator["Hub"]:
                 f"a push to {place.endpoint} needs a token: type hf auth login (or set HF_TOKEN), "
                 "or push to the embedded hub of this machine: add --hub local"
             )
-        yield client.Hub(place, str(place.endpoint), token)
+        yield client.Connection(place, str(place.endpoint), token)
 
 
 def pull(repo: str, revision: str | None = None) -> Snapshot:
@@ -131,7 +131,9 @@ def look(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, s
         return snapshot.path, snapshot.commit
 
 
-def _fetch_few(hub: "Hub", folder: Path, repo: str, commit: str, names: Sequence[str]) -> Path:
+def _fetch_few(
+    hub: "Connection", folder: Path, repo: str, commit: str, names: Sequence[str]
+) -> Path:
     from zoo.hub import download
 
     small = [f for f in hub.tree(repo, commit) if f.path in names and f.bytes <= _SMALL_BYTES]
@@ -150,7 +152,7 @@ def _is_commit(revision: str) -> bool:
     return len(revision) == 40 and not set(revision) - set("0123456789abcdef")
 
 
-def _fetch(hub: "Hub", folder: Path, repo: str, commit: str) -> Snapshot:
+def _fetch(hub: "Connection", folder: Path, repo: str, commit: str) -> Snapshot:
     from zoo.hub import download
 
     files, left_out = choose(hub.tree(repo, commit), repo, opaque=where.split(repo)[0] != "models")

@@ -16,13 +16,13 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 
 from zoo.errors import HubError, MismatchError
 from zoo.hub import where
-from zoo.hub.client import Hub, UnreachableError, kind_of
+from zoo.hub.client import Connection, UnreachableError, kind_of
 from zoo.version import __version__
 
 _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
-def create(hub: Hub, repo: str, *, private: bool, sdk: str | None = None) -> str:
+def create(hub: Connection, repo: str, *, private: bool, sdk: str | None = None) -> str:
     """Make a repository, or take the one that is there; return the commit of its `main`."""
     kind, name = where.split(repo)
     with _writing(hub, repo):
@@ -33,7 +33,7 @@ def create(hub: Hub, repo: str, *, private: bool, sdk: str | None = None) -> str
 
 
 def commit(
-    hub: Hub,
+    hub: Connection,
     repo: str,
     parent: str,
     files: Mapping[str, bytes | Path],
@@ -65,7 +65,7 @@ def commit(
     return done.oid
 
 
-def collect(hub: Hub, repo: str, title: str, *, private: bool) -> str:
+def collect(hub: Connection, repo: str, title: str, *, private: bool) -> str:
     """Add a repository to the collection of that title of its owner; return `owner/slug`."""
     kind, name = where.split(repo)
     with _writing(hub, repo):
@@ -82,7 +82,7 @@ def collect(hub: Hub, repo: str, title: str, *, private: bool) -> str:
     return found.slug
 
 
-def _api(hub: Hub) -> HfApi:
+def _api(hub: Connection) -> HfApi:
     return HfApi(
         endpoint=hub.endpoint,
         token=hub.token or False,
@@ -92,7 +92,7 @@ def _api(hub: Hub) -> HfApi:
 
 
 @contextmanager
-def _writing(hub: Hub, repo: str) -> Iterator[None]:
+def _writing(hub: Connection, repo: str) -> Iterator[None]:
     """Turn the library's errors into ours, and silence its warnings."""
     try:
         with warnings.catch_warnings(), ExitStack() as stack:

@@ -20,12 +20,12 @@ from zoo.quantization.packing import pack, packed_bytes, unpack
 from zoo.quantization.solvers import Problem, solve
 from zoo.quantization.solvers.contract import weighted
 
-__all__ = ["Hessian", "LayerOptions", "Prepared", "QuantizedMatrix", "Report", "prepare",
-           "quantize_matrix", "stored_bits"]  # fmt: skip
+__all__ = ["Hessian", "LayerOptions", "MatrixReport", "PreparedHessian", "QuantizedMatrix",
+           "prepare", "quantize_matrix", "stored_bits"]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Report:
+class MatrixReport:
     """How the quantization of one matrix went.
 
     `relative_error` is tr(E H E^T) / tr(W H W^T), of the undamped H (0 for a W of zeros);
@@ -39,7 +39,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedHessian:
     """A Hessian made ready once for all matrices that share it (query, key and value)."""
 
     hessian: Tensor | None
@@ -62,7 +62,7 @@ class QuantizedMatrix:
     grid: Grid
     options: LayerOptions
     order: Tensor | None = None
-    report: Report | None = None
+    report: MatrixReport | None = None
 
     def __post_init__(self) -> None:
         """Refuse codes that the grid does not have."""
@@ -141,7 +141,7 @@ def stored_bits(shape: tuple[int, int], options: LayerOptions) -> int:
     return 8 * (codes + grid.parameter_bytes() + order)
 
 
-def prepare(hessian: Tensor | None, columns: int, options: LayerOptions) -> Prepared:
+def prepare(hessian: Tensor | None, columns: int, options: LayerOptions) -> PreparedHessian:
     """Check, order, damp and factor a Hessian (columns, columns); None stands for the identity.
 
     Inputs that calibration never saw (a zero on the diagonal) keep their weights: all that
@@ -159,22 +159,24 @@ def prepare(hessian: Tensor | None, columns: int, options: LayerOptions) -> Prep
             order = hessian.diagonal().argsort(descending=True, stable=True)
             hessian = hessian[order][:, order]
         if not hessian.diagonal().any():
-            return Prepared(None, None, order, 0.0, ("no calibration tokens: H is the identity",))
+            return PreparedHessian(
+                None, None, order, 0.0, ("no calibration tokens: H is the identity",)
+            )
     elif options.act_order:
         order = torch.arange(columns)
     if hessian is None or options.solver == "rtn":
-        return Prepared(hessian, None, order, 0.0, ())
+        return PreparedHessian(hessian, None, order, 0.0, ())
     upper, damp = factor_damped(hessian, options.damp)
     notes: tuple[str, ...] = ()
     if upper is None:
         notes = (f"H is not positive definite even with damp {damp:g}: rounded to nearest",)
     elif damp != options.damp:
         notes = (f"damp raised to {damp:g}",)
-    return Prepared(hessian, upper, order, damp, notes)
+    return PreparedHessian(hessian, upper, order, damp, notes)
 
 
 def quantize_matrix(
-    weight: Tensor, hessian: Tensor | Prepared | None, options: LayerOptions
+    weight: Tensor, hessian: Tensor | PreparedHessian | None, options: LayerOptions
 ) -> QuantizedMatrix:
     """Quantize `weight` (rows, columns) for inputs with `hessian` (columns, columns), 2/n X^T X.
 
@@ -190,7 +192,7 @@ def quantize_matrix(
     if not torch.isfinite(weight).all():
         raise MismatchError("the weight holds NaN or infinity: the base model is damaged")
     rows, columns = weight.shape
-    ready = hessian if isinstance(hessian, Prepared) else prepare(hessian, columns, options)
+    ready = hessian if isinstance(hessian, PreparedHessian) else prepare(hessian, columns, options)
     grid = make_grid(options, rows, columns)
     values = weight.detach().to(torch.float32)
     if ready.order is not None:
@@ -202,7 +204,7 @@ def quantize_matrix(
     solution = solve(problem, grid, options)
     total = weighted(problem.weight, problem.hessian).sum().item()
     error = problem.error(solution.decode(grid)).sum().item()
-    report = Report(
+    report = MatrixReport(
         max(error, 0.0) / total if total > 0 else 0.0,
         ready.damp,
         time.perf_counter() - began,

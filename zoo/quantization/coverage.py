@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from zoo.errors import MismatchError
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 # Of the weights that are asked for: what may be left in floats because its class is not known.
 # Routers of mixtures, state matrices and tables of positions stay below it.
@@ -63,7 +63,7 @@ def shared(model: nn.Module) -> set[int]:
     return {key for key, count in counts.items() if count > 1}
 
 
-def without_shared(model: nn.Module, plan: Plan) -> Plan:
+def without_shared(model: nn.Module, plan: QuantizationPlan) -> QuantizationPlan:
     """Return the plan that leaves the weights which modules share as they are."""
     several = shared(model)
     names = [
@@ -74,7 +74,7 @@ def without_shared(model: nn.Module, plan: Plan) -> Plan:
     return replace(plan, skip=(*plan.skip, *names)) if names else plan
 
 
-def check(model: nn.Module, plan: Plan, apart: Iterable[nn.Module | None] = ()) -> None:
+def check(model: nn.Module, plan: QuantizationPlan, apart: Iterable[nn.Module | None] = ()) -> None:
     """Refuse a model of which a plan would leave too much in floats.
 
     Embeddings, what is tied to them, and what the plan skips do not count.
@@ -126,7 +126,7 @@ def _matrices(model: nn.Module) -> Iterable[tuple[str, nn.Module, str, Tensor]]:
                 yield name, module, key, value
 
 
-def _skipped(plan: Plan, name: str, key: str) -> bool:
+def _skipped(plan: QuantizationPlan, name: str, key: str) -> bool:
     return plan.of(name) is None or plan.of(f"{name}.{key}".lstrip(".")) is None
 
 

@@ -15,8 +15,8 @@ from zoo.quantization.language import blocks
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
-from zoo.quantization.passes import Passes
-from zoo.quantization.plan import Plan
+from zoo.quantization.passes import CalibrationRuns
+from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
 
 Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -38,7 +38,7 @@ class Packing(dict[str, dict[str, Any]]):
 
 @torch.no_grad()
 def quantize_model(
-    model: nn.Module, batches: Iterable[Batch], plan: Plan | LayerOptions
+    model: nn.Module, batches: Iterable[Batch], plan: QuantizationPlan | LayerOptions
 ) -> Packing:
     """Replace the linear layers of `model` by packed ones; return what is known of each.
 
@@ -52,8 +52,8 @@ def quantize_model(
         model: in eval mode; changed in place. Its state dict loads into a model treated alike.
         batches: samples it is called with: a tensor, a tuple of arguments, or a mapping of them;
             plain rounding needs one.
-        plan: how, and what to skip: `Plan(options=..., skip=("head",))`; of its calibration
-            settings only `least_tokens` and `row_parts` count here.
+        plan: how, and what to skip: `QuantizationPlan(options=..., skip=("head",))`; of its
+            calibration settings only `least_tokens` and `row_parts` count here.
 
     Raises:
         MismatchError: no linear layers, too much in layers of other classes, no batches, values
@@ -62,7 +62,7 @@ def quantize_model(
 
     """
     if isinstance(plan, LayerOptions):
-        plan = Plan(options=plan)
+        plan = QuantizationPlan(options=plan)
     layers = blocks.linears(model)
     if not layers:
         raise MismatchError(f"{type(model).__name__} has no nn.Linear: nothing to quantize")
@@ -77,7 +77,7 @@ def quantize_model(
     usual = {name: layer.weight.data for name, layer in layers.items()}
     places = _places(model, layers)
     first = next(model.parameters())
-    passes = Passes(model, runs if plan.calibrates else [])
+    passes = CalibrationRuns(model, runs if plan.calibrates else [])
     try:
         found = quantize_layers(model, "", passes, plan, Team(str(first.device)))
         for name, matrix in found.items():

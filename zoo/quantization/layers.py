@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.quantization.core import (
     Hessian,
-    Prepared,
+    MatrixReport,
+    PreparedHessian,
     QuantizedMatrix,
-    Report,
     prepare,
     quantize_matrix,
 )
 from zoo.quantization.grids import make_grid
 from zoo.quantization.language import blocks
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.passes import Passes
-from zoo.quantization.plan import Plan
+from zoo.quantization.passes import CalibrationRuns
+from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
 
 log = logging.getLogger("zoo")
@@ -31,7 +31,7 @@ PARTS = 8  # of the calibration windows: sums are made of these, whatever the nu
 
 
 def quantize_layers(
-    module: nn.Module, prefix: str, passes: Passes, plan: Plan, team: Team
+    module: nn.Module, prefix: str, passes: CalibrationRuns, plan: QuantizationPlan, team: Team
 ) -> dict[str, QuantizedMatrix]:
     """Quantize the linear layers below `module` in place; return them by name, without `prefix`.
 
@@ -92,7 +92,9 @@ def _check_weights(layers: dict[str, nn.Linear], prefix: str) -> None:
             )
 
 
-def _hessians(layers: dict[str, nn.Linear], passes: Passes, team: Team) -> dict[str, Hessian]:
+def _hessians(
+    layers: dict[str, nn.Linear], passes: CalibrationRuns, team: Team
+) -> dict[str, Hessian]:
     """Return what the inputs of `layers` sum up to over all passes."""
     count = min(PARTS, len(passes))
 
@@ -118,7 +120,7 @@ def _quantize_groups(
     seen: dict[str, Hessian],
     wanted: dict[str, LayerOptions],
     prefix: str,
-    plan: Plan,
+    plan: QuantizationPlan,
     team: Team,
 ) -> dict[str, QuantizedMatrix]:
     """Quantize the layers of one level; their parts are shared between the processes."""
@@ -153,7 +155,7 @@ def _usable(hessian: Hessian | None, least: int) -> tuple[Tensor | None, tuple[s
     return None, (f"only {hessian.tokens} calibration tokens came here: H is the identity",)
 
 
-def _prepare(hessian: Tensor | None, name: str, options: LayerOptions) -> Prepared | None:
+def _prepare(hessian: Tensor | None, name: str, options: LayerOptions) -> PreparedHessian | None:
     if hessian is None:
         return None
     try:
@@ -164,7 +166,7 @@ def _prepare(hessian: Tensor | None, name: str, options: LayerOptions) -> Prepar
 
 def _task(
     weight: Tensor,
-    ready: Callable[[LayerOptions], Prepared | None],
+    ready: Callable[[LayerOptions], PreparedHessian | None],
     options: LayerOptions,
     notes: tuple[str, ...],
 ) -> QuantizedMatrix:
@@ -209,7 +211,7 @@ def _joined(
     # Errors are relative to the part's own weight; rows are alike, so their number weighs them.
     rows = [part.grid.rows for part in parts]
     error = sum(r.relative_error * n for r, n in zip(reports, rows, strict=True)) / sum(rows)
-    report = Report(
+    report = MatrixReport(
         error,
         max(item.damp for item in reports),
         sum(item.seconds for item in reports),

@@ -53,7 +53,7 @@ class Feedback(Rounding):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Codebooks(Feedback):
+class CodebookOptions(Feedback):
     """What methods have whose values are those of codebooks.
 
     Attributes:
@@ -83,7 +83,7 @@ class Codebooks(Feedback):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerOptions(Codebooks):
+class LayerOptions(CodebookOptions):
     """How to quantize one matrix.
 
     Attributes:

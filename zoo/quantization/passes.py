@@ -12,7 +12,7 @@ from zoo.quantization.language import blocks
 LIMIT = 256 << 20  # bytes of answers that are kept
 
 
-class Passes:
+class CalibrationRuns:
     """A module's runs on the windows of calibration, one callable each.
 
     A part whose linear layers are final, and all that are called before them, gives the same

@@ -55,7 +55,7 @@ KEYS = tuple(field.name for field in dataclasses.fields(Schedule))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(Schedule):
+class QuantizationPlan(Schedule):
     """How to quantize a model.
 
     Attributes:

@@ -86,7 +86,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledPictures:
     """What a network is trained on.
 
     Attributes:
@@ -104,7 +104,7 @@ class Pictures:
     facts: dict[str, Any]
 
 
-def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Pictures:
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> LabelledPictures:
     """Decode the pictures of a folder once and keep them: of its folder `train`, if it has one.
 
     Raises:
@@ -129,7 +129,7 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Picture
         "held_out": int(held.sum()),
         "sha256": digest.hexdigest(),
     }
-    return Pictures(pictures[~held], pictures[held], digest.hexdigest(), facts)
+    return LabelledPictures(pictures[~held], pictures[held], digest.hexdigest(), facts)
 
 
 def _part(folder: Path, *names: str) -> Path:
@@ -183,7 +183,7 @@ def _inputs(pixels: Tensor, recipe: Recipe) -> Tensor:
 
 
 def batch(
-    data: Pictures, recipe: Recipe, step: int, rows: range, total: int
+    data: LabelledPictures, recipe: Recipe, step: int, rows: range, total: int
 ) -> tuple[Tensor, Tensor]:
     """Return rows `rows` of the `total` samples of one optimizer step.
 
@@ -252,7 +252,7 @@ def _scores(model: nn.Module, pictures: Labelled, recipe: Recipe) -> dict[str, f
     return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, pictures.labels))}
 
 
-def validate(model: nn.Module, data: Pictures, recipe: Recipe) -> dict[str, float]:
+def validate(model: nn.Module, data: LabelledPictures, recipe: Recipe) -> dict[str, float]:
     """Return the accuracy and the cross entropy on the pictures held out of the training set."""
     return _scores(model, data.held_out, recipe)
 

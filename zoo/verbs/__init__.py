@@ -1,6 +1,6 @@
 """The verbs, by what they do. Each imports what it needs when it is called."""
 
-from zoo.artifacts.resolve import checkpoint, pull, pull_all, resolve
+from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.verbs.make import compress, export, import_gguf, train
 from zoo.verbs.share import card, check_card, push
 from zoo.verbs.use import estimate, evaluate, load, run

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry
-from zoo.artifacts.resolve import checkpoint, resolve
-from zoo.compression.choice import Choice, check_data, choose, methods_for
+from zoo.artifacts.resolution import checkpoint, resolve
+from zoo.compression.choice import ChosenMethod, check_data, choose, methods_for
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.files import probe, sha256, write_bytes, write_json
 from zoo.registry import refs
@@ -26,7 +26,7 @@ from zoo.registry.layout import (
 from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 
 if TYPE_CHECKING:
-    from zoo.artifacts.resolve import Ref
+    from zoo.artifacts.resolution import Ref
 
 _UNLISTED = {FACTS, METRICS, LICENSE, CARD, "report.json"}
 
@@ -109,7 +109,7 @@ def _network(ref: "Ref | Recipe", out: Path) -> tuple[Checkpoint, str]:
     return source, f"{source.recipe.name}.{source.tag}"
 
 
-def _recipe_of_network(source: Checkpoint, base: str, choice: Choice) -> Recipe:
+def _recipe_of_network(source: Checkpoint, base: str, choice: ChosenMethod) -> Recipe:
     """Return the recipe of a compressed network: a record of what is done."""
     return dataclasses.replace(
         source.recipe,
@@ -120,7 +120,7 @@ def _recipe_of_network(source: Checkpoint, base: str, choice: Choice) -> Recipe:
     )
 
 
-def _recipe_of_model(ref: "Ref | Recipe", choice: Choice) -> Recipe:
+def _recipe_of_model(ref: "Ref | Recipe", choice: ChosenMethod) -> Recipe:
     """Return the recipe of a language model of the user's own: a record of what is done."""
     parsed = None if isinstance(ref, Recipe) else refs.parse(ref)
     if isinstance(parsed, refs.RepoRef):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo import registry
-from zoo.artifacts.resolve import Ref, checkpoint, is_artifact, resolve
+from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
@@ -61,16 +61,7 @@ def train(
         quantizer = qat.training_form
         if init is None:  # rounding is learned last: it starts from the float weights
             start = chosen.name
-    model = teacher = None
-    if start == "none":
-        chosen = chosen.override({"train.init": "none"})
-    elif start is not None:
-        origin = resolve(start)
-        chosen = chosen.override({"train.init": _label(origin)})
-        model = _initial(origin, chosen.name)
-    if chosen.train.teacher is not None:
-        origin = resolve(chosen.train.teacher)
-        chosen, teacher = chosen.override({"train.teacher": _label(origin)}), origin.load()
+    chosen, model, teacher = _begin(chosen, start)
     result = train_loop(
         chosen,
         Path(out),
@@ -86,6 +77,23 @@ def train(
     if is_main_process():
         result.write_card(render(result))
     return result
+
+
+def _begin(
+    recipe: Recipe, start: Ref | None
+) -> "tuple[Recipe, torch.nn.Module | None, torch.nn.Module | None]":
+    """Return the recipe as it is recorded, the network it starts from, and its teacher."""
+    model = teacher = None
+    if start == "none":
+        recipe = recipe.override({"train.init": "none"})
+    elif start is not None:
+        origin = resolve(start)
+        recipe = recipe.override({"train.init": _label(origin)})
+        model = _initial(origin, recipe.name)
+    if recipe.train.teacher is not None:
+        origin = resolve(recipe.train.teacher)
+        recipe, teacher = recipe.override({"train.teacher": _label(origin)}), origin.load()
+    return recipe, model, teacher
 
 
 def _label(origin: "Artifact") -> str:

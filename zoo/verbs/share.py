@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.artifacts.resolve import Ref, checkpoint, pull
+from zoo.artifacts.resolution import Ref, checkpoint, pull
 from zoo.registry.layout import CARD, is_checkpoint
 from zoo.version import __version__
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.artifacts.resolve import Ref, checkpoint, is_artifact, resolve
+from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError
 from zoo.registry import refs
 from zoo.registry.layout import CARD

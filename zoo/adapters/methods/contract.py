@@ -74,7 +74,7 @@ class Attachment(Protocol):
         """Give the base its own values back, to the bit, and leave nothing in it."""
 
 
-class Method(Protocol):
+class AdapterMethod(Protocol):
     """A method: a module with these two functions."""
 
     def budget(self, model: nn.Module, options: Options) -> Mapping[str, int] | None:
@@ -91,11 +91,11 @@ class Method(Protocol):
         """
 
 
-def method(name: str) -> Method:
+def method(name: str) -> AdapterMethod:
     """Return a method by name.
 
     Raises:
         UnknownNameError: there is none.
 
     """
-    return cast(Method, extensions.member(METHODS, name, "method"))
+    return cast(AdapterMethod, extensions.member(METHODS, name, "method"))

@@ -82,7 +82,7 @@ class Estimator(Protocol):
         """Return the cost of a subject on a target, with options."""
 
 
-def counts(graph: Graph, plan: memory.Plan, target: Target) -> dict[str, Any]:
+def counts(graph: Graph, plan: memory.ArenaPlan, target: Target) -> dict[str, Any]:
     """Return the fields of `Cost` that are counted and not estimated."""
     return {
         "target": target.name,

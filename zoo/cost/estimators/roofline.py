@@ -75,7 +75,7 @@ class _Run:
     """One shape on one target, by roofline."""
 
     graph: Graph
-    plan: memory.Plan
+    plan: memory.ArenaPlan
     ops: tuple[OpCost, ...]
 
     @property

@@ -56,7 +56,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     )
 
 
-def compiled(subject: Subject, target: str) -> tuple[Graph, vela.Report]:
+def compiled(subject: Subject, target: str) -> tuple[Graph, vela.VelaReport]:
     """Return the int8 graph of a subject, and Vela's report on it.
 
     A module is quantized with nominal ranges: scales change what a network computes, hardly what
@@ -77,7 +77,7 @@ def compiled(subject: Subject, target: str) -> tuple[Graph, vela.Report]:
     return int8, vela.compile_graph(int8, target)
 
 
-def route(report: vela.Report) -> str:
+def route(report: vela.VelaReport) -> str:
     """Return what an estimate must name, since routes differ by 20 % and more."""
     text = f"Vela {importlib.metadata.version('ethos-u-vela')} on the zoo's int8 file"
     if count := len(report.cpu_ops):
@@ -85,7 +85,7 @@ def route(report: vela.Report) -> str:
     return text
 
 
-def fit(report: vela.Report, target: Target) -> dict[str, Any]:
+def fit(report: vela.VelaReport, target: Target) -> dict[str, Any]:
     """Return whether what Vela allocates fits the target's memories, as fields of `Fit`."""
     sizes = {"sram": target.sram_bytes, "flash": target.flash_bytes}
     used = {name: report.peak_bytes.get(memory, 0) for name, memory in _MEMORIES.items()}

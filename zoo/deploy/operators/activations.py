@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.deploy.operators.contract import (
-    Call,
     Emit,
+    OperatorCall,
     Parsed,
     Parts,
     TfliteOp,
@@ -25,7 +25,7 @@ def _write_softmax(graph: Graph, op: Op) -> Parts:
     return "SOFTMAX", {"beta": op.attributes["beta"]}, []
 
 
-def _read_softmax(call: Call) -> Parsed:
+def _read_softmax(call: OperatorCall) -> Parsed:
     call.expect(1)
     beta = call.option("beta", 0.0)
     if not 0 < beta < math.inf:

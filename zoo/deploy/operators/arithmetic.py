@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from zoo.deploy.operators.contract import (
-    Call,
     Emit,
+    OperatorCall,
     Options,
     Parsed,
     Parts,
@@ -26,7 +26,7 @@ def _write(graph: Graph, op: Op) -> Parts:
     return op.kind.upper(), options, []
 
 
-def _read(call: Call) -> Parsed:
+def _read(call: OperatorCall) -> Parsed:
     call.expect(2)
     if call.tensors[call.output].dtype == "int16" and call.option("pot_scale_int16", False):
         raise MismatchError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ACTIVATIONS = {number: name for name, number in tflite_schema.ACTIVATIONS.items()}
 
 
-class Call:
+class OperatorCall:
     """One operator of the file: its operands, options, and constants that become attributes."""
 
     def __init__(
@@ -104,13 +104,13 @@ class TfliteOp:
 
     names: tuple[str, ...]
     write: Callable[[Graph, Op], Parts]
-    read: Callable[[Call], Parsed]
+    read: Callable[[OperatorCall], Parsed]
 
 
-def without_options(*counts: int) -> Callable[[Call], Parsed]:
+def without_options(*counts: int) -> Callable[[OperatorCall], Parsed]:
     """Return the reader of an operator without options, of so many operands."""
 
-    def read(call: Call) -> Parsed:
+    def read(call: OperatorCall) -> Parsed:
         call.expect(*counts)
         return call.inputs, {}
 
@@ -148,7 +148,7 @@ def window_options(graph: Graph, op: Op) -> Options:
     }
 
 
-def window(call: Call, kernel: tuple[int, int]) -> dict[str, Any]:
+def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
     """Return the attributes that convolutions and pools share; SAME padding as numbers."""
     stride = (call.option("stride_h"), call.option("stride_w"))
     dilation = (call.option("dilation_h", 1), call.option("dilation_w", 1))

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from zoo.deploy.operators.contract import (
-    Call,
     Emit,
+    OperatorCall,
     Parsed,
     Parts,
     TfliteOp,
@@ -31,7 +31,7 @@ def _write_conv2d(graph: Graph, op: Op) -> Parts:
     return "DEPTHWISE_CONV_2D", options, []
 
 
-def _read_conv2d(call: Call) -> Parsed:
+def _read_conv2d(call: OperatorCall) -> Parsed:
     call.expect(2, 3)
     call.rank4(0, 1)
     weight, channels = call.shape(1), call.shape(0)[3]
@@ -46,7 +46,7 @@ def _write_fully_connected(graph: Graph, op: Op) -> Parts:
     return "FULLY_CONNECTED", {"activation": activation_code(op), "keep_num_dims": keep}, []
 
 
-def _read_fully_connected(call: Call) -> Parsed:
+def _read_fully_connected(call: OperatorCall) -> Parsed:
     call.expect(2, 3)
     if call.option("weights_format"):
         raise MismatchError(f"FULLY_CONNECTED at {call.output} has shuffled weights")

@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo.deploy.operators.contract import Call, Emit, Parsed, Parts, TfliteOp, activation_code
+from zoo.deploy.operators.contract import (
+    Emit,
+    OperatorCall,
+    Parsed,
+    Parts,
+    TfliteOp,
+    activation_code,
+)
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import FIRST, NCHW, NHWC, channels_first, order_matters
@@ -18,7 +25,7 @@ def _write_reshape(graph: Graph, op: Op) -> Parts:
     return "RESHAPE", {"new_shape": shape}, [shape]
 
 
-def _read_reshape(call: Call) -> Parsed:
+def _read_reshape(call: OperatorCall) -> Parsed:
     return call.inputs[:1], {}
 
 
@@ -26,7 +33,7 @@ def _write_transpose(graph: Graph, op: Op) -> Parts:
     return "TRANSPOSE", {}, [np.array(op.attributes["dims"], np.int32)]
 
 
-def _read_transpose(call: Call) -> Parsed:
+def _read_transpose(call: OperatorCall) -> Parsed:
     call.expect(2)
     return call.inputs[:1], {"dims": tuple(call.axes())}
 
@@ -35,7 +42,7 @@ def _write_depth_to_space(graph: Graph, op: Op) -> Parts:
     return "DEPTH_TO_SPACE", {"block_size": op.attributes["block"]}, []
 
 
-def _read_depth_to_space(call: Call) -> Parsed:
+def _read_depth_to_space(call: OperatorCall) -> Parsed:
     call.expect(1)
     return call.inputs, {"block": call.option("block_size")}
 
@@ -45,7 +52,7 @@ def _write_concat(graph: Graph, op: Op) -> Parts:
     return "CONCATENATION", options, []
 
 
-def _read_concat(call: Call) -> Parsed:
+def _read_concat(call: OperatorCall) -> Parsed:
     rank, axis = len(call.shape(0)), call.option("axis")
     return call.inputs, {"dim": axis + rank if axis < 0 else axis, **call.activation()}
 
@@ -63,7 +70,7 @@ def _write_pad(graph: Graph, op: Op) -> Parts:
     return "PADV2", {}, [pairs, np.array([value + meaning.zero_point], dtype)]
 
 
-def _read_pad(call: Call) -> Parsed:
+def _read_pad(call: OperatorCall) -> Parsed:
     call.expect(3 if call.name == "PADV2" else 2)
     pairs = call.constant(1)
     if pairs.shape != (len(call.shape(0)), 2) or np.any(pairs < 0) or np.any(pairs > 2**20):
@@ -72,7 +79,7 @@ def _read_pad(call: Call) -> Parsed:
     return call.inputs[:1], {"padding": padding, "value": _pad_value(call)}
 
 
-def _pad_value(call: Call) -> float:
+def _pad_value(call: OperatorCall) -> float:
     """Return the value PADV2 pads with: an integer minus the zero point, or a float."""
     if call.name == "PAD":
         return 0

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.deploy.operators.contract import (
-    Call,
     Emit,
+    OperatorCall,
     Parsed,
     Parts,
     TfliteOp,
@@ -30,7 +30,7 @@ def _write_pool(name: str) -> Callable[[Graph, Op], Parts]:
     return write
 
 
-def _read_pool(call: Call) -> Parsed:
+def _read_pool(call: OperatorCall) -> Parsed:
     call.expect(1)
     call.rank4(0)
     kernel = (call.option("filter_height"), call.option("filter_width"))
@@ -42,7 +42,7 @@ def _write_mean(graph: Graph, op: Op) -> Parts:
     return "MEAN", {"keep_dims": op.attributes["keepdim"]}, [axes]
 
 
-def _read_mean(call: Call) -> Parsed:
+def _read_mean(call: OperatorCall) -> Parsed:
     call.expect(2)
     dims = tuple(sorted(set(call.axes())))
     return call.inputs[:1], {"dim": dims, "keepdim": bool(call.option("keep_dims"))}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo.deploy.operators.contract import Call, Emit, Parsed, Parts, TfliteOp
+from zoo.deploy.operators.contract import Emit, OperatorCall, Parsed, Parts, TfliteOp
 from zoo.graph.ir import Graph, Op
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def _write(name: str) -> Callable[[Graph, Op], Parts]:
     return write
 
 
-def _read(call: Call) -> Parsed:
+def _read(call: OperatorCall) -> Parsed:
     call.expect(2)
     size = tuple(int(pixels) for pixels in call.constant(1).reshape(-1))
     return call.inputs[:1], {"size": size, **{key: bool(call.option(key)) for key in _KEYS}}

@@ -45,7 +45,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 @dataclass
-class Call:
+class BlockCall:
     """What a block is called with besides the hidden states."""
 
     args: tuple[Any, ...]
@@ -74,7 +74,7 @@ def replaced_forward(modules: Iterator[nn.Module] | nn.ModuleList, make: Any) ->
             module.__dict__.pop("forward", None)
 
 
-def record_calls(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[Call]:
+def record_calls(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[BlockCall]:
     """Return what the model calls each of its blocks with, for token ids of shape (1, length).
 
     Masks and rotary angles may differ from block to block (sliding windows); they do not depend
@@ -91,8 +91,10 @@ def record_calls(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[C
     ) from problem
 
 
-def _recorded(model: nn.Module, blocks: nn.ModuleList, ids: Tensor, as_tuple: bool) -> list[Call]:
-    calls: list[Call] = []
+def _recorded(
+    model: nn.Module, blocks: nn.ModuleList, ids: Tensor, as_tuple: bool
+) -> list[BlockCall]:
+    calls: list[BlockCall] = []
     first: list[torch.Size] = []
     record = _recorder(calls, first, len(blocks), as_tuple)
     try:
@@ -103,12 +105,12 @@ def _recorded(model: nn.Module, blocks: nn.ModuleList, ids: Tensor, as_tuple: bo
     raise ValueError(f"{len(calls)} of {len(blocks)} were called")
 
 
-def _recorder(calls: list[Call], first: list[torch.Size], count: int, as_tuple: bool) -> Any:
+def _recorder(calls: list[BlockCall], first: list[torch.Size], count: int, as_tuple: bool) -> Any:
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         first.append(hidden.shape)
         if hidden.shape != first[0]:
             raise ValueError("the hidden states change their shape between blocks")
-        calls.append(Call(args, kwargs))
+        calls.append(BlockCall(args, kwargs))
         if len(calls) == count:
             raise _Enough
         return (hidden,) if as_tuple else hidden

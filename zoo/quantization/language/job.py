@@ -18,7 +18,7 @@ from zoo.quantization import coverage, verify
 from zoo.quantization.language import assemble, calibration
 from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
 from zoo.quantization.language.source import CONFIG, Source
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
 
 REPORT = "report.json"
@@ -27,7 +27,7 @@ REPORT = "report.json"
 def compress_model(
     folder: Path,
     out: Path,
-    plan: Plan,
+    plan: QuantizationPlan,
     *,
     text: Path | None = None,
     resume: bool = False,
@@ -105,7 +105,7 @@ def _finish(job: Job, out: Path, stream: Tensor | None, shard_bytes: int) -> dic
     return facts
 
 
-def _rotated(source: Source, plan: Plan, folder: Path, team: Team) -> Source:
+def _rotated(source: Source, plan: QuantizationPlan, folder: Path, team: Team) -> Source:
     """Return the source with rotated weights, which the first process writes."""
     from zoo.quantization.language.rotate import rotate_model
 
@@ -126,7 +126,9 @@ def _raise_first(team: Team, problem: ZooError | None) -> None:
         raise problem
 
 
-def _mixed(source: Source, plan: Plan, work: Path, ids: Tensor | None, team: Team) -> Plan:
+def _mixed(
+    source: Source, plan: QuantizationPlan, work: Path, ids: Tensor | None, team: Team
+) -> QuantizationPlan:
     """Return the plan with every layer's share of its budget."""
     from zoo.quantization.language import mixed
 
@@ -156,7 +158,7 @@ def _tuned(job: Job, stream: Tensor | None) -> dict[str, Any]:
     return tune(job, stream)
 
 
-def _check_length(source: Source, plan: Plan) -> None:
+def _check_length(source: Source, plan: QuantizationPlan) -> None:
     longest = getattr(source.config, "max_position_embeddings", None)
     if longest is not None and plan.length > longest:
         raise MismatchError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from zoo.quantization.plan import Plan, Schedule
+from zoo.quantization.plan import QuantizationPlan, Schedule
 from zoo.registry.compressed import Compressed
 
 TAKES = "language-model"
@@ -25,10 +25,10 @@ class JobOptions(Schedule):
         _ = self.plan
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> QuantizationPlan:
         """How the model is quantized."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Plan.read(self.METHOD, values)
+        return QuantizationPlan.read(self.METHOD, values)
 
     @property
     def needs_data(self) -> bool:

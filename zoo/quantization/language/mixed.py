@@ -18,7 +18,7 @@ from zoo.errors import MismatchError
 from zoo.quantization.core import Hessian, LayerOptions, prepare, quantize_matrix, stored_bits
 from zoo.quantization.language import blocks
 from zoo.quantization.language.allocate import Choice, allocate, expected_loss, sensitivities
-from zoo.quantization.plan import Plan
+from zoo.quantization.plan import QuantizationPlan
 
 BITS = (1.5, 2.0, 2.5, 3.0, 4.0)
 WINDOWS = 4  # sensitivities are sums over rows and tokens: more windows change few choices
@@ -49,7 +49,9 @@ def candidates(options: LayerOptions) -> list[LayerOptions]:
     ]
 
 
-def overrides(folder: Path, plan: Plan, ids: Tensor, device: str = "cpu") -> dict[str, Any]:
+def overrides(
+    folder: Path, plan: QuantizationPlan, ids: Tensor, device: str = "cpu"
+) -> dict[str, Any]:
     """Return, for each layer of the model in `folder`, its share of `plan.budget`.
 
     Args:

@@ -30,8 +30,8 @@ from zoo.quantization.language import blocks
 from zoo.quantization.language.calibration import HiddenStates
 from zoo.quantization.language.source import Source
 from zoo.quantization.layers import quantize_layers
-from zoo.quantization.passes import Passes
-from zoo.quantization.plan import Plan
+from zoo.quantization.passes import CalibrationRuns
+from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
 
 log = logging.getLogger("zoo")
@@ -59,7 +59,7 @@ class Job:
     def __init__(
         self,
         source: Source,
-        plan: Plan,
+        plan: QuantizationPlan,
         work: Path,
         ids: Tensor | None,
         *,
@@ -82,7 +82,7 @@ class Job:
             probe(work)
         team.wait()
         self.state = self._open(resume)
-        self.calls: list[blocks.Call] = []
+        self.calls: list[blocks.BlockCall] = []
 
     @property
     def count(self) -> int:
@@ -275,15 +275,15 @@ class Job:
         self.source.fill(block, f"{self.prefix}.{index}.", torch.float32, device)
         return block
 
-    def _passes(self, block: nn.Module, index: int) -> Passes:
+    def _passes(self, block: nn.Module, index: int) -> CalibrationRuns:
         """Return the runs of a block on every window, none for plans that need none."""
         if self.ids is None:
-            return Passes(block, [])
+            return CalibrationRuns(block, [])
         states = self._hidden(self.state["hidden"]).map()
         run = partial(self._one, block, index, states)
-        return Passes(block, [partial(run, window) for window in range(len(self.ids))])
+        return CalibrationRuns(block, [partial(run, window) for window in range(len(self.ids))])
 
-    def _forward(self, passes: Passes) -> None:
+    def _forward(self, passes: CalibrationRuns) -> None:
         """Run a block on every window; the results become the other file."""
         then = self._hidden(self.state["hidden"] ^ 1)
         after = then.map()

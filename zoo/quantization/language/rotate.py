@@ -109,7 +109,7 @@ class Rotation:
             )
         return next(iter(outside))
 
-    def _calls(self) -> list[blocks.Call]:
+    def _calls(self) -> list[blocks.BlockCall]:
         """Return how the model calls its blocks, without the memory of its embedding."""
         hidden = self._random()
         embedding = iter([self.model.get_input_embeddings()])

@@ -13,7 +13,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShardEntry:
     """A tensor in a safetensors file: `start` and `bytes` say where its values lie."""
 
     name: str
@@ -32,7 +32,7 @@ class Entry:
         return self.bytes // count if count else 1
 
 
-def entries(file: Path) -> list[Entry]:
+def entries(file: Path) -> list[ShardEntry]:
     """Return the tensors of a file, from its header alone."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -42,7 +42,7 @@ def entries(file: Path) -> list[Entry]:
             raise UnsafeFileError(f"{file} is no whole safetensors file: {error}") from error
     header.pop("__metadata__", None)
     return [
-        Entry(
+        ShardEntry(
             name,
             facts["dtype"],
             tuple(facts["shape"]),
@@ -63,7 +63,7 @@ def assemble(sources: Sequence[Path], out: Path, *, limit: int) -> int:
         limit: greatest bytes of a shard (a tensor larger than that has one of its own).
 
     """
-    shards: list[list[Entry]] = [[]]
+    shards: list[list[ShardEntry]] = [[]]
     for entry in (entry for file in sources for entry in sorted(entries(file), key=_order)):
         if shards[-1] and sum(e.bytes for e in shards[-1]) + entry.bytes > limit:
             shards.append([])
@@ -83,11 +83,11 @@ def assemble(sources: Sequence[Path], out: Path, *, limit: int) -> int:
     return total
 
 
-def _order(entry: Entry) -> tuple[int, str]:
+def _order(entry: ShardEntry) -> tuple[int, str]:
     return -entry.alignment, entry.name
 
 
-def _write(path: Path, shard: list[Entry]) -> None:
+def _write(path: Path, shard: list[ShardEntry]) -> None:
     """Write one file: an 8-byte length, the header as JSON, then the values without gaps."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
@@ -105,7 +105,7 @@ def _write(path: Path, shard: list[Entry]) -> None:
                 _copy(file, entry, stream)
 
 
-def _by_file(shard: list[Entry]) -> Iterator[tuple[BinaryIO, list[Entry]]]:
+def _by_file(shard: list[ShardEntry]) -> Iterator[tuple[BinaryIO, list[ShardEntry]]]:
     """Yield the entries in order, with their file opened once per run of neighbours."""
     begin = 0
     while begin < len(shard):
@@ -117,7 +117,7 @@ def _by_file(shard: list[Entry]) -> Iterator[tuple[BinaryIO, list[Entry]]]:
         begin = end
 
 
-def _copy(file: BinaryIO, entry: Entry, out: BinaryIO) -> None:
+def _copy(file: BinaryIO, entry: ShardEntry, out: BinaryIO) -> None:
     file.seek(entry.start)
     left = entry.bytes
     while left:

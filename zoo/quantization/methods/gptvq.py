@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from zoo.quantization.language.method import DATA, TAKES, TRAINS, JobOptions, compress
 from zoo.quantization.options import PRESETS as EFFORTS
-from zoo.quantization.options import Codebooks
+from zoo.quantization.options import CodebookOptions
 from zoo.registry.presets import PRESETS as SIZES
 
 __all__ = ["DATA", "GRID", "PAPER", "PRESETS", "SOLVER", "SUMMARY", "TAKES", "TRAINS", "Options",
@@ -18,7 +18,7 @@ GRID, SOLVER = "codebook", "gptvq"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(JobOptions, Codebooks):
+class Options(JobOptions, CodebookOptions):
     """What can be said to GPTVQ."""
 
     METHOD: ClassVar[str] = "gptvq"

@@ -4,7 +4,7 @@ import base64
 import binascii
 import fnmatch
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,37 +234,52 @@ def _apply(call: Call, repo: int, change: Change) -> str:
 def _operate(
     call: Call, row: Row, batch: Batch, files: dict[str, str], key: str, value: dict[str, Any]
 ) -> None:
-    hub, git = call.hub, call.hub.git(row)
     if key == "file":
         files[checked_path(value["path"])] = value["blob"]
     elif key == "lfsFile":
-        path, oid = checked_path(value.get("path")), value.get("oid")
-        if not isinstance(oid, str) or not SHA256.fullmatch(oid):
-            raise bad(f"the oid of {path!r} is not a sha256")
-        assert call.account is not None
-        size = hub.claim(row["id"], oid, call.account)
-        if size is None:
-            raise bad(f"the content of {path!r} ({oid}) was not uploaded to this repository")
-        if value.get("size") not in (None, size):
-            raise bad(f"{path!r} has {size} bytes, not {value.get('size')!r}")
-        files[path] = batch.add_blob(pointer(oid, size))
+        _add_large(call, row, batch, files, value)
     elif key == "copyFile":
-        source = checked_path(value.get("srcPath"))
-        revision = value.get("srcRevision")
-        tree = git.tree(hub.revision(row, text_of(revision, "srcRevision"))) if revision else files
-        if source not in tree:
-            raise Refused(404, f"no file {source!r}", "EntryNotFound")
-        files[checked_path(value.get("path"))] = tree[source]
+        _copy(call, row, files, value)
     elif key in ("deletedFile", "deletedFolder"):
-        path = text_of(value.get("path"), "path", 2000).rstrip("/")
-        inside = [name for name in files if name.startswith(f"{path}/")]
-        gone = inside if key == "deletedFolder" else [path] if path in files else []
-        if not gone:
-            raise Refused(404, f"there is no {path!r} to delete", "EntryNotFound")
-        for name in gone:
-            del files[name]
+        _delete(files, value, folder=key == "deletedFolder")
     else:
         raise bad(f"unknown operation {key[:40]!r}")
+
+
+def _add_large(
+    call: Call, row: Row, batch: Batch, files: dict[str, str], value: dict[str, Any]
+) -> None:
+    path, oid = checked_path(value.get("path")), value.get("oid")
+    if not isinstance(oid, str) or not SHA256.fullmatch(oid):
+        raise bad(f"the oid of {path!r} is not a sha256")
+    assert call.account is not None
+    size = call.hub.claim(row["id"], oid, call.account)
+    if size is None:
+        raise bad(f"the content of {path!r} ({oid}) was not uploaded to this repository")
+    if value.get("size") not in (None, size):
+        raise bad(f"{path!r} has {size} bytes, not {value.get('size')!r}")
+    files[path] = batch.add_blob(pointer(oid, size))
+
+
+def _copy(call: Call, row: Row, files: dict[str, str], value: dict[str, Any]) -> None:
+    hub, source = call.hub, checked_path(value.get("srcPath"))
+    revision = value.get("srcRevision")
+    tree: Mapping[str, str] = files
+    if revision:
+        tree = hub.git(row).tree(hub.revision(row, text_of(revision, "srcRevision")))
+    if source not in tree:
+        raise Refused(404, f"no file {source!r}", "EntryNotFound")
+    files[checked_path(value.get("path"))] = tree[source]
+
+
+def _delete(files: dict[str, str], value: dict[str, Any], *, folder: bool) -> None:
+    path = text_of(value.get("path"), "path", 2000).rstrip("/")
+    inside = [name for name in files if name.startswith(f"{path}/")]
+    gone = inside if folder else [path] if path in files else []
+    if not gone:
+        raise Refused(404, f"there is no {path!r} to delete", "EntryNotFound")
+    for name in gone:
+        del files[name]
 
 
 def _check_clashes(before: Any, after: dict[str, str]) -> None:

@@ -85,7 +85,12 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def send_file(
-    call: Call, source: "Source", size: int, etag: str, headers: dict[str, str], ranges: bool = True
+    call: Call,
+    source: "ByteSource",
+    size: int,
+    etag: str,
+    headers: dict[str, str],
+    ranges: bool = True,
 ) -> Response:
     """Answer with a file, or, unless `ranges` is false, with the part of it that is asked for."""
     request = call.request
@@ -104,7 +109,7 @@ def send_file(
     return source.answer(first, length, 206 if part else 200, headers)
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where the bytes of an answer come from."""
 
     def answer(self, first: int, length: int, status: int, headers: dict[str, str]) -> Response:
@@ -163,7 +168,7 @@ def _send(call: Call, *, raw: bool) -> Response:
         data = hub.git(row).blob(blob)
         return send_file(call, Pieces(hub, None, data), len(data), blob, headers | _shown(path))
     oid, size = file["lfs"]["oid"], file["lfs"]["size"]
-    source: Source = Pieces(hub, oid)
+    source: ByteSource = Pieces(hub, oid)
     ranges = True
     if not row["upstream"]:
         require_intact(hub, oid, path)
@@ -182,7 +187,7 @@ def _mirror(hub: Hub, path: str) -> Mirror:
     return hub.mirror
 
 
-def mirrored(hub: Hub, repo: int, oid: str, fetch: Fetch | None) -> tuple[Source, bool]:
+def mirrored(hub: Hub, repo: int, oid: str, fetch: Fetch | None) -> tuple[ByteSource, bool]:
     """Return where the bytes of a mirrored file come from, and whether Range may be honoured.
 
     An upstream that fails at once is answered in words; later, only a cut is left.

@@ -61,9 +61,9 @@ class Upstream:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint.rstrip("/")
 
-    def hub(self, token: str | None) -> client.Hub:
+    def hub(self, token: str | None) -> client.Connection:
         """Return the hub as the holder of `token` sees it."""
-        return client.Hub(Place(self.endpoint), self.endpoint, token)
+        return client.Connection(Place(self.endpoint), self.endpoint, token)
 
     def facts(self, repo: str, token: str | None, about: str = "") -> dict[str, Any]:
         """Return what the API says of a repository."""

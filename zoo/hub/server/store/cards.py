@@ -99,13 +99,7 @@ def strings(value: Any) -> list[str]:
 
 def problems(data: Mapping[str, Any], kind: str) -> list[str]:
     """Return what is wrong with a card's data, one sentence each."""
-    found = []
-    license_ = data.get("license")
-    for item in strings(license_):
-        if item not in LICENSES:
-            found.append(f'"license" must be an identifier that the Hub knows, not {item!r}')
-    if license_ == "other" and kind == "models" and not data.get("license_name"):
-        found.append('"license: other" needs "license_name" and "license_link"')
+    found = _license_problems(data.get("license"), kind, data)
     for field in ("base_model", "datasets"):
         if field in data and not all(_ID.fullmatch(item) for item in strings(data[field])):
             found.append(f'"{field}" must hold repository ids')
@@ -121,6 +115,17 @@ def problems(data: Mapping[str, Any], kind: str) -> list[str]:
     if data.get("base_model_relation", "adapter") not in RELATIONS:
         found.append(f'"base_model_relation" must be one of {", ".join(RELATIONS)}')
     return found + _result_problems(data.get("model-index"))
+
+
+def _license_problems(license_: Any, kind: str, data: Mapping[str, Any]) -> list[str]:
+    wrong = [
+        f'"license" must be an identifier that the Hub knows, not {item!r}'
+        for item in strings(license_)
+        if item not in LICENSES
+    ]
+    if license_ == "other" and kind == "models" and not data.get("license_name"):
+        wrong.append('"license: other" needs "license_name" and "license_link"')
+    return wrong
 
 
 def _result_problems(models: Any) -> list[str]:

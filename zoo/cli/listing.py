@@ -1,0 +1,166 @@
+"""The commands `zoo list` and `zoo show`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zoo import registry
+from zoo import verbs as api
+from zoo.cli.printing import Arguments, Command, add_ref, print_json, print_table
+from zoo.registry.codec import leaves
+from zoo.registry.recipe import Compress, Recipe
+
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
+    from zoo.registry.checkpoint import Checkpoint
+
+
+def add(command: Command) -> None:
+    """Add the commands to the command line."""
+    sub = command("list", _list, "list the recipes")
+    sub.add_argument("pattern", nargs="?", default="*", help='e.g. "sesr-*-x2"')
+    sub.add_argument("--family")
+    sub.add_argument("--task")
+    add_ref(command("show", _show, "show a recipe, its weights and their licence"))
+
+
+def _list(args: Arguments) -> None:
+    """List the recipes."""
+    recipes = [
+        recipe
+        for recipe in (registry.find(name) for name in registry.names(args.pattern))
+        if args.family in (None, recipe.family) and args.task in (None, recipe.task, recipe.subtask)
+    ]
+    if args.json:
+        print_json([{**r.to_json(), "weights": registry.shipped_tags(r.name)} for r in recipes])
+        return
+    rows = [("NAME", "WEIGHTS", "TASK", "WHAT")]
+    rows += [
+        (r.name, ", ".join(registry.shipped_tags(r.name)) or "-", r.subtask, r.summary)
+        for r in recipes
+    ]
+    if recipes:
+        print_table(rows)
+    else:
+        print(f"no recipe matches {args.pattern!r}; zoo list shows all", file=sys.stderr)
+
+
+def _show_file(args: Arguments, artifact: "Artifact") -> None:
+    from zoo.cost.memory import plan
+    from zoo.deploy.tflite import describe
+
+    graph, path = artifact.graph(), artifact.path
+    rows = describe(graph)
+    arena = plan(graph, graph.tensors[graph.inputs[0]].dtype, in_place=False).arena_bytes
+    totals = {"file_bytes": path.stat().st_size, "macs": graph.macs, "arena_bytes": arena}
+    if args.json:
+        print_json({**totals, "ops": rows})
+        return
+    table = [["#", "OPERATOR", "OUTPUT", "TYPE", "MACS", "WEIGHTS", "SCALE", "ZERO", "FROM"]]
+    for row in rows:
+        scale = "-" if row["scale"] is None else f"{row['scale']:.6g}"
+        zero = "-" if row["zero_point"] is None else str(row["zero_point"])
+        shape = "x".join(map(str, row["output"]))
+        numbers = [f"{row['macs']:,}", f"{row['weight_bytes']:,} B", scale, zero]
+        origin = row["module"] if len(row["module"]) <= 40 else f"{row['module'][:39]}…"
+        table.append([str(row["number"]), row["kind"], shape, row["dtype"], *numbers, origin])
+    print_table(table)
+    print(
+        f"{totals['file_bytes']:,} bytes, {graph.macs:,} MACs, "
+        f"{arena:,} bytes of activations (planned as TFLite Micro does)"
+    )
+
+
+def _show(args: Arguments) -> None:
+    """Show a recipe, or the graph of a `.tflite` file."""
+    from zoo.artifacts.networks import Network
+
+    artifact = api.resolve(args.ref, weights=False)
+    if not isinstance(artifact, Network):
+        _show_file(args, artifact)
+        return
+    recipe = artifact.recipe
+    if args.ref == recipe.name:
+        tags = registry.shipped_tags(recipe.name)
+        weights = [api.checkpoint(f"{recipe.name}.{tag}") for tag in tags]
+    else:
+        weights = [artifact.facts]
+    facts = [_facts(checkpoint) for checkpoint in weights]
+    if args.json:
+        print_json({"recipe": recipe.to_json(), "weights": facts})
+        return
+    print(f"{recipe.name}: {recipe.summary}")
+    print(f"paper    https://arxiv.org/abs/{recipe.paper}")
+    print(f"code     {recipe.license}")
+    if recipe.of_transformers:
+        _show_compressed(recipe, facts)
+        return
+    print(f"input    {tuple(recipe.input_shape)}, {_pairs(recipe.preprocessing)}")
+    kind = "compress" if isinstance(recipe.make, Compress) else "train"
+    print(f"{kind.ljust(8)} {_pairs(leaves(recipe.to_json()[kind]))}")
+    for item in facts:
+        data = item["data"]
+        print(f"weights  {item['tag']}, licence: {item['license']}")
+        print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
+        if item["quantization"]:
+            scheme = item["quantization"]["scheme"]
+            how = "" if kind == "compress" else "trained for it; "
+            print(f"         {scheme}: {how}measured on the device's own integers")
+        for name, result in _scores(item["metrics"]):
+            print(f"         {name}: {result}")
+    if not facts:
+        print(f"weights  none shipped; zoo {kind} {recipe.name} --data DIR --out DIR makes them")
+
+
+def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
+    return {
+        "tag": checkpoint.tag,
+        "license": checkpoint.license,
+        "data": dict(checkpoint.config.get("data", {})),
+        "files": checkpoint.config["files"],
+        "metrics": dict(checkpoint.metrics),
+        "quantization": checkpoint.quantization,
+    }
+
+
+def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None:
+    print(
+        f"compress {_pairs({k: v for k, v in leaves(recipe.to_json()['compress']).items() if v})}"
+    )
+    for item in facts:
+        size = sum(file["bytes"] for file in item["files"].values())
+        compression = item["metrics"].get("compression", {})
+        bits = compression.get("bits_per_weight", 0)
+        print(f"weights  {item['tag']}, licence: {item['license']}")
+        print(f"         {bits:.4f} bits per packed weight, {size:,} bytes in all")
+        for name, result in _scores(item["metrics"]):
+            print(f"         {name}: {result}")
+    if not facts:
+        print(f"weights  none shipped; zoo compress {recipe.name} --data TEXT --out DIR makes them")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    texts = {k: "/".join(map(str, v)) if isinstance(v, list) else v for k, v in values.items()}
+    return ", ".join(f"{key} {value}" for key, value in texts.items())
+
+
+def _counts(data: Mapping[str, Any]) -> list[str]:
+    """Return how many samples were trained on, in the task's word: "400 images"."""
+    counts = {key: value for key, value in data.items() if isinstance(value, int)}
+    return [f"{value} {key}" for key, value in counts.items() if key != "held_out"]
+
+
+def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    held_out = {"held out": metrics["held_out"]} if "held_out" in metrics else {}
+    results = {**held_out, **metrics.get("evaluations", {})}
+    scores = [(name, _numbers(result)) for name, result in results.items()]
+    plain = [
+        (f"{name}, the same weights in float", _numbers(result["float"]))
+        for name, result in results.items()
+        if "float" in result
+    ]
+    return scores + plain
+
+
+def _numbers(result: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in result.items() if isinstance(v, float))

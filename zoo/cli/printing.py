@@ -1,0 +1,36 @@
+"""What the commands share: arguments, and how results are printed."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Arguments = argparse.Namespace
+Command = Callable[..., argparse.ArgumentParser]  # adds a command: its name, act and text
+REF = "name[.tag], org/repo[@revision], or a folder: ./DIR"
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as left-aligned columns; the first row is the header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def add_ref(sub: argparse.ArgumentParser) -> None:
+    """Let a command take the ref of a model."""
+    sub.add_argument("ref", metavar="REF", help=REF)
+
+
+def positive(text: str) -> int:
+    """Read a positive whole number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
