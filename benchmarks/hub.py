@@ -197,7 +197,7 @@ def crowd(address: str, token: str) -> dict[str, Any]:
     readers = [threading.Thread(target=read) for _ in range(READERS)]
     writers = [threading.Thread(target=write, args=(i,)) for i in range(WRITERS)]
     start = time.perf_counter()
-    for thread in (*readers, *writers):
+    for thread in readers + writers:
         thread.start()
     for thread in writers:
         thread.join()
@@ -208,8 +208,8 @@ def crowd(address: str, token: str) -> dict[str, Any]:
     missing = [
         name
         for name, commit in acknowledged.items()
-        if ask("GET", f"/me/crowd/resolve/{commit}/{name}") != (200, name.encode())
-        or ask("GET", f"/me/crowd/resolve/main/{name}") != (200, name.encode())
+        for revision in (commit, "main")
+        if ask("GET", f"/me/crowd/resolve/{revision}/{name}") != (200, name.encode())
     ]
     return {
         "seconds": seconds,
@@ -217,7 +217,7 @@ def crowd(address: str, token: str) -> dict[str, Any]:
         "commits_asked": WRITERS * COMMITS,
         "reads_of_1_mib": reads[0],
         "failed": failed[0],
-        "missing": len(missing),
+        "missing": len(set(missing)),
     }
 
 
