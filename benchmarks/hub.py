@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, alternate, ratio, report
+from zoo.hub import exchange
 
 READERS, WRITERS, COMMITS, FILES = 100, 24, 5, 1000
 PULL_GOAL, PUSH_GOAL = 0.6, 0.4
@@ -188,8 +189,6 @@ def crowd(address: str, token: str) -> dict[str, Any]:
             with lock:
                 reads[0] += 1
                 failed[0] += status != 200 or hashlib.sha256(body).hexdigest() != digest
-
-    from zoo.hub import exchange
 
     data = os.urandom(1 << 20)
     digest = hashlib.sha256(data).hexdigest()
