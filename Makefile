@@ -15,7 +15,7 @@ DEV := .venv/.installed-dev
 BENCHMARKS := $(subst /,.,$(basename $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))))
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow check fix bench wheel clean
+.PHONY: help demo test test-slow coverage check fix bench wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,9 @@ test: $(DEV)  ## run the tests
 
 test-slow: $(DEV)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+coverage: $(DEV)  ## run the tests and measure which lines and branches they reach
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal --cov --cov-report=term
 
 check: $(DEV)  ## check format, lint and types
 	$(BIN)/ruff format --check

@@ -12,10 +12,13 @@ import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from zoo.registry.checkpoint import Checkpoint
 
 _HOME = Path(tempfile.mkdtemp(prefix="zoo-tests-"))
 _ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +92,7 @@ def opened_by_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path):
+def made(tmp_path: Path) -> "Checkpoint":
     """A checkpoint of the smallest recipe, untrained, with a metric."""
     from zoo.registry import find
     from zoo.registry.checkpoint import Checkpoint, build

@@ -10,7 +10,7 @@ from zoo import registry
 from zoo.registry.checkpoint import Checkpoint, build
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 QUIET = [
     "--no-sandbox",
@@ -57,6 +57,10 @@ def visit(browser: "Browser", address: str) -> Iterator[Callable[[int, int], "Pa
     """Open the page as a fresh visitor; in the end nothing may have gone wrong or elsewhere."""
     contexts, requests, errors = [], [], []
 
+    def heard(said: "ConsoleMessage") -> None:
+        if said.type == "error":
+            errors.append(said.text)
+
     def opened(width: int = 1280, height: int = 900) -> "Page":
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
@@ -64,7 +68,7 @@ def visit(browser: "Browser", address: str) -> Iterator[Callable[[int, int], "Pa
         page = context.new_page()
         page.on("request", lambda sent: requests.append(sent.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and errors.append(said.text))
+        page.on("console", heard)
         page.goto(address, wait_until="load")
         return page
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -39,13 +40,14 @@ class FakeHub:
         # What goes wrong. Each is called with the request's facts.
         self.cut: Callable[[str, int, int], int | None] = lambda path, start, size: None
         self.content: Callable[[str, bytes], bytes] = lambda path, data: data
-        self.rows: Callable[[list[dict]], list[dict]] = lambda rows: rows
+        self.rows: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows
         self.ranges = True
         self.fail: Callable[[str, str], tuple[int, dict[str, str]] | None] = lambda *_: None
         self.after_parent: Callable[[], None] = lambda: None
         self.objects: dict[str, bytes] = {}
         self.page = 1000
         self.next_at = ""
+        self.address = ""
         self.lock = threading.Lock()
 
     def add(self, repo: str, files: dict[str, bytes]) -> str:
@@ -59,7 +61,7 @@ class FakeHub:
     def head(self, repo: str) -> str:
         return list(self.repos[repo])[-1]
 
-    def listing(self, repo: str, commit: str) -> list[dict]:
+    def listing(self, repo: str, commit: str) -> list[dict[str, Any]]:
         rows = []
         for path, data in self.repos[repo][commit].items():
             row = {"type": "file", "path": path, "size": len(data), "oid": git_sha1(data)}
@@ -189,14 +191,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.objects[hashlib.sha256(data).hexdigest()] = data
             self._answer(200, b"")
 
-    def _create(self, wanted: dict) -> None:
+    def _create(self, wanted: dict[str, Any]) -> None:
         repo = f"{wanted['organization']}/{wanted['name']}"
         if repo not in self.hub.repos:
             self.hub.visibility[repo] = wanted.get("visibility", "public")
             self.hub.add(repo, {".gitattributes": b"*.safetensors filter=lfs\n"})
         self._json({"url": f"http://{self.headers['Host']}/{repo}", "name": repo, "id": repo})
 
-    def _batch(self, wanted: dict) -> None:
+    def _batch(self, wanted: dict[str, Any]) -> None:
         base = f"http://{self.headers['Host']}/lfs/"
         rows = [
             {**item, "actions": {"upload": {"href": base + item["oid"]}}}
@@ -204,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._json({"transfer": "basic", "objects": rows})
 
-    def _commit(self, repo: str, lines: list[dict]) -> None:
+    def _commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
         header = lines[0]["value"]
         head = self.hub.head(repo)
         if header.get("parentCommit", head) != head:
@@ -244,11 +246,13 @@ def start_hub() -> Iterator[Callable[[], tuple[FakeHub, str]]]:
 
 
 @pytest.fixture
-def hub(start_hub, monkeypatch, tmp_path) -> FakeHub:
+def hub(
+    start_hub: Callable[[], tuple[FakeHub, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> FakeHub:
     """A hub that the environment names, an empty cache, and no waiting between tries."""
     from huggingface_hub import constants
 
-    from zoo.hub import client, download
+    from zoo.hub import download
 
     fake, address = start_hub()
     fake.address = address
@@ -256,7 +260,7 @@ def hub(start_hub, monkeypatch, tmp_path) -> FakeHub:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("zoo.hub.client.time.sleep", lambda seconds: None)
     return fake
 
 

@@ -55,6 +55,7 @@ def transformers_shards() -> None:
     model.save_pretrained(WORK / "shards", max_shard_size="2kB")
     zoo.push(WORK / "shards", "me/shards")
     folder = zoo.pull("me/shards")
+    assert isinstance(folder, Path)
     assert len(list(folder.glob("*.safetensors"))) > 1
     same(type(model).from_pretrained(folder), model)
     same(type(model).from_pretrained("me/shards"), model)
@@ -168,11 +169,14 @@ def quantized_shards() -> None:
     LlamaForCausalLM(config).save_pretrained(WORK / "llama")
     words = Tokenizer(models.BPE(vocab={chr(i): i for i in range(256)}, merges=[]))
     Fast(tokenizer_object=words).save_pretrained(WORK / "llama")
-    compress_model.__kwdefaults__["shard_bytes"] = 40_000
+    defaults = compress_model.__kwdefaults__
+    assert defaults is not None
+    defaults["shard_bytes"] = 40_000
     made = zoo.compress(WORK / "llama", WORK / "q", method="rtn", license="mit")
     zoo.push(made, "me/q")
-    assert len(list(zoo.pull("me/q").path.glob("*.safetensors"))) > 1
-    card = (zoo.pull("me/q").path / "README.md").read_text()
+    pulled = zoo.checkpoint("me/q").path
+    assert len(list(pulled.glob("*.safetensors"))) > 1
+    card = (pulled / "README.md").read_text()
     assert "| phone-npu-4tops | memory of any size |" in card
     ids = torch.arange(20).reshape(1, 20)
     expected = made.load()(ids).logits

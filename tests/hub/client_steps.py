@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 )
 
 # The folder of a program that is run is on its path.
-from steps_access import (
+from steps_access import (  # type: ignore[import-not-found]  # beside this program
     auth_check,
     gated,
     invalid_token,

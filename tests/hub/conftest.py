@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,7 @@ class Wire:
         self,
         method: str,
         path: str,
-        body: object = None,
+        body: Any = None,
         *,
         headers: dict[str, str] | None = None,
     ) -> "Answer":
@@ -161,7 +162,9 @@ class Wire:
         path = found["actions"]["upload"]["href"].partition(self.host)[2]
         return Wire(f"http://{self.host}")("PUT", path, data)
 
-    def commit(self, repo: str, *operations: tuple[str, dict[str, object]], **header) -> "Answer":
+    def commit(
+        self, repo: str, *operations: tuple[str, Mapping[str, object]], **header: object
+    ) -> "Answer":
         """Commit operations to main."""
         lines = [{"key": "header", "value": {"summary": "test", **header}}]
         lines += [{"key": key, "value": value} for key, value in operations]
@@ -183,7 +186,7 @@ class Answer:
     body: bytes
 
     @property
-    def json(self):
+    def json(self) -> Any:
         """The body as JSON."""
         return json.loads(self.body)
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def _tiny_model(blocks: int = 3, **changes: object) -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_bars():
+def _no_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -131,18 +132,18 @@ def _rewrite(path: Path, **changes: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_model():
+def tiny_model() -> Callable[..., LlamaForCausalLM]:
     """Makes random models: `tiny_model(blocks, **changes of the configuration)`."""
     return _tiny_model
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer():
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are bytes."""
     return _byte_tokenizer()
 
 
 @pytest.fixture(scope="session")
-def rewrite():
+def rewrite() -> Callable[..., None]:
     """Changes entries of a JSON file: `rewrite(path, key=value)`."""
     return _rewrite

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import zoo.quantization.language.pipeline as pipeline
 from zoo.quantization.language.job import compress_model
@@ -16,9 +17,10 @@ PLAN = QuantizationPlan(options=OPTIONS, windows=4, length=48)
 
 def die_at(moment: str, count: int) -> None:
     """Let the process be killed at the `count`-th call of a method of the job."""
-    original, calls = getattr(pipeline.Job, moment), []
+    original: Any = getattr(pipeline.Job, moment)
+    calls: list[int] = []
 
-    def die(self, *args, **kwargs):
+    def die(self: pipeline.Job, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == count:
             os.kill(os.getpid(), signal.SIGKILL)

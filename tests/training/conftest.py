@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,9 +78,9 @@ def log(out: Path) -> list[dict[str, float]]:
 def losses(out: Path) -> dict[int, float]:
     """The loss by step; a step that was logged twice is an error."""
     lines = [line for line in log(out) if "loss" in line]
-    found = {line["step"]: line["loss"] for line in lines}
-    assert len(found) == len(lines)
-    return found
+    by_step = {int(line["step"]): line["loss"] for line in lines}
+    assert len(by_step) == len(lines)
+    return by_step
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +107,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama of 20,000 weights and a tokenizer of characters."""
     from tokenizers import Regex, Tokenizer
     from tokenizers.models import WordLevel
@@ -129,17 +130,17 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def farm_text(tmp_path_factory):
+def farm_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("data") / "farm.txt"
     file.write_text(FARM)
     return file
 
 
 @pytest.fixture(scope="session")
-def tiny_command(tiny, farm_text):
+def tiny_command(tiny: Path, farm_text: Path) -> Callable[..., list[str]]:
     """The command line of a short run."""
 
-    def words(out, *more, **settings):
+    def words(out: Path, *more: str, **settings: Any) -> list[str]:
         chosen = SETTINGS | {k.replace("__", "."): v for k, v in settings.items()}
         sets = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
         return ["adapter", "train", "farm", "--base", str(tiny), "--task", "causal-lm", "--data",
@@ -149,10 +150,10 @@ def tiny_command(tiny, farm_text):
 
 
 @pytest.fixture(scope="session")
-def train_tiny(tiny_command):
+def train_tiny(tiny_command: Callable[..., list[str]]) -> Callable[..., int]:
     """Run it in this process; return the exit code."""
 
-    def start(out, *more, **settings):
+    def start(out: Path, *more: str, **settings: Any) -> int:
         try:
             return main(tiny_command(out, *more, **settings))
         finally:

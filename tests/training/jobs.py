@@ -64,8 +64,8 @@ def two_processes(jobs: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[N
         for process in processes:
             process.kill()
             process.wait()
-    said = "".join((folder / f"said-{rank}.txt").read_text() for rank in (0, 1))
-    assert [process.returncode for process in processes] == [0, 0], said
+    printed = "".join((folder / f"said-{rank}.txt").read_text() for rank in (0, 1))
+    assert [process.returncode for process in processes] == [0, 0], printed
 
 
 if __name__ == "__main__":
