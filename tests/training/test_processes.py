@@ -32,6 +32,11 @@ METHODS = extensions.names("zoo.adapters.methods")
 TRAINED = {r.name: r for r in all_recipes().values() if isinstance(r.make, Train)}
 ONE_OF_EACH_TASK = {r.subtask: r.name for r in reversed(TRAINED.values())}
 WAYS = ("plain", "int8", "teacher")
+# How far the first loss, later ones and weights may be off. A bias in front of a batch norm has no
+# gradient but rounding errors, and AdamW makes full steps of them; and MobileNet's 27 batch norms
+# of few samples turn torch's rounding into 2e-4 of an output. While each process normalized alone,
+# the first loss was off by 0.004 and 0.013, weights by 0.013 and 0.07.
+NORMED = {"mlperf-tiny-ic": (1e-5, 1e-4, 2e-3), "mlperf-tiny-vww": (1e-3, 2e-2, 2e-2)}
 
 
 @pytest.fixture(scope="session")
@@ -149,15 +154,13 @@ def figures(out: Path) -> list[dict[str, float]]:
 def assert_same(place: Path, name: str) -> None:
     """Compare the logs and the weights of both runs of a job."""
     one, two = place / name / "one", place / name / "two"
-    # A bias in front of a batch norm has no gradient but rounding errors, and AdamW makes full
-    # steps of them; before batch norms shared their statistics, weights differed by 0.013.
-    norms = name.startswith("mlperf-tiny") and not name.endswith("int8")
-    loss, weight = (1e-4, 2e-3) if norms else (5e-6, 5e-6)
+    recipe, _, way = name.partition(" ")
+    first, loss, weight = NORMED.get(recipe if way != "int8" else "", (5e-6, 5e-5, 5e-6))
     if (one / "log.jsonl").exists():
         pairs = zip(figures(one), figures(two), strict=True)
-        assert all(theirs == pytest.approx(ours, abs=loss, rel=loss) for ours, theirs in pairs), (
-            name
-        )
+        for number, (ours, theirs) in enumerate(pairs):
+            off = loss if number else first
+            assert theirs == pytest.approx(ours, abs=off, rel=off), name
     files = sorted(path.name for path in one.glob("*.safetensors"))
     assert files
     for file in files:
@@ -195,7 +198,9 @@ def test_two_processes_equal_one_with_the_double_batch(
 
 @pytest.mark.slow
 def test_two_processes_equal_one_for_every_recipe(tmp_path, data_of):
-    jobs = ways_of([*TRAINED], tmp_path, data_of)
+    forms = {name: recipe.in_tiny_form() for name, recipe in TRAINED.items()}
+    different = {(form.model, str(form.args)): name for name, form in forms.items()}
+    jobs = ways_of([*different.values()], tmp_path, data_of)
     both(jobs, tmp_path)
     for name in jobs:
         assert_same(tmp_path, name)
