@@ -21,7 +21,7 @@ from zoo.cards.model import render as render_model
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.recipe import Train
 from zoo.tasks.contract import Metric
-from zoo.training.loop import train
+from zoo.training.network import train
 
 NAMES = extensions.names("zoo.tasks")
 TRAINED = [name for name in NAMES if tasks.named(name).FACTS.select_by]
