@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+MOST_MODULES = 60  # of ours; each costs about a millisecond
 HEAVY = ("accelerate", "cv2", "gradio", "huggingface_hub", "numpy", "torch")
 
 
@@ -25,3 +26,17 @@ def test_imports_nothing_heavy(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]"
+
+
+def test_listing_imports_few_modules() -> None:
+    """What `zoo list` reads of this package; a room that listing does not need stays out."""
+    code = (
+        "from zoo.cli import main; main(['list'])\n"
+        "import sys; print([n for n in sys.modules if n.split('.')[0] == 'zoo'], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stderr.strip().strip("[]").replace("'", "").split(", ")
+    rooms = {name.split(".")[1] for name in loaded if "." in name}
+    heavy = {"cards", "cost", "deploy", "quantization", "training", "tasks", "data", "runtime"}
+    assert not rooms & (heavy | {"graph", "models", "integrations"})
+    assert len(loaded) <= MOST_MODULES

@@ -37,6 +37,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     """Return the cost that the compiler reports, operators left to the host CPU named."""
     graph, report = compiled(subject, target.name)
     numbers = counts(graph, memory.plan(graph, "int8"), target)
+    numbers["input_shape"] = subject.shape  # as it was given, not channels last
     numbers["peak_activation_bytes"] = report.peak_bytes.get("Sram", 0)
     numbers["weight_bytes"] = report.encoded_bytes
     words = obtained(f"estimated ({route(report)})", target)
