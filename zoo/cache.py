@@ -27,14 +27,14 @@ class CacheEntry:
 
 def entries() -> list[CacheEntry]:
     """Return what the cache holds, the least recently used first."""
-    found = []
+    kept = []
     for folder in root().glob("*/*"):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         idle = (time.time() - folder.stat().st_mtime) / 86_400
-        found.append(CacheEntry(folder.parent.name, folder, size, max(idle, 0.0)))
-    return sorted(found, key=lambda entry: -entry.unused_days)
+        kept.append(CacheEntry(folder.parent.name, folder, size, max(idle, 0.0)))
+    return sorted(kept, key=lambda entry: -entry.unused_days)
 
 
 def prune(unused_days: float = 0.0) -> list[CacheEntry]:

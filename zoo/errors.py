@@ -94,8 +94,10 @@ def _wanted(package: str, extra: str) -> list[str]:
     except metadata.PackageNotFoundError:  # a copy of the folder, as on a Space
         lines = []
     split = [line.partition(";") for line in lines]
-    found = [name.strip() for name, _, marker in split if marker.strip() == f"extra == '{extra}'"]
-    return found or [package]
+    requirements = [
+        name.strip() for name, _, marker in split if marker.strip() == f"extra == '{extra}'"
+    ]
+    return requirements or [package]
 
 
 def _is_checkout() -> bool:

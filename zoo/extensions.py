@@ -26,19 +26,19 @@ def members(point: str) -> Mapping[str, str]:
 
     """
     folder = importlib.import_module(point)
-    found = {
+    places = {
         module.name.replace("_", "-"): f"{point}.{module.name}"
         for module in pkgutil.iter_modules(folder.__path__)
         if not module.name.startswith("_") and module.name != "contract"
     }
     for entry in importlib.metadata.entry_points(group=point):
         name = entry.name.replace("_", "-")
-        if found.setdefault(name, entry.value) != entry.value:
+        if places.setdefault(name, entry.value) != entry.value:
             raise MismatchError(
-                f"{name!r} of {point} is defined by {found[name]} and by entry point {entry.name} "
+                f"{name!r} of {point} is defined by {places[name]} and by entry point {entry.name} "
                 f"({entry.value}); rename one, or uninstall the package that brings it"
             )
-    return MappingProxyType(dict(sorted(found.items())))
+    return MappingProxyType(dict(sorted(places.items())))
 
 
 def names(point: str) -> list[str]:
@@ -68,12 +68,12 @@ def member(point: str, name: str, what: str) -> Any:
         return importlib.import_module(target)
     module, _, attribute = target.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        loaded: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
-            found = getattr(found, part)
+            loaded = getattr(loaded, part)
     except Exception as error:  # whatever another package's code raises
         raise MismatchError(
             f"entry point {name} ({target}) of {point} cannot be loaded: "
             f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
         ) from error
-    return found
+    return loaded

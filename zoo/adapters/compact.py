@@ -59,11 +59,11 @@ class CompactValues:
 
     def slices(self) -> dict[str, slice]:
         """Return each tensor's part of the flat vectors."""
-        found, first = {}, 0
+        slices, first = {}, 0
         for name, size in zip(self.names, self.sizes, strict=True):
-            found[name] = slice(first, first + size)
+            slices[name] = slice(first, first + size)
             first += size
-        return found
+        return slices
 
     def attach(self, model: nn.Module) -> list[Any]:
         """Freeze a model but for the masked tensors, and gather their gradients; return handles."""

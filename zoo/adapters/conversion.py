@@ -42,7 +42,7 @@ def from_full_finetune(
     """
     options = options or MaskOptions()
     after = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else tuned
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    changes: dict[str, tuple[Tensor, Tensor]] = {}
     kept = total = 0.0
     for name, parameter in masks.targets(base, options).items():
         if name not in after or after[name].shape != parameter.shape:
@@ -55,13 +55,13 @@ def from_full_finetune(
         indices = masks.first(change.abs(), number)
         indices = indices[change[indices] != 0]
         if indices.numel():
-            found[name] = (indices, change[indices])
+            changes[name] = (indices, change[indices])
         kept += float(change[indices].double().square().sum())
         total += float(change.double().square().sum())
-    if not found:
+    if not changes:
         raise MismatchError("the tuned model equals its base; there is nothing to adapt")
     facts = {"method": "top-delta", "density": density, "energy_kept": kept / total}
-    return SparseAdapter.from_tensors(found, base, metadata={**facts, **dict(metadata or {})})
+    return SparseAdapter.from_tensors(changes, base, metadata={**facts, **dict(metadata or {})})
 
 
 def from_lora(

@@ -77,12 +77,12 @@ class SparseAdapter:
 
         """
         base = base_tensors(model)
-        found = {
+        sparse = {
             name: _sorted(name, base_tensor(base, name), *pair, overwrite=mode == "overwrite")
             for name, pair in tensors.items()
         }
-        whole = {name: digest(base[name]) for name in found}
-        return cls(found, mode, {**(metadata or {}), BASE_TENSORS: whole})
+        whole = {name: digest(base[name]) for name in sparse}
+        return cls(sparse, mode, {**(metadata or {}), BASE_TENSORS: whole})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -165,25 +165,25 @@ class SparseAdapter:
             raise MismatchError(f"mode is {mode!r}; expected one of {storage.MODES}")
         self.check(model)
         base = base_tensors(model)
-        found = {}
+        tensors = {}
         for name, tensor in self.tensors.items():
             before = gather(base[name], tensor.indices)
             change = delta(tensor, before if self.mode == "overwrite" else None)
             values = change if mode == "delta" else added(name, before, change)
-            found[name] = _with_values(tensor, tensor.values if mode == self.mode else values)
-        return type(self)(found, mode, self.metadata)
+            tensors[name] = _with_values(tensor, tensor.values if mode == self.mode else values)
+        return type(self)(tensors, mode, self.metadata)
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Return the adapter with its deltas rounded to `dtype`, to halve a file."""
         if self.mode == "overwrite":
             raise MismatchError("an adapter that overwrites is of its base's type already")
-        found = {}
+        tensors = {}
         for name, tensor in self.tensors.items():
             values = tensor.values.to(dtype)
             if not values.isfinite().all():
                 raise MismatchError(f"deltas of {name} do not fit into {dtype}")
-            found[name] = _with_values(tensor, values)
-        return type(self)(found, self.mode, self.metadata)
+            tensors[name] = _with_values(tensor, values)
+        return type(self)(tensors, self.mode, self.metadata)
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:

@@ -119,7 +119,7 @@ def _chosen(
     fusion: Fusion,
 ) -> Change:
     """Return one adapter's change per position; who is written last wins."""
-    found = np.zeros(len(union), dtype=weighted[0].dtype)
+    change = np.zeros(len(union), dtype=weighted[0].dtype)
     if fusion.strategy == "priority":
         rank = {name: place for place, name in enumerate(fusion.order)}
         order = sorted(
@@ -127,12 +127,12 @@ def _chosen(
             key=lambda i: (rank.get(parts[i].name, len(rank)), -parts[i].weight, parts[i].name),
         )
         for i in reversed(order):
-            found[places[i]] = weighted[i]
-        return found
+            change[places[i]] = weighted[i]
+        return change
     for i in reversed(range(len(parts))):
-        wins = np.abs(weighted[i]) >= np.abs(found[places[i]])
-        found[places[i][wins]] = weighted[i][wins]
-    return found
+        wins = np.abs(weighted[i]) >= np.abs(change[places[i]])
+        change[places[i][wins]] = weighted[i][wins]
+    return change
 
 
 def _dropped(tensor: str, part: Part, fusion: Fusion) -> Part:
@@ -150,11 +150,11 @@ def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dic
     for name in given:
         if name not in names:
             raise UnknownNameError.near("adapter", name, names, "weights name adapters given")
-    found = {name: float(given.get(name, 1.0)) for name in sorted(names)}
-    for name, weight in found.items():
+    by_name = {name: float(given.get(name, 1.0)) for name in sorted(names)}
+    for name, weight in by_name.items():
         if not np.isfinite(weight):
             raise MismatchError(f"the weight of {name} is {weight}; expected a finite number")
-    return {name: weight for name, weight in found.items() if weight != 0}
+    return {name: weight for name, weight in by_name.items() if weight != 0}
 
 
 def fuse(
@@ -207,5 +207,5 @@ def fuse(
     bases = [adapters[name].metadata.get("base") for name in alphas]
     if bases and all(base == bases[0] for base in bases) and bases[0] is not None:
         facts["base"] = bases[0]
-    given = {name: (torch.from_numpy(i), torch.from_numpy(c)) for name, (i, c) in tensors.items()}
-    return SparseAdapter.from_tensors(given, model, metadata={**facts, **(metadata or {})})
+    pairs = {name: (torch.from_numpy(i), torch.from_numpy(c)) for name, (i, c) in tensors.items()}
+    return SparseAdapter.from_tensors(pairs, model, metadata={**facts, **(metadata or {})})

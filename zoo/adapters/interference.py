@@ -88,8 +88,8 @@ class InterferenceReport:
                 f"{meeting.cosine:+.3f}", f"{meeting.energy_ratio:.3f}",
             ]  # fmt: skip
             if self.orthogonality:
-                found = self.orthogonality[pair]
-                row += [f"{found.awom:.3g}", f"{found.awor:.4f}", f"{found.baseline:.4f}"]
+                measures = self.orthogonality[pair]
+                row += [f"{measures.awom:.3g}", f"{measures.awor:.4f}", f"{measures.baseline:.4f}"]
             rows.append(row)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -145,12 +145,14 @@ def compare(
     pairs, tensors, orthogonal = {}, {}, {}
     for pair in itertools.combinations(sorted(adapters), 2):
         one, two = (adapters[name] for name in pair)
-        found = {
+        meetings = {
             key: meet(one, two, key, *(changes[name].get(key) for name in pair))
             for key in sorted({*one.tensors, *two.tensors})
         }
-        pairs[pair] = sum(found.values(), Meeting())
-        tensors[pair] = {key: value for key, value in found.items() if value.first and value.second}
+        pairs[pair] = sum(meetings.values(), Meeting())
+        tensors[pair] = {
+            key: value for key, value in meetings.items() if value.first and value.second
+        }
         if orthogonality:
             orthogonal[pair] = _orthogonality(one, two, *(changes[name] for name in pair))
     losses = _losses(adapters, model, alphas, loss, strategy) if loss is not None else {}
@@ -203,13 +205,13 @@ def _losses(
         raise MismatchError("a loss is measured on a model; a state dict was given")
     switcher = Switcher(model)
     try:
-        found = {"base": float(loss(model))}
+        losses = {"base": float(loss(model))}
         for name, adapter in adapters.items():
             switcher.register(name, adapter)
             with switcher.using(name, alpha=alphas[name]):
-                found[name] = float(loss(model))
+                losses[name] = float(loss(model))
         with switcher.using(alphas, strategy=strategy):
-            found["fused"] = float(loss(model))
+            losses["fused"] = float(loss(model))
     finally:
         switcher.close()
-    return found
+    return losses

@@ -45,7 +45,7 @@ def targets(model: nn.Module, options: MaskOptions) -> dict[str, nn.Parameter]:
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    found = {}
+    weights = {}
     for name, parameter in model.named_parameters():
         tied = id(parameter) in embeddings and uses[id(parameter)] > 1
         wanted = (
@@ -54,20 +54,20 @@ def targets(model: nn.Module, options: MaskOptions) -> dict[str, nn.Parameter]:
             else parameter.dim() >= 2 and not tied
         )
         if wanted and not any(fnmatch.fnmatchcase(name, p) for p in options.exclude):
-            found[name] = parameter
-    if not found:
+            weights[name] = parameter
+    if not weights:
         names = [name for name, p in model.named_parameters() if p.dim() >= 2]
         raise MismatchError(
             f"no weight is left of include {list(options.include)} and exclude "
             f"{list(options.exclude)}; there are, for example: {', '.join(names[:3])}"
         )
-    for name, parameter in found.items():
+    for name, parameter in weights.items():
         if not parameter.is_floating_point() or parameter.is_meta:
             raise MismatchError(
                 f"{name} is {parameter.dtype} on {parameter.device}; expected a floating weight "
                 "that is loaded"
             )
-    return found
+    return weights
 
 
 def count(numel: int, density: float) -> int:
@@ -119,8 +119,8 @@ def choose(
         for name, parameter in chosen.items():
             weight = parameter.detach()
             pick(name, _hashed(weight, name, options.seed) if score == "rand" else weight.abs())
-    found = pick.result()
-    return {name: found[name] for name in chosen}  # gradients came in backward order
+    picked = pick.result()
+    return {name: picked[name] for name in chosen}  # gradients came in backward order
 
 
 class _Picker:
@@ -271,19 +271,19 @@ def _checked(
     """Return given indices, sorted, after they were checked against the model."""
     if not custom:
         raise MismatchError("a custom mask needs its indices: an adapter to take them from")
-    found = {}
-    for name, given in custom.items():
+    masks = {}
+    for name, mask in custom.items():
         if name not in chosen:
             raise MismatchError(f"the custom mask names {name!r}, which is no target of the model")
-        indices = given.to(torch.int64).flatten().sort().values
+        indices = mask.to(torch.int64).flatten().sort().values
         inside = indices.numel() and indices[0] >= 0 and indices[-1] < chosen[name].numel()
         if not inside or bool((indices[1:] == indices[:-1]).any()):
             raise MismatchError(
                 f"the custom mask of {name} is empty, repeats an index, or leaves 0 to "
                 f"{chosen[name].numel() - 1}"
             )
-        found[name] = indices
-    return found
+        masks[name] = indices
+    return masks
 
 
 def _stream(

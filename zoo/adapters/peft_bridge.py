@@ -133,7 +133,7 @@ def from_peft(folder: str | Path, model: Base) -> SparseAdapter:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UnsafeFileError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     base = base_tensors(model)
-    found = {}
+    changes = {}
     for key in sorted(tensors):
         if key.endswith(".shira_indices") and key.replace("_indices", "_weight") in tensors:
             continue
@@ -145,11 +145,11 @@ def from_peft(folder: str | Path, model: Base) -> SparseAdapter:
         pairs = tensors.get(key.replace("shira_weight", "shira_indices"))
         count = real.get(name) if isinstance(real, dict) else None
         where, values = _flat(name, pairs, tensors[key], tuple(base[name].shape))
-        found[name] = (where[:count], values[:count]) if type(count) is int else (where, values)
+        changes[name] = (where[:count], values[:count]) if type(count) is int else (where, values)
     facts = {"repo": config.get("base_model_name_or_path"), "commit": config.get("revision")}
     made = {"source": "peft", "mask": {"kind": config.get("mask_type"), "r": config.get("r")}}
     try:
-        return SparseAdapter.from_tensors(found, model, metadata={"base": facts, **made})
+        return SparseAdapter.from_tensors(changes, model, metadata={"base": facts, **made})
     except MismatchError as error:
         raise UnsafeFileError(f"{folder / WEIGHTS}: {error}") from error
 

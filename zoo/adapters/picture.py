@@ -76,7 +76,7 @@ def _cell(
 def _strip(
     pen: ImageDraw.ImageDraw,
     label: str,
-    found: Mapping[str, Meeting],
+    meetings: Mapping[str, Meeting],
     top: int,
     width: int,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
@@ -84,11 +84,11 @@ def _strip(
     """One bar per tensor that both change, in the order of names."""
     pen.text((_LEFT - 10, top + _STRIP // 2), label, _INK, font, anchor="rm")
     pen.line((_LEFT, top + _STRIP, width - 20, top + _STRIP), fill=_RULE)
-    if not found:
+    if not meetings:
         pen.text((_LEFT, top + _STRIP // 2), "no tensor in common", _GREY, font, anchor="lm")
         return
-    step = (width - 20 - _LEFT) / len(found)
-    for k, meeting in enumerate(found.values()):
+    step = (width - 20 - _LEFT) / len(meetings)
+    for k, meeting in enumerate(meetings.values()):
         left = _LEFT + k * step
         height = max(round(_STRIP * meeting.overlap_share), 1)
         right = max(left + step - (1 if step > 3 else 0), left + 1)

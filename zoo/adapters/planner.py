@@ -41,11 +41,11 @@ class Recent(Generic[_K, _T]):
 
     def get(self, key: _K) -> _T | None:
         """Return a value and make it the newest."""
-        found = self._items.pop(key, None)
-        if found is None:
+        entry = self._items.pop(key, None)
+        if entry is None:
             return None
-        self._items[key] = found
-        return found[0]
+        self._items[key] = entry
+        return entry[0]
 
     def put(self, key: _K, value: _T, nbytes: int) -> None:
         """Keep a value; the oldest go until the budget holds."""
@@ -173,12 +173,12 @@ class Planner:
         source = self.sources[name]
         if isinstance(source, SparseAdapter):
             return source
-        found = self.read.get(name)
-        if found is None:
-            found = SparseAdapter.load(source)
+        adapter = self.read.get(name)
+        if adapter is None:
+            adapter = SparseAdapter.load(source)
             self._checked.discard(name)
-            self.read.put(name, found, sum(8 * t.nnz for t in found.tensors.values()))
-        return found
+            self.read.put(name, adapter, sum(8 * t.nnz for t in adapter.tensors.values()))
+        return adapter
 
     def _fused(
         self,

@@ -141,7 +141,7 @@ class AdapterRecipe:
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with other settings: {"train.lr": "1e-3", "mask.density": 0.02}."""
         value = self.to_json()
-        for key, given in settings.items():
+        for key, setting in settings.items():
             *path, last = key.split(".")
             target: Any = value
             for part in path:
@@ -153,11 +153,11 @@ class AdapterRecipe:
                 ]
                 raise MismatchError(f"no setting {key!r}; known: {', '.join(known)}")
             old = target.get(last)
-            if isinstance(old, list) and isinstance(given, str):
-                given = [item for item in given.split(",") if item]
-            elif path[-1:] == ["options"] and isinstance(given, str):
-                given = _like(old, given, key)
-            target[last] = given
+            if isinstance(old, list) and isinstance(setting, str):
+                setting = [entry for entry in setting.split(",") if entry]
+            elif path[-1:] == ["options"] and isinstance(setting, str):
+                setting = _like(old, setting, key)
+            target[last] = setting
         return self.from_json(value)
 
 

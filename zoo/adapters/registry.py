@@ -40,12 +40,12 @@ def read_toml(text: str, name: str) -> AdapterRecipe:
 @functools.cache
 def all_adapters() -> Mapping[str, AdapterRecipe]:
     """Return every named adapter, in name order."""
-    found = {}
-    for item in content("adapters").iterdir():
-        name, dot, suffix = item.name.rpartition(".")
+    recipes = {}
+    for file in content("adapters").iterdir():
+        name, dot, suffix = file.name.rpartition(".")
         if dot and suffix == "toml":
-            found[name] = read_toml(item.read_text(encoding="utf-8"), name)
-    return MappingProxyType({name: found[name] for name in sorted(found)})
+            recipes[name] = read_toml(file.read_text(encoding="utf-8"), name)
+    return MappingProxyType({name: recipes[name] for name in sorted(recipes)})
 
 
 def names(pattern: str = "*", base: str | None = None) -> list[str]:
@@ -127,12 +127,12 @@ def base_digests(base: str) -> dict[str, dict[str, str]]:
     if not isinstance(_parsed(base), refs.NameRef):
         return {}
     path = content("adapters") / "bases" / f"{base}.json"
-    found: dict[str, dict[str, str]] = {}
+    digests: dict[str, dict[str, str]] = {}
     if path.is_file():
         for kind, tensors in json.loads(path.read_text(encoding="utf-8")).items():
             for name, value in tensors.items():
-                found.setdefault(name, {})[kind] = value
-    return found
+                digests.setdefault(name, {})[kind] = value
+    return digests
 
 
 def _parsed(base: str) -> refs.NameRef | refs.RepoRef | refs.PathRef | None:

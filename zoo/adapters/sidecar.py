@@ -159,8 +159,8 @@ def _check_origin(names: list[str], adapter: SparseAdapter, model: nn.Module) ->
 
 def _packed_digests(model: nn.Module) -> Mapping[str, Mapping[str, str]]:
     config = getattr(getattr(model, "config", None), "quantization_config", None)
-    found = getattr(config, BASE_TENSORS, None)
-    return found if isinstance(found, Mapping) else {}
+    digests = getattr(config, BASE_TENSORS, None)
+    return digests if isinstance(digests, Mapping) else {}
 
 
 def _trained_digests(adapter: SparseAdapter) -> dict[str, dict[str, str]]:
@@ -209,8 +209,8 @@ def _trained_on(adapter: SparseAdapter) -> tuple[str, str | None] | None:
 
 
 def _packed_from(model: nn.Module) -> tuple[str, str | None] | None:
-    found = _recipe(model).get("base")
-    return _split(found) if isinstance(found, str) else None
+    base = _recipe(model).get("base")
+    return _split(base) if isinstance(base, str) else None
 
 
 def _recipe(model: nn.Module) -> dict[str, Any]:

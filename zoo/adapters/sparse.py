@@ -67,12 +67,12 @@ def mask_digest(indices: Tensor, numel: int) -> str:
 
 def fingerprint(model: Base) -> str:
     """Return the SHA-256 of every parameter and buffer: names, shapes, types and bits."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, tensor in sorted(base_tensors(model).items()):
         live = tensor.detach().cpu().contiguous()
-        found.update(f"{name} {tuple(live.shape)} {live.dtype}\n".encode())
-        found.update(live.view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        hasher.update(f"{name} {tuple(live.shape)} {live.dtype}\n".encode())
+        hasher.update(live.view(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -86,9 +86,9 @@ def base_tensors(model: Base) -> dict[str, Tensor]:
     if not isinstance(model, nn.Module):
         return dict(model)
     model = unwrapped(model)
-    found: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    return found
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    return tensors
 
 
 def base_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:

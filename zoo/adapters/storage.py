@@ -233,10 +233,10 @@ def _tensor(header: Header, name: str, file: Any, masks: Any) -> SparseTensor:
         raise UnsafeFileError(f"{name} has values that are not finite")
     codes = masks.get_tensor(f"{name}|idx").numpy()
     try:
-        found = decode(Encoded(fields["index"], fields["block"], codes), numel, nnz)
+        positions = decode(Encoded(fields["index"], fields["block"], codes), numel, nnz)
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{name}: {error}") from None
-    indices = torch.from_numpy(found)
+    indices = torch.from_numpy(positions)
     dtype, shape = _DTYPES[fields["dtype"]], tuple(fields["shape"])
     tensor = SparseTensor(indices, values, shape, dtype, fields["base_sha256"])
     if tensor.mask_sha256 != fields["mask_sha256"]:

@@ -169,15 +169,15 @@ class Switcher:
             active = self._active
             self._switch(None)
             try:
-                found = fingerprint(self.model)
+                sha256 = fingerprint(self.model)
             finally:
                 self._switch(active)
-            if self._hash not in (None, found):
+            if self._hash not in (None, sha256):
                 raise MismatchError(
-                    f"the base has changed: sha256 {found[:16]}…, before {str(self._hash)[:16]}…"
+                    f"the base has changed: sha256 {sha256[:16]}…, before {str(self._hash)[:16]}…"
                 )
-            self._hash = found
-            return found
+            self._hash = sha256
+            return sha256
 
     def close(self) -> None:
         """Return to the base and let go of the model."""

@@ -29,8 +29,8 @@ def folder(ref: Ref) -> AdapterFolder:
     if isinstance(parsed, refs.NameRef):
         raise MismatchError(f"{ref!r} is a name; a folder starts with ./ or /")
     if isinstance(parsed, refs.RepoRef):
-        found = resolution.pull(ref)
-        return AdapterFolder.read(found if isinstance(found, Path) else found.path)
+        pulled = resolution.pull(ref)
+        return AdapterFolder.read(pulled if isinstance(pulled, Path) else pulled.path)
     path = parsed.path
     return AdapterFolder.read(path.parent if path.is_file() else path)
 

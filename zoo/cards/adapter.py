@@ -110,11 +110,11 @@ def _mask(source: AdapterFolder) -> str:
 
 
 def _quality(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    found = dict(metrics.get("evaluations", {}))
+    results = dict(metrics.get("evaluations", {}))
     if "held_out" in metrics:
-        found["held out"] = metrics["held_out"]
+        results["held out"] = metrics["held_out"]
     rows = []
-    for name, result in found.items():
+    for name, result in results.items():
         values = {k: float(v) for k, v in result.items() if isinstance(v, float)}
         if values:
             rows.append((name, values))

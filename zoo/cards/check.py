@@ -33,20 +33,20 @@ def problems(text: str, source: "Checkpoint | AdapterFolder | None" = None) -> l
         source: whose numbers the card must show; None looks at the metadata alone.
 
     """
-    found = []
+    faults = []
     if SECRET.search(text):
-        found.append("it holds what looks like a token of the Hub; revoke that token")
+        faults.append("it holds what looks like a token of the Hub; revoke that token")
     try:
         matter = front_matter(text)
     except ValueError as error:
-        return [*found, str(error)]
-    found += metadata_problems(matter)
+        return [*faults, str(error)]
+    faults += metadata_problems(matter)
     if source is not None:
-        found += [
+        faults += [
             f"the number {number} is neither in the checkpoint's metrics nor computed from it"
             for number in unknown_numbers(text, source)
         ]
-    return found
+    return faults
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def metadata_problems(matter: Mapping[str, Any]) -> list[str]:
 
 def _license_problems(matter: Mapping[str, Any]) -> Iterator[str]:
     license_ = matter.get("license")
-    for item in _items(license_):
-        if item not in LICENSES:
-            yield f"license {item!r} is no id of the Hub; use other, with license_name"
+    for identifier in _items(license_):
+        if identifier not in LICENSES:
+            yield f"license {identifier!r} is no id of the Hub; use other, with license_name"
     if license_ == "other" and not (matter.get("license_name") and matter.get("license_link")):
         yield "license other needs license_name and license_link"
 
@@ -111,11 +111,11 @@ def _index_problems(models: Any) -> list[str]:
     """Check the shape of `model-index`: names, results, and metrics with a type and a number."""
     if not isinstance(models, list):
         return ["model-index is no list"]
-    found: list[str] = []
+    faults: list[str] = []
     for model in models:
         results = model.get("results") if isinstance(model, dict) else None
         if not isinstance(results, list) or not isinstance(model.get("name"), str):
-            return [*found, "a model of model-index needs a name and a list of results"]
+            return [*faults, "a model of model-index needs a name and a list of results"]
         for result in results:
             kinds = [
                 part.get("type") if isinstance(part, dict) else None
@@ -124,12 +124,12 @@ def _index_problems(models: Any) -> list[str]:
                 )
             ]
             if len(kinds) != 2 or not all(isinstance(kind, str) for kind in kinds):
-                found.append("a result of model-index needs task.type and dataset.type")
+                faults.append("a result of model-index needs task.type and dataset.type")
                 continue
             metrics = result.get("metrics")
             if not isinstance(metrics, list) or not all(map(_is_metric, metrics)):
-                found.append("a result of model-index needs metrics with a type and a number")
-    return found
+                faults.append("a result of model-index needs metrics with a type and a number")
+    return faults
 
 
 def _is_metric(value: Any) -> bool:
@@ -148,15 +148,15 @@ def unknown_numbers(text: str, source: "Checkpoint | AdapterFolder") -> list[str
     words |= {word for fact in _texts(recorded) for word in _words(fact)}
     facts = set(map(_decimal, _numbers(recorded)))
     facts |= {value for word in words if _is_figure(word) for _, value in _figures(word)}
-    found = []
+    unknown = []
     for word in _words(_LIST_ITEM.sub("", text)):
         if word in words:
             continue
         if _DIGEST.fullmatch(word):
-            found.append(word)
+            unknown.append(word)
         elif _is_figure(word):
-            found += [number for number, value in _figures(word) if not _is_known(value, facts)]
-    return list(dict.fromkeys(found))
+            unknown += [number for number, value in _figures(word) if not _is_known(value, facts)]
+    return list(dict.fromkeys(unknown))
 
 
 def _facts(source: "Checkpoint | AdapterFolder") -> tuple[str, Any]:

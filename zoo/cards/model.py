@@ -38,7 +38,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
 
         return render_quantized(checkpoint, repo)
     ref = repo or f"{recipe.name}.{checkpoint.tag}"
-    found, task = costs(recipe), task_of(recipe).FACTS
+    prices, task = costs(recipe), task_of(recipe).FACTS
     quality = _quality(checkpoint.metrics, task)
     columns = [metric for metric in task.metrics if any(metric.key in v for _, v in quality)]
     data = checkpoint.config.get("data", {})
@@ -49,7 +49,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         recipe=recipe,
         ref=ref,
         snippet=task.usage.format(ref=ref, shape=", ".join(map(str, recipe.input_shape))),
-        facts=_facts(found[0], checkpoint),
+        facts=_facts(prices[0], checkpoint),
         samples=task.samples,
         quality_columns=[metric.label for metric in columns],
         quality=[
@@ -59,7 +59,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         shape="x".join(map(str, recipe.input_shape)),
         costs=cost_rows(recipe),
-        notes=[(item.target, "; ".join(item.notes)) for item in found if item.notes],
+        notes=[(cost.target, "; ".join(cost.notes)) for cost in prices if cost.notes],
         training=_training(checkpoint),
         data={
             "source": data.get("source", "not recorded"),
@@ -125,12 +125,12 @@ def _slug(text: str) -> str:
 
 def _quality(metrics: Mapping[str, Any], task: "TaskFacts") -> list[tuple[str, dict[str, float]]]:
     """Return (set of samples, key -> value) of the task's metrics in all measurements."""
-    found = dict(metrics.get("evaluations", {}))
+    results = dict(metrics.get("evaluations", {}))
     if "held_out" in metrics:
-        found["held out"] = metrics["held_out"]
+        results["held out"] = metrics["held_out"]
     return [
         (f"{name} ({result[task.samples]})", scores)
-        for name, result in found.items()
+        for name, result in results.items()
         if (scores := {m.key: result[m.key] for m in task.metrics if m.key in result})
     ]
 
@@ -139,10 +139,10 @@ def _quality_in_float(
     metrics: Mapping[str, Any], task: "TaskFacts"
 ) -> list[tuple[str, dict[str, float]]]:
     """Return the same for the weights of an integer network, not rounded."""
-    found = metrics.get("evaluations", {})
+    results = metrics.get("evaluations", {})
     plain = {
         name: {**result["float"], task.samples: result[task.samples]}
-        for name, result in found.items()
+        for name, result in results.items()
         if "float" in result
     }
     return [

@@ -57,7 +57,7 @@ def _costs(recipe_json: str) -> "tuple[Cost, ...]":
 
 def cost_rows(recipe: Recipe) -> list[dict[str, str]]:
     """Return what the network of a recipe costs on each target, as a card's table has it."""
-    return [_cost_row(item) for item in costs(recipe)]
+    return [_cost_row(cost) for cost in costs(recipe)]
 
 
 def _cost_row(cost: "Cost") -> dict[str, str]:

@@ -134,9 +134,9 @@ def files_of_dataset(path: Path, repo: str) -> Files:
 
 def _chosen(path: Path, wanted: Callable[[str], bool]) -> Files:
     """Return the files of a folder that are sent; hidden ones and Python's caches never are."""
-    found = sorted(file for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    paths = sorted(file for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
     files: Files = {}
-    for file in found:
+    for file in paths:
         name = file.relative_to(path).as_posix()
         parts = name.split("/")
         if any(part.startswith(".") for part in parts) or "__pycache__" in parts:
@@ -218,17 +218,17 @@ def _regular(path: Path) -> Path:
     return path
 
 
-def _text(item: bytes | Path) -> str:
-    data = item if isinstance(item, bytes) else item.read_bytes()
+def _text(content: bytes | Path) -> str:
+    data = content if isinstance(content, bytes) else content.read_bytes()
     return data.decode(errors="replace")
 
 
 def _refuse_secrets(files: Files) -> None:
     """Refuse texts that hold a token: a repository never forgets."""
-    for name, item in files.items():
-        size = len(item) if isinstance(item, bytes) else item.stat().st_size
+    for name, content in files.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
         small = size < 1 << 20 and not name.endswith((".safetensors", ".onnx", ".tflite"))
-        if small and card_check.SECRET.search(_text(item)):
+        if small and card_check.SECRET.search(_text(content)):
             raise UnsafeFileError(
                 f"{name} holds what looks like a token of the Hub; remove it and revoke that token"
             )

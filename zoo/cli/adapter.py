@@ -84,15 +84,15 @@ def _none(args: Arguments) -> None:
 def _list(args: Arguments) -> None:
     from zoo.adapters import registry
 
-    found = [registry.find(name) for name in registry.names(args.pattern, args.base)]
+    recipes = [registry.find(name) for name in registry.names(args.pattern, args.base)]
     if args.json:
-        print_json([recipe.to_json() for recipe in found])
+        print_json([recipe.to_json() for recipe in recipes])
         return
-    if not found:
+    if not recipes:
         print(f"no adapter matches {args.pattern!r}; zoo adapter list shows all", file=sys.stderr)
         return
     rows = [("NAME", "BASE", "WEIGHTS", "WHAT")]
-    for recipe in found:
+    for recipe in recipes:
         where = "shipped" if "file" in recipe.weights else str(recipe.weights.get("repo", "-"))
         rows.append((recipe.name, recipe.base, where, recipe.summary))
     print_table(rows)
@@ -188,10 +188,10 @@ def _chosen(args: Arguments) -> "tuple[dict[str, SparseAdapter], dict[str, float
             raise MismatchError(f"--weights {args.weights!r}; expected numbers: 0.8,0.5") from None
     if len(weights) != len(labels) or len(set(labels)) < len(labels):
         raise MismatchError(f"{len(labels)} adapters and {len(weights)} weights; expected as many")
-    found = {
+    adapters = {
         label: adapter_refs.adapter(text) for label, text in zip(labels, args.adapters, strict=True)
     }
-    return found, dict(zip(labels, weights, strict=True))
+    return adapters, dict(zip(labels, weights, strict=True))
 
 
 def _base_of(args: Arguments) -> Any:

@@ -44,8 +44,8 @@ def _pull(args: Arguments) -> None:
     from zoo.hub.safety import RECORD
 
     records = []
-    for found in api.pull_all(args.repository, args.out).values():
-        path = found if isinstance(found, Path) else found.path
+    for pulled in api.pull_all(args.repository, args.out).values():
+        path = pulled if isinstance(pulled, Path) else pulled.path
         record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
         records.append({**record, "path": str(path)})
     if args.json:

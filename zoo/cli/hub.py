@@ -84,10 +84,10 @@ def _collect(args: Arguments) -> None:
         from zoo.hub import server
     except ImportError as error:
         raise MissingExtraError.of(str(error.name), "hub") from error
-    found = server.collect(args.dir, hours=args.hours, check=args.check)
+    collected = server.collect(args.dir, hours=args.hours, check=args.check)
     if args.json:
-        print(json.dumps(vars(found)))
+        print(json.dumps(vars(collected)))
         return
-    print(f"removed {found.removed} large files, {found.removed_bytes / 1e6:.1f} MB")
+    print(f"removed {collected.removed} large files, {collected.removed_bytes / 1e6:.1f} MB")
     if args.check:
-        print(f"checked {found.checked}; damaged: {', '.join(found.damaged) or 'none'}")
+        print(f"checked {collected.checked}; damaged: {', '.join(collected.damaged) or 'none'}")

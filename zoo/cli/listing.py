@@ -98,15 +98,15 @@ def _show(args: Arguments) -> None:
     print(f"input    {tuple(recipe.input_shape)}, {_pairs(recipe.preprocessing)}")
     kind = "compress" if isinstance(recipe.make, Compress) else "train"
     print(f"{kind.ljust(8)} {_pairs(leaves(recipe.to_json()[kind]))}")
-    for item in facts:
-        data = item["data"]
-        print(f"weights  {item['tag']}, licence: {item['license']}")
+    for entry in facts:
+        data = entry["data"]
+        print(f"weights  {entry['tag']}, licence: {entry['license']}")
         print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
-        if item["quantization"]:
-            scheme = item["quantization"]["scheme"]
+        if entry["quantization"]:
+            scheme = entry["quantization"]["scheme"]
             how = "" if kind == "compress" else "trained for it; "
             print(f"         {scheme}: {how}measured on the device's own integers")
-        for name, result in _scores(item["metrics"]):
+        for name, result in _scores(entry["metrics"]):
             print(f"         {name}: {result}")
     if not facts:
         print(f"weights  none shipped; zoo {kind} {recipe.name} --data DIR --out DIR makes them")
@@ -127,13 +127,13 @@ def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None
     print(
         f"compress {_pairs({k: v for k, v in leaves(recipe.to_json()['compress']).items() if v})}"
     )
-    for item in facts:
-        size = sum(file["bytes"] for file in item["files"].values())
-        compression = item["metrics"].get("compression", {})
+    for entry in facts:
+        size = sum(file["bytes"] for file in entry["files"].values())
+        compression = entry["metrics"].get("compression", {})
         bits = compression.get("bits_per_weight", 0)
-        print(f"weights  {item['tag']}, licence: {item['license']}")
+        print(f"weights  {entry['tag']}, licence: {entry['license']}")
         print(f"         {bits:.4f} bits per packed weight, {size:,} bytes in all")
-        for name, result in _scores(item["metrics"]):
+        for name, result in _scores(entry["metrics"]):
             print(f"         {name}: {result}")
     if not facts:
         print(f"weights  none shipped; zoo compress {recipe.name} --data TEXT --out DIR makes them")

@@ -27,16 +27,16 @@ def _cache(args: Arguments) -> None:
     """List or prune what was prepared and kept."""
     from zoo import cache
 
-    found = cache.entries() if args.action == "list" else cache.prune(args.unused_days)
+    entries = cache.entries() if args.action == "list" else cache.prune(args.unused_days)
     if args.json:
-        print_json([{**vars(entry), "path": str(entry.path)} for entry in found])
+        print_json([{**vars(entry), "path": str(entry.path)} for entry in entries])
         return
-    for entry in found:
+    for entry in entries:
         print(
             f"{entry.kind}  {entry.size_bytes / 1e6:.1f} MB  "
             f"unused for {entry.unused_days:.1f} days  {entry.path}"
         )
-    total = sum(entry.size_bytes for entry in found) / 1e6
+    total = sum(entry.size_bytes for entry in entries) / 1e6
     what = "in" if args.action == "list" else "removed from"
     print(f"{total:.1f} MB {what} {cache.root()}")
 

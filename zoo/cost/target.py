@@ -142,10 +142,10 @@ _NUMBERS = {"clock_hz", "sram_bytes", "flash_bytes", "sram_bytes_per_s", "flash_
 _NUMBERS |= {"dram_bytes_per_s", "outputs_per_cycle", "op_overhead_us", "power_w"}
 
 
-def _number(name: str, given: Any) -> Number:
-    if not isinstance(given, dict) or set(given) != {"value", "confidence", "source"}:
-        raise MismatchError(f"{name} is {given!r}; expected value, confidence and source")
-    value, confidence, source = given["value"], given["confidence"], given["source"]
+def _number(name: str, fields: Any) -> Number:
+    if not isinstance(fields, dict) or set(fields) != {"value", "confidence", "source"}:
+        raise MismatchError(f"{name} is {fields!r}; expected value, confidence and source")
+    value, confidence, source = fields["value"], fields["confidence"], fields["source"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise MismatchError(f"{name} has value {value!r}; expected a positive number")
     if confidence not in get_args(Confidence):
@@ -168,7 +168,7 @@ def parse(name: str, text: str) -> Target:
         fields = tomllib.loads(text)
         for group in ("numbers", "rates"):
             items = fields.get(group, {})
-            fields[group] = {key: _number(f"{group}.{key}", item) for key, item in items.items()}
+            fields[group] = {key: _number(f"{group}.{key}", entry) for key, entry in items.items()}
         for key in ("fuses", "host", "scratch"):
             fields[key] = frozenset(fields.get(key, ()))
         fields["notes"] = tuple(fields.get("notes", ()))

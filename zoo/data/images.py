@@ -82,37 +82,37 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
     if isinstance(source, Image.Image):
         return _from_pillow(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-    what = name or ("the picture" if isinstance(source, bytes) else source)
+    label = name or ("the picture" if isinstance(source, bytes) else source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit rules
             with Image.open(file) as image:
-                _check_size(image.size, what)
+                _check_size(image.size, label)
                 picture = _from_pillow(image)  # decodes, and so finds truncation
                 return _deep_png(file, image, picture) or picture
     except MismatchError:
         raise
     except FileNotFoundError:
-        raise MismatchError(f"no such file: {what}") from None
+        raise MismatchError(f"no such file: {label}") from None
     except IsADirectoryError:
-        raise MismatchError(f"{what} is a folder; expected a picture file") from None
+        raise MismatchError(f"{label} is a folder; expected a picture file") from None
     except UnidentifiedImageError:
         raise MismatchError(
-            f"{what} is not a picture; expected one of {', '.join(SUFFIXES)}"
+            f"{label} is not a picture; expected one of {', '.join(SUFFIXES)}"
         ) from None
     except Image.DecompressionBombError:
         raise MismatchError(
-            f"{what} claims too many pixels; the limit is {MAX_PIXELS} "
+            f"{label} claims too many pixels; the limit is {MAX_PIXELS} "
             "(set ZOO_MAX_PIXELS to raise it)"
         ) from None
     except Exception as error:  # decoders raise nearly anything on a broken file
-        raise MismatchError(f"{what} cannot be read as a picture: {error}") from error
+        raise MismatchError(f"{label} cannot be read as a picture: {error}") from error
 
 
-def _check_size(size: tuple[int, int], what: Path | str) -> None:
+def _check_size(size: tuple[int, int], label: Path | str) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise MismatchError(
-            f"{what} claims {size[0]}x{size[1]} pixels; the limit is {MAX_PIXELS} "
+            f"{label} claims {size[0]}x{size[1]} pixels; the limit is {MAX_PIXELS} "
             "(set ZOO_MAX_PIXELS to raise it)"
         )
 
@@ -265,7 +265,7 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise MismatchError(f"no such folder: {folder}")
-    found = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not found:
+    pictures = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not pictures:
         raise MismatchError(f"no pictures in {folder}; expected {', '.join(SUFFIXES)} files")
-    return found
+    return pictures

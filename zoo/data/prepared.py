@@ -114,9 +114,9 @@ def encoded(source: str) -> Iterator[tuple[str, bytes]]:
             )
     rows = rows.cast_column("image", datasets.Image(decode=False))
     for number, row in enumerate(rows):
-        item = row["image"]
-        name = Path(item["path"]).name if item["path"] else f"{number:07d}"
-        yield name, item["bytes"] or Path(item["path"]).read_bytes()
+        image = row["image"]
+        name = Path(image["path"]).name if image["path"] else f"{number:07d}"
+        yield name, image["bytes"] or Path(image["path"]).read_bytes()
 
 
 def _decode(pictures: Iterable[tuple[str, bytes]], scale: int, copies: int, folder: Path) -> None:
@@ -153,11 +153,11 @@ def _open(folder: Path, source: str, patch: int, fingerprint: str) -> Prepared:
     planes = np.memmap(folder / "planes.bin", np.uint16, mode="r")
     held_names = names[:: max(HOLD_OUT_EVERY, len(names) // _LAST_HELD_OUT)]
     train, held_out, unseen = [], [], frozenset(held_names)
-    for item in items:
-        pair = _planes(planes, item, scale)
-        if item["name"] not in unseen:
+    for entry in items:
+        pair = _planes(planes, entry, scale)
+        if entry["name"] not in unseen:
             train.append(pair)
-        elif not item["copy"]:
+        elif not entry["copy"]:
             held_out.append(pair)
     path = Path(source).expanduser()
     pixels = np.cumsum([high.size for high, _ in train])
@@ -175,8 +175,8 @@ def _open(folder: Path, source: str, patch: int, fingerprint: str) -> Prepared:
     )
 
 
-def _planes(planes: NDArray[np.uint16], item: dict[str, Any], scale: int) -> Planes:
-    rows, columns, at = item["rows"], item["columns"], item["offset"]
+def _planes(planes: NDArray[np.uint16], entry: dict[str, Any], scale: int) -> Planes:
+    rows, columns, at = entry["rows"], entry["columns"], entry["offset"]
     high = planes[at : at + rows * columns].reshape(rows, columns)
     at += rows * columns
     low = planes[at : at + rows * columns // scale**2].reshape(rows // scale, -1)

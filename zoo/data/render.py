@@ -35,7 +35,7 @@ def _truetype(path: str, size: int) -> Font:
 
 def free_fonts() -> list[Path]:
     """Return the free text fonts of this machine, in name order; none is fine."""
-    found = {
+    fonts = {
         path.name: path
         for folder in map(Path, _FOLDERS)
         if folder.is_dir()
@@ -43,7 +43,7 @@ def free_fonts() -> list[Path]:
         for path in folder.rglob(pattern)
         if "Math" not in path.name
     }
-    return [found[name] for name in sorted(found)]
+    return [fonts[name] for name in sorted(fonts)]
 
 
 def render(out: Path, kind: str, count: int, *, seed: int = 0, fonts: Sequence[Path] = ()) -> Path:

@@ -96,13 +96,13 @@ def draw(total: int, size: int, seed: int, step: int) -> Tensor:
     """
     numbers = torch.arange(step * total, (step + 1) * total)
     epochs = numbers // size
-    found = torch.empty_like(numbers)
+    rows = torch.empty_like(numbers)
     for epoch in epochs.unique().tolist():
         generator = torch.Generator().manual_seed((seed << 20) + int(epoch) % (1 << 20))
         order = torch.randperm(size, generator=generator)
         here = epochs == epoch
-        found[here] = order[numbers[here] % size]
-    return found
+        rows[here] = order[numbers[here] % size]
+    return rows
 
 
 def forward(model: nn.Module, inputs: Tensor, last: int = 0) -> Tensor:

@@ -71,8 +71,8 @@ def deployable(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the tensors that a module gives, in the order that files give them."""
-    given = module(x.clone())  # some write into their input
-    return [y for y in _pytree.tree_leaves(given) if isinstance(y, Tensor)]
+    outputs = module(x.clone())  # some write into their input
+    return [y for y in _pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
 
 
 def faithful(
@@ -104,7 +104,7 @@ def faithful(
             f"{what} gives outputs of the shapes {shapes[0]} where {name} gives {shapes[1]}"
         )
     kind = graph.tensors[graph.inputs[0]].dtype if graph else "float32"
-    found = Fidelity(max_abs_error=0.0, snr_db=math.inf)
+    worst = Fidelity(max_abs_error=0.0, snr_db=math.inf)
     for place, (y, right) in enumerate(zip(given, wanted, strict=True)):
         if not bool(torch.isfinite(right).all()):
             raise MismatchError(f"{name} gives numbers that are not finite on the inputs compared")
@@ -119,11 +119,11 @@ def faithful(
                 f"{what} differs from {name}{which}: SNR {snr:.1f} dB, and {kind} files have at "
                 f"least {MINIMUM_DB[kind]:g}; {explain() if explain else _FAULT}"
             )
-        found = Fidelity(
-            max_abs_error=max(found.max_abs_error, float(error.abs().max())),
-            snr_db=min(found.snr_db, snr),
+        worst = Fidelity(
+            max_abs_error=max(worst.max_abs_error, float(error.abs().max())),
+            snr_db=min(worst.snr_db, snr),
         )
-    return found
+    return worst
 
 
 _FAULT = (
@@ -153,7 +153,7 @@ def same_as_module(
         floating: gives the float graph that an integer one was made from.
 
     """
-    given = [channels_first(y) for y in computed(graph, x)]
+    outputs = [channels_first(y) for y in computed(graph, x)]
     integer = graph.tensors[graph.inputs[0]].quantization is not None
 
     def explain() -> str:
@@ -162,7 +162,7 @@ def same_as_module(
     return faithful(
         type(module).__name__,
         reference(module, x),
-        given,
+        outputs,
         graph if integer else None,
         what="the file",
         explain=explain if integer else None,

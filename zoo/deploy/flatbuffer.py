@@ -92,11 +92,11 @@ class _Reader:
             raise UnsafeFileError(f"{what} holds more than a file of this size can")
 
     def vector(self, place: int, type: str, what: str) -> Any:
-        count, item = int(self.scalar(place, "uint32", what)), np.dtype(_SCALARS[type][1:])
-        if count * item.itemsize > len(self.data) - place - 4:
+        count, dtype = int(self.scalar(place, "uint32", what)), np.dtype(_SCALARS[type][1:])
+        if count * dtype.itemsize > len(self.data) - place - 4:
             raise UnsafeFileError(f"{what} has {count} elements, more than the file")
-        self.spend(count * item.itemsize, what)
-        return np.frombuffer(self.data, item.newbyteorder("<"), count, place + 4)
+        self.spend(count * dtype.itemsize, what)
+        return np.frombuffer(self.data, dtype.newbyteorder("<"), count, place + 4)
 
     def table(self, place: int, table: Table, depth: int) -> dict[str, Any]:
         name = table.name
@@ -169,18 +169,18 @@ class _Writer:
         struct.pack_into("<I", self.data, place, target - place)
 
     def table(self, value: Mapping[str, Any], table: Table) -> int:
-        given = {k: f for k, f in table.fields.items() if value.get(k) is not None}
+        fields = {k: f for k, f in table.fields.items() if value.get(k) is not None}
         # Large fields first: each is aligned to its size without holes.
-        order = sorted(given, key=lambda key: -self._size(given[key]))
+        order = sorted(fields, key=lambda key: -self._size(fields[key]))
         place, places = 4, {}
-        if order and self._size(given[order[0]]) == 8:
+        if order and self._size(fields[order[0]]) == 8:
             place = 8
         for key in order:
             places[key] = place
-            place += self._size(given[key])
-        layout = [0] * (max((f.slot for f in given.values()), default=-1) + 1)
+            place += self._size(fields[key])
+        layout = [0] * (max((f.slot for f in fields.values()), default=-1) + 1)
         for key in order:
-            layout[given[key].slot] = places[key]
+            layout[fields[key].slot] = places[key]
         packed = struct.pack(f"<{len(layout) + 2}H", 4 + 2 * len(layout), place, *layout)
         if packed not in self.layouts:
             self.align(2)
@@ -191,7 +191,7 @@ class _Writer:
         self.data += bytes(place)
         struct.pack_into("<i", self.data, start, start - self.layouts[packed])
         for key in order:
-            self.field(start + places[key], given[key], value[key], value)
+            self.field(start + places[key], fields[key], value[key], value)
         return start
 
     @staticmethod
@@ -213,8 +213,8 @@ class _Writer:
         elif field.type == "tables":
             start = self.vector(len(value), bytes(4 * len(value)), 4)
             self.point(place, start)
-            for index, item in enumerate(value):
-                self.point(start + 4 + 4 * index, self.table(item, field.item))
+            for index, element in enumerate(value):
+                self.point(start + 4 + 4 * index, self.table(element, field.item))
         else:
             table = field.item[siblings[field.tag]] if field.type == "union" else field.item
             self.point(place, self.table(value, table))

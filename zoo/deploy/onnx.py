@@ -74,14 +74,14 @@ def export_onnx(
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
-    found = []
+    fidelities = []
     for shape in _shapes(input_shape, dynamic):
         x = random_input(shape)
-        wanted, given = reference(module, x), ran(runtime, content, x)
-        found.append(faithful(type(module).__name__, wanted, given, what="ONNX Runtime"))
+        wanted, outputs = reference(module, x), ran(runtime, content, x)
+        fidelities.append(faithful(type(module).__name__, wanted, outputs, what="ONNX Runtime"))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    return written(path, found)
+    return written(path, fidelities)
 
 
 def written(path: Path, found: Sequence[Fidelity]) -> OnnxFile:

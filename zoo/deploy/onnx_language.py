@@ -194,13 +194,13 @@ def export(
     if (size := proto.ByteSize()) > LIMIT:
         raise MismatchError(f"the ONNX file would have {size:,} bytes; at most {LIMIT:,} fit")
     onnx.checker.check_model(proto)
-    found = []
+    fidelities = []
     for some in (ids, ids[:1, : length // 2 + 1]):
-        right, given = wanted[: len(some), : some.shape[1]], _ran(runtime, proto, some)
-        found.append(faithful(type(model).__name__, [right], [given], what="ONNX Runtime"))
+        right, outputs = wanted[: len(some), : some.shape[1]], _ran(runtime, proto, some)
+        fidelities.append(faithful(type(model).__name__, [right], [outputs], what="ONNX Runtime"))
     with replacing(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
-    return written(path, found)
+    return written(path, fidelities)
 
 
 def _converted(module: nn.Module, ids: Tensor) -> Any:

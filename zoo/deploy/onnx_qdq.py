@@ -77,9 +77,9 @@ def export_qdq(
         return weakest(module, probe, prepared(module, shapes[0], options), first)
 
     content = qdq_model(graph, metadata).SerializeToString()
-    found, steps = _compare(runtime, module, probe, first, explain)
+    fidelity, steps = _compare(runtime, module, probe, first, explain)
     write_bytes(path, content)
-    return OnnxFile(path=path, max_steps=steps, **dataclasses.asdict(found))
+    return OnnxFile(path=path, max_steps=steps, **dataclasses.asdict(fidelity))
 
 
 def export_quantized(
@@ -102,10 +102,10 @@ def export_quantized(
     """
     _, runtime = packages()
     x = random_input((2, *small(input_shape)[1:]))
-    found, steps = _compare(runtime, module, graph((1, *x.shape[1:])), x)
+    fidelity, steps = _compare(runtime, module, graph((1, *x.shape[1:])), x)
     content = qdq_model(graph(input_shape), metadata).SerializeToString()
     write_bytes(path, content)
-    return OnnxFile(path=path, max_steps=steps, **dataclasses.asdict(found))
+    return OnnxFile(path=path, max_steps=steps, **dataclasses.asdict(fidelity))
 
 
 def _compare(
@@ -119,9 +119,9 @@ def _compare(
     settings = runtime.SessionOptions()
     settings.add_session_config_entry("session.x64quantprecision", "1")
     integers = computed(graph, x)
-    given = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
+    outputs = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
     name, wanted, most = type(module).__name__, reference(module, x), 0
-    for place, (y, right) in enumerate(zip(given, wanted, strict=True)):
+    for place, (y, right) in enumerate(zip(outputs, wanted, strict=True)):
         meaning = graph.tensors[graph.outputs[place]].quantization
         assert meaning is not None
         ours, theirs = integers[place], channels_last(y)
@@ -134,7 +134,7 @@ def _compare(
                 f"{name}, on average; expected at most 1"
             )
         most = max(most, int(steps.abs().max()))
-    return faithful(name, wanted, given, graph, what="ONNX Runtime", explain=explain), most
+    return faithful(name, wanted, outputs, graph, what="ONNX Runtime", explain=explain), most
 
 
 def qdq_model(graph: Graph, metadata: Mapping[str, str] | None = None) -> Any:

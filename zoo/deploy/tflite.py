@@ -87,9 +87,9 @@ def export_tflite(
         probe, graph = quantize_at(module, calibration, shapes, options)
     else:
         probe, graph = (without_clamps(lower(module, shape)) for shape in shapes)
-    found = same_as_module(module, probe, first, lambda: prepared(module, shapes[0], options))
+    fidelity = same_as_module(module, probe, first, lambda: prepared(module, shapes[0], options))
     write_graph(graph, path, npu=npu, c_array=c_array)
-    return TfliteFile(path=path, max_abs_error=found.max_abs_error, snr_db=found.snr_db)
+    return TfliteFile(path=path, max_abs_error=fidelity.max_abs_error, snr_db=fidelity.snr_db)
 
 
 def write_quantized(
@@ -114,9 +114,9 @@ def write_quantized(
     """
     x = random_input(small(input_shape))
     written = parse_tflite(serialize_tflite(graph(tuple(x.shape))))  # through the file's own form
-    found = same_as_module(network, written, x, lambda: written)
+    fidelity = same_as_module(network, written, x, lambda: written)
     write_graph(graph(input_shape), path, npu=npu, c_array=c_array)
-    return TfliteFile(path=path, max_abs_error=found.max_abs_error, snr_db=found.snr_db)
+    return TfliteFile(path=path, max_abs_error=fidelity.max_abs_error, snr_db=fidelity.snr_db)
 
 
 def write_graph(graph: Graph, path: Path, *, npu: bool = False, c_array: bool = False) -> None:
@@ -157,7 +157,7 @@ class Outcome:
         """The five best of each sample, if these are scores; then type, shape and time."""
         facts = self.to_json()
         lines = [
-            "  ".join(f"{item['index']}: {item['value']:.4g}" for item in best)
+            "  ".join(f"{score['index']}: {score['value']:.4g}" for score in best)
             for best in facts.get("best", [])
         ]
         lines.append(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s")

@@ -106,9 +106,9 @@ class _Parser:
         dtype = _TYPES.get(table["type"])
         if dtype is None:
             raise MismatchError(f"tensor {name!r} has type {table['type']}, which is not known")
-        for key, what in _UNSUPPORTED.items():
+        for key, feature in _UNSUPPORTED.items():
             if table[key]:
-                raise MismatchError(f"tensor {name!r} {what}, which is not supported")
+                raise MismatchError(f"tensor {name!r} {feature}, which is not supported")
         signature = table["shape_signature"]
         shape = tuple(int(size) for size in ([] if table["shape"] is None else table["shape"]))
         if signature is not None and any(size < 0 for size in signature[1:]):

@@ -179,9 +179,9 @@ def _options(device: Npu) -> str:
 
 
 def _clock(ini: str, section: str) -> float:
-    found = re.search(rf"\[System_Config\.{section}\].*?core_clock=([\d.e]+)", ini, re.DOTALL)
-    assert found, f"vela.ini has no clock in {section}"
-    return float(found[1])
+    match = re.search(rf"\[System_Config\.{section}\].*?core_clock=([\d.e]+)", ini, re.DOTALL)
+    assert match, f"vela.ini has no clock in {section}"
+    return float(match[1])
 
 
 def _cpu_ops(graph: Graph | None, result: Any, said: str) -> tuple[CpuOp, ...]:

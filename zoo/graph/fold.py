@@ -180,14 +180,14 @@ def absorb_padding(graph: Graph) -> Graph:
     """
     ops, tensors = list(graph.ops), dict(graph.tensors)
     for pad in [op for op in graph.ops if op.kind == "pad"]:
-        given: tuple[int, ...] = pad.attributes["padding"]
+        padding: tuple[int, ...] = pad.attributes["padding"]
         output = pad.outputs[0]
         readers = [op for op in ops if output in op.inputs]
-        left, right, top, bottom, *others = (*given, *(0,) * (4 - len(given)))
+        left, right, top, bottom, *others = (*padding, *(0,) * (4 - len(padding)))
         if (
             pad.attributes["value"]
             or any(others)
-            or min(given) < 0
+            or min(padding) < 0
             or output in graph.outputs
             or not all(op.kind in ("conv2d", "depthwise_conv2d") for op in readers)
         ):

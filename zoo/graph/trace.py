@@ -76,9 +76,11 @@ class Tracer:
             elif node.op == "placeholder":
                 self.names[node] = node.name  # becomes a tensor when an op first reads it
             elif node.op == "output":
-                given = zip(node.args[0], self.wanted, strict=True)
-                results = [item for item, wanted in given if wanted and isinstance(item, fx.Node)]
-                outputs = [self.output(item) for item in results]
+                pairs = zip(node.args[0], self.wanted, strict=True)
+                results = [
+                    value for value, wanted in pairs if wanted and isinstance(value, fx.Node)
+                ]
+                outputs = [self.output(value) for value in results]
             else:
                 self.call(node)
         return Graph(

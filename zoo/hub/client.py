@@ -105,13 +105,13 @@ class Connection:
         """Return every file of a commit, with the hash it can be verified by."""
         kind, name = where.split(repo)
         url: str | None = f"{self.endpoint}/api/{kind}/{name}/tree/{commit}?recursive=true"
-        found: list[RemoteFile] = []
+        files: list[RemoteFile] = []
         while url:
             page, url = self._json(url, repo, commit)
-            found += [_remote_file(item) for item in _rows(page) if item.get("type") != "directory"]
-            if len(found) > MAX_FILES:
+            files += [_remote_file(row) for row in _rows(page) if row.get("type") != "directory"]
+            if len(files) > MAX_FILES:
                 raise UnsafeFileError(f"{repo} lists more than {MAX_FILES:,} files; not fetched")
-        return found
+        return files
 
     @contextmanager
     def opened(self, repo: str, commit: str, file: RemoteFile, start: int) -> Iterator["_Body"]:
@@ -127,8 +127,8 @@ class Connection:
                     raise CutError(f"the hub answered {status}", _retry_after(response))
                 if status not in (200, 206):
                     self.refuse(response, repo, commit)
-                given = response.headers.get("Content-Range", "")
-                match = re.match(r"bytes (\d+)-", given) if status == 206 else None
+                content_range = response.headers.get("Content-Range", "")
+                match = re.match(r"bytes (\d+)-", content_range) if status == 206 else None
                 if status == 206 and match is None:
                     raise CutError("the hub sent a part without saying which")
                 yield _Body(response, int(match[1]) if match else 0)
@@ -317,15 +317,15 @@ def _bounded(response: Any) -> Iterator[bytes]:
 
 
 def _rows(page: Any) -> list[dict[str, Any]]:
-    if not isinstance(page, list) or not all(isinstance(item, dict) for item in page):
+    if not isinstance(page, list) or not all(isinstance(row, dict) for row in page):
         raise HubError("the hub answered a listing that is no list of files")
     return page
 
 
-def _remote_file(item: Mapping[str, Any]) -> RemoteFile:
+def _remote_file(row: Mapping[str, Any]) -> RemoteFile:
     """Read one row of a listing; anything but a file with a size and a hash is refused."""
-    large = item.get("lfs")
-    path, size, oid = item.get("path"), item.get("size"), item.get("oid")
+    large = row.get("lfs")
+    path, size, oid = row.get("path"), row.get("size"), row.get("oid")
     if isinstance(large, dict):
         size, sha = large.get("size"), large.get("oid", large.get("sha256"))
         if isinstance(path, str) and type(size) is int and isinstance(sha, str):

@@ -62,23 +62,23 @@ def fetch(open_at: Open, file: RemoteFile, part: Path, stop: threading.Event) ->
     """
     resumed = part.exists() and part.stat().st_size > 0
     try:
-        found = _complete(open_at, file, part, stop)
-        if found is None and resumed:  # what was kept may be what was wrong: once from the start
+        digest = _complete(open_at, file, part, stop)
+        if digest is None and resumed:  # what was kept may be what was wrong: once from the start
             part.unlink()
-            found = _complete(open_at, file, part, stop)
+            digest = _complete(open_at, file, part, stop)
     except OSError as error:
         if isinstance(error, HubError) or error.errno is None:
             raise
         kept = " (what arrived is kept; the same command goes on)" if _full(error) else ""
         raise HubError(f"cannot write {part.parent}: {error.strerror}{kept}") from error
-    if found is None:
+    if digest is None:
         part.unlink(missing_ok=True)
         raise UnsafeFileError(
             f"{file.path} came with another content than the hub listed ({file.digest[:23]}…); "
             "it was thrown away: somebody on the way, or the hub's storage, changed it"
         )
     sync(part)
-    return found
+    return digest
 
 
 def _full(error: OSError) -> bool:
@@ -163,6 +163,6 @@ class _Hashes:
             self.git.update(block)
 
     def verified(self) -> str | None:
-        found = self.sha256.hexdigest() if self.git is None else self.git.hexdigest()
+        actual = self.sha256.hexdigest() if self.git is None else self.git.hexdigest()
         expected = self.file.sha256 if self.git is None else self.file.git_sha1
-        return self.sha256.hexdigest() if found == expected else None
+        return self.sha256.hexdigest() if actual == expected else None

@@ -74,8 +74,8 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
     place = where.place()
     folder = snapshots.folder(place.label, repo)
     pinned = revision is not None and _is_commit(revision)
-    if revision is not None and pinned and (found := snapshots.find(folder, revision)):
-        return found
+    if revision is not None and pinned and (snapshot := snapshots.find(folder, revision)):
+        return snapshot
     from zoo.hub.client import UnreachableError
 
     try:
@@ -83,20 +83,20 @@ def pull(repo: str, revision: str | None = None) -> Snapshot:
             commit = hub.commit_of(repo, revision)
             if pinned and commit != revision:
                 raise HubError(f"{hub.endpoint} answered commit {commit} for {repo}@{revision}")
-            found = snapshots.find(folder, commit) or _fetch(hub, folder, repo, commit)
+            snapshot = snapshots.find(folder, commit) or _fetch(hub, folder, repo, commit)
             if not pinned:
                 snapshots.remember(folder, revision or "main", commit)
-            return found
+            return snapshot
     except UnreachableError as error:
         last = None if pinned else snapshots.recall(folder, revision or "main")
-        found = snapshots.find(folder, last) if last else None
-        if found is None:
+        snapshot = snapshots.find(folder, last) if last else None
+        if snapshot is None:
             raise
         log.warning(
             "%s@%s is used as it was when the hub was last asked, commit %s (%s)",
-            repo, revision or "main", found.commit, error,
+            repo, revision or "main", snapshot.commit, error,
         )  # fmt: skip
-        return found
+        return snapshot
 
 
 def look(repo: str, revision: str | None, names: Sequence[str]) -> tuple[Path, str]:
@@ -163,8 +163,8 @@ def _fetch(hub: "Connection", folder: Path, repo: str, commit: str) -> Snapshot:
         return download.fetch(lambda start: hub.opened(repo, commit, file, start), file, part, stop)
 
     with snapshots.locked(folder):
-        if found := snapshots.find(folder, commit):  # another process was faster
-            return found
+        if snapshot := snapshots.find(folder, commit):  # another process was faster
+            return snapshot
         return snapshots.build(folder, hub.place.label, repo, commit, files, left_out, fetch)
 
 
@@ -210,9 +210,9 @@ def push(
         there = {file.path: file for file in hub.tree(repo, parent)}
         stale = [path for path in there if path not in files and path.endswith(replaces)]
         changed = {
-            name: item
-            for name, item in files.items()
-            if name not in there or not _same(there[name], item)
+            name: content
+            for name, content in files.items()
+            if name not in there or not _same(there[name], content)
         }
         commit = parent
         if changed or stale:
@@ -223,13 +223,15 @@ def push(
         return f"{base}/{repo}/commit/{commit}"
 
 
-def _same(there: RemoteFile, item: bytes | Path) -> bool:
-    size = len(item) if isinstance(item, bytes) else item.stat().st_size
+def _same(there: RemoteFile, content: bytes | Path) -> bool:
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if size != there.bytes:
         return False
     if there.sha256:
-        ours = hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else sha256(item)
+        ours = (
+            hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
+        )
         return ours == there.sha256
-    data = item if isinstance(item, bytes) else item.read_bytes()
+    data = content if isinstance(content, bytes) else content.read_bytes()
     git = hashlib.sha1(f"blob {size}\0".encode() + data, usedforsecurity=False)
     return git.hexdigest() == there.git_sha1

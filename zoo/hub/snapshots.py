@@ -89,8 +89,8 @@ def find(folder: Path, commit: str) -> Snapshot | None:
     if not path.is_dir():
         return None
     try:
-        found = _read(path)
-        found.verify()
+        snapshot = _read(path)
+        snapshot.verify()
     except (UnsafeFileError, KeyError, TypeError, ValueError, OSError) as error:
         if not path.is_dir():  # pruned while it was read
             return None
@@ -101,7 +101,7 @@ def find(folder: Path, commit: str) -> Snapshot | None:
         ) from error
     with suppress(OSError):
         os.utime(folder)  # `zoo cache list` shows how long it was not used
-    return found
+    return snapshot
 
 
 def seen(folder: Path, commit: str) -> Path | None:
@@ -216,14 +216,14 @@ def _fetch_all(
 
 def _of_other_commits(folder: Path) -> dict[str, Path]:
     """Return SHA-256 -> file of what other commits of the repository hold here."""
-    found = {}
+    files = {}
     for record in folder.glob(f"*/{RECORD}"):
         with suppress(KeyError, TypeError, ValueError, OSError, UnsafeFileError):
             snapshot = _read(record.parent)
             for name, facts in snapshot.files.items():
                 if (snapshot.path / name).is_file():
-                    found[facts["sha256"]] = snapshot.path / name
-    return found
+                    files[facts["sha256"]] = snapshot.path / name
+    return files
 
 
 def _require_room(parts: Path, files: Sequence[RemoteFile]) -> None:

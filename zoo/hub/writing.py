@@ -50,8 +50,8 @@ def commit(
     kind, name = where.split(repo)
     operations: list[Any] = [CommitOperationDelete(path) for path in delete]
     operations += [
-        CommitOperationAdd(path, item if isinstance(item, bytes) else str(item))
-        for path, item in files.items()
+        CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+        for path, content in files.items()
     ]
     with _writing(hub, repo):
         done = _api(hub).create_commit(
@@ -70,16 +70,16 @@ def collect(hub: Connection, repo: str, title: str, *, private: bool) -> str:
     kind, name = where.split(repo)
     with _writing(hub, repo):
         api = _api(hub)
-        found = api.create_collection(
+        collection = api.create_collection(
             title, namespace=name.partition("/")[0], private=private, exists_ok=True
         )
         api.add_collection_item(
-            found.slug,
+            collection.slug,
             name,
             _TYPES[kind],  # type: ignore[arg-type]
             exists_ok=True,
         )
-    return found.slug
+    return collection.slug
 
 
 def _api(hub: Connection) -> HfApi:

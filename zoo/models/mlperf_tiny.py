@@ -101,8 +101,8 @@ class _Classifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _logits(self, x: Tensor) -> Tensor:
-        found: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
-        return found
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
     def trainable(self) -> Self:
         """Return the form with batch norms, freshly initialised."""

@@ -96,7 +96,7 @@ def shelf() -> dict[str, Loaded]:
         MissingWeightsError: there is none.
 
     """
-    found = {}
+    networks = {}
     for name, recipe in registry.all_recipes().items():
         if recipe.subtask != "super-resolution":
             continue
@@ -105,13 +105,13 @@ def shelf() -> dict[str, Loaded]:
             model = load(ref)
             model(torch.zeros(1, 1, 64, 64))  # so that no visitor waits for the first run
             count = sum(parameter.numel() for parameter in model.parameters())
-            found[ref] = Loaded(ref, recipe, model, count)
-    if not found:
+            networks[ref] = Loaded(ref, recipe, model, count)
+    if not networks:
         raise MissingWeightsError(
             f"no super-resolution network has weights in {registry.weights_folder()}; reinstall "
             "the package, or type: zoo train sesr-m5-x2 --data DIR --out runs/sesr-m5-x2"
         )
-    return dict(sorted(found.items(), key=lambda item: (item[1].scale, item[1].parameters)))
+    return dict(sorted(networks.items(), key=lambda item: (item[1].scale, item[1].parameters)))
 
 
 def compare(network: Loaded, source: Path, folder: Path) -> Comparison:

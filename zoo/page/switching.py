@@ -152,8 +152,8 @@ class Bench:
         with switcher.using(chosen, strategy=strategy):
             fused = self._shown(given)
             changed = switcher.changed
-        found = {name: adapter_refs.adapter(name) for name in chosen}
-        picture = compare(found, model, chosen).picture() if len(chosen) > 1 else None
+        adapters = {name: adapter_refs.adapter(name) for name in chosen}
+        picture = compare(adapters, model, chosen).picture() if len(chosen) > 1 else None
         peft_ms, why = self._peft(sorted(chosen))
         return Answer(
             plain, fused, chosen, changed, statistics.median(times[1:]) * 1e3, peft_ms, why,
@@ -206,12 +206,12 @@ class Bench:
 
 def benches() -> list[Bench]:
     """Return a bench for every base model that has shipped adapters, texts first."""
-    found: dict[str, list[str]] = {}
+    by_base: dict[str, list[str]] = {}
     for name in registry.names():
         recipe = registry.find(name)
         if "file" in recipe.weights and tasks.named(recipe.task).FACTS.demo is not None:
-            found.setdefault(recipe.base, []).append(name)
-    made = [Bench(ref, tuple(names)) for ref, names in found.items()]
+            by_base.setdefault(recipe.base, []).append(name)
+    made = [Bench(ref, tuple(names)) for ref, names in by_base.items()]
     return sorted(made, key=lambda bench: (bench.demo.gives != "text", bench.kind, bench.ref))
 
 

@@ -76,14 +76,14 @@ class Rows(nn.Module):
 
     def times(self, x: Tensor) -> Tensor:
         """Return x W^T (..., count) for x (..., width) and these rows W."""
-        flat, found = x.reshape(-1, x.shape[-1]), None
+        flat, product = x.reshape(-1, x.shape[-1]), None
         if torch.compiler.is_compiling():
             return F.linear(x, self.dequantize(x.dtype))
         if 0 < len(flat) <= FEW and not (x.requires_grad and torch.is_grad_enabled()):
-            found = rows_matvec(flat.to(torch.float32), self.codes, self.scale)
-        if found is None:
-            found = torch.cat([F.linear(flat, part.to(x.dtype)) for part in self._parts()], 1)
-        return found.to(x.dtype).view(*x.shape[:-1], len(self.codes))
+            product = rows_matvec(flat.to(torch.float32), self.codes, self.scale)
+        if product is None:
+            product = torch.cat([F.linear(flat, part.to(x.dtype)) for part in self._parts()], 1)
+        return product.to(x.dtype).view(*x.shape[:-1], len(self.codes))
 
     def _parts(self) -> Iterator[Tensor]:
         scales = from_half_bits(self.scale).split(_CHUNK)

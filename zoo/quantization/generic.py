@@ -79,12 +79,12 @@ def quantize_model(
     first = next(model.parameters())
     passes = CalibrationRuns(model, runs if plan.calibrates else [])
     try:
-        found = quantize_layers(model, "", passes, plan, Team(str(first.device)))
-        for name, matrix in found.items():
+        matrices = quantize_layers(model, "", passes, plan, Team(str(first.device)))
+        for name, matrix in matrices.items():
             packed = PackedLinear.of(matrix, layers[name].bias)
             for place in places[name]:
                 model.set_submodule(place, packed)
-        report = {name: _facts(matrix) for name, matrix in found.items()}
+        report = {name: _facts(matrix) for name, matrix in matrices.items()}
         distance = verify.compare(model, runs[0], before, _worst(report))
     except BaseException:  # an interrupted model is no model either
         for name, layer in layers.items():
@@ -92,18 +92,18 @@ def quantize_model(
             for place in places[name]:
                 model.set_submodule(place, layer)
         raise
-    count = sum(matrix.shape[0] * matrix.shape[1] for matrix in found.values())
+    count = sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices.values())
     return Packing(report, count / total, distance)
 
 
 def _places(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, list[str]]:
     """Return every name of each layer: a module may stand in several places."""
     names = {id(layer): name for name, layer in layers.items()}
-    found: dict[str, list[str]] = {name: [] for name in layers}
+    places: dict[str, list[str]] = {name: [] for name in layers}
     for place, module in model.named_modules(remove_duplicate=False):
         if id(module) in names:
-            found[names[id(module)]].append(place)
-    return found
+            places[names[id(module)]].append(place)
+    return places
 
 
 def _facts(matrix: QuantizedMatrix) -> dict[str, Any]:

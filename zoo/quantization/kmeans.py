@@ -41,10 +41,10 @@ def lloyd(points: Tensor, weights: Tensor, codebook: Tensor, iterations: int) ->
     features = _features(points, weights)
     codes: Tensor | None = None
     for _ in range(iterations):
-        found = _assign(features, codebook)
-        if codes is not None and torch.equal(found, codes):
+        assigned = _assign(features, codebook)
+        if codes is not None and torch.equal(assigned, codes):
             break
-        codes = found
+        codes = assigned
         codebook = _means(features, codes, codebook)
     return codebook
 
@@ -150,15 +150,15 @@ def _plus_plus(points: Tensor, weights: Tensor, size: int, seed: int) -> Tensor:
     # Drawn per codebook from the same stream, so that no group depends on how many there are.
     draws = torch.rand(size, generator=torch.Generator().manual_seed(seed)).to(points.device)
     mass = weights.sum(2)
-    found = []
+    drawn = []
     for draw in draws:
         total = mass.cumsum(1)
         place = torch.searchsorted(total, total[:, -1:] * draw).clamp(max=count - 1)
         chosen = points.gather(1, place.unsqueeze(2).expand(-1, -1, dim))
-        found.append(chosen)
+        drawn.append(chosen)
         distance = (weights * (points - chosen).square()).sum(2)
-        mass = distance if len(found) == 1 else torch.minimum(mass, distance)
-    return torch.cat(found, 1)
+        mass = distance if len(drawn) == 1 else torch.minimum(mass, distance)
+    return torch.cat(drawn, 1)
 
 
 def _normal(points: Tensor, weights: Tensor, size: int) -> Tensor:

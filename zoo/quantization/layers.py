@@ -74,11 +74,11 @@ def quantize_layers(
             continue
         first = {group[0]: layers[group[0]] for group in groups}
         seen = _hessians(first, passes, team) if plan.calibrates else {}
-        found = _quantize_groups(groups, layers, seen, wanted, prefix, plan, team)
-        for name, matrix in found.items():
+        matrices = _quantize_groups(groups, layers, seen, wanted, prefix, plan, team)
+        for name, matrix in matrices.items():
             weight = layers[name].weight
             weight.data = matrix.dequantize().to(weight)
-        done |= found
+        done |= matrices
     passes.finish(called, past)
     return {name: done[name] for name in layers if name in done}
 
@@ -138,15 +138,15 @@ def _quantize_groups(
             for options, begin, end in parts:
                 tasks.append(functools.partial(_task, weight[begin:end], ready, options, notes))
     results = iter(team.share(tasks))
-    found = {}
+    matrices = {}
     for name, count in places:
         parts_done = [next(results) for _ in range(count)]
-        found[name] = _joined(
+        matrices[name] = _joined(
             parts_done, wanted[name], (layers[name].out_features, layers[name].in_features)
         )
-        for note in found[name].report.fallbacks:  # type: ignore[union-attr]
+        for note in matrices[name].report.fallbacks:  # type: ignore[union-attr]
             log.warning("%s%s: %s", prefix, name, note)
-    return found
+    return matrices
 
 
 def _usable(hessian: Hessian | None, least: int) -> tuple[Tensor | None, tuple[str, ...]]:

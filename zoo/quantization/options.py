@@ -173,9 +173,9 @@ class LayerOptions(CodebookOptions):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, and the method."""
-        given = dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        return {k: v for k, v in given.items() if k == "method" or v != defaults[k]}
+        return {k: v for k, v in values.items() if k == "method" or v != defaults[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LayerOptions":

@@ -34,10 +34,10 @@ class Beside(Protocol):
 def layout(grid: Grid, options: LayerOptions) -> Layout:
     """Return name, shape and type of the tensors that a quantized matrix is stored as."""
     width = packed_bytes(grid.cells, grid.index_bits)
-    found: Layout = {"codes": ((grid.rows, width), torch.uint8), **grid.layout()}
+    fields: Layout = {"codes": ((grid.rows, width), torch.uint8), **grid.layout()}
     if options.act_order:
-        found["order"] = ((grid.columns,), torch.int32)
-    return found
+        fields["order"] = ((grid.columns,), torch.int32)
+    return fields
 
 
 class PackedLinear(nn.Module):
@@ -178,12 +178,12 @@ class PackedLinear(nn.Module):
         flat = x.reshape(-1, self.in_features).to(torch.float32)
         codebook, scale = self.codebooks()
         assert scale is not None, "half codebooks have no kernel"
-        found = None
+        product = None
         if not torch.compiler.is_compiling():
-            found = matvec(flat, self.get_buffer("codes"), codebook, scale)
-        if found is None:
-            found = in_order(matvec.grid, decode_codebooks(self, scaled=False), scale, flat)
-        y = found if self.bias is None else found + self.bias
+            product = matvec(flat, self.get_buffer("codes"), codebook, scale)
+        if product is None:
+            product = in_order(matvec.grid, decode_codebooks(self, scaled=False), scale, flat)
+        y = product if self.bias is None else product + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
@@ -242,10 +242,12 @@ def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
         places = looks[:, start // step : end // step] + base
         flat = table[index].flatten(0, 1)
         if kind is None:  # 8 dimensions: no integer is that wide
-            found = flat.index_select(0, places.flatten())
+            codewords = flat.index_select(0, places.flatten())
         else:
-            found = flat.view(kind).flatten().index_select(0, places.flatten()).view(torch.float32)
-        parts.append(found.view(grid.rows, -1))
+            codewords = (
+                flat.view(kind).flatten().index_select(0, places.flatten()).view(torch.float32)
+            )
+        parts.append(codewords.view(grid.rows, -1))
     return torch.cat(parts, 1)[:, : grid.columns]
 
 

@@ -56,17 +56,17 @@ def compare(model: nn.Module, run: Callable[[], Any], expected: list[Tensor], wo
     kind = type(model).__name__
     with _watched(model) as (inside, broken):
         try:
-            given = answers(run())
+            actual = answers(run())
         except Exception as error:
             where = " in ".join(reversed(inside[-2:])) or kind
             raise MismatchError(
                 f"{kind} does not run with packed layers: {where}: "
                 f"{type(error).__name__}: {error}; leave that layer out with --skip"
             ) from error
-    if [x.shape for x in given] != [x.shape for x in expected]:
+    if [x.shape for x in actual] != [x.shape for x in expected]:
         raise MismatchError(f"{kind} with packed layers gives tensors of other shapes than before")
     far = size = 0.0
-    for packed, before in zip(given, expected, strict=True):
+    for packed, before in zip(actual, expected, strict=True):
         known = torch.isfinite(before)  # what is masked stays so
         if not torch.isfinite(packed[known]).all():
             where = broken[0] if broken else kind

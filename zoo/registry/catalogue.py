@@ -49,17 +49,17 @@ def all_recipes() -> Mapping[str, Recipe]:
             cannot be imported.
 
     """
-    found: dict[str, tuple[str, Recipe]] = {}
+    defined: dict[str, tuple[str, Recipe]] = {}
     for source, recipe in _collect():
         if not isinstance(recipe, Recipe):
             raise MismatchError(f"{source} holds {recipe!r}; expected a zoo.Recipe")
-        if recipe.name in found:
+        if recipe.name in defined:
             raise MismatchError(
-                f"recipe {recipe.name!r} is defined by {found[recipe.name][0]} and by {source}; "
+                f"recipe {recipe.name!r} is defined by {defined[recipe.name][0]} and by {source}; "
                 "rename one, or uninstall the package that brings it"
             )
-        found[recipe.name] = (source, recipe)
-    return MappingProxyType({name: found[name][1] for name in sorted(found, key=_natural)})
+        defined[recipe.name] = (source, recipe)
+    return MappingProxyType({name: defined[name][1] for name in sorted(defined, key=_natural)})
 
 
 def _natural(name: str) -> list[str | int]:

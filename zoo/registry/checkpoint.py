@@ -90,9 +90,9 @@ class Checkpoint:
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
-            what = "no such folder" if not path.is_dir() else f"no {CONFIG} in it"
+            reason = "no such folder" if not path.is_dir() else f"no {CONFIG} in it"
             raise MissingWeightsError(
-                f"{path} is no checkpoint ({what}); make one with: zoo train NAME --out {path}"
+                f"{path} is no checkpoint ({reason}); make one with: zoo train NAME --out {path}"
             )
         file = facts_file(path)
         config = read_json(file)
@@ -135,10 +135,10 @@ class Checkpoint:
         file = self.path / WEIGHTS
         if not file.is_file():
             raise MissingWeightsError(f"{file} is missing; take the whole folder again")
-        found = sha256(file)
-        if found != expected:
+        actual = sha256(file)
+        if actual != expected:
             raise UnsafeFileError(
-                f"{file} is corrupt or was tampered with: sha256 {found[:16]}…, expected "
+                f"{file} is corrupt or was tampered with: sha256 {actual[:16]}…, expected "
                 f"{str(expected)[:16]}…; take the folder again, it was not opened"
             )
         try:

@@ -40,10 +40,10 @@ class FloatNetwork(nn.Module):
         `observe` is told the name and value of every activation.
         """
         values = dict(self._values)
-        for name, given in zip(self.graph.inputs, inputs, strict=True):
-            values[name] = given
+        for name, value in zip(self.graph.inputs, inputs, strict=True):
+            values[name] = value
             if observe:
-                observe(name, given)
+                observe(name, value)
         for op in self.graph.ops:
             result = FLOAT[op.kind](self.graph, op, *(values[name] for name in op.inputs))
             values[op.outputs[0]] = result = activated(op, result)

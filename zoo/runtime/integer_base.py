@@ -88,9 +88,9 @@ def stored(graph: Graph, name: str) -> Tensor:
 
 def operands(graph: Graph, op: Op, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Return all operands of an elementwise op, stored: the computed ones given, and constants."""
-    given = iter(inputs)
+    computed = iter(inputs)
     return [
-        stored(graph, name) if graph.tensors[name].is_parameter else next(given)
+        stored(graph, name) if graph.tensors[name].is_parameter else next(computed)
         for name in op.inputs
     ]
 

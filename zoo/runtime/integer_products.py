@@ -210,8 +210,8 @@ def _conv2d(graph: Graph, op: Op) -> Kernel:
 
     def run(x: Tensor) -> Tensor:
         out = x.new_empty((len(x), *shape), dtype=dtype)
-        for given, result in zip(x.split(samples), out.split(samples), strict=True):
-            image = F.pad(given, around, value=zero) if around else given
+        for part, result in zip(x.split(samples), out.split(samples), strict=True):
+            image = F.pad(part, around, value=zero) if around else part
             for rows, sums in bands(image):
                 product.rescale(sums, result[:, rows])
         return out

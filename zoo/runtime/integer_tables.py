@@ -23,8 +23,8 @@ def elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], Ke
         zeros = [quantization_of(graph, name).zero_point for name in op.inputs]
 
         def run(*inputs: Tensor) -> Tensor:
-            given = operands(graph, op, inputs)
-            return arithmetic(*(x.double() - z for x, z in zip(given, zeros, strict=True)))
+            values = operands(graph, op, inputs)
+            return arithmetic(*(x.double() - z for x, z in zip(values, zeros, strict=True)))
 
         if {graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)} != {"int8"}:
             return run

@@ -150,10 +150,10 @@ class Rescale:
         if len(x) > some:
             parts = list(zip(x.split(some), out.split(some), strict=True))
         factor, offset, nudge, added = constants
-        for given, result in parts:
-            y = _WORKSPACE.take(0, given.shape).copy_(given)
+        for part, result in parts:
+            y = _WORKSPACE.take(0, part.shape).copy_(part)
             if self._signed:
-                signs = torch.clamp(y.add_(added), -1, 1, out=_WORKSPACE.take(1, given.shape))
+                signs = torch.clamp(y.add_(added), -1, 1, out=_WORKSPACE.take(1, part.shape))
                 y.mul_(factor).add_(signs.mul_(nudge))
             else:
                 y.mul_(factor)

@@ -193,8 +193,8 @@ def batch(
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the noise `(N, 1, H, W)` that the model sees in noisy pictures with their step."""
-    found: Tensor = model(inputs[:, :1], inputs[:, 1, 0, 0].long()).sample
-    return found
+    noise: Tensor = model(inputs[:, :1], inputs[:, 1, 0, 0].long()).sample
+    return noise
 
 
 def loss(output: Tensor, target: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ def _score(model: nn.Module, pictures: Tensor) -> float:
     total = 0.0
     for first in range(0, len(inputs), _BATCH):
         part = slice(first, first + _BATCH)
-        found = forward(model, inputs[part].to(device)).float()
-        total += float(loss(found, noise[part].to(device))) * len(found)
+        predicted = forward(model, inputs[part].to(device)).float()
+        total += float(loss(predicted, noise[part].to(device))) * len(predicted)
     return total / len(inputs)
 
 

@@ -146,9 +146,9 @@ def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
     if not folder.is_dir():
         raise MismatchError(f"no such folder: {folder}")
     labels = _labels(recipe)
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if found != sorted(labels):
-        have = f"the folders {', '.join(found[:12])}" if found else "no folders"
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if folders != sorted(labels):
+        have = f"the folders {', '.join(folders[:12])}" if folders else "no folders"
         raise MismatchError(
             f"{folder} has {have}; {recipe.name} expects one for each label: {', '.join(labels)}"
         )
@@ -234,8 +234,8 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Tensor:
     """Return the probabilities `(N, labels)` that a teacher gives."""
-    found: Tensor = teacher(inputs)
-    return found.softmax(1)
+    logits: Tensor = teacher(inputs)
+    return logits.softmax(1)
 
 
 @torch.inference_mode()
@@ -303,8 +303,8 @@ class Classified:
     @property
     def text(self) -> str:
         """What `zoo run` prints: the five likeliest labels, and the time."""
-        found = "  ".join(f"{label} {score:.3f}" for label, score in self.best[:5])
-        return f"{found}, {self.seconds:.3f} s"
+        likeliest = "  ".join(f"{label} {score:.3f}" for label, score in self.best[:5])
+        return f"{likeliest}, {self.seconds:.3f} s"
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON types."""

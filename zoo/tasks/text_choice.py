@@ -166,14 +166,14 @@ def answers(model: nn.Module, data: Texts, rows: list[Any]) -> list[bool]:
     """Say for each row whether the likeliest label is its own."""
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # little padding
-    found = [False] * len(rows)
+    correct = [False] * len(rows)
     for first in range(0, len(order), _BATCH):
         part = order[first : first + _BATCH]
         logits = forward(model, _padded([rows[i] for i in part]).to(device))[:, -1]
         best = logits[:, data.choices].argmax(-1).tolist()
         for i, label in zip(part, best, strict=True):
-            found[i] = label == rows[i][1]
-    return found
+            correct[i] = label == rows[i][1]
+    return correct
 
 
 def validate(model: nn.Module, data: Texts, recipe: Recipe) -> dict[str, float]:

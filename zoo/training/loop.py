@@ -190,13 +190,13 @@ class Run:
     def _since_log(self) -> int:
         return self.progress.step % self.settings.log_every or self.settings.log_every
 
-    def _check_finite(self, what: str, value: float) -> None:
+    def _check_finite(self, quantity: str, value: float) -> None:
         if not math.isfinite(value):
             kept = f"the last good checkpoint is in {self.out}"
             if not self.folder.has_result:
                 kept = "no checkpoint had been written yet"
             raise ZooError(
-                f"the {what} is {value} at step {self.progress.step}; stopped, {kept}. "
+                f"the {quantity} is {value} at step {self.progress.step}; stopped, {kept}. "
                 "Try a smaller rate: --set train.lr="
                 f"{self.settings.lr / 4:g}"
             )

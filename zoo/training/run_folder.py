@@ -69,7 +69,7 @@ class RunFolder:
             return
         name = ours["recipe"]["name"]
         if theirs["recipe"]["name"] != name:
-            what = f"recipe {theirs['recipe']['name']!r}, not {name!r}"
+            difference = f"recipe {theirs['recipe']['name']!r}, not {name!r}"
         else:
             before, now = leaves(theirs), leaves(ours)
             # A field that came with a newer version and is still unset makes no difference.
@@ -78,9 +78,9 @@ class RunFolder:
             key = next((k for k in changed if k not in new), None)
             if key is None:
                 return
-            what = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
+            difference = f"{key} = {before.get(key)!r}, not {now.get(key)!r}"
         raise MismatchError(
-            f"{self.path} was trained with {what}; resume with the same settings, or start "
+            f"{self.path} was trained with {difference}; resume with the same settings, or start "
             "in another folder"
         )
 

@@ -125,12 +125,12 @@ def rendered(data: str) -> str:
 
 def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] | None:
     """Return the indices that these adapters change, by tensor name."""
-    found: dict[str, torch.Tensor] = {}
+    union: dict[str, torch.Tensor] = {}
     for ref in adapters:
         for name, tensor in adapter_refs.adapter(ref).tensors.items():
-            both = torch.cat([found[name], tensor.indices]) if name in found else tensor.indices
-            found[name] = both.unique(sorted=True)
-    return found or None
+            both = torch.cat([union[name], tensor.indices]) if name in union else tensor.indices
+            union[name] = both.unique(sorted=True)
+    return union or None
 
 
 def switch_facts(model: nn.Module, adapter: SparseAdapter, rounds: int = 9) -> dict[str, Any]:
@@ -226,10 +226,10 @@ def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]
     recipe = adapter_refs.about(adapter)
     if recipe is None:
         raise MismatchError(f"{adapter} is a lone file and names no task; give its folder")
-    item = base.task_recipe(recipe)
-    task = task_of(item)
-    prepared = task.training_data(item, rendered(data), base.tokenizer)
-    return lambda model: -task.FACTS.merit(task.validate(model, prepared, item))
+    task_recipe = base.task_recipe(recipe)
+    task = task_of(task_recipe)
+    prepared = task.training_data(task_recipe, rendered(data), base.tokenizer)
+    return lambda model: -task.FACTS.merit(task.validate(model, prepared, task_recipe))
 
 
 def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: AdapterRecipe) -> Any:
@@ -237,6 +237,6 @@ def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: Adapte
 
     The base is changed: load it anew for the next.
     """
-    item = base.task_recipe(like)
+    task_recipe = base.task_recipe(like)
     model = apply(base.model, adapter)
-    return task_of(item).evaluate(model, item, Path(data), base.tokenizer)
+    return task_of(task_recipe).evaluate(model, task_recipe, Path(data), base.tokenizer)

@@ -48,7 +48,7 @@ def push(
     kind, sdk = where.split(repo_id)[0], None
     if kind != "models":
         path = item.path if isinstance(item, Checkpoint) else Path(item).expanduser()
-        what = path.resolve().name
+        label = path.resolve().name
         if kind == "spaces":
             files, sdk = publication.files_of_space(path)
         else:
@@ -57,10 +57,10 @@ def push(
         source = _source(item)
         if isinstance(source, Checkpoint):
             files = publication.files_of_checkpoint(source, repo_id)
-            what = f"{source.recipe.name}.{source.tag}"
+            label = f"{source.recipe.name}.{source.tag}"
         else:
-            files, what = publication.files_of_folder(source, repo_id), source.resolve().name
-    text = message or f"{what}, with edge-zoo {__version__}"
+            files, label = publication.files_of_folder(source, repo_id), source.resolve().name
+    text = message or f"{label}, with edge-zoo {__version__}"
     return exchange.push(
         repo_id, files, private=private, message=text, sdk=sdk, collection=collection
     )

@@ -41,12 +41,12 @@ class PeftShira(_peft.PeftRoute):
 
     def deltas(self, values: Values) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (indices, deltas) by tensor name."""
-        found = {}
+        deltas = {}
         for number, name in enumerate(self.names):
             layer = name.removeprefix("base_model.model.").split(".shira_weight")[0]
             indices = self.indices[f"{layer}.weight"].cpu()
-            found[f"{layer}.weight"] = (indices, values[str(number)].float().cpu())
-        return found
+            deltas[f"{layer}.weight"] = (indices, values[str(number)].float().cpu())
+        return deltas
 
     def result(self, values: Values, folder: Path) -> Sparse:
         """Return what a sparse adapter is made of; PEFT leaves the base's values alone."""

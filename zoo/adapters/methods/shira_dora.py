@@ -74,15 +74,15 @@ class MaskedDora(HookRoute):
     def _change(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return m (W + s B A) / norm - W at the masked entries, `(nnz,)`."""
         parts = self.compact.slices().values()
-        found = []
+        changes = []
         for n, ((row, column), norm, part) in enumerate(
             zip(self._cells, self._norms, parts, strict=True)
         ):
             product = (values[f"b{n}"][row] * values[f"a{n}"].t()[column]).sum(1)
             before = self.compact.base[part]
             ratio = (values[f"m{n}"] / norm)[row]
-            found.append(ratio * (before + SCALE * product) - before)
-        return torch.cat(found)
+            changes.append(ratio * (before + SCALE * product) - before)
+        return torch.cat(changes)
 
     @torch.no_grad()
     def _measure(self, values: Mapping[str, Tensor]) -> None:

@@ -76,8 +76,8 @@ def _lower_fully_connected(lowering: "Lowering", op: Op) -> None:
     lowering.layer(op, op.inputs[0], move)
 
 
-def _refuse(op: Op, what: str) -> MismatchError:
-    return MismatchError(f"{op.label}: {what}")
+def _refuse(op: Op, reason: str) -> MismatchError:
+    return MismatchError(f"{op.label}: {reason}")
 
 
 def _check_bias(graph: Graph, op: Op, outputs: int) -> None:

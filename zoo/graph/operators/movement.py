@@ -107,8 +107,8 @@ def _lower_depth_to_space(lowering: "Lowering", op: Op) -> None:
     lowering.emit(op, inputs=(z,))
 
 
-def _refuse(op: Op, what: str) -> MismatchError:
-    return MismatchError(f"{op.label}: {what}")
+def _refuse(op: Op, reason: str) -> MismatchError:
+    return MismatchError(f"{op.label}: {reason}")
 
 
 def _concat_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:

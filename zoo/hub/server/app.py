@@ -52,7 +52,7 @@ class Application:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {key.lower() for key, _ in message["headers"]}
-                extra = [item for item in _SAFE.items() if item[0] not in present]
+                extra = [header for header in _SAFE.items() if header[0] not in present]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 

@@ -208,13 +208,13 @@ class Routes:
 
 
 def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
-    found: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for i, part in enumerate(pattern):
         if part.startswith("*"):
             if i >= len(segments):
                 return None
-            found[part[1:]] = "/".join(segments[i:])
-            return found
+            parameters[part[1:]] = "/".join(segments[i:])
+            return parameters
         if i >= len(segments):
             return None
         if part.startswith("{"):
@@ -224,10 +224,10 @@ def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
                 return None
             if key == "namespace" and value in ("api", *KINDS):
                 return None
-            found[key] = value.removesuffix(suffix)
+            parameters[key] = value.removesuffix(suffix)
         elif part != segments[i]:
             return None
-    return found if len(segments) == len(pattern) else None
+    return parameters if len(segments) == len(pattern) else None
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -150,14 +150,14 @@ class Codebooks(Grid):
         """Return `codebook` (C, G, k, dim) with `codebook_scale` (C, G), and the block scales."""
         books = (len(self.groups), self.row_groups)
         shape = (*books, 1 << self.index_bits, self.dim)
-        found: Layout = {"codebook": (shape, torch.int16)}
+        fields: Layout = {"codebook": (shape, torch.int16)}
         if self.codebook_bits == 8:
-            found = {"codebook": (shape, torch.int8), "codebook_scale": (books, torch.int16)}
+            fields = {"codebook": (shape, torch.int8), "codebook_scale": (books, torch.int16)}
         if self.scale_block:
             count = self._stored_blocks()
-            found["log_scale"] = ((self.rows, packed_bytes(count, 4)), torch.uint8)
-            found |= {name: ((count,), torch.int16) for name in ("log_step", "log_low")}
-        return found
+            fields["log_scale"] = ((self.rows, packed_bytes(count, 4)), torch.uint8)
+            fields |= {name: ((count,), torch.int16) for name in ("log_step", "log_low")}
+        return fields
 
     def store(self, parameters: Parameters) -> dict[str, Tensor]:
         """Return codebooks and block scales."""

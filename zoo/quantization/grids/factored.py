@@ -60,10 +60,10 @@ class Factored(Codebooks):
 
     def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
         """Return the gradients of `factor` and `basis`, or of `codebook` before there are any."""
-        found = super().adjoint(parameters, codes, gradient)
+        gradients = super().adjoint(parameters, codes, gradient)
         if "codebook" in parameters:
-            return found
-        books = found["codebook"].squeeze(-1) / UNIT
+            return gradients
+        books = gradients["codebook"].squeeze(-1) / UNIT
         return {
             "factor": books @ parameters["basis"].T,
             "basis": torch.einsum("cgr,cgk->rk", parameters["factor"], books),

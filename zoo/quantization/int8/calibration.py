@@ -67,8 +67,8 @@ def observed(
             seen[name] = _extremes(name, value, options)
 
         network(batch.permute(0, 2, 3, 1) if batch.ndim == 4 else batch, observe=observe)
-        for name, found in seen.items():
-            ranges[name] = _merged(ranges.get(name), found, options)
+        for name, span in seen.items():
+            ranges[name] = _merged(ranges.get(name), span, options)
     if network is None:
         raise MismatchError("there are no calibration inputs; give at least one batch")
     return ranges

@@ -83,8 +83,8 @@ class QuantizedNetwork(nn.Module):
                 del self._integers[next(iter(self._integers))]
             self._integers[shape] = IntegerNetwork(self.graph(shape))
         integer = self._integers[shape]
-        given = channels_last(x.detach().to("cpu", torch.float32))
-        y = integer(quantized(integer.graph, given))
+        inputs = channels_last(x.detach().to("cpu", torch.float32))
+        y = integer(quantized(integer.graph, inputs))
         if isinstance(y, tuple):
             raise MismatchError(f"{type(self.network).__name__} has {len(y)} outputs; expected one")
         y = dequantized(integer.graph, y)
@@ -128,15 +128,15 @@ def check_ranges(ranges: Mapping[str, Range]) -> None:
 
 def labels(graph: Graph) -> dict[str, str]:
     """Return the label of each group of activations, by the name of its first tensor."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     seen: dict[str, int] = {}
     owner = groups(graph)
     makers = {name: f"{op.module}:{op.kind}" for op in graph.ops for name in op.outputs}
     for name in dict.fromkeys(owner.values()):
         label = makers.get(name, "input")
         seen[label] = seen.get(label, 0) + 1
-        found[name] = label if seen[label] == 1 else f"{label}.{seen[label]}"
-    return found
+        by_name[name] = label if seen[label] == 1 else f"{label}.{seen[label]}"
+    return by_name
 
 
 def by_tensor(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -167,14 +167,14 @@ def by_label(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
 
     Where an activation is clamped its limits are the range, seen or not.
     """
-    named, owner, found = labels(graph), groups(graph), dict[str, Range]()
+    named, owner, merged = labels(graph), groups(graph), dict[str, Range]()
     for name, group in owner.items():
-        low, high = found.get(named[group], (0.0, 0.0))
-        found[named[group]] = min(low, ranges[name][0]), max(high, ranges[name][1])
+        low, high = merged.get(named[group], (0.0, 0.0))
+        merged[named[group]] = min(low, ranges[name][0]), max(high, ranges[name][1])
     for op in graph.ops:
         if op.attributes.get("activation") == "clamp":
             label = named[owner[op.outputs[0]]]
-            pairs = zip(op.attributes["activation_limits"], found[label], strict=True)
+            pairs = zip(op.attributes["activation_limits"], merged[label], strict=True)
             low, high = (seen if limit is None else float(limit) for limit, seen in pairs)
-            found[label] = low, high
-    return found
+            merged[label] = low, high
+    return merged

@@ -177,7 +177,7 @@ class QatNetwork(nn.Module):
         self, op: Op, meanings: Mapping[str, Quantization]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return an op's constants, rounded as the exporter rounds them, and their scales."""
-        found: dict[str, Tensor] = {}
+        constants: dict[str, Tensor] = {}
         scales = torch.ones(1, dtype=torch.float64)
         for name in op.inputs:
             if name not in self._graph.values:
@@ -185,12 +185,12 @@ class QatNetwork(nn.Module):
             value, kind = self._value(name), self._graph.tensors[name].kind
             if kind == "bias" and op.kind in MAC_KINDS:
                 products = scales * meanings[op.inputs[0]].scale
-                found[name] = round_bias(value, products)
+                constants[name] = round_bias(value, products)
             else:
                 bits = self.bits if kind == "weight" else 8
                 steps = weight_steps(value, RULES.of(op).axis, bits)
-                found[name], scales = round_weight(value, steps, bits), steps.flatten()
-        return found, scales
+                constants[name], scales = round_weight(value, steps, bits), steps.flatten()
+        return constants, scales
 
     @torch.no_grad()
     def deployed(self) -> QuantizedNetwork:

@@ -176,15 +176,15 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     try:
-        found = ctypes.CDLL(str(_built(compiler)))
+        functions = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         log.warning(
             "packed weights are decoded in torch, %s could not be used: %s", compiler, error
         )
         return None
-    found.zoo_codebook_matvec.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * 5]
-    found.zoo_rows_matvec.argtypes = [*[ctypes.c_int32] * 4, *[ctypes.c_void_p] * 4]
-    return found
+    functions.zoo_codebook_matvec.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * 5]
+    functions.zoo_rows_matvec.argtypes = [*[ctypes.c_int32] * 4, *[ctypes.c_void_p] * 4]
+    return functions
 
 
 def _built(compiler: str) -> Path:

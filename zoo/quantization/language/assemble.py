@@ -44,8 +44,8 @@ def assemble(
             with replacing(out / name) as temporary:
                 shutil.copyfile(job.source.folder / name, temporary)
     layers = job.state["layers"]
-    weights = sum(item["shape"][0] * item["shape"][1] for item in layers.values())
-    bits = sum(item["bits"] for item in layers.values())
+    weights = sum(layer["shape"][0] * layer["shape"][1] for layer in layers.values())
+    bits = sum(layer["bits"] for layer in layers.values())
     facts = {
         "bits_per_weight": bits / weights if weights else 0.0,
         "weights": weights,
@@ -81,8 +81,10 @@ def _write_outside(job: Job, path: Path, tuned: bool) -> None:
     names = [name for name in job.source.files if not name.startswith(prefix)]
     values = job.source.tensors(names)
     if tuned:
-        found = load_file(job.tuned_outside)
-        values |= {name: found[name].to(old) for name, old in values.items() if name in found}
+        tuned_values = load_file(job.tuned_outside)
+        values |= {
+            name: tuned_values[name].to(old) for name, old in values.items() if name in tuned_values
+        }
     tensors: dict[str, Tensor] = {}
     for name, value in values.items():
         if job.plan.embeddings and name in job.tables.values():
@@ -100,8 +102,10 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
     from zoo.quantization.packed import FORMAT_VERSION, METHOD
 
     layers = job.state["layers"]
-    usual = _most_common([item["options"] for item in layers.values()])
-    overrides = {name: item["options"] for name, item in layers.items() if item["options"] != usual}
+    usual = _most_common([layer["options"] for layer in layers.values()])
+    overrides = {
+        name: layer["options"] for name, layer in layers.items() if layer["options"] != usual
+    }
     names = [
         f"{job.prefix}.{index}.{name}"
         for index, block in enumerate(job.blocks)
@@ -127,7 +131,7 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
             "embeddings": job.plan.embeddings,
             "tied": job.plan.embeddings > 0 and "head" not in job.tables,
             "base_tensors": {
-                f"{name}.weight": item["base"] for name, item in layers.items() if "base" in item
+                f"{name}.weight": layer["base"] for name, layer in layers.items() if "base" in layer
             },
         },
     }

@@ -30,7 +30,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """
     best: tuple[int, str, nn.ModuleList] | None = None
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or len({type(item) for item in module}) != 1:
+        if not isinstance(module, nn.ModuleList) or len({type(block) for block in module}) != 1:
             continue
         weights = sum(layer.weight.numel() for layer in linears(module).values())
         if weights and (best is None or weights > best[0]):
@@ -219,10 +219,10 @@ def levels(module: nn.Module, order: Order) -> list[Level]:
     alike: dict[str, list[Group]] = {}
     for group in order.groups:
         alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{group[0]}."), []).append(group)
-    found = [level for same in alike.values() for level in _independent(same, layers, order.runs)]
-    found.sort(key=lambda level: order.groups.index(level[0]))
+    ordered = [level for same in alike.values() for level in _independent(same, layers, order.runs)]
+    ordered.sort(key=lambda level: order.groups.index(level[0]))
     seen = {name for group in order.groups for name in group} | order.read
-    return found + [[[name]] for name in layers if name not in seen]
+    return ordered + [[[name]] for name in layers if name not in seen]
 
 
 def _independent(
@@ -234,7 +234,7 @@ def _independent(
     """
     if len(groups) == 1:
         return [groups]
-    found, usual = [], _inputs(groups, layers, passes, zeros=[])
+    split, usual = [], _inputs(groups, layers, passes, zeros=[])
 
     def untouched(by: Level) -> Level:
         changed = _inputs(groups, layers, passes, zeros=[name for group in by for name in group])
@@ -245,9 +245,9 @@ def _independent(
         level = [g for g in untouched(left[:1]) if g in left]
         if len(level) > 1:  # of those that the first does not feed, none that the others feed
             level = [g for g in untouched(level) if g in level]
-        found.append(level)
+        split.append(level)
         left = [g for g in left if g not in level]
-    return found
+    return split
 
 
 def _inputs(

@@ -125,8 +125,8 @@ def finetune(
     teacher = copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
     held = windows[-options.held_out :]
     student = _Student(copy.deepcopy(teacher), matrices, norms=options.norms)
-    given = student.rounded()
-    before = _divergence(teacher, student, given, held, forward)
+    rounded = student.rounded()
+    before = _divergence(teacher, student, rounded, held, forward)
     log.info("divergence of the quantized model: %.4f nats per token", before)
     _train(teacher, student, windows[: -options.held_out], options, state, forward)
     result = student.rounded()
@@ -198,7 +198,7 @@ class _Student:
             parameter.requires_grad_(True)
             parameter.grad = None
         loss_gradient()
-        found = []
+        gradients = []
         for name, matrix in self.matrices.items():
             gradient = self.weights[name].grad
             assert gradient is not None
@@ -206,14 +206,14 @@ class _Student:
                 gradient = gradient[:, matrix.order]
             padded = matrix.grid.pad(gradient.to(torch.float32))
             parts = matrix.grid.adjoint(matrix.parameters, matrix.codes.long(), padded)
-            found += [parts[key] for key in self.tuned[name]]
+            gradients += [parts[key] for key in self.tuned[name]]
             self.weights[name].grad = None
         for name in self.others:
             gradient = self.parameters[name].grad
-            found.append(
+            gradients.append(
                 torch.zeros_like(self.others[name]) if gradient is None else gradient.float()
             )
-        return found
+        return gradients
 
 
 def _train(

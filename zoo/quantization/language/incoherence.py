@@ -50,7 +50,7 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
         MismatchError: there is none with projections of its own, or its heads do not fit.
 
     """
-    found = {}
+    projections = {}
     for name, module in block.named_modules():
         value = getattr(module, "v_proj", None)
         out = getattr(module, "o_proj", getattr(module, "out_proj", None))
@@ -63,13 +63,13 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
                 f"{where}.{name} has {value.out_features} values and {out.in_features} inputs of "
                 f"its output projection, which are no heads of {width}: nothing can be rotated"
             )
-        found[name] = (value, out, width)
-    if not found:
+        projections[name] = (value, out, width)
+    if not projections:
         raise MismatchError(
             f"{where} ({type(block).__name__}) has no attention with linear layers v_proj and "
             "o_proj of its own, so that the rotation of heads does not fold: leave out --rotate"
         )
-    return found
+    return projections
 
 
 def rotate_heads(block: nn.Module, where: str, seed: int) -> None:
@@ -137,8 +137,8 @@ def readers(
             neither of linear layers nor of norms.
 
     """
-    found: dict[str, list[str]] = {name: [] for name in norms(block, width)}
-    for name in found:
+    by_norm: dict[str, list[str]] = {name: [] for name in norms(block, width)}
+    for name in by_norm:
         unit_gain(block.get_submodule(name), f"{where}.{name}")
     for name, value in block.named_parameters():
         owner = block.get_submodule(name.rpartition(".")[0])
@@ -152,13 +152,13 @@ def readers(
         block.get_submodule(name).register_forward_hook(
             lambda _, __, result, name=name: results.append((name, result))
         )
-        for name in found
+        for name in by_norm
     ]
 
     def see(layer: str, value: Tensor) -> None:
         for norm, result in results:
             if value.data_ptr() == result.data_ptr() and value.shape == result.shape:
-                found[norm].append(layer)
+                by_norm[norm].append(layer)
 
     try:
         with blocks.watched(blocks.linears(block), see):
@@ -166,13 +166,13 @@ def readers(
     finally:
         for hook in hooks:
             hook.remove()
-    for norm, layers in found.items():
+    for norm, layers in by_norm.items():
         if not layers:
             raise MismatchError(
                 f"{where}.{norm} feeds no linear layer, so that its gain has nowhere to go and the "
                 "rotation of the residual stream does not fold: take --rotate heads"
             )
-    return found
+    return by_norm
 
 
 def rotate_stream(block: nn.Module, where: str, turn: Tensor, run: Callable[[], object]) -> None:

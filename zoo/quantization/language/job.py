@@ -171,10 +171,10 @@ def _report(
 ) -> dict[str, Any]:
     """Return everything that is known about a finished job."""
     layers = {  # the digests of the base stand in the configuration
-        name: {key: value for key, value in item.items() if key != "base"}
-        for name, item in job.state["layers"].items()
+        name: {key: value for key, value in layer.items() if key != "base"}
+        for name, layer in job.state["layers"].items()
     }
-    errors = [item["relative_error"] for item in layers.values()]
+    errors = [layer["relative_error"] for layer in layers.values()]
     return {
         **sizes,
         "relative_error": sum(errors) / len(errors) if errors else 0.0,

@@ -55,7 +55,7 @@ def load(
         )
     try:
         with quiet():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
                 device_map=device,
@@ -69,11 +69,11 @@ def load(
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         first = str(error).splitlines()[0]
         raise MismatchError(f"transformers cannot load {folder}: {first}") from error
-    if found["missing_keys"]:
+    if report["missing_keys"]:
         raise MissingWeightsError(
-            f"{folder} lacks {sorted(found['missing_keys'])[0]!r}; take the whole folder again"
+            f"{folder} lacks {sorted(report['missing_keys'])[0]!r}; take the whole folder again"
         )
     for kind in ("unexpected_keys", "mismatched_keys"):
-        if found[kind]:
-            raise MismatchError(f"{folder}: {kind.replace('_', ' ')}: {sorted(found[kind])[0]}")
+        if report[kind]:
+            raise MismatchError(f"{folder}: {kind.replace('_', ' ')}: {sorted(report[kind])[0]}")
     return model.eval()

@@ -101,11 +101,11 @@ class Job:
     def tables(self) -> dict[str, str]:
         """The names of the weights of "embedding" and, if it has one of its own, of "head"."""
         names = {id(module): name for name, module in self.model.named_modules()}
-        found = {"embedding": f"{names[id(self.model.get_input_embeddings())]}.weight"}
+        weights = {"embedding": f"{names[id(self.model.get_input_embeddings())]}.weight"}
         head = self.model.get_output_embeddings()
         if head is not None and f"{names[id(head)]}.weight" in self.source.files:
-            found["head"] = f"{names[id(head)]}.weight"
-        return found
+            weights["head"] = f"{names[id(head)]}.weight"
+        return weights
 
     @property
     def tuned_outside(self) -> Path:
@@ -301,31 +301,31 @@ class Job:
         block = self.load_block(index, self.team.device)
         prefix = f"{self.prefix}.{index}."
         passes = self._passes(block, index)
-        found = quantize_layers(block, prefix, passes, self.plan, self.team)
+        matrices = quantize_layers(block, prefix, passes, self.plan, self.team)
         if self.team.is_main:
-            self._write(index, block, found)
+            self._write(index, block, matrices)
         hidden = self.state["hidden"]
         if self.ids is not None and index + 1 < self.count:
             self._forward(passes)
             hidden ^= 1
         seconds = time.perf_counter() - began
-        layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in found.items()}
+        layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in matrices.items()}
         if self.team.is_main and not self.plan.rotate:  # rotated weights are nobody's base
             for name, facts in layers.items():
                 facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
         self._progress(index, layers, seconds)
 
-    def _write(self, index: int, block: nn.Module, found: Mapping[str, QuantizedMatrix]) -> None:
+    def _write(self, index: int, block: nn.Module, matrices: Mapping[str, QuantizedMatrix]) -> None:
         """Write what the finished checkpoint will hold of a block."""
         from safetensors.torch import save_file
 
         prefix = f"{self.prefix}.{index}."
-        replaced = {f"{prefix}{name}.weight" for name in found}
+        replaced = {f"{prefix}{name}.weight" for name in matrices}
         names = [name for name in self.source.files if name.startswith(prefix)]
         rest = self.source.tensors(name for name in names if name not in replaced)
         tensors = {name: convert(value, self.plan.rest_dtype) for name, value in rest.items()}
-        for name, matrix in found.items():
+        for name, matrix in matrices.items():
             packed = matrix.tensors()
             tensors |= {f"{prefix}{name}.{key}": value.cpu() for key, value in packed.items()}
         with replacing(self.block_file(index)) as temporary:

@@ -124,11 +124,11 @@ class Source:
                     "names than the model's; load and save it once with transformers"
                 )
             by_file.setdefault(self.files[name], []).append(name)
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for path, wanted in by_file.items():
             with _opened(path) as file:
-                found |= {name: file.get_tensor(name) for name in wanted}
-        return found
+                tensors |= {name: file.get_tensor(name) for name in wanted}
+        return tensors
 
     def fill(self, module: nn.Module, prefix: str, dtype: torch.dtype, device: str) -> None:
         """Give the meta parameters and stored buffers below `prefix` their values, in `dtype`."""
@@ -138,10 +138,10 @@ class Source:
         ]
         if missing:
             self.tensors([f"{prefix}{missing[0]}"])  # raises, naming it
-        found = self.tensors(f"{prefix}{name}" for name in local)
+        tensors = self.tensors(f"{prefix}{name}" for name in local)
         values = {
             name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).to(device)
-            for name, tensor in ((name, found[f"{prefix}{name}"]) for name in local)
+            for name, tensor in ((name, tensors[f"{prefix}{name}"]) for name in local)
         }
         module.load_state_dict(values, strict=False, assign=True)
         for name, value in list(module.named_buffers()):  # what __init__ computed, on the device

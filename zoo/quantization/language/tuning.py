@@ -43,14 +43,14 @@ def tune(job: Job, stream: Tensor) -> dict[str, Any]:
     ids = windows(stream, plan.tune_steps * options.batch, plan.tune_length, plan.seed)
     model = load(job.source.folder, dtype=torch.float32)
     matrices = stored(job)
-    found = finetune(model, matrices, ids, options, state=job.work / "tuning.safetensors")
-    _write(job, found.matrices, found.tensors)
+    result = finetune(model, matrices, ids, options, state=job.work / "tuning.safetensors")
+    _write(job, result.matrices, result.tensors)
     return {
         "steps": plan.tune_steps,
         "lr": plan.tune_lr,
         "tokens": plan.tune_length,
-        "divergence_before": found.before,
-        "divergence_after": found.after,
+        "divergence_before": result.before,
+        "divergence_after": result.after,
     }
 
 
@@ -73,7 +73,7 @@ def windows(stream: Tensor, count: int, length: int, seed: int) -> Tensor:
 
 def stored(job: Job) -> dict[str, QuantizedMatrix]:
     """Return the quantized matrices of a job's finished blocks, by the names of their layers."""
-    found = {}
+    matrices = {}
     for index in range(job.count):
         tensors = load_file(job.block_file(index))
         for inner, layer in blocks.linears(job.blocks[index]).items():
@@ -87,8 +87,8 @@ def stored(job: Job) -> dict[str, QuantizedMatrix]:
                 if key.startswith(f"{name}.") and key != f"{name}.bias"
             }
             shape = (layer.out_features, layer.in_features)
-            found[name] = QuantizedMatrix.from_tensors(own, shape, options)
-    return found
+            matrices[name] = QuantizedMatrix.from_tensors(own, shape, options)
+    return matrices
 
 
 def _write(job: Job, matrices: Mapping[str, QuantizedMatrix], others: Mapping[str, Tensor]) -> None:

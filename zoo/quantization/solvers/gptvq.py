@@ -16,8 +16,8 @@ def solve(problem: Problem, grid: Grid, options: LayerOptions) -> Solution:
     if options.update_steps:
         solution = update(problem, grid, solution, options.update_steps)
     for _ in range(options.rounds):
-        found = descend(problem, grid, solution, options.damp)
-        solution = keep_better(problem, grid, solution, found)
+        candidate = descend(problem, grid, solution, options.damp)
+        solution = keep_better(problem, grid, solution, candidate)
         if options.update_steps:
             solution = update(problem, grid, solution, options.update_steps)
     return solution

@@ -30,11 +30,11 @@ def finish(problem: Problem, grid: Factored, solution: Solution, options: LayerO
     first[..., :kept] = (left[:, :kept] * values[:kept]).view(*books.shape[:2], -1).to(books)
     basis = books.new_zeros(grid.rank, books.shape[-1])
     basis[:kept] = right[:kept].to(books)
-    found = [rounded(first, basis)]
+    candidates = [rounded(first, basis)]
     if options.update_steps:
-        found.append(_tuned(problem, grid, solution, first, basis, options.update_steps))
+        candidates.append(_tuned(problem, grid, solution, first, basis, options.update_steps))
     best = min(
-        (Solution(solution.codes, parameters) for parameters in found),
+        (Solution(solution.codes, parameters) for parameters in candidates),
         key=lambda each: problem.error(each.decode(grid)).sum().item(),
     )
     if options.rounds:
@@ -77,9 +77,9 @@ def _tuned(
     for _ in range(TURNS):
         first = _left(equations, first, basis, steps)
         basis = _right(equations, first, basis, steps)
-    found = rounded(first, basis)
-    integers = found["factor"]
-    basis = _right(equations, integers / UNIT, found["basis"], steps)
+    stored = rounded(first, basis)
+    integers = stored["factor"]
+    basis = _right(equations, integers / UNIT, stored["basis"], steps)
     return {"factor": integers, "basis": basis.clamp(-65504, 65504).half().float()}
 
 

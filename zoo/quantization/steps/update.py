@@ -18,8 +18,8 @@ def update(problem: Problem, grid: Codebooks, solution: Solution, steps: int) ->
     step lengths of its own. A row group whose error rounding makes no better than before keeps
     its old codebooks.
     """
-    found = conjugate_gradients(problem, grid, solution, steps)
-    parameters = {**solution.parameters, "codebook": grid.round(found)}
+    codebooks = conjugate_gradients(problem, grid, solution, steps)
+    parameters = {**solution.parameters, "codebook": grid.round(codebooks)}
     after = replace(solution, parameters=parameters)
     return keep_better(problem, grid, solution, after)
 
@@ -106,21 +106,21 @@ def minimise(
     def back(matrix: Tensor) -> Tensor:
         return collect(equations.collect(equations.times(matrix)))
 
-    found = start.clone()
-    residual = back(equations.problem.weight - equations.spread(spread(found)))
+    point = start.clone()
+    residual = back(equations.problem.weight - equations.spread(spread(point)))
     conditioned = inverse * residual
     direction, energy = conditioned, dot(residual, conditioned)
     for _ in range(steps):
         product = back(equations.spread(spread(direction)))
         curvature = dot(direction, product)
         length = torch.where(curvature > 0, energy / curvature, torch.zeros_like(energy))
-        found = found + length * direction
+        point = point + length * direction
         residual = residual - length * product
         conditioned = inverse * residual
         last, energy = energy, dot(residual, conditioned)
         ratio = torch.where(last > 0, energy / last, torch.zeros_like(last))
         direction = conditioned + ratio * direction
-    return found
+    return point
 
 
 def _per_row_group(grid: Codebooks, errors: Tensor) -> Tensor:

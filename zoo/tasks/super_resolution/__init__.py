@@ -161,10 +161,10 @@ def pairs(folder: Path, scale: int) -> Iterator[Pair]:
     If it holds `<name>_HR.*` files, each is paired with its `<name>_LR.*`. Otherwise every picture
     is an original: cropped to a multiple of the scale, and shrunk by Matlab's bicubic.
     """
-    found = images.find(folder)
+    pictures = images.find(folder)
     least = 11 + 2 * scale  # SSIM's window, inside the border
-    originals = [path for path in found if path.stem.endswith("_HR")]
-    for path in originals or found:
+    originals = [path for path in pictures if path.stem.endswith("_HR")]
+    for path in originals or pictures:
         high = images.read(path)
         rows, columns = (n - n % scale for n in high.pixels.shape[:2])
         if min(rows, columns) < least:

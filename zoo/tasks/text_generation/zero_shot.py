@@ -43,7 +43,7 @@ def zero_shot(
     if unknown := sorted(set(names) - set(manager.all_tasks)):
         raise MismatchError(f"lm-eval has no task {unknown[0]!r}; type: lm-eval ls tasks")
     judged = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
-    found = lm_eval.simple_evaluate(
+    report = lm_eval.simple_evaluate(
         model=judged, tasks=names, task_manager=manager, limit=limit, bootstrap_iters=0
     )
     return {
@@ -52,7 +52,7 @@ def zero_shot(
             for key, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-        for task, metrics in found["results"].items()
+        for task, metrics in report["results"].items()
     }
 
 

@@ -32,12 +32,12 @@ def _facts(call: Call, row: Row) -> dict[str, Any]:
     """Return a collection, without the repositories that the caller may not know of."""
     data = json.loads(row["data"])
     items: list[dict[str, Any]] = []
-    for item in data["items"]:
-        namespace, _, name = item["id"].partition("/")
-        repo = call.hub.index.repo(kind_of(item["type"]), namespace, name)
+    for entry in data["items"]:
+        namespace, _, name = entry["id"].partition("/")
+        repo = call.hub.index.repo(kind_of(entry["type"]), namespace, name)
         if repo is not None and call.hub.may_list(repo, call.account):
-            note = {"note": {"text": item["note"]}} if item.get("note") else {}
-            items.append({**item, "position": len(items), **note})
+            note = {"note": {"text": entry["note"]}} if entry.get("note") else {}
+            items.append({**entry, "position": len(items), **note})
             if not note:
                 items[-1].pop("note", None)
     owner = {"type": "user", "name": row["namespace"], "fullname": row["namespace"]}
@@ -100,16 +100,16 @@ def listing(call: Call) -> Response:
     query = call.request.query_params
     owners = [name.lower() for name in query.getlist("owner")]
     wanted = [name.partition("/")[2] for name in query.getlist("item")]
-    found = []
+    matches = []
     for row in call.hub.index.all("SELECT * FROM collections ORDER BY updated DESC"):
         mine = call.account is not None and call.account.owns(row["namespace"])
         if (row["private"] and not mine) or (owners and row["namespace"].lower() not in owners):
             continue
-        item = _facts(call, row)
-        if not wanted or {entry["id"] for entry in item["items"]} & set(wanted):
-            item.pop("position")  # in a list, the client counts itself
-            found.append(item)
-    return answer(found[: call.number("limit", 100, 1000)])
+        collection = _facts(call, row)
+        if not wanted or {entry["id"] for entry in collection["items"]} & set(wanted):
+            collection.pop("position")  # in a list, the client counts itself
+            matches.append(collection)
+    return answer(matches[: call.number("limit", 100, 1000)])
 
 
 @routes.add("GET", _ONE)
@@ -152,11 +152,11 @@ async def add(call: Call) -> Response:
 
     def act() -> dict[str, Any]:
         row = _row(call, write=True)
-        found = call.hub.find(Name(kind, namespace, name), call.account)
+        repository = call.hub.find(Name(kind, namespace, name), call.account)
         data = json.loads(row["data"])
         entry = {
             "_id": secrets.token_hex(12),
-            "id": f"{found['namespace']}/{found['name']}",
+            "id": f"{repository['namespace']}/{repository['name']}",
             "type": item.get("type") or "model",
             "note": note,
         }

@@ -51,13 +51,13 @@ def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]
     if not isinstance(ignore, str):
         ignore = hub.text(row, tree.get(".gitignore")) or ""
     ignored = IgnoreFilter([line.encode() for line in ignore.splitlines()[:10_000]])
-    found = []
-    for item in files:
-        item = object_of(item, "a file")
-        path = checked_path(item.get("path"))
-        size = size_of(item.get("size"), "size")
+    modes = []
+    for file in files:
+        file = object_of(file, "a file")
+        path = checked_path(file.get("path"))
+        size = size_of(file.get("size"), "size")
         mode = "lfs" if is_large(hub, path, size, large) else "regular"
-        found.append(
+        modes.append(
             {
                 "path": path,
                 "uploadMode": mode,
@@ -65,7 +65,7 @@ def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]
                 "oid": content_id(hub, row, tree[path], mode) if path in tree else None,
             }
         )
-    return found
+    return modes
 
 
 def large_patterns(attributes: str) -> list[str]:
@@ -161,8 +161,8 @@ async def _read(call: Call, batch: Batch) -> Change:
     """Read the body, passing each file's content on as it comes."""
     change, seen = Change(batch), False
     async for line in _lines(call):
-        item = parse_object(line)
-        key, value = item.get("key"), object_of(item.get("value"), "value")
+        entry = parse_object(line)
+        key, value = entry.get("key"), object_of(entry.get("value"), "value")
         if key == "header":
             change.summary = text_of(value.get("summary"), "summary")
             change.description = text_of(value.get("description") or "", "description", 65536)

@@ -39,8 +39,8 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
     repo = Repo(str(git.path))
     try:
         proto = ReceivableProtocol(read, out.write)
-        found: Any = {"/": repo}
-        backend: Any = DictBackend(found)
+        repositories: Any = {"/": repo}
+        backend: Any = DictBackend(repositories)
         handler = UploadPackHandler(
             backend, ["/"], proto, stateless_rpc=True, advertise_refs=advertise
         )

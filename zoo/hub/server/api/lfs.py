@@ -40,8 +40,8 @@ async def batch(call: Call) -> Response:
         one = _upload if operation == "upload" else _download
         return [one(call, row, *_object(item)) for item in objects]
 
-    found = await in_thread(act)
-    body = {"transfer": "basic", "hash_algo": "sha256", "objects": found}
+    replies = await in_thread(act)
+    body = {"transfer": "basic", "hash_algo": "sha256", "objects": replies}
     return answer(body, headers=dict(_MEDIA))
 
 
@@ -54,15 +54,15 @@ def _href(call: Call, row: Row, method: str, oid: str, size: int) -> dict[str, A
 
 def _upload(call: Call, row: Row, oid: str, size: int) -> dict[str, Any]:
     assert call.account is not None
-    found: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
+    reply: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
     if size > call.hub.settings.max_file_bytes:
         most = call.hub.settings.max_file_bytes
-        return found | {"error": {"code": 413, "message": f"at most {most} bytes a file"}}
+        return reply | {"error": {"code": 413, "message": f"at most {most} bytes a file"}}
     if call.hub.claim(row["id"], oid, call.account) == size:
-        return found  # no actions: it is here
+        return reply  # no actions: it is here
     call.hub.require_quota(row["namespace"], size)
     verify = {"href": f"{call.base}/{call.name.url_path}.git/info/lfs/verify"}
-    return found | {"actions": {"upload": _href(call, row, "PUT", oid, size), "verify": verify}}
+    return reply | {"actions": {"upload": _href(call, row, "PUT", oid, size), "verify": verify}}
 
 
 def _download(call: Call, row: Row, oid: str, size: int) -> dict[str, Any]:
@@ -95,14 +95,14 @@ async def verify(call: Call) -> Response:
 @routes.add("GET PUT", "lfs/{repo}/{oid}/{size}/{expires}/{signature}", identify=False)
 async def transfer(call: Call) -> Response:
     """Take or give one object at a signed address; the signature stands for the token."""
-    given = call.parameters
+    parameters = call.parameters
     method = "PUT" if call.request.method == "PUT" else "GET"
-    parts = [given[key] for key in ("repo", "oid", "size", "expires")]
-    if not signed(call.hub.index.secret, given["signature"], method, *parts):
+    parts = [parameters[key] for key in ("repo", "oid", "size", "expires")]
+    if not signed(call.hub.index.secret, parameters["signature"], method, *parts):
         raise Refused(403, "the address is not one that this hub has signed")
-    if int(given["expires"]) < time.time():
+    if int(parameters["expires"]) < time.time():
         raise Refused(403, "the address has expired; ask for a new one")
-    repo, oid, size = int(given["repo"]), given["oid"], int(given["size"])
+    repo, oid, size = int(parameters["repo"]), parameters["oid"], int(parameters["size"])
     if method == "GET":
         given_out: Response = await in_thread(_give, call, repo, oid, size)
         return given_out

@@ -23,7 +23,7 @@ def facts(call: Call, row: Row) -> dict[str, Any]:
     """Return what the index alone knows about a repository."""
     summary = json.loads(row["summary"])
     card, name = summary.get("card", {}), f"{row['namespace']}/{row['name']}"
-    found = {
+    record = {
         "_id": hashlib.sha1(str(row["id"]).encode(), usedforsecurity=False).hexdigest()[:24],
         "id": name,
         "author": row["namespace"],
@@ -40,18 +40,18 @@ def facts(call: Call, row: Row) -> dict[str, Any]:
         "cardData": card,
     }
     if row["kind"] == "models":
-        found |= {
+        record |= {
             "modelId": name,
             "pipeline_tag": card.get("pipeline_tag"),
             "library_name": card.get("library_name"),
             "config": summary.get("config") or {},
         }
         if isinstance(card.get("model-index"), list):
-            found["model-index"] = card["model-index"]
+            record["model-index"] = card["model-index"]
     if row["kind"] == "spaces":
-        found["sdk"] = row["sdk"] or card.get("sdk")
-        found["host"] = found["subdomain"] = None
-    return found
+        record["sdk"] = row["sdk"] or card.get("sdk")
+        record["host"] = record["subdomain"] = None
+    return record
 
 
 @routes.repo("GET", "")
@@ -61,33 +61,33 @@ def info(call: Call) -> Response:
     row = call.repo()
     git = call.hub.git(row)
     sha = call.revision(row, call.parameters.get("revision", "refs/heads/main"))
-    found = facts(call, row) | {"sha": sha, "lastModified": iso(git.revision(sha).time)}
+    record = facts(call, row) | {"sha": sha, "lastModified": iso(git.revision(sha).time)}
     blobs, total = call.flag("blobs"), 0
     siblings: list[dict[str, Any]] = []
     for path, file in files_facts(call.hub, row, git.tree(sha)).items():
-        item: dict[str, Any] = {"rfilename": path}
+        sibling: dict[str, Any] = {"rfilename": path}
         total += file["size"]
         if blobs:
-            item |= {"size": file["size"], "blobId": file["oid"]}
+            sibling |= {"size": file["size"], "blobId": file["oid"]}
             if "lfs" in file:
                 lfs = file["lfs"]
-                item["lfs"] = {
+                sibling["lfs"] = {
                     "sha256": lfs["oid"],
                     "size": lfs["size"],
                     "pointerSize": lfs["pointerSize"],
                 }
-        siblings.append(item)
-    found |= {"siblings": siblings, "usedStorage": total}
-    return answer(_expanded(call, found))
+        siblings.append(sibling)
+    record |= {"siblings": siblings, "usedStorage": total}
+    return answer(_expanded(call, record))
 
 
-def _expanded(call: Call, found: dict[str, Any]) -> dict[str, Any]:
+def _expanded(call: Call, record: dict[str, Any]) -> dict[str, Any]:
     """Return only what `expand` asks for, if it asks."""
     wanted = set(call.request.query_params.getlist("expand"))
     wanted |= set(call.request.query_params.getlist("expand[]"))
     if not wanted:
-        return found
-    return {key: value for key, value in found.items() if key in wanted | _ALWAYS}
+        return record
+    return {key: value for key, value in record.items() if key in wanted | _ALWAYS}
 
 
 @routes.add("GET", "api/{kind}")
@@ -97,13 +97,13 @@ def repositories(call: Call) -> Response:
     filters = [part for text in query.getlist("filter") for part in text.split(",") if part]
     words = query.get("search", "").lower().split()
     kind = call.parameters["kind"]
-    found = []
+    matches = []
     for row in call.hub.index.all("SELECT * FROM repos WHERE kind = ?", kind):
         if not call.hub.may_list(row, call.account):
             continue
-        item = facts(call, row)
-        if _passes(call, item, filters, words):
-            found.append(item)
+        record = facts(call, row)
+        if _passes(call, record, filters, words):
+            matches.append(record)
     key = query.get("sort") or "lastModified"
     keys = {
         "lastModified": "lastModified",
@@ -117,25 +117,25 @@ def repositories(call: Call) -> Response:
     }
     if key not in keys:
         raise Refused(400, f"cannot sort by {key!r}; known: {', '.join(sorted(keys))}")
-    found.sort(
-        key=lambda item: (item[keys[key]], item["id"]), reverse=query.get("direction") != "1"
+    matches.sort(
+        key=lambda record: (record[keys[key]], record["id"]), reverse=query.get("direction") != "1"
     )
     skip, limit = call.number("cursor", 0, 10**9), call.number("limit", 1000, 1000) or 1000
-    page = found[skip : skip + limit]
+    page = matches[skip : skip + limit]
     if not (call.flag("full") or call.flag("cardData")) and "expand" not in query:
-        page = [{k: v for k, v in item.items() if k in _SHORT} for item in page]
-    more = next_link(call, skip + limit) if len(found) > skip + limit else None
-    return answer([_expanded(call, item) for item in page], headers=more)
+        page = [{k: v for k, v in record.items() if k in _SHORT} for record in page]
+    more = next_link(call, skip + limit) if len(matches) > skip + limit else None
+    return answer([_expanded(call, record) for record in page], headers=more)
 
 
-def _passes(call: Call, item: dict[str, Any], filters: list[str], words: list[str]) -> bool:
+def _passes(call: Call, record: dict[str, Any], filters: list[str], words: list[str]) -> bool:
     query = call.request.query_params
     author, task = query.get("author"), query.get("pipeline_tag")
-    text = f"{item['id']} {' '.join(item['tags'])}".lower()
+    text = f"{record['id']} {' '.join(record['tags'])}".lower()
     return (
-        all(tag in item["tags"] for tag in filters)
+        all(tag in record["tags"] for tag in filters)
         and all(word in text for word in words)
-        and (author is None or item["author"].lower() == author.lower())
-        and (task is None or item.get("pipeline_tag") == task)
-        and ("gated" not in query or bool(item["gated"]) == call.flag("gated"))
+        and (author is None or record["author"].lower() == author.lower())
+        and (task is None or record.get("pipeline_tag") == task)
+        and ("gated" not in query or bool(record["gated"]) == call.flag("gated"))
     )

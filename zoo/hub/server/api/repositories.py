@@ -45,13 +45,13 @@ async def validate_yaml(call: Call) -> Response:
     kind = kind_of(payload.get("repoType"))
     try:
         data = await in_thread(cards.front_matter, content)
-        found = cards.problems(data, kind)
+        problems = cards.problems(data, kind)
     except ValueError as error:
-        data, found = {}, [str(error)]
+        data, problems = {}, [str(error)]
     warnings = []
-    if not data and not found:
+    if not data and not problems:
         warnings = [{"message": "empty or missing yaml metadata in repo card"}]
-    errors = [{"message": message} for message in found]
+    errors = [{"message": message} for message in problems]
     return answer({"errors": errors, "warnings": warnings}, 400 if errors else 200)
 
 
@@ -154,7 +154,7 @@ def refs(call: Call) -> Response:
     """List branches and tags with their commits."""
     row = call.repo()
     git = call.hub.git(row)
-    found: dict[str, Any] = {"converts": []}
+    references: dict[str, Any] = {"converts": []}
     if row["upstream"] and call.hub.mirror:
         known = call.hub.mirror.references(row, call.foreign)
     else:
@@ -164,14 +164,14 @@ def refs(call: Call) -> Response:
             for name in git.refs(folder)
         ]
     for kind, key, folder in (("branch", "branches", "heads"), ("tag", "tags", "tags")):
-        found[key] = [
+        references[key] = [
             {"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": sha}
             for its_kind, name, sha in known
             if its_kind == kind
         ]
     if call.flag("include_prs"):
-        found["pullRequests"] = []
-    return answer(found)
+        references["pullRequests"] = []
+    return answer(references)
 
 
 @routes.repo("POST DELETE", "/branch/{branch}")
@@ -233,15 +233,15 @@ def commits(call: Call) -> Response:
     row = call.repo()
     skip, limit = call.number("cursor", 0, 10**9), call.number("limit", 50, 1000) or 50
     sha = call.revision(row, call.parameters["revision"])
-    found = call.hub.git(row).history(sha, skip, limit + 1)
+    history = call.hub.git(row).history(sha, skip, limit + 1)
     items = [
         {
-            "id": item.sha,
-            "title": item.title,
-            "message": item.message,
-            "date": iso(item.time),
-            "authors": [{"user": item.author}],
+            "id": revision.sha,
+            "title": revision.title,
+            "message": revision.message,
+            "date": iso(revision.time),
+            "authors": [{"user": revision.author}],
         }
-        for item in found[:limit]
+        for revision in history[:limit]
     ]
-    return answer(items, headers=next_link(call, skip + limit) if len(found) > limit else None)
+    return answer(items, headers=next_link(call, skip + limit) if len(history) > limit else None)

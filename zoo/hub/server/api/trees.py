@@ -22,21 +22,21 @@ def files_facts(hub: Hub, row: Row, files: Mapping[str, str]) -> dict[str, dict[
     for it from its upstream, never taken from others.)
     """
     contents = hub.git(row).contents(files.values())
-    found = {}
+    by_path = {}
     for path, blob in files.items():
         content = contents[blob]
-        item = {"type": "file", "path": path, "oid": blob, "size": content.size}
+        entry = {"type": "file", "path": path, "oid": blob, "size": content.size}
         if content.oid and (
             row["upstream"] or hub.index.owned_size(row["id"], content.oid) == content.oid_size
         ):
-            item["size"] = content.oid_size
-            item["lfs"] = {
+            entry["size"] = content.oid_size
+            entry["lfs"] = {
                 "oid": content.oid,
                 "size": content.oid_size,
                 "pointerSize": content.size,
             }
-        found[path] = item
-    return found
+        by_path[path] = entry
+    return by_path
 
 
 def _entries(call: Call, row: Row, sha: str, paths: list[str]) -> list[dict[str, Any]]:
@@ -44,20 +44,20 @@ def _entries(call: Call, row: Row, sha: str, paths: list[str]) -> list[dict[str,
     git = call.hub.git(row)
     tree, folders = git.tree(sha), git.folders(sha)
     files = files_facts(call.hub, row, {path: tree[path] for path in paths if path in tree})
-    found = []
+    entries = []
     for path in paths:
         if path in files:
-            found.append(files[path])
+            entries.append(files[path])
         elif path in folders:
-            found.append({"type": "directory", "path": path, "oid": folders[path], "size": 0})
-    return found
+            entries.append({"type": "directory", "path": path, "oid": folders[path], "size": 0})
+    return entries
 
 
-def _with_commits(call: Call, row: Row, sha: str, found: list[dict[str, Any]]) -> None:
-    changes = call.hub.git(row).touched(sha, {item["path"] for item in found})
-    for item in found:
-        change = changes[item["path"]]
-        item["lastCommit"] = {"id": change.sha, "title": change.title, "date": iso(change.time)}
+def _with_commits(call: Call, row: Row, sha: str, entries: list[dict[str, Any]]) -> None:
+    changes = call.hub.git(row).touched(sha, {entry["path"] for entry in entries})
+    for entry in entries:
+        change = changes[entry["path"]]
+        entry["lastCommit"] = {"id": change.sha, "title": change.title, "date": iso(change.time)}
 
 
 @routes.repo("GET", "/tree/{revision}")
@@ -79,11 +79,11 @@ def tree(call: Call) -> Response:
     names.sort()
     most = 100 if call.flag("expand") else 1000
     skip, limit = call.number("cursor", 0, 10**9), call.number("limit", most, most) or most
-    found = _entries(call, row, sha, names[skip : skip + limit])
+    entries = _entries(call, row, sha, names[skip : skip + limit])
     if call.flag("expand"):
-        _with_commits(call, row, sha, found)
+        _with_commits(call, row, sha, entries)
     more = next_link(call, skip + limit) if len(names) > skip + limit else None
-    return answer(found, headers=more)
+    return answer(entries, headers=more)
 
 
 @routes.repo("POST", "/paths-info/{revision}")
@@ -106,9 +106,9 @@ async def paths_info(call: Call) -> Response:
     def act() -> list[dict[str, Any]]:
         row = call.repo()
         sha = call.revision(row, call.parameters["revision"])
-        found = _entries(call, row, sha, [path.strip("/") for path in paths])
+        entries = _entries(call, row, sha, [path.strip("/") for path in paths])
         if expand:
-            _with_commits(call, row, sha, found)
-        return found
+            _with_commits(call, row, sha, entries)
+        return entries
 
     return answer(await in_thread(act))

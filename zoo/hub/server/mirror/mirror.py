@@ -208,17 +208,17 @@ class Mirror:
         except UnreachableError:
             sql = "SELECT kind, name, sha FROM revisions WHERE repo = ? ORDER BY name"
             rows = self.hub.index.all(sql, row["id"])
-            return [(item["kind"], item["name"], item["sha"]) for item in rows]
-        found = []
+            return [(reference["kind"], reference["name"], reference["sha"]) for reference in rows]
+        known = []
         for kind, key in (("branch", "branches"), ("tag", "tags")):
             items = facts.get(key)
-            for item in items if isinstance(items, list) else []:
-                name, sha = str(item.get("name")), str(item.get("targetCommit"))
+            for reference in items if isinstance(items, list) else []:
+                name, sha = str(reference.get("name")), str(reference.get("targetCommit"))
                 if SHA1.fullmatch(sha):
-                    found.append((kind, name, sha))
+                    known.append((kind, name, sha))
                     sql = "UPDATE revisions SET kind = ? WHERE repo = ? AND name = ?"
                     self.hub.index.run(sql, kind, row["id"], name)
-        return found
+        return known
 
     # --- large files -----------------------------------------------------------------------------
 
@@ -256,12 +256,12 @@ class Mirror:
         """
         git = self.hub.git(row)
         sql = "SELECT DISTINCT sha FROM revisions WHERE repo = ?"
-        for item in self.hub.index.all(sql, row["id"]):
-            tree = git.tree(item["sha"])
+        for revision in self.hub.index.all(sql, row["id"]):
+            tree = git.tree(revision["sha"])
             contents = git.contents(tree.values())
             for path, blob in tree.items():
                 if (contents[blob].oid, contents[blob].oid_size) == (oid, size):
-                    return self.fetch(row, item["sha"], path, oid, size, token)
+                    return self.fetch(row, revision["sha"], path, oid, size, token)
         raise Refused(404, "no such object in this repository")
 
     def on_its_way(self, repo: int, oid: str) -> Fetch | None:

@@ -68,10 +68,10 @@ class Upstream:
     def facts(self, repo: str, token: str | None, about: str = "") -> dict[str, Any]:
         """Return what the API says of a repository."""
         with answered(self.endpoint):
-            found = self.hub(token).facts(repo, about, about.rpartition("/")[2] or "main")
-        if not isinstance(found, dict):
+            answer = self.hub(token).facts(repo, about, about.rpartition("/")[2] or "main")
+        if not isinstance(answer, dict):
             raise Refused(502, f"the upstream failed: {self.endpoint} answered no object")
-        return found
+        return answer
 
     def require_access(self, repo: str, token: str | None) -> None:
         """Refuse who may not read the files of a repository there."""
@@ -184,14 +184,14 @@ def _checked(wanted: ObjectID, have: Repo, came: Repo) -> Iterator[ShaFile]:
         if sha in seen or sha in have.object_store:
             continue
         seen.add(sha)
-        found: ShaFile | None = None
+        parsed: ShaFile | None = None
         with suppress(KeyError):
             kind, data = came.object_store.get_raw(sha)
-            found = ShaFile.from_raw_string(kind, data)
-        if found is None or found.id != sha:
+            parsed = ShaFile.from_raw_string(kind, data)
+        if parsed is None or parsed.id != sha:
             raise UnsafeFileError(f"object {sha.decode()} did not come as its id says")
-        if isinstance(found, Commit):
-            todo += [found.tree, *found.parents]
-        elif isinstance(found, Tree):
-            todo += [entry.sha for entry in found.items() if entry.sha]
-        yield found
+        if isinstance(parsed, Commit):
+            todo += [parsed.tree, *parsed.parents]
+        elif isinstance(parsed, Tree):
+            todo += [entry.sha for entry in parsed.items() if entry.sha]
+        yield parsed

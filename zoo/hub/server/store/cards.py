@@ -49,13 +49,13 @@ def front_matter(text: str) -> dict[str, Any]:
         ValueError: the front matter is not a mapping in plain YAML.
 
     """
-    found = _FRONT.match(text)
-    if not found:
+    match = _FRONT.match(text)
+    if not match:
         return {}
-    if len(found[1]) > _LIMIT:
+    if len(match[1]) > _LIMIT:
         raise ValueError(f"the front matter is longer than {_LIMIT} characters")
     try:
-        data = yaml.load(found[1], Loader=_Loader)
+        data = yaml.load(match[1], Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"the front matter is not YAML: {' '.join(str(error).split())}") from None
     if data is None:
@@ -70,8 +70,8 @@ def front_matter(text: str) -> dict[str, Any]:
 
 def body(text: str) -> str:
     """Return a README without its front matter."""
-    found = _FRONT.match(text)
-    return text[found.end() :] if found else text
+    match = _FRONT.match(text)
+    return text[match.end() :] if match else text
 
 
 def _plain(value: Any) -> Any:
@@ -99,29 +99,29 @@ def strings(value: Any) -> list[str]:
 
 def problems(data: Mapping[str, Any], kind: str) -> list[str]:
     """Return what is wrong with a card's data, one sentence each."""
-    found = _license_problems(data.get("license"), kind, data)
+    faults = _license_problems(data.get("license"), kind, data)
     for field in ("base_model", "datasets"):
-        if field in data and not all(_ID.fullmatch(item) for item in strings(data[field])):
-            found.append(f'"{field}" must hold repository ids')
+        if field in data and not all(_ID.fullmatch(repo) for repo in strings(data[field])):
+            faults.append(f'"{field}" must hold repository ids')
     for field in ("tags", "language", "datasets", "metrics"):
         value = data.get(field)
         if value is not None and len(strings(value)) != len(
             value if isinstance(value, list) else "1"
         ):
-            found.append(f'"{field}" must be text or a list of texts')
+            faults.append(f'"{field}" must be text or a list of texts')
     for field in ("library_name", "pipeline_tag"):
         if data.get(field) is not None and not isinstance(data[field], str):
-            found.append(f'"{field}" must be text')
+            faults.append(f'"{field}" must be text')
     if data.get("base_model_relation", "adapter") not in RELATIONS:
-        found.append(f'"base_model_relation" must be one of {", ".join(RELATIONS)}')
-    return found + _result_problems(data.get("model-index"))
+        faults.append(f'"base_model_relation" must be one of {", ".join(RELATIONS)}')
+    return faults + _result_problems(data.get("model-index"))
 
 
 def _license_problems(license_: Any, kind: str, data: Mapping[str, Any]) -> list[str]:
     wrong = [
-        f'"license" must be an identifier that the Hub knows, not {item!r}'
-        for item in strings(license_)
-        if item not in LICENSES
+        f'"license" must be an identifier that the Hub knows, not {identifier!r}'
+        for identifier in strings(license_)
+        if identifier not in LICENSES
     ]
     if license_ == "other" and kind == "models" and not data.get("license_name"):
         wrong.append('"license: other" needs "license_name" and "license_link"')
@@ -134,11 +134,11 @@ def _result_problems(models: Any) -> list[str]:
         return []
     if not isinstance(models, list):
         return ['"model-index" must be a list']
-    found = []
+    faults = []
     for i, model in enumerate(models):
         where = f'"model-index[{i}]'
         if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-            found.append(f'{where}.name" is required')
+            faults.append(f'{where}.name" is required')
             continue
         results = model.get("results", [])
         for j, result in enumerate(results if isinstance(results, list) else [None]):
@@ -147,26 +147,26 @@ def _result_problems(models: Any) -> list[str]:
             for field in ("task", "dataset"):
                 inner = fields.get(field)
                 if not isinstance(inner, dict) or not isinstance(inner.get("type"), str):
-                    found.append(f'{at}.{field}.type" is required')
+                    faults.append(f'{at}.{field}.type" is required')
             metrics = fields.get("metrics")
             for metric in metrics if isinstance(metrics, list) else [None]:
                 value = metric.get("value") if isinstance(metric, dict) else None
                 if value is None or value in ("nan", "inf", "-inf"):
-                    found.append(f'{at}.metrics" need a type and a finite value')
-    return found
+                    faults.append(f'{at}.metrics" need a type and a finite value')
+    return faults
 
 
 def tags(data: Mapping[str, Any], files: list[str]) -> list[str]:
     """Return the tags of a repository, which the Hub's filters go by."""
-    found = strings(data.get("tags"))
-    found += [str(data[key]) for key in ("library_name", "pipeline_tag") if data.get(key)]
+    all_tags = strings(data.get("tags"))
+    all_tags += [str(data[key]) for key in ("library_name", "pipeline_tag") if data.get(key)]
     if any(name.endswith(".safetensors") for name in files):
-        found.append("safetensors")
-    found += [f"dataset:{item}" for item in strings(data.get("datasets"))]
-    found += strings(data.get("language"))
+        all_tags.append("safetensors")
+    all_tags += [f"dataset:{item}" for item in strings(data.get("datasets"))]
+    all_tags += strings(data.get("language"))
     relation = data.get("base_model_relation")
     for item in strings(data.get("base_model")):
-        found.append(f"base_model:{item}")
-        found.append(f"base_model:{relation or 'finetune'}:{item}")
-    found += [f"license:{item}" for item in strings(data.get("license"))]
-    return list(dict.fromkeys(found))
+        all_tags.append(f"base_model:{item}")
+        all_tags.append(f"base_model:{relation or 'finetune'}:{item}")
+    all_tags += [f"license:{item}" for item in strings(data.get("license"))]
+    return list(dict.fromkeys(all_tags))

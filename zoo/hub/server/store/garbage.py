@@ -49,7 +49,7 @@ def collect(folder: Path, *, hours: float = 24, check: bool = False) -> Collecte
 
 def collect_in(hub: Hub, hours: float, check: bool) -> Collected:
     """Do the work of `collect` on an open hub."""
-    found, limit = Collected(), time.time() - hours * 3600
+    collected, limit = Collected(), time.time() - hours * 3600
     with hub.collecting:
         for row in hub.index.all("SELECT * FROM repos"):
             with hub.writing(row["id"]):
@@ -61,24 +61,24 @@ def collect_in(hub: Hub, hours: float, check: bool) -> Collected:
                     text = f"{git.path} is damaged: object {gone} is missing"
                     raise HubError(text) from None
                 sql = "SELECT oid FROM owned WHERE repo = ? AND created < ?"
-                for item in hub.index.all(sql, row["id"], limit):
-                    if item["oid"] not in used:
+                for owned in hub.index.all(sql, row["id"], limit):
+                    if owned["oid"] not in used:
                         hub.index.run(
-                            "DELETE FROM owned WHERE repo = ? AND oid = ?", row["id"], item["oid"]
+                            "DELETE FROM owned WHERE repo = ? AND oid = ?", row["id"], owned["oid"]
                         )
                 packed = git.repack(limit)
-                found.packed += packed.kept
-                found.dropped += packed.dropped
-        _remove(hub, limit, found)
-        _remove_xorbs(hub, found)
+                collected.packed += packed.kept
+                collected.dropped += packed.dropped
+        _remove(hub, limit, collected)
+        _remove_xorbs(hub, collected)
         for oid in list(hub.objects.oids()) if check else []:
-            found.checked += 1
+            collected.checked += 1
             if not hub.objects.verify(oid):
-                found.damaged.append(oid)
-    return found
+                collected.damaged.append(oid)
+    return collected
 
 
-def _remove(hub: Hub, limit: float, found: Collected) -> None:
+def _remove(hub: Hub, limit: float, collected: Collected) -> None:
     """Remove the files that no repository owns, and those that were never recorded."""
     for oid in list(hub.objects.oids()):
         path = hub.objects.path(oid)
@@ -88,18 +88,18 @@ def _remove(hub: Hub, limit: float, found: Collected) -> None:
         # The row goes first: a row without its file would look like a damaged object.
         hub.index.run("DELETE FROM objects WHERE oid = ?", oid)
         path.unlink()
-        found.removed += 1
-        found.removed_bytes += facts.st_size
+        collected.removed += 1
+        collected.removed_bytes += facts.st_size
 
 
-def _remove_xorbs(hub: Hub, found: Collected) -> None:
+def _remove_xorbs(hub: Hub, collected: Collected) -> None:
     """Remove the Xet chunks that no upload has used for a while; files do not need them."""
     limit = time.time() - _XORB_DAYS * 86400
     for path in list((hub.root / "xorbs").glob("*/??/*")):
         facts = path.stat()
         if facts.st_mtime < limit:
             path.unlink()
-            found.removed_bytes += facts.st_size
+            collected.removed_bytes += facts.st_size
 
 
 def referred(git: Git) -> set[str]:
@@ -115,11 +115,11 @@ def referred(git: Git) -> set[str]:
             if sha in seen:
                 continue
             seen.add(sha)
-            item = repo.object_store[sha]
-            if isinstance(item, Tag):
-                todo.append(item.object[1])
-            elif isinstance(item, Commit):
-                todo += item.parents
+            stored = repo.object_store[sha]
+            if isinstance(stored, Tag):
+                todo.append(stored.object[1])
+            elif isinstance(stored, Commit):
+                todo += stored.parents
                 commits.append(sha.decode())
     for commit in commits:
         seen_blobs |= set(git.tree(commit).values())

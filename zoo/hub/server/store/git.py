@@ -101,8 +101,8 @@ class Git:
     def refs(self, folder: str) -> dict[str, str]:
         """Return name -> id of `heads` or `tags` (for an annotated tag, of the tag object)."""
         with self.open() as repo:
-            found = repo.refs.as_dict(_ref_name(f"refs/{folder}"))
-        return {name.decode(): sha.decode() for name, sha in sorted(found.items())}
+            references = repo.refs.as_dict(_ref_name(f"refs/{folder}"))
+        return {name.decode(): sha.decode() for name, sha in sorted(references.items())}
 
     def resolve(self, revision: str) -> str | None:
         """Return the commit that a branch, a tag or 40 hexadecimal digits name."""
@@ -122,12 +122,12 @@ class Git:
             for _ in range(5):
                 if sha is None or sha not in store:
                     return None
-                found = store[sha]
-                if isinstance(found, Commit):
-                    return found.id.decode()
-                if not isinstance(found, Tag):
+                stored = store[sha]
+                if isinstance(stored, Commit):
+                    return stored.id.decode()
+                if not isinstance(stored, Tag):
                     return None
-                sha = found.object[1]
+                sha = stored.object[1]
         return None
 
     def set_ref(self, name: str, sha: str) -> None:
@@ -180,9 +180,9 @@ class Git:
 
     def _tree_id(self, commit: str) -> str:
         with self.open() as repo:
-            found = repo.object_store[_id(commit)]
-            assert isinstance(found, Commit)
-            tree: bytes = found.tree
+            stored = repo.object_store[_id(commit)]
+            assert isinstance(stored, Commit)
+            tree: bytes = stored.tree
             return tree.decode()
 
     def folders(self, commit: str) -> Mapping[str, str]:
@@ -211,16 +211,16 @@ class Git:
         """Return the same for many blobs, opening the repository once."""
         wanted = set(shas)
         with _contents_lock:
-            found = {sha: _contents[sha] for sha in wanted if sha in _contents}
-        if missing := wanted - found.keys():
+            contents = {sha: _contents[sha] for sha in wanted if sha in _contents}
+        if missing := wanted - contents.keys():
             with self.open() as repo:
                 new = {s: _parse(repo.object_store.get_raw(_id(s))[1]) for s in missing}
             with _contents_lock:
                 if len(_contents) > _CONTENTS:
                     _contents.clear()
                 _contents.update(new)
-            found |= new
-        return found
+            contents |= new
+        return contents
 
     def revision(self, sha: str) -> Revision:
         """Return the facts of one commit."""
@@ -229,22 +229,22 @@ class Git:
 
     def history(self, sha: str, skip: int, limit: int) -> list[Revision]:
         """Return commits from `sha` back, newest first."""
-        found: list[Revision] = []
+        revisions: list[Revision] = []
         with self.open() as repo:
             at: ObjectID | None = _id(sha)
-            while at and len(found) < limit:
+            while at and len(revisions) < limit:
                 commit = repo.object_store[at]
                 assert isinstance(commit, Commit)
                 if skip:
                     skip -= 1
                 else:
-                    found.append(_revision(commit))
+                    revisions.append(_revision(commit))
                 at = commit.parents[0] if commit.parents else None
-        return found
+        return revisions
 
     def touched(self, sha: str, paths: set[str]) -> dict[str, Revision]:
         """Return for each path the commit that last changed it."""
-        found: dict[str, Revision] = {}
+        revisions: dict[str, Revision] = {}
         missing = set(paths)
         here = {**self.tree(sha), **self.folders(sha)}
         at = sha
@@ -255,12 +255,12 @@ class Git:
             parent = commit.parents[0].decode() if commit.parents else None
             before = {**self.tree(parent), **self.folders(parent)} if parent else {}
             for path in [p for p in missing if here.get(p) != before.get(p)]:
-                found[path] = _revision(commit)
+                revisions[path] = _revision(commit)
                 missing.remove(path)
             if parent is None:
                 break
             at, here = parent, before
-        return found
+        return revisions
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -353,9 +353,9 @@ def _walk(path: str, tree: str) -> Iterator[tuple[str, int, str]]:
         todo = [("", _id(tree))]
         while todo:
             prefix, sha = todo.pop()
-            found = repo.object_store[sha]
-            assert isinstance(found, Tree)
-            for name, mode, child in found.items():
+            folder = repo.object_store[sha]
+            assert isinstance(folder, Tree)
+            for name, mode, child in folder.items():
                 full = prefix + name.decode(errors="surrogateescape")
                 if mode == FOLDER:
                     todo.append((full + "/", child))

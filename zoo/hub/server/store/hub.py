@@ -210,10 +210,10 @@ class Hub:
             data = {}
         config = {}
         with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(self.text(row, files.get("config.json")) or "{}")
+            settings = json.loads(self.text(row, files.get("config.json")) or "{}")
             keys = ("architectures", "model_type", "quantization_config")
-            if isinstance(found, dict):
-                config = {key: found[key] for key in keys if key in found}
+            if isinstance(settings, dict):
+                config = {key: settings[key] for key in keys if key in settings}
                 json.dumps(config, allow_nan=False)
         summary = {"card": data, "config": config, "tags": cards.tags(data, list(files))}
         self.index.set_head(repo, head, git.revision(head).time, summary)

@@ -70,14 +70,14 @@ class Index:
                 "INSERT OR IGNORE INTO meta VALUES ('secret', ?), ('schema', ?)",
                 (secrets.token_hex(32), str(SCHEMA)),
             )
-        found = int(self.one("SELECT value FROM meta WHERE key = 'schema'")["value"])  # type: ignore[index]
-        if found == 1:  # before mirrors
+        version = int(self.one("SELECT value FROM meta WHERE key = 'schema'")["value"])  # type: ignore[index]
+        if version == 1:  # before mirrors
             with self.write():
                 self._db.execute("ALTER TABLE repos ADD COLUMN upstream TEXT NOT NULL DEFAULT ''")
                 self._db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
-            found = SCHEMA
-        if found != SCHEMA:
-            raise ValueError(f"{path} has format {found}; this zoo reads {SCHEMA}")
+            version = SCHEMA
+        if version != SCHEMA:
+            raise ValueError(f"{path} has format {version}; this zoo reads {SCHEMA}")
         row = self.one("SELECT value FROM meta WHERE key = 'secret'")
         self.secret = bytes.fromhex(row["value"]) if row else b""
 

@@ -193,7 +193,7 @@ def repack(path: Path, temporary: Path, limit: float) -> Repacked:
         HubError: an object that a branch or tag leads to is missing; nothing was changed.
 
     """
-    repo, folder, found = Repo(str(path)), path / "objects", Repacked()
+    repo, folder, counts = Repo(str(path)), path / "objects", Repacked()
     try:
         store = repo.object_store
         reachable = find_reachable_objects(store, repo.refs)
@@ -203,10 +203,10 @@ def repack(path: Path, temporary: Path, limit: float) -> Repacked:
         kept = reachable | everything if young else reachable
         if missing := kept - everything:
             raise HubError(f"{path} is damaged: object {min(missing).decode()} is missing")
-        found.dropped = len(everything - kept)
-        if not found.dropped and len(files) <= 1:
-            return found
-        found.kept = len(kept)
+        counts.dropped = len(everything - kept)
+        if not counts.dropped and len(files) <= 1:
+            return counts
+        counts.kept = len(kept)
         pack = _Pack(temporary)
         try:
             for sha in sorted(kept):
@@ -221,4 +221,4 @@ def repack(path: Path, temporary: Path, limit: float) -> Repacked:
             file.with_suffix(".idx").unlink(missing_ok=True)
             file.unlink()
     sync(folder / "pack")
-    return found
+    return counts

@@ -143,7 +143,7 @@ def _facts(call: Call, row: Row, sha: str) -> str:
         "library": data.get("library_name"),
         "licence": data.get("license_name") or ", ".join(cards.strings(data.get("license"))),
         data.get("base_model_relation") or "base model": f"of {base}" if base else None,
-        "files": f"{len(files)}, {size(sum(item['size'] for item in files.values()))}",
+        "files": f"{len(files)}, {size(sum(file['size'] for file in files.values()))}",
         "downloads": row["downloads"] or None,
         "changed": day(row["modified"]),
         "commit": sha[:10],
@@ -189,10 +189,10 @@ def tree(call: Call) -> Response:
 
     def line(path: str, address: str, name: str, amount: str = "", mark: str = "") -> str:
         change = changes.get(path)
-        what = html.escape(change.title) if change else ""
+        title = html.escape(change.title) if change else ""
         when = day(change.time) if change else ""
         return (
-            f"<tr><td>{link(address, name)}{mark}</td><td class=what>{what}</td>"
+            f"<tr><td>{link(address, name)}{mark}</td><td class=what>{title}</td>"
             f'<td class="n dim">{when}</td><td class="n">{amount}</td></tr>'
         )
 
@@ -205,10 +205,10 @@ def tree(call: Call) -> Response:
     for name in inside:
         address = f"{base}/tree/{revision}/{quote(name)}"
         rows.append(line(name, address, name[len(start) :] + "/"))
-    for name, item in files_facts(call.hub, row, here).items():
-        mark = ' <span class="tag">lfs</span>' if "lfs" in item else ""
+    for name, file in files_facts(call.hub, row, here).items():
+        mark = ' <span class="tag">lfs</span>' if "lfs" in file else ""
         address = f"{base}/resolve/{revision}/{quote(name)}"
-        rows.append(line(name, address, name[len(start) :], size(item["size"]), mark))
+        rows.append(line(name, address, name[len(start) :], size(file["size"]), mark))
     where = html.escape(f"{folder}/" if folder else "")
     said = f"<p class=dim>{where} at commit <code>{sha[:10]}</code></p>"
     return _frame(
@@ -222,10 +222,10 @@ def history(call: Call) -> Response:
     row = call.repo()
     sha = call.revision(row, call.parameters["revision"])
     rows = "".join(
-        f"<tr><td>{link(f'/{quote(call.name.url_path)}/tree/{item.sha}', item.sha[:10])}</td>"
-        f"<td>{html.escape(item.title)}</td><td class=what>{html.escape(item.author)}</td>"
-        f'<td class="n dim">{day(item.time)}</td></tr>'
-        for item in call.hub.git(row).history(sha, 0, _MOST)
+        f"<tr><td>{link(f'/{quote(call.name.url_path)}/tree/{commit.sha}', commit.sha[:10])}</td>"
+        f"<td>{html.escape(commit.title)}</td><td class=what>{html.escape(commit.author)}</td>"
+        f'<td class="n dim">{day(commit.time)}</td></tr>'
+        for commit in call.hub.git(row).history(sha, 0, _MOST)
     )
     return _frame(call, row, "history", f'<div class="files wide"><table>{rows}</table></div>')
 
