@@ -274,7 +274,7 @@ def _checked(
     found = {}
     for name, given in custom.items():
         if name not in chosen:
-            raise MismatchError(f"the custom mask names {name!r}, which is no target of the model")
+            raise MismatchError(f"the custom mask names {name!r}, not a target of the model")
         indices = given.to(torch.int64).flatten().sort().values
         inside = indices.numel() and indices[0] >= 0 and indices[-1] < chosen[name].numel()
         if not inside or bool((indices[1:] == indices[:-1]).any()):

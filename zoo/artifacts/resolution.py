@@ -146,7 +146,7 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
 
     Raises:
         UnknownNameError: no such recipe or tag.
-        MissingWeightsError: a recipe without shipped weights, or a folder that is no checkpoint.
+        MissingWeightsError: a recipe without shipped weights, or a folder that is not a checkpoint.
         MismatchError: another library's model.
         HubError, UnsafeFileError: see `pull`.
 

@@ -125,7 +125,7 @@ def files_of_dataset(path: Path, repo: str) -> Files:
     """Return what is sent of a folder of data; all but pickles are opaque bytes."""
     files = _chosen(path, is_opaque)
     if not files:
-        raise MissingWeightsError(f"{path} is no folder with files to publish")
+        raise MissingWeightsError(f"{path} is not a folder with files to publish")
     if CARD not in files:
         files[CARD] = f"---\ntags:\n- edge-zoo\n---\n\n# {repo.rpartition('/')[2]}\n".encode()
     _check(path, files)

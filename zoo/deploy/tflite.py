@@ -203,7 +203,7 @@ def _input(graph: Graph, source: Any) -> Tensor:
         try:
             array = np.load(source, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise MismatchError(f"{source} is no NumPy file: {error}") from error
+            raise MismatchError(f"{source} is not a NumPy file: {error}") from error
     else:
         array = np.asarray(source)
     if array.shape == tensor.shape[1:]:

@@ -86,7 +86,7 @@ def quantize_model(
                 model.set_submodule(place, packed)
         report = {name: _facts(matrix) for name, matrix in found.items()}
         distance = verify.compare(model, runs[0], before, _worst(report))
-    except BaseException:  # an interrupted model is no model either
+    except BaseException:  # an interrupted model is not a model either
         for name, layer in layers.items():
             layer.weight.data = usual[name]
             for place in places[name]:

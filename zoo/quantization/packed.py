@@ -113,7 +113,7 @@ class PackedLinear(nn.Module):
 
         Raises:
             UnsafeFileError: a scale or basis that is zero, NaN or infinite, as when tensors were
-                missing from the file; an order that is no permutation; bits behind the last code.
+                missing from the file; an order that is not a permutation; bits after the last code.
 
         """
         self.grid.check(self.stored())
@@ -124,7 +124,7 @@ class PackedLinear(nn.Module):
         if "order" in self.names:
             order = self.get_buffer("order").long()
             if not torch.equal(order.sort().values, torch.arange(self.in_features).to(order)):
-                raise UnsafeFileError("order is no permutation of the columns")
+                raise UnsafeFileError("order is not a permutation of the columns")
 
     def codebooks(self) -> tuple[Tensor, Tensor | None]:
         """Return the codebooks (C, G, k, dim) and their scales as they are stored, or would be.

@@ -46,7 +46,7 @@ class Source:
         self.folder = folder
         if not (folder / CONFIG).is_file():
             raise MissingWeightsError(
-                f"{folder} is no folder of a language model (no {CONFIG}); expected one that "
+                f"{folder} is not the folder of a language model (no {CONFIG}); expected one that "
                 "save_pretrained or `zoo import FILE.gguf --out DIR` made"
             )
         self.files = self._shards()
@@ -58,7 +58,7 @@ class Source:
             if not isinstance(index, dict) or not all(
                 isinstance(file, str) and Path(file).name == file for file in index.values()
             ):
-                raise UnsafeFileError(f"{self.folder / INDEX} is no index of files beside it")
+                raise UnsafeFileError(f"{self.folder / INDEX} is not an index of files beside it")
             return {name: self.folder / file for name, file in index.items()}
         if not (self.folder / SINGLE).is_file():
             pickles = any(self.folder.glob("*.bin"))
@@ -94,7 +94,7 @@ class Source:
             )
         except (ValueError, KeyError, OSError) as error:
             raise MismatchError(
-                f"{self.folder / CONFIG} is no configuration transformers knows: {error}"
+                f"{self.folder / CONFIG} is not a configuration transformers knows: {error}"
             ) from error
 
     def skeleton(self) -> "PreTrainedModel":
@@ -164,4 +164,4 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UnsafeFileError(f"{path} is no whole safetensors file: {error}") from error
+        raise UnsafeFileError(f"{path} is not a whole safetensors file: {error}") from error
