@@ -200,7 +200,7 @@ def band(scores: Tensor, number: int, which: int, name: str) -> Tensor:
     """Return, sorted, the indices of ranks [which * number, (which + 1) * number).
 
     Raises:
-        MismatchError: there are not so many entries that may be chosen.
+        MismatchError: there are not that many entries that may be chosen.
 
     """
     allowed = int((scores >= 0).sum())

@@ -122,7 +122,7 @@ def base_ref(base: str) -> str:
 def base_digests(base: str) -> dict[str, dict[str, str]]:
     """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
 
-    Adapters from before these were kept with each of them are told by it.
+    It identifies the base of adapters that are older than the digests kept with each of them.
     """
     if not isinstance(_parsed(base), refs.NameRef):
         return {}

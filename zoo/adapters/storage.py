@@ -128,7 +128,7 @@ def read_header(path: str | Path) -> Header:
 
     Raises:
         MissingWeightsError: there is no such file.
-        UnsafeFileError: it is damaged, or no sparse adapter.
+        UnsafeFileError: it is damaged, or not a sparse adapter.
         MismatchError: its version is newer than this zoo.
 
     """

@@ -68,7 +68,7 @@ def _place(ref: str | Path) -> Path | None:
 
 
 def named(name: str) -> Path | None:
-    """Return where a base lies that has a name but no recipe of the zoo; None for all others.
+    """Return where a base with a name but no recipe of the zoo lies; None for all others.
 
     Raises:
         MissingWeightsError: it comes with a package that is not installed.

@@ -175,7 +175,7 @@ def _refuse_collection(repo: str) -> None:
 def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
     """Bring a Hub repository here, whole and verified; return its checkpoint.
 
-    Where ZOO_HUB or HF_ENDPOINT name another hub than huggingface.co, that one is asked. What
+    Where ZOO_HUB or HF_ENDPOINT name a hub other than huggingface.co, that one is asked. What
     was pulled is kept in ZOO_CACHE: a commit that is there costs no request.
 
     Args:

@@ -212,8 +212,8 @@ def _regular(path: Path) -> Path:
     """Return the path of a file that lies in the folder itself."""
     if path.is_symlink() or not path.is_file():
         raise UnsafeFileError(
-            f"{path} is a symbolic link or no regular file; what it points to may not be meant to "
-            "be published: copy it into the folder"
+            f"{path} is a symbolic link or not a regular file; what it points to may not be meant "
+            "to be published: copy it into the folder"
         )
     return path
 

@@ -195,7 +195,7 @@ class _Parser:
 
 
 def _called(code: Mapping[str, Any], number: int) -> str:
-    """Return what an operator that is not known here is called."""
+    """Return the name of an operator that is not known here."""
     names = tflite_schema.NAMES
     if number == names.index("CUSTOM"):
         return f"custom operator {code['custom_code']!r}"

@@ -50,7 +50,7 @@ class UnreachableError(HubError):
 
 
 class RefusedError(HubError):
-    """The hub answered, and it was no.
+    """The hub answered, and the answer was no.
 
     Attributes:
         status: of HTTP.

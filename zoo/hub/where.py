@@ -31,7 +31,7 @@ class Place:
 
     @property
     def label(self) -> str:
-        """How the cache calls it: "huggingface.co", "127.0.0.1_8000", "local"."""
+        """What the cache calls it: "huggingface.co", "127.0.0.1_8000", "local"."""
         if self.folder is not None:
             if self.folder == _local_folder(None):
                 return "local"

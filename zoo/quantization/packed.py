@@ -120,7 +120,7 @@ class PackedLinear(nn.Module):
         codes, bits = self.get_buffer("codes"), self.grid.index_bits
         spare = -self.grid.cells * bits % 8
         if spare and (codes[:, -1] >> (8 - spare)).any():
-            raise UnsafeFileError("codes out of range: bits are set behind the last code of a row")
+            raise UnsafeFileError("codes out of range: bits are set after the last code of a row")
         if "order" in self.names:
             order = self.get_buffer("order").long()
             if not torch.equal(order.sort().values, torch.arange(self.in_features).to(order)):

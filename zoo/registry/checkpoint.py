@@ -105,7 +105,7 @@ class Checkpoint:
         fields = {"recipe": dict, "tag": str, "license": str, "data": dict, "files": dict}
         for key, kind in fields.items():
             if not isinstance(config.get(key), kind):
-                raise MismatchError(f"{file}: {key!r} is missing or no {kind.__name__}")
+                raise MismatchError(f"{file}: {key!r} is missing or not of type {kind.__name__}")
         recipe = Recipe.from_json(config["recipe"])
         needed = list(config["files"]) if recipe.of_transformers else [WEIGHTS]
         for name in needed or [WEIGHTS]:

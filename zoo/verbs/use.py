@@ -114,7 +114,7 @@ def evaluate(
     perplexity on a text.
 
     Raises:
-        MismatchError: `record`, and the checkpoint was pulled: the cache holds what the Hub holds.
+        MismatchError: `record` of a pulled checkpoint: the cache holds what the Hub holds.
 
     """
     artifact = resolve(ref)

@@ -73,7 +73,7 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
 
 
 def rotate_heads(block: nn.Module, where: str, seed: int) -> None:
-    """Rotate the values of every attention head of a block, and turn them back behind it."""
+    """Rotate the values of every attention head of a block, and turn them back after it."""
     for name, (value, out, width) in attentions(block, where).items():
         groups = value.out_features // width
         turns = torch.stack(

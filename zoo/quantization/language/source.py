@@ -38,7 +38,7 @@ class Source:
 
     Raises:
         MissingWeightsError: no such folder, or no config or weights in it.
-        UnsafeFileError: the weights are pickles, or no safetensors.
+        UnsafeFileError: the weights are pickles, or not safetensors.
 
     """
 
@@ -109,8 +109,8 @@ class Source:
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         except ValueError as error:
             raise MismatchError(
-                f"{self.folder} holds a {config.model_type!r}, no causal language model: quantize "
-                "its module itself with zoo.quantization.generic.quantize_model"
+                f"{self.folder} holds a {config.model_type!r}, not a causal language model: "
+                "quantize its module itself with zoo.quantization.generic.quantize_model"
             ) from error
         return model.eval()
 
