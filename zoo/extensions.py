@@ -3,7 +3,7 @@
 A point is the dotted name of a room's folder, e.g. "zoo.cost.estimators". Its members are the
 modules of that folder, and what installed packages offer through the entry-point group of the same
 name. A module's `_` reads as `-` in a member's name; modules that begin with `_`, and `contract`,
-are no members. Installed plug-ins are trusted code. Nothing is imported before it is asked for.
+are not members. Installed plug-ins are trusted code. Nothing is imported before it is asked for.
 """
 
 import functools

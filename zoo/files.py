@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises:
-        MismatchError: it cannot be read, is no JSON, or holds something else than an object.
+        MismatchError: it cannot be read, is not valid JSON, or holds anything but an object.
 
     """
     try:

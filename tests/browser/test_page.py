@@ -103,7 +103,7 @@ def test_click_moves_the_detail(page: "Page") -> None:
 
 def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
-    wrong.write_text("this is no picture")
+    wrong.write_text("this is not a picture")
     upload(page, wrong)
     page.wait_for_selector(".toast-body")
     assert "wrong.png is not a picture" in page.inner_text(".toast-body")

@@ -105,6 +105,6 @@ def test_code_is_never_fetched(hub, content):
     "ref", ["a/..", "a..b/c", "a--b/c", "-a/b", "a/b.git", "a/b-", "a/" + "b" * 96]
 )
 def test_what_is_no_repository_id_is_never_asked_for(hub, ref):
-    with pytest.raises(MismatchError, match="is no repository id; expected org/name"):
+    with pytest.raises(MismatchError, match="is not a repository id; expected org/name"):
         zoo.pull(ref)
     assert not hub.asked

@@ -241,7 +241,7 @@ def test_the_same_number_of_other_bytes_on_the_wire_is_refused(hub, commit, name
         return data[:-1] + bytes([data[-1] ^ 1]) if path == name else data
 
     hub.content = flip
-    with pytest.raises(UnsafeFileError, match=f"{name} came with another content"):
+    with pytest.raises(UnsafeFileError, match=f"{name} came with content other"):
         zoo.pull(REPO)
     assert absent()
     hub.content = lambda path, data: data

@@ -180,7 +180,7 @@ def test_http_to_another_machine_is_warned_of_and_passwords_in_addresses_refused
     assert TOKEN not in str(caught.value)
     for wrong in ("hub", "ftp://x", "https://", "http://x:y", "https://x?token=1"):
         monkeypatch.setenv("ZOO_HUB", wrong)
-        with pytest.raises(HubError, match="is no address; expected local, or"):
+        with pytest.raises(HubError, match="is not an address; expected local, or"):
             where.place()
 
 
@@ -246,7 +246,7 @@ def test_a_folder_of_another_library_goes_with_the_least_card(writer, tmp_path):
 
 @pytest.mark.parametrize("repo", ["me", "me/a/b", "me/..", "me/a--b", "../x", "me/x.git"])
 def test_what_is_no_repository_id_is_refused(writer, made, repo):
-    with pytest.raises(MismatchError, match="is no repository id"):
+    with pytest.raises(MismatchError, match="is not a repository id"):
         zoo.push(made, repo)
     assert not writer.asked
 

@@ -394,4 +394,4 @@ def test_data_sets_and_the_zoos_own_client(mirrored, tmp_path, monkeypatch):
 def test_an_upstream_that_is_no_address_is_refused(tmp_path, text, capsys):
     assert main(["hub", "serve", "--dir", str(tmp_path), "--upstream", text]) == 1
     said = capsys.readouterr().err
-    assert "--upstream is no address" in said or "has a name or a password in it" in said
+    assert "--upstream is not an address" in said or "has a name or a password in it" in said

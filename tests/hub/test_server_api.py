@@ -251,7 +251,7 @@ def forged():
 
 
 def raw_bodies(hub, path):
-    """Return bodies that are no JSON: packs, xorbs, shards, forms."""
+    """Return bodies that are not JSON: packs, xorbs, shards, forms."""
     wants = [
         b"0032want " + sha.encode() + b"\n00000009done\n"
         for sha in (hub.known["commit"], hub.secret.commit, hub.secret.ids[0])

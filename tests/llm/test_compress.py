@@ -186,7 +186,7 @@ def test_importing_refuses_what_is_no_gguf(tmp_path):
     with pytest.raises(MissingWeightsError, match="is not there"):
         zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
     (tmp_path / "x.gguf").write_bytes(b"something else")
-    with pytest.raises(MismatchError, match="no GGUF file"):
+    with pytest.raises(MismatchError, match="is not a GGUF file"):
         zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

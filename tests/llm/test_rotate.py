@@ -139,9 +139,9 @@ def test_other_families(name: str, tmp_path: Path) -> None:
     ("name", "which", "message"),
     [
         ("Gemma2", "all", "post_attention_layernorm feeds no linear layer"),
-        ("StableLm", "all", r"model.norm is a LayerNorm and no RMS norm"),
+        ("StableLm", "all", r"model.norm is a LayerNorm, not an RMS norm"),
         ("GPTNeoX", "heads", r"gpt_neox.layers.0 \(GPTNeoXLayer\) has no attention"),
-        ("Cohere", "all", "CohereLayerNorm and no RMS norm"),
+        ("Cohere", "all", "CohereLayerNorm, not an RMS norm"),
     ],
 )
 def test_models_into_which_it_does_not_fold(name, which, message, tmp_path) -> None:

@@ -29,7 +29,7 @@ def test_a_budget_is_kept_and_spent(base, text, tmp_path):
     report = compress_model(base, tmp_path / "out", plan(budget=3.0), text=text, device="cpu")
     assert 2.8 < report["bits_per_weight"] <= 3.0
     chosen = {item["options"].get("bits", 2) for item in report["layers"].values()}
-    assert len(chosen) > 1, "one precision for all layers is no allocation"
+    assert len(chosen) > 1, "one precision for all layers is not an allocation"
     stored = {
         layer.options.bits
         for layer in opening.load(tmp_path / "out").modules()

@@ -62,7 +62,7 @@ def test_packing_round_trips(bits: int, rows: int, count: int, seed: int) -> Non
 def test_bits_behind_the_last_code_are_refused() -> None:
     stream = pack(torch.ones(1, 3, dtype=torch.int64), 3)
     stream[0, 1] |= 0x80
-    with pytest.raises(UnsafeFileError, match="behind the last"):
+    with pytest.raises(UnsafeFileError, match="after the last"):
         unpack(stream, 3, 3)
 
 

@@ -25,7 +25,7 @@ def test_a_base_in_a_folder_of_any_name(name, tiny, train_tiny, tmp_path, capsys
     folder = AdapterFolder.read(out)
     assert folder.recipe.base == name
     text = (out / "README.md").read_text()
-    assert "base_model" not in front_matter(text)  # a folder is no model of the Hub
+    assert "base_model" not in front_matter(text)  # a folder is not a model of the Hub
     words = shlex.split(card.command(folder))
     given = words[words.index("--base") + 1]
     assert refs.parse(given) == refs.PathRef(refs.Path(f"./{name}"))

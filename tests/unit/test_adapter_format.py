@@ -143,7 +143,7 @@ def test_what_is_no_adapter_file_is_refused(model: nn.Module, tmp_path: Path) ->
         SparseAdapter.load(tmp_path / "none.safetensors")
     plain = tmp_path / "plain.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(3)}, plain)
-    with pytest.raises(UnsafeFileError, match="no sparse adapter"):
+    with pytest.raises(UnsafeFileError, match="is not a sparse adapter"):
         SparseAdapter.load(plain)
     path = SparseAdapter.from_tensors({"0.weight": ([7], [1.0])}, model).save(tmp_path)
     assert path.name == "sparse_adapter.safetensors"

@@ -251,7 +251,7 @@ def test_wrong_inputs_are_refused():
         custom = {"embed.weight": torch.tensor(indices, dtype=torch.int64)}
         with pytest.raises(MismatchError, match=r"custom mask of embed\.weight"):
             masks.choose(model, MaskOptions(kind="custom"), custom=custom)
-    with pytest.raises(MismatchError, match="no target"):
+    with pytest.raises(MismatchError, match="not a target"):
         masks.choose(model, MaskOptions(kind="custom"), custom={"x": torch.tensor([0])})
     custom = {"embed.weight": torch.tensor([7, 3])}
     found = masks.choose(model, MaskOptions(kind="custom"), custom=custom)

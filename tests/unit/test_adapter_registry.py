@@ -126,7 +126,7 @@ def test_apply_changes_all_or_nothing(folder):
     ("text", "message"),
     [
         ("base = 1", "adapter.base is 1"),
-        ("nonsense", "no TOML"),
+        ("nonsense", "not valid TOML"),
         ('name = "other"\nsummary=""\nbase=""\ntask=""\ntrain={steps=1,batch_size=1,lr=1.0}',
          "calls itself 'other'"),
         ('colour = "red"', "unknown field 'colour'"),
@@ -142,7 +142,7 @@ def test_refs_that_mean_nothing_say_so(folder, tmp_path):
         adapter_refs.adapter("sesr-m5-x2-txt")
     with pytest.raises(MissingWeightsError, match="no adapter at"):
         adapter_refs.adapter(tmp_path / "nothing")
-    with pytest.raises(MissingWeightsError, match="is no adapter"):
+    with pytest.raises(MissingWeightsError, match="is not an adapter"):
         adapter_refs.adapter(tmp_path)
     (folder / "adapter.json").write_text("[" * 100_000)
     with pytest.raises(MismatchError, match="cannot be read as JSON"):

@@ -71,16 +71,16 @@ def test_every_changed_digit_of_a_card_is_found(made):
 @pytest.mark.parametrize(
     ("matter", "said"),
     [
-        ("license: apache", "license 'apache' is no id"),
+        ("license: apache", "license 'apache' is not an id"),
         ("license: other", "needs license_name"),
         ("license: mit\nbase_model: a/b/c", "base_model holds 'a/b/c'"),
         ("license: mit\ndatasets: [1]", "datasets holds 1"),
-        ("license: mit\ntags: [1.5]", "tags holds something that is no text"),
-        ("license: mit\npipeline_tag: [a]", "pipeline_tag is no text"),
+        ("license: mit\ntags: [1.5]", "tags holds something other than text"),
+        ("license: mit\npipeline_tag: [a]", "pipeline_tag is not text"),
         ("base_model: a/b\nbase_model_relation: child", "base_model_relation is 'child'"),
         ("base_model_relation: adapter", "base_model_relation without base_model"),
         ("co2_eq_emissions: {emissions: .nan}", "is not finite"),
-        ("model-index: {}", "model-index is no list"),
+        ("model-index: {}", "model-index is not a list"),
         ("model-index: [{}]", "needs a name and a list of results"),
         ("model-index: [{name: a, results: [{}]}]", r"needs task.type and dataset.type"),
         (
@@ -89,8 +89,8 @@ def test_every_changed_digit_of_a_card_is_found(made):
             "needs metrics with a type and a number",
         ),
         ("a: &x [1]\nb: *x", "anchor or alias"),
-        ("- a", "no YAML mapping"),
-        ("a: [", "is no YAML"),
+        ("- a", "not a YAML mapping"),
+        ("a: [", "is not valid YAML"),
     ],
 )
 def test_metadata_the_hub_would_refuse_is_named(matter, said):

@@ -206,9 +206,9 @@ def test_an_unknown_name_shows_near_misses(command, zoo_refuses, photo):
     [
         ("sesr-m7-x2", "no weights of 'sesr-m7-x2' are shipped; type: zoo train sesr-m7-x2"),
         (f"{NAME}.set5", "unknown tag of sesr-m3-x2 'set5'"),
-        ("./gone", "gone is no checkpoint (no such folder)"),
+        ("./gone", "gone is not a checkpoint (no such folder)"),
         ("org/repo", "offline mode is on (HF_HUB_OFFLINE=1)"),
-        ("Not a ref", "'Not a ref' is no ref; expected name[.tag]"),
+        ("Not a ref", "'Not a ref' is not a ref; expected name[.tag]"),
     ],
     ids=["no-weights", "tag", "path", "repo", "text"],
 )

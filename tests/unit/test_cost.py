@@ -245,7 +245,7 @@ def test_tiles_cover_the_image_within_the_budget(
 
 
 def pieces(length: int, size: int, halo: int) -> int:
-    """Count tiles along a line by walking: each keeps what is no halo at an inner edge."""
+    """Count tiles along a line by walking: each keeps what is not halo at an inner edge."""
     covered, count = 0, 0
     while covered < length:
         count += 1

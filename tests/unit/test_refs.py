@@ -42,7 +42,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
 
 
 def test_the_home_of_a_user_who_does_not_exist_is_refused():
-    with pytest.raises(MismatchError, match="'~no-such-user/a' is no path"):
+    with pytest.raises(MismatchError, match="'~no-such-user/a' is not a path"):
         parse("~no-such-user/a")
 
 
@@ -51,7 +51,7 @@ def test_the_home_of_a_user_who_does_not_exist_is_refused():
     ["", " ", "Sesr", "sesr.", ".sesr", "a b", "a/b/c", "org/", "/".join("ab") + "@", "ü/ö", "a\n"],
 )
 def test_what_fits_no_form_is_refused_with_the_grammar(text):
-    with pytest.raises(MismatchError, match="is no ref; expected name"):
+    with pytest.raises(MismatchError, match="is not a ref; expected name"):
         parse(text)
 
 

@@ -210,7 +210,7 @@ def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None
         zoo.export("sesr-m3-x2", tmp_path / "a.onnx", int8=True)
     with pytest.raises(MismatchError, match="no calibration inputs"):
         export_tflite(nn.ReLU().eval(), tmp_path / "a.tflite", (1, 3), [])
-    with pytest.raises(MismatchError, match=r"no NumPy file"):
+    with pytest.raises(MismatchError, match=r"is not a NumPy file"):
         zoo.run(classifier, tmp_path / "absent.npy")
     with pytest.raises(MismatchError, match=r"expected int8 \(N, 16, 16, 1\)"):
         zoo.run(classifier, np.zeros((4, 4), np.int8))

@@ -66,7 +66,7 @@ class CompactValues:
         return slices
 
     def attach(self, model: nn.Module) -> list[Any]:
-        """Freeze a model but for the masked tensors, and gather their gradients; return handles."""
+        """Freeze all but the masked tensors, and gather the gradients of these; return handles."""
         parts = self.slices()
         handles: list[Any] = []
         for name, parameter in model.named_parameters():

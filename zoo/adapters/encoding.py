@@ -1,7 +1,7 @@
 """Masks as bytes: sorted flat indices in the smallest of several exact encodings.
 
 `gap8` and `gap16` store how many positions lie between one element and the next; their greatest
-code (255, 65535) means "advance by so many, no element". A gap cannot be negative, so whatever
+code (255, 65535) means "advance by this many, no element". A gap cannot be negative, so whatever
 bytes stand in a file, what they decode to is strictly increasing: only the end must be checked.
 Indices that come in whole aligned blocks (of 2, 4, ... 256) are stored as block numbers.
 """

@@ -57,7 +57,7 @@ class AdapterFolder:
         """Read a folder.
 
         Raises:
-            MissingWeightsError: it is no adapter's folder.
+            MissingWeightsError: it is not an adapter's folder.
             MismatchError: its config is broken or of a newer format.
             UnsafeFileError: the file is not the one that the config describes.
 
@@ -66,7 +66,7 @@ class AdapterFolder:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         except OSError:
             raise MissingWeightsError(
-                f"{path} is no adapter (no {CONFIG} in it); make one with: zoo adapter train"
+                f"{path} is not an adapter (no {CONFIG} in it); make one with: zoo adapter train"
             ) from None
         except (ValueError, RecursionError) as error:
             raise MismatchError(f"{path / CONFIG} cannot be read as JSON: {error}") from error

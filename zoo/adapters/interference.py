@@ -28,7 +28,7 @@ from zoo.errors import MismatchError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CAVEAT = "AWOR follows from densities alone and is no measure of quality; the loss is."
+CAVEAT = "AWOR follows from densities alone and is not a measure of quality; the loss is."
 
 
 @dataclass(frozen=True)

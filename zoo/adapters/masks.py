@@ -200,7 +200,7 @@ def band(scores: Tensor, number: int, which: int, name: str) -> Tensor:
     """Return, sorted, the indices of ranks [which * number, (which + 1) * number).
 
     Raises:
-        MismatchError: there are not so many entries that may be chosen.
+        MismatchError: there are not that many entries that may be chosen.
 
     """
     allowed = int((scores >= 0).sum())
@@ -274,7 +274,7 @@ def _checked(
     masks = {}
     for name, mask in custom.items():
         if name not in chosen:
-            raise MismatchError(f"the custom mask names {name!r}, which is no target of the model")
+            raise MismatchError(f"the custom mask names {name!r}, not a target of the model")
         indices = mask.to(torch.int64).flatten().sort().values
         inside = indices.numel() and indices[0] >= 0 and indices[-1] < chosen[name].numel()
         if not inside or bool((indices[1:] == indices[:-1]).any()):

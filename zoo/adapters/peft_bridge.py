@@ -184,7 +184,7 @@ def _flat(
     # On Windows peft writes the indices as fp32.
     whole = pairs.to(torch.int64)
     if pairs.is_floating_point() and not torch.equal(whole.to(pairs.dtype), pairs):
-        raise UnsafeFileError(f"{name} has indices that are no whole numbers")
+        raise UnsafeFileError(f"{name} has indices that are not whole numbers")
     limits = torch.tensor(shape).unsqueeze(1)
     if bool(((whole < 0) | (whole >= limits)).any()):
         raise UnsafeFileError(f"{name} has indices outside of its shape {shape}")

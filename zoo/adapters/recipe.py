@@ -121,7 +121,7 @@ class AdapterRecipe:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise MismatchError(
-                f"{self.name!r} is no name; expected lower-case letters, digits and single hyphens"
+                f"{self.name!r} is not a name; expected lower-case letters, digits, single hyphens"
             )
         if self.method not in (known := extensions.names(METHODS)):
             raise UnknownNameError.near("method", self.method, known, f"known: {', '.join(known)}")

@@ -25,13 +25,13 @@ def read_toml(text: str, name: str) -> AdapterRecipe:
     """Return the recipe of a TOML file; `name` is that of the file.
 
     Raises:
-        MismatchError: no TOML, an unknown field, a wrong type, or another name inside.
+        MismatchError: not valid TOML, an unknown field, a wrong type, or another name inside.
 
     """
     try:
         recipe = AdapterRecipe.from_json({"name": name, **tomllib.loads(text)})
     except tomllib.TOMLDecodeError as error:
-        raise MismatchError(f"{name}.toml is no TOML: {error}") from error
+        raise MismatchError(f"{name}.toml is not valid TOML: {error}") from error
     if recipe.name != name:
         raise MismatchError(f"{name}.toml calls itself {recipe.name!r}; one of the two is wrong")
     return recipe
@@ -114,7 +114,7 @@ def new(name: str, base: str, task: str) -> AdapterRecipe:
 
 
 def base_ref(base: str) -> str:
-    """Return what to type for a recipe's base: a folder's name that is no ref becomes a path."""
+    """Return what to type for a recipe's base: a folder's name that is not a ref becomes a path."""
     return base if _parsed(base) is not None else f"./{base}"
 
 
@@ -122,7 +122,7 @@ def base_ref(base: str) -> str:
 def base_digests(base: str) -> dict[str, dict[str, str]]:
     """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
 
-    Adapters from before these were kept with each of them are told by it.
+    It identifies the base of adapters that are older than the digests kept with each of them.
     """
     if not isinstance(_parsed(base), refs.NameRef):
         return {}
@@ -136,7 +136,7 @@ def base_digests(base: str) -> dict[str, dict[str, str]]:
 
 
 def _parsed(base: str) -> refs.NameRef | refs.RepoRef | refs.PathRef | None:
-    """Return a base's ref; None for a folder's name that is no ref."""
+    """Return a base's ref; None for a folder's name that is not a ref."""
     try:
         return refs.parse(base)
     except MismatchError:

@@ -114,7 +114,7 @@ def _json(record: Mapping[str, Any]) -> str:
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise MismatchError(f"the adapter's metadata are no JSON: {error}") from error
+        raise MismatchError(f"the adapter's metadata are not valid JSON: {error}") from error
 
 
 def _common_digest(fields: Mapping[str, Mapping[str, Any]]) -> str:
@@ -128,7 +128,7 @@ def read_header(path: str | Path) -> Header:
 
     Raises:
         MissingWeightsError: there is no such file.
-        UnsafeFileError: it is damaged, or no sparse adapter.
+        UnsafeFileError: it is damaged, or not a sparse adapter.
         MismatchError: its version is newer than this zoo.
 
     """
@@ -166,16 +166,16 @@ def _opened(path: Path, use: Callable[[Any], _T]) -> _T:
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, MismatchError):
             raise
-        raise UnsafeFileError(f"{path} is no valid sparse adapter: {error}") from error
+        raise UnsafeFileError(f"{path} is not a valid sparse adapter: {error}") from error
 
 
 def _header(path: Path, file: Any) -> Header:
     text = (file.metadata() or {}).get(ENTRY)
     if text is None:
-        raise UnsafeFileError("it is no sparse adapter (PEFT's are read by: zoo adapter convert)")
+        raise UnsafeFileError("it is not a sparse adapter (for PEFT's: zoo adapter convert)")
     record = json.loads(text)
     if not isinstance(record, dict):
-        raise UnsafeFileError("its description is no JSON object")
+        raise UnsafeFileError("its description is not a JSON object")
     version = record.get("version")
     if type(version) is not int or version < 1:
         raise UnsafeFileError(f"its version is {version!r}")

@@ -132,7 +132,7 @@ class Switcher:
             self._switch(plan)
 
     def deactivate(self) -> None:
-        """Return to the base, bit for bit; also out of a switch whose rollback failed."""
+        """Return to the base, bit for bit, even from a switch whose rollback failed."""
         with self._gate.exclusive():
             self._switch(None)
 

@@ -132,7 +132,7 @@ class AdapterValues:
         return self._attachment.trained
 
     def prepare(self, optimizer: Optimizer) -> Optimizer:
-        """Prepare the optimizer alone: the network is no DDP module, for only nnz values travel."""
+        """Prepare the optimizer alone: the network needs no DDP, for only nnz values travel."""
         prepared: Optimizer = self.setup.accelerator.prepare(optimizer)
         self.setup.accelerator.register_for_checkpointing(self.attachment.trained)
         return prepared

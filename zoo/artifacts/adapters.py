@@ -22,7 +22,7 @@ def folder(ref: Ref) -> AdapterFolder:
     """Return the folder of an adapter: on this machine, or pulled from the Hub.
 
     Raises:
-        MissingWeightsError: it is no adapter's folder.
+        MissingWeightsError: it is not an adapter's folder.
 
     """
     parsed = refs.parse(ref)

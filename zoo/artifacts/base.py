@@ -68,7 +68,7 @@ def _place(ref: str | Path) -> Path | None:
 
 
 def named(name: str) -> Path | None:
-    """Return where a base lies that has a name but no recipe of the zoo; None for all others.
+    """Return where a base with a name but no recipe of the zoo lies; None for all others.
 
     Raises:
         MissingWeightsError: it comes with a package that is not installed.
@@ -156,7 +156,7 @@ def _diffusion_model(path: Path, name: str, dtype: Any) -> Base:
         raise MissingExtraError.of("diffusers", "adapters") from None
     kind = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
-        raise MismatchError(f"{path} names {name!r}, which is no model of diffusers")
+        raise MismatchError(f"{path} names {name!r}, which is not a model of diffusers")
     loader: Any = kind
     model = loader.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     return Base(model.eval())

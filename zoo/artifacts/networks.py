@@ -81,7 +81,7 @@ class Network:
         return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out)
 
     def default_output(self, source: Path) -> Path | None:
-        """Return where the task's result goes that nobody named a place for."""
+        """Return where the task's result goes when nobody named a place for it."""
         from zoo.tasks import task_of
 
         task = task_of(self.recipe)

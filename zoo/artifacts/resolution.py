@@ -146,7 +146,7 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
 
     Raises:
         UnknownNameError: no such recipe or tag.
-        MissingWeightsError: a recipe without shipped weights, or a folder that is no checkpoint.
+        MissingWeightsError: a recipe without shipped weights, or a folder that is not a checkpoint.
         MismatchError: another library's model.
         HubError, UnsafeFileError: see `pull`.
 
@@ -175,7 +175,7 @@ def _refuse_collection(repo: str) -> None:
 def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
     """Bring a Hub repository here, whole and verified; return its checkpoint.
 
-    Where ZOO_HUB or HF_ENDPOINT name another hub than huggingface.co, that one is asked. What
+    Where ZOO_HUB or HF_ENDPOINT name a hub other than huggingface.co, that one is asked. What
     was pulled is kept in ZOO_CACHE: a commit that is there costs no request.
 
     Args:

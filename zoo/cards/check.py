@@ -53,7 +53,7 @@ def front_matter(text: str) -> dict[str, Any]:
     """Return the metadata of a card.
 
     Raises:
-        ValueError: there is none, or it is no YAML mapping.
+        ValueError: there is none, or it is not a YAML mapping.
 
     """
     import yaml
@@ -66,9 +66,10 @@ def front_matter(text: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(match[1])
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"the metadata is no YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the metadata is not valid YAML: {reason}") from None
     if not isinstance(value, dict):
-        raise ValueError("the metadata is no YAML mapping")
+        raise ValueError("the metadata is not a YAML mapping")
     return value
 
 
@@ -78,13 +79,13 @@ def metadata_problems(matter: Mapping[str, Any]) -> list[str]:
     for key in ("base_model", "datasets"):
         for item in _items(matter.get(key)):
             if not (isinstance(item, str) and _REPO_ID.fullmatch(item)):
-                wrong.append(f"{key} holds {item!r}, which is no repository id")
+                wrong.append(f"{key} holds {item!r}, which is not a repository id")
     for key in ("tags", "metrics", "language"):
         if not all(isinstance(item, str) for item in _items(matter.get(key))):
-            wrong.append(f"{key} holds something that is no text")
+            wrong.append(f"{key} holds something other than text")
     for key in ("library_name", "pipeline_tag", "license_name"):
         if key in matter and not isinstance(matter[key], str):
-            wrong.append(f"{key} is no text")
+            wrong.append(f"{key} is not text")
     if not all(math.isfinite(number) for number in _numbers(matter)):
         wrong.append("a number in the metadata is not finite")
     return wrong + _index_problems(matter.get("model-index", []))
@@ -94,7 +95,7 @@ def _license_problems(matter: Mapping[str, Any]) -> Iterator[str]:
     license_ = matter.get("license")
     for identifier in _items(license_):
         if identifier not in LICENSES:
-            yield f"license {identifier!r} is no id of the Hub; use other, with license_name"
+            yield f"license {identifier!r} is not an id of the Hub; use other, with license_name"
     if license_ == "other" and not (matter.get("license_name") and matter.get("license_link")):
         yield "license other needs license_name and license_link"
 
@@ -110,7 +111,7 @@ def _relation_problems(matter: Mapping[str, Any]) -> Iterator[str]:
 def _index_problems(models: Any) -> list[str]:
     """Check the shape of `model-index`: names, results, and metrics with a type and a number."""
     if not isinstance(models, list):
-        return ["model-index is no list"]
+        return ["model-index is not a list"]
     faults: list[str] = []
     for model in models:
         results = model.get("results") if isinstance(model, dict) else None
@@ -142,7 +143,7 @@ def _is_metric(value: Any) -> bool:
 
 
 def unknown_numbers(text: str, source: "Checkpoint | AdapterFolder") -> list[str]:
-    """Return the numbers of a card that are no facts of its checkpoint or adapter, in order."""
+    """Return the numbers of a card that are not facts of its checkpoint or adapter, in order."""
     rendered, recorded = _facts(source)
     words = set(_words(rendered))
     words |= {word for fact in _texts(recorded) for word in _words(fact)}
@@ -173,7 +174,7 @@ def _facts(source: "Checkpoint | AdapterFolder") -> tuple[str, Any]:
 
 
 def _is_figure(word: str) -> bool:
-    """Say whether a word is no name (sesr-m5-x2, stm32f746) and no digest."""
+    """Say whether a word is neither a name (sesr-m5-x2, stm32f746) nor a digest."""
     return not word[0].isalpha() and _DIGEST.fullmatch(word) is None
 
 

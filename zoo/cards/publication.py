@@ -125,7 +125,7 @@ def files_of_dataset(path: Path, repo: str) -> Files:
     """Return what is sent of a folder of data; all but pickles are opaque bytes."""
     files = _chosen(path, is_opaque)
     if not files:
-        raise MissingWeightsError(f"{path} is no folder with files to publish")
+        raise MissingWeightsError(f"{path} is not a folder with files to publish")
     if CARD not in files:
         files[CARD] = f"---\ntags:\n- edge-zoo\n---\n\n# {repo.rpartition('/')[2]}\n".encode()
     _check(path, files)
@@ -212,8 +212,8 @@ def _regular(path: Path) -> Path:
     """Return the path of a file that lies in the folder itself."""
     if path.is_symlink() or not path.is_file():
         raise UnsafeFileError(
-            f"{path} is a symbolic link or no regular file; what it points to may not be meant to "
-            "be published: copy it into the folder"
+            f"{path} is a symbolic link or not a regular file; what it points to may not be meant "
+            "to be published: copy it into the folder"
         )
     return path
 

@@ -21,7 +21,7 @@ def add(command: Command) -> None:
     )
     sub.add_argument("--length", type=positive, help="of a language model's windows, in tokens")
     sub.add_argument("--stride", type=positive, help="from window to window; default: --length")
-    sub.add_argument("--windows", type=positive, help="at most so many; default: all")
+    sub.add_argument("--windows", type=positive, help="at most this many; default: all")
     sub.add_argument("--tasks", metavar="T,T", help="tasks of lm-eval too: names or .yaml files")
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")

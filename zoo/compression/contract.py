@@ -1,4 +1,4 @@
-"""What a compression method is: a module, and a frozen dataclass of what can be said to it.
+"""What a compression method is: a module, and a frozen dataclass of its options.
 
 A method is a file of `zoo.compression.methods` or of another room's folder `methods`, or what an
 entry point of one of these groups names. Whatever else there is of an option (a flag, a recipe's
@@ -15,7 +15,7 @@ from zoo.registry.compressed import Compressed
 
 
 class Options(Protocol):
-    """What can be said to a method: a frozen dataclass, each field with a default and a text.
+    """The options of a method: a frozen dataclass, each field with a default and a text.
 
     `__post_init__` refuses values that contradict each other.
     """

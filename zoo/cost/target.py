@@ -74,7 +74,7 @@ class Target:
             `flash_bytes_per_s` (weights), `dram_bytes_per_s` (weights, input, output and what
             does not fit SRAM: a target has flash or DRAM); `outputs_per_cycle` (of MAC ops);
             `op_overhead_us`; `power_w` (while running). All but the clock may be missing: a
-            missing bandwidth is part of the rates, a missing size is no limit.
+            missing bandwidth is part of the rates, a missing size means no limit.
         rates: work per cycle by op kind: MACs of "conv2d", "depthwise_conv2d",
             "fully_connected"; window elements of pools; output elements of the rest. "default"
             stands for kinds not named; data movement without a rate costs only its traffic.
@@ -160,7 +160,7 @@ def parse(name: str, text: str) -> Target:
     """Build a target from the text of its TOML file.
 
     Raises:
-        MismatchError: it is no TOML, has an unknown or missing field, or a number without a
+        MismatchError: it is not valid TOML, has an unknown or missing field, or a number without a
             value, a known confidence word or a source.
 
     """

@@ -105,7 +105,7 @@ class _Page:
         try:
             return _truetype(str(self.fonts[number]), size)
         except OSError as error:
-            raise MismatchError(f"{self.fonts[number]} is no font: {error}") from error
+            raise MismatchError(f"{self.fonts[number]} is not a font: {error}") from error
 
     def _word(self) -> str:
         length = 1 + min(11, int(self.random.poisson(3.8)))

@@ -47,7 +47,7 @@ def read_text(path: Path) -> str:
     try:
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise MismatchError(f"{path} is no UTF-8 text: {error}") from error
+        raise MismatchError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def tokenize(folder: Path, text: str) -> Tensor:

@@ -12,7 +12,7 @@ are int8 too) from 19, where a layer's terms cancel, to 91; the zoo's recipes an
 layers from 40. Files that compute something else (another kernel, sampling or bias) had -11 to 8.
 
 Outputs that hardly vary have a low SNR through their last rounding alone: a softmax over a
-thousand classes that are all as probable is 0 in int8. So an error of one step of the output (root
+thousand equally probable classes is 0 in int8. So an error of one step of the output (root
 mean square) is rounding, whatever the SNR; of a float file a step is 1e-6 of its largest output.
 """
 

@@ -155,7 +155,7 @@ def write(value: Mapping[str, Any], table: Table, identifier: bytes) -> bytes:
 
 
 class _Writer:
-    """Writes a table and then, behind it, what it points to."""
+    """Writes a table and then, after it, what it points to."""
 
     def __init__(self) -> None:
         self.data = bytearray()

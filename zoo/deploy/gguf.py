@@ -13,7 +13,7 @@ def convert(file: Path, out: Path) -> Path:
 
     Raises:
         MissingWeightsError: no such file.
-        MismatchError: no GGUF file, one of an unknown architecture, or `out` is there already.
+        MismatchError: not a GGUF file, one of an unknown architecture, or `out` is there already.
 
     """
     try:
@@ -29,7 +29,7 @@ def convert(file: Path, out: Path) -> Path:
         raise MismatchError(f"{out} is there already; choose another --out, or remove it")
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise MismatchError(f"{file} is no GGUF file: it does not start with GGUF")
+            raise MismatchError(f"{file} is not a GGUF file: it does not start with GGUF")
     # transformers takes the folder's other files for the model's: a folder of its own
     with quiet(), tempfile.TemporaryDirectory(prefix="zoo-gguf-") as folder:
         linked = Path(folder) / file.name

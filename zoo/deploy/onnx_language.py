@@ -100,7 +100,7 @@ class Gathered(nn.Module):
 
 
 class GatheredRows(nn.Module):
-    """8-bit rows in operators that ONNX has: looked up by ids, ...
+    """8-bit rows in operators that ONNX has: an embedding, and what a head multiplies by.
 
     Args:
         rows: of the packed embedding or head.
@@ -126,7 +126,7 @@ class GatheredRows(nn.Module):
 
 
 class _Times(nn.Module):
-    """... or multiplied by: a head."""
+    """A head of such rows."""
 
     def __init__(self, rows: GatheredRows) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def export(
     Args:
         model: as `zoo.load` gives it, in float32; its packed layers are replaced.
         path: of the file.
-        length: tokens of the example that is exported with; the file takes any length.
+        length: tokens of the example to export with; the file takes any length.
         metadata: stored in the file.
 
     Raises:

@@ -45,7 +45,7 @@ class TfliteFile:
 
 
 def load_tflite(path: Path) -> IntegerNetwork | FloatNetwork:
-    """Return a file's network as a module, channels last: integers in and out if it has such."""
+    """Return a file's network as a module, channels last; integers in and out if it has them."""
     graph = read_tflite(path)
     integer = any(tensor.dtype in LIMITS for tensor in graph.tensors.values())
     return IntegerNetwork(graph) if integer else FloatNetwork(graph)
@@ -203,7 +203,7 @@ def _input(graph: Graph, source: Any) -> Tensor:
         try:
             array = np.load(source, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise MismatchError(f"{source} is no NumPy file: {error}") from error
+            raise MismatchError(f"{source} is not a NumPy file: {error}") from error
     else:
         array = np.asarray(source)
     if array.shape == tensor.shape[1:]:
@@ -220,7 +220,7 @@ def _picture(graph: Graph, source: str | Path) -> NDArray[np.float32]:
 
     tensor = graph.tensors[graph.inputs[0]]
     if len(tensor.shape) != 4 or tensor.shape[3] not in (1, 3):
-        raise MismatchError(f"the network takes {tensor.shape}, no picture; give a .npy file")
+        raise MismatchError(f"the network takes {tensor.shape}, not a picture; give a .npy file")
     _, height, width, channels = tensor.shape
     picture = images.to_pillow(images.read(source)).convert("L" if channels == 1 else "RGB")
     small = picture.resize((width, height), Image.Resampling.BICUBIC)

@@ -34,7 +34,7 @@ def read_tflite(path: Path) -> Graph:
 
     Raises:
         MissingWeightsError: there is no such file.
-        UnsafeFileError: it is no TFLite file, or damaged, or made to harm.
+        UnsafeFileError: it is not a TFLite file, or damaged, or made to harm.
         MismatchError: it is one, with something that this reader does not know.
 
     """
@@ -195,7 +195,7 @@ class _Parser:
 
 
 def _called(code: Mapping[str, Any], number: int) -> str:
-    """Return what an operator that is not known here is called."""
+    """Return the name of an operator that is not known here."""
     names = tflite_schema.NAMES
     if number == names.index("CUSTOM"):
         return f"custom operator {code['custom_code']!r}"
@@ -243,7 +243,7 @@ def _quantization(
     ):
         raise UnsafeFileError(f"tensor {name!r} has {len(scales)} scales that do not fit {shape}")
     if not np.all(np.isfinite(scales) & (scales > 0)) or not np.all(np.abs(zeros) < 2**31):
-        raise UnsafeFileError(f"tensor {name!r} has a scale or zero point that is no number")
+        raise UnsafeFileError(f"tensor {name!r} has a scale or zero point that is not a number")
     return Quantization(
         scales=tuple(float(scale) for scale in scales),
         zero_points=tuple(int(zero) for zero in zeros),

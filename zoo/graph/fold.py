@@ -124,7 +124,7 @@ class _Folding:
         Args:
             norm: the norm.
             layer: names of the layer's weight and, if it has one, bias; none: the norm alone.
-            bias: the name of a bias that there was none of.
+            bias: the name for a bias where there was none.
 
         """
         key = (*layer, *norm.inputs[1:], str(norm.attributes))
@@ -145,7 +145,7 @@ class _Folding:
             column = factor.reshape(-1, *[1] * (len(shape) - 1))
             self.values[weight] = (kernel.astype(np.float64) * column).astype(np.float32)
             self.values[bias] = (before * factor + shift).astype(np.float32)
-        # A norm's scale and shift are the parameters that what is new here can be written to.
+        # Where the layer has no parameter, the new one takes the source of the norm's own.
         self.store(weight, "weight", shape, layer[0] if layer else own.get("weight"))
         self.store(bias, "bias", channels, layer[1] if layer[1:] else own.get("bias"))
         self.made[key] = weight, bias
@@ -156,7 +156,7 @@ class _Folding:
         return name if len(self.graph.consumers.get(name, ())) == 1 else f"{name}.{norm.name}"
 
     def store(self, name: str, kind: Kind, shape: tuple[int, ...], like: str | None) -> None:
-        """Add a parameter that takes the place of another one, or of none in the module."""
+        """Add a parameter in the place of `like`, or one that the module does not have."""
         old = self.tensors[like or self.graph.inputs[0]]
         self.tensors[name] = Tensor(
             name=name, shape=shape, dtype=old.dtype, kind=kind, source=old.source if like else ""

@@ -17,10 +17,9 @@ def fuse(graph: Graph, activations: frozenset[str]) -> Graph:
     """Move each activation of these kinds into the op that produces its input.
 
     This is what runtimes do: the activation is applied on the way out, and the tensor between
-    is never stored. It needs a producer of a kind that fuses, without an activation of its own, and
-    whose result nothing else reads; activations that act on
-    single elements also move ahead of reshapes, transposes and depth-to-space, with which they
-    commute.
+    is never stored. It needs a producer of a kind that fuses, without an activation of its own,
+    whose result nothing else reads. Activations that act on single elements also move ahead of
+    reshapes, transposes and depth-to-space, with which they commute.
     """
     for op in graph.ops:
         if op.kind in activations:

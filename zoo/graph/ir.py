@@ -131,7 +131,7 @@ class Op:
 
     @property
     def label(self) -> str:
-        """How messages call it: "conv2d at body.3"."""
+        """What messages call it: "conv2d at body.3"."""
         return f"{self.kind} at {self.module or 'the top level'}"
 
 

@@ -39,7 +39,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
 
 
 def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
-    # A shared tensor under each of its names: which one the exporter takes is its own affair.
+    # A shared tensor under each of its names: which one is taken is up to the exporter.
     tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     tensors |= dict(module.named_buffers(remove_duplicate=False))
     if any(tensor.is_meta for tensor in tensors.values()):

@@ -50,7 +50,7 @@ class UnreachableError(HubError):
 
 
 class RefusedError(HubError):
-    """The hub answered, and it was no.
+    """The hub answered, and the answer was no.
 
     Attributes:
         status: of HTTP.
@@ -147,7 +147,7 @@ class Connection:
         try:
             return json.loads(body), following
         except (ValueError, RecursionError) as error:
-            raise HubError(f"{self.endpoint} answered what is no JSON: {error}") from None
+            raise HubError(f"{self.endpoint} did not answer with valid JSON: {error}") from None
 
     def _get(self, url: str, repo: str, revision: str) -> tuple[bytes, str | None]:
         """Return (the body, the address of the next page)."""
@@ -318,7 +318,7 @@ def _bounded(response: Any) -> Iterator[bytes]:
 
 def _rows(page: Any) -> list[dict[str, Any]]:
     if not isinstance(page, list) or not all(isinstance(row, dict) for row in page):
-        raise HubError("the hub answered a listing that is no list of files")
+        raise HubError("the hub answered with a listing that is not a list of files")
     return page
 
 

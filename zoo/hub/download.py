@@ -74,7 +74,7 @@ def fetch(open_at: Open, file: RemoteFile, part: Path, stop: threading.Event) ->
     if digest is None:
         part.unlink(missing_ok=True)
         raise UnsafeFileError(
-            f"{file.path} came with another content than the hub listed ({file.digest[:23]}…); "
+            f"{file.path} came with content other than the hub listed ({file.digest[:23]}…); "
             "it was thrown away: somebody on the way, or the hub's storage, changed it"
         )
     sync(part)

@@ -29,7 +29,7 @@ _SMALL_BYTES = 16 << 20
 
 @contextmanager
 def connected(place: where.Place, *, write: bool = False) -> Iterator["Connection"]:
-    """Yield the hub; the embedded one runs for as long as the block.
+    """Yield the hub; the embedded one runs as long as the block does.
 
     Raises:
         HubError: `write`, and no token is known.

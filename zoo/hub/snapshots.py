@@ -69,7 +69,7 @@ class Snapshot:
             if path.is_symlink() or path.stat().st_size != expected["bytes"]:
                 raise UnsafeFileError(f"{name} was replaced")
             if sha256(path) != expected["sha256"]:
-                raise UnsafeFileError(f"{name} was changed: its sha256 is another one")
+                raise UnsafeFileError(f"{name} was changed: its sha256 differs")
 
 
 def folder(hub: str, repo: str) -> Path:
@@ -232,7 +232,7 @@ def _require_room(parts: Path, files: Sequence[RemoteFile]) -> None:
     free = shutil.disk_usage(parts).free
     if missing > free:
         raise HubError(
-            f"{missing:,} bytes are to be fetched into {parts.parent} and {free:,} are free there; "
+            f"{missing:,} bytes must be fetched into {parts.parent} and {free:,} are free there; "
             "make room (zoo cache list, zoo cache prune), or set ZOO_CACHE to a larger disk"
         )
 

@@ -31,7 +31,7 @@ class Place:
 
     @property
     def label(self) -> str:
-        """How the cache calls it: "huggingface.co", "127.0.0.1_8000", "local"."""
+        """What the cache calls it: "huggingface.co", "127.0.0.1_8000", "local"."""
         if self.folder is not None:
             if self.folder == _local_folder(None):
                 return "local"
@@ -58,7 +58,7 @@ def place() -> Place:
     """Return the hub that the environment names.
 
     Raises:
-        HubError: ZOO_HUB or HF_ENDPOINT is no address, or has a password in it.
+        HubError: ZOO_HUB or HF_ENDPOINT is not an address, or has a password in it.
 
     """
     chosen = os.environ.get("ZOO_HUB") or os.environ.get("HF_ENDPOINT") or PUBLIC
@@ -71,7 +71,7 @@ def endpoint(chosen: str, what: str) -> str:
     """Return the address of a hub, without a trailing slash.
 
     Raises:
-        HubError: it is no address, or has a password in it.
+        HubError: it is not an address, or has a password in it.
 
     """
     endpoint = chosen.rstrip("/")
@@ -82,7 +82,7 @@ def endpoint(chosen: str, what: str) -> str:
         valid = False
     if not valid or parts.query or parts.fragment:
         local = "local, or " if what.startswith("the hub") else ""
-        raise HubError(f"{what} is no address; expected {local}for example {PUBLIC}")
+        raise HubError(f"{what} is not an address; expected {local}for example {PUBLIC}")
     if parts.username is not None:
         raise HubError(
             "the hub's address has a name or a password in it; addresses end up in logs: "
@@ -110,7 +110,7 @@ def check_repo(repo: str) -> None:
     """Accept `org/name`, or with a kind before it, as the Hub does.
 
     Raises:
-        MismatchError: it is no repository id.
+        MismatchError: it is not a repository id.
 
     """
     kind, name = split(repo)
@@ -125,7 +125,7 @@ def check_repo(repo: str) -> None:
         or name.endswith(".git")
     ):
         raise MismatchError(
-            f"{repo!r} is no repository id; expected org/name (or datasets/org/name, "
+            f"{repo!r} is not a repository id; expected org/name (or datasets/org/name, "
             "spaces/org/name) of letters, digits, '-', '_' and '.', not at the ends, no two of "
             "them in a row"
         )

@@ -71,7 +71,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.embeddings, self.tied = embeddings, bool(tied)
         self.base_tensors = {name: dict(value) for name, value in (base_tensors or {}).items()}
         for value in (self.options, *self.overrides.values()):
-            LayerOptions.from_dict(value)  # refuses what is no option
+            LayerOptions.from_dict(value)  # refuses what is not an option
 
     def options_of(self, name: str, inner: str) -> LayerOptions | None:
         """Return the options of a linear layer, or None if it is not packed.

@@ -1,4 +1,4 @@
-"""The pictures' networks of MLPerf Tiny (Banbury et al., arXiv 2106.07597): ResNet-8, MobileNetV1.
+"""The picture networks of MLPerf Tiny (Banbury et al., arXiv 2106.07597): ResNet-8, MobileNetV1.
 
 Layer for layer as the benchmark publishes them, and with TensorFlow's padding: where a stride of 2
 needs one row of zeros, it stands below. Two differences, both on purpose: the last layer gives

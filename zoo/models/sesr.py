@@ -145,7 +145,7 @@ class ExpandedSESR(nn.Module):
         network computes what the shallower one does (not with ReLU, which has no slopes).
 
         Raises:
-            ValueError: `model` is no SESR of this width, or is deeper.
+            ValueError: `model` is not a SESR of this width, or is deeper.
 
         """
         channels, blocks = self.shape

@@ -124,7 +124,7 @@ def serve(
     open_browser: bool = False,
     block: bool = True,
 ) -> str:
-    """Serve the page; return its address once it is served (or, with `block`, once it ended).
+    """Serve the page; return its address once it is served (or, with `block`, once it has ended).
 
     Args:
         port: None takes GRADIO_SERVER_PORT, or else the first free one from 7860 on.
@@ -149,7 +149,7 @@ def serve(
             max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"],
             theme=_THEME, css=_CSS + "".join(tab.CSS for tab in tabs().values()),
         )  # fmt: skip
-    except OSError as error:  # somebody took the port since it was looked at
+    except OSError as error:  # somebody has taken the port since it was tried
         raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
     print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
     if block:

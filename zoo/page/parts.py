@@ -24,9 +24,9 @@ def note(text: str) -> gr.HTML:
 def in_one_piece(output: Output) -> Output:
     """Let the pictures of an output appear in Gradio's cache in one piece, by renaming.
 
-    Gradio names a picture after its content and writes it over, in place, for everybody who is
-    shown the same one: whoever is fetching it at that moment gets half of it. What comes as a
-    file it copies aside and renames, and only if it is not there yet.
+    Gradio names a picture after its content and overwrites it in place for everybody who is
+    shown the same one, so whoever is fetching it at that moment gets half of it. A picture that
+    comes as a file it copies aside and renames, and only if it is not there yet.
     """
     show: Any = output.postprocess
 

@@ -138,7 +138,7 @@ class Bench:
 
     def _answer(self, given: Any, chosen: dict[str, float], strategy: str) -> Answer:
         switcher, model = self.switcher, self.base.model
-        switcher.deactivate()  # also out of what an interrupted visitor left
+        switcher.deactivate()  # an interrupted visitor may have left adapters in
         before = switcher.verify()
         plain = self._shown(given)
         if not chosen:

@@ -124,7 +124,7 @@ class QuantizedMatrix:
         if options.act_order:
             order = take(tensors, "order", (grid.columns,), torch.int32).long()
             if not torch.equal(order.sort().values, torch.arange(grid.columns).to(order)):
-                raise UnsafeFileError("order is no permutation of the columns")
+                raise UnsafeFileError("order is not a permutation of the columns")
         parameters = grid.restore(tensors)
         expected = {"codes", *grid.store(parameters), *(("order",) if options.act_order else ())}
         if set(tensors) != expected:

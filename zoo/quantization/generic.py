@@ -46,7 +46,7 @@ def quantize_model(
     quantized predecessors give it; layers given the same tensor share their statistics. Layers
     that the batches reach with few tokens are quantized without. A weight that several modules
     share, as a head tied to its embedding, stays in floats, and so does one that is only read.
-    At last the model is run on the first batch, beside what it gave before.
+    Finally the model is run on the first batch and compared with what it gave before.
 
     Args:
         model: in eval mode; changed in place. Its state dict loads into a model treated alike.
@@ -86,7 +86,7 @@ def quantize_model(
                 model.set_submodule(place, packed)
         report = {name: _facts(matrix) for name, matrix in matrices.items()}
         distance = verify.compare(model, runs[0], before, _worst(report))
-    except BaseException:  # an interrupted model is no model either
+    except BaseException:  # an interrupted model is not a model either
         for name, layer in layers.items():
             layer.weight.data = usual[name]
             for place in places[name]:

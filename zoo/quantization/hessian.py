@@ -53,7 +53,7 @@ def check_hessian(hessian: Tensor, columns: int) -> Tensor:
             "calibrate in float32 or bfloat16"
         )
     if (hessian.diagonal() < 0).any():
-        raise MismatchError("the Hessian has a negative diagonal, so it is no sum of x x^T")
+        raise MismatchError("the Hessian has a negative diagonal, so it is not a sum of x x^T")
     return hessian.to(torch.float32)
 
 

@@ -49,7 +49,7 @@ def quantize_layers(
     """
     layers = blocks.linears(module)
     _check_weights(layers, prefix)
-    past: set[str] = set()  # layers that will not change any more
+    past: set[str] = set()  # layers that will no longer change
     if not plan.calibrates:
         levels: list[blocks.Level] = [[[name] for name in layers]]
         called = list(layers)

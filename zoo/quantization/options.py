@@ -60,7 +60,7 @@ class CodebookOptions(Feedback):
         target_bpv: instead of `group_size`: the finest groups whose stored bits per weight,
             everything counted, stay within this.
         columns_per_group: columns that a codebook spans; 0 chooses.
-        iterations: at most so many steps of k-means per codebook.
+        iterations: at most this many steps of k-means per codebook.
         update_steps: conjugate-gradient steps of the codebook update; 0 leaves it out.
         rounds: how often codes are chosen anew for the updated codebooks, then these for the codes.
         codebook_bits: 8 (integers with a 16-bit scale per codebook) or 16 (halves).

@@ -113,18 +113,18 @@ class PackedLinear(nn.Module):
 
         Raises:
             UnsafeFileError: a scale or basis that is zero, NaN or infinite, as when tensors were
-                missing from the file; an order that is no permutation; bits behind the last code.
+                missing from the file; an order that is not a permutation; bits after the last code.
 
         """
         self.grid.check(self.stored())
         codes, bits = self.get_buffer("codes"), self.grid.index_bits
         spare = -self.grid.cells * bits % 8
         if spare and (codes[:, -1] >> (8 - spare)).any():
-            raise UnsafeFileError("codes out of range: bits are set behind the last code of a row")
+            raise UnsafeFileError("codes out of range: bits are set after the last code of a row")
         if "order" in self.names:
             order = self.get_buffer("order").long()
             if not torch.equal(order.sort().values, torch.arange(self.in_features).to(order)):
-                raise UnsafeFileError("order is no permutation of the columns")
+                raise UnsafeFileError("order is not a permutation of the columns")
 
     def codebooks(self) -> tuple[Tensor, Tensor | None]:
         """Return the codebooks (C, G, k, dim) and their scales as they are stored, or would be.

@@ -45,7 +45,7 @@ def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
     shifts = torch.arange(8, device=stream.device) * bits
     values = ((word.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)).view(rows, -1)
     if values[:, count:].any():
-        raise UnsafeFileError("bits are set behind the last packed integer of a row")
+        raise UnsafeFileError("bits are set after the last packed integer of a row")
     return values[:, :count].to(torch.uint8)
 
 

@@ -47,7 +47,7 @@ class CalibrationRuns:
         return partial(self._run, index)
 
     def finish(self, order: Iterable[str], final: set[str]) -> None:
-        """Take note of which linear layers will not change any more.
+        """Take note of which linear layers will no longer change.
 
         Args:
             order: the names of all layers, as they are called.

@@ -1,4 +1,4 @@
-"""The pictures' benchmarks of MLPerf Tiny (arXiv 2106.07597): image classification, wake words."""
+"""The picture benchmarks of MLPerf Tiny (arXiv 2106.07597): image classification, wake words."""
 
 from zoo.registry.recipe import Recipe, Train
 
@@ -8,7 +8,7 @@ _CIFAR10 = (
 
 
 _TRAIN = Train(
-    steps=10_000,  # 27 times each of the 48,000 pictures of CIFAR-10 that are trained on
+    steps=10_000,  # 27 times each of the 48,000 pictures of CIFAR-10 used for training
     batch_size=128,
     optimizer="soap",
     lr=3e-3,
@@ -46,7 +46,7 @@ def _recipe(
         make=_TRAIN,
         default_tag=tag,
         paper="2106.07597",
-        tiny={"train": {"batch_size": 4, "precision": "no"}},  # the networks have but one width
+        tiny={"train": {"batch_size": 4, "precision": "no"}},  # the networks have only one width
     )
 
 
@@ -56,7 +56,7 @@ RECIPES = (
         "Image classification of MLPerf Tiny: ResNet-8 on 32x32 pixels",
         "ResNet8",
         32,
-        (-1, 1),  # published: 0 to 255; so, zero padding continues mid grey
+        (-1, 1),  # published: 0 to 255; this way zero padding continues mid grey
         _CIFAR10,
         "cifar10",
     ),

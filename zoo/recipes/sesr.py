@@ -45,7 +45,7 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
             batch_size=4,
             # On the small kernels themselves, 12,000 steps of SOAP reach what the authors' wide
             # factors reach with AdamW at 5e-4 in 100,000: 31.99 dB held out (M5 x2). Past that M5
-            # gains nothing more, the larger ones do.
+            # gains nothing more; the larger ones do.
             optimizer="soap",
             lr=5e-3,
             warmup_steps=500,

@@ -36,7 +36,7 @@ class Artifact(Protocol):
         """Return the result of one inference; with `out` it is saved too."""
 
     def default_output(self, source: Path) -> Path | None:
-        """Return where a result goes that nobody named a place for; None: it is printed."""
+        """Return where a result goes when nobody named a place for it; None: it is printed."""
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any

@@ -43,7 +43,7 @@ def build(recipe: Recipe) -> "nn.Module":
     except (ImportError, AttributeError) as error:
         raise MismatchError(f"model {recipe.model!r} of {recipe.name!r}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, which is no network")
+        raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, not a network")
     try:
         return kind(**recipe.args).eval()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -84,7 +84,7 @@ class Checkpoint:
         """Read a folder's config and metrics; the weights are verified when they are loaded.
 
         Raises:
-            MissingWeightsError: the folder is not there, or is no checkpoint.
+            MissingWeightsError: the folder is not there, or is not a checkpoint.
             MismatchError: its config is of a newer format, or broken.
 
         """
@@ -92,7 +92,7 @@ class Checkpoint:
         if not (path / CONFIG).is_file():
             reason = "no such folder" if not path.is_dir() else f"no {CONFIG} in it"
             raise MissingWeightsError(
-                f"{path} is no checkpoint ({reason}); make one with: zoo train NAME --out {path}"
+                f"{path} is not a checkpoint ({reason}); make one with: zoo train NAME --out {path}"
             )
         file = facts_file(path)
         config = read_json(file)
@@ -105,7 +105,7 @@ class Checkpoint:
         fields = {"recipe": dict, "tag": str, "license": str, "data": dict, "files": dict}
         for key, kind in fields.items():
             if not isinstance(config.get(key), kind):
-                raise MismatchError(f"{file}: {key!r} is missing or no {kind.__name__}")
+                raise MismatchError(f"{file}: {key!r} is missing or not of type {kind.__name__}")
         recipe = Recipe.from_json(config["recipe"])
         needed = list(config["files"]) if recipe.of_transformers else [WEIGHTS]
         for name in needed or [WEIGHTS]:
@@ -144,7 +144,7 @@ class Checkpoint:
         try:
             return safetensors.torch.load_file(file)
         except SafetensorError as error:
-            raise UnsafeFileError(f"{file} is no valid safetensors file: {error}") from error
+            raise UnsafeFileError(f"{file} is not a valid safetensors file: {error}") from error
 
     def verify(self) -> None:
         """Compare every file with the size and SHA-256 that the config has of it.
@@ -196,7 +196,7 @@ class Checkpoint:
         """Write a checkpoint. A crash leaves the old one, the new one or none, never a mixture.
 
         The config goes first when an old checkpoint is replaced and comes last when the new one is
-        complete: a folder without config is no checkpoint.
+        complete: a folder without config is not a checkpoint.
         """
         import safetensors.torch
 

@@ -162,7 +162,7 @@ class Recipe:
         for value in (self.name, self.default_tag):
             if not NAME.fullmatch(value):
                 raise MismatchError(
-                    f"{value!r} is no name; expected lower-case letters, digits and single hyphens"
+                    f"{value!r} is not a name; expected lower-case letters, digits, single hyphens"
                 )
         if not re.fullmatch(r"[\w.]+:\w+", self.model):
             raise MismatchError(f"model is {self.model!r}; expected 'module:class'")

@@ -57,7 +57,7 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
         try:  # a tilde is special only in front: ./~a is the folder ~a, not a home
             return PathRef(Path(ref).expanduser() if ref.startswith("~") else Path(ref))
         except RuntimeError as error:  # ~name of a user that does not exist
-            raise MismatchError(f"{ref!r} is no path: {error}") from error
+            raise MismatchError(f"{ref!r} is not a path: {error}") from error
     name, dot, tag = ref.partition(".")
     if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):
         return NameRef(name, tag or None)
@@ -68,4 +68,4 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
                 f"write ./{match['repo']} for the folder"
             )
         return RepoRef(match["repo"], match["revision"])
-    raise MismatchError(f"{ref!r} is no ref; expected {GRAMMAR}")
+    raise MismatchError(f"{ref!r} is not a ref; expected {GRAMMAR}")

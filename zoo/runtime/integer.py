@@ -19,14 +19,14 @@ _CHUNK = 2**21  # elements of the largest activation that are worked on at once
 class IntegerNetwork(nn.Module):
     """Runs a quantized graph with the arithmetic of TFLite Micro's reference kernels, on the CPU.
 
-    Those of LiteRT give the same integers but for fully connected layers, which round once there
+    Those of LiteRT give the same integers except for fully connected layers, which round once there
     and so differ by one step (rarely in int8), and for int16 softmax, see `zoo.runtime.lut`.
 
     It takes and gives the integers of the graph's inputs and outputs, channels last, as the
     runtime does: int8 `(N, H, W, C)`. Any batch size goes through a graph that was made for one
     sample, unless an operation mixes samples.
 
-    How it stays exact and becomes fast is told in `zoo.runtime.integer_products` (sums),
+    How it stays exact and becomes fast is explained in `zoo.runtime.integer_products` (sums),
     `zoo.runtime.rescale` (rounding) and `zoo.runtime.integer_tables` (tables).
 
     Args:

@@ -53,7 +53,7 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _by_rows(matrix: Tensor) -> Tensor:
-    """Return a matrix row by row in memory, and with the strides of such.
+    """Return a matrix that lies row by row in memory, with the strides to match.
 
     Along sizes of 1 `contiguous` keeps any stride; `torch._int_mm` takes it for the length of a
     row and reads elsewhere.

@@ -28,7 +28,7 @@ from zoo.runtime import fixedpoint
 
 _MOST_STEPS = 2**20  # that are checked; int16 results of one channel have 2^16
 _BLOCK = 2**18  # elements that are worked on at once: 2 MiB of float64
-_ROW = 2**11  # about so many constants side by side: broadcasting shorter rows is slow
+_ROW = 2**11  # about this many constants side by side: broadcasting shorter rows is slow
 
 
 class _Workspace(threading.local):
@@ -38,7 +38,7 @@ class _Workspace(threading.local):
         self.blocks = [torch.empty(0, dtype=torch.float64) for _ in range(2)]
 
     def take(self, place: int, shape: torch.Size) -> Tensor:
-        """Return a block in this shape; what it holds is anything."""
+        """Return a block in this shape; its content is undefined."""
         size = shape.numel()
         if len(self.blocks[place]) < size:
             with torch.inference_mode(False):  # for callers in and outside that mode
@@ -62,7 +62,7 @@ class Rescale:
         domain: every x that can occur, where they are few and the results many.
         multipliers: (multiplier, shift) pairs instead of `factors`, for the kernels that derive
             them otherwise.
-        zero_point: what is added to results at last.
+        zero_point: what is added to results last.
         dtype: of results.
 
     Raises:

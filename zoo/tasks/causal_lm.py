@@ -1,4 +1,4 @@
-"""Causal language modelling: go on in the style of a text.
+"""Causal language modelling: continue in the style of a text.
 
 The text is cut into blocks of `train.options.length` tokens; the last tenth is held out. A base
 model goes through transformers; `zoo.adapters` feeds it.

@@ -20,7 +20,7 @@ class Metric:
     """A number that says how good a model is.
 
     Attributes:
-        key: of it in what `validate` and `evaluate` return, e.g. "psnr_y_db".
+        key: its key in what `validate` and `evaluate` return, e.g. "psnr_y_db".
         name: for people, e.g. "PSNR Y".
         unit: e.g. "dB"; empty: it has none.
         better: whether the higher or the lower value is.
@@ -265,7 +265,9 @@ def check(task: Any, name: str) -> None:
             f"the task {name!r} has no FACTS that are a TaskFacts; see zoo.tasks.contract"
         )
     if facts.name != name:
-        raise MismatchError(f"the task {name!r} calls itself {facts.name!r}; one of both is wrong")
+        raise MismatchError(
+            f"the task {name!r} calls itself {facts.name!r}; one of the two is wrong"
+        )
     needed: Sequence[str] = ("evaluate", "trial", *(TRAINING if facts.select_by else ()))
     needed = (*needed, *(("demo",) if facts.demo else ()))
     if missing := [part for part in needed if not callable(getattr(task, part, None))]:

@@ -1,6 +1,6 @@
 """Denoising diffusion of small grey pictures: predict the noise (Ho et al., arXiv 2006.11239).
 
-A UNet of diffusers goes on from what it draws to what it has not seen: classes of a data set in
+A UNet of diffusers learns to draw what it has not seen before: classes of a data set in
 the format of MNIST (`train.options.classes`, e.g. "5,7,9"; empty: all), or a look
 (`train.options.look`: "plain", "outline", "negative"). Pictures are (1, 28, 28) in [-1, 1].
 """

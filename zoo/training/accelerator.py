@@ -39,7 +39,7 @@ def accelerator_for(
 
 
 def is_main_process() -> bool:
-    """Say whether this process writes, of those that train together."""
+    """Say whether this process is the one that writes, of those that train together."""
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)

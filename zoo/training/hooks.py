@@ -33,7 +33,7 @@ class MovingAverage(Hook):
         setup.accelerator.register_for_checkpointing(self._average)
 
     def stepped(self, trained: nn.Module) -> None:
-        """Take the new parameters in."""
+        """Take in the new parameters."""
         self._average.update_parameters(trained)
 
 

@@ -77,7 +77,7 @@ class Run:
         self.folder = RunFolder(out, trainee.result)
         self.task = task_of(self.recipe)
         # The main process prepares the data, the others find them in the cache; `finally`, so
-        # that data which cannot be used are the same clear error in every process.
+        # that unusable data gives the same clear error in every process.
         if not accelerator.is_main_process:
             accelerator.wait_for_everyone()
         try:

@@ -114,7 +114,7 @@ def evaluate(
     perplexity on a text.
 
     Raises:
-        MismatchError: `record`, and the checkpoint was pulled: the cache holds what the Hub holds.
+        MismatchError: `record` of a pulled checkpoint: the cache holds what the Hub holds.
 
     """
     artifact = resolve(ref)
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def _check_recordable(ref: "Ref | Artifact", artifact: "Artifact") -> None:
-    """Refuse what is no checkpoint of the zoo, or lies in the cache."""
+    """Refuse what is not a checkpoint of the zoo, or lies in the cache."""
     name = ref if isinstance(ref, str | Path) else artifact.ref
     if isinstance(refs.parse(name), refs.RepoRef):
         raise MismatchError(

@@ -57,7 +57,7 @@ def factors(model: nn.Module, options: Options, *, dora: bool) -> PeftRoute:
 
     Raises:
         MissingExtraError: peft is not installed.
-        MismatchError: a target is no linear layer, or PEFT refuses.
+        MismatchError: a target is not a linear layer, or PEFT refuses.
 
     """
     peft = package()

@@ -17,7 +17,7 @@ def attach(model: nn.Module, indices: Indices, options: Options) -> Attachment:
 
     Raises:
         MissingExtraError: peft is not installed.
-        MismatchError: a target is no linear layer.
+        MismatchError: a target is not a linear layer.
 
     """
     return factors(model, options, dora=True)

@@ -24,7 +24,7 @@ def attach(model: nn.Module, indices: masks.Indices, options: Options) -> Attach
 
     Raises:
         MissingExtraError: peft is not installed.
-        MismatchError: a target is no linear layer.
+        MismatchError: a target is not a linear layer.
 
     """
     _peft.package()

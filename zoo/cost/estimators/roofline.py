@@ -151,7 +151,7 @@ def _notes(run: _Run, target: Target) -> tuple[str, ...]:
         if cost.bound == "host":
             kind, place = cost.kind.upper(), cost.module or "the top level"
             notes.append(
-                f"{kind} at {place} is no operator of this device and runs on its host CPU; "
+                f"{kind} at {place} is not an operator of this device and runs on its host CPU; "
                 "counted as one read and one write of SRAM, a lower bound"
             )
     kinds = [cost.kind.partition("+")[0] for cost in run.ops if cost.bound != "host"]

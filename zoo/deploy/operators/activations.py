@@ -49,7 +49,7 @@ def _onnx_prelu(model: "Model", op: Op) -> None:
 
 def _onnx_softmax(model: "Model", op: Op) -> None:
     if op.attributes.get("beta", 1.0) != 1.0:
-        raise MismatchError(f"{op.label} has a beta other than 1, which ONNX has not")
+        raise MismatchError(f"{op.label} has a beta other than 1, which ONNX cannot express")
     axis = model.axis(op, len(model.shape(op.inputs[0])) - 1)
     model.emit(op, "Softmax", [model.real(op.inputs[0])], axis=axis)
 

@@ -43,7 +43,7 @@ class OperatorCall:
         return self.options.get(key, default)
 
     def expect(self, *counts: int) -> None:
-        """Raise unless there are so many operands."""
+        """Raise unless the number of operands is one of these."""
         if len(self.inputs) not in counts:
             raise MismatchError(
                 f"{self.name} at {self.output} has {len(self.inputs)} operands; "
@@ -108,7 +108,7 @@ class TfliteOp:
 
 
 def without_options(*counts: int) -> Callable[[OperatorCall], Parsed]:
-    """Return the reader of an operator without options, of so many operands."""
+    """Return the reader of an operator without options, with one of these numbers of operands."""
 
     def read(call: OperatorCall) -> Parsed:
         call.expect(*counts)
@@ -127,7 +127,7 @@ def activation_code(op: Op) -> int:
     activation = op.attributes.get("activation")
     if activation not in tflite_schema.ACTIVATIONS:
         raise MismatchError(
-            f"{op.label} has the fused activation {activation!r}, which TFLite has not; for clamps "
+            f"{op.label} has the fused activation {activation!r}, unknown to TFLite; for clamps "
             "use zoo.graph.rewrite.without_clamps"
         )
     return tflite_schema.ACTIVATIONS[activation]

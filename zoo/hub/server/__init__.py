@@ -6,7 +6,7 @@ with zoo.hub.server.running(Path("hub")) as address:  # in this process, on a fr
 ```
 
 `serving` starts `app`, which hands each request (`call`) to a route of `api` or `web`; these read
-and write the `store`, or another hub's through the `mirror`. An import goes down this list alone.
+and write the `store`, or another hub's through the `mirror`. Imports only go down this list.
 """
 
 from zoo.hub.server.common import Settings

@@ -35,7 +35,7 @@ class Call:
     def identify(self) -> None:
         """Find out who is asking; a wrong token is an error, even where none is needed."""
         authorization = self.request.headers.get("authorization")
-        # A browser that has signed in shows its token also for forms on the pages of others.
+        # A browser that has signed in also sends its token with forms on the pages of others.
         site = self.request.headers.get("sec-fetch-site", "none")
         if self.request.method not in ("GET", "HEAD") and site not in ("none", "same-origin"):
             raise Refused(403, "the page of another site may not write here")

@@ -120,14 +120,14 @@ def running(
 
 @contextmanager
 def embedded(folder: Path, *, wait_seconds: float = 300) -> Iterator[tuple[str, str]]:
-    """Serve `folder` for as long as the block; yield the address and a token for everything.
+    """Serve `folder` while the block runs; yield the address and a token for everything.
 
     Processes that use one folder take turns; where `zoo hub serve` runs, it is asked instead.
     """
     with ExitStack() as stack:
         address = served(folder) or stack.enter_context(running(folder, wait_seconds=wait_seconds))
         index = Index(folder / "index.sqlite")
-        try:  # a process that is killed leaves a token behind; it is of no use in a day
+        try:  # a process that is killed leaves a token behind; it is useless after a day
             its_token = create_token(index, _LOCAL, role="admin", label="embedded", days=1)
             try:
                 yield address, its_token

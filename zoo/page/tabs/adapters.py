@@ -118,7 +118,7 @@ def _outputs(bench: Bench) -> tuple[Any, Any]:
 def _connect(
     bench: Bench, given: Any, sliders: list[Any], strategy: Any, button: Any, outputs: list[Any]
 ) -> None:
-    """Run on the button, on a slider let go of and on another strategy."""
+    """Run when the button is pressed, a slider is let go or another strategy is chosen."""
 
     def run(prompt: Any, strategy: str, *weights: float) -> tuple[Any, ...]:
         """Return the output of the base and with adapters, the facts, and the interference."""

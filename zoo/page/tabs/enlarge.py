@@ -220,7 +220,7 @@ def _connect(
         gr.on([enlarge.click, picture.upload, model.input], api_name="upscale", **call),
         example.then(api_visibility="private", **call),
     ):
-        # What is shown always belongs to the picture beside it, also when that was refused.
+        # What is shown always belongs to the picture beside it, even when that was refused.
         run.failure(page.clear, state, outputs, api_visibility="private", show_progress="hidden")
     picture.select(page.look, state, magnified, api_visibility="private", show_progress="hidden")
 

@@ -283,7 +283,7 @@ def make(
 
     if options.target_bpv is None:
         size = options.group_size or 16 * (options.dim << options.index_bits) * 4
-        wide = -(-size // rows)  # so many columns are needed where the rows are few
+        wide = -(-size // rows)  # this many columns are needed where the rows are few
         span = options.columns_per_group or _span(columns, max(64, wide), unit)
         return build(span, max(1, min(size // span, rows)))
     budget = options.target_bpv * rows * columns

@@ -121,7 +121,7 @@ def weight_steps(weight: Tensor, axis: int | None, bits: int) -> Tensor:
 
 
 def round_weight(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """Return weights as integers of so many bits times their scales, float32."""
+    """Return weights as integers of this many bits times their scales, float32."""
     most = 2 ** (bits - 1) - 1
     steps = (weight.detach().double() / scales).round_().clamp_(-most, most)
     return through(weight, (steps * scales).float())

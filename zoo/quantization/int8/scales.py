@@ -89,13 +89,13 @@ def _symmetric_activations(
 
 
 def symmetric(largest: float, bits: int) -> Quantization:
-    """Return the int16 quantization whose scale has so many bits."""
+    """Return the int16 quantization whose scale has this many bits."""
     scale = short((max(largest, 1e-6) if largest else 1.0) / LIMITS["int16"][1], bits)
     return Quantization(scales=(scale,), zero_points=(0,))
 
 
 def short(scale: float, bits: int) -> float:
-    """Return a scale rounded up to so many significant bits."""
+    """Return a scale rounded up to this many significant bits."""
     fraction, exponent = math.frexp(scale)
     return math.ldexp(math.ceil(fraction * 2**bits), exponent - bits)
 

@@ -24,7 +24,7 @@ def assemble(
 ) -> dict[str, Any]:
     """Write the packed checkpoint of a finished job; return its sizes.
 
-    `config.json` comes last: a folder without it is no checkpoint. With `tuned`, the blocks are
+    `config.json` comes last: a folder without it is not a checkpoint. With `tuned`, the blocks are
     those that `zoo.quantization.language.tuning` wrote.
 
     Returns:

@@ -52,7 +52,7 @@ class BlockCall:
     kwargs: dict[str, Any]
 
     def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Return the hidden states behind `block`, (1, length, width)."""
+        """Return the hidden states after `block`, (1, length, width)."""
         out = block(hidden, *self.args, **self.kwargs)
         return out if isinstance(out, Tensor) else out[0]
 
@@ -78,7 +78,7 @@ def record_calls(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[B
     """Return what the model calls each of its blocks with, for token ids of shape (1, length).
 
     Masks and rotary angles may differ from block to block (sliding windows); they do not depend
-    on the tokens, so one window tells them all. No block is run.
+    on the tokens, so one window shows them all. No block is run.
     """
     for as_tuple in (False, True):  # some models expect `(hidden, ...)` from a block
         try:

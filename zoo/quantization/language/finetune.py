@@ -85,7 +85,7 @@ def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     """
     weight = model.get_parameter(f"{name}.weight") if _has(model, name) else None
     if weight is None:
-        raise MismatchError(f"the model has no weight {name}.weight: it is another base model")
+        raise MismatchError(f"the model has no weight {name}.weight: this is another base model")
     return weight
 
 

@@ -61,7 +61,7 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
         if not groups or value.out_features % width or out.in_features % (groups * width):
             raise MismatchError(
                 f"{where}.{name} has {value.out_features} values and {out.in_features} inputs of "
-                f"its output projection, which are no heads of {width}: nothing can be rotated"
+                f"its output projection, which are not heads of {width}: nothing can be rotated"
             )
         projections[name] = (value, out, width)
     if not projections:
@@ -73,7 +73,7 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
 
 
 def rotate_heads(block: nn.Module, where: str, seed: int) -> None:
-    """Rotate the values of every attention head of a block, and turn them back behind it."""
+    """Rotate the values of every attention head of a block, and turn them back after it."""
     for name, (value, out, width) in attentions(block, where).items():
         groups = value.out_features // width
         turns = torch.stack(
@@ -111,7 +111,7 @@ def unit_gain(norm: nn.Module, name: str) -> float:
             if torch.allclose(trial(x), wanted, rtol=1e-3, atol=1e-3):
                 return value
     raise MismatchError(
-        f"{name} is a {type(norm).__name__} and no RMS norm (it subtracts a mean, or adds a bias), "
+        f"{name} is a {type(norm).__name__}, not an RMS norm (it subtracts a mean or adds a bias), "
         "so that the rotation of the residual stream does not fold: take --rotate heads"
     )
 
@@ -133,7 +133,7 @@ def readers(
     """Return, by norm, the linear layers that are given its result when a block runs.
 
     Raises:
-        MismatchError: a norm that is no RMS norm or feeds no linear layer; parameters that are
+        MismatchError: a norm that is not an RMS norm or feeds no linear layer; parameters that are
             neither of linear layers nor of norms.
 
     """

@@ -30,7 +30,7 @@ def candidates(options: LayerOptions) -> list[LayerOptions]:
     """Return `options` with fewer and more bits, each with codebooks of about 1/8 bit per weight.
 
     Raises:
-        MismatchError: `options` are no codebooks.
+        MismatchError: `options` are not codebooks.
 
     """
     if options.grid != "codebook":

@@ -41,7 +41,7 @@ def load(
 
     Raises:
         MissingWeightsError: tensors are missing.
-        MismatchError: tensors are left over or have other shapes; no language model.
+        MismatchError: tensors are left over or have other shapes; not a language model.
 
     """
     from transformers import AutoModelForCausalLM

@@ -139,7 +139,7 @@ class Job:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             there = state["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
-            raise MismatchError(f"{path} is no state of a job: {error}") from error
+            raise MismatchError(f"{path} is not the state of a job: {error}") from error
         if difference := _difference(there, self.fingerprint):
             raise MismatchError(
                 f"the job in {self.work} cannot go on: {difference}; give what it was started "

@@ -1,7 +1,7 @@
 """A float model with its weights rotated, written block by block before it is quantized.
 
 The rotations of `zoo.quantization.language.incoherence` fold exactly: the model computes what it
-did, nothing is added at run time, and the file stays as large where no head is untied.
+did, nothing is added at run time, and the file keeps its size unless a head is untied.
 
 - `heads`: between the values of an attention head and the output projection. Query heads that
   share a value head share its rotation.
@@ -78,7 +78,7 @@ class Rotation:
         self.turn = orthogonal(self.width, generator(seed, "residual stream"))
 
     def _last_norm(self) -> str:
-        """Return the name of the norm behind the blocks, everything outside them being known."""
+        """Return the name of the norm after the blocks, everything outside them being known."""
         if self.tied and self.which != "all-untied":
             values = self.source.tensors([self.embedding])[self.embedding]
             raise MismatchError(

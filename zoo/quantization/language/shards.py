@@ -39,7 +39,7 @@ def entries(file: Path) -> list[ShardEntry]:
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
         except ValueError as error:
-            raise UnsafeFileError(f"{file} is no whole safetensors file: {error}") from error
+            raise UnsafeFileError(f"{file} is not a whole safetensors file: {error}") from error
     header.pop("__metadata__", None)
     return [
         ShardEntry(

@@ -38,7 +38,7 @@ class Source:
 
     Raises:
         MissingWeightsError: no such folder, or no config or weights in it.
-        UnsafeFileError: the weights are pickles, or no safetensors.
+        UnsafeFileError: the weights are pickles, or not safetensors.
 
     """
 
@@ -46,7 +46,7 @@ class Source:
         self.folder = folder
         if not (folder / CONFIG).is_file():
             raise MissingWeightsError(
-                f"{folder} is no folder of a language model (no {CONFIG}); expected one that "
+                f"{folder} is not the folder of a language model (no {CONFIG}); expected one that "
                 "save_pretrained or `zoo import FILE.gguf --out DIR` made"
             )
         self.files = self._shards()
@@ -58,7 +58,7 @@ class Source:
             if not isinstance(index, dict) or not all(
                 isinstance(file, str) and Path(file).name == file for file in index.values()
             ):
-                raise UnsafeFileError(f"{self.folder / INDEX} is no index of files beside it")
+                raise UnsafeFileError(f"{self.folder / INDEX} is not an index of files beside it")
             return {name: self.folder / file for name, file in index.items()}
         if not (self.folder / SINGLE).is_file():
             pickles = any(self.folder.glob("*.bin"))
@@ -94,7 +94,7 @@ class Source:
             )
         except (ValueError, KeyError, OSError) as error:
             raise MismatchError(
-                f"{self.folder / CONFIG} is no configuration transformers knows: {error}"
+                f"{self.folder / CONFIG} is not a configuration transformers knows: {error}"
             ) from error
 
     def skeleton(self) -> "PreTrainedModel":
@@ -109,8 +109,8 @@ class Source:
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         except ValueError as error:
             raise MismatchError(
-                f"{self.folder} holds a {config.model_type!r}, no causal language model: quantize "
-                "its module itself with zoo.quantization.generic.quantize_model"
+                f"{self.folder} holds a {config.model_type!r}, not a causal language model: "
+                "quantize its module itself with zoo.quantization.generic.quantize_model"
             ) from error
         return model.eval()
 
@@ -164,4 +164,4 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UnsafeFileError(f"{path} is no whole safetensors file: {error}") from error
+        raise UnsafeFileError(f"{path} is not a whole safetensors file: {error}") from error

@@ -55,7 +55,7 @@ def tune(job: Job, stream: Tensor) -> dict[str, Any]:
 
 
 def windows(stream: Tensor, count: int, length: int, seed: int) -> Tensor:
-    """Return `count` windows to tune on, and behind them those held out: the text's last tokens.
+    """Return `count` windows to tune on, and after them those held out: the text's last tokens.
 
     Raises:
         MismatchError: the text is too short.

@@ -18,6 +18,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Options(JobOptions, Feedback):
-    """What can be said to GPTQ."""
+    """The options of GPTQ."""
 
     METHOD: ClassVar[str] = "gptq"

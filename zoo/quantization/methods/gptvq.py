@@ -19,7 +19,7 @@ GRID, SOLVER = "codebook", "gptvq"
 
 @dataclass(frozen=True, kw_only=True)
 class Options(JobOptions, CodebookOptions):
-    """What can be said to GPTVQ."""
+    """The options of GPTVQ."""
 
     METHOD: ClassVar[str] = "gptvq"
 

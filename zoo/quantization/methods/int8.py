@@ -23,7 +23,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Observer):
-    """What can be said to post-training int8.
+    """The options of post-training int8.
 
     Attributes:
         scheme: "int8", or "int8-w4" for weights of 4 bits in int8 tensors.

@@ -18,6 +18,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Options(JobOptions, Rounding):
-    """What can be said to rounding to nearest."""
+    """The options of rounding to nearest."""
 
     METHOD: ClassVar[str] = "rtn"

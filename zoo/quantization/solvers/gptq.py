@@ -23,7 +23,7 @@ def sweep(
     takes only the diagonal of U_PP in both; for cells of one column that is the same.)
 
     Within `block` columns (at most a column group, the default) errors are fed on at once, and
-    to all columns behind in one product at its end; the block changes only the order of
+    to all columns after it in one product at its end; the block changes only the order of
     summation. Column groups always see every earlier error. With `fixed`, its parameters are
     kept instead of fitting new ones.
     """

@@ -80,8 +80,8 @@ def batch(
     """Return rows `rows` of the `total` samples of one optimizer step.
 
     A sample is a function of (seed, step, row) alone: any split of the rows over processes and
-    micro-batches sees the same data, and resuming needs no sampler state. An image is drawn as
-    often as it has pixels, so that a large photograph counts for more than a small one.
+    micro-batches sees the same data, and resuming needs no sampler state. Images are drawn in
+    proportion to their pixels, so that a large photograph counts for more than a small one.
 
     Returns:
         Low- and high-resolution luma, `(len(rows), 1, P, P)` and `(len(rows), 1, sP, sP)`, with
@@ -121,7 +121,7 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Return what a teacher makes of the inputs, which are turned for it, and the result back.
+    """Return what a teacher makes of the inputs, turned for it, and the result turned back.
 
     The turn, of the eight that map squares to squares, is drawn for each step: on average over
     steps the teacher is its own ensemble of eight (for SESR-XL x2 0.1 dB better than it is).

@@ -30,7 +30,7 @@ def perplexity(
         ids: the tokens of a whole text.
         length: of a window.
         stride: tokens from window to window; None: `length`, so that windows do not overlap.
-        windows: at most so many; None: all.
+        windows: at most this many; None: all.
 
     Returns:
         `perplexity`, `tokens` predicted, `protocol` in words.

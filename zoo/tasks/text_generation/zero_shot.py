@@ -17,7 +17,7 @@ def zero_shot(
         tokenizer: of the model.
         tasks: names that lm-eval knows, whose data it takes from the Hub; or paths of `.yaml`
             files that define a task.
-        limit: at most so many examples of each task.
+        limit: at most this many examples of each task.
 
     Raises:
         MissingExtraError: lm-eval is not installed.

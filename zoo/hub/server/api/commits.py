@@ -88,7 +88,7 @@ def content_id(hub: Hub, row: Row, blob: str, mode: str) -> str | None:
     """Return the id that the client computes for the content there is, in the mode it will use.
 
     It sees by that whether its file is new: a sha256 for `lfs`, git's id of the *content* for
-    `regular`, also where the server keeps the file the other way.
+    `regular`, even where the server keeps the file the other way.
     """
     git = hub.git(row)
     content = git.content(blob)

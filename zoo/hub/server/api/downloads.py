@@ -21,7 +21,7 @@ from zoo.hub.server.store.hub import Hub
 routes = Routes()
 _FIRST_BYTES_S = 8.0  # below the 10 s after which the client gives up
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
-# A file is data, also where a browser opens it: no scripts, no plug-ins, no page of this origin.
+# A file is data, even where a browser opens it: no scripts, no plug-ins, no page of this origin.
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; sandbox"
 _SHOWN = {"image/png", "image/jpeg", "image/webp", "image/gif", "text/plain", "application/json"}
 
@@ -29,7 +29,7 @@ _SHOWN = {"image/png", "image/jpeg", "image/webp", "image/gif", "text/plain", "a
 class Stream(Response):
     """A body read in a thread, 1 MiB at a time; the length is known beforehand.
 
-    `close` is called at the end, also when nothing was read: for HEAD, or a client that has gone.
+    `close` is called at the end, even when nothing was read: for HEAD, or a client that has gone.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     Several ranges, or units other than bytes, are ignored, as the standard allows.
 
     Raises:
-        Refused: 416; the range begins behind the end.
+        Refused: 416; the range begins after the end.
 
     """
     match = _RANGE.fullmatch((header or "").replace(" ", ""))

@@ -76,7 +76,7 @@ def _xorb(hub: Hub, user: str, name: str) -> Path:
 
 @routes.add("POST", "xet/v1/xorbs/default/{hash}", identify=False)
 async def xorb(call: Call) -> Response:
-    """Keep a xorb. That its bytes are what they should be is seen when a file is made of them."""
+    """Keep a xorb. Its bytes are checked when a file is made of them."""
     _, user = _holder(call)
     name = call.parameters["hash"]
     if not SHA256.fullmatch(name):

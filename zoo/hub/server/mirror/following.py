@@ -2,7 +2,7 @@
 
 The last bytes of a file are given out only when the whole has its sha256. A reader that was given
 bytes of a file that turned out wrong is cut off; and since it may come back for the rest alone,
-Range is not honoured for that file any more while this server runs.
+Range is no longer honoured for that file while this server runs.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class Fetch:
         return self.whole is not None or self.error is not None
 
     def begins(self, at: int) -> None:
-        """Note that bytes are about to come from `at` on, whatever the file holds behind it."""
+        """Note that bytes are about to come from `at` on, whatever the file holds after it."""
         with contextlib.suppress(FileNotFoundError):
             self.epoch += self.part.stat().st_size > at
 

@@ -1,12 +1,12 @@
 """A mirror: what this hub lacks is asked of another one, checked, and kept.
 
 A repository that is here for its own sake is never asked for. Of a mirrored one, a commit that was
-fetched costs no request any more; a branch or a tag is asked for again each time, and means what
+fetched costs no further request; a branch or a tag is asked for again each time, and means what
 it last meant while the upstream cannot be reached. It is read-only here.
 
 The token that a visitor shows is their own for the upstream, and is forwarded to it when this hub
 does not know it; a token of this hub is never sent anywhere. What the upstream does not show to
-everybody is shown here to those only whom the upstream let in, each asked for by their own token.
+everybody is shown here only to those whom the upstream let in, each asked for by their own token.
 """
 
 import logging
@@ -30,9 +30,9 @@ from zoo.hub.server.store.objects import disk_errors, place, stamp_of
 
 log = logging.getLogger("zoo.hub")
 
-_FRESH_S = 2.0  # for so long a branch is not asked for again: one client asks several times
+_FRESH_S = 2.0  # before a branch is asked for again: one client asks several times
 _ADMITTED_S = 300.0
-_DOWN_S = 10.0  # for so long an upstream that does not answer is not asked again
+_DOWN_S = 10.0  # before an upstream that did not answer is asked again
 
 
 class Mirror:
@@ -122,7 +122,7 @@ class Mirror:
         return row
 
     def _admit(self, row: Row, name: Name, token: str | None) -> None:
-        """Refuse whom the upstream does not let read; while it is silent, those it never let."""
+        """Refuse whom the upstream does not let read; while it is silent, whom it never did."""
         digest, now = hashed(token or ""), time.time()
         sql = "SELECT asked FROM admitted WHERE repo = ? AND token = ?"
         seen = self.hub.index.one(sql, row["id"], digest)

@@ -70,7 +70,9 @@ class Upstream:
         with answered(self.endpoint):
             answer = self.hub(token).facts(repo, about, about.rpartition("/")[2] or "main")
         if not isinstance(answer, dict):
-            raise Refused(502, f"the upstream failed: {self.endpoint} answered no object")
+            raise Refused(
+                502, f"the upstream failed: {self.endpoint} did not answer with an object"
+            )
         return answer
 
     def require_access(self, repo: str, token: str | None) -> None:
@@ -166,7 +168,7 @@ class _Checked:
         return len(data)
 
     def require(self) -> None:
-        """Refuse a pack that was changed or cut off on its way; none at all is no pack."""
+        """Refuse a pack that was changed or cut off on its way; none at all is not a pack."""
         if self._last and self._hash.digest() != self._last:
             raise UnsafeFileError("the history was changed or cut off on its way")
 

@@ -41,7 +41,7 @@ class TokenOptions(TypedDict, total=False):
         role: one of `ROLES`; "write" if not given.
         label: what its owner calls it.
         orgs: teams that the user is in.
-        days: how long it is valid; None is for ever.
+        days: how long it is valid; None: for ever.
 
     """
 
@@ -95,7 +95,7 @@ def token_in(authorization: str) -> str:
 
 
 def is_ours(index: Index, token: str) -> bool:
-    """Return whether this hub made the token, also when it has expired since."""
+    """Return whether this hub made the token, even if it has expired since."""
     return index.one("SELECT 1 FROM tokens WHERE hash = ?", hashed(token)) is not None
 
 

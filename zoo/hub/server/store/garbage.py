@@ -27,7 +27,7 @@ class Collected:
 
 
 def collect(folder: Path, *, hours: float = 24, check: bool = False) -> Collected:
-    """Remove what is not referred to and older than `hours`: an upload may await its commit.
+    """Remove what is not referred to and is older than `hours`: an upload may await its commit.
 
     The server of the folder must not be running.
 

@@ -230,7 +230,7 @@ class Hub:
     def delete(self, name: Name, account: Account | None) -> None:
         """Remove a repository; its large files go with the next garbage collection.
 
-        That a mirror has one is the business of an admin alone.
+        Only an admin may remove a mirrored one.
         """
         row = self.index.repo(name.kind, name.namespace, name.name)
         if row is None or not row["upstream"] or account is None or account.role != "admin":

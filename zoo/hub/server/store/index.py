@@ -100,7 +100,7 @@ class Index:
                 raise
 
     def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Execute a statement that writes; a full disk is the same answer as elsewhere."""
+        """Execute a statement that writes; a full disk gives the same answer as elsewhere."""
         try:
             return self._db.execute(sql, values)
         except sqlite3.OperationalError as error:

@@ -170,7 +170,7 @@ def _temporary_file(folder: Path) -> tuple[BufferedRandom, Path]:
 
 @dataclass
 class Repacked:
-    """How many objects lie in the one pack now, and how many nothing referred to any more."""
+    """How many objects lie in the one pack now, and how many nothing refers to any more."""
 
     kept: int = 0
     dropped: int = 0

@@ -118,5 +118,5 @@ def tags(names: Iterable[str]) -> str:
 
 
 def link(address: str, text: str) -> str:
-    """Return a link to a quoted path of this hub; `text` is no HTML yet."""
+    """Return a link to a quoted path of this hub; `text` is not HTML yet."""
     return f'<a href="{html.escape(address)}">{html.escape(text)}</a>'

@@ -231,7 +231,7 @@ def history(call: Call) -> Response:
 
 
 def refused(call: Call, refusal: Refused) -> Response:
-    """Show to a person why there is nothing to see."""
+    """Show a person why there is nothing to see."""
     said = {401: "Not here, or not for everybody", 403: "Not for you", 404: "Not here"}
     title = said.get(refusal.status, f"Refused ({refusal.status})")
     more = ""
