@@ -145,7 +145,7 @@ def test_a_fine_tuned_checkpoint_names_its_base(api, made, tmp_path):
     from zoo.verbs.make import _label
 
     zoo.push(made, "me/base")
-    start = _label("me/base")
+    start = _label(zoo.resolve("me/base"))
     assert start == f"me/base@{api.model_info('me/base').sha}"
     tuned = Checkpoint.write(
         tmp_path / "tuned", made.recipe.override({"train.init": start}), made.state_dict(), {}
