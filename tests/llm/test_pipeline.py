@@ -292,7 +292,7 @@ def test_what_cannot_be_calibrated_is_refused(base, tmp_path):
 
 
 def test_folders_that_are_no_model_are_refused(base, tmp_path):
-    with pytest.raises(MissingWeightsError, match="no folder of a language model"):
+    with pytest.raises(MissingWeightsError, match="is not the folder of a language model"):
         compress_model(tmp_path, tmp_path / "out", PLAN)
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
