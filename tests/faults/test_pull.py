@@ -349,7 +349,7 @@ def test_missing_revisions_and_repositories_are_named(hub, commit):
 def test_a_disk_without_room_is_seen_before_anything_is_fetched(hub, commit, monkeypatch, absent):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(snapshots.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(HubError, match=r"to be fetched .* 1,000 are free there; make room"):
+    with pytest.raises(HubError, match=r"must be fetched .* 1,000 are free there; make room"):
         zoo.pull(REPO)
     assert hub.count("GET", "resolve") == 0
     assert absent()

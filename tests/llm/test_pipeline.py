@@ -292,12 +292,12 @@ def test_what_cannot_be_calibrated_is_refused(base, tmp_path):
 
 
 def test_folders_that_are_no_model_are_refused(base, tmp_path):
-    with pytest.raises(MissingWeightsError, match="no folder of a language model"):
+    with pytest.raises(MissingWeightsError, match="is not the folder of a language model"):
         compress_model(tmp_path, tmp_path / "out", PLAN)
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
     (broken / "model.safetensors").write_bytes(b"no tensors at all")
-    with pytest.raises(UnsafeFileError, match="no whole safetensors file"):
+    with pytest.raises(UnsafeFileError, match="not a whole safetensors file"):
         compress_model(broken, tmp_path / "out", PLAN)
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     with pytest.raises(UnsafeFileError, match="pickles"):
@@ -332,5 +332,5 @@ def test_a_remote_code_model_is_refused(base, text, tmp_path, rewrite):
     shutil.copytree(base, copy)
     rewrite(copy / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil"})
     (copy / "evil.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(MismatchError, match="no configuration transformers knows"):
+    with pytest.raises(MismatchError, match="not a configuration transformers knows"):
         compress_model(copy, tmp_path / "out", PLAN, text=text)

@@ -93,7 +93,7 @@ def test_a_file_with_the_right_hash_that_is_no_safetensors_is_refused(checkpoint
     path.write_bytes(b"\x80\x04N.")  # a pickle
     digest = sha256(path)
     edit(checkpoint, lambda config: config["files"]["model.safetensors"].update(sha256=digest))
-    with pytest.raises(UnsafeFileError, match="no valid safetensors file"):
+    with pytest.raises(UnsafeFileError, match="not a valid safetensors file"):
         Checkpoint.read(checkpoint.path).load()
 
 
