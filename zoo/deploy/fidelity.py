@@ -72,7 +72,10 @@ def deployable(module: nn.Module) -> nn.Module:
 def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the tensors that a module gives, in the order that files give them."""
     given = module(x.clone())  # some write into their input
-    return [y for y in _pytree.tree_leaves(given) if isinstance(y, Tensor)]
+    found = [y for y in _pytree.tree_leaves(given) if isinstance(y, Tensor)]
+    if not found:
+        raise MismatchError(f"{type(module).__name__} returns no tensor: a file needs an output")
+    return found
 
 
 def faithful(
