@@ -1,15 +1,19 @@
 """Which models can be packed, what share of them is, and that the result does what it did."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     FalconConfig,
     GPT2Config,
     GPTBigCodeConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     Mamba2Config,
     MambaConfig,
@@ -17,7 +21,7 @@ from transformers import (
 )
 
 from zoo.cli import main
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, MissingWeightsError
 from zoo.quantization import coverage, verify
 from zoo.quantization.generic import quantize_model
 from zoo.quantization.language import opening
@@ -268,3 +272,37 @@ def test_what_is_too_far_is_refused(base, tmp_path, monkeypatch):
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)).eval()
     with pytest.raises(MismatchError, match="times their own size away"):
         quantize_model(model, [torch.randn(200, 16)], VECTORS)
+
+
+@pytest.mark.parametrize("embeddings", [0, 8])
+def test_a_head_stored_under_another_name_is_the_models_head(embeddings, tmp_path):
+    """GPT-NeoX is saved with `embed_out.weight` for what the model calls `lm_head.weight`."""
+    model = model_of(GPTNeoXConfig(intermediate_size=64, **SMALL))
+    model.save_pretrained(tmp_path / "model")
+    plan = QuantizationPlan(options=RTN, embeddings=embeddings)
+    report = compress_model(tmp_path / "model", tmp_path / "out", plan, device="cpu")
+    packed = opening.load(tmp_path / "out")
+    assert error(packed, logits(model)) < 0.3
+    assert 0 < report["check"]["distance"] < 0.3
+    tables = sum(table.weight.numel() for table in (model.lm_head, model.gpt_neox.embed_in))
+    rest = sum(value.numel() for value in model.parameters()) - tables
+    assert report["share"] == pytest.approx(report["weights"] / (rest + tables))
+
+
+def test_a_model_saved_without_its_head_class_is_packed(tmp_path):
+    """As Bloom is on the Hub: `h.0...` for what the model calls `transformer.h.0...`."""
+    model = model_of(BloomConfig(hidden_size=32, n_layer=2, n_head=4, **COMMON))
+    model.transformer.save_pretrained(tmp_path / "model")
+    plan = QuantizationPlan(options=RTN)
+    compress_model(tmp_path / "model", tmp_path / "out", plan, device="cpu")
+    assert error(opening.load(tmp_path / "out"), logits(model)) < 0.3
+
+
+def test_a_missing_norm_is_named_before_it_is_computed_with(base, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MissingWeightsError, match=r"no tensor 'model.norm.weight': take the whole"):
+        compress_model(folder, tmp_path / "out", QuantizationPlan(options=RTN), device="cpu")

@@ -71,8 +71,11 @@ def deployable(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the tensors that a module gives, in the order that files give them."""
-    outputs = module(x.clone())  # some write into their input
-    return [y for y in _pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
+    leaves = _pytree.tree_leaves(module(x.clone()))  # some write into their input
+    outputs = [y for y in leaves if isinstance(y, Tensor)]
+    if not outputs:
+        raise MismatchError(f"{type(module).__name__} returns no tensor: a file needs an output")
+    return outputs
 
 
 def faithful(

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def export_onnx(
         module: on the CPU, with its weights, in eval mode.
         path: of the file, which is replaced in one step or not at all.
         input_shape: e.g. (N, C, H, W).
-        dynamic: leave the batch open, and height and width of a 4-dimensional input too.
+        dynamic: leave the batch open, and height and width of a 4-dimensional input too, or
+            as many of these as the module takes: a layer that flattens a picture fixes its size.
         metadata: stored in the file's metadata properties, e.g. the recipe's name.
 
     Raises:
@@ -65,23 +67,39 @@ def export_onnx(
     """
     onnx, runtime = packages("onnxscript")
     module = deployable(module)
-    model = _convert(module, input_shape, dynamic)
+    for axes in _open_axes(module, input_shape, dynamic):
+        try:
+            model = _convert(module, input_shape, axes)
+            content = _content(onnx, model, metadata or {})
+            found = [_compared(runtime, module, content, input_shape)]
+            if axes:
+                found += [_compared(runtime, module, content, _other(input_shape, axes))]
+            break
+        except MismatchError as error:  # the exporter may need sizes that the module does not
+            problem = error
+    else:
+        raise problem
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return written(path, found)
+
+
+def _content(onnx: Any, model: Any, metadata: Mapping[str, str]) -> bytes:
     for node in model.graph.node:  # the exporter leaves this machine's paths in stack traces
         kept = [item for item in node.metadata_props if not item.key.endswith("stack_trace")]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
-    for key, value in (metadata or {}).items():
+    for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    fidelities = []
-    for shape in _shapes(input_shape, dynamic):
-        x = random_input(shape)
-        wanted, outputs = reference(module, x), ran(runtime, content, x)
-        fidelities.append(faithful(type(module).__name__, wanted, outputs, what="ONNX Runtime"))
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return written(path, fidelities)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _compared(runtime: Any, module: nn.Module, content: bytes, shape: tuple[int, ...]) -> Fidelity:
+    x = random_input(shape)
+    wanted, outputs = reference(module, x), ran(runtime, content, x)
+    return faithful(type(module).__name__, wanted, outputs, what="ONNX Runtime")
 
 
 def written(path: Path, found: Sequence[Fidelity]) -> OnnxFile:
@@ -106,18 +124,38 @@ def packages(*more: str) -> tuple[Any, Any]:
     return onnx, onnxruntime
 
 
-def _dynamic_dims(input_shape: tuple[int, ...]) -> dict[int, Any]:
-    names = {0: "batch"}
-    if len(input_shape) == 4:
-        names |= {2: "height", 3: "width"}
-    return {axis: torch.export.Dim(name) for axis, name in names.items()}
+Axes = dict[int, str]
+_AXES: tuple[Axes, ...] = ({0: "batch", 2: "height", 3: "width"}, {0: "batch"})
 
 
-def _convert(module: nn.Module, input_shape: tuple[int, ...], dynamic: bool) -> Any:
+def _open_axes(module: nn.Module, shape: tuple[int, ...], dynamic: bool) -> Iterator[Axes]:
+    """Yield the axes that may be left open, the most first: those the module itself takes."""
+    for axes in _AXES if dynamic else ():
+        if max(axes) == 3 and len(shape) != 4:
+            continue
+        try:
+            reference(module, torch.zeros(_other(shape, axes)))
+        except RuntimeError:  # a layer has that size
+            continue
+        yield axes
+    yield {}
+
+
+def _other(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+    """Return another size of the same input."""
+    batch, *rest = shape
+    if 3 in axes:
+        channels, height, width = rest
+        rest = [channels, height + 4, max(width - 4, 4)]
+    return (batch + 1, *rest)
+
+
+def _convert(module: nn.Module, input_shape: tuple[int, ...], axes: Axes) -> Any:
     count = len(reference(module, torch.zeros(input_shape)))
     names = ["output"] if count == 1 else [f"output{place}" for place in range(count)]
     # An axis of size 1 would be taken for a constant.
-    shape = (max(input_shape[0], 2), *input_shape[1:]) if dynamic else input_shape
+    shape = (max(input_shape[0], 2), *input_shape[1:]) if axes else input_shape
+    dims = {axis: torch.export.Dim(name) for axis, name in axes.items()}
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -127,40 +165,45 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...], dynamic: bool) -> 
                 opset_version=OPSET,
                 input_names=["input"],
                 output_names=names,
-                dynamic_shapes=(_dynamic_dims(shape),) if dynamic else None,
+                dynamic_shapes=(dims,) if axes else None,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, from several packages
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        advice = "; try dynamic=False" if dynamic else ""
         raise MismatchError(
             f"cannot export {type(module).__name__} with an input of shape "
-            f"{tuple(input_shape)} to ONNX: {reason}{advice}"
+            f"{tuple(input_shape)} to ONNX: {_first_cause(error)}; replace that part of it"
         ) from error
     assert program is not None
     return program.model_proto
 
 
-def _shapes(input_shape: tuple[int, ...], dynamic: bool) -> Iterator[tuple[int, ...]]:
-    yield input_shape
-    if dynamic and len(input_shape) == 4:
-        batch, channels, height, width = input_shape
-        yield (batch + 1, channels, height + 4, max(width - 4, 4))
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of what went wrong at first, without the colours of terminals."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    lines = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return (lines or [type(error).__name__])[0].rstrip(".")
 
 
 def ran(runtime: Any, content: bytes, x: Tensor, settings: Any = None) -> list[Tensor]:
     """Return what ONNX Runtime gives for a file's bytes."""
     settings = settings or runtime.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(y) for y in session.run(None, {"input": x.numpy()})]
+    settings.log_severity_level = 4  # its errors are raised
+    try:
+        session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        return [torch.from_numpy(y) for y in session.run(None, {"input": x.numpy()})]
+    except Exception as error:  # its exceptions have no class in common
+        raise MismatchError(
+            f"ONNX Runtime does not run the file with an input of shape {tuple(x.shape)}: "
+            f"{_first_cause(error)}; replace that part of the module"
+        ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's prints, warnings and log lines from the user."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # what fails is raised
     try:
         with (
             warnings.catch_warnings(),

@@ -33,7 +33,7 @@ from zoo.deploy.onnx_model import Model
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import write_bytes
 from zoo.graph.ir import Graph
-from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.calibration import Options, checked_batch
 from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.values import channels_first, channels_last, computed
 
@@ -69,6 +69,7 @@ def export_qdq(
     """
     _, runtime = packages()
     module = deployable(module)
+    calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
     first = calibration[0] if calibration else torch.empty(0)
     shapes = ((1, *first.shape[1:]), input_shape)
     probe, graph = quantize_at(module, calibration, shapes, options)
@@ -119,8 +120,8 @@ def _compare(
     settings = runtime.SessionOptions()
     settings.add_session_config_entry("session.x64quantprecision", "1")
     integers = computed(graph, x)
-    outputs = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
     name, wanted, most = type(module).__name__, reference(module, x), 0
+    outputs = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
     for place, (y, right) in enumerate(zip(outputs, wanted, strict=True)):
         meaning = graph.tensors[graph.outputs[place]].quantization
         assert meaning is not None

@@ -17,7 +17,9 @@ from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
 from zoo.graph.program import export_program
 
-_ALIASES = frozenset({"contiguous", "clone", "dropout", "alias", "detach", "identity"})
+_ALIASES = frozenset(
+    {"contiguous", "clone", "dropout", "feature_dropout", "alias", "detach", "identity"}
+)
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = False) -> Graph:
@@ -163,13 +165,15 @@ class Tracer:
             a.name: {**arguments, **node.kwargs}.get(a.name, a.default_value)
             for a in target._schema.arguments
         }
-        if name in _ALIASES:
+        if name in _ALIASES and not arguments.get("train"):
             self.names[node] = self.names[node.all_input_nodes[0]]
             return
         if name not in ATEN:
             raise self.unmapped(node, f"aten.{name}")
         kind, reader = ATEN[name]
         if isinstance(reader, tuple):
+            if any(key not in arguments for key in reader):  # another overload
+                raise self.unmapped(node, str(target))
             self.emit(node, kind, node.all_input_nodes, {key: arguments[key] for key in reader})
         else:
             reader(self, node, arguments)

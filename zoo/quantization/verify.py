@@ -161,6 +161,9 @@ def _float_answers(job: "Job", ids: Tensor) -> list[Tensor]:
         assign=True,
     )
     model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and not name.startswith(f"{prefix}."):
+            job.source.tensors([name])  # raises: a meta weight computes whatever memory holds
 
     def streamed(index: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -21,11 +21,13 @@ def _trace_pool(kind: str) -> Trace:
         kernel, (vertical, horizontal) = pair(a["kernel_size"]), pair(a["padding"])
         if a["ceil_mode"] or a.get("divisor_override") is not None:
             raise tracer.unmapped(node, f"{node.target} with ceil_mode or divisor_override")
+        if pair(a.get("dilation", 1)) != (1, 1):
+            raise tracer.unmapped(node, f"{node.target} with dilation")
         attributes = {
             "kernel": kernel,
             "stride": pair(a["stride"]) if a["stride"] else kernel,
             "padding": (vertical, vertical, horizontal, horizontal),
-            "dilation": pair(a.get("dilation", 1)),
+            "dilation": (1, 1),
             "count_padding": bool(a.get("count_include_pad", False)),
         }
         tracer.emit(node, kind, [a["self"]], attributes)

@@ -57,7 +57,8 @@ def observed(
     network: FloatNetwork | None = None
     shape: tuple[int, ...] = ()
     for number, batch in enumerate(calibration):
-        _check_batch(batch, number, like)
+        batch = checked_batch(batch, number, like)
+        _check_varied(batch, number)
         if network is None or tuple(batch.shape[1:]) != shape:
             shape = tuple(batch.shape[1:])
             network = FloatNetwork(at((1, *shape)))
@@ -74,7 +75,13 @@ def observed(
     return ranges
 
 
-def _check_batch(batch: Array, number: int, like: tuple[int, ...] | None) -> None:
+def checked_batch(batch: Array, number: int, like: tuple[int, ...] | None = None) -> Array:
+    """Return a calibration batch in float32, as networks compute it.
+
+    Raises:
+        MismatchError: it is not floats, is empty or not finite, or has not the shape of `like`.
+
+    """
     if not isinstance(batch, Array) or not batch.is_floating_point() or batch.ndim < 2:
         what = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Array) else type(batch)
         raise MismatchError(f"calibration batch {number} is {what}; expected floats (N, ...)")
@@ -86,6 +93,10 @@ def _check_batch(batch: Array, number: int, like: tuple[int, ...] | None) -> Non
         )
     if not batch.numel() or not bool(torch.isfinite(batch).all()):
         raise MismatchError(f"calibration batch {number} is empty or not finite")
+    return batch.detach().float()
+
+
+def _check_varied(batch: Array, number: int) -> None:
     if float(batch.amax()) == float(batch.amin()):
         raise MismatchError(
             f"calibration batch {number} is constant ({float(batch.amax()):g}): ranges cannot be "

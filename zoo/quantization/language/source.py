@@ -49,10 +49,10 @@ class Source:
                 f"{folder} is not the folder of a language model (no {CONFIG}); expected one that "
                 "save_pretrained or `zoo import FILE.gguf --out DIR` made"
             )
-        self.files = self._shards()
+        self._shards = self._read_shards()
 
-    def _shards(self) -> dict[str, Path]:
-        """Return the file of each tensor."""
+    def _read_shards(self) -> dict[str, Path]:
+        """Return the file of each tensor, by the name it has there."""
         if (self.folder / INDEX).is_file():
             index = read_json(self.folder / INDEX).get("weight_map")
             if not isinstance(index, dict) or not all(
@@ -69,6 +69,31 @@ class Source:
             )
         with _opened(self.folder / SINGLE) as file:
             return dict.fromkeys(file.keys(), self.folder / SINGLE)
+
+    @cached_property
+    def _stored(self) -> dict[str, str]:
+        """The name in the files of each tensor, by the name that the model gives it.
+
+        Transformers loads what older releases named otherwise, as the head of GPT-NeoX, and what
+        was saved without the head's class, as Bloom; its own table says how.
+        """
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        model = self.skeleton()
+        known, prefix = model.state_dict(), model.base_model_prefix
+        table = get_model_conversion_mapping(model)
+        renamings = [rule for rule in table if isinstance(rule, WeightRenaming)]
+        found = {}
+        for stored in self._shards:
+            name = rename_source_key(stored, renamings, [], prefix, known)[0]
+            found[name if stored not in known and name in known else stored] = stored
+        return found
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The file of each tensor, by the name that the model gives it."""
+        return {name: self._shards[stored] for name, stored in self._stored.items()}
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:
@@ -120,14 +145,15 @@ class Source:
         for name in names:
             if name not in self.files:
                 raise MissingWeightsError(
-                    f"{self.folder} has no tensor {name!r}: its weights are stored under other "
-                    "names than the model's; load and save it once with transformers"
+                    f"{self.folder} has no tensor {name!r}: take the whole folder again; if it "
+                    "loads with transformers, quantize the loaded module itself with "
+                    "zoo.quantization.generic.quantize_model"
                 )
             by_file.setdefault(self.files[name], []).append(name)
         tensors: dict[str, Tensor] = {}
         for path, wanted in by_file.items():
             with _opened(path) as file:
-                tensors |= {name: file.get_tensor(name) for name in wanted}
+                tensors |= {name: file.get_tensor(self._stored[name]) for name in wanted}
         return tensors
 
     def fill(self, module: nn.Module, prefix: str, dtype: torch.dtype, device: str) -> None:
@@ -151,7 +177,7 @@ class Source:
 
     def facts(self) -> dict[str, Any]:
         """Return what a job is bound to: digests of the configuration and of every shard."""
-        shards = sorted(set(self.files.values()))
+        shards = sorted(set(self._shards.values()))
         return {
             "config": sha256(self.folder / CONFIG),
             "shards": {
