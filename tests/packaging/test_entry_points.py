@@ -53,7 +53,8 @@ def test_recipes_are_listed_among_our_own(installed: Install, tmp_path: Path, va
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     *names, model = done.stdout.split()
-    assert names[:3] == ["acme-small", "acme-tiny", "sesr-m3-x2"]
+    assert names[:2] == ["acme-small", "acme-tiny"]
+    assert "sesr-m3-x2" in names[2:]
     assert model == "acme.nets:Tiny"
 
 
