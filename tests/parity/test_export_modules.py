@@ -20,10 +20,8 @@ from zoo.errors import MismatchError
 from zoo.graph.lower import lower
 from zoo.quantization.int8.calibration import Options
 from zoo.quantization.int8.qat import training_form
-from zoo.runtime import floating
 from zoo.runtime.integer import IntegerNetwork
-from zoo.runtime.integer_moves import MOVES
-from zoo.runtime.integer_ops import KERNELS
+from zoo.runtime.kernels import FLOAT, INTEGER
 
 SHAPE = (1, 4, 12, 12)
 
@@ -220,8 +218,11 @@ def test_modules_without_values_are_refused() -> None:
     assert zoo.estimate(module, "ethos-u55-128", method="roofline", input_shape=SHAPE).macs
 
 
+USUAL = INTEGER["max_pool2d"]
+
+
 def wrong(graph: Any, op: Any) -> Any:
-    kernel = MOVES["max_pool2d"](graph, op)
+    kernel = USUAL(graph, op)
     return lambda x: kernel(x.flip(3))
 
 
@@ -230,11 +231,11 @@ def test_a_wrong_file_is_refused_with_its_worst_layer(
 ) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(4, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1)).eval()
-    monkeypatch.setitem(KERNELS, "max_pool2d", wrong)
+    monkeypatch.setitem(INTEGER, "max_pool2d", wrong)
     message = r"SNR -?\d.* int8 files have at least 10; max_pool2d at 1 loses most: \d\d dB before"
     with pytest.raises(MismatchError, match=message):
         export_tflite(module, tmp_path / "a", SHAPE, [batch()])
-    monkeypatch.setitem(floating.KERNELS, "max_pool2d", lambda graph, op, x: x[:, ::2, ::2])
+    monkeypatch.setitem(FLOAT, "max_pool2d", lambda graph, op, x: x[:, ::2, ::2])
     for int8 in (True, False):
         with pytest.raises(MismatchError, match="a fault of the export, not of rounding"):
             export_tflite(module, tmp_path / "a", SHAPE, [batch()], int8=int8)
