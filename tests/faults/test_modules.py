@@ -49,6 +49,18 @@ def test_a_network_whose_last_layer_has_the_pictures_size(tmp_path: Path) -> Non
     assert shape == ["batch", 2, 8, 8]
 
 
+def test_a_network_that_checks_its_size(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+
+    class Fixed(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2:] != (8, 8):
+                raise ValueError("8 x 8 only")
+            return super().forward(x)
+
+    assert export_onnx(Fixed(2, 3, 3).eval(), tmp_path / "a.onnx", SHAPE).snr_db > 100
+
+
 def test_a_form_that_the_exporter_fixes_to_its_size(tmp_path: Path) -> None:
     """Pooling to 3 x 3 is written for one size, and fails in ONNX Runtime at another."""
     pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

@@ -135,7 +135,7 @@ def _open_axes(module: nn.Module, shape: tuple[int, ...], dynamic: bool) -> Iter
             continue
         try:
             reference(module, torch.zeros(_other(shape, axes)))
-        except RuntimeError:  # a layer has that size
+        except Exception:  # a layer has that size, or the module's own check of it
             continue
         yield axes
     yield {}
