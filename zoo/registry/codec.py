@@ -79,7 +79,7 @@ def _container(value: Any, hint: Any, where: str) -> Any:
         items = [part for part in value.split(",") if part] if isinstance(value, str) else value
         if isinstance(items, list | tuple):
             return tuple(convert(item, arguments[0], where) for item in items)
-    elif isinstance(value, Mapping) and issubclass(origin, Mapping):
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         kind = arguments[1]
         return {str(key): convert(item, kind, f"{where}.{key}") for key, item in value.items()}
     raise ValueError(value)
