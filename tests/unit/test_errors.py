@@ -58,6 +58,7 @@ def test_in_a_checkout_the_line_is_short(tmp_path: Path, monkeypatch: pytest.Mon
 def test_elsewhere_the_line_names_what_the_extra_requires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # not above the interpreter: its path is typed whole
     monkeypatch.setattr(errors, "_ROOT", tmp_path)  # as in site-packages: no pyproject.toml
     monkeypatch.setattr(errors, "_PINS", tmp_path / "constraints.txt")
     lines = ["torch>=2.9", "gradio<7,>=6.30; extra == 'serve'", "peft>=0.21; extra == 'serve'",
