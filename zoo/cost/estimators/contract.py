@@ -75,7 +75,7 @@ class Estimator(Protocol):
 
     @property
     def refusal(self) -> Callable[[Target], str | None]:
-        """Say why a target is none of its; None: it is."""
+        """Return why a target cannot be priced, or None where it can."""
 
     @property
     def estimate(self) -> Callable[[Subject, Target, Any], Cost]:

@@ -32,7 +32,7 @@ class Options:
 
 
 def refusal(target: Target) -> str | None:
-    """Say why a target is not the machine at hand."""
+    """Return why a target is not the machine at hand, or None where it is."""
     if target.method == "measured":
         return None
     return f"target {target.name!r} is {target.method}, not measured"

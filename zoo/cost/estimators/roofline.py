@@ -36,7 +36,7 @@ class Options:
 
 
 def refusal(target: Target) -> str | None:
-    """Say why a target has no roofline."""
+    """Return why a target has no roofline, or None where it has one."""
     if target.method == "measured":
         return f"target {target.name!r} is measured, not roofline"
     return None

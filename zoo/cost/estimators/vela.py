@@ -24,7 +24,7 @@ class Options:
 
 
 def refusal(target: Target) -> str | None:
-    """Say why Vela does not know a target."""
+    """Return why Vela does not know a target, or None where it does."""
     if target.name in vela.NPUS:
         return None
     return (

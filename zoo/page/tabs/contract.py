@@ -1,7 +1,7 @@
 """What a tab of the page is: a module with `TITLE`, `ORDER`, `REQUIRES`, `CSS` and `build`.
 
 A file in this folder is a tab by being here; an installed package offers one through the
-entry-point group "zoo.page.tabs". What is computed belongs into a module without Gradio
+entry-point group "zoo.page.tabs". What is computed belongs in a module without Gradio
 (`zoo.page.enlarging`, `zoo.page.switching`), so that it can be tried without a page.
 """
 
