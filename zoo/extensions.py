@@ -10,7 +10,8 @@ import functools
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,7 @@ def members(point: str) -> Mapping[str, str]:
     """Return where each member of a point is to be imported from, by name, in name order.
 
     Raises:
-        MismatchError: two packages offer the same name.
+        MismatchError: two packages offer the same name, or one offers what is not a name.
 
     """
     folder = importlib.import_module(point)
@@ -33,6 +34,12 @@ def members(point: str) -> Mapping[str, str]:
     }
     for entry in importlib.metadata.entry_points(group=point):
         name = entry.name.replace("_", "-")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise MismatchError(
+                f"entry point {entry.name!r} ({entry.value}) of {point}: expected a "
+                "name of letters, digits and hyphens; rename it, or uninstall the package that "
+                "brings it"
+            )
         if places.setdefault(name, entry.value) != entry.value:
             raise MismatchError(
                 f"{name!r} of {point} is defined by {places[name]} and by entry point {entry.name} "
@@ -77,3 +84,22 @@ def member(point: str, name: str, what: str) -> Any:
             f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
         ) from error
     return loaded
+
+
+def require(member: Any, parts: Mapping[str, Any], what: str, contract: str) -> None:
+    """Raise if a member lacks a part of its contract.
+
+    Args:
+        member: as `member` returns it.
+        parts: the type of each part; `Callable` for a function.
+        what: the member is, for the error: "estimator 'roofline'".
+        contract: the module that says what a member is.
+
+    Raises:
+        MismatchError: a part is missing, or of another type.
+
+    """
+    for part, kind in parts.items():
+        if not isinstance(getattr(member, part, None), kind):
+            expected = "a function" if kind is Callable else f"a {kind.__name__}"
+            raise MismatchError(f"{what} has no {part} that is {expected}; see {contract}")

@@ -6,10 +6,11 @@ JSON, a card's text, a check) comes from the dataclass: see `zoo.registry.option
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from zoo import extensions
 from zoo.errors import MismatchError
 from zoo.registry.compressed import Compressed
 
@@ -90,7 +91,7 @@ class Method(Protocol):
 
 PARTS = {
     "SUMMARY": str, "PAPER": str, "TAKES": str, "DATA": str, "TRAINS": bool, "PRESETS": Mapping,
-    "Options": type,
+    "Options": type, "compress": Callable,
 }  # fmt: skip
 
 
@@ -101,15 +102,11 @@ def checked(name: str, method: Any) -> Method:
         MismatchError: a part is missing, or of another type.
 
     """
-    for part, kind in PARTS.items():
-        if not isinstance(getattr(method, part, None), kind):
-            raise MismatchError(
-                f"compression method {name!r} has no {part} that is a {kind.__name__}; see "
-                "zoo.compression.contract"
-            )
-    if not dataclasses.is_dataclass(method.Options) or not callable(method.compress):
+    what = f"compression method {name!r}"
+    extensions.require(method, PARTS, what, "zoo.compression.contract")
+    if not dataclasses.is_dataclass(method.Options):
         raise MismatchError(
-            f"compression method {name!r}: expected a dataclass Options and a function compress"
+            f"{what} has Options that are no dataclass; see zoo.compression.contract"
         )
     if method.TAKES not in ("network", "language-model"):
         raise MismatchError(

@@ -1,5 +1,7 @@
 """`estimate`: a module or a graph and a target give a `Cost`, by one of the estimators."""
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zoo import extensions
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ESTIMATORS = "zoo.cost.estimators"
+PARTS = {"SUMMARY": str, "Options": type, "refusal": Callable, "estimate": Callable}
 
 
 def methods() -> list[str]:
@@ -25,9 +28,11 @@ def estimator(method: str) -> Estimator:
 
     Raises:
         UnknownNameError: there is none.
+        MismatchError: it lacks a part of the contract, or cannot be imported.
 
     """
     module: Estimator = extensions.member(ESTIMATORS, method, "method")
+    extensions.require(module, PARTS, f"estimator {method!r}", f"{ESTIMATORS}.contract")
     return module
 
 
@@ -51,10 +56,11 @@ def estimate(
     Raises:
         UnknownNameError: no such method.
         MismatchError: the method does not go with the target or the item, an option is not one of
-            its, or the module cannot be traced.
+            its, the module cannot be traced, or what the method gives is no cost.
 
     """
-    chosen = estimator(target.method if method == "auto" else method)
+    name = target.method if method == "auto" else method
+    chosen = estimator(name)
     if reason := chosen.refusal(target):
         raise MismatchError(reason)
     graph = item if isinstance(item, Graph) else None
@@ -63,4 +69,12 @@ def estimate(
         settings = chosen.Options(**options)
     except TypeError as error:
         raise MismatchError(f"method {method!r}: {str(error).partition(') ')[2]}") from error
-    return chosen.estimate(Subject(module, graph, input_shape), target, settings)
+    cost = chosen.estimate(Subject(module, graph, input_shape), target, settings)
+    if not isinstance(cost, Cost):
+        raise MismatchError(
+            f"estimator {name!r} returned {cost!r:.80}; expected a Cost; see {ESTIMATORS}.contract"
+        )
+    for key, value in (("latency_ms", cost.latency_ms), ("energy_mj", cost.energy_mj or 0.0)):
+        if not (isinstance(value, int | float) and 0 <= value < math.inf):
+            raise MismatchError(f"estimator {name!r} gives {value} as {key}; expected 0 or more")
+    return cost

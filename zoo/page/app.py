@@ -10,10 +10,11 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from zoo import extensions
-from zoo.errors import MissingExtraError, ZooError
+from zoo.errors import MismatchError, MissingExtraError, ZooError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read once, at import
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -27,6 +28,7 @@ from zoo.page.parts import note
 from zoo.page.tabs.contract import Context, Tab, missing
 
 POINT = "zoo.page.tabs"
+PARTS = {"TITLE": str, "ORDER": int, "REQUIRES": Mapping, "CSS": str, "build": Callable}
 PORTS = range(7860, 7960)
 MAX_FILE_SIZE = "50mb"
 _FORGET = (600, 3600)  # seconds: every ten minutes, files older than an hour go
@@ -80,12 +82,14 @@ def tabs() -> dict[str, Tab]:
     """Return the tabs, ours and those of installed packages, by name, in their order.
 
     Raises:
-        MismatchError: another package's tab cannot be imported.
+        MismatchError: another package's tab cannot be imported, or is not one.
 
     """
     loaded: dict[str, Tab] = {
         name: extensions.member(POINT, name, "tab") for name in extensions.names(POINT)
     }
+    for name, tab in loaded.items():
+        extensions.require(tab, PARTS, f"tab {name!r}", f"{POINT}.contract")
     return dict(sorted(loaded.items(), key=lambda pair: (pair[1].ORDER, pair[0])))
 
 
@@ -94,6 +98,7 @@ def build(*, local: bool = True) -> gr.Blocks:
 
     Raises:
         MissingWeightsError: no network has weights.
+        MismatchError: a tab cannot be built.
 
     """
     root = Path(tempfile.mkdtemp(prefix="zoo-page-"))
@@ -114,7 +119,15 @@ def _fill(tab: Tab, folder: Path) -> None:
         note(sentence)
         return
     folder.mkdir()
-    tab.build(Context(folder))
+    try:
+        tab.build(Context(folder))
+    except ZooError:
+        raise
+    except Exception as error:  # whatever another package's code raises
+        raise MismatchError(
+            f"tab {folder.name!r} cannot be built: {type(error).__name__}: {error}; repair or "
+            "uninstall the package that brings it"
+        ) from error
 
 
 def serve(

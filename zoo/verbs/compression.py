@@ -68,6 +68,11 @@ def make(
     result = choice.method.compress(
         source, out, choice.options, data=data, test=test, resume=resume, device=device
     )
+    if not isinstance(result, Compressed):
+        raise MismatchError(
+            f"compression method {choice.name!r} returned {result!r:.80}; expected a "
+            "Compressed; see zoo.compression.contract"
+        )
     team = Team(device)
     if team.is_main:
         recipe = dataclasses.replace(recipe, **result.changes)

@@ -4,7 +4,7 @@ A method attaches trained values to a base model. From then on the loop of `zoo.
 `Attachment` alone, so that a new method is one file and nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -96,6 +96,10 @@ def method(name: str) -> AdapterMethod:
 
     Raises:
         UnknownNameError: there is none.
+        MismatchError: it lacks a function.
 
     """
-    return cast(AdapterMethod, extensions.member(METHODS, name, "method"))
+    found = extensions.member(METHODS, name, "method")
+    parts = {"budget": Callable, "attach": Callable}
+    extensions.require(found, parts, f"adapter method {name!r}", __name__)
+    return cast(AdapterMethod, found)

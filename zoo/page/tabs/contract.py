@@ -56,8 +56,15 @@ class Tab(Protocol):
 def missing(requires: Mapping[str, str]) -> str:
     """Return what to install, and the line to type, or nothing where every package is there."""
     for package, extra in requires.items():
-        if importlib.util.find_spec(package) is None:
+        if not _is_installed(package):
             if extra:
                 return str(MissingExtraError.of(package, extra))
             return f"{package} is not installed; type: {install(package)}"
     return ""
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # what it is a part of is not there
+        return False

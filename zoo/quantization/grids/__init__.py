@@ -1,5 +1,7 @@
 """Grids: which values exist. One file each, found by being here; see `contract`."""
 
+from collections.abc import Callable
+
 from zoo import extensions
 from zoo.quantization.grids.contract import Grid, GridModule
 from zoo.quantization.options import LayerOptions
@@ -9,8 +11,20 @@ __all__ = ["Grid", "make_grid"]
 POINT = "zoo.quantization.grids"
 
 
+def find(name: str) -> GridModule:
+    """Return the grid of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+        MismatchError: it lacks its function, or cannot be imported.
+
+    """
+    module: GridModule = extensions.member(POINT, name, "grid")
+    extensions.require(module, {"make": Callable}, f"grid {name!r}", f"{POINT}.contract")
+    return module
+
+
 def make_grid(options: LayerOptions, rows: int, columns: int) -> Grid:
     """Return the grid that `options` ask for, laid out for a (rows, columns) matrix."""
     name = "factored" if options.codebook_rank else options.grid
-    module: GridModule = extensions.member(POINT, name, "grid")
-    return module.make(options, rows, columns)
+    return find(name).make(options, rows, columns)
