@@ -90,6 +90,24 @@ def one_line(capsys: Captured, words: tuple[str, ...], *parts: str) -> None:
 @pytest.mark.parametrize(
     ("code", "part"),
     [
+        ("", "expected zoo.Recipes, or a module with RECIPES"),
+        ("RECIPES = None", "holds None; expected zoo.Recipes"),
+        ("RECIPES = (1 / 0 for _ in 'a')", "cannot be loaded: ZeroDivisionError"),
+        (f"{RECIPE}RECIPES = (recipe(make={{'steps': 1}}),)", "acme-one.make is {'steps': 1}"),
+    ],
+    ids=["no RECIPES", "None", "raises late", "make is a dict"],
+)
+@pytest.mark.parametrize("words", [("list",), ("compress", "x", "--out", "y")], ids=["list", "mk"])
+def test_recipes(
+    install: Install, capsys: Captured, code: str, part: str, words: tuple[str, ...]
+) -> None:
+    install("zoo.recipes", code)
+    one_line(capsys, words, "entry point acme (acme)", part)
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
         ("", "has no SUMMARY that is a str"),
         (ESTIMATOR.replace("refusal", "refuse", 1), "has no refusal that is a function"),
         (ESTIMATOR, "returned {}; expected a Cost"),

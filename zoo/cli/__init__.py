@@ -47,20 +47,22 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for an error, 2 for wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(words).parse_args(words)
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING)
-    if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read when torch is imported
-    if args.hub:
-        os.environ["ZOO_HUB"] = args.hub  # as if the user had set it: every verb reads it there
+    debug = "--debug" in words
     try:
+        args = _parser(words).parse_args(words)
+        debug = args.debug
+        logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING)
+        if args.threads:
+            os.environ["OMP_NUM_THREADS"] = str(args.threads)  # read when torch is imported
+        if args.hub:
+            os.environ["ZOO_HUB"] = args.hub  # as if the user had set it: every verb reads it there
         args.act(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ZooError, OSError) as error:  # OSError: a full disk, a file that may not be read
-        if args.debug:
+        if debug:
             raise
         print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -31,12 +31,14 @@ def _collect() -> Iterable[tuple[str, Recipe]]:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             loaded = point.load()
+            held = getattr(loaded, "RECIPES", loaded)
+            recipes = tuple(held) if isinstance(held, Iterable) else (held,)
         except Exception as error:  # whatever another package's code raises
             raise MismatchError(
                 f"entry point {point.name} ({point.value}) cannot be loaded: "
                 f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
             ) from error
-        for recipe in getattr(loaded, "RECIPES", loaded):
+        for recipe in recipes:
             yield f"entry point {point.name} ({point.value})", recipe
 
 
@@ -52,7 +54,9 @@ def all_recipes() -> Mapping[str, Recipe]:
     defined: dict[str, tuple[str, Recipe]] = {}
     for source, recipe in _collect():
         if not isinstance(recipe, Recipe):
-            raise MismatchError(f"{source} holds {recipe!r}; expected a zoo.Recipe")
+            raise MismatchError(
+                f"{source} holds {recipe!r}; expected zoo.Recipes, or a module with RECIPES"
+            )
         if recipe.name in defined:
             raise MismatchError(
                 f"recipe {recipe.name!r} is defined by {defined[recipe.name][0]} and by {source}; "

@@ -159,6 +159,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.tiny) - {"args", "train"}):
             raise MismatchError(f"{self.name}.tiny has {unknown[0]!r}; expected args and train")
+        if not isinstance(self.make, Train | Compress):
+            raise MismatchError(f"{self.name}.make is {self.make!r}; expected Train or Compress")
         for value in (self.name, self.default_tag):
             if not NAME.fullmatch(value):
                 raise MismatchError(
