@@ -127,8 +127,12 @@ def test_an_estimator(install: Install, capsys: Captured, code: str, part: str) 
     [
         (method(function="squeeze"), "has no compress that is a function"),
         (method(), "returned 7; expected a Compressed"),
+        (method(hint="int"), "Options.count has no default"),
+        (method(hint='int = "two"'), "the default of Options.count is 'two'; expected int"),
+        (method(hint='int = "2"'), "the default of Options.count is '2', which"),
+        (method(name="device", hint='str = ""'), "option 'device' of method 'acme'"),
     ],
-    ids=["no function", "no result"],
+    ids=["no function", "no result", "no default", "default", "text", "taken flag"],
 )
 def test_a_compression_method(install: Install, capsys: Captured, code: str, part: str) -> None:
     install("zoo.compression.methods", code)

@@ -63,7 +63,13 @@ def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
     trains = "; trains, under Accelerate" if method.TRAINS else ""
     group = sub.add_argument_group(f"options of {name}", f"{method.SUMMARY}{data}{trains}")
     for option in options(method.Options):
-        _add_option(group, option)
+        try:
+            _add_option(group, option)
+        except argparse.ArgumentError as error:  # a flag that the command has itself
+            raise MismatchError(
+                f"option {option.name!r} of method {name!r} cannot be typed: {error.message}; "
+                "rename it, or uninstall the package that brings it"
+            ) from error
     sub.set_defaults(tables=[o.name for o in options(method.Options) if o.shape == "table"])
     _, unknown = sub.parse_known_args(words)  # of too few words, or --help, it says so itself
     for word in unknown:

@@ -66,7 +66,7 @@ def options(kind: type) -> tuple[Option, ...]:
     """Return the options of a dataclass, in the order of its fields.
 
     Raises:
-        MismatchError: a field has no text, or no default.
+        MismatchError: a field has no text, no default, or one of another type.
 
     """
     return _options(kind)
@@ -87,9 +87,12 @@ def _options(kind: Any) -> tuple[Option, ...]:
             default = field.default_factory()
         if default is dataclasses.MISSING:
             raise MismatchError(f"{kind.__qualname__}.{field.name} has no default")
+        hint = hints[field.name]
+        where = f"the default of {kind.__qualname__}.{field.name}"
+        if convert(default, hint, where) != default:
+            raise MismatchError(f"{where} is {default!r}, which is not of its type")
         flag = f"--{field.name.replace('_', '-')}"
         flags = (flag, *field.metadata.get("flags", ()))
-        hint = hints[field.name]
         described.append(Option(field.name, said[field.name], hint, default, flags, _shape(hint)))
     return tuple(described)
 
