@@ -106,7 +106,7 @@ def checked(name: str, method: Any) -> Method:
     extensions.require(method, PARTS, what, "zoo.compression.contract")
     if not dataclasses.is_dataclass(method.Options):
         raise MismatchError(
-            f"{what} has Options that are no dataclass; see zoo.compression.contract"
+            f"{what} has Options that are not a dataclass; see zoo.compression.contract"
         )
     if method.TAKES not in ("network", "language-model"):
         raise MismatchError(
