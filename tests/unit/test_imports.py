@@ -32,6 +32,8 @@ EXCEPTIONS = {
     ("zoo.registry.catalogue", "zoo.recipes"): "discovery: families are found by being there",
     ("zoo.quantization", "zoo.integrations.registration"): "published cards say `import "
     "zoo.quantization`, after which transformers must open packed checkpoints",
+    ("zoo.registry.checkpoint", "zoo.quantization.language.opening"): "what `zoo.compress` returns "
+    "has always opened packed language models too, by its method `load`",
 }
 
 # What other rooms may use of the hub, and the floors of its server, from the roof down.

@@ -170,7 +170,10 @@ class Checkpoint:
         Of a quantized network it is the float one; `zoo.load` gives the integer one.
         """
         if self.recipe.of_transformers:
-            raise MismatchError(f"{self.path} is a language model; open it with zoo.load")
+            from zoo.quantization.language.opening import load
+
+            self.verify()
+            return load(self.path)
         model, tensors = build(self.recipe), self.state_dict()
         try:
             model.load_state_dict(tensors, strict=True)
