@@ -15,7 +15,7 @@ DEV := .venv/.installed-dev
 BENCHMARKS := $(subst /,.,$(basename $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))))
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow coverage check fix bench wheel clean
+.PHONY: help demo test test-slow coverage check fix bench docs tables wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,11 +48,17 @@ bench: $(DEV)  ## run every benchmark
 		echo "== $$name"; $(BIN)/python -m $$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "goals not met:$$failed"; exit 1; }
 
+docs: $(DEV)  ## build the guide into site/, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tables: $(DEV)  ## write the guide's tables anew, from the shipped files and stored measurements
+	$(BIN)/python -m docs.make.tables
+
 wheel: $(DEV)  ## build the sdist, and from it the wheel, into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove .venv, caches and builds
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: a second call installs nothing until the metadata or a pinned version changes.

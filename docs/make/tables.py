@@ -1,6 +1,8 @@
-"""Rewrites the README's tables of models and costs from the shipped weights: none is typed.
+"""Rewrites the tables of the README and the guide from the shipped files: none is typed.
 
-Run: python -m benchmarks.readme
+A table stands in its page between the markers `<!-- NAME -->` and `<!-- /NAME -->`.
+
+Run: make tables
 """
 
 import math
@@ -16,7 +18,7 @@ from zoo.adapters.storage import read_header
 from zoo.cards.parts import TARGETS
 from zoo.cost.result import readable
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def models() -> str:
@@ -103,30 +105,38 @@ def _words(fact: str) -> str:
 
 
 def with_table(text: str, name: str, table: str) -> str:
-    """Return the README with the table between the markers `<!-- name -->` and `<!-- /name -->`."""
+    """Return a page with the table between its markers."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
-        raise SystemExit(f"README.md has no pair of markers {start} {end}")
+        raise SystemExit(f"the page has no pair of markers {start} {end}")
     before, rest = text.split(start)
     return f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
 
 
+def fresh(page: str) -> str:
+    """Return a page as it has to be: with the tables that the shipped files give."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, make in PAGES[page].items():
+        text = with_table(text, name, make())
+    return text
+
+
 def main() -> None:
     """Rewrite the tables in place."""
-    text = README.read_text(encoding="utf-8")
-    for name, make in TABLES.items():
-        text = with_table(text, name, make())
-    README.write_text(text, encoding="utf-8")
+    for page in PAGES:
+        (ROOT / page).write_text(fresh(page), encoding="utf-8")
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "models": models,
-    "costs": costs,
-    "adapters": adapters,
-    "hub": hub.table,
-    "llm": gptvq_readme.perplexities,
-    "llm-speed": gptvq_readme.speeds,
-    "int8": export.markdown,
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/tables/models.md": {"models": models},
+    "docs/tables/adapters.md": {"adapters": adapters},
+    "docs/tables/quantized.md": {"llm": gptvq_readme.perplexities},
+    "docs/tables/costs.md": {"costs": costs},
+    "docs/benchmarks.md": {
+        "llm-speed": gptvq_readme.speeds,
+        "hub": hub.table,
+        "int8": export.markdown,
+    },
 }
 
 if __name__ == "__main__":
