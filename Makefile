@@ -15,7 +15,7 @@ DEV := .venv/.installed-dev
 BENCHMARKS := $(subst /,.,$(basename $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))))
 
 .NOTPARALLEL:
-.PHONY: help demo test test-slow coverage check fix bench docs tables wheel clean
+.PHONY: help demo test test-slow coverage check fix bench docs tables screenshots wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,8 +51,11 @@ bench: $(DEV)  ## run every benchmark
 docs: $(DEV)  ## build the guide into site/, without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-tables: $(DEV)  ## write the guide's tables anew, from the shipped files and stored measurements
-	$(BIN)/python -m docs.make.tables
+tables: $(DEV)  ## write the tables and the drawing of the guide anew, from what is there
+	$(BIN)/python -m docs.make.tables && $(BIN)/python -m docs.make.rooms
+
+screenshots: $(DEV)  ## take the guide's pictures of the page anew, in Chromium
+	ZOO_GUIDE_PICTURES=1 $(BIN)/python -m pytest -m browser tests/browser/test_screenshots.py
 
 wheel: $(DEV)  ## build the sdist, and from it the wheel, into dist/
 	$(BIN)/python -m build

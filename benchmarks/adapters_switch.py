@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import adapters_common as common
 from benchmarks import adapters_plot
-from benchmarks.common import RESULTS, ratio, report
+from benchmarks.common import PICTURES, RESULTS, ratio, report
 from zoo.adapters import Switcher
 
 SIZES = {
@@ -244,7 +244,7 @@ def main() -> None:
     rows, met = rows_of(results)
     name = "adapters_switch_quick" if args.quick else "adapters_switch"
     report(name, args.threads, {"runs": args.runs, "results": results}, rows)
-    adapters_plot.draw(results, RESULTS / f"{name}.png")
+    adapters_plot.draw(results, (RESULTS if args.quick else PICTURES) / f"{name}.png")
     print("(ms: processor time of one thread)" if args.threads == 1 else "(ms: wall time)")
     print("all goals met" if met else "a goal was missed")
 

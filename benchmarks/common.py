@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images"  # of the guide
 
 
 def alternate(

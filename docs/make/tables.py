@@ -12,6 +12,7 @@ from pathlib import Path
 import zoo
 from benchmarks import export, gptvq_readme, hub
 from benchmarks.sesr_quality import held_out_bsds
+from docs.make import claims, headlines
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -128,11 +129,16 @@ def main() -> None:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"headlines": lambda: headlines.table("docs/")},
+    "docs/index.md": {"headlines": lambda: headlines.table("")},
     "docs/tables/models.md": {"models": models},
     "docs/tables/adapters.md": {"adapters": adapters},
     "docs/tables/quantized.md": {"llm": gptvq_readme.perplexities},
     "docs/tables/costs.md": {"costs": costs},
     "docs/benchmarks.md": {
+        "machines": claims.machines,
+        "enlarging": claims.enlarging,
+        "adapter-speed": claims.adapters,
         "llm-speed": gptvq_readme.speeds,
         "hub": hub.table,
         "int8": export.markdown,

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from docs.make import tables
+from docs.make import rooms, tables
 from tests.docs.transcript import ROOT, pages
 
 
@@ -19,6 +19,10 @@ from tests.docs.transcript import ROOT, pages
 def test_the_tables_say_what_the_files_say(page: str) -> None:
     stands = (ROOT / page).read_text(encoding="utf-8")
     assert tables.fresh(page) == stands, "type: make tables"
+
+
+def test_the_drawing_of_the_house_is_of_this_house() -> None:
+    assert rooms.svg() == rooms.PICTURE.read_text(encoding="utf-8"), "type: make tables"
 
 
 class Html(HTMLParser):

@@ -1,0 +1,122 @@
+"""Tables of what the benchmarks measured, from their stored results; none is typed."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.common import RESULTS
+from docs.make.headlines import stored
+
+CLAIMS = "| claim | measured | goal |\n|---|---|---|"
+
+
+def _claims(rows: Iterable[tuple[str, str, str]]) -> str:
+    return "\n".join([CLAIMS, *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
+
+
+def _times(found: dict[str, Any], digits: int = 2) -> str:
+    spread = f"{found['min']:.{digits}f} to {found['max']:.{digits}f}"
+    return f"{found['median']:.{digits}f}x ({spread})"
+
+
+def machines() -> str:
+    """Return where and with what each result was measured."""
+    lines = [
+        "| result | date | processor, threads | Python, torch | load |",
+        "|---|---|---|---|---:|",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        m = stored(path.stem)["machine"]
+        lines.append(
+            f"| `{path.name}` | {m['date']} | {m['processor']}, {m['threads']} of "
+            f"{m['processors']} | {m['python']}, {m['torch']} | {m['load_average']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def enlarging() -> str:
+    """Return the speed and memory of enlarging, and of training in collapsed space."""
+    found, training = stored("sesr_inference"), stored("sesr_training")
+    seconds = {name: statistics.median(times) for name, times in found["seconds"].items()}
+    step = {name: statistics.median(times) for name, times in training["seconds"].items()}
+    return _claims(
+        [
+            (
+                "1080p to 4K, time against ONNX Runtime",
+                f"{_times(found['against_onnxruntime'])}: {seconds['zoo']:.2f} s against "
+                f"{seconds['onnxruntime']:.2f} s; bicubic {seconds['bicubic']:.2f} s",
+                "1.2x",
+            ),
+            ("tiles against the whole image", f"largest difference {found['seam']:.0e}", "0"),
+            (
+                "peak memory of the process, 8K output in colour",
+                f"{found['peak_bytes'] / 1e9:.2f} GB",
+                "1.5 GB",
+            ),
+            (
+                "training step: expanded against collapsed, 32 crops of 64x64",
+                f"{_times(training['speedup'], 1)}: {step['expanded']:.1f} s against "
+                f"{step['collapsed']:.2f} s; loss curves within {training['loss_curve_gap']:.0e}",
+                "15x",
+            ),
+        ]
+    )
+
+
+def adapters() -> str:
+    """Return what a switch, a file and a training step cost beside peft's."""
+    switch, files = stored("adapters_switch")["results"], stored("adapters_files")
+    rows = []
+    for kind, goals in (("fp32", "0.10, 0.20, 1.3"), ("bf16", "0.06, 0.10, 1.3")):
+        found = switch[f"154M {kind}"]
+        over = {name: pair["median"] for name, pair in found["ours_over"].items()}
+        rows += [
+            (
+                f"switch, {kind}: time over peft's LoRA r32, peft's SHiRA, a loop in C",
+                f"{over['peft LoRA r32']:.3f}x, {over['peft SHiRA']:.3f}x, {over['C loop']:.2f}x: "
+                f"{found['median_ms']['ours']:.1f} ms",
+                goals,
+            ),
+            (
+                f"switch, {kind}: over a tuned LoRA r32 (a product into a buffer)",
+                f"{over['tuned LoRA r32']:.3f}x",
+                "",
+            ),
+            (
+                f"block masks (a cache line), {kind}: over a memcpy of the weights",
+                f"{over['ours, block mask / memcpy']:.2f}x",
+                "0.30",
+            ),
+        ]
+    size, goal = files["bytes"], files["goals"]
+    shares = [size[f"ours, {name}"] / size["peft SHiRA"] for name in _FILES]
+    return _claims([*rows, (
+        "file over peft's SHiRA: bf16, shared mask, block mask",
+        ", ".join(f"{share:.3f}x" for share in shares),
+        f"{goal['ours, bf16']}, {goal['ours, bf16, shared mask']}",
+    ), (
+        "loading, all checks included, over peft's LoRA r32",
+        _times(files["load_ratio_to_lora"]["ours, bf16"]),
+        "1.0",
+    ), *_training()])  # fmt: skip
+
+
+_FILES = ("bf16", "bf16, shared mask", "bf16, block mask")
+
+
+def _training() -> list[tuple[str, str, str]]:
+    found = stored("adapters_training")
+    peak = {name: numbers["peak"] for name, numbers in found["memory"].items()}
+    goals = found["goals"]
+    return [
+        (
+            "training over peft's LoRA r32: peak memory",
+            f"{peak['shira'] / peak['lora']:.2f}x",
+            str(goals["memory_ratio"]),
+        ),
+        (
+            "training over peft's LoRA r32: time of a step",
+            _times(found["step_ratio_to_lora"]["shira"]),
+            str(goals["step_ratio"]),
+        ),
+    ]
