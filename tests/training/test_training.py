@@ -1,5 +1,6 @@
 """Training: what a run leaves, what makes no difference, and what stops it."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.errors import install
 from zoo.training import loop as module
 
 # SOAP makes full steps of gradients that are nothing but rounding errors; sums in another order
@@ -170,6 +172,13 @@ def test_a_tracker_writes_its_files(train, tmp_path):
     files = list((tmp_path / "tracking").rglob("events.out.tfevents.*"))
     assert files
     assert any(b"held_out/psnr_y_db" in file.read_bytes() for file in files)
+
+
+def test_a_tracker_that_is_not_installed_says_what_to_type(train, tmp_path, capsys):
+    if importlib.util.find_spec("clearml"):
+        pytest.skip("clearml is installed")
+    assert train(tmp_path / "run", "--tracker", "clearml") == 1
+    assert f"clearml is not installed; type: {install('clearml')}" in capsys.readouterr().err
 
 
 def test_an_unknown_tracker_is_refused(train, tmp_path, capsys):

@@ -90,28 +90,28 @@ def encoded(source: str) -> Iterator[tuple[str, bytes]]:
     Raises:
         MismatchError: no such folder, or a data set without an `image` column.
         HubError: the data set cannot be loaded.
+        MissingExtraError: a data set, and the package datasets is not installed.
 
     """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        yield from ((file.name, file.read_bytes()) for file in images.find(path))
+        return
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise MismatchError(f"no such folder: {source} (a Hub data set is written org/name)")
     try:
         import datasets
     except ImportError:
         raise MissingExtraError.of("datasets", "train") from None
     datasets.disable_progress_bars()
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = [str(file) for file in images.find(path)]
-        rows = datasets.Dataset.from_dict({"image": files})
-    elif source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise MismatchError(f"no such folder: {source} (a Hub data set is written org/name)")
-    else:
-        try:
-            rows = datasets.load_dataset(source, split="train")
-        except Exception as error:  # its errors are many and share no base
-            raise HubError(f"data set {source!r} cannot be loaded: {error}") from error
-        if "image" not in rows.column_names:
-            raise MismatchError(
-                f"data set {source!r} has columns {rows.column_names}; expected 'image'"
-            )
+    try:
+        rows = datasets.load_dataset(source, split="train")
+    except Exception as error:  # its errors are many and share no base
+        raise HubError(f"data set {source!r} cannot be loaded: {error}") from error
+    if "image" not in rows.column_names:
+        raise MismatchError(
+            f"data set {source!r} has columns {rows.column_names}; expected 'image'"
+        )
     rows = rows.cast_column("image", datasets.Image(decode=False))
     for number, row in enumerate(rows):
         image = row["image"]
