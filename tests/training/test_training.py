@@ -128,6 +128,20 @@ def test_two_processes_equal_one_with_the_double_batch(small, train, tmp_path, r
     assert not list(two.glob(".*"))
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
+def test_torchrun_on_a_machine_without_an_accelerator_makes_one_run(small, tmp_path):
+    words = small(tmp_path / "run", steps=2, eval_every=2)
+    if "--device" in words:
+        del words[words.index("--device") : words.index("--device") + 2]
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m zoo"
+    done = subprocess.run(
+        [sys.executable, *launch.split(), *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held out: psnr_y_db") == 1
+    assert zoo.checkpoint(tmp_path / "run").metrics["training"]["processes"] == 2
+
+
 @pytest.mark.parametrize(("optimizer", "step"), [("adamw", 2), ("soap", 3)])
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(
     optimizer, step, train, tmp_path, capsys

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from zoo.errors import MismatchError, MissingExtraError, install
 from zoo.registry.recipe import Train
 
@@ -35,7 +37,8 @@ def accelerator_for(
         return Accelerator(
             mixed_precision=settings.precision,
             gradient_accumulation_steps=settings.accumulation_steps,
-            cpu=device == "cpu",
+            # Said of a machine without an accelerator too: else every process trains on its own.
+            cpu=device == "cpu" or not torch.accelerator.is_available(),
             log_with=tracker,
             project_config=folders,
         )
