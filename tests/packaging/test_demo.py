@@ -119,6 +119,22 @@ def test_every_view_of_the_page_answers(python) -> None:
         assert why != "peft is not installed"
 
 
+def test_a_network_is_trained_on_a_folder(python, repository: Path) -> None:
+    photos = str(repository / "docs" / "samples" / "photos")
+    train = ["train", "sesr-m3-x2", "--out", "run", "--set", "train.steps=1", "--data"]
+    done = python(RUN, json.dumps([[*train, photos]]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = [*train[:3], "other", *train[4:]]
+    for words, package in (
+        ([*again, "org/photos"], "datasets"),
+        ([*again, photos, "--tracker", "tensorboard"], "tensorboard"),
+        (["push", "./run", "me/m3", "--hub", "local"], "dulwich"),
+        (["hub", "serve", "--dir", "hub"], "dulwich"),
+    ):
+        done = python(RUN, json.dumps([words]))
+        assert f"zoo: {package} is not installed; type: " in done.stderr, package
+
+
 def test_the_commands_of_the_readme_run(
     python, first_commands: Callable[[Path], list[list[str]]], tmp_path: Path
 ) -> None:

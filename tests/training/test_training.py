@@ -1,5 +1,6 @@
 """Training: what a run leaves, what makes no difference, and what stops it."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.errors import install
 from zoo.training import loop as module
 
 # SOAP makes full steps of gradients that are nothing but rounding errors; sums in another order
@@ -126,6 +128,20 @@ def test_two_processes_equal_one_with_the_double_batch(small, train, tmp_path, r
     assert not list(two.glob(".*"))
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
+def test_torchrun_on_a_machine_without_an_accelerator_makes_one_run(small, tmp_path):
+    words = small(tmp_path / "run", steps=2, eval_every=2)
+    if "--device" in words:
+        del words[words.index("--device") : words.index("--device") + 2]
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m zoo"
+    done = subprocess.run(
+        [sys.executable, *launch.split(), *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held out: psnr_y_db") == 1
+    assert zoo.checkpoint(tmp_path / "run").metrics["training"]["processes"] == 2
+
+
 @pytest.mark.parametrize(("optimizer", "step"), [("adamw", 2), ("soap", 3)])
 def test_a_loss_that_is_no_number_stops_the_run_with_one_line(
     optimizer, step, train, tmp_path, capsys
@@ -170,6 +186,13 @@ def test_a_tracker_writes_its_files(train, tmp_path):
     files = list((tmp_path / "tracking").rglob("events.out.tfevents.*"))
     assert files
     assert any(b"held_out/psnr_y_db" in file.read_bytes() for file in files)
+
+
+def test_a_tracker_that_is_not_installed_says_what_to_type(train, tmp_path, capsys):
+    if importlib.util.find_spec("clearml"):
+        pytest.skip("clearml is installed")
+    assert train(tmp_path / "run", "--tracker", "clearml") == 1
+    assert f"clearml is not installed; type: {install('clearml')}" in capsys.readouterr().err
 
 
 def test_an_unknown_tracker_is_refused(train, tmp_path, capsys):

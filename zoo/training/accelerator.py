@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.errors import MismatchError, MissingExtraError
+import torch
+
+from zoo.errors import MismatchError, MissingExtraError, install
 from zoo.registry.recipe import Train
 
 if TYPE_CHECKING:
@@ -16,21 +18,27 @@ def accelerator_for(
     """Return the Accelerator that settings ask for.
 
     Raises:
-        MissingExtraError: accelerate is not installed.
+        MissingExtraError: accelerate is not installed, or the tracker's package.
         MismatchError: no such tracker, or a precision this device lacks.
 
     """
     try:
         from accelerate import Accelerator
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
         from accelerate.utils import ProjectConfiguration
     except ImportError:
         raise MissingExtraError.of("accelerate", "train") from None
+    if tracker in set(LOGGER_TYPE_TO_CLASS) - {str(name) for name in get_available_trackers()}:
+        if tracker == "tensorboard":
+            raise MissingExtraError.of(tracker, "train")
+        raise MissingExtraError(f"{tracker} is not installed; type: {install(str(tracker))}")
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking"))
     try:
         return Accelerator(
             mixed_precision=settings.precision,
             gradient_accumulation_steps=settings.accumulation_steps,
-            cpu=device == "cpu",
+            # Said of a machine without an accelerator too: else every process trains on its own.
+            cpu=device == "cpu" or not torch.accelerator.is_available(),
             log_with=tracker,
             project_config=folders,
         )

@@ -5,7 +5,7 @@ images are made from the 8-bit RGB originals by Matlab's bicubic, as in the pape
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,13 +226,8 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     Up to 16 squares of 96 pixels, evenly spread, from each of at most 32 pictures of a folder, or
     of a Hub data set, "org/name".
     """
-    folder: Iterable[Any] = ()
-    if source.is_dir():  # needs no `datasets`
-        folder = ((path, path.name) for path in images.find(source))
-    else:
-        folder = ((content, name) for name, content in encoded(str(source)))
     batches = []
-    for content, name in itertools.islice(folder, 32):
+    for name, content in itertools.islice(encoded(str(source)), 32):
         picture = images.read(content, f"calibration image {name}")
         plane = torch.from_numpy(images.luma(picture.pixels, picture.white))
         size = min(96, *plane.shape)
