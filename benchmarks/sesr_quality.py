@@ -1,7 +1,7 @@
 """Claim: what each shipped SESR reaches on Set5, against its MACs, the paper and bicubic.
 
 Evaluated here from the shipped files. Run: python -m benchmarks.sesr_quality --data SET5, a folder
-with the published pairs in 2x/ and 4x/; results/sesr_quality_x*.png are the pictures.
+with the published pairs in 2x/ and 4x/; docs/images/sesr_quality_x*.png are the pictures.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import zoo
-from benchmarks.common import RESULTS, report
+from benchmarks.common import PICTURES, report
 from benchmarks.plot import Series, chart
 from zoo import registry
 
@@ -63,7 +63,7 @@ def picture(scale: int, rows: list[dict[str, Any]]) -> None:
         Series("FSRCNN, as the paper gives it", [FSRCNN[scale]], ["FSRCNN"]),
     ]
     chart(
-        RESULTS / f"sesr_quality_x{scale}.png",
+        PICTURES / f"sesr_quality_x{scale}.png",
         series,
         title=f"SESR x{scale} on Set5 (bicubic: {ours[0]['bicubic_psnr_y_db']:.2f} dB)",
         x="billions of MACs for a 1280 x 720 output",

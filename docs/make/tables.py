@@ -12,7 +12,7 @@ from pathlib import Path
 import zoo
 from benchmarks import export, gptvq_readme, hub
 from benchmarks.sesr_quality import held_out_bsds
-from docs.make import claims, headlines
+from docs.make import claims, headlines, networks
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -29,7 +29,7 @@ def models() -> str:
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for name in sorted(registry.names("sesr-*"), key=_scale_then_size):
-        cost = zoo.estimate(name, TARGETS[0])
+        cost = networks.cost(name)
         recipe = registry.find(name)
         counts = f"| `{name}` | {cost.parameters['weights']:,} | {cost.macs / 1e9:.3f} G |"
         if recipe.default_tag not in registry.shipped_tags(name):
@@ -57,23 +57,11 @@ def costs() -> str:
     ]
     for target in TARGETS:
         cost = zoo.estimate("sesr-m5-x2", target)
-        tiles, how = cost.tiled, "whole"
-        peak = cost.peak_activation_bytes
-        if tiles and cost.runs_tiled:
-            how, peak = (
-                f"{tiles.count} tiles of {tiles.width}x{tiles.height}",
-                tiles.peak_activation_bytes,
-            )
+        peak = readable(cost.peak_activation_bytes)
+        time, how = networks.duration(cost.latency_ms), networks.how_it_runs(cost)
         known = cost.obtained["latency_ms"]
-        cells = [_time(cost.latency_ms), readable(peak), how, known]
-        lines.append(f"| `{target}` ({cost.dtype}) | {' | '.join(cells)} |")
+        lines.append(f"| `{target}` ({cost.dtype}) | {time} | {peak} | {how} | {known} |")
     return "\n".join(lines)
-
-
-def _time(milliseconds: float) -> str:
-    if milliseconds >= 1000:
-        return f"{milliseconds / 1000:.0f} s"
-    return f"{milliseconds:.{0 if milliseconds >= 100 else 2}f} ms"
 
 
 def adapters() -> str:
@@ -131,10 +119,11 @@ def main() -> None:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headlines": lambda: headlines.table("docs/")},
     "docs/index.md": {"headlines": lambda: headlines.table("")},
-    "docs/tables/models.md": {"models": models},
+    "docs/tables/models.md": {"recipes": networks.recipes, "models": models},
     "docs/tables/adapters.md": {"adapters": adapters},
     "docs/tables/quantized.md": {"llm": gptvq_readme.perplexities},
-    "docs/tables/costs.md": {"costs": costs},
+    "docs/tables/costs.md": {"costs": costs, "all-costs": networks.costs_by_target},
+    "docs/tables/operators.md": {"operators": networks.operators},
     "docs/benchmarks.md": {
         "machines": claims.machines,
         "enlarging": claims.enlarging,

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's walk-throughs, done: one more recipe, and a family in a package of its own."""
+"""The walk-throughs of the guide, done: one more recipe, and a family in a package of its own."""
 
 import os
 import re
@@ -17,19 +17,19 @@ ACME = Path(__file__).parent / "acme-zoo"
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / "docs/extend/family.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str, section: str) -> list[str]:
     """The fenced blocks of a language in a section, without their indentation."""
-    part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    part = text.partition(f"# {section}\n")[2].partition("\n## ")[0]
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", part, re.DOTALL | re.MULTILINE)
     return [re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) for indent, code in found]
 
 
 def test_one_more_size_is_one_row_and_its_golden_lines(text: str, repository: Path):
-    (row,) = blocks(text, "python", "Adding a recipe to a family")
-    (golden,) = blocks(text, "toml", "Adding a recipe to a family")
+    (row,) = blocks(text, "python", "One more size of a family")
+    (golden,) = blocks(text, "toml", "One more size of a family")
     source = (repository / "zoo/recipes/sesr.py").read_text(encoding="utf-8")
     place = re.search(r'^    _Size\("m11".*\n', source, re.MULTILINE)
     assert place is not None
@@ -91,8 +91,9 @@ def python(installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_a_family_in_a_package_of_its_own(text: str, python):
-    (commands,) = blocks(text, "sh", "Extension points")
-    words = [line.split() for line in commands.replace("'", "").strip().splitlines()]
+    (block,) = blocks(text, "sh", "A task of your own")
+    commands = [line.partition(" |")[0] for line in block.splitlines() if line.startswith("zoo ")]
+    words = [line.replace("'", "").replace("runs/", "").split() for line in commands]
     assert [line[:2] for line in words][:2] == [["zoo", "list"], ["zoo", "train"]]
     said = [python("-m", *line) for line in words]
     listed, trained, judged, ran, cost, _, card = said

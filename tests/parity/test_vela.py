@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
 from zoo import cost
 from zoo.deploy.tflite_read import read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
@@ -105,6 +106,20 @@ def test_cost_by_vela_says_so() -> None:
     assert "Vela" in given.obtained["latency_ms"]
     assert "without 1 operator on the host CPU" in given.obtained["latency_ms"]
     assert given.notes[0].startswith("DEPTH_TO_SPACE")
+
+
+@pytest.mark.parametrize("name", ["sesr-m5-x2", "sesr-m5-relu-x2"])
+def test_a_recipe_is_estimated_like_its_trained_file(name: str, tmp_path: Path) -> None:
+    """The network is fresh there: its slopes, all alike, must not pass for a cheap leaky ReLU."""
+    shape = (1, 1, 90, 160)
+    module = zoo.load(name)
+    graph = quantize(module, [torch.rand(shape)], shape)
+    (tmp_path / "a.tflite").write_bytes(serialize_tflite(graph))
+    file = zoo.estimate(tmp_path / "a.tflite", "ethos-u55-256", method="vela")
+    recipe = zoo.estimate(name, "ethos-u55-256", method="vela", input_shape=shape)
+    assert recipe.latency_ms == pytest.approx(file.latency_ms, rel=0.02)
+    rough = zoo.estimate(name, "ethos-u55-256", input_shape=shape)
+    assert rough.latency_ms == pytest.approx(file.latency_ms, rel=0.1)
 
 
 def test_what_vela_cannot_estimate() -> None:

@@ -76,7 +76,16 @@ source = "a guess"
         ("clock_hz", "clock_mhz", "unknown number 'clock_mhz'"),
         ("rates.default", "rates.conv2d", "rates.default is missing"),
         ('"roofline"', '"guess"', "method 'guess'"),
-        ("summary", "title", "title"),
+        ("summary", "title", "unknown field 'title'; known: summary, method"),
+        ("summary = ", "# ", "summary is missing"),
+        (
+            "rates.default",
+            "rates.conv3d",
+            "unknown operator in rates 'conv3d'; did you mean conv2d",
+        ),
+        ("[numbers", 'fuses = ["elu"]\n[numbers', "unknown operator in fuses 'elu'"),
+        ("[rates", "[steps]\ndepthwise = 2\n[rates", "unknown field steps.depthwise; known: conv"),
+        ("[rates", "[steps]\nconv = [1, 1]\n[rates", "target 'x'"),
         ("[numbers", "[[numbers", "target 'x'"),
     ],
 )
@@ -85,6 +94,21 @@ def test_wrong_target_files_are_refused(old: str, new: str, message: str) -> Non
     with pytest.raises(MismatchError, match="target 'x'") as caught:
         parse("x", GOOD.replace(old, new, 1))
     assert message in str(caught.value)
+
+
+def test_a_target_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "my-board.toml"
+    with pytest.raises(MismatchError, match="No such file or directory; expected a TOML file"):
+        target(str(file))
+    file.write_text(GOOD)
+    assert target(str(file)) == parse("my-board", GOOD)
+    cost = estimate(m5(), target(str(file)), input_shape=(1, 1, 8, 8))
+    assert cost.target == "my-board"
+    file.write_text(GOOD.replace("1e6", "2e6"))
+    assert target(str(file)).get("clock_hz") == 2e6  # as it is now
+    file.write_bytes(b"\xff")
+    with pytest.raises(MismatchError, match="my-board"):
+        target(str(file))
 
 
 @pytest.mark.parametrize("name", ROOFLINES)

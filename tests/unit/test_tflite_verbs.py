@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from zoo.deploy.carray import write_c_array
 from zoo.deploy.tflite import export_tflite
 from zoo.deploy.tflite_write import write_tflite
 from zoo.errors import MismatchError
+from zoo.quantization.int8.calibration import Options
 from zoo.quantization.int8.post_training import quantize
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build
@@ -62,6 +63,25 @@ def test_run_takes_pictures_and_arrays(
     assert "int8 (2, 3)" in text
     wanted = zoo.load(classifier)(torch.zeros(2, 16, 16, 1, dtype=torch.int8))
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), wanted.numpy())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(0, 1, "int8"), (-1, 1, "int8"), (0, 255, "int8"), (0, 1, "int16"), (0, 255, "int16")],
+)
+def test_pixels_are_in_the_range_of_the_input(
+    low: float, high: float, dtype: Literal["int8", "int16"], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3)).eval()
+    inputs = low + (high - low) * torch.rand(8, 1, 8, 8)
+    graph = quantize(module, [inputs], (1, 1, 8, 8), Options(activations=dtype))
+    file = write_tflite(graph, tmp_path / "net.tflite")
+    pixels = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    real = low + (high - low) * pixels.reshape(1, 8, 8, 1).astype(np.float32) / 255
+    wanted, given = zoo.run(file, real), zoo.run(file, tmp_path / "a.png")
+    assert np.abs(wanted.real - given.real).max() <= 2 * np.abs(wanted.real).max() / 127
 
 
 def test_show_lists_operators_and_totals(

@@ -27,7 +27,10 @@ def add(command: Command) -> None:
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     sub = command("estimate", _estimate, "estimate what a model costs on a device")
     add_ref(sub)
-    sub.add_argument("--target", default="ethos-u55-256", metavar="T[,T2]")
+    sub.add_argument(
+        "--target", default="ethos-u55-256", metavar="T[,T2]",
+        help="devices: names, or files ./NAME.toml (default: %(default)s)",
+    )  # fmt: skip
     sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
     _add_shape(sub)
     _add_export(command("export", _export, "write a deployable file"))

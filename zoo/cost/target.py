@@ -1,10 +1,11 @@
 """`Target`: a device that networks run on, every number with where it comes from.
 
 A target is a chip, its clock and its software stack, since the same chip differs four- to sixfold
-between kernel libraries (MLPerf Tiny). It is a TOML file of `zoo/cost/targets`; its name is the
-file's, `<chip>-<detail>`.
+between kernel libraries (MLPerf Tiny). It is a TOML file, of `zoo/cost/targets` or anywhere else;
+its name is the file's, `<chip>-<detail>`.
 """
 
+import dataclasses
 import functools
 import tomllib
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zoo import extensions
-from zoo.errors import MismatchError, UnknownNameError
+from zoo.errors import MismatchError, UnknownNameError, ZooError
+from zoo.graph.kinds import KINDS
 
 Confidence = Literal["published", "datasheet", "assumed"]
 TARGETS = Path(__file__).parent / "targets"
@@ -156,6 +158,30 @@ def _number(name: str, fields: Any) -> Number:
     return Number(value=float(value), confidence=confidence, source=source)
 
 
+def _checked(fields: Mapping[str, Any]) -> None:
+    """Raise if there is a field, or a kind of operator, that a target does not know."""
+    known = [field.name for field in dataclasses.fields(Target) if field.name != "name"]
+    if unknown := sorted(set(fields) - set(known)):
+        raise MismatchError(f"unknown field {unknown[0]!r}; known: {', '.join(known)}")
+    if missing := [key for key in ("summary", "method", "dtype") if key not in fields]:
+        raise MismatchError(f"{missing[0]} is missing")
+    for group in ("rates", "fuses", "host", "scratch"):
+        more = {"default"} if group == "rates" else set()
+        if unknown := sorted(set(fields.get(group, ())) - set(KINDS) - more):
+            listed = f"operators: {', '.join(sorted(KINDS))}"
+            raise UnknownNameError.near(f"operator in {group}", unknown[0], KINDS, listed)
+
+
+def _steps(fields: Mapping[str, Any]) -> Steps:
+    known = [field.name for field in dataclasses.fields(Steps)]
+    if unknown := sorted(set(fields) - set(known)):
+        raise MismatchError(f"unknown field steps.{unknown[0]}; known: {', '.join(known)}")
+    if "conv" not in fields:
+        return Steps(**fields)
+    conv = tuple((int(kernel), int(channels)) for kernel, channels in fields["conv"])
+    return Steps(**{**fields, "conv": conv})
+
+
 def parse(name: str, text: str) -> Target:
     """Build a target from the text of its TOML file.
 
@@ -166,6 +192,7 @@ def parse(name: str, text: str) -> Target:
     """
     try:
         fields = tomllib.loads(text)
+        _checked(fields)
         for group in ("numbers", "rates"):
             items = fields.get(group, {})
             fields[group] = {key: _number(f"{group}.{key}", entry) for key, entry in items.items()}
@@ -173,28 +200,46 @@ def parse(name: str, text: str) -> Target:
             fields[key] = frozenset(fields.get(key, ()))
         fields["notes"] = tuple(fields.get("notes", ()))
         if "steps" in fields:
-            steps = fields["steps"]
-            conv = tuple((int(kernel), int(channels)) for kernel, channels in steps["conv"])
-            fields["steps"] = Steps(**{**steps, "conv": conv})
+            fields["steps"] = _steps(fields["steps"])
         return Target(name=name, **fields)
-    except (MismatchError, tomllib.TOMLDecodeError, TypeError, KeyError, AttributeError) as error:
+    except (ZooError, tomllib.TOMLDecodeError, TypeError, ValueError, AttributeError) as error:
         raise MismatchError(f"target {name!r}: {error}") from error
 
 
 def target_names() -> list[str]:
-    """Return the names of all targets."""
+    """Return the names of all targets that ship."""
     return sorted(file.stem for file in TARGETS.glob("*.toml"))
 
 
-@functools.cache
 def target(name: str) -> Target:
-    """Return the target of that name.
+    """Return a target by its name, or read it from a file of yours.
+
+    Args:
+        name: of `target_names()`; or the path of a file, which ends in ".toml".
 
     Raises:
         UnknownNameError: there is none; the message lists near misses.
+        MismatchError: the file cannot be read, or is not a target; says why.
 
     """
+    if name.endswith(".toml"):
+        return _of_file(Path(name).expanduser())
+    return _shipped(name)
+
+
+def _of_file(path: Path) -> Target:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MismatchError(f"target {str(path)!r}: {reason}; expected a TOML file") from error
+    return parse(path.stem, text)
+
+
+@functools.cache
+def _shipped(name: str) -> Target:
     known = target_names()
     if name not in known:
-        raise UnknownNameError.near("target", name, known, f"targets: {', '.join(known)}")
+        listed = f"targets: {', '.join(known)}; or a file of yours: ./NAME.toml"
+        raise UnknownNameError.near("target", name, known, listed)
     return parse(name, (TARGETS / f"{name}.toml").read_text(encoding="utf-8"))

@@ -184,7 +184,8 @@ def run_tflite(path: Path, source: Any) -> Outcome:
     """Run a file's network on a NumPy file, an array or a picture.
 
     Integers are taken as the file's own, floats as real numbers. Pictures are resized to the
-    input's size; their pixels are in [0, 1] if the input's range ends below 2, else in [0, 255].
+    input's size; their pixels are in [0, 255] if the input's range ends at 2 or above, else in
+    [-1, 1] if an int8 one begins below -0.5, else in [0, 1]: a file does not say more.
     """
     network = load_tflite(path)
     x = _input(network.graph, source)
@@ -226,9 +227,13 @@ def _picture(graph: Graph, source: str | Path) -> NDArray[np.float32]:
     picture = images.to_pillow(images.read(source)).convert("L" if channels == 1 else "RGB")
     small = picture.resize((width, height), Image.Resampling.BICUBIC)
     pixels: NDArray[np.float32] = np.asarray(small).astype(np.float32)
-    meaning = tensor.quantization
-    if meaning is None or meaning.scale * (LIMITS[tensor.dtype][1] - meaning.zero_point) < 2:
-        pixels /= 255
+    low, high = 0.0, 1.0
+    if (meaning := tensor.quantization) is not None:
+        low, high = ((end - meaning.zero_point) * meaning.scale for end in LIMITS[tensor.dtype])
+    if high < 2:
+        signed = low < -0.5 and tensor.dtype == "int8"  # int16 is symmetric whatever it holds
+        pixels /= 127.5 if signed else 255
+        pixels -= 1 if signed else 0
     return pixels.reshape(1, height, width, channels)
 
 

@@ -163,7 +163,8 @@ def estimate(
 
     Args:
         item: a ref or recipe (weights are not needed), or a module of your own.
-        target: a name of `zoo.cost.target_names()`, e.g. "ethos-u55-256".
+        target: a name of `zoo.cost.target_names()`, e.g. "ethos-u55-256"; or the path of a target's
+            file: "./my-board.toml".
         method: "roofline", "vela" (Ethos-U only), "measured" (only the CPU at hand), one that an
             installed package brings, or "auto".
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.

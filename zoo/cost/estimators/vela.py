@@ -1,8 +1,11 @@
 """The method "vela": Arm's compiler estimates the int8 file that `zoo export` would write."""
 
+import dataclasses
 import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from zoo.cost import memory
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
@@ -60,8 +63,8 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
 def compiled(subject: Subject, target: str) -> tuple[Graph, vela.VelaReport]:
     """Return the int8 graph of a subject, and Vela's report on it.
 
-    A module is quantized with nominal ranges: scales change what a network computes, hardly what
-    it costs.
+    A module is quantized with nominal ranges. None is another's and no layer has one slope for all
+    channels, as after training: what is alike Vela simplifies, up to half of a PReLU's cost.
 
     Raises:
         MismatchError: the graph is not an int8 one.
@@ -72,10 +75,22 @@ def compiled(subject: Subject, target: str) -> tuple[Graph, vela.VelaReport]:
             raise MismatchError("Vela takes an integer graph: quantize the module first")
         return graph, vela.compile_graph(graph, target)
     assert subject.module is not None
-    lowered = lower(subject.module, subject.shape)
+    lowered = _as_if_trained(lower(subject.module, subject.shape))
     names = [tensor.name for tensor in lowered.tensors.values() if not tensor.is_parameter]
-    int8 = quantize_graph(lowered, dict.fromkeys(names, (-1.0, 1.0)))
+    ranges = {name: (-1 - i / 100, 1 + i / 50) for i, name in enumerate(names)}
+    int8 = quantize_graph(lowered, ranges)
     return int8, vela.compile_graph(int8, target)
+
+
+def _as_if_trained(graph: Graph) -> Graph:
+    """Return a graph in which slopes that are alike, as in a fresh network, differ."""
+    values = dict(graph.values)
+    for op in graph.ops:
+        slopes = values[op.inputs[1]] if op.kind == "prelu" else np.zeros(0)
+        if slopes.size > 1 and np.ptp(slopes) == 0:
+            factors = np.linspace(0.5, 1, slopes.size, dtype=slopes.dtype)
+            values[op.inputs[1]] = slopes * factors.reshape(slopes.shape)
+    return dataclasses.replace(graph, values=values)
 
 
 def route(report: vela.VelaReport) -> str:

@@ -1,1 +1,1 @@
-"""A family in a package of its own: what CONTRIBUTING.md shows, and a test installs."""
+"""A family in a package of its own: what docs/extend/family.md shows, and a test installs."""
