@@ -8,6 +8,8 @@ import atexit
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 import types
 from collections.abc import Callable
@@ -115,3 +117,16 @@ def first_commands(repository: Path) -> Callable[[Path], list[list[str]]]:
         return [shlex.split(line) for line in lines if line.strip()]
 
     return prepared
+
+
+@pytest.fixture(scope="session")
+def guide(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built guide."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=repository, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
