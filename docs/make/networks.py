@@ -64,19 +64,19 @@ def networks() -> list[Recipe]:
 def recipes() -> str:
     """Return one row per set of shipped weights, and one per recipe that has none."""
     lines = [
-        "| recipe | tag | task | parameters | MACs | weight file | measured | licence |",
-        "|---|---|---|---:|---:|---:|---|---|",
+        "| weights | parameters | MACs | weight file | measured | licence |",
+        "|---|---:|---:|---:|---|---|",
     ]
     licences: dict[str, str] = {}
     for recipe in networks():
         counted = cost(recipe.name)
-        counts = f"{recipe.subtask} | {counted.total_parameters:,} | {_count(counted.macs)}"
+        counts = f"{counted.total_parameters:,} | {_count(counted.macs)}"
         tags = registry.shipped_tags(recipe.name)
         for tag in sorted(tags, key=lambda tag: tag != recipe.default_tag):
             cells = _weights(zoo.checkpoint(f"{recipe.name}.{tag}"), licences)
-            lines.append(f"| `{recipe.name}` | `{tag}` | {counts} | {cells} |")
+            lines.append(f"| `{recipe.name}.{tag}` | {counts} | {cells} |")
         if not tags:
-            lines.append(f"| `{recipe.name}` | none | {counts} | | | |")
+            lines.append(f"| `{recipe.name}`, none yet | {counts} | | | |")
     legend = [f"- **{letter}**: {text}" for text, letter in licences.items()]
     return "\n".join([*lines, "", "Licences of the weights:", "", *legend])
 
