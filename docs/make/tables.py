@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zoo
-from benchmarks import export, gptvq_readme, hub
+from benchmarks import export, gptvq_tables, hub
 from benchmarks.sesr_quality import held_out_bsds
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
@@ -130,10 +130,10 @@ def main() -> None:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/tables/models.md": {"models": models},
     "docs/tables/adapters.md": {"adapters": adapters},
-    "docs/tables/quantized.md": {"llm": gptvq_readme.perplexities},
+    "docs/tables/quantized.md": {"llm": gptvq_tables.perplexities},
     "docs/tables/costs.md": {"costs": costs},
     "docs/benchmarks.md": {
-        "llm-speed": gptvq_readme.speeds,
+        "llm-speed": gptvq_tables.speeds,
         "hub": hub.table,
         "int8": export.markdown,
     },
