@@ -161,7 +161,7 @@ def examine(data: Path, samples: int) -> None:
     assert switcher.verify() == before
     sheet = Image.fromarray((np.concatenate(strips) * 255).round().astype(np.uint8))
     large = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
-    large.save(RESULTS / "adapters_diffusion.png", optimize=True)
+    large.save(RESULTS.parents[1] / "docs" / "images" / "adapters_diffusion.png", optimize=True)
     found = {"samples": samples, "judge_accuracy": accuracy, "states": results}
     report("adapters_diffusion", torch.get_num_threads(), found, rows)
 

@@ -244,7 +244,8 @@ def main() -> None:
     rows, met = rows_of(results)
     name = "adapters_switch_quick" if args.quick else "adapters_switch"
     report(name, args.threads, {"runs": args.runs, "results": results}, rows)
-    adapters_plot.draw(results, RESULTS / f"{name}.png")
+    pictures = RESULTS if args.quick else RESULTS.parents[1] / "docs" / "images"
+    adapters_plot.draw(results, pictures / f"{name}.png")
     print("(ms: processor time of one thread)" if args.threads == 1 else "(ms: wall time)")
     print("all goals met" if met else "a goal was missed")
 
