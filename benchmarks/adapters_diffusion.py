@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from benchmarks.common import RESULTS, report
+from benchmarks.common import PICTURES, report
 from zoo.adapters import Switcher
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base
@@ -161,7 +161,7 @@ def examine(data: Path, samples: int) -> None:
     assert switcher.verify() == before
     sheet = Image.fromarray((np.concatenate(strips) * 255).round().astype(np.uint8))
     large = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
-    large.save(RESULTS / "adapters_diffusion.png", optimize=True)
+    large.save(PICTURES / "adapters_diffusion.png", optimize=True)
     found = {"samples": samples, "judge_accuracy": accuracy, "states": results}
     report("adapters_diffusion", torch.get_num_threads(), found, rows)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zoo
-from benchmarks import export, gptvq_readme, hub
+from benchmarks import export, gptvq_tables, hub
 from benchmarks.sesr_quality import held_out_bsds
 from docs.make import claims, headlines, networks
 from zoo import registry
@@ -121,14 +121,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/index.md": {"headlines": lambda: headlines.table("")},
     "docs/tables/models.md": {"recipes": networks.recipes, "models": models},
     "docs/tables/adapters.md": {"adapters": adapters},
-    "docs/tables/quantized.md": {"llm": gptvq_readme.perplexities},
+    "docs/tables/quantized.md": {"llm": gptvq_tables.perplexities},
     "docs/tables/costs.md": {"costs": costs, "all-costs": networks.costs_by_target},
     "docs/tables/operators.md": {"operators": networks.operators},
     "docs/benchmarks.md": {
         "machines": claims.machines,
         "enlarging": claims.enlarging,
         "adapter-speed": claims.adapters,
-        "llm-speed": gptvq_readme.speeds,
+        "llm-speed": gptvq_tables.speeds,
         "hub": hub.table,
         "int8": export.markdown,
     },

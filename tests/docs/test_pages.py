@@ -134,7 +134,9 @@ def test_a_page_is_read_as_it_is_meant() -> None:
     page = (
         "x\n```sh\nls\n```\n\n```text\na\n```\nwords\n<!-- not run: waits -->\n```sh\nwait\n```\n"
         "<!-- file: a.toml -->\n```toml\nb = 1\n```\n"
+        "<!-- slow, background: 8000 -->\n```sh\nserve\n```\n"
     )
-    listed, waits, file = transcript.steps(page)
+    listed, waits, file, server = transcript.steps(page)
+    assert (server.slow, server.port, waits.slow) == (True, 8000, False)
     assert (listed.language, listed.code, listed.said, listed.line) == ("sh", "ls\n", "a\n", 2)
     assert (waits.not_run, file.file, file.code) == ("waits", "a.toml", "b = 1\n")

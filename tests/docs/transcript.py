@@ -8,7 +8,8 @@ Fenced blocks are steps, played from top to bottom in one folder that looks like
 - any other language needs `<!-- file: PATH -->` above it, and is written there.
 
 A comment above a block says what differs: `<!-- slow -->` (played in `make test-slow` alone),
-`<!-- not run: why -->`, `<!-- background: PORT -->` (a server; played until it answers there).
+`<!-- not run: why -->`, `<!-- background: PORT -->` (a server; played until it answers there),
+`<!-- slow, background: PORT -->` (both).
 """
 
 import re
@@ -68,7 +69,8 @@ def steps(text: str) -> list[Step]:
 
 
 def _as_told(step: Step, comment: str) -> Step:
-    kind, _, value = comment.partition(": ")
+    kind, _, value = comment.removeprefix("slow, ").partition(": ")
+    step = replace(step, slow=comment.startswith("slow, "))
     if kind == "slow":
         return replace(step, slow=True)
     if kind == "not run" and value:

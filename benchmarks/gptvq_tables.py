@@ -1,6 +1,6 @@
-"""The README's tables of language models, from what the other gptvq benchmarks stored.
+"""The guide's tables of language models, from what the other gptvq benchmarks stored.
 
-Run: python -m benchmarks.gptvq_readme (prints them; `python -m benchmarks.readme` writes them)
+Run: python -m benchmarks.gptvq_tables (prints them; `make tables` writes them)
 """
 
 import json
