@@ -122,5 +122,5 @@ def test_the_command_checks_the_card_that_is_there(made, capsys):
     assert main(["card", str(made.path), "--check"]) == 1
     out = capsys.readouterr()
     assert "the number 99.9 is neither in the checkpoint's metrics nor computed from it" in out.out
-    assert "1 mistakes" in out.err
+    assert "has 1 mistake" in out.err
     assert api.check_card(made.path)

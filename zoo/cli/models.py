@@ -154,7 +154,8 @@ def _card(args: Arguments) -> None:
         for line in wrong:
             print(line)
         if wrong:
-            raise MismatchError(f"the card of {args.ref} has {len(wrong)} mistakes")
+            count = f"{len(wrong)} mistake{'s' * (len(wrong) != 1)}"
+            raise MismatchError(f"the card of {args.ref} has {count}")
         return
     text = api.card(args.ref)
     if args.out:

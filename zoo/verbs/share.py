@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.artifacts.resolution import Ref, checkpoint, pull
+from zoo.registry import refs
 from zoo.registry.layout import CARD, is_checkpoint
 from zoo.version import __version__
 
@@ -79,7 +80,11 @@ def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
 
 
 def card(ref: Ref) -> str:
-    """Return the card of a checkpoint or adapter: front matter for the Hub, then Markdown."""
+    """Return the card of a checkpoint or adapter: front matter for the Hub, then Markdown.
+
+    The lines to type in it name what `ref` names: a path stays that path, until `push` writes a
+    card for the repository.
+    """
     from zoo.adapters.folder import AdapterFolder
 
     source = _carded(ref)
@@ -89,7 +94,8 @@ def card(ref: Ref) -> str:
         return of_adapter.render(source)
     from zoo.cards.model import render
 
-    return render(source)
+    named = isinstance(refs.parse(ref), refs.NameRef)
+    return render(source, repo=None if named else str(ref))
 
 
 def check_card(ref: Ref) -> list[str]:
@@ -109,7 +115,6 @@ def check_card(ref: Ref) -> list[str]:
 def _carded(ref: Ref) -> "Checkpoint | AdapterFolder":
     """Return the checkpoint that a ref means, or the adapter whose folder or repository it is."""
     from zoo.adapters.folder import CONFIG, AdapterFolder
-    from zoo.registry import refs
     from zoo.registry.checkpoint import Checkpoint
 
     match refs.parse(ref):
