@@ -41,6 +41,13 @@ class SparseAdapter:
         mode: "delta" or "overwrite".
         metadata: JSON facts: the base's repo and commit, mask, training, licence.
 
+    ```python
+    from zoo.adapters import SparseAdapter
+
+    adapter = SparseAdapter.load("adapters/sesr-m5-x2-text.safetensors")
+    print(adapter.mode, len(adapter.tensors))
+    ```
+
     """
 
     tensors: Mapping[str, SparseTensor]

@@ -178,7 +178,20 @@ def fuse(
         density: what "dare" keeps.
         seed: of "dare".
         order: names for "priority", first wins.
-        metadata: JSON facts beside those that are recorded of the fusion.
+        metadata: JSON facts to add to those that are recorded about the fusion.
+
+    ```python
+    import zoo
+    from zoo.adapters import SparseAdapter, fuse
+
+    model = zoo.load("sesr-m5-x2")
+    adapters = {
+        name: SparseAdapter.load(f"adapters/sesr-m5-x2-{name}.safetensors")
+        for name in ("screens", "text")
+    }
+    both = fuse(adapters, model, {"screens": 0.5, "text": 0.5})
+    print(both.density)
+    ```
 
     """
     fusion = Fusion(strategy, density, seed, order)

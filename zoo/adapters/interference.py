@@ -134,6 +134,22 @@ def compare(
             and for all fused with `strategy`.
         strategy: of the fusion that is measured.
 
+    Raises:
+        MismatchError: fewer than two adapters are given, or one does not fit the model.
+
+    ```python
+    import zoo
+    from zoo.adapters import SparseAdapter, compare
+
+    model = zoo.load("sesr-m5-x2")
+    adapters = {
+        name: SparseAdapter.load(f"adapters/sesr-m5-x2-{name}.safetensors")
+        for name in ("screens", "text")
+    }
+    report = compare(adapters, model)
+    print(report)
+    ```
+
     """
     if len(adapters) < 2:
         raise MismatchError(f"{len(adapters)} adapters given; two or more can be compared")

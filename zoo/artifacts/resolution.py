@@ -147,8 +147,14 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
     Raises:
         UnknownNameError: no such recipe or tag.
         MissingWeightsError: a recipe without shipped weights, or a folder that is not a checkpoint.
-        MismatchError: another library's model.
+        MismatchError: the ref means another library's model.
         HubError, UnsafeFileError: see `pull`.
+
+    ```python
+    import zoo
+
+    print(zoo.checkpoint("sesr-m5-x2").path)
+    ```
 
     """
     from zoo.artifacts.networks import Network

@@ -79,7 +79,14 @@ def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
 
 
 def card(ref: Ref) -> str:
-    """Return the card of a checkpoint or adapter: front matter for the Hub, then Markdown."""
+    """Return the card of a checkpoint or adapter: front matter for the Hub, then Markdown.
+
+    ```python
+    import zoo
+
+    print(zoo.card("sesr-m5-x2"))
+    ```
+    """
     from zoo.adapters.folder import AdapterFolder
 
     source = _carded(ref)
