@@ -31,7 +31,7 @@ def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifa
             fetched, until they are.
 
     Raises:
-        UnknownNameError: no such recipe.
+        UnknownNameError: there is no such recipe.
         MissingWeightsError: nothing of a known kind is at the path.
         HubError, UnsafeFileError: see `pull`.
 
@@ -145,7 +145,7 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
             path of a checkpoint folder.
 
     Raises:
-        UnknownNameError: no such recipe or tag.
+        UnknownNameError: there is no such recipe or tag.
         MissingWeightsError: a recipe without shipped weights, or a folder that is not a checkpoint.
         MismatchError: the ref means another library's model.
         HubError, UnsafeFileError: see `pull`.

@@ -37,7 +37,7 @@ def load(
             between, on the CPU.
         adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
             or a path. The base may then also be a folder of transformers or diffusers.
-        pretrained: False gives a freshly initialised network; nothing else ever does.
+        pretrained: False gives a freshly initialised network; no other setting does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
 
