@@ -180,6 +180,10 @@ def fuse(
         order: names for "priority"; the first wins.
         metadata: JSON facts to add to those that are recorded about the fusion.
 
+    Raises:
+        MismatchError: an adapter does not fit the model, or the strategy, a weight or the density
+            is not a valid one.
+
     ```python
     import zoo
     from zoo.adapters import SparseAdapter, fuse

@@ -117,9 +117,8 @@ class TiedHead(nn.Module):
 
     def __init__(self, embedding: PackedEmbedding) -> None:
         super().__init__()
-        self._embedding = [
-            embedding
-        ]  # in a list, so that it is not a submodule, whose tensors would appear twice
+        # In a list, so that it is not a submodule, whose tensors would appear twice.
+        self._embedding = [embedding]
 
     @property
     def rows(self) -> PackedEmbedding:
