@@ -2,6 +2,7 @@
 
 ```python
 import zoo
+
 model = zoo.load("sesr-m5-x2")
 ```
 """

@@ -1,11 +1,16 @@
 """Sparse adapters: switch in milliseconds, fuse without harm, restore to the bit.
 
 ```python
-from zoo.adapters import SparseAdapter, Switcher
+import torch
+
+import zoo
+from zoo.adapters import Switcher
+
+model = zoo.load("sesr-m5-x2")
 switcher = Switcher(model)
-switcher.register("art", "adapters/art")
-with switcher.using("art"):
-    model(x)
+switcher.register("text", "adapters/sesr-m5-x2-text.safetensors")
+with switcher.using("text"), torch.inference_mode():
+    enlarged = model(torch.rand(1, 1, 32, 32))  # (N, C, 2H, 2W), in [0, 1]
 ```
 
 The names below are imported when they are first used, because they need torch.

@@ -1,4 +1,4 @@
-"""An adapter in a model for good: what `zoo.load(base, adapter=...)` gives."""
+"""Apply an adapter to a model permanently: what `zoo.load(base, adapter=...)` returns."""
 
 from typing import TYPE_CHECKING
 

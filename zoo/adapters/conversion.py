@@ -1,7 +1,7 @@
-"""Sparse adapters from what others trained: a full fine-tune, or a LoRA.
+"""Sparse adapters made from what was trained elsewhere: a full fine-tune, or a LoRA.
 
 Both are top-|delta| approximations: of the change of every weight, the largest entries of each
-tensor are kept. What share of the change's energy that is, is in the metadata.
+tensor are kept. The metadata say what share of the change's energy these hold.
 """
 
 from collections.abc import Mapping
@@ -105,7 +105,7 @@ def from_lora(
         if name in after and parameter.dim() >= 2 and not torch.equal(parameter, after[name])
     )
     if not changed:
-        raise MismatchError(f"{lora} changes nothing of this base")
+        raise MismatchError(f"{lora} changes nothing in this base")
     return from_full_finetune(
         base, merged, density, options=MaskOptions(include=changed), metadata=metadata
     )

@@ -1,7 +1,7 @@
 """Masks as bytes: sorted flat indices in the smallest of several exact encodings.
 
 `gap8` and `gap16` store how many positions lie between one element and the next; their greatest
-code (255, 65535) means "advance by this many, no element". A gap cannot be negative, so whatever
+code (255, 65535) means "advance by this many; no element". A gap cannot be negative, so whatever
 bytes stand in a file, what they decode to is strictly increasing: only the end must be checked.
 Indices that come in whole aligned blocks (of 2, 4, ... 256) are stored as block numbers.
 """
@@ -30,7 +30,7 @@ class Encoded:
 
 
 def block_size(indices: Indices, numel: int) -> int:
-    """Return the greatest power of two, up to 256, in whole aligned blocks of which they come."""
+    """Return the largest power of two, up to 256, whose aligned blocks the indices fill."""
     block = 1
     while 2 * block <= MAX_BLOCK and not (len(indices) % (2 * block) or numel % (2 * block)):
         rows = indices.reshape(-1, 2 * block)

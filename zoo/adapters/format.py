@@ -41,6 +41,13 @@ class SparseAdapter:
         mode: "delta" or "overwrite".
         metadata: JSON facts: the base's repo and commit, mask, training, licence.
 
+    ```python
+    from zoo.adapters import SparseAdapter
+
+    adapter = SparseAdapter.load("adapters/sesr-m5-x2-text.safetensors")
+    print(adapter.mode, len(adapter.tensors))
+    ```
+
     """
 
     tensors: Mapping[str, SparseTensor]
@@ -90,7 +97,7 @@ class SparseAdapter:
 
         Raises:
             MissingWeightsError: there is no such file.
-            UnsafeFileError: it is damaged, hostile, or no sparse adapter.
+            UnsafeFileError: it is damaged, hostile, or not a sparse adapter.
             MismatchError: its version is newer than this zoo.
 
         """
@@ -159,7 +166,7 @@ class SparseAdapter:
         """Return the adapter as "delta" or "overwrite", given its pristine base.
 
         To "overwrite": one rounding to the base's type. To "delta": the difference in fp32, which
-        is exact for bf16 and fp16 bases whose values are of like size.
+        is exact for bf16 and fp16 bases whose values are of similar size.
         """
         if mode not in storage.MODES:
             raise MismatchError(f"mode is {mode!r}; expected one of {storage.MODES}")
@@ -176,7 +183,7 @@ class SparseAdapter:
     def cast(self, dtype: torch.dtype) -> Self:
         """Return the adapter with its deltas rounded to `dtype`, to halve a file."""
         if self.mode == "overwrite":
-            raise MismatchError("an adapter that overwrites is of its base's type already")
+            raise MismatchError("an adapter that overwrites already has its base's type")
         tensors = {}
         for name, tensor in self.tensors.items():
             values = tensor.values.to(dtype)
@@ -236,7 +243,7 @@ def _with_values(tensor: SparseTensor, values: Tensor) -> SparseTensor:
 def _sorted(
     name: str, live: Tensor, indices: Flat, values: Values, *, overwrite: bool
 ) -> SparseTensor:
-    """Return checked and sorted what the caller gave for one tensor."""
+    """Return what the caller gave for one tensor, checked and sorted."""
     where = torch.as_tensor(indices).detach().cpu()
     what = torch.as_tensor(values).detach().cpu()
     if where.ndim != 1 or what.shape != where.shape:
@@ -256,7 +263,7 @@ def _sorted(
     if (where.diff() == 0).any():
         raise MismatchError(f"{name}: an index is given twice")
     if overwrite and what.dtype != live.dtype:
-        raise MismatchError(f"{name} is {live.dtype}; it cannot be overwritten with {what.dtype}")
+        raise MismatchError(f"{name} is {live.dtype}; it cannot be overwritten by {what.dtype}")
     if what.dtype not in FLOATS or not what.isfinite().all():
         raise MismatchError(f"{name}: values must be finite floating point, not {what.dtype}")
     before = digest(gather(live, where))

@@ -7,10 +7,10 @@ With alpha_i the weights and S_i the changes, outside of overlaps every strategy
 |---|---|
 | sum | sum of alpha_i S_i (Bhardwaj et al., arXiv 2406.13175) |
 | mean | their mean over the adapters that change the element |
-| ties | elect the sign of the (weighted) sum, mean of those that agree (Yadav et al., arXiv 2306.01708) |
+| ties | elect the sign of the (weighted) sum, then take the mean of those that agree (Yadav et al., arXiv 2306.01708) |
 | dare | each S_i loses elements with probability 1 - density, the rest is divided by density; then the sum (Yu et al., arXiv 2311.03099) |
-| priority | that of the first in `order`; by default of the greatest weight, then of the first name |
-| max-abs | the alpha_i S_i of greatest magnitude, then of the first name |
+| priority | the change of the first in `order`; by default, of the greatest weight, then the first name |
+| max-abs | the alpha_i S_i of greatest magnitude; on a tie, of the first name |
 
 Adapters are taken in the order of their names, so that the result does not depend on the caller's.
 """  # noqa: E501
@@ -41,7 +41,7 @@ class Fusion:
         strategy: one of `STRATEGIES`.
         density: what "dare" keeps.
         seed: of "dare".
-        order: names for "priority", first wins; those not named come after.
+        order: names for "priority"; the first wins; those not named come after.
 
     """
 
@@ -118,7 +118,7 @@ def _chosen(
     weighted: Sequence[Change],
     fusion: Fusion,
 ) -> Change:
-    """Return one adapter's change per position; who is written last wins."""
+    """Return one adapter's change per position; the last one written wins."""
     change = np.zeros(len(union), dtype=weighted[0].dtype)
     if fusion.strategy == "priority":
         rank = {name: place for place, name in enumerate(fusion.order)}
@@ -177,8 +177,25 @@ def fuse(
         strategy: what happens on overlaps.
         density: what "dare" keeps.
         seed: of "dare".
-        order: names for "priority", first wins.
-        metadata: JSON facts beside those that are recorded of the fusion.
+        order: names for "priority"; the first wins.
+        metadata: JSON facts to add to those that are recorded about the fusion.
+
+    Raises:
+        MismatchError: an adapter does not fit the model, or the strategy, a weight or the density
+            is not a valid one.
+
+    ```python
+    import zoo
+    from zoo.adapters import SparseAdapter, fuse
+
+    model = zoo.load("sesr-m5-x2")
+    adapters = {
+        name: SparseAdapter.load(f"adapters/sesr-m5-x2-{name}.safetensors")
+        for name in ("screens", "text")
+    }
+    both = fuse(adapters, model, {"screens": 0.5, "text": 0.5})
+    print(both.density)
+    ```
 
     """
     fusion = Fusion(strategy, density, seed, order)

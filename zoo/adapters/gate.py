@@ -1,7 +1,7 @@
-"""Many readers or one writer: forward passes share a model, a switch has it alone.
+"""Many readers or one writer: forward passes share a model, a switch has it to itself.
 
 Both sides are re-entrant per thread. A thread that reads may become the writer, which waits for
-the other readers; a second one that wants the same at that time is refused, because each would
+the other readers; a second thread that wants the same at that time is refused, because each would
 wait for the other. Waiting writers go before new readers; readers that waited for one go before the
 next, so that neither side starves.
 """
@@ -28,7 +28,7 @@ class Gate:
         self._upgrading: int | None = None
 
     def enter_shared(self) -> None:
-        """Wait until nobody writes, and keep writers out."""
+        """Wait until no thread writes, and keep writers out."""
         me = threading.get_ident()
         with self._free:
             if me not in self._readers and self._writer != me:

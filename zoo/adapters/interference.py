@@ -5,8 +5,8 @@ of one layer still meet in its output, which only a measured loss shows: give `l
 data.
 
 AWOM and AWOR are those of Bhardwaj et al. (arXiv 2406.13175, section on orthogonality), reported
-for parity with the paper. AWOR counts zeros of A1'A2, which for unstructured masks is arithmetic of
-densities, whatever was learned: (1 - p1 p2)^n for n rows, which stands beside it. It says nothing
+for parity with the paper. AWOR counts zeros of A1'A2, which for unstructured masks follows from
+the densities, whatever was learned: (1 - p1 p2)^n for n rows, reported next to it. It says nothing
 about the quality of a fusion.
 """
 
@@ -129,10 +129,26 @@ def compare(
         adapters: by name, at least two, all of one base.
         model: that base, pristine.
         weights: alpha by name, 1 where none is given.
-        orthogonality: also AWOM and AWOR, which cost a sparse matrix product per matrix.
-        loss: gives a loss of the model it is called with; measured for the base, for each adapter
+        orthogonality: also compute AWOM and AWOR, which cost a sparse matrix product per matrix.
+        loss: returns the loss of the model it is given; measured for the base, for each adapter
             and for all fused with `strategy`.
         strategy: of the fusion that is measured.
+
+    Raises:
+        MismatchError: fewer than two adapters are given, or one does not fit the model.
+
+    ```python
+    import zoo
+    from zoo.adapters import SparseAdapter, compare
+
+    model = zoo.load("sesr-m5-x2")
+    adapters = {
+        name: SparseAdapter.load(f"adapters/sesr-m5-x2-{name}.safetensors")
+        for name in ("screens", "text")
+    }
+    report = compare(adapters, model)
+    print(report)
+    ```
 
     """
     if len(adapters) < 2:

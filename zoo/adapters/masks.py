@@ -35,10 +35,10 @@ def targets(model: nn.Module, options: MaskOptions) -> dict[str, nn.Parameter]:
     """Return the weight tensors that a mask covers, by checkpoint name, in the model's order.
 
     A tensor that two modules share appears once, under its first name. Without `include`,
-    embeddings that are tied to an output layer are left out: a change to one is one to both.
+    embeddings that are tied to an output layer are left out: a change to one changes both.
 
     Raises:
-        MismatchError: nothing is left.
+        MismatchError: no tensor is left.
 
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -159,7 +159,7 @@ class _Picker:
         if self.options.scope == "layer":
             return self.found
         width = self.options.block if self.options.kind == "block" else 1
-        names = sorted(self.kept)  # one order, whatever order the gradients came in
+        names = sorted(self.kept)  # the same order, whatever order the gradients came in
         joined = torch.cat([self.kept[name] for name in names])
         total = max(1, round(sum(self.sizes.values()) / width))
         picked = band(joined, total, self.options.band, "the model")
@@ -200,7 +200,7 @@ def band(scores: Tensor, number: int, which: int, name: str) -> Tensor:
     """Return, sorted, the indices of ranks [which * number, (which + 1) * number).
 
     Raises:
-        MismatchError: there are not that many entries that may be chosen.
+        MismatchError: fewer entries are available.
 
     """
     allowed = int((scores >= 0).sum())
@@ -249,7 +249,7 @@ def _hashed(weight: Tensor, name: str, seed: int) -> Tensor:
 def _struct(shape: torch.Size, number: int, options: MaskOptions) -> Tensor:
     """Return evenly spread rows or columns and the diagonal of `(shape[0], rest)`.
 
-    As many whole lines as the budget holds besides the diagonal, at least one: the count is
+    Takes as many whole lines as the budget holds besides the diagonal, at least one: the count is
     what the structure gives, near the density. `band` shifts the lines.
     """
     rows = shape[0]
@@ -268,7 +268,7 @@ def _struct(shape: torch.Size, number: int, options: MaskOptions) -> Tensor:
 def _checked(
     chosen: Mapping[str, nn.Parameter], custom: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return given indices, sorted, after they were checked against the model."""
+    """Return the given indices, sorted and checked against the model."""
     if not custom:
         raise MismatchError("a custom mask needs its indices: an adapter to take them from")
     masks = {}
@@ -294,7 +294,7 @@ def _stream(
     batches: int,
     pick: _Picker,
 ) -> None:
-    """Score by gradients, dropping each tensor's gradient as soon as it was scored."""
+    """Score by gradients, dropping each tensor's gradient as soon as it has been scored."""
     names = {id(parameter): name for name, parameter in chosen.items()}
     needed = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():

@@ -67,7 +67,7 @@ class Meeting:
 def meet(
     one: SparseAdapter, two: SparseAdapter, key: str, first: Tensor | None, second: Tensor | None
 ) -> Meeting:
-    """Return how two adapters meet in the tensor `key`, from their changes there; None is none."""
+    """Return how two adapters meet in the tensor `key`, from their changes there, if any."""
     a = np.zeros(0) if first is None else first.numpy().astype(np.float64)
     b = np.zeros(0) if second is None else second.numpy().astype(np.float64)
     at = {"first": len(a), "second": len(b), "energy_first": float(a @ a),

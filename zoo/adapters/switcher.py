@@ -40,6 +40,16 @@ class Switcher:
         cache_bytes: memory for plans, least recently used ones go; the same again for adapters
             that were read from files.
 
+    ```python
+    import zoo
+    from zoo.adapters import Switcher
+
+    switcher = Switcher(zoo.load("sesr-m5-x2"))
+    switcher.register("screens", "adapters/sesr-m5-x2-screens.safetensors")
+    with switcher.using("screens"):
+        pass  # the model has the adapter in here, and its own weights again afterwards
+    ```
+
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifa
             fetched, until they are.
 
     Raises:
-        UnknownNameError: no such recipe.
+        UnknownNameError: there is no such recipe.
         MissingWeightsError: nothing of a known kind is at the path.
         HubError, UnsafeFileError: see `pull`.
 
@@ -145,10 +145,16 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
             path of a checkpoint folder.
 
     Raises:
-        UnknownNameError: no such recipe or tag.
+        UnknownNameError: there is no such recipe or tag.
         MissingWeightsError: a recipe without shipped weights, or a folder that is not a checkpoint.
-        MismatchError: another library's model.
+        MismatchError: the ref means another library's model.
         HubError, UnsafeFileError: see `pull`.
+
+    ```python
+    import zoo
+
+    print(zoo.checkpoint("sesr-m5-x2").path)
+    ```
 
     """
     from zoo.artifacts.networks import Network

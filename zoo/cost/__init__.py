@@ -1,6 +1,11 @@
 """What a network costs on a device, and how each number is known.
 
 ```python
+import torch
+
+from zoo.cost import estimate, target
+
+module = torch.nn.Conv2d(1, 4, 3, padding=1).eval()
 cost = estimate(module, target("ethos-u55-256"), input_shape=(1, 1, 360, 640))
 print(cost)
 ```

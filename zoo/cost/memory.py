@@ -1,4 +1,4 @@
-"""How much memory the activations of a graph need: lifetimes packed into one arena.
+"""How much memory a graph's activations need: their lifetimes packed into one arena.
 
 Runtimes without a heap (TFLite Micro, Ethos-U drivers) place every activation at a fixed offset
 of one block, the tensor arena. Two activations may overlap in space when they never exist at the
@@ -124,7 +124,7 @@ def resident(graph: Graph, dtype: str, sram_bytes: int) -> frozenset[str]:
     """Choose the activations that stay in a fast memory of this size; the rest go to the slow one.
 
     Small ones first: per byte of fast memory they save as much traffic as large ones, and more
-    of them fit. Each is kept if it fits beside those already chosen during its whole life.
+    of them fit. Each is kept if it fits next to those already chosen during its whole life.
     """
     spans = graph.lifetimes
     sizes = {name: _aligned(graph.tensors[name].bytes(dtype)) for name in spans}

@@ -19,7 +19,7 @@ PARTS = {"SUMMARY": str, "Options": type, "refusal": Callable, "estimate": Calla
 
 
 def methods() -> list[str]:
-    """Return the names of the estimators that there are."""
+    """Return the names of all estimators."""
     return extensions.names(ESTIMATORS)
 
 
@@ -27,7 +27,7 @@ def estimator(method: str) -> Estimator:
     """Return the estimator of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such estimator.
         MismatchError: it lacks a part of the contract, or cannot be imported.
 
     """
@@ -56,7 +56,7 @@ def estimate(
     Raises:
         UnknownNameError: no such method.
         MismatchError: the method does not go with the target or the item, an option is not one of
-            its, the module cannot be traced, or what the method gives is no cost.
+            its own, the module cannot be traced, or the method does not return a valid cost.
 
     """
     name = target.method if method == "auto" else method

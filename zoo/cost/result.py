@@ -15,7 +15,7 @@ class OpCost:
         kind: of the op; a fused activation follows a plus sign.
         macs: multiply-accumulates.
         latency_ms: estimated.
-        bound: what it waits for: "compute", "sram", "flash", "dram" or "host".
+        bound: what limits it: "compute", "sram", "flash", "dram" or "host".
 
     """
 
@@ -89,7 +89,7 @@ class Cost:
         latency_ms: of the whole input the way the device runs it best: in tiles when `tiled` is
             there and faster or the only way. Hypothetical when it does not fit either way.
         energy_mj: of that run, or None where the device's power is not known.
-        bound: what that run waits for: "compute", "sram", "flash", "dram" or "host"; None when
+        bound: what limits that run: "compute", "sram", "flash", "dram" or "host"; None when
             measured.
         fits: whether the whole input fits, and if not, why.
         tiled: the run in tiles, where the network allows it and it fits or gains; else None.
@@ -148,7 +148,7 @@ class Cost:
 
     @property
     def runs_tiled(self) -> bool:
-        """Whether `latency_ms` is that of the tiled run."""
+        """Whether `latency_ms` is the tiled run's."""
         return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
 
 

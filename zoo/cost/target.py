@@ -23,7 +23,7 @@ TARGETS = Path(__file__).parent / "targets"
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A number about a device and how it is known.
+    """A number about a device, and how it is known.
 
     Attributes:
         value: in the unit its name says.
@@ -111,7 +111,7 @@ class Target:
             raise MismatchError("weights come from flash or from DRAM: give one bandwidth")
 
     def get(self, name: str) -> float | None:
-        """Return a number's value, or None where the target has none."""
+        """Return a number's value, or None if the target has none."""
         number = self.numbers.get(name)
         return None if number is None else number.value
 
@@ -134,7 +134,7 @@ class Target:
 
     @property
     def assumed(self) -> list[str]:
-        """Names of the numbers that nobody measured."""
+        """Names of the numbers that are assumed, not measured."""
         rates = {f"rates.{name}": number for name, number in self.rates.items()}
         everything = {**self.numbers, **rates}
         return [name for name, item in everything.items() if item.confidence == "assumed"]
@@ -218,7 +218,7 @@ def target(name: str) -> Target:
         name: of `target_names()`; or the path of a file, which ends in ".toml".
 
     Raises:
-        UnknownNameError: there is none; the message lists near misses.
+        UnknownNameError: there is no such target; the message lists similar names.
         MismatchError: the file cannot be read, or is not a target; says why.
 
     """

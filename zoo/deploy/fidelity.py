@@ -38,7 +38,7 @@ _SIDE = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How well a file does.
+    """How closely a file agrees with its module.
 
     Attributes:
         max_abs_error: largest difference from the module.
@@ -94,7 +94,7 @@ def faithful(
         wanted: its outputs, see `reference`.
         given: as many, real, in the module's order of dimensions.
         graph: of an integer file; None for float.
-        what: the file computes with, for the message, e.g. "ONNX Runtime".
+        what: what the file is run with, for the message, e.g. "ONNX Runtime".
         explain: called on a failure for the end of the message.
 
     Raises:

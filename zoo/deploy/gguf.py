@@ -13,7 +13,7 @@ def convert(file: Path, out: Path) -> Path:
     """Write the language model of a GGUF file, dequantized to float32, into the new folder `out`.
 
     Raises:
-        MissingWeightsError: no such file.
+        MissingWeightsError: there is no such file.
         MismatchError: not a GGUF file, one of an unknown architecture, or `out` is there already.
 
     """

@@ -25,7 +25,7 @@ class OnnxFile:
     """A file that was written.
 
     Attributes:
-        path: where.
+        path: where the file is.
         max_abs_error: largest difference between ONNX Runtime and the module, over the shapes
             that were tried.
         snr_db: the lowest signal-to-noise ratio there; see `zoo.deploy.fidelity`.
@@ -54,7 +54,7 @@ def export_onnx(
 
     Args:
         module: on the CPU, with its weights, in eval mode.
-        path: of the file, which is replaced in one step or not at all.
+        path: the file, which is replaced in one step or not at all.
         input_shape: e.g. (N, C, H, W).
         dynamic: leave the batch open, and height and width of a 4-dimensional input too, or
             as many of these as the module takes: a layer that flattens a picture fixes its size.
@@ -142,7 +142,7 @@ def _open_axes(module: nn.Module, shape: tuple[int, ...], dynamic: bool) -> Iter
 
 
 def _other(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
-    """Return another size of the same input."""
+    """Return the same input in another size."""
     batch, *rest = shape
     if 3 in axes:
         channels, height, width = rest

@@ -6,7 +6,7 @@ from zoo.graph.kinds import SHAPES
 
 
 def check(graph: Graph) -> None:
-    """Raise unless every op reads what exists and gives the shape its attributes imply.
+    """Raise unless every op reads tensors that exist and gives the shape its attributes imply.
 
     Raises:
         UnsafeFileError: a tensor is used before it is made, is made twice or is missing.

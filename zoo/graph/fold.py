@@ -32,7 +32,7 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
 
 
 class _Folding:
-    """A graph without batch norms in the making."""
+    """A graph without batch norms, under construction."""
 
     def __init__(self, graph: Graph, state: Mapping[str, NDArray[Any]]) -> None:
         self.graph = graph
@@ -173,7 +173,7 @@ def _affine(
 
 
 def absorb_padding(graph: Graph) -> Graph:
-    """Return the graph, in the layout "torch", with zeros around images padded by convolutions.
+    """Return the graph, in the layout "torch", its zeros around images made by the convolutions.
 
     TensorFlow's "same" with a stride of 2 pads below and at the right alone, which PyTorch writes
     as an operator of its own; a convolution's padding here has four sides.

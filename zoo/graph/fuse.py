@@ -1,4 +1,4 @@
-"""Activations that an op takes along, on the way out."""
+"""Activations that an op applies to its own result."""
 
 import dataclasses
 

@@ -137,14 +137,14 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """Operations in an order they can run in, and every tensor by name.
+    """Operations in an order in which they can run, and every tensor by name.
 
     Attributes:
         ops: in order.
         tensors: by name.
         inputs: names.
         outputs: names.
-        layout: order of dimensions, see above.
+        layout: the order of dimensions: "torch" or "channels_last".
         values: of the parameters, by tensor name; empty in a traced graph.
 
     """

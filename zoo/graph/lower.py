@@ -48,13 +48,13 @@ def _same_move(first: Move, second: Move, shape: tuple[int, ...]) -> bool:
 
 
 class Lowering:
-    """A channels-last graph in the making, to which each kind's `lower` adds."""
+    """A channels-last graph under construction, to which each kind's `lower` adds."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.ops: list[Op] = []
         self.values: dict[str, NDArray[Any]] = {}
-        self.moves: dict[str, Move] = {}  # how each parameter came to its form
+        self.moves: dict[str, Move] = {}  # how each parameter got its form
         self.tensors = {
             t.name: dataclasses.replace(t, shape=channels_last(t.shape), dtype="float32")
             for t in graph.tensors.values()
@@ -62,7 +62,7 @@ class Lowering:
         }
 
     def run(self) -> Graph:
-        """Return the whole."""
+        """Return the finished graph."""
         for op in self.graph.ops:
             LOWER.of(op)(self, op)
         outputs = self.outputs()

@@ -21,7 +21,7 @@ def digests(weight: Tensor) -> dict[str, str]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return "float32" of torch.float32."""
+    """Return the name of a type: "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 

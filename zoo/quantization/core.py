@@ -29,7 +29,7 @@ class MatrixReport:
     """How the quantization of one matrix went.
 
     `relative_error` is tr(E H E^T) / tr(W H W^T), of the undamped H (0 for a W of zeros);
-    `damp` the fraction of mean(diag H) that was added; `fallbacks` say what went another way.
+    `damp` the fraction of mean(diag H) that was added; `fallbacks` say where another way was taken.
     """
 
     relative_error: float
@@ -113,7 +113,7 @@ class QuantizedMatrix:
         """Return the matrix that gave `tensors()`.
 
         Raises:
-            UnsafeFileError: tensors that it never gives, by name, shape, type or value.
+            UnsafeFileError: tensors whose name, shape, type or value `tensors()` never gives.
 
         """
         grid = make_grid(options, *shape)
@@ -149,7 +149,7 @@ def prepare(hessian: Tensor | None, columns: int, options: LayerOptions) -> Prep
     positive definite, or H is zero, nothing is fed back, and the report says so.
 
     Raises:
-        MismatchError: a wrong shape, NaN or infinity.
+        MismatchError: the Hessian has a wrong shape, NaN or infinity.
 
     """
     order = None
@@ -183,7 +183,7 @@ def quantize_matrix(
     Rows do not influence each other beyond the codebooks that they share.
 
     Raises:
-        MismatchError: shapes that do not fit, NaN or infinity.
+        MismatchError: the shapes do not fit, or a value is NaN or infinite.
 
     """
     began = time.perf_counter()

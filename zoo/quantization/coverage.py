@@ -1,4 +1,4 @@
-"""Which weights of a model codes can stand for: what is packed, and what is left in floats.
+"""Which weights of a model can be stored as codes: what is packed, and what is left in floats.
 
 A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only where
 its class computes the same, and a weight that two modules share is left to both of them. A model
@@ -40,15 +40,15 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 @functools.cache
 def _computes_linear(kind: Any) -> bool:
-    """Try a class on a small layer: y = x W^T + b. The device is said: a context may be meta."""
-    try:
+    """Try a class on a small layer: y = x W^T + b."""
+    try:  # the device is given, since the caller's context may be meta
         layer = kind(3, 2, device="cpu", dtype=torch.float32)
         values = torch.arange(14.0, dtype=torch.float32, device="cpu")
         layer.weight = nn.Parameter(values[:6].view(2, 3) - 2, requires_grad=False)
         layer.bias = nn.Parameter(values[6:8], requires_grad=False)
         x = values[8:].view(1, 2, 3)
         return torch.equal(layer(x), x @ layer.weight.T + layer.bias)
-    except Exception:  # a constructor or a forward that is another: it is another layer
+    except Exception:  # its constructor or its forward pass differs: it is another kind of layer
         return False
 
 

@@ -38,8 +38,8 @@ class Rows(nn.Module):
     """Rows of 8-bit integers.
 
     Args:
-        count: of the rows.
-        width: of a row.
+        count: number of rows.
+        width: numbers per row.
         dtype: of the floats it gives; `Module.to` changes it, and nothing else.
 
     """
@@ -117,7 +117,8 @@ class TiedHead(nn.Module):
 
     def __init__(self, embedding: PackedEmbedding) -> None:
         super().__init__()
-        self._embedding = [embedding]  # in a list: no submodule, whose tensors would come twice
+        # In a list, so that it is not a submodule, whose tensors would appear twice.
+        self._embedding = [embedding]
 
     @property
     def rows(self) -> PackedEmbedding:
@@ -133,7 +134,7 @@ def check_plain(model: Any) -> None:
     """Refuse models whose embedding or head does more than look up and multiply.
 
     Raises:
-        MismatchError: one is of a kind of its own (scaled, sharded, of several tables).
+        MismatchError: one is of a special kind (scaled, sharded, of several tables).
 
     """
     parts = (model.get_input_embeddings(), nn.Embedding), (model.get_output_embeddings(), nn.Linear)

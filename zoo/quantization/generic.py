@@ -23,7 +23,7 @@ Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 class Packing(dict[str, dict[str, Any]]):
-    """What is known of each packed layer, by name.
+    """What is known about each packed layer, by name.
 
     Attributes:
         share: of the model's weights that are packed, embeddings and all else counted.
@@ -40,7 +40,7 @@ class Packing(dict[str, dict[str, Any]]):
 def quantize_model(
     model: nn.Module, batches: Iterable[Batch], plan: QuantizationPlan | LayerOptions
 ) -> Packing:
-    """Replace the linear layers of `model` by packed ones; return what is known of each.
+    """Replace the linear layers of `model` by packed ones; return what is known about each.
 
     Layers are quantized in the order in which they are called, each for the inputs that its
     quantized predecessors give it; layers given the same tensor share their statistics. Layers
@@ -86,7 +86,7 @@ def quantize_model(
                 model.set_submodule(place, packed)
         report = {name: _facts(matrix) for name, matrix in matrices.items()}
         distance = verify.compare(model, runs[0], before, _worst(report))
-    except BaseException:  # an interrupted model is not a model either
+    except BaseException:  # a half-packed model is of no use, so an interruption undoes it too
         for name, layer in layers.items():
             layer.weight.data = usual[name]
             for place in places[name]:

@@ -71,7 +71,14 @@ def _natural(name: str) -> list[str | int]:
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Return the recipe names that match a shell-style pattern."""
+    """Return the recipe names that match a shell-style pattern, in natural order.
+
+    ```python
+    import zoo
+
+    assert "sesr-m5-x2" in zoo.names("sesr-*")
+    ```
+    """
     return [name for name in all_recipes() if fnmatch.fnmatchcase(name, pattern)]
 
 
@@ -79,7 +86,13 @@ def find(name: str) -> Recipe:
     """Return the recipe of that name.
 
     Raises:
-        UnknownNameError: there is none; the message lists near misses.
+        UnknownNameError: there is no such recipe; the message lists similar names.
+
+    ```python
+    import zoo
+
+    print(zoo.find("sesr-m5-x2").input_shape)
+    ```
 
     """
     recipes = all_recipes()

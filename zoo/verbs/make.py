@@ -211,6 +211,13 @@ def export(
             ranges, and the file then computes what `zoo.load(ref)` does.
         input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's.
 
+    ```python
+    import zoo
+
+    file = zoo.export("sesr-m5-x2", "sesr.onnx", input_shape=(1, 1, 64, 64))
+    print(file.path)
+    ```
+
     """
     from zoo.files import probe
 

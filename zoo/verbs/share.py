@@ -30,13 +30,13 @@ def push(
             `name[.tag]` of shipped weights; for a Space or a data set, its folder.
         repo_id: `org/name`, `spaces/org/name` or `datasets/org/name`; the repository is made when
             there is none.
-        private: who may see a repository made here; one that exists stays as it is.
+        private: who may see a repository created here; an existing one stays as it is.
         message: of the commit.
         collection: title of a collection of the same owner that the repository is added to; it is
             made when there is none.
 
     Raises:
-        HubError: no token, no right to write, not reachable, or somebody else pushed meanwhile.
+        HubError: no token, no right to write, not reachable, or someone else pushed meanwhile.
         MismatchError: the card is wrong.
         UnsafeFileError: the weights are not the config's, or a file holds a token.
 
@@ -84,6 +84,12 @@ def card(ref: Ref) -> str:
 
     The lines to type in it name what `ref` names: a path stays that path, until `push` writes a
     card for the repository.
+
+    ```python
+    import zoo
+
+    print(zoo.card("sesr-m5-x2"))
+    ```
     """
     from zoo.adapters.folder import AdapterFolder
 
@@ -99,7 +105,7 @@ def card(ref: Ref) -> str:
 
 
 def check_card(ref: Ref) -> list[str]:
-    """Return what is wrong with the card that lies beside a checkpoint or adapter.
+    """Return what is wrong with the card next to a checkpoint or adapter.
 
     Its metadata must be what the Hub understands, and every number in it a fact: measured,
     recorded, or computed again. One sentence each.

@@ -37,13 +37,24 @@ def load(
             between, on the CPU.
         adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
             or a path. The base may then also be a folder of transformers or diffusers.
-        pretrained: False gives a freshly initialised network; nothing else ever does.
+        pretrained: False gives a freshly initialised network; no other setting does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
 
     Raises:
         UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError, HubError: see
             `zoo.errors`.
+
+    ```python
+    import torch
+
+    import zoo
+
+    model = zoo.load("sesr-m5-x2")
+    with torch.inference_mode():
+        enlarged = model(torch.rand(1, 1, 32, 32))  # luma in [0, 1]
+    assert enlarged.shape == (1, 1, 64, 64)
+    ```
 
     """
     if adapter is not None:
@@ -90,8 +101,21 @@ def run(
 ) -> Any:
     """Run a model on a file, a picture or an array; return the task's result object.
 
-    For super resolution that is `zoo.tasks.super_resolution.enlarging.Enlarged`. With `out` it is
-    saved there too.
+    For super resolution that is `zoo.tasks.super_resolution.enlarging.Enlarged`.
+
+    Args:
+        ref: what `load` takes.
+        source: a file, a picture or an array, as the task expects.
+        out: a file to which the result is saved as well.
+        device: a torch device, e.g. "cuda".
+        dtype: a floating torch dtype or its name; None keeps the stored one.
+
+    ```python
+    import zoo
+
+    zoo.run("sesr-m5-x2", "docs/samples/photos/dogs.jpg", "dogs-x2.png")
+    ```
+
     """
     target = None if out is None else Path(out)
     return resolve(ref).run(source, target, device=device, dtype=dtype)
@@ -168,6 +192,13 @@ def estimate(
         method: "roofline", "vela" (Ethos-U only), "measured" (only the CPU at hand), one that an
             installed package brings, or "auto".
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
+
+    ```python
+    import zoo
+
+    cost = zoo.estimate("sesr-m5-x2", "ethos-u55-256", method="roofline")
+    print(cost)
+    ```
 
     """
     from zoo import cost

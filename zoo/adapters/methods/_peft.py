@@ -29,10 +29,10 @@ class PeftRoute:
         self.trained: nn.Module = nn.ParameterList([p for _, p in chosen])  # the very parameters
 
     def collect(self) -> None:
-        """Bring gradients to what is trained: they are there."""
+        """Do nothing: the gradients are already where they are needed."""
 
     def use(self, values: Values | None = None) -> None:
-        """Let the model compute with these values; None: with those being trained."""
+        """Let the model compute with these values, or with those being trained if None."""
         if values is None:
             values, self._kept = self._kept, {}
         elif not self._kept:

@@ -27,7 +27,7 @@ class Options:
     Attributes:
         rank: of factors, or what a budget is counted from.
         mask: which tensors, and how their entries were chosen.
-        seed: of first values that are drawn.
+        seed: for initial values that are drawn at random.
 
     """
 
@@ -58,13 +58,13 @@ class Attachment(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What identifies the start of a run, as JSON types: a run resumed must find it again."""
+        """What identifies the start of a run, as JSON types: a resumed run must find it again."""
 
     def collect(self) -> None:
         """Bring the gradients of a backward pass to `trained`."""
 
     def use(self, values: Values | None = None) -> None:
-        """Let the model compute with these values; None: with those being trained."""
+        """Let the model compute with these values, or with those being trained if None."""
 
     def result(self, values: Values, folder: Path) -> Sparse | None:
         """Return what a sparse adapter is made of, the model having the base's values until the
@@ -95,7 +95,7 @@ def method(name: str) -> AdapterMethod:
     """Return a method by name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such method.
         MismatchError: it lacks a function.
 
     """

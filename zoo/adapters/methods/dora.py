@@ -1,4 +1,4 @@
-"""DoRA (arXiv 2402.09353) through PEFT, the baseline; its files are PEFT's."""
+"""DoRA (arXiv 2402.09353) through PEFT, as a baseline; its files are PEFT's."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from zoo.adapters.methods.contract import Attachment, Options
 
 
 def budget(model: nn.Module, options: Options) -> dict[str, int]:
-    """Return {}: there is no mask; its names say which layers."""
+    """Return {}: nothing is masked; the mask's names only say which layers are adapted."""
     return {}
 
 

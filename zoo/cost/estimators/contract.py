@@ -39,7 +39,7 @@ class Subject:
         """The graph of the deployed network.
 
         Raises:
-            MismatchError: there is no input shape, or the module cannot be traced.
+            MismatchError: no input shape is given, or the module cannot be traced.
 
         """
         return self.given if self.given is not None else self.retraced(self.shape)
@@ -66,7 +66,7 @@ class Estimator(Protocol):
 
     Attributes:
         SUMMARY: one line for people.
-        Options: a frozen dataclass of what can be said about it; every field has a default.
+        Options: a frozen dataclass of its settings; every field has a default.
 
     """
 
@@ -75,7 +75,7 @@ class Estimator(Protocol):
 
     @property
     def refusal(self) -> Callable[[Target], str | None]:
-        """Return why a target cannot be priced, or None where it can."""
+        """Return why a target cannot be priced, or None if it can."""
 
     @property
     def estimate(self) -> Callable[[Subject, Target, Any], Cost]:
@@ -97,7 +97,7 @@ def counts(graph: Graph, plan: memory.ArenaPlan, target: Target) -> dict[str, An
 
 
 def obtained(latency: str, target: Target) -> dict[str, str]:
-    """Return how each number is known, where the latency is known by `latency`."""
+    """Return how each number is known; `latency` says it for the latency."""
     words = dict.fromkeys(("parameters", "macs"), "exact (counted on the exported graph)")
     words["weight_bytes"] = f"exact (every parameter in {target.dtype}, uncompressed)"
     words["peak_activation_bytes"] = "estimated (arena plan, greedy by size, in place)"

@@ -28,7 +28,7 @@ SUMMARY = "the network run and timed on the CPU at hand"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Nothing can be chosen: runs go on until two seconds have been timed."""
+    """There are no settings: runs go on until two seconds have been timed."""
 
 
 def refusal(target: Target) -> str | None:
@@ -66,7 +66,7 @@ class Measurement:
         latency_ms: median time of one run.
         spread_ms: interquartile range of the runs.
         runs: how many were timed.
-        threads: that PyTorch used.
+        threads: how many PyTorch used.
         machine: processor, system, PyTorch version and date.
 
     """

@@ -1,4 +1,4 @@
-"""Estimated latency: every op takes the longest of its computing and its memory traffic.
+"""Estimated latency: every op takes the longer of its computation and its memory traffic.
 
 For each op, seconds = max(compute, bytes of each memory / its bandwidth) + overhead, and the
 network takes the sum. Compute is the op's work at the rate of its kind, rounded up to whole steps
@@ -27,12 +27,12 @@ from zoo.graph.fuse import fuse
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import MAC_KINDS
 
-SUMMARY = "every op takes the longest of its computing and its memory traffic"
+SUMMARY = "every op takes the longer of its computation and its memory traffic"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Nothing can be chosen: the target has all numbers."""
+    """There are no settings: the target has all the numbers."""
 
 
 def refusal(target: Target) -> str | None:

@@ -23,11 +23,11 @@ _MEMORIES = {"sram": "Sram", "flash": "OffChipFlash"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Nothing can be chosen: the target names the accelerator and its memories."""
+    """There are no settings: the target names the accelerator and its memories."""
 
 
 def refusal(target: Target) -> str | None:
-    """Return why Vela does not know a target, or None where it does."""
+    """Return why Vela does not know a target, or None if it does."""
     if target.name in vela.NPUS:
         return None
     return (

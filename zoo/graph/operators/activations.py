@@ -49,7 +49,7 @@ def _prelu_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
 
 
 def _counted(name: str, aten: str, *attributes: str) -> OpKind:
-    """Return an activation that a network's cost is estimated with, and no more."""
+    """Return an activation that costs are estimated for, and nothing else."""
     return OpKind(
         name=name,
         aten={aten: attributes},

@@ -3,7 +3,7 @@
 from zoo.graph.operators.contract import OpKind, never
 from zoo.graph.operators.elementwise import same_shape
 
-_ABSENT = dict.fromkeys(("aten", "lower"), "only files hold it: a module computes real numbers")
+_ABSENT = dict.fromkeys(("aten", "lower"), "only files contain it: a module computes real numbers")
 
 ROWS = tuple(
     OpKind(name=name, aten=None, lower=None, shape=same_shape, mixes_samples=never, absent=_ABSENT)

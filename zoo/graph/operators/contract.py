@@ -1,4 +1,4 @@
-"""What the graph room says of a kind of operator: one `OpKind`, a row of `zoo.graph.kinds`.
+"""What the graph room says about a kind of operator: one `OpKind`, a row of `zoo.graph.kinds`.
 
 The rooms above have a `Column` each, with one entry per kind: a kernel, a file's operator, a cost.
 """
@@ -75,7 +75,7 @@ class OpKind:
 
 
 class Column(dict[str, T]):
-    """What one room knows of each kind of operator, by the kind's name.
+    """What one room knows about each kind of operator, by the kind's name.
 
     Args:
         what: an entry is, as errors say it: "float kernel".

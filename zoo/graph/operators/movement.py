@@ -1,4 +1,4 @@
-"""What puts elements elsewhere: other shapes and orders, joins, borders."""
+"""Operators that move elements: other shapes and orders, joins, borders."""
 
 import math
 from typing import TYPE_CHECKING, Any

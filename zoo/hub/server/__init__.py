@@ -1,8 +1,12 @@
 """The embedded hub: a server that huggingface_hub, `hf`, transformers, peft and git talk to.
 
 ```python
-with zoo.hub.server.running(Path("hub")) as address:  # in this process, on a free port
-    ...
+from pathlib import Path
+
+from zoo.hub.server import running
+
+with running(Path("hub")) as address:  # in this process, on a free port
+    print(address)
 ```
 
 `serving` starts `app`, which hands each request (`call`) to a route of `api` or `web`; these read

@@ -15,7 +15,7 @@ def find(name: str) -> GridModule:
     """Return the grid of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such grid.
         MismatchError: it lacks its function, or cannot be imported.
 
     """

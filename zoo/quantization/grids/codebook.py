@@ -194,7 +194,7 @@ class Codebooks(Grid):
     def as_stored(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the codebooks (C, G, k, dim) as integers with their scales (C, G).
 
-        Or as bits of halves, without.
+        Or as the bits of halves, without scales.
         """
         return tensors["codebook"], tensors.get("codebook_scale")
 

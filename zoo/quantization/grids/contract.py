@@ -48,12 +48,12 @@ class Grid(ABC):
 
     @property
     def cells(self) -> int:
-        """Return the codes per row."""
+        """Return the number of codes per row."""
         return self.padded // self.dim
 
     @property
     def groups(self) -> list[tuple[int, int]]:
-        """Return first and end column of every column group, of the padded width."""
+        """Return the first and end column of every column group, in the padded width."""
         starts = range(0, self.padded, self.span)
         return [(start, min(start + self.span, self.padded)) for start in starts]
 
@@ -97,7 +97,7 @@ class Grid(ABC):
 
     @abstractmethod
     def layout(self) -> Layout:
-        """Return shape and type of all groups' parameters as stored, by name.
+        """Return the shape and type of all groups' parameters as stored, by name.
 
         Integers only, so that no cast of a model harms them.
         """
@@ -119,7 +119,7 @@ class Grid(ABC):
         """Refuse stored values that no quantization gives, without decoding the matrix.
 
         Raises:
-            UnsafeFileError: as when tensors were missing from the file, and are zero.
+            UnsafeFileError: an invalid value, e.g. a zero for a tensor that the file lacked.
 
         """
 
@@ -166,7 +166,7 @@ class GridModule(Protocol):
         """Return the grid for a (rows, columns) matrix.
 
         Raises:
-            MismatchError: it has none for these options.
+            MismatchError: there is no such grid for these options.
 
         """
         ...

@@ -79,7 +79,7 @@ def checked_batch(batch: Array, number: int, like: tuple[int, ...] | None = None
     """Return a calibration batch in float32, as networks compute it.
 
     Raises:
-        MismatchError: it is not floats, is empty or not finite, or has not the shape of `like`.
+        MismatchError: it is not of floats, is empty or not finite, or not of the shape of `like`.
 
     """
     if not isinstance(batch, Array) or not batch.is_floating_point() or batch.ndim < 2:

@@ -1,6 +1,6 @@
 """Rounding that gradients pass: what quantization-aware training computes with.
 
-The forward pass gives real numbers that int8 can hold; the backward pass takes the rounding for
+The forward pass gives real numbers that int8 can hold; the backward pass treats the rounding as
 the identity (straight-through, Bengio et al., arXiv 1308.3432) and gives the limits of a range
 the gradient of LSQ+ (Bhalgat et al., arXiv 2004.09576), written for limits instead of step and
 offset.

@@ -1,0 +1,74 @@
+"""Every Python example in a docstring of the zoo runs as it stands, in a folder like a clone."""
+
+import ast
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.transcript import ROOT
+
+# What examples may read, as in a clone; whatever they write goes to an empty folder.
+CLONE = ("adapters", "docs", "zoo")
+FENCE = "```"
+# Compiled only, and why.
+NOT_RUN = {"zoo.quantization": "needs the packed language model that a run has made"}
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Give the source of every fenced Python block of a docstring."""
+    inside: list[str] | None = None
+    for line in text.splitlines():
+        mark = line.strip()
+        if inside is not None and mark == FENCE:
+            yield textwrap.dedent("\n".join(inside))
+            inside = None
+        elif inside is not None:
+            inside.append(line)
+        elif mark == f"{FENCE}python":
+            inside = []
+    assert inside is None, "a block without an end"
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Give the dotted name of what a block documents, and the block."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for path in sorted((ROOT / "zoo").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if f"{FENCE}python" not in text and ">>> " not in text:
+            continue
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(text)):
+            doc = ast.get_docstring(node) if isinstance(node, documented) else None
+            if doc is None:
+                continue
+            name = module if isinstance(node, ast.Module) else f"{module}.{node.name}"
+            assert ">>> " not in doc, f"{name}: write the example as a fenced block of Python"
+            for block in blocks(doc):
+                yield name, block
+
+
+EXAMPLES = list(examples())
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), EXAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(EXAMPLES)]
+)
+def test_an_example_runs(
+    name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = compile(code, f"the example of {name}", "exec")
+    if name in NOT_RUN:
+        return
+    for entry in CLONE:
+        (tmp_path / entry).symlink_to(ROOT / entry)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    exec(compiled, {"__name__": "__main__"})
+
+
+def test_examples_are_found() -> None:
+    names = {name for name, _ in EXAMPLES}
+    assert {"zoo", "zoo.verbs.use.load", "zoo.adapters.switcher.Switcher"} <= names
+    assert set(NOT_RUN) <= names
