@@ -188,9 +188,8 @@ def test_a_tracker_writes_its_files(train, tmp_path):
     assert any(b"held_out/psnr_y_db" in file.read_bytes() for file in files)
 
 
+@pytest.mark.skipif(bool(importlib.util.find_spec("clearml")), reason="clearml is installed")
 def test_a_tracker_that_is_not_installed_says_what_to_type(train, tmp_path, capsys):
-    if importlib.util.find_spec("clearml"):
-        pytest.skip("clearml is installed")
     assert train(tmp_path / "run", "--tracker", "clearml") == 1
     assert f"clearml is not installed; type: {install('clearml')}" in capsys.readouterr().err
 
