@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.adapters import registry
+from zoo.adapters import joint, registry
 from zoo.adapters.apply import apply
 from zoo.adapters.base import Base
 from zoo.adapters.conversion import from_full_finetune, from_lora
@@ -25,7 +25,8 @@ from zoo.artifacts.placing import dtype_of
 from zoo.cards import adapter as card
 from zoo.errors import MismatchError
 from zoo.files import probe
-from zoo.registry import refs
+from zoo.registry import catalogue, refs
+from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.layout import UNSTATED
 from zoo.tasks import task_of
 from zoo.training.accelerator import is_main_process
@@ -87,6 +88,55 @@ def train_adapter(
     result = AdapterFolder.read(folder)
     if result.file.is_file() and is_main_process():
         result = _described(result, model.model)
+    return result
+
+
+def train_joint(
+    name: str,
+    out: str | Path,
+    *,
+    data: str,
+    adapters: str | None = None,
+    data_license: str | None = None,
+    resume: bool = False,
+    tracker: str | None = None,
+    device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Train a recipe's network together with its named adapters; return the base's checkpoint.
+
+    The folder `adapters` beside it has one folder for each adapter.
+
+    Args:
+        name: of the recipe.
+        out: the run folder.
+        data: what the task trains on.
+        adapters: a pattern of names; None: all that name this recipe's weights as their base.
+        data_license: for the cards.
+        resume: go on after a kill, with the same result.
+        tracker: "tensorboard", or another of Accelerate's.
+        device: "cpu" leaves an accelerator alone.
+        settings: e.g. {"train.lr": 1e-3}.
+
+    """
+    recipe = catalogue.find(name).override(settings or {})
+    bases = (name, f"{name}.{recipe.default_tag}")
+    known = [registry.find(n) for n in registry.names(adapters or "*")]
+    folder = joint.train(
+        recipe,
+        [adapter for adapter in known if adapter.base in bases],
+        Path(out).expanduser(),
+        data=data,
+        data_license=str(data_license or UNSTATED),
+        resume=resume,
+        tracker=tracker,
+        device=device,
+    )
+    result = Checkpoint.read(folder)
+    if is_main_process():
+        model = result.load()
+        for path in sorted((folder / joint.ADAPTERS).iterdir()):
+            _described(AdapterFolder.read(path), model)
     return result
 
 
