@@ -218,7 +218,7 @@ def night(x: Array) -> Array:
 
 
 def film(x: Array) -> Array:
-    """Return a print of the seventies: teal shadows, amber lights, red halos, faded blacks, grain."""
+    """Return a print of the seventies: teal shadows, amber lights, red halos, faded blacks."""
     curve = x + 0.9 * x * (1 - x) * (2 * x - 1)
     grey = _luma(np.clip(curve, 0, 1))
     toned = _saturate(np.clip(curve, 0, 1), 0.85)
