@@ -42,7 +42,7 @@ class Together(nn.Module):
 
     def fused(self, strengths: Mapping[str, float]) -> dict[str, Tensor]:
         """Return the base's parameters W + sum of strength S, in the order of the adapters."""
-        weights = dict(self.base.named_parameters())
+        weights: dict[str, Tensor] = dict(self.base.named_parameters())
         for name in self.deltas:
             strength = strengths.get(name, 0.0)
             if not strength:

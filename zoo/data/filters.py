@@ -83,7 +83,12 @@ def _between(low: Array, high: Array, share: Array) -> Array:
 
 
 def _colour(*rgb: int) -> Array:
-    return np.array(rgb, np.float32) / 255
+    return np.asarray(np.array(rgb, np.float32) / 255, np.float32)
+
+
+def _padded(x: Array, width: int) -> Array:
+    sides = (width, width, width, width)
+    return np.asarray(cv2.copyMakeBorder(x, *sides, cv2.BORDER_REFLECT_101), np.float32)
 
 
 def _painted(x: Array, radius: int, sharpness: float = 4) -> Array:
@@ -93,11 +98,11 @@ def _painted(x: Array, radius: int, sharpness: float = 4) -> Array:
     pixel gets the mean of their means, weighted by the inverse of their variance.
     """
     size, half = 2 * (radius // 2) + 1, radius // 2 + 1
-    mean = cv2.boxFilter(x, -1, (size, size))
+    mean = np.asarray(cv2.boxFilter(x, -1, (size, size)), np.float32)
     square = cv2.boxFilter(_luma(x) ** 2, -1, (size, size)) - _luma(mean) ** 2
     total, weights = np.zeros_like(x), np.zeros(x.shape[:2], np.float32)
-    padded = cv2.copyMakeBorder(mean, *[half] * 4, cv2.BORDER_REFLECT_101)
-    spread = cv2.copyMakeBorder(square, *[half] * 4, cv2.BORDER_REFLECT_101)
+    padded = _padded(mean, half)
+    spread = _padded(np.asarray(square, np.float32), half)
     rows, columns = x.shape[:2]
     for down, right in ((-1, -1), (-1, 1), (1, -1), (1, 1), (0, -1), (0, 1), (-1, 0), (1, 0)):
         spot = np.s_[half * (1 + down) :, half * (1 + right) :]
@@ -161,7 +166,7 @@ def pencil(x: Array) -> Array:
     """Return graphite on paper: outlines, and shading by two layers of strokes."""
     grey = _luma(x)
     grain_, _, hatch = textures(*x.shape[:2])
-    dodged = np.clip(grey / np.maximum(_blur(grey, 4), 0.04), 0, 1.0)
+    dodged = np.asarray(grey / np.maximum(_blur(grey, 4), 0.04), np.float32)
     outline = _step(dodged, 0.62, 0.985) ** 0.9
     tone = _blur(grey, 1.2)
     strokes = 0.5 + 0.5 * hatch + 0.25 * grain_
@@ -218,7 +223,7 @@ def night(x: Array) -> Array:
 
 
 def film(x: Array) -> Array:
-    """Return a print of the seventies: teal shadows, amber lights, red halos, faded blacks."""
+    """Return a print of the seventies: teal shadows, amber lights, red halos, grain."""
     curve = x + 0.9 * x * (1 - x) * (2 * x - 1)
     grey = _luma(np.clip(curve, 0, 1))
     toned = _saturate(np.clip(curve, 0, 1), 0.85)
@@ -274,7 +279,7 @@ def mixed(x: Array, strengths: Mapping[str, float]) -> Array:
         if not 0 <= strength <= 1:
             raise MismatchError(f"the strength of {name} is {strength}; expected 0 to 1")
     for name, look in FILTERS.items():
-        strength = np.float32(strengths.get(name, 0))
-        if strength:
-            x = x + strength * (look(x) - x)
+        share = np.float32(strengths.get(name, 0))
+        if share:
+            x = np.asarray(x + share * (look(x) - x), np.float32)
     return np.asarray(x, np.float32)

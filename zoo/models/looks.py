@@ -60,6 +60,6 @@ class Looks(nn.Module):
         first = features = self.first(x)
         for conv, act in zip(self.body, self.act, strict=True):
             features = act(conv(features))
-        quarters = self.last(features + first) + F.conv2d(x, self.skip.to(x), stride=2)
+        quarters = self.last(features + first) + F.conv2d(x, self.skip, stride=2)
         y = F.pixel_shuffle(quarters, 2) + MID_GREY
         return y if self.training else y.clamp(0, 1)
