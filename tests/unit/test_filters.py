@@ -19,9 +19,8 @@ def photo():
 
 
 def test_there_are_eight_and_an_unknown_one_is_named():
-    assert set(NAMES) == set(
-        ["oil", "watercolour", "cartoon", "pencil", "neon", "halftone", "night", "film"]
-    )
+    first, last = ["oil", "watercolour", "cartoon", "pencil"], ["neon", "halftone", "night", "film"]
+    assert list(NAMES) == [*first, *last]
     with pytest.raises(UnknownNameError, match=r"filter 'pencl'.*pencil"):
         filters.named("pencl")
 
