@@ -141,6 +141,8 @@ class AdapterRecipe:
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types; `from_json` gives an equal one back."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        if not self.mask.shares:  # as adapters that are older than this field have it
+            del value["mask"]["shares"]
         return value
 
     @classmethod
