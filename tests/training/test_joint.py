@@ -1,6 +1,7 @@
 """A base trained together with its adapters: resume, restore, mixtures, and refusals."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_mixing_gives_other_pictures_and_the_base_comes_back_to_the_bit(trained)
         for what in ({NAMES[0]: 1.0}, {NAMES[0]: 0.5, NAMES[1]: 1.0}, dict.fromkeys(NAMES, 1.0)):
             mixer.activate(what)
             outputs.append(model(x))
-    for one, two in zip(outputs, outputs[1:], strict=False):
+    for one, two in itertools.pairwise(outputs):
         assert two.isfinite().all()
         assert not torch.equal(one, two)
     mixer.deactivate()

@@ -63,6 +63,11 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")
     sub.add_argument("--base", metavar="REF", help="the base model, or where it lies here")
     sub.add_argument("--task", help="of a new one; an unknown name lists the known ones")
+    sub.add_argument(
+        "--filter",
+        metavar="FILE.py:NAME",
+        help="learn your own function, executed here, on --data's photographs",
+    )
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                      help="e.g. mask.kind=snip, mask.density=0.01, train.lr=1e-3")  # fmt: skip
@@ -130,6 +135,7 @@ def _train(args: Arguments) -> None:
         dtype=args.dtype,
         tracker=args.tracker,
         device=args.device,
+        own_filter=args.filter,
         settings=settings,
     )
     if int(os.environ.get("RANK", "0")) == 0:

@@ -46,6 +46,7 @@ def train_adapter(
     dtype: str | None = None,
     tracker: str | None = None,
     device: str | None = None,
+    own_filter: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> AdapterFolder:
     """Train an adapter; return its folder, card included.
@@ -62,12 +63,16 @@ def train_adapter(
         dtype: of the base, e.g. "bfloat16".
         tracker: "tensorboard", or another of Accelerate's.
         device: "cpu" leaves an accelerator alone.
+        own_filter: "FILE.py:function", a function of yours that makes pairs of photographs; the
+            file is executed. The pairs lie beside the run folder.
         settings: e.g. {"mask.kind": "snip", "train.lr": 1e-3}.
 
     """
     recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
+    if own_filter is not None:
+        data = _own_pairs(own_filter, recipe, data, folder, resume)
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):
@@ -89,6 +94,20 @@ def train_adapter(
     if result.file.is_file() and is_main_process():
         result = _described(result, model.model)
     return result
+
+
+def _own_pairs(own_filter: str, recipe: AdapterRecipe, data: str, out: Path, resume: bool) -> str:
+    """Return the folder of pairs that a user's own function makes of photographs."""
+    from zoo.tasks import picture
+
+    if recipe.task != picture.FACTS.name:
+        raise MismatchError(f"--filter makes pictures; {recipe.name} is for the task {recipe.task}")
+    pairs = out.with_name(f"{out.name}-pairs")
+    if not (resume and pairs.is_dir()):
+        if pairs.exists():
+            raise MismatchError(f"{pairs} exists; remove it, or give another --out")
+        picture.make_pairs(Path(data).expanduser(), picture.from_file(own_filter), pairs)
+    return str(pairs)
 
 
 def train_joint(

@@ -36,6 +36,7 @@ from zoo.tasks.picture.material import (
     unit,
     with_texture,
 )
+from zoo.tasks.picture.own import from_file, make_pairs
 from zoo.tasks.picture.restyling import default_output, restyle, run, to_tensor
 
 __all__ = [
@@ -44,7 +45,9 @@ __all__ = [
     "calibration",
     "default_output",
     "evaluate",
+    "from_file",
     "loss",
+    "make_pairs",
     "mixed_batch",
     "mixed_scores",
     "restyle",
@@ -67,6 +70,9 @@ FACTS = TaskFacts(
         steps=600, batch_size=4, lr=4e-3, warmup_steps=20, ema_decay=0.99, clip_norm=1.0,
         log_every=50, eval_every=100, save_every=100, options={"patch_size": 96, "filter": ""},
     ),
+    adapter_mask={
+        "kind": "snip", "density": 0.15, "include": ["*"], "shares": {"*.bias": 1.0, "act.*": 1.0},
+    },
     usage='model = zoo.load("{ref}")  # takes ({shape}): colours and texture\n'
     'zoo.run("{ref}", "photo.jpg", "photo-restyled.png")',
 )  # fmt: skip
