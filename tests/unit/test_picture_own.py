@@ -45,7 +45,7 @@ def test_a_function_of_a_file_makes_pairs(photos, tmp_path):
 )  # fmt: skip
 def test_a_function_that_does_not_fit_is_refused(photos, tmp_path, name, message):
     place = f"{tmp_path}/mine.py:{name}"
-    with pytest.raises(MismatchError, match=message):  # noqa: PT012  # either of the two
+    with pytest.raises(MismatchError, match=message):  # either of the two
         picture.make_pairs(photos, picture.from_file(place), tmp_path / "pairs")
     assert not (tmp_path / "pairs").exists()
 
