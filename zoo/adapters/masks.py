@@ -102,7 +102,7 @@ def choose(
 
     """
     chosen = targets(model, options)
-    sizes = {n: count(p.numel(), options.density) for n, p in chosen.items()} | dict(counts or {})
+    sizes = {n: count(p.numel(), options.share(n)) for n, p in chosen.items()} | dict(counts or {})
     if options.kind == "custom":
         return _checked(chosen, custom)
     if options.kind == "struct":

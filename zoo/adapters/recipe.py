@@ -6,6 +6,7 @@ Free of torch: `zoo adapter list` reads it.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from zoo import extensions
@@ -25,6 +26,8 @@ class MaskOptions:
     Attributes:
         kind: one of `KINDS`.
         density: share of the entries of the target tensors, in (0, 1].
+        shares: densities of tensors that have their own, by pattern of their names; the first
+            pattern that fits counts, e.g. {"*.bias": 1.0}.
         band: take the slice after `band` slices of that density (tasks that must not overlap).
         seed: of `rand`; every tensor draws from a seed of its own.
         score: what `block` sums: one of `SCORES`.
@@ -42,6 +45,7 @@ class MaskOptions:
 
     kind: str = "wm"
     density: float = 0.01
+    shares: Mapping[str, float] = field(default_factory=dict)
     band: int = 0
     seed: int = 0
     score: str = "wm"
@@ -65,8 +69,9 @@ class MaskOptions:
                 raise UnknownNameError.near(
                     f"mask.{name}", getattr(self, name), known, f"known: {', '.join(known)}"
                 )
-        if not 0 < self.density <= 1:
-            raise MismatchError(f"mask.density is {self.density}; expected 0 < density <= 1")
+        for name, share in (("density", self.density), *self.shares.items()):
+            if not 0 < share <= 1:
+                raise MismatchError(f"mask.{name} is {share}; expected 0 < density <= 1")
         if self.band < 0 or not 0 <= self.seed < 2**63:
             raise MismatchError(
                 f"mask.band is {self.band} and mask.seed {self.seed}; expected 0 or more"
@@ -77,6 +82,11 @@ class MaskOptions:
             )
         if self.scope == "global" and self.kind in ("struct", "rand", "custom"):
             raise MismatchError(f"mask.scope 'global' has no meaning for {self.kind!r} masks")
+
+    def share(self, tensor: str) -> float:
+        """Return the density of a tensor, by its name."""
+        fitting = (share for name, share in self.shares.items() if fnmatchcase(tensor, name))
+        return next(fitting, self.density)
 
     @property
     def needs_gradients(self) -> bool:
@@ -131,6 +141,8 @@ class AdapterRecipe:
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types; `from_json` gives an equal one back."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        if not self.mask.shares:  # as adapters that are older than this field have it
+            del value["mask"]["shares"]
         return value
 
     @classmethod

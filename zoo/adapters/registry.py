@@ -13,10 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from zoo.adapters.recipe import AdapterRecipe
+from zoo.adapters.recipe import AdapterRecipe, MaskOptions
 from zoo.content import content
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry import refs
+from zoo.registry.codec import from_json
 
 Ref = str | Path
 
@@ -106,11 +107,14 @@ def new(name: str, base: str, task: str) -> AdapterRecipe:
     """
     from zoo import tasks  # needs torch
 
-    train = tasks.named(task).FACTS.adapter
-    if train is None:
+    facts = tasks.named(task).FACTS
+    if facts.adapter is None:
         raise MismatchError(f"the task {task!r} has no adapters; zoo adapter list shows some")
     summary = f"{task} adapter of {base}"
-    return AdapterRecipe(name=name, summary=summary, base=base, task=task, train=train)
+    mask = from_json(MaskOptions, facts.adapter_mask, "adapter.mask")
+    return AdapterRecipe(
+        name=name, summary=summary, base=base, task=task, train=facts.adapter, mask=mask
+    )
 
 
 def base_ref(base: str) -> str:

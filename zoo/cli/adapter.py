@@ -34,6 +34,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("pattern", nargs="?", default="*")
     sub.add_argument("--base", metavar="REF", help="only those of this base model")
     _add_train(action("train", _train, "train an adapter under Accelerate"))
+    _add_joint(action("joint", _joint, "train a base together with its adapters"))
     sub = action("info", _info, "show an adapter: base, mask, size, what was measured")
     sub.add_argument("adapter", help=_ADAPTER)
     sub.add_argument("--base", metavar="REF", help="check it against this base; time a switch")
@@ -62,11 +63,30 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")
     sub.add_argument("--base", metavar="REF", help="the base model, or where it lies here")
     sub.add_argument("--task", help="of a new one; an unknown name lists the known ones")
+    sub.add_argument(
+        "--filter",
+        metavar="FILE.py:NAME",
+        help="learn your own function, executed here, on --data's photographs",
+    )
     sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                      help="e.g. mask.kind=snip, mask.density=0.01, train.lr=1e-3")  # fmt: skip
     sub.add_argument("--seed", type=int)
     sub.add_argument("--dtype", help="hold the base in this type, e.g. bfloat16")
+    sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
+    sub.add_argument("--device", choices=["cpu"], help="leave an accelerator alone")
+
+
+def _add_joint(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", help="a recipe whose named adapters are trained with it")
+    sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
+    sub.add_argument("--data", required=True, help="a folder of photographs")
+    sub.add_argument("--adapters", metavar="PATTERN", help="only those of its adapters")
+    sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the cards")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                     help="e.g. train.steps=2000")  # fmt: skip
+    sub.add_argument("--seed", type=int)
     sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
     sub.add_argument("--device", choices=["cpu"], help="leave an accelerator alone")
 
@@ -101,12 +121,7 @@ def _list(args: Arguments) -> None:
 def _train(args: Arguments) -> None:
     from zoo.verbs.adapters import train_adapter
 
-    settings = {}
-    for text in args.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise MismatchError(f"--set {text!r}; expected KEY=VALUE, e.g. mask.density=0.01")
-        settings[key] = value
+    settings = _settings(args)
     if args.seed is not None:
         settings |= {"train.seed": str(args.seed), "mask.seed": str(args.seed)}
     folder = train_adapter(
@@ -120,11 +135,44 @@ def _train(args: Arguments) -> None:
         dtype=args.dtype,
         tracker=args.tracker,
         device=args.device,
+        own_filter=args.filter,
         settings=settings,
     )
     if int(os.environ.get("RANK", "0")) == 0:
         scores = folder.metrics["held_out"].items()
         print(f"{folder.path}  held out: {', '.join(f'{k} {v:.6g}' for k, v in scores)}")
+
+
+def _settings(args: Arguments) -> dict[str, str]:
+    settings = {}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise MismatchError(f"--set {text!r}; expected KEY=VALUE, e.g. train.lr=1e-3")
+        settings[key] = value
+    return settings
+
+
+def _joint(args: Arguments) -> None:
+    from zoo.verbs.adapters import train_joint
+
+    settings = _settings(args)
+    if args.seed is not None:
+        settings["train.seed"] = str(args.seed)
+    result = train_joint(
+        args.name,
+        args.out,
+        data=args.data,
+        adapters=args.adapters,
+        data_license=args.data_license,
+        resume=args.resume,
+        tracker=args.tracker,
+        device=args.device,
+        settings=settings,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        score = ", ".join(f"{k} {v:.6g}" for k, v in result.metrics["held_out"].items())
+        print(f"{result.path}  held out: {score}")
 
 
 def _info(args: Arguments) -> None:

@@ -5,7 +5,7 @@ entry-point group of that name. `tests/battery/test_tasks.py` tries every one on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -77,6 +77,7 @@ class TaskFacts:
         output_range: the limits that a deployed network keeps to, where its training form, which
             has to have gradients, does not.
         adapter: where the training of a new adapter starts; None: the task has no adapters.
+        adapter_mask: settings of its mask that differ from the defaults, e.g. {"density": 0.2}.
         usage: lines of Python for a card, with {ref} and {shape}.
         demo: how the page shows adapters of this task; None: not at all.
 
@@ -90,6 +91,7 @@ class TaskFacts:
     beside: tuple[str, ...] = ()
     output_range: tuple[float, float] | None = None
     adapter: Train | None = None
+    adapter_mask: Mapping[str, Any] = field(default_factory=dict)
     usage: str = 'model = zoo.load("{ref}")  # takes ({shape})'
     demo: Demo | None = None
 

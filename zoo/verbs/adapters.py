@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.adapters import registry
+from zoo.adapters import joint, registry
 from zoo.adapters.apply import apply
 from zoo.adapters.base import Base
 from zoo.adapters.conversion import from_full_finetune, from_lora
@@ -25,7 +25,8 @@ from zoo.artifacts.placing import dtype_of
 from zoo.cards import adapter as card
 from zoo.errors import MismatchError
 from zoo.files import probe
-from zoo.registry import refs
+from zoo.registry import catalogue, refs
+from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.layout import UNSTATED
 from zoo.tasks import task_of
 from zoo.training.accelerator import is_main_process
@@ -45,6 +46,7 @@ def train_adapter(
     dtype: str | None = None,
     tracker: str | None = None,
     device: str | None = None,
+    own_filter: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> AdapterFolder:
     """Train an adapter; return its folder, card included.
@@ -61,12 +63,16 @@ def train_adapter(
         dtype: of the base, e.g. "bfloat16".
         tracker: "tensorboard", or another of Accelerate's.
         device: "cpu" leaves an accelerator alone.
+        own_filter: "FILE.py:function", a function of yours that makes pairs of photographs; the
+            file is executed. The pairs lie beside the run folder.
         settings: e.g. {"mask.kind": "snip", "train.lr": 1e-3}.
 
     """
     recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
+    if own_filter is not None:
+        data = _own_pairs(own_filter, recipe, data, folder, resume)
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):
@@ -87,6 +93,69 @@ def train_adapter(
     result = AdapterFolder.read(folder)
     if result.file.is_file() and is_main_process():
         result = _described(result, model.model)
+    return result
+
+
+def _own_pairs(own_filter: str, recipe: AdapterRecipe, data: str, out: Path, resume: bool) -> str:
+    """Return the folder of pairs that a user's own function makes of photographs."""
+    from zoo.tasks import picture
+
+    if recipe.task != picture.FACTS.name:
+        raise MismatchError(f"--filter makes pictures; {recipe.name} is for the task {recipe.task}")
+    pairs = out.with_name(f"{out.name}-pairs")
+    if not (resume and pairs.is_dir()):
+        if pairs.exists():
+            raise MismatchError(f"{pairs} exists; remove it, or give another --out")
+        picture.make_pairs(Path(data).expanduser(), picture.from_file(own_filter), pairs)
+    return str(pairs)
+
+
+def train_joint(
+    name: str,
+    out: str | Path,
+    *,
+    data: str,
+    adapters: str | None = None,
+    data_license: str | None = None,
+    resume: bool = False,
+    tracker: str | None = None,
+    device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Train a recipe's network together with its named adapters; return the base's checkpoint.
+
+    The folder `adapters` beside it has one folder for each adapter.
+
+    Args:
+        name: of the recipe.
+        out: the run folder.
+        data: what the task trains on.
+        adapters: a pattern of names; None: all that name this recipe's weights as their base.
+        data_license: for the cards.
+        resume: go on after a kill, with the same result.
+        tracker: "tensorboard", or another of Accelerate's.
+        device: "cpu" leaves an accelerator alone.
+        settings: e.g. {"train.lr": 1e-3}.
+
+    """
+    recipe = catalogue.find(name).override(settings or {})
+    bases = (name, f"{name}.{recipe.default_tag}")
+    known = [registry.find(n) for n in registry.names(adapters or "*")]
+    folder = joint.train(
+        recipe,
+        [adapter for adapter in known if adapter.base in bases],
+        Path(out).expanduser(),
+        data=data,
+        data_license=str(data_license or UNSTATED),
+        resume=resume,
+        tracker=tracker,
+        device=device,
+    )
+    result = Checkpoint.read(folder)
+    if is_main_process():
+        model = result.load()
+        for path in sorted((folder / joint.ADAPTERS).iterdir()):
+            _described(AdapterFolder.read(path), model)
     return result
 
 
