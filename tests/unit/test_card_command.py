@@ -18,10 +18,11 @@ def test_the_command_of_shipped_weights_gives_their_settings(name):
     checkpoint = zoo.checkpoint(name)
     card = (checkpoint.path / "README.md").read_text()
     assert card == render(checkpoint)
-    line = next(line for line in card.splitlines() if line.startswith("zoo train"))
+    starts = ("zoo train ", "zoo adapter joint ")
+    line = next(line for line in card.splitlines() if line.startswith(starts))
     words = _parser().parse_args(shlex.split(line)[1:])
     recipe = zoo.find(words.name).override(dict(item.split("=", 1) for item in words.set))
-    if words.init is not None:
+    if getattr(words, "init", None) is not None:
         init = None if words.init == "none" else words.init
         recipe = recipe.override({"train.init": init})
     assert recipe.train == checkpoint.recipe.train

@@ -260,7 +260,7 @@ class BaseAndAdapters:
             setup.out,
             self.recipe,
             base,
-            metrics,
+            {**metrics, "training": {**metrics["training"], "adapters": self.names}},
             license=setup.license,
             data=setup.data.facts,
         )

@@ -202,7 +202,9 @@ def _command(checkpoint: "Checkpoint") -> str:
     recipe = checkpoint.recipe
     if isinstance(recipe.make, Compress):
         return compression.command(checkpoint)
-    words = ["zoo train", recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
+    together = checkpoint.metrics.get("training", {}).get("adapters")  # see zoo.adapters.joint
+    verb = "zoo adapter joint" if together else "zoo train"
+    words = [verb, recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
     theirs = recipe.to_json()["train"]
     ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}
     if theirs.get("init") != ours.get("init"):
