@@ -26,7 +26,7 @@ class MaskOptions:
         kind: one of `KINDS`.
         density: share of the entries of the target tensors, in (0, 1].
         band: take the slice after `band` slices of that density (tasks that must not overlap).
-        seed: of `rand`; every tensor draws from a seed of its own.
+        seed: seed of `rand`; every tensor derives its own from it.
         score: what `block` sums: one of `SCORES`.
         block: entries of a block; 32 of bf16 or 16 of fp32 are a 64-byte cache line.
         axis: what `struct` takes: "rows" or "columns".
@@ -36,7 +36,7 @@ class MaskOptions:
         avoid: adapters whose entries are not taken.
         include: patterns of tensor names (`*` matches dots); empty: every weight of two or more
             dimensions, tied embeddings left out.
-        exclude: patterns of tensor names left out.
+        exclude: patterns of tensor names to leave out.
 
     """
 
@@ -95,12 +95,12 @@ class AdapterRecipe:
         task: the module of `zoo.tasks` that feeds and judges it, e.g. "causal-lm".
         method: one of `zoo.adapters.methods`: "shira" (the hook route), "shira-dora" (a masked
             DoRA); or through PEFT: "peft-shira", "lora", "dora".
-        mask: which entries; of "lora" and "dora" only the names count.
-        rank: of "lora", "dora" and "shira-dora"; of "peft-shira", whose budget is
-            rank * (rows + columns).
+        mask: which entries; for "lora" and "dora" only the names count.
+        rank: rank of "lora", "dora", "shira-dora" and "peft-shira", whose budget is rank * (rows +
+            columns).
         train: how it is trained.
         data: `source` (a folder, a file or a generator of the task) and its `license`.
-        weights: where the trained adapter is: `file` beside the TOML, its `sha256`, `license`;
+        weights: where the trained adapter is: `file` next to the TOML, its `sha256`, `license`;
             or `repo` on the Hub at a `revision`.
         facts: what was measured, and how; for `zoo adapter info` and the card.
 

@@ -1,4 +1,4 @@
-"""Named adapters: one TOML file each in `adapters/`, found by being there. Free of torch.
+"""Named adapters: one TOML file each in `adapters/`, and nothing else to register. Free of torch.
 
 An adapter is named like a model: `name` of the registry, `org/repo[@revision]` on the Hub, or a
 path to a folder or a `.safetensors` file, which starts with `./` or `/`.
@@ -22,7 +22,7 @@ Ref = str | Path
 
 
 def read_toml(text: str, name: str) -> AdapterRecipe:
-    """Return the recipe of a TOML file; `name` is that of the file.
+    """Return the recipe of a TOML file; `name` is the file's name.
 
     Raises:
         MismatchError: not valid TOML, an unknown field, a wrong type, or another name inside.
@@ -49,7 +49,7 @@ def all_adapters() -> Mapping[str, AdapterRecipe]:
 
 
 def names(pattern: str = "*", base: str | None = None) -> list[str]:
-    """Return the names that match a shell-style pattern, of one base model if that is given."""
+    """Return the names that match a shell-style pattern, of one base model if `base` is given."""
     return [
         name
         for name, recipe in all_adapters().items()
@@ -61,7 +61,7 @@ def find(name: str) -> AdapterRecipe:
     """Return the recipe of a named adapter.
 
     Raises:
-        UnknownNameError: there is none; the message lists near misses.
+        UnknownNameError: there is no such adapter; the message lists near misses.
 
     """
     if name not in all_adapters():
@@ -120,7 +120,7 @@ def base_ref(base: str) -> str:
 
 @functools.cache
 def base_digests(base: str) -> dict[str, dict[str, str]]:
-    """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
+    """Return tensor name -> type -> digest of a base that is known by name; {} for others.
 
     It identifies the base of adapters that are older than the digests kept with each of them.
     """
@@ -144,7 +144,7 @@ def _parsed(base: str) -> refs.NameRef | refs.RepoRef | refs.PathRef | None:
 
 
 def file_path(recipe: AdapterRecipe) -> Path | None:
-    """Return the file that ships with a named adapter, where it lies as one on this machine."""
+    """Return the file that ships with a named adapter, if it exists as a file on this machine."""
     name = recipe.weights.get("file")
     path = Path(str(content("adapters") / str(name)))
     return path if name and path.is_file() else None
