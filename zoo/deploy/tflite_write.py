@@ -27,8 +27,8 @@ def serialize_tflite(graph: Graph) -> bytes:
     """Return the bytes of a `.tflite` file.
 
     Raises:
-        MismatchError: the graph is not channels last, or holds what the format cannot say; the
-            message names the operator.
+        MismatchError: the graph is not channels last, or holds something that the format cannot
+            express; the message names the operator.
 
     """
     if graph.layout != "channels_last":
@@ -51,7 +51,7 @@ def serialize_tflite(graph: Graph) -> bytes:
 class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.buffers: list[dict[str, Any]] = [{}]  # the first one means: no data
+        self.buffers: list[dict[str, Any]] = [{}]  # buffer 0 means "no data"
         self.tables: list[dict[str, Any]] = []
         self.places: dict[str, int] = {}
         self.codes: dict[tuple[str, int], int] = {}

@@ -1,4 +1,4 @@
-"""What files say of a kind of operator: a row of TFLite, and what groups share in reading one."""
+"""How files express a kind of operator: a row for TFLite, and what groups share in reading one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class OperatorCall:
         return self.tensors[self.inputs[place]].shape
 
     def option(self, key: str, default: Any = 0) -> Any:
-        """Return an option, or what the schema says when it is absent."""
+        """Return an option, or the schema's default if it is absent."""
         return self.options.get(key, default)
 
     def expect(self, *counts: int) -> None:
@@ -65,7 +65,7 @@ class OperatorCall:
         value = self.values.get(name)
         if value is None or value.dtype.kind != "i":
             raise MismatchError(
-                f"{self.name} at {self.output}: {name!r} is computed while running; expected "
+                f"{self.name} at {self.output}: {name!r} is computed at run time; expected "
                 "constant integers"
             )
         return value
@@ -96,9 +96,9 @@ class TfliteOp:
     """A kind of operator in `.tflite` files.
 
     Attributes:
-        names: of the file's operators that are of this kind, as in the schema.
-        write: gives the operator for an op of a graph.
-        read: gives the op's operands and attributes for an operator of a file.
+        names: names of the file's operators that are of this kind, as in the schema.
+        write: returns the operator for an op of a graph.
+        read: returns the op's operands and attributes for an operator of a file.
 
     """
 
@@ -123,7 +123,7 @@ def alone(graph: Graph, op: Op) -> Parts:
 
 
 def activation_code(op: Op) -> int:
-    """Return the schema's number of an op's fused activation."""
+    """Return the schema's number for an op's fused activation."""
     activation = op.attributes.get("activation")
     if activation not in tflite_schema.ACTIVATIONS:
         raise MismatchError(
