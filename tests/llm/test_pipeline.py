@@ -315,7 +315,7 @@ def test_a_missing_tensor_is_named(base, text, tmp_path):
 
 
 def test_quantizing_twice_is_refused(done, text, base, tmp_path):
-    with pytest.raises(MismatchError, match="is quantized already"):
+    with pytest.raises(MismatchError, match="is already quantized"):
         compress_model(done[0], tmp_path / "out", PLAN, text=text, device="cpu")
     with pytest.raises(MismatchError, match="holds a finished model"):
         compress_model(base, done[0], PLAN, text=text, device="cpu")

@@ -3,8 +3,8 @@
 The rules are TFLite's.
 Weights are symmetric, int8 in [-127, 127], with a scale per output channel (one for a fully
 connected layer, which older runtimes require); activations as in
-`zoo.quantization.int8.scales`; biases int32 (of int16 activations,
-int64) with the scale of the products they are added to.
+`zoo.quantization.int8.scales`; biases int32 (int64 with int16 activations) with the scale of the
+products they are added to.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ def quantize(
     """Return the integer graph, channels last, of a module in eval mode.
 
     Args:
-        module: on the CPU.
+        module: in eval mode, on the CPU.
         calibration: batches like those the network will see, `(N, C, H, W)` or whatever it takes.
-        input_shape: of one inference, e.g. (1, C, H, W); its sizes may differ from the batches'
-            where the network takes any size.
+        input_shape: of one inference, e.g. (1, C, H, W); its sizes may differ from the batches' if
+            the network takes any size.
         options: how ranges are chosen.
 
     Raises:
-        MismatchError: the module or the calibration inputs cannot be used; says why.
+        MismatchError: the module or the calibration inputs cannot be used; the message says why.
 
     """
     (graph,) = quantize_at(module, calibration, [input_shape], options)
@@ -68,7 +68,7 @@ def prepared(
     input_shape: tuple[int, ...],
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> Graph:
-    """Return the float graph that ranges are observed on and that is quantized with them."""
+    """Return the float graph on which ranges are observed, and which is quantized with them."""
     graph = lower(module, input_shape)
     return for_int16(graph) if options.activations == "int16" else graph
 
@@ -91,8 +91,8 @@ def quantize_graph(
 ) -> Graph:
     """Return a float graph, channels last, quantized with these ranges of its activations.
 
-    With fewer than 8 `weight_bits` the weights of convolutions and fully connected layers take
-    fewer of int8's values: 4 bits are -7 to 7.
+    With fewer than 8 `weight_bits` the weights of convolutions and fully connected layers use fewer
+    of int8's values: 4 bits are -7 to 7.
     """
     meanings = quantizations(graph, ranges, activations)
     tensors: dict[str, Tensor] = {}
@@ -112,7 +112,7 @@ def quantize_graph(
                 else:
                     made = _parameter(graph, op, name, meanings, activations, weight_bits)
                     weight = made[0]
-                # What integers mean depends on the layer: one used twice has two biases.
+                # What integers mean depends on the layer: a layer used twice has two biases.
                 if name in tensors and tensors[name] != made[0]:
                     name = f"{op.name}.{place}"
                 tensors[name], values[name] = dataclasses.replace(made[0], name=name), made[1]

@@ -1,6 +1,6 @@
-"""What integers of activations mean: their scales and zero points, from their ranges.
+"""What the integers of activations mean: their scales and zero points, from their ranges.
 
-Activations of int8 are asymmetric with one scale and zero point, those of int16 symmetric.
+int8 activations are asymmetric with one scale and zero point, int16 ones are symmetric.
 """
 
 import math
@@ -16,9 +16,10 @@ from zoo.quantization.int8.rules import RULES
 
 
 def groups(graph: Graph) -> dict[str, str]:
-    """Return, for each activation, the first one (in the graph's order) whose quantization it has.
+    """Return, for each activation, the first one (in the graph's order) with which it shares its
+    quantization.
 
-    Operators that move or choose integers leave them as they are, so that all they read and
+    Operators that move or choose integers leave them as they are, so that everything they read and
     write has one scale and zero point.
     """
     owner = {name: name for name, tensor in graph.tensors.items() if not tensor.is_parameter}
