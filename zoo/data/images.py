@@ -29,7 +29,7 @@ def _max_pixels() -> int:
 
 MAX_PIXELS = _max_pixels()
 if Image.MAX_IMAGE_PIXELS and MAX_PIXELS > 2 * Image.MAX_IMAGE_PIXELS:
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # else Pillow refuses what the user has allowed
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # otherwise Pillow refuses what the user has allowed
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255  # BT.601 studio range, for RGB in [0, 1]
 
 
@@ -69,12 +69,13 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
 
     Bytes are the content of a file; `name` is what messages call it, instead of its path.
 
-    The EXIF orientation is applied; palettes and CMYK become RGB; of an animation the first
-    frame is taken.
+    The EXIF orientation is applied; palettes and CMYK become RGB; an animation gives its first
+    frame.
 
     Raises:
-        MismatchError: no such file, not a picture, truncated, or more than `MAX_PIXELS` pixels
-            (a few kilobytes can claim gigabytes: the size is checked before anything is decoded).
+        MismatchError: the file is missing, not a picture, truncated, or has more than `MAX_PIXELS`
+            pixels (a few kilobytes can claim gigabytes: the size is checked before anything is
+            decoded).
 
     """
     if isinstance(source, np.ndarray):
@@ -85,7 +86,7 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
     label = name or ("the picture" if isinstance(source, bytes) else source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit rules
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit applies
             with Image.open(file) as image:
                 _check_size(image.size, label)
                 picture = _from_pillow(image)  # decodes, and so finds truncation
@@ -147,7 +148,7 @@ def _from_pillow(image: Image.Image) -> Picture:
     clear = "A" in image.getbands() or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
     if image.mode == "CMYK":
-        profile = None  # it describes inks, not the RGB that is returned
+        profile = None  # it describes inks, not the RGB returned here
     pixels = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if clear else "")))
     pixels = np.atleast_3d(pixels)
     if clear:
@@ -189,7 +190,8 @@ def write(picture: Picture, path: Path) -> None:
     PNG keeps 16 bits; other formats get 8. JPEG has no alpha: a picture with one is refused.
 
     Raises:
-        MismatchError: unknown suffix, alpha into JPEG, or a place that cannot be written.
+        MismatchError: the suffix is unknown, JPEG cannot hold the alpha, or the file cannot be
+            written.
 
     """
     check_output(path)
@@ -210,7 +212,7 @@ def write(picture: Picture, path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a path that no picture can be written to, before any work is done for it."""
+    """Refuse a path to which no picture can be written, before any work is done for it."""
     if path.suffix.lower() not in SUFFIXES:
         raise MismatchError(
             f"cannot write {path}: unknown picture format {path.suffix or '(no suffix)'}; "
@@ -260,7 +262,7 @@ def find(folder: Path) -> list[Path]:
     """Return the picture files directly in `folder`, in name order.
 
     Raises:
-        MismatchError: no such folder, or none in it.
+        MismatchError: there is no such folder, or no picture in it.
 
     """
     if not folder.is_dir():
