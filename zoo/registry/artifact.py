@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Artifact(Protocol):
     """A model that was named once and is not asked for again.
 
-    What one of a kind cannot do raises a MismatchError that says why, and what to type.
+    What a kind of artifact cannot do raises a MismatchError that says why, and what to type.
     """
 
     @property
@@ -21,11 +21,11 @@ class Artifact(Protocol):
 
     @property
     def recipe(self) -> "Recipe | None":
-        """How it was made, where that is known."""
+        """How it was made, or None if that is not known."""
 
     @property
     def path(self) -> Path:
-        """Its folder or file on this machine, fetched and verified if need be."""
+        """Its folder or file on this machine, fetched and verified if necessary."""
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> "nn.Module":
         """Return the network with its weights, in eval mode."""
@@ -33,10 +33,10 @@ class Artifact(Protocol):
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
     ) -> Any:
-        """Return the result of one inference; with `out` it is saved too."""
+        """Return the result of one inference; with `out`, it is saved too."""
 
     def default_output(self, source: Path) -> Path | None:
-        """Return where a result goes when nobody named a place for it; None: it is printed."""
+        """Return where a result goes by default, or None if it is printed."""
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
@@ -47,4 +47,4 @@ class Artifact(Protocol):
         """Return what can be costed without weights: a module or a `zoo.graph.ir.Graph`."""
 
     def graph(self, input_shape: tuple[int, ...] | None = None) -> Any:
-        """Return the `zoo.graph.ir.Graph` of one inference; None takes the artifact's shape."""
+        """Return the `zoo.graph.ir.Graph` of one inference; None takes the artifact's own shape."""
