@@ -69,7 +69,11 @@ FLOW = "control flow and sizes that depend on values have no form on a device: c
         (nn.GELU(), "gelu at 1.1", "replace it with one of add, avg_pool2d"),
         (nn.Sigmoid(), "sigmoid at 1.1", "or add it to zoo/graph/operators"),
         (nn.Softmax(2), "softmax at 1.1", "softmax goes over channels"),
-        (nn.InstanceNorm2d(4), "instance_norm at 1.1", "replace it with operators that devices have"),
+        (
+            nn.InstanceNorm2d(4),
+            "instance_norm at 1.1",
+            "replace it with operators that devices have",
+        ),
         (nn.Linear(8, 2), "fully_connected at 1.1", "use a 1x1 convolution"),
         (nn.Conv2d(5, 5, 1), "in '1.1'", "to have 5 channels, but got 4"),
         (nn.LSTM(8, 8), "in '1.1'", "LSTM: Expected input to be 2D or 3D"),

@@ -125,7 +125,7 @@ def _quantize_groups(
 ) -> dict[str, QuantizedMatrix]:
     """Quantize the layers of one level; their parts are shared between the processes."""
     tasks: list[Callable[[], QuantizedMatrix]] = []
-    places: list[tuple[str, int]] = []  # layer, and number of the part
+    places: list[tuple[str, int]] = []  # layer, and its number of parts
     for group in groups:
         hessian, notes = _usable(seen.get(group[0]), plan.least_tokens)
         ready = functools.cache(functools.partial(_prepare, hessian, f"{prefix}{group[0]}"))

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from zoo.graph.ir import Quantization
 
-STEPS = 255  # of an int8 range
+STEPS = 255  # in an int8 range
 _SLACK = 1e-3  # steps: how far rounding itself may carry a value beyond half a step
 
 

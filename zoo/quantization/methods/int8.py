@@ -58,7 +58,7 @@ def compress(
     resume: bool,
     device: str | None,
 ) -> Compressed:
-    """Learn ranges from inputs, and return what turns the network into integers.
+    """Learn ranges from inputs, and return what makes it an integer network.
 
     It takes a minute at most, so there is nothing to resume, and runs on the CPU.
 
