@@ -82,6 +82,9 @@ class Method(Protocol):
             resume: continue from what is in `out`, with the same result.
             device: a torch device, or None.
 
+        Returns:
+            What is not yet in `out`: metrics, tensors, changes of the recipe.
+
         Raises:
             MismatchError: the model or the data cannot be used; the message says why.
 

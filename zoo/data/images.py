@@ -67,16 +67,26 @@ def luma(rgb: NDArray[Any], white: float) -> NDArray[np.float32]:
 def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = "") -> Picture:
     """Read a picture from a file, a Pillow image or an array `(H, W[, 1|3|4])` of 8 or 16 bits.
 
-    Bytes are the content of a file; `name` is what messages call it, instead of its path.
-
     The EXIF orientation is applied; palettes and CMYK become RGB; an animation gives its first
     frame.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or a uint8 or uint16 array.
+        name: what messages call it, instead of its path.
 
     Raises:
         MismatchError: the file is missing, not a picture, truncated, or has more than `MAX_PIXELS`
             pixels (a few kilobytes can claim gigabytes: the size is checked before anything is
             decoded).
 
+    ```python
+    from pathlib import Path
+
+    from zoo.data import images
+
+    picture = images.read(Path("docs/samples/photos/dogs.jpg"))
+    print(picture.pixels.shape, picture.white)  # (H, W, 3), 255
+    ```
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)

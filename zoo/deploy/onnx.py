@@ -53,9 +53,9 @@ def export_onnx(
     Several outputs are `output0`, `output1` and so on.
 
     Args:
-        module: on the CPU, with its weights, in eval mode.
+        module: in eval mode, on the CPU, with its weights.
         path: the file, which is replaced in one step or not at all.
-        input_shape: e.g. (N, C, H, W).
+        input_shape: shape of one input, e.g. (N, C, H, W).
         dynamic: leave the batch open, and height and width of a 4-dimensional input too, or
             as many of these as the module takes: a layer that flattens a picture fixes its size.
         metadata: stored in the file's metadata properties, e.g. the recipe's name.
@@ -112,7 +112,12 @@ def written(path: Path, found: Sequence[Fidelity]) -> OnnxFile:
 
 
 def packages(*more: str) -> tuple[Any, Any]:
-    """Return the modules `onnx` and `onnxruntime`, or say which package is missing."""
+    """Return the modules `onnx` and `onnxruntime`.
+
+    Raises:
+        MissingExtraError: one of them, or of `more`, is not installed.
+
+    """
     for package in ("onnx", *more, "onnxruntime"):
         try:
             __import__(package)

@@ -52,7 +52,13 @@ def read_tflite(path: Path) -> Graph:
 
 
 def parse_tflite(data: bytes) -> Graph:
-    """Return the network of a file's bytes; see `read_tflite`."""
+    """Return the network of a file's bytes; see `read_tflite`.
+
+    Raises:
+        UnsafeFileError: the bytes are not a TFLite file, or damaged, or made to harm.
+        MismatchError: they are one, but hold something that this reader does not support.
+
+    """
     model = flatbuffer.read(data, tflite_schema.MODEL, tflite_schema.IDENTIFIER)
     if model["version"] != 3:
         raise MismatchError(f"its schema has version {model['version']}; expected 3")

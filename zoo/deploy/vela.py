@@ -91,7 +91,7 @@ class VelaReport:
     Attributes:
         npu: name of the accelerator.
         cycles: total; `npu_cycles` is what the arithmetic alone would take.
-        latency_ms: cycles at the system's clock.
+        latency_ms: milliseconds that the cycles take at the system's clock.
         macs: as Vela counts them, with the padding that it adds to some.
         peak_bytes: peak use by memory: "Sram", "Dram", "OffChipFlash".
         weight_bytes: bytes of parameters before Vela's compression; `encoded_bytes` after.
@@ -113,6 +113,10 @@ class VelaReport:
 def compile_graph(graph: Graph, npu: str) -> VelaReport:
     """Compile an int8 graph, channels last, and return Vela's estimate.
 
+    Args:
+        graph: an integer graph with values, of one sample.
+        npu: a name in `NPUS`, e.g. "ethos-u55-128".
+
     Raises:
         UnknownNameError: there is no such accelerator.
         MissingExtraError: ethos-u-vela is not installed.
@@ -123,7 +127,12 @@ def compile_graph(graph: Graph, npu: str) -> VelaReport:
 
 
 def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> VelaReport:
-    """Compile the bytes of a `.tflite` file; its graph, if given, names the operators."""
+    """Compile the bytes of a `.tflite` file; its graph, if given, names the operators.
+
+    Raises:
+        UnknownNameError, MissingExtraError, MismatchError: see `compile_graph`.
+
+    """
     if npu not in NPUS:
         raise UnknownNameError.near("Ethos-U", npu, NPUS, f"one of {', '.join(NPUS)}")
     try:

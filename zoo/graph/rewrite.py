@@ -93,8 +93,8 @@ def _transposed(rewriting: _Rewriting, op: Op) -> None:
 def for_int16(graph: Graph) -> Graph:
     """Return an equal float graph of operators that int16 kernels have and agree on.
 
-    PReLU becomes max(x, 0) + slope * min(x, 0); other activations of their own maximum and
-    minimum; clamps neither symmetric nor at 0 become operators.
+    PReLU becomes max(x, 0) + slope * min(x, 0); other stand-alone activations become a maximum and
+    a minimum; clamps that neither are symmetric nor start at 0 become operators.
     (The writer turns depth-to-space, which has no int16 kernel either, into a transposition: that
     form is for one sample.)
     """
@@ -144,7 +144,12 @@ def _saturates(op: Op) -> bool:
 def without_clamps(graph: Graph, keep: Callable[[Op], bool] = lambda op: False) -> Graph:
     """Return an equal float graph whose fused clamps are MAXIMUM and MINIMUM with a scalar.
 
-    An int8 graph needs none: its outputs' ranges saturate at the limits.
+    An int8 graph needs no such operators: its outputs' ranges saturate at the limits.
+
+    Args:
+        graph: a float graph, channels last, with values.
+        keep: says of an op whether its clamp stays fused.
+
     """
     rewriting = _Rewriting(graph)
     for op in graph.ops:

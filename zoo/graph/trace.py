@@ -25,14 +25,28 @@ _ALIASES = frozenset(
 def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = False) -> Graph:
     """Return the graph of a deployed module for one input of this shape, e.g. (N, C, H, W).
 
-    The module is in eval mode. Nothing is computed, so it may be on the meta device. Batch
-    normalisations are folded into the layers before them, or become layers; with `values` the
-    graph also holds the constants.
+    Batch normalisations are folded into the layers before them, or become layers.
+
+    Args:
+        module: in eval mode. Nothing is computed, so it may be on the meta device.
+        input_shape: fixed shape of the one input.
+        values: whether the graph also holds the constants; these need a real device.
+
+    Returns:
+        A graph in the layout "torch".
 
     Raises:
         MismatchError: the module is in training mode, cannot be exported (the shape does not
-            fit, or control flow depends on values), or uses an operator without a mapping.
+            fit, or control flow depends on values), or uses an operator without a mapping; or
+            `values` are wanted of a module on the meta device.
 
+    ```python
+    import zoo
+    from zoo.graph.trace import trace
+
+    graph = trace(zoo.load("sesr-m5-x2"), (1, 1, 360, 640))
+    print(f"{graph.macs / 1e9:.2f} GMAC in {len(graph.ops)} operators")
+    ```
     """
     program = export_program(module, input_shape)
     state = _state(module) if values else {}

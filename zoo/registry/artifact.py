@@ -28,12 +28,26 @@ class Artifact(Protocol):
         """Its folder or file on this machine, fetched and verified if necessary."""
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> "nn.Module":
-        """Return the network with its weights, in eval mode."""
+        """Return the network with its weights, in eval mode.
+
+        Args:
+            device: a torch device, e.g. "cpu", "cuda".
+            dtype: a floating torch dtype or its name; None keeps the stored type.
+
+        """
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
     ) -> Any:
-        """Return the result of one inference; with `out`, it is saved too."""
+        """Return the result of one inference; with `out`, it is saved too.
+
+        Args:
+            source: what the model's task takes: a picture, a prompt, an array, or a file of these.
+            out: the file to write.
+            device: see `load`.
+            dtype: see `load`.
+
+        """
 
     def default_output(self, source: Path) -> Path | None:
         """Return where a result goes by default, or None if it is printed."""
@@ -41,7 +55,15 @@ class Artifact(Protocol):
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
-        """Return the metrics on data, with their protocol."""
+        """Return the metrics on data, with their protocol.
+
+        Args:
+            data: a file or folder, as the task reads it.
+            device: see `load`.
+            dtype: see `load`.
+            **protocol: options of the task's `evaluate`.
+
+        """
 
     def structure(self) -> Any:
         """Return what can be costed without weights: a module or a `zoo.graph.ir.Graph`."""

@@ -87,6 +87,13 @@ class Checkpoint:
             MissingWeightsError: the folder does not exist, or is not a checkpoint.
             MismatchError: its config has a newer format, or is broken.
 
+        ```python
+        import zoo
+        from zoo.registry.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint.read(zoo.checkpoint("sesr-m5-x2").path)
+        print(checkpoint.tag, checkpoint.recipe.input_shape)
+        ```
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
@@ -200,6 +207,18 @@ class Checkpoint:
 
         The config is the first file removed from an old checkpoint and the last one written: a
         folder without config is not a checkpoint.
+
+        Args:
+            path: the folder.
+            recipe: how the weights were made.
+            tensors: the deployed network's tensors, by name.
+            metrics: what was measured, for `metrics.json`.
+            tag: name of the set of weights; None for the recipe's default.
+            license: licence of the weights.
+            data: what is known about the training data; `source` says where they come from.
+            card: text of README.md; None for none.
+            quantization: what makes it an integer network, see `quantization`.
+
         """
         import safetensors.torch
 

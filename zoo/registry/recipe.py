@@ -139,6 +139,13 @@ class Recipe:
         tiny: overrides, {"args": {...}, "train": {...}}, that make it small enough to train for a
             few steps in a test; not part of its JSON, and ignored in comparisons.
 
+    ```python
+    import zoo
+    from zoo.registry.recipe import Recipe
+
+    recipe = zoo.find("sesr-m5-x2").override({"train.steps": 100, "train.lr": "1e-3"})
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    ```
     """
 
     name: str

@@ -44,12 +44,21 @@ class PathRef:
 
 
 def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
-    """Read a ref.
+    """Read a ref; nothing is opened or fetched.
 
     Raises:
         MismatchError: the text fits no form, or reads as a repository although a folder of that
             name is here.
 
+    ```python
+    from pathlib import Path
+
+    from zoo.registry.refs import NameRef, PathRef, RepoRef, parse
+
+    assert parse("sesr-m5-x2.bsds") == NameRef("sesr-m5-x2", "bsds")
+    assert parse("org/repo@main") == RepoRef("org/repo", "main")
+    assert parse("./runs/mine") == PathRef(Path("runs/mine"))
+    ```
     """
     if isinstance(ref, Path):
         return PathRef(ref)

@@ -186,18 +186,40 @@ class Task(Protocol):
     FACTS: TaskFacts
 
     def training_data(self, recipe: Recipe, source: str, tokenizer: Any = None) -> Data:
-        """Return the prepared training data; `tokenizer` is a language model's, else None."""
+        """Return the prepared training data.
+
+        Args:
+            recipe: what is trained; its `train.options` are the task's settings.
+            source: a folder, a file or a Hub data set.
+            tokenizer: a language model's, else None.
+
+        Raises:
+            MismatchError: the data cannot be used.
+
+        """
 
     def batch(
         self, data: Any, recipe: Recipe, step: int, rows: range, total: int
     ) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a step's rows: a function of (seed, step, row) alone."""
+        """Return inputs and targets of a step's rows: a function of (seed, step, row) alone.
+
+        Args:
+            data: from `training_data`.
+            recipe: gives the seed and the task's settings.
+            step: number of the optimizer step, from 0.
+            rows: the rows of this micro-batch, within `range(total)`.
+            total: samples of the whole step, over processes and micro-batches.
+
+        Returns:
+            Two tensors whose first dimension is `len(rows)`.
+
+        """
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the scalar to minimize."""
 
     def validate(self, model: nn.Module, data: Any, recipe: Recipe) -> dict[str, float]:
-        """Return metrics on the held-out samples, `FACTS.select_by` among them."""
+        """Return metrics on `data.held_out` by key, `FACTS.select_by` among them."""
 
     def evaluate(
         self, model: Any, recipe: Any, data: Path, tokenizer: Any = None
@@ -206,10 +228,19 @@ class Task(Protocol):
 
         If `per_<sample>` lists the same for each sample, the command prints a table. Keyword
         options are specific to the task.
+
+        Raises:
+            MismatchError: the data cannot be used.
+
         """
 
     def run(self, model: Any, recipe: Any, source: Any, out: Path | None = None) -> Result:
-        """Return a model's result for one input; with `out`, save it too."""
+        """Return a model's result for one input; with `out`, save it too.
+
+        Raises:
+            MismatchError: the input cannot be used, or `out` cannot be written.
+
+        """
 
     def trial(self, folder: Path, recipe: Recipe | None = None) -> Trial:
         """Write tiny data into a folder, and return what to try, with `recipe` or the smallest."""

@@ -75,7 +75,7 @@ class Trainee(Protocol):
         """The module whose gradients Accelerate accumulates."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs that the task's loss takes."""
+        """Return the outputs that the task's loss takes, for the task's inputs."""
 
     def collect(self) -> None:
         """Bring the gradients of all processes to what is trained, after a step's backward."""
@@ -84,7 +84,12 @@ class Trainee(Protocol):
         """Compute with the current values, after a step and after a state is read."""
 
     def candidate(self, averaged: nn.Module | None) -> AbstractContextManager[Candidate]:
-        """Lend the network to judge, with averaged parameters or with those being trained."""
+        """Lend the network to judge, with averaged parameters or with those being trained.
+
+        Args:
+            averaged: the averages of what `build` returned; None for the values being trained.
+
+        """
 
     def identity(self) -> Mapping[str, Any]:
         """Return the recipe that a run must have to be resumed, as JSON types, with its `name`."""
@@ -104,7 +109,13 @@ class Trainee(Protocol):
         """Say whether the run folder holds the result of a run that reached its last step."""
 
     def write(self, progress: Progress, metrics: dict[str, Any]) -> None:
-        """Write the best so far into the run folder."""
+        """Write the best so far into the run folder.
+
+        Args:
+            progress: the best tensors and scores.
+            metrics: what to record next to them, as JSON types.
+
+        """
 
     def close(self) -> None:
         """Give back what was borrowed, however the run ended."""
@@ -120,7 +131,14 @@ class Hook:
         """Register what a state must keep, after Accelerate has wrapped what is trained."""
 
     def targets(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
-        """Return the targets that a batch is trained towards; called under autocast."""
+        """Return the targets that a batch is trained towards; called under autocast.
+
+        Args:
+            inputs: of one micro-batch.
+            targets: those of the data, or of the hook before.
+            step: number of the optimizer step, from 0.
+
+        """
         return targets
 
     def stepped(self, trained: nn.Module) -> None:
@@ -131,7 +149,7 @@ class Passes(Protocol):
     """The passes over one step's batch; each call is a whole pass, over every micro-batch."""
 
     def backward(self) -> Tensor:
-        """Leave the gradients of all processes, clipped; return the mean loss of this one."""
+        """Compute the gradients over all processes, clipped; return the mean loss of this one."""
 
     def forward(self) -> Tensor:
         """Return the mean loss of this process, without gradients."""

@@ -13,6 +13,6 @@ IntegerMaker = Callable[[Graph, Op], Kernel]  # the kernel takes only the comput
 
 
 def pad_image(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Tensor:
-    """Pad `(N, C, H, W)` by (top, bottom, left, right)."""
+    """Pad `(N, C, H, W)` by (top, bottom, left, right) pixels of `value`."""
     top, bottom, left, right = padding
     return F.pad(x, (left, right, top, bottom), value=value) if any(padding) else x
