@@ -121,7 +121,7 @@ def test_lost_hidden_states_are_made_again(done, base, text, tmp_path, monkeypat
         write(self, index, *args)
 
     monkeypatch.setattr(Job, "_write", full)
-    with pytest.raises(MismatchError, match=r"block 2 of 3 failed: .*No space.*--resume goes on"):
+    with pytest.raises(MismatchError, match=r"block 2 of 3 failed: .*No space.*--resume continues"):
         compress_model(base, out, PLAN, text=text, device="cpu")
     monkeypatch.setattr(Job, "_write", write)
     for file in (out / "work").glob("hidden_*.bin"):

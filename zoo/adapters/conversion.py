@@ -1,7 +1,7 @@
 """Sparse adapters made from what was trained elsewhere: a full fine-tune, or a LoRA.
 
-Both are top-|delta| approximations: of the change of every weight, the largest entries of each
-tensor are kept. The metadata record what share of the change's energy they hold.
+Both are top-|delta| approximations: of each tensor's change, only the largest entries are kept. The
+metadata record what share of the change's energy they hold.
 """
 
 from collections.abc import Mapping

@@ -134,8 +134,8 @@ class SparseAdapter:
         """Check that `model` is the pristine base this adapter was made for.
 
         Raises:
-            MismatchError: a tensor is missing, of another shape or type, or differs, by as little
-                as one unit in the last place, at a position that the adapter changes.
+            MismatchError: a tensor is missing, has another shape or type, or differs, even by one
+                unit in the last place, at a position that the adapter changes.
 
         """
         base = base_tensors(model)

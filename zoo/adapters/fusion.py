@@ -176,7 +176,7 @@ def fuse(
         weights: alpha by name, 1 if not given.
         strategy: what happens on overlaps.
         density: what "dare" keeps.
-        seed: of "dare".
+        seed: seed of "dare".
         order: names for "priority"; the first wins.
         metadata: JSON facts to add to those recorded about the fusion.
 

@@ -1,7 +1,7 @@
 """What adapters do to each other, before they are fused.
 
 Weight-space figures see only elements that two adapters both change. Adapters on disjoint elements
-of one layer still meet in its output, which only a measured loss shows: give `loss` where there is
+of one layer still meet in its output, which only a measured loss shows: give `loss` if there are
 data.
 
 AWOM and AWOR follow Bhardwaj et al. (arXiv 2406.13175, section on orthogonality) and are reported

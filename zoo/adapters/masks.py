@@ -225,7 +225,7 @@ def _block_sums(scores: Tensor, width: int) -> Tensor:
     short = -scores.numel() % width
     table = torch.nn.functional.pad(scores, (0, short)).reshape(-1, width)
     total = torch.zeros(len(table), dtype=torch.float64, device=scores.device)
-    for column in range(width):  # elementwise sums round alike everywhere; a reduction need not
+    for column in range(width):  # elementwise sums round the same everywhere; a reduction need not
         total += table[:, column].double()
     return torch.where((table < 0).any(1), -1.0, total)
 

@@ -34,8 +34,8 @@ class MaskOptions:
         batches: calibration batches of `grad` and `snip`.
         source: an adapter whose mask `custom` takes: a name, `org/repo` or a path.
         avoid: adapters whose entries are not taken.
-        include: patterns of tensor names (`*` matches dots); empty: every weight of two or more
-            dimensions, tied embeddings left out.
+        include: patterns of tensor names (`*` matches dots); if empty, every weight of two or more
+            dimensions except tied embeddings.
         exclude: patterns of tensor names to leave out.
 
     """
@@ -129,7 +129,7 @@ class AdapterRecipe:
             raise MismatchError(f"rank is {self.rank}; expected at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON types; `from_json` gives an equal one back."""
+        """Return the recipe as JSON types; `from_json` returns an equal one."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         return value
 

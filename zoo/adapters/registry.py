@@ -25,7 +25,8 @@ def read_toml(text: str, name: str) -> AdapterRecipe:
     """Return the recipe of a TOML file; `name` is the file's name.
 
     Raises:
-        MismatchError: not valid TOML, an unknown field, a wrong type, or another name inside.
+        MismatchError: it is not valid TOML, a field is unknown or has the wrong type, or the name
+            inside is another one.
 
     """
     try:
@@ -75,7 +76,8 @@ def recipe_for(
     """Return the recipe of a named adapter, or of a new one with the defaults of its task.
 
     Raises:
-        UnknownNameError: no such adapter, and no base or task was given; or no such task.
+        UnknownNameError: there is no such adapter and no base or task was given, or there is no
+            such task.
 
     """
     if name in names():
@@ -99,7 +101,7 @@ def new(name: str, base: str, task: str) -> AdapterRecipe:
     """Return the recipe of a new adapter, with the defaults of its task.
 
     Args:
-        name: of the adapter.
+        name: name of the adapter.
         base: what the base model is called: a ref, or the name of a folder, never its path.
         task: one that has defaults.
 

@@ -1,4 +1,4 @@
-"""`Switcher`: adapters fused into a live model, switched in milliseconds, undone to the bit.
+"""`Switcher`: adapters fused into a live model, switched in milliseconds, undone bit for bit.
 
 A switch writes only the elements that differ: the base's values where the old adapter was, then the
 new adapter's. A restore brings back the base's own bits, never the result of a subtraction.

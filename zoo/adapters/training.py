@@ -57,7 +57,7 @@ def train(
         source: what to call the data on the card; None: as the task does.
         data_license: licence of that data, hence of the adapter.
         resume: go on from the newest state; the result equals an uninterrupted run.
-        tracker: of Accelerate, e.g. "tensorboard".
+        tracker: name of a tracker of Accelerate, e.g. "tensorboard".
         device: "cpu" leaves an accelerator alone.
         custom: indices of a "custom" mask.
         avoid: indices not to take.

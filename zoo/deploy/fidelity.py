@@ -154,7 +154,7 @@ def same_as_module(
         module: in eval mode, on the CPU.
         graph: channels last, float or integer.
         x: inputs of that graph's size, `(N, C, H, W)`.
-        floating: gives the float graph that an integer one was made from.
+        floating: returns the float graph from which an integer one was made.
 
     """
     outputs = [channels_first(y) for y in computed(graph, x)]

@@ -191,7 +191,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def ran(runtime: Any, content: bytes, x: Tensor, settings: Any = None) -> list[Tensor]:
-    """Return what ONNX Runtime gives for a file's bytes."""
+    """Return the outputs of ONNX Runtime for a file's bytes."""
     settings = settings or runtime.SessionOptions()
     settings.log_severity_level = 4  # its errors are raised
     try:

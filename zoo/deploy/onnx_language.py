@@ -171,7 +171,7 @@ def export(
     keeps memory at the size of the file.
 
     Args:
-        model: as `zoo.load` gives it, in float32; its packed layers are replaced.
+        model: as `zoo.load` returns it, in float32; its packed layers are replaced.
         path: the file to write.
         length: tokens of the example to export with; the file takes any length.
         metadata: stored in the file.

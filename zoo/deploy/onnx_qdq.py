@@ -55,8 +55,8 @@ def export_qdq(
 
     Args:
         module: on the CPU, with its weights.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         calibration: batches of inputs, `(N, C, H, W)`, that ranges are learned from.
         metadata: stored in the file's metadata properties.
         options: how ranges are chosen.
@@ -95,9 +95,9 @@ def export_quantized(
 
     Args:
         module: computes the integers for real inputs.
-        graph: gives its integer graph for an input shape.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        graph: returns its integer graph for an input shape.
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         metadata: stored in the file's metadata properties.
 
     """

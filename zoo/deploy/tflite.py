@@ -66,8 +66,8 @@ def export_tflite(
 
     Args:
         module: on the CPU, with its weights.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         calibration: batches of inputs, `(N, C, H, W)`; int8 ranges and the comparison need them.
         int8: quantize; else float32.
         npu: prefer operators that Ethos-U accelerators have over equivalent ones.
@@ -106,9 +106,9 @@ def write_quantized(
 
     Args:
         network: computes the integers for real inputs.
-        graph: gives its integer graph for an input shape.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        graph: returns its integer graph for an input shape.
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         npu: as for `export_tflite`.
         c_array: as for `export_tflite`.
 
@@ -134,7 +134,7 @@ class Outcome:
     """What a file's network computed.
 
     Attributes:
-        output: as the file gives it, with the batch in front.
+        output: as the file returns it, with the batch in front.
         real: the same as real numbers.
         seconds: time of the network alone.
 

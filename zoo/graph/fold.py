@@ -79,7 +79,7 @@ class _Folding:
         return layer if constant else None
 
     def stay(self, norm: Op) -> None:
-        """Make a norm a layer of its own: y = gamma / sqrt(...) * x + shift, channel by channel."""
+        """Turn a norm into a layer: y = gamma / sqrt(...) * x + shift, channel by channel."""
         x, y = norm.inputs[0], norm.outputs[0]
         shape = self.tensors[x].shape
         if len(shape) > 4:
@@ -175,8 +175,8 @@ def _affine(
 def absorb_padding(graph: Graph) -> Graph:
     """Return the graph, in the layout "torch", with zero padding moved into the convolutions.
 
-    TensorFlow's "same" with a stride of 2 pads only below and at the right, which PyTorch writes
-    as an operator of its own; a convolution's padding here has four sides.
+    TensorFlow's "same" with a stride of 2 pads only below and at the right, which PyTorch writes as
+    a separate operator; a convolution's padding here has four sides.
     """
     ops, tensors = list(graph.ops), dict(graph.tensors)
     for pad in [op for op in graph.ops if op.kind == "pad"]:

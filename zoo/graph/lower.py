@@ -78,7 +78,7 @@ class Lowering:
         )
 
     def outputs(self) -> tuple[str, ...]:
-        """Return the outputs, each a tensor of its own: inputs and repeated outputs are copied."""
+        """Return the outputs, each a separate tensor: inputs and repeated outputs are copied."""
         names: list[str] = []
         for place, name in enumerate(self.graph.outputs):
             if name in self.graph.inputs or name in names:

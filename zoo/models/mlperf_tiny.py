@@ -140,7 +140,7 @@ class ResNet8(_Classifier):
     others' are 1x1 convolutions of stride 2, without a norm.
 
     Args:
-        num_classes: of the last layer (CIFAR-10: 10).
+        num_classes: outputs of the last layer (CIFAR-10: 10).
         norm: whether batch norms follow the 3x3 convolutions; the deployed network has none.
 
     """
@@ -174,7 +174,7 @@ class MobileNetV1(_Classifier):
     thirteen pairs of a 3x3 depthwise and a 1x1 convolution, each with its batch norm and ReLU.
 
     Args:
-        num_classes: of the last layer (person or none: 2).
+        num_classes: outputs of the last layer (person or not: 2).
         norm: whether batch norms follow the convolutions; the deployed network has none.
 
     """

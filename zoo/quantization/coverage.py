@@ -26,7 +26,7 @@ LEAST_PACKED = 0.5  # if the rest are convolutions
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Say whether a module computes what `nn.Linear` does, from a weight of its own."""
+    """Say whether a module computes what `nn.Linear` does, from its own weight."""
     if not isinstance(module, nn.Linear) or "weight" not in module._parameters:
         return False
     if type(module) is nn.Linear:

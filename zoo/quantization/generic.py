@@ -41,7 +41,7 @@ class Packing(dict[str, dict[str, Any]]):
 def quantize_model(
     model: nn.Module, batches: Iterable[Batch], plan: QuantizationPlan | LayerOptions
 ) -> Packing:
-    """Replace the linear layers of `model` by packed ones; return what is known about each.
+    """Replace the linear layers of `model` with packed ones; return what is known about each.
 
     Layers are quantized in the order in which they are called, each for the inputs that its
     quantized predecessors produce; layers with the same input tensor share their statistics. Layers

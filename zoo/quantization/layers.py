@@ -40,7 +40,7 @@ def quantize_layers(
         prefix: prefix of the layers' names in the whole model, for the plan and for messages.
         passes: run the module on the calibration windows; empty for plans without. Afterwards each
             returns what the quantized module returns.
-        plan: what is done with which layer.
+        plan: what is done with each layer.
         team: the processes that share the work.
 
     Raises:

@@ -15,7 +15,7 @@ LIMIT = 256 << 20  # bytes of stored answers
 class CalibrationRuns:
     """A module's runs on the calibration windows, one callable each.
 
-    A part whose linear layers are final, and all that are called before them, gives the same
+    A part whose linear layers are final, as are all that are called before them, returns the same
     answer in every later run of the same window. It is stored, up to `limit` bytes in all, and
     returned instead of being computed.
 

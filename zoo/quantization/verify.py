@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zoo.quantization.language.pipeline import Job
 
 # |packed - float| / |float|. Answers of equal size lie at most 2 apart (they are opposite), and
-# unrelated ones at 1.4: what is beyond has grown, as no loss of precision makes it do. A smaller
+# unrelated ones at 1.4: anything beyond has grown, which no loss of precision explains. A smaller
 # bound would refuse what is merely bad: SmolLM2-135M rounded to 2 bits lies at 1.2 to 1.5, as far
 # as with the rows of its weights shuffled.
 FARTHEST = 2.0

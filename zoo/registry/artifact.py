@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Artifact(Protocol):
-    """A model that was named once and is not asked for again.
+    """A model, named once and resolved for good.
 
     What a kind of artifact cannot do raises a MismatchError that says why, and what to type.
     """

@@ -116,7 +116,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def _is_batched(graph: Graph) -> bool:
-    """Whether every operation treats the samples of a batch alike, so that N may replace 1."""
+    """Whether every operation treats all samples of a batch the same, so that N may replace 1."""
     for tensor in graph.tensors.values():
         if not tensor.is_parameter and tensor.shape[:1] != (1,):
             return False

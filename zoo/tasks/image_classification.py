@@ -258,9 +258,9 @@ def validate(model: nn.Module, data: LabelledPictures, recipe: Recipe) -> dict[s
 
 
 def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
-    """Return the accuracy on the pictures of a folder: of `test` or `val` in it, if there.
+    """Return the accuracy on the pictures of a folder, or of `test` or `val` in it.
 
-    Protocol: the likeliest label of each picture as it is, once, none left out.
+    Protocol: the likeliest label of each picture, unaltered, and no picture left out.
     """
     folder = _part(Path(data), "test", "val")
     pictures = _decoded(_files(folder, recipe), recipe)

@@ -134,7 +134,7 @@ class Hook:
         """Return the targets that a batch is trained towards; called under autocast.
 
         Args:
-            inputs: of one micro-batch.
+            inputs: inputs of one micro-batch.
             targets: those of the data, or of the hook before.
             step: number of the optimizer step, from 0.
 

@@ -25,9 +25,9 @@ class Options:
     """What a recipe says to its method.
 
     Attributes:
-        rank: of factors, or what a budget is counted from.
+        rank: rank of factors, or the basis of a budget.
         mask: which tensors, and how their entries were chosen.
-        seed: for initial values that are drawn at random.
+        seed: seed of initial values that are drawn at random.
 
     """
 

@@ -31,7 +31,7 @@ _KEPT = 16  # integer networks, one for each size of input
 class QuantizedNetwork(nn.Module):
     """Real numbers in and out, integers in between: bit for bit the exported `.tflite` file.
 
-    Inputs are rounded to the integers the device is given, `(N, C, H, W)` or whatever the network
+    Inputs are rounded to the integers that the device gets, `(N, C, H, W)` or whatever the network
     takes; outputs are the device's integers times their scale. Any other attribute is the float
     network's own. It runs on the CPU.
 

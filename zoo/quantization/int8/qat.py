@@ -75,7 +75,7 @@ class QatNetwork(nn.Module):
 
     Args:
         network: the deployed float network.
-        input_shape: of one training input, (1, C, H, W).
+        input_shape: shape of one training input, (1, C, H, W).
         ranges: ranges to start from, by label, see `zoo.quantization.int8.network`.
         scheme: "int8" or "int8-w4".
 
@@ -232,7 +232,7 @@ def _places(
     trained = {name: source for name, source in sources.items() if source in parameters}
     if twice := [s for s, uses in Counter(trained.values()).items() if uses > 1]:
         raise MismatchError(
-            f"{twice[0]} is used in several forms (by norms of their own, or on images flattened "
+            f"{twice[0]} is used in several forms (with different norms, or on images flattened "
             "differently), which cannot be trained as one; give each use a layer of its own"
         )
     with torch.no_grad():

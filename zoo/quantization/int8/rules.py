@@ -47,7 +47,7 @@ class Rule:
         fixed: the quantization of its output whatever the range, by type.
         exact: whether its int16 scales are short, so that both ways in which runtimes compute its
             factor agree, see `zoo.quantization.int8.scales`.
-        sign: of a scalar second operand, which can be made a whole number of steps; 0 elsewhere.
+        sign: sign of a scalar second operand that can be made a whole number of steps; else 0.
         on_grid: whether an op returns values on its inputs' grid, or the padding of a max pool.
         nudge: how far, in steps, the device's way of rounding moves results: for training.
         integer: the attributes that are numbers on the output's grid, as its integers.

@@ -75,7 +75,7 @@ def _symmetric_activations(
     LiteRT computes the factor of a MUL in float32, TFLite Micro in float64; in a fully connected
     layer TFLite Micro keeps 15 bits of the factor, LiteRT all. The factors are the same, and
     exact, when the scales of inputs have 8 bits, those of weights 7, and the output's is a power
-    of two; of 16 bits of range that costs less than one.
+    of two; that costs less than one of the 16 bits of range.
     """
     products = {owner[op.outputs[0]] for op in graph.ops if RULES.of(op).exact}
     meanings = {

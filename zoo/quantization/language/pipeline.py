@@ -177,7 +177,7 @@ class Job:
             kind = type(error) if isinstance(error, ZooError) else MismatchError
             raise kind(
                 f"block {done} of {self.count} failed: {error}. The {done} finished blocks are "
-                f"kept in {self.work}: the same command with --resume goes on"
+                f"kept in {self.work}: the same command with --resume continues"
             ) from error
 
     def _hidden(self, which: int) -> HiddenStates:
@@ -310,7 +310,7 @@ class Job:
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in matrices.items()}
-        if self.team.is_main and not self.plan.rotate:  # rotated weights are no base
+        if self.team.is_main and not self.plan.rotate:  # rotated weights are not a base
             for name, facts in layers.items():
                 facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})

@@ -51,7 +51,7 @@ class Rotation:
     Args:
         source: the model.
         which: "heads", "all" or "all-untied".
-        seed: of the rotations.
+        seed: seed of the rotations.
 
     Raises:
         MismatchError: the rotation does not fold into this model; the module is named.
@@ -172,7 +172,7 @@ class Rotation:
         return values
 
     def head_rows(self) -> dict[str, Tensor]:
-        """Return the head that reads the rotated stream, with a tensor of its own."""
+        """Return the head that reads the rotated stream, as a separate tensor."""
         assert self.head is not None
         name = self.embedding if self.tied else self.head
         rows = self.source.tensors([name])[name]
@@ -206,7 +206,7 @@ def rotate_model(folder: Path, out: Path, which: str, *, seed: int = 0) -> None:
         folder: a model that transformers saved, in safetensors.
         out: a new folder, or the folder of a call that was killed.
         which: "heads", "all" or "all-untied": see the module.
-        seed: of the rotations.
+        seed: seed of the rotations.
 
     Raises:
         MismatchError: the rotation does not fold into this model; `out` holds something else.
@@ -245,7 +245,7 @@ def _kept(out: Path) -> Iterator[None]:
     except OSError as error:
         raise MismatchError(
             f"the rotated model could not be written: {error}. What is finished is kept in {out}: "
-            "the same command goes on"
+            "the same command continues"
         ) from error
 
 

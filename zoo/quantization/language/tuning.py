@@ -23,7 +23,7 @@ HELD_OUT = 2  # windows, from the end of the text
 def tune(job: Job, stream: Tensor) -> dict[str, Any]:
     """Tune codebooks, scales and norms of a finished job; return what it gained.
 
-    The tuned blocks are files of their own (`Job.block_file` finds them), and a killed tuning
+    The tuned blocks are separate files (`Job.block_file` finds them), and a killed tuning
     resumes from its last state. Two copies of the model are in memory.
 
     Args:
