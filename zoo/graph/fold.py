@@ -74,7 +74,7 @@ class _Folding:
         if layer is None or layer.kind not in MAC_KINDS or not alone:
             return None
         if layer.kind == "fully_connected" and len(self.tensors[inner].shape) != 2:
-            return None  # its channels are the last dimension, those of the norm the second
+            return None  # its channels are the last dimension, the norm's the second
         constant = all(self.tensors[name].is_parameter for name in layer.inputs[1:])
         return layer if constant else None
 

@@ -24,7 +24,7 @@ CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.js
 LICENSE = "LICENSE"
 FACTS = "zoo.json"
 ADAPTER = "adapter.json"  # makes a folder a sparse adapter's
-UNSTATED = "not stated"  # as a licence
+UNSTATED = "not stated"  # used as a licence
 
 
 def facts_file(path: Path) -> Path:
