@@ -1,4 +1,4 @@
-"""The zoo's own cache folder: what was prepared once and can be made again."""
+"""The zoo's own cache folder: what was prepared once and can be rebuilt."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def entries() -> list[CacheEntry]:
 
 
 def prune(unused_days: float = 0.0) -> list[CacheEntry]:
-    """Delete the entries not used for that many days, and what killed jobs left; return them."""
+    """Delete entries unused for that many days, and what killed jobs left behind; return them."""
     gone = [entry for entry in entries() if entry.unused_days >= unused_days]
     for entry in gone:
         shutil.rmtree(entry.path)

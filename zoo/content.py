@@ -1,4 +1,4 @@
-"""Where the published content lies: adapters, cards and spaces, in a wheel or in a checkout."""
+"""Where the published content is: adapters, cards and spaces, in a wheel or in a checkout."""
 
 from importlib.resources import files
 from importlib.resources.abc import Traversable

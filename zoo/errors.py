@@ -29,11 +29,11 @@ class ZooError(Exception):
 
 
 class UnknownNameError(ZooError, LookupError):
-    """A name that nothing is registered under."""
+    """A name under which nothing is registered."""
 
     @classmethod
     def near(cls, kind: str, given: str, known: Iterable[str], hint: str) -> "UnknownNameError":
-        """Build the error for `given`, listing the known names closest to it."""
+        """Build the error for an unknown name, listing the known names closest to it."""
         names = sorted(known)
         close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
         guess = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -66,7 +66,7 @@ class MissingExtraError(ZooError, ImportError):
 
 
 def install(*words: str) -> str:
-    """Return the line to type here that installs `words` where this interpreter finds them."""
+    """Return the command line that installs `words` where this interpreter finds them."""
     pins = ["-c", _typed(_PINS)] if _is_checkout() else []
     line = [_typed(Path(sys.executable or "python")), "-m", "pip", "install", *pins, *words]
     if os.name == "nt":
@@ -77,14 +77,14 @@ def install(*words: str) -> str:
 
 
 def newer() -> str:
-    """Return how to get a newer zoo than this one, which is not in any package index."""
+    """Return how to get a newer zoo than this one; the zoo is not in any package index."""
     if _is_checkout():
         return f"type: git -C {shlex.quote(_typed(_ROOT))} pull"
     return "install a newer wheel of edge-zoo"
 
 
 def _wanted(package: str, extra: str) -> list[str]:
-    """Return what pip installs for an extra: the checkout again, or else its requirements."""
+    """Return what pip installs for an extra: the checkout with it, or else its requirements."""
     if _is_checkout():
         return ["-e", f"{_typed(_ROOT)}[{extra}]"]
     from importlib import metadata
@@ -105,8 +105,8 @@ def _is_checkout() -> bool:
 
 
 def _typed(path: Path) -> str:
-    """Return a path as short as it can be typed from here."""
+    """Return a path in the shortest form that can be typed from here."""
     try:
         return str(path.relative_to(Path.cwd()))
-    except (OSError, ValueError):  # not below here, or here is gone
+    except (OSError, ValueError):  # not below the current folder, or that is gone
         return str(path)

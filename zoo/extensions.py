@@ -1,9 +1,9 @@
-"""Extension points: a folder whose members are found by being there, or by an entry point.
+"""Extension points: folders whose modules are their members, as are packages' entry points.
 
 A point is the dotted name of a room's folder, e.g. "zoo.cost.estimators". Its members are the
 modules of that folder, and what installed packages offer through the entry-point group of the same
-name. A module's `_` reads as `-` in a member's name; modules that begin with `_`, and `contract`,
-are not members. Installed plug-ins are trusted code. Nothing is imported before it is asked for.
+name. A module's `_` becomes `-` in a member's name; modules that begin with `_`, and `contract`,
+are not members. Installed plug-ins are trusted code. Nothing is imported before it is needed.
 """
 
 import functools
@@ -20,10 +20,10 @@ from zoo.errors import MismatchError, UnknownNameError
 
 @functools.cache
 def members(point: str) -> Mapping[str, str]:
-    """Return where each member of a point is to be imported from, by name, in name order.
+    """Return where to import each member of a point from, by name, in name order.
 
     Raises:
-        MismatchError: two packages offer the same name, or one offers what is not a name.
+        MismatchError: two packages offer the same name, or one offers an invalid name.
 
     """
     folder = importlib.import_module(point)
@@ -57,12 +57,12 @@ def member(point: str, name: str, what: str) -> Any:
     """Return a member, imported: a module, or the object that an entry point names.
 
     Args:
-        point: of the members, e.g. "zoo.cost.estimators".
-        name: of the member; `_` and `-` are the same.
-        what: a member is, for the error: "estimator".
+        point: the extension point, e.g. "zoo.cost.estimators".
+        name: the member's name; `_` and `-` are the same.
+        what: what a member is, for the error: "estimator".
 
     Raises:
-        UnknownNameError: there is none; the message lists near misses.
+        UnknownNameError: there is no such member; the message lists near misses.
         MismatchError: another package's member cannot be imported.
 
     """
@@ -78,7 +78,7 @@ def member(point: str, name: str, what: str) -> Any:
         loaded: Any = importlib.import_module(module)
         for part in filter(None, attribute.split(".")):
             loaded = getattr(loaded, part)
-    except Exception as error:  # whatever another package's code raises
+    except Exception as error:  # another package's code may raise anything
         raise MismatchError(
             f"entry point {name} ({target}) of {point} cannot be loaded: "
             f"{type(error).__name__}: {error}; repair or uninstall the package that brings it"
@@ -92,11 +92,11 @@ def require(member: Any, parts: Mapping[str, Any], what: str, contract: str) -> 
     Args:
         member: as `member` returns it.
         parts: the type of each part; `Callable` for a function.
-        what: the member is, for the error: "estimator 'roofline'".
-        contract: the module that says what a member is.
+        what: what the member is, for the error: "estimator 'roofline'".
+        contract: the module that defines what a member is.
 
     Raises:
-        MismatchError: a part is missing, or of another type.
+        MismatchError: a part is missing, or has another type.
 
     """
     for part, kind in parts.items():

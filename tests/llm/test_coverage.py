@@ -304,5 +304,5 @@ def test_a_missing_norm_is_named_before_it_is_computed_with(base, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(MissingWeightsError, match=r"no tensor 'model.norm.weight': take the whole"):
+    with pytest.raises(MissingWeightsError, match=r"no tensor 'model.norm.weight': get the whole"):
         compress_model(folder, tmp_path / "out", QuantizationPlan(options=RTN), device="cpu")

@@ -121,7 +121,7 @@ def test_lost_hidden_states_are_made_again(done, base, text, tmp_path, monkeypat
         write(self, index, *args)
 
     monkeypatch.setattr(Job, "_write", full)
-    with pytest.raises(MismatchError, match=r"block 2 of 3 failed: .*No space.*--resume goes on"):
+    with pytest.raises(MismatchError, match=r"block 2 of 3 failed: .*No space.*--resume continues"):
         compress_model(base, out, PLAN, text=text, device="cpu")
     monkeypatch.setattr(Job, "_write", write)
     for file in (out / "work").glob("hidden_*.bin"):
@@ -315,7 +315,7 @@ def test_a_missing_tensor_is_named(base, text, tmp_path):
 
 
 def test_quantizing_twice_is_refused(done, text, base, tmp_path):
-    with pytest.raises(MismatchError, match="is quantized already"):
+    with pytest.raises(MismatchError, match="is already quantized"):
         compress_model(done[0], tmp_path / "out", PLAN, text=text, device="cpu")
     with pytest.raises(MismatchError, match="holds a finished model"):
         compress_model(base, done[0], PLAN, text=text, device="cpu")

@@ -66,7 +66,7 @@ def test_one_trained_on_the_packed_weights(packed, mode):
     with torch.no_grad():
         few = model(IDS[:, :3]).logits
         torch.testing.assert_close(few, decoded(IDS[:, :3]).logits, rtol=1e-4, atol=1e-5)
-    with pytest.raises(MismatchError, match="is on already"):
+    with pytest.raises(MismatchError, match="is already on"):
         sidecar.attach(model, change)
     for name, value in model.state_dict().items():
         assert name == NORM or torch.equal(value, before[name]), name

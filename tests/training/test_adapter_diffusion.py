@@ -183,5 +183,5 @@ def test_wrong_files_are_told(tmp_path):
         denoising.training_data(recipe(), str(tmp_path))
     for kind in ("images-idx3", "labels-idx1"):
         (tmp_path / f"train-{kind}-ubyte").write_bytes(json.dumps([1] * 99).encode())
-    with pytest.raises(MismatchError, match="does not begin as an idx file"):
+    with pytest.raises(MismatchError, match="does not begin like an idx file"):
         denoising.training_data(recipe(), str(tmp_path))

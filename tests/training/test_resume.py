@@ -155,7 +155,7 @@ def test_a_checkpoint_without_a_state_cannot_be_resumed(copy, train, capsys):
     shutil.rmtree(copy / "state-00000008")
     assert train(copy, "--resume") == 1
     assert capsys.readouterr().err == (
-        f"zoo: {copy} holds a checkpoint and no state to resume from\n"
+        f"zoo: {copy} holds a checkpoint but no state to resume from\n"
     )
 
 

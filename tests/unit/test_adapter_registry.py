@@ -254,5 +254,5 @@ def test_pictures_are_a_function_of_kind_seed_and_number(tmp_path):
     assert all(other.tobytes() != one.tobytes() for other in others)
     with pytest.raises(UnknownNameError, match="known: text, screens"):
         render.render(tmp_path / "x", "cats", 1)
-    with pytest.raises(MismatchError, match="is there already"):
+    with pytest.raises(MismatchError, match="already exists"):
         render.render(tmp_path, "text", 1)

@@ -1,4 +1,4 @@
-"""Sparse adapters: switch in milliseconds, fuse without harm, restore to the bit.
+"""Sparse adapters: switch in milliseconds, fuse without harm, restore bit for bit.
 
 ```python
 import torch

@@ -16,9 +16,9 @@ class Base:
     """A loaded base model.
 
     Attributes:
-        model: in eval mode.
-        recipe: of a model of the zoo; None for others.
-        tokenizer: of a language model; None for others.
+        model: the base model, in eval mode.
+        recipe: the recipe of a zoo model; None for other models.
+        tokenizer: the tokenizer of a language model; None for other models.
 
     """
 

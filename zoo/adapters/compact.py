@@ -1,7 +1,7 @@
 """The trained values of a sparse adapter, apart from the model: the hook route of SHiRA.
 
 The base needs no wrapper modules. One flat fp32 vector holds the change (*delta*) of every masked
-entry; optimizer, clipping, accumulation and the reduction over processes see only that. While a
+entry; the optimizer, clipping, accumulation and the reduction over processes see only that. While a
 backward pass runs, each weight's dense gradient is gathered into the vector's gradient and
 dropped at once, so one layer's dense gradient is alive at a time; linear layers with few masked
 entries never make one (`zoo.adapters.sampled`). After a step the masked
@@ -31,7 +31,7 @@ class CompactValues:
         flat: their row-major indices inside their tensors, `(nnz,)`.
 
     Args:
-        model: the base; it is read here and changed by `write` only.
+        model: the base; it is read here and changed only by `write`.
         indices: sorted flat indices by tensor name.
 
     """
@@ -66,7 +66,7 @@ class CompactValues:
         return slices
 
     def attach(self, model: nn.Module) -> list[Any]:
-        """Freeze all but the masked tensors, and gather the gradients of these; return handles."""
+        """Freeze all but the masked tensors, and gather their gradients; return the handles."""
         parts = self.slices()
         handles: list[Any] = []
         for name, parameter in model.named_parameters():
@@ -94,13 +94,13 @@ class CompactValues:
 
     @torch.no_grad()
     def write(self, model: nn.Module, values: Tensor | None = None) -> None:
-        """Set the masked entries to round(base + delta), of these deltas or of others."""
+        """Set the masked entries to round(base + delta), with `values` as deltas if given."""
         fused = self.base + (self.values if values is None else values).to(self.base)
         self._put(model, fused)
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
-        """Give the model the base's values back, bit for bit."""
+        """Put the base's values back into the model, bit for bit."""
         self._put(model, self.base)
 
     def _put(self, model: nn.Module, values: Tensor) -> None:

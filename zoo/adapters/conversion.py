@@ -1,7 +1,7 @@
 """Sparse adapters made from what was trained elsewhere: a full fine-tune, or a LoRA.
 
-Both are top-|delta| approximations: of the change of every weight, the largest entries of each
-tensor are kept. The metadata say what share of the change's energy these hold.
+Both are top-|delta| approximations: of each tensor's change, only the largest entries are kept. The
+metadata record what share of the change's energy they hold.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def from_full_finetune(
         metadata: to keep with the adapter.
 
     Raises:
-        MismatchError: a tensor is missing or of another shape, or nothing changed.
+        MismatchError: a tensor is missing or has another shape, or nothing changed.
 
     """
     options = options or MaskOptions()

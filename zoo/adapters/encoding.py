@@ -1,9 +1,9 @@
 """Masks as bytes: sorted flat indices in the smallest of several exact encodings.
 
-`gap8` and `gap16` store how many positions lie between one element and the next; their greatest
-code (255, 65535) means "advance by this many; no element". A gap cannot be negative, so whatever
-bytes stand in a file, what they decode to is strictly increasing: only the end must be checked.
-Indices that come in whole aligned blocks (of 2, 4, ... 256) are stored as block numbers.
+`gap8` and `gap16` store how many positions lie between one element and the next; their largest
+code (255, 65535) means "advance by this many; no element". A gap cannot be negative, so any bytes
+in a file decode to a strictly increasing sequence: only its end must be checked. Indices that come
+in whole aligned blocks (of 2, 4, ... 256) are stored as block numbers.
 """
 
 from dataclasses import dataclass

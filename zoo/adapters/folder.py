@@ -38,7 +38,7 @@ class AdapterFolder:
         path: the folder.
         recipe: how the adapter was made.
         metrics: what was measured, and how.
-        file: of the sparse adapter; it may be missing (LoRA and DoRA).
+        file: the sparse adapter's file, which may be missing (LoRA and DoRA).
 
     """
 
@@ -49,7 +49,7 @@ class AdapterFolder:
 
     @property
     def license(self) -> str:
-        """Licence of the adapter, which is that of its data."""
+        """Licence of the adapter: the licence of its data."""
         return str(self.recipe.weights.get("license") or self.recipe.data.get("license", UNSTATED))
 
     @classmethod
@@ -57,7 +57,7 @@ class AdapterFolder:
         """Read a folder.
 
         Raises:
-            MissingWeightsError: it is not an adapter's folder.
+            MissingWeightsError: the folder does not hold an adapter.
             MismatchError: its config is broken or of a newer format.
             UnsafeFileError: the file is not the one that the config describes.
 
@@ -80,14 +80,14 @@ class AdapterFolder:
         file = path / FILE
         if expected is not None and (not file.is_file() or sha256(file) != expected):
             raise UnsafeFileError(
-                f"{file} is missing, corrupt or was tampered with; take the folder again"
+                f"{file} is missing, corrupt or was tampered with; get the folder again"
             )
         metrics = config.get("metrics")
         recipe = AdapterRecipe.from_json(config["recipe"])
         return cls(path, recipe, metrics if isinstance(metrics, dict) else {}, file)
 
     def record(self, name: str, facts: Mapping[str, Any]) -> Self:
-        """Store a measurement under `name`; return the new folder's facts."""
+        """Store a measurement under `name`; return the updated folder."""
         config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         config["metrics"] = {**self.metrics, name: dict(facts)}
         write_json(self.path / CONFIG, config)
@@ -104,11 +104,11 @@ def write_folder(
     content: "tuple[Tensors, Mapping[str, Tensor]] | SparseAdapter | None",
     metrics: Mapping[str, Any],
 ) -> AdapterFolder:
-    """Write an adapter's folder; the config comes last.
+    """Write an adapter's folder, the config last.
 
     Args:
-        path: of the folder.
-        recipe: goes into the config, and what says where it comes from into the file too.
+        path: the folder to write.
+        recipe: goes into the config; its provenance also goes into the adapter's file.
         content: an adapter; or (indices, deltas) by tensor name and the pristine base's tensors;
             or None where PEFT's files are there already.
         metrics: go into the config.

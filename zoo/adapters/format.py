@@ -107,8 +107,8 @@ class SparseAdapter:
     def save(self, path: str | Path, *, shared_mask: bool = False) -> Path:
         """Write one safetensors file (in a folder: `sparse_adapter.safetensors`), atomically.
 
-        With `shared_mask` the positions go to a file `mask-<digest>.safetensors` beside it, which
-        adapters with the same masks have in common. Returns the path of the adapter's file.
+        With `shared_mask` the positions go to a file `mask-<digest>.safetensors` next to it, which
+        adapters with the same masks share. Returns the path of the adapter's file.
         """
         return storage.write(
             Path(path), self.tensors, self.mode, self.metadata, shared_mask=shared_mask
@@ -134,8 +134,8 @@ class SparseAdapter:
         """Check that `model` is the pristine base this adapter was made for.
 
         Raises:
-            MismatchError: a tensor is missing, of another shape or type, or differs, by as little
-                as one unit in the last place, at a position that the adapter changes.
+            MismatchError: a tensor is missing, has another shape or type, or differs, even by one
+                unit in the last place, at a position that the adapter changes.
 
         """
         base = base_tensors(model)
@@ -145,7 +145,7 @@ class SparseAdapter:
             check_base(name, tensor, gather(live, tensor.indices))
 
     def deltas(self, model: Base | None = None) -> dict[str, Tensor]:
-        """Return per name what is added, (nnz,) in fp32 (fp64 for an fp64 base).
+        """Return what is added, by name: (nnz,) in fp32 (fp64 for an fp64 base).
 
         `model`, the pristine base, is needed by an adapter that overwrites.
         """
@@ -232,7 +232,8 @@ def check_base(name: str, tensor: SparseTensor, before: Tensor) -> None:
     if digest(before) != tensor.base_sha256:
         raise MismatchError(
             f"{name} differs from the base that the adapter was made for, at positions that it "
-            "changes; load the base model and revision that its metadata name, with no adapter on"
+            "changes; load the base model and revision that its metadata name, with no adapter "
+            "active"
         )
 
 

@@ -9,8 +9,8 @@ With alpha_i the weights and S_i the changes, outside of overlaps every strategy
 | mean | their mean over the adapters that change the element |
 | ties | elect the sign of the (weighted) sum, then take the mean of those that agree (Yadav et al., arXiv 2306.01708) |
 | dare | each S_i loses elements with probability 1 - density, the rest is divided by density; then the sum (Yu et al., arXiv 2311.03099) |
-| priority | the change of the first in `order`; by default, of the greatest weight, then the first name |
-| max-abs | the alpha_i S_i of greatest magnitude; on a tie, of the first name |
+| priority | the change of the first in `order`; by default, of the greatest weight, then name |
+| max-abs | the alpha_i S_i of greatest magnitude; on a tie, the first name |
 
 Adapters are taken in the order of their names, so that the result does not depend on the caller's.
 """  # noqa: E501
@@ -39,9 +39,9 @@ class Fusion:
 
     Attributes:
         strategy: one of `STRATEGIES`.
-        density: what "dare" keeps.
-        seed: of "dare".
-        order: names for "priority"; the first wins; those not named come after.
+        density: the share that "dare" keeps.
+        seed: seed of "dare".
+        order: names for "priority": the first wins; those not named come last.
 
     """
 
@@ -145,11 +145,11 @@ def _dropped(tensor: str, part: Part, fusion: Fusion) -> Part:
 
 
 def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the weight of each name, 1 where none is given; those of weight 0 take no part."""
+    """Return the weight of each name, 1 if not given; names of weight 0 are left out."""
     given = dict(weights or {})
     for name in given:
         if name not in names:
-            raise UnknownNameError.near("adapter", name, names, "weights name adapters given")
+            raise UnknownNameError.near("adapter", name, names, "weights name given adapters")
     by_name = {name: float(given.get(name, 1.0)) for name in sorted(names)}
     for name, weight in by_name.items():
         if not np.isfinite(weight):
@@ -168,17 +168,17 @@ def fuse(
     order: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> SparseAdapter:
-    """Return the adapter that stands for several, in mode "delta"; see the module for strategies.
+    """Return one adapter that stands for several, in mode "delta"; see the module for strategies.
 
     Args:
         adapters: by name, all of the same base.
         model: that base, pristine: a module or a state dict.
-        weights: alpha by name, 1 where none is given.
+        weights: alpha by name, 1 if not given.
         strategy: what happens on overlaps.
         density: what "dare" keeps.
-        seed: of "dare".
+        seed: seed of "dare".
         order: names for "priority"; the first wins.
-        metadata: JSON facts to add to those that are recorded about the fusion.
+        metadata: JSON facts to add to those recorded about the fusion.
 
     Raises:
         MismatchError: an adapter does not fit the model, or the strategy, a weight or the density

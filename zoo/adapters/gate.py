@@ -36,7 +36,7 @@ class Gate:
             self._readers[me] = self._readers.get(me, 0) + 1
 
     def _queue(self) -> None:
-        """Wait for the writer there is, and for one more if one was waiting already."""
+        """Wait for the current writer, and for one more if one was already waiting."""
         turn = self._turn
         self._queued += 1
         try:

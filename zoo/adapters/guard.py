@@ -23,8 +23,9 @@ class _Held(threading.local):
 class Guard:
     """Holds the gate shared during a forward pass.
 
-    Inside a graph that is being compiled it does nothing, so that it breaks no graph: the guard of
-    the compiled model's outside does the work. A copy or a pickle of the model has an inert one.
+    Inside a graph that is being compiled it does nothing, so that it breaks no graph: the guard on
+    the outside of the compiled model does the work. A copy or a pickle of the model has an inert
+    one.
     """
 
     def __init__(self, gate: Gate | None, check: Callable[[], None] | None) -> None:
@@ -40,7 +41,7 @@ class Guard:
         return Guard, (None, None)
 
     def before(self, module: nn.Module, args: Any) -> None:
-        """Enter; refuse a model whose weights are in no known state."""
+        """Enter; refuse a model whose weights are in an unknown state."""
         if torch.compiler.is_compiling() or self.gate is None or self.check is None:
             return
         self._mine.refused = True
@@ -59,7 +60,7 @@ class Guard:
             return
         if self._mine.refused:
             self._mine.refused = False
-        elif self._mine.depth:  # 0: an earlier hook of somebody else failed
+        elif self._mine.depth:  # 0: somebody else's earlier hook failed
             self._mine.depth -= 1
             self.gate.leave_shared()
 
@@ -77,7 +78,7 @@ def attach(model: nn.Module, gate: Gate, check: Callable[[], None]) -> Guard:
             owner = getattr(hook, "__self__", None)
             if isinstance(owner, Guard) and owner.gate is not None:
                 raise MismatchError(
-                    "the model has a Switcher already; use that one, or close() it first"
+                    "the model already has a Switcher; use that one, or close() it first"
                 )
     guard = Guard(gate, check)
     for module in modules:

@@ -1,12 +1,12 @@
 """What adapters do to each other, before they are fused.
 
 Weight-space figures see only elements that two adapters both change. Adapters on disjoint elements
-of one layer still meet in its output, which only a measured loss shows: give `loss` where there is
+of one layer still meet in its output, which only a measured loss shows: give `loss` if there are
 data.
 
-AWOM and AWOR are those of Bhardwaj et al. (arXiv 2406.13175, section on orthogonality), reported
-for parity with the paper. AWOR counts zeros of A1'A2, which for unstructured masks follows from
-the densities, whatever was learned: (1 - p1 p2)^n for n rows, reported next to it. It says nothing
+AWOM and AWOR follow Bhardwaj et al. (arXiv 2406.13175, section on orthogonality) and are reported
+for parity with the paper. AWOR counts zeros of A1'A2, which for unstructured masks follows from the
+densities, whatever was learned: (1 - p1 p2)^n for n rows, reported next to it. It says nothing
 about the quality of a fusion.
 """
 
@@ -48,11 +48,11 @@ class InterferenceReport:
     """What `compare` found.
 
     Attributes:
-        names: of the adapters.
-        pairs: per pair of names, the whole model.
+        names: names of the adapters.
+        pairs: per pair of names, the meeting in the whole model.
         tensors: per pair of names, per tensor that both change.
-        orthogonality: per pair of names, where it was asked for.
-        losses: measured: "base", each name, and "fused", where `loss` was given.
+        orthogonality: per pair of names, if it was asked for.
+        losses: the measured losses of "base", each name, and "fused", if `loss` was given.
 
     """
 
@@ -128,11 +128,11 @@ def compare(
     Args:
         adapters: by name, at least two, all of one base.
         model: that base, pristine.
-        weights: alpha by name, 1 where none is given.
+        weights: alpha by name, 1 if not given.
         orthogonality: also compute AWOM and AWOR, which cost a sparse matrix product per matrix.
         loss: returns the loss of the model it is given; measured for the base, for each adapter
             and for all fused with `strategy`.
-        strategy: of the fusion that is measured.
+        strategy: strategy of the fusion that is measured.
 
     Raises:
         MismatchError: fewer than two adapters are given, or one does not fit the model.

@@ -58,20 +58,20 @@ def targets(model: nn.Module, options: MaskOptions) -> dict[str, nn.Parameter]:
     if not weights:
         names = [name for name, p in model.named_parameters() if p.dim() >= 2]
         raise MismatchError(
-            f"no weight is left of include {list(options.include)} and exclude "
+            f"no weight matches include {list(options.include)} and  exclude "
             f"{list(options.exclude)}; there are, for example: {', '.join(names[:3])}"
         )
     for name, parameter in weights.items():
         if not parameter.is_floating_point() or parameter.is_meta:
             raise MismatchError(
-                f"{name} is {parameter.dtype} on {parameter.device}; expected a floating weight "
-                "that is loaded"
+                f"{name} is {parameter.dtype} on {parameter.device}; expected a loaded "
+                "floating-point weight"
             )
     return weights
 
 
 def count(numel: int, density: float) -> int:
-    """Return how many of `numel` entries a density means: rounded half up, at least one."""
+    """Return how many of `numel` entries a density amounts to: rounded half up, at least one."""
     return min(numel, max(1, int(density * numel + 0.5)))
 
 
@@ -87,14 +87,14 @@ def choose(
     """Return the mask of a model.
 
     Args:
-        model: whose weights are read; it is left as it was.
+        model: its weights are read and left as they were.
         options: see `MaskOptions`.
         backward: runs the loss of one calibration batch and its backward pass; needed by
             gradient scores. Called `options.batches` times; the gradients add up. With one batch,
             no more than one tensor's gradient is alive at a time; with more, all are.
-        custom: the indices of `custom`, by tensor name.
+        custom: the indices of a "custom" mask, by tensor name.
         avoid: indices, by tensor name, that must not be chosen: other adapters' masks.
-        counts: entries per tensor instead of the density's (PEFT's r (m + n)).
+        counts: entries per tensor, instead of the density's share (PEFT's r (m + n)).
 
     Raises:
         MismatchError: what the kind needs is missing, the band lies beyond the end, custom
@@ -120,7 +120,7 @@ def choose(
             weight = parameter.detach()
             pick(name, _hashed(weight, name, options.seed) if score == "rand" else weight.abs())
     picked = pick.result()
-    return {name: picked[name] for name in chosen}  # gradients came in backward order
+    return {name: picked[name] for name in chosen}  # gradients arrived in backward order
 
 
 class _Picker:
@@ -181,7 +181,7 @@ class _Picker:
 
 
 def first(scores: Tensor, number: int) -> Tensor:
-    """Return, sorted, the indices of the `number` first entries: score descending, index ascending.
+    """Return, sorted, the indices of the first `number` entries: score descending, index ascending.
 
     The threshold is one value whatever algorithm finds it, so the result is the same on every
     device.
@@ -225,7 +225,7 @@ def _block_sums(scores: Tensor, width: int) -> Tensor:
     short = -scores.numel() % width
     table = torch.nn.functional.pad(scores, (0, short)).reshape(-1, width)
     total = torch.zeros(len(table), dtype=torch.float64, device=scores.device)
-    for column in range(width):  # elementwise sums round alike everywhere; a reduction need not
+    for column in range(width):  # elementwise sums round the same everywhere; a reduction need not
         total += table[:, column].double()
     return torch.where((table < 0).any(1), -1.0, total)
 
@@ -249,8 +249,8 @@ def _hashed(weight: Tensor, name: str, seed: int) -> Tensor:
 def _struct(shape: torch.Size, number: int, options: MaskOptions) -> Tensor:
     """Return evenly spread rows or columns and the diagonal of `(shape[0], rest)`.
 
-    Takes as many whole lines as the budget holds besides the diagonal, at least one: the count is
-    what the structure gives, near the density. `band` shifts the lines.
+    Takes as many whole lines as the budget holds besides the diagonal, at least one: the structure
+    sets the count, near the density. `band` shifts the lines.
     """
     rows = shape[0]
     columns = max(1, int(np.prod(shape[1:])))

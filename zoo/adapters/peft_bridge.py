@@ -1,11 +1,11 @@
-"""To and from the SHiRA format of the peft library, without a need for peft itself.
+"""To and from the SHiRA format of the peft library, without peft itself.
 
 peft stores per Linear layer `shira_weight` (nnz,) in fp32 and `shira_indices` (2, nnz) of rows and
 columns; a flat position is row * in_features + column. Every layer must have r (in + out) of
-them, so an export is filled up with zeros at unused positions; how many are real stands in the
-file, and an import drops the rest: the way there and back is exact.
+them, so an export is filled up with zeros at unused positions; the file records how many are real,
+and an import drops the rest: the round trip is exact.
 
-peft does not check the indices of a file; here they are.
+peft does not check the indices of a file; here they are checked.
 """
 
 import json
@@ -34,12 +34,13 @@ def to_peft(adapter: SparseAdapter, folder: str | Path, model: nn.Module) -> Pat
     """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads; return it.
 
     Args:
-        adapter: of Linear weights only.
-        folder: where to.
+        adapter: an adapter of Linear weights only.
+        folder: the folder to write.
         model: the pristine base.
 
     Raises:
-        MismatchError: it changes something that peft's SHiRA cannot, such as a convolution.
+        MismatchError: the adapter changes something that peft's SHiRA cannot, such as a
+            convolution.
 
     """
     folder = Path(folder)
@@ -78,7 +79,7 @@ def to_peft(adapter: SparseAdapter, folder: str | Path, model: nn.Module) -> Pat
             "revision": base.get("commit"),
             "inference_mode": True,
             "r": rank,
-            "mask_type": "custom",  # so that peft works out no random mask only to discard it
+            "mask_type": "custom",  # or peft would work out a random mask only to discard it
             "target_modules": _targets(model, modules),
             "fan_in_fan_out": False,
             "init_weights": True,
@@ -105,7 +106,7 @@ def _filled(indices: "np.ndarray[Any, Any]", wanted: int, numel: int) -> "np.nda
 
 
 def _targets(model: nn.Module, modules: list[str]) -> list[str] | str:
-    """Return the modules' names, or a pattern where peft would take them as ends of others."""
+    """Return the modules' names, or a pattern if peft would match them as ends of others."""
     chosen = set(modules)
     for name, _ in model.named_modules():
         parts = name.split(".")
@@ -169,7 +170,7 @@ def _config(folder: Path) -> dict[str, Any]:
             "by: zoo adapter convert)"
         )
     if config.get("fan_in_fan_out"):
-        raise MismatchError(f"{folder} is of transposed layers (fan_in_fan_out)")
+        raise MismatchError(f"{folder} is for transposed layers (fan_in_fan_out)")
     return dict(config)
 
 

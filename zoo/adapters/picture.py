@@ -20,7 +20,7 @@ def draw(
     tensors: Mapping[tuple[str, str], Mapping[str, Meeting]],
     path: Path | None = None,
 ) -> Image.Image:
-    """Draw the parts of an `InterferenceReport`; write the picture to `path` where one is given."""
+    """Draw the parts of an `InterferenceReport`; write the picture to `path` if one is given."""
     side = _LEFT + _CELL * len(names)
     width = max(side + 20, 760)
     height = _TOP + _CELL * len(names) + 74 + (_STRIP + 8) * len(pairs) + 30

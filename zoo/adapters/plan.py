@@ -78,7 +78,7 @@ class TensorMemory:
         return offsets
 
     def written(self) -> None:
-        """Tell autograd: a backward through an earlier forward pass now raises."""
+        """Tell autograd: a backward pass through an earlier forward pass now raises."""
         if not self.tensor.is_inference():
             torch.autograd.graph.increment_version(self.tensor)
 
@@ -207,7 +207,7 @@ def _together(parts: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def _refuse_shared_memory(memories: list[TensorMemory]) -> None:
-    """One memory under two names would be written twice, and restored wrongly."""
+    """Refuse memory under two names: it would be written twice and restored wrongly."""
     spans = sorted(
         (str(t.tensor.device), t.tensor.data_ptr(), t.tensor.data_ptr() + t.line.nbytes, t.name)
         for t in memories

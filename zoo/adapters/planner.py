@@ -55,7 +55,7 @@ class Recent(Generic[_K, _T]):
             del self._items[next(iter(self._items))]
 
     def drop(self, which: Callable[[_K], bool]) -> None:
-        """Let go of the values whose key `which` says."""
+        """Let go of the values whose keys `which` accepts."""
         for key in [key for key in self._items if which(key)]:
             del self._items[key]
 
@@ -63,7 +63,7 @@ class Recent(Generic[_K, _T]):
 class Planner:
     """Reads adapters when they are needed, checks them, and works out plans; writes nothing.
 
-    Not safe among threads by itself: the switcher calls it one thread at a time, while nobody
+    Not thread-safe by itself: the switcher calls it one thread at a time, while nobody
     writes into the model.
 
     Args:

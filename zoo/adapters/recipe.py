@@ -29,7 +29,7 @@ class MaskOptions:
         shares: densities of tensors that have their own, by pattern of their names; the first
             pattern that fits counts, e.g. {"*.bias": 1.0}.
         band: take the slice after `band` slices of that density (tasks that must not overlap).
-        seed: of `rand`; every tensor draws from a seed of its own.
+        seed: seed of `rand`; every tensor derives its own from it.
         score: what `block` sums: one of `SCORES`.
         block: entries of a block; 32 of bf16 or 16 of fp32 are a 64-byte cache line.
         axis: what `struct` takes: "rows" or "columns".
@@ -37,9 +37,9 @@ class MaskOptions:
         batches: calibration batches of `grad` and `snip`.
         source: an adapter whose mask `custom` takes: a name, `org/repo` or a path.
         avoid: adapters whose entries are not taken.
-        include: patterns of tensor names (`*` matches dots); empty: every weight of two or more
-            dimensions, tied embeddings left out.
-        exclude: patterns of tensor names left out.
+        include: patterns of tensor names (`*` matches dots); if empty, every weight of two or more
+            dimensions except tied embeddings.
+        exclude: patterns of tensor names to leave out.
 
     """
 
@@ -105,12 +105,12 @@ class AdapterRecipe:
         task: the module of `zoo.tasks` that feeds and judges it, e.g. "causal-lm".
         method: one of `zoo.adapters.methods`: "shira" (the hook route), "shira-dora" (a masked
             DoRA); or through PEFT: "peft-shira", "lora", "dora".
-        mask: which entries; of "lora" and "dora" only the names count.
-        rank: of "lora", "dora" and "shira-dora"; of "peft-shira", whose budget is
-            rank * (rows + columns).
+        mask: which entries; for "lora" and "dora" only the names count.
+        rank: rank of "lora", "dora", "shira-dora" and "peft-shira", whose budget is rank * (rows +
+            columns).
         train: how it is trained.
         data: `source` (a folder, a file or a generator of the task) and its `license`.
-        weights: where the trained adapter is: `file` beside the TOML, its `sha256`, `license`;
+        weights: where the trained adapter is: `file` next to the TOML, its `sha256`, `license`;
             or `repo` on the Hub at a `revision`.
         facts: what was measured, and how; for `zoo adapter info` and the card.
 
@@ -139,7 +139,7 @@ class AdapterRecipe:
             raise MismatchError(f"rank is {self.rank}; expected at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON types; `from_json` gives an equal one back."""
+        """Return the recipe as JSON types; `from_json` returns an equal one."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         if not self.mask.shares:  # as adapters that are older than this field have it
             del value["mask"]["shares"]

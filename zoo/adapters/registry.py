@@ -1,4 +1,4 @@
-"""Named adapters: one TOML file each in `adapters/`, found by being there. Free of torch.
+"""Named adapters: one TOML file each in `adapters/`, and nothing else to register. Free of torch.
 
 An adapter is named like a model: `name` of the registry, `org/repo[@revision]` on the Hub, or a
 path to a folder or a `.safetensors` file, which starts with `./` or `/`.
@@ -23,10 +23,11 @@ Ref = str | Path
 
 
 def read_toml(text: str, name: str) -> AdapterRecipe:
-    """Return the recipe of a TOML file; `name` is that of the file.
+    """Return the recipe of a TOML file; `name` is the file's name.
 
     Raises:
-        MismatchError: not valid TOML, an unknown field, a wrong type, or another name inside.
+        MismatchError: it is not valid TOML, a field is unknown or has the wrong type, or the name
+            inside is another one.
 
     """
     try:
@@ -50,7 +51,7 @@ def all_adapters() -> Mapping[str, AdapterRecipe]:
 
 
 def names(pattern: str = "*", base: str | None = None) -> list[str]:
-    """Return the names that match a shell-style pattern, of one base model if that is given."""
+    """Return the names that match a shell-style pattern, of one base model if `base` is given."""
     return [
         name
         for name, recipe in all_adapters().items()
@@ -62,7 +63,7 @@ def find(name: str) -> AdapterRecipe:
     """Return the recipe of a named adapter.
 
     Raises:
-        UnknownNameError: there is none; the message lists near misses.
+        UnknownNameError: there is no such adapter; the message lists near misses.
 
     """
     if name not in all_adapters():
@@ -76,7 +77,8 @@ def recipe_for(
     """Return the recipe of a named adapter, or of a new one with the defaults of its task.
 
     Raises:
-        UnknownNameError: no such adapter, and no base or task was given; or no such task.
+        UnknownNameError: there is no such adapter and no base or task was given, or there is no
+            such task.
 
     """
     if name in names():
@@ -100,7 +102,7 @@ def new(name: str, base: str, task: str) -> AdapterRecipe:
     """Return the recipe of a new adapter, with the defaults of its task.
 
     Args:
-        name: of the adapter.
+        name: name of the adapter.
         base: what the base model is called: a ref, or the name of a folder, never its path.
         task: one that has defaults.
 
@@ -124,7 +126,7 @@ def base_ref(base: str) -> str:
 
 @functools.cache
 def base_digests(base: str) -> dict[str, dict[str, str]]:
-    """Return tensor name -> type -> digest of a base that is known by name; nothing of others.
+    """Return tensor name -> type -> digest of a base that is known by name; {} for others.
 
     It identifies the base of adapters that are older than the digests kept with each of them.
     """
@@ -148,7 +150,7 @@ def _parsed(base: str) -> refs.NameRef | refs.RepoRef | refs.PathRef | None:
 
 
 def file_path(recipe: AdapterRecipe) -> Path | None:
-    """Return the file that ships with a named adapter, where it lies as one on this machine."""
+    """Return the file that ships with a named adapter, if it exists as a file on this machine."""
     name = recipe.weights.get("file")
     path = Path(str(content("adapters") / str(name)))
     return path if name and path.is_file() else None

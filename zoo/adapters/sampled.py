@@ -1,6 +1,6 @@
 """Backward passes of linear layers that compute only the masked entries of a weight's gradient.
 
-The gradient of W in y = x W^T is dY^T X, for which a dense training pays a third of all its work.
+The gradient of W in y = x W^T is dY^T X, which takes a third of all the work of dense training.
 Of that product a sparse adapter needs nnz entries, each a dot product over tokens: a *sampled*
 matrix product (SDDMM). No dense gradient is ever made. Above some density the dense product is
 faster, since it reuses what it reads; there, and for all other layers, the gathering hook of
@@ -39,18 +39,18 @@ class _SampledLinear(torch.autograd.Function):
 
 
 def sampler(indices: Tensor, shape: torch.Size, add: Callable[[Tensor], None]) -> Any:
-    """Return what computes the entries `indices` of dY^T X, `(nnz,)` in fp32, and adds them.
+    """Return a function that computes the entries `indices` of dY^T X, `(nnz,)` in fp32.
 
     Args:
         indices: sorted flat indices into `shape`.
         shape: (out, in) of the weight.
-        add: gets the entries.
+        add: takes the entries and adds them up.
 
     """
     rows = torch.div(indices, shape[1], rounding_mode="floor")
     starts = torch.searchsorted(rows, torch.arange(shape[0] + 1, device=indices.device))
     zeros = torch.zeros(len(indices), device=indices.device)
-    with warnings.catch_warnings():  # once in a process: that sparse tensors are in beta
+    with warnings.catch_warnings():  # it says once per process that sparse tensors are in beta
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         where = torch.sparse_csr_tensor(
             starts, indices % shape[1], zeros, tuple(shape), check_invariants=True

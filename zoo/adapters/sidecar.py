@@ -1,6 +1,6 @@
-"""Sparse adapters beside the codes: a packed model is adapted without being quantized anew.
+"""Sparse adapters next to the codes: a packed model is adapted without being quantized again.
 
-An adapter of SHiRA (arXiv 2406.13175) adds S to few entries of W. Codes cannot hold W + S, so S
+An adapter of SHiRA (arXiv 2406.13175) adds S to a few entries of W. Codes cannot hold W + S, so S
 stays what it is, and a packed layer computes y = W x + S x; taking it off leaves the codes as they
 were.
 """
@@ -60,21 +60,21 @@ def is_packed(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.Module:
-    """Put an adapter beside the codes of a packed model; return the model.
+    """Attach an adapter to a packed model, next to its codes; return the model.
 
-    It fits if it was trained on the packed weights or on the model that was packed, which digests
-    show. Where the adapter or the checkpoint is older than those of the whole weights, both must
-    name the same model, and a warning says that no more could be checked. One that overwrites
-    gives its entries in full precision.
+    It fits if it was trained on the packed weights or on the model that was packed, as digests
+    show. If the adapter or the checkpoint predates digests of whole weights, both must name the
+    same model, and a warning says that no more could be checked. One that overwrites gives its
+    entries in full precision.
 
     Raises:
-        MismatchError: it is for other weights, shapes differ, or one is on already; nothing was
-            changed.
+        MismatchError: the adapter is for other weights, shapes differ, or one is already on;
+            nothing was changed.
 
     """
     layers = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
     if any(layer.sidecar is not None for layer in layers.values()):
-        raise MismatchError("an adapter is on already; take it off with sidecar.detach(model)")
+        raise MismatchError("an adapter is already on; take it off with sidecar.detach(model)")
     tensors = base_tensors(model)
     deltas: dict[str, Delta] = {}
     foreign: list[str] = []  # not trained on the packed weights
@@ -214,7 +214,7 @@ def _packed_from(model: nn.Module) -> tuple[str, str | None] | None:
 
 
 def _recipe(model: nn.Module) -> dict[str, Any]:
-    """Return how the model's folder says that it was compressed, its options among the rest."""
+    """Return how the model was compressed, options included, as its folder says."""
     path = Path(str(getattr(model, "name_or_path", ""))) / FACTS
     try:
         made = dict(json.loads(path.read_text(encoding="utf-8"))["recipe"]["compress"])

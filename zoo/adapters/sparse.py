@@ -24,9 +24,9 @@ class SparseTensor:
 
     Attributes:
         indices: int64 (nnz,), strictly increasing: flat positions in row-major order of `shape`.
-        values: (nnz,), what is added there (delta) or stands there afterwards (overwrite).
-        shape: of the base tensor.
-        dtype: of the base tensor.
+        values: (nnz,), what is added there (delta) or replaces the values there (overwrite).
+        shape: shape of the base tensor.
+        dtype: type of the base tensor.
         base_sha256: digest of the base's values at `indices`.
 
     """

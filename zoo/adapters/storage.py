@@ -1,9 +1,9 @@
-"""The file of a sparse adapter: one safetensors file, checked before anything is made of it.
+"""The file of a sparse adapter: one safetensors file, checked before anything is built from it.
 
 Per base tensor, under its checkpoint name: `<name>|val`, the values, and `<name>|idx`, the encoded
 positions. One metadata entry, `sparse_adapter`, holds JSON: format and version, mode, the facts
 given by the author, and per tensor its shape, dtype, nnz, encoding and the digests of its positions
-and of the base's values there. A shared mask keeps the positions once, in `mask-<digest>` beside
+and of the base's values there. A shared mask keeps the positions once, in `mask-<digest>` next to
 the adapters that use it.
 
 Values stay memory-mapped: they are read when they are used.
@@ -47,7 +47,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, before any of its tensors was read."""
+    """What a file says about itself, before any of its tensors is read."""
 
     path: Path
     mode: str
@@ -62,7 +62,7 @@ class Header:
 
 
 def locate(path: str | Path) -> Path:
-    """Return the file meant by a file or a folder."""
+    """Return the adapter's file, given that file or its folder."""
     path = Path(path)
     return path / NAME if path.is_dir() or not path.suffix else path
 
@@ -75,7 +75,7 @@ def write(
     *,
     shared_mask: bool = False,
 ) -> Path:
-    """Write the file atomically; with `shared_mask` the positions go to a file beside it."""
+    """Write the file atomically; with `shared_mask` the positions go to a file next to it."""
     path = locate(path)
     values: dict[str, torch.Tensor] = {}
     masks: dict[str, torch.Tensor] = {}
@@ -124,7 +124,7 @@ def _common_digest(fields: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read and check what the file says of itself; no tensor is read.
+    """Read and check what the file says about itself; no tensor is read.
 
     Raises:
         MissingWeightsError: there is no such file.

@@ -1,7 +1,7 @@
-"""`Switcher`: adapters fused into a live model, switched in milliseconds, undone to the bit.
+"""`Switcher`: adapters fused into a live model, switched in milliseconds, undone bit for bit.
 
 A switch writes only the elements that differ: the base's values where the old adapter was, then the
-new adapter's. What is restored are the base's own bits, never the result of a subtraction.
+new adapter's. A restore brings back the base's own bits, never the result of a subtraction.
 """
 
 import sys
@@ -37,8 +37,8 @@ class Switcher:
         model: the base model, pristine; its weights must be here in memory. For a model under
             `torch.compile` give the compiled one, so that its passes are guarded too.
         strict: whether an adapter's base digest and type must fit; its shapes always must.
-        cache_bytes: memory for plans, least recently used ones go; the same again for adapters
-            that were read from files.
+        cache_bytes: memory for plans, of which the least recently used are dropped; the same again
+            for adapters read from files.
 
     ```python
     import zoo
@@ -68,7 +68,7 @@ class Switcher:
         self._seconds = 0.0
         self._guard: Guard | None = attach(model, self._gate, self._refuse_broken)
 
-    # --- what there is -------------------------------------------------------------------------
+    # --- adapters ------------------------------------------------------------------------------
 
     def register(self, name: str, adapter: SparseAdapter | str | Path) -> None:
         """Make an adapter known under `name`.
@@ -123,7 +123,7 @@ class Switcher:
     # --- switching -----------------------------------------------------------------------------
 
     def activate(self, what: What, *, alpha: float = 1.0, **fusion: Unpack[FusionOptions]) -> None:
-        """Fuse one adapter, or several with weights, into the model, in the place of what is there.
+        """Fuse one adapter, or several with weights, into the model, in place of what is active.
 
         Args:
             what: a name, or weights by name.
@@ -132,7 +132,7 @@ class Switcher:
                 "dare"; `order`, names for "priority". See `zoo.adapters.fusion`.
 
         Raises:
-            UnknownNameError: an adapter or strategy that does not exist.
+            UnknownNameError: there is no such adapter or strategy.
             MismatchError: an adapter does not belong to this base.
             UnsafeFileError: its file is damaged.
 
@@ -196,7 +196,7 @@ class Switcher:
             detach(self.model, self._guard)
             self._guard = None
 
-    # --- how -----------------------------------------------------------------------------------
+    # --- internals -----------------------------------------------------------------------------
 
     def _key(self, what: What, alpha: float, fusion: Fusion) -> Key | None:
         if not isinstance(what, str) and alpha != 1.0:
@@ -217,7 +217,7 @@ class Switcher:
             return self._planner.plan(key, self._active)
 
     def _switch(self, plan: SwitchPlan | None) -> None:
-        """Write a plan in the place of the active one; alone in the model, all or nothing."""
+        """Write a plan in place of the active one, with the model to itself, all or nothing."""
         before = self._active
         if self._journal is not None:
             if plan is not None:
@@ -291,7 +291,7 @@ class Switcher:
         with self._mutex:
             group = self._groups.get(key)
             whole = self._active is plan and self._journal is None
-            if group is not None and group.count and whole:  # at 0 its last is about to switch
+            if group is not None and group.count and whole:  # 0: about to switch
                 group.count += 1
                 return group
         self._gate.leave_shared()

@@ -47,7 +47,7 @@ def train(
     custom: Mapping[str, Tensor] | None = None,
     avoid: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Train an adapter; return its folder, which holds the one best on held-out data.
+    """Train an adapter; return its folder, which holds the best one on held-out data.
 
     Args:
         adapter: what to train and how.
@@ -57,10 +57,10 @@ def train(
         source: what to call the data on the card; None: as the task does.
         data_license: licence of that data, hence of the adapter.
         resume: go on from the newest state; the result equals an uninterrupted run.
-        tracker: of Accelerate, e.g. "tensorboard".
+        tracker: name of a tracker of Accelerate, e.g. "tensorboard".
         device: "cpu" leaves an accelerator alone.
         custom: indices of a "custom" mask.
-        avoid: indices that are not taken.
+        avoid: indices not to take.
 
     Raises:
         MismatchError: settings, data or base do not fit, or a run is there and `resume` is off.
@@ -132,7 +132,7 @@ class AdapterValues:
         return self._attachment.trained
 
     def prepare(self, optimizer: Optimizer) -> Optimizer:
-        """Prepare the optimizer alone: the network needs no DDP, for only nnz values travel."""
+        """Prepare only the optimizer: the network needs no DDP, because only nnz values travel."""
         prepared: Optimizer = self.setup.accelerator.prepare(optimizer)
         self.setup.accelerator.register_for_checkpointing(self.attachment.trained)
         return prepared
@@ -181,7 +181,7 @@ class AdapterValues:
         return {name: part.cpu() for name, part in chosen.items()}
 
     def _calibration(self, network: nn.Module) -> Callable[[], None]:
-        """Return what runs the next calibration batch backwards, in the main process alone."""
+        """Return a function that runs the next calibration batch backwards, in the main process."""
         setup, done = self.setup, 0
 
         def backward() -> None:
@@ -250,7 +250,7 @@ class AdapterValues:
         return adapter
 
     def start(self) -> Mapping[str, Any]:
-        """Return the digests of mask and base, where the method looks at them."""
+        """Return the digests of mask and base, if the method uses them."""
         return self.attachment.facts
 
     def check(self, start: Mapping[str, Any]) -> None:

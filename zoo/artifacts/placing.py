@@ -12,7 +12,7 @@ def dtype_of(name: "str | torch.dtype | None") -> torch.dtype | None:
     """Return the floating torch dtype of that name; a dtype, or None, is returned as it is.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such dtype.
 
     """
     if name is None or isinstance(name, torch.dtype):
@@ -27,7 +27,7 @@ def placed(model: nn.Module, device: str, dtype: Any) -> nn.Module:
     """Return the model on a device, in a type.
 
     Raises:
-        UnknownNameError: the device is not there.
+        UnknownNameError: there is no such device.
 
     """
     try:

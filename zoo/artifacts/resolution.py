@@ -1,4 +1,4 @@
-"""From a ref to an artifact, once; and repositories brought here."""
+"""From a ref to an artifact, once; and fetching repositories."""
 
 import functools
 from pathlib import Path
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
 
 Ref = str | Path
-_LOOKED_AT = (CONFIG, FACTS, METRICS, ADAPTER)  # what says what a repository is
+_LOOKED_AT = (CONFIG, FACTS, METRICS, ADAPTER)  # the files that say what a repository is
 
 
 def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifact":
-    """Return what a ref means; an artifact is returned as it is.
+    """Return the artifact that a ref means; an artifact is returned as it is.
 
     Args:
         item: `name[.tag]` of the zoo, `org/repo[@revision]` on the Hub, the path of a checkpoint's
             or language model's folder or of a `.tflite` file; or a recipe.
-        weights: whether they will be needed. If not, only the small files of a repository are
-            fetched, until they are.
+        weights: whether the weights will be needed. If not, only the small files of a repository
+            are fetched until they are.
 
     Raises:
         UnknownNameError: there is no such recipe.
@@ -52,7 +52,7 @@ def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifa
 
 
 def is_artifact(item: object) -> "TypeIs[Artifact]":
-    """Say whether something is an artifact: not a ref of one, and not a module."""
+    """Say whether something is an artifact, rather than a ref or a module."""
     from zoo.artifacts.files import OtherModel
     from zoo.artifacts.networks import Network
 
@@ -98,14 +98,14 @@ def _of_the_hub(repo: str, revision: str | None, weights: bool) -> "Artifact":
             return Network(ref, seen.recipe, lambda: seen)
         whole = functools.partial(exchange.pull, repo, commit)
         return Network(ref, seen.recipe, lambda: Checkpoint.read(whole().path), seen)
-    if not weights:  # what another library's model can do, its files must say
+    if not weights:  # its files must say what another library's model can do
         path = exchange.pull(repo, commit).path
     text = (path / CONFIG).is_file() and _generates_text(path / CONFIG)
     return LanguageModel(ref, path) if text else OtherModel(ref, path)
 
 
 def _generates_text(config: Path) -> bool:
-    """Say whether a config names a class that continues text, as `save_pretrained` writes it."""
+    """Say whether a config, as written by `save_pretrained`, names a class that continues text."""
     try:
         classes = read_json(config)["architectures"]
         return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
@@ -114,7 +114,7 @@ def _generates_text(config: Path) -> bool:
 
 
 def _shipped(recipe: Recipe, wanted: str | None) -> "Checkpoint":
-    """Return the checkpoint that this package ships of a recipe; None is its default tag."""
+    """Return the checkpoint that this package ships for a recipe; None is its default tag."""
     from zoo.registry.checkpoint import Checkpoint
 
     tags = registry.shipped_tags(recipe.name)
@@ -138,7 +138,7 @@ def _shipped(recipe: Recipe, wanted: str | None) -> "Checkpoint":
 
 
 def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
-    """Return the checkpoint a ref means, without loading its weights.
+    """Return the checkpoint that a ref means, without loading its weights.
 
     Args:
         ref: `name[.tag]` of weights that the zoo ships, `org/repo[@revision]` on the Hub, or the
@@ -146,7 +146,7 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
 
     Raises:
         UnknownNameError: there is no such recipe or tag.
-        MissingWeightsError: a recipe without shipped weights, or a folder that is not a checkpoint.
+        MissingWeightsError: the recipe has no shipped weights, or the folder is not a checkpoint.
         MismatchError: the ref means another library's model.
         HubError, UnsafeFileError: see `pull`.
 
@@ -167,7 +167,7 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
         return artifact.checkpoint
     raise MismatchError(
         f"{artifact.ref} is not a checkpoint of the zoo but another library's model; its files "
-        f"are verified and lie in {artifact.path}"
+        f"are verified and in {artifact.path}"
     )
 
 
@@ -179,10 +179,10 @@ def _refuse_collection(repo: str) -> None:
 
 
 def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
-    """Bring a Hub repository here, whole and verified; return its checkpoint.
+    """Fetch a whole Hub repository and verify it; return its checkpoint.
 
-    Where ZOO_HUB or HF_ENDPOINT name a hub other than huggingface.co, that one is asked. What
-    was pulled is kept in ZOO_CACHE: a commit that is there costs no request.
+    If ZOO_HUB or HF_ENDPOINT names a hub other than huggingface.co, that one is used. What was
+    pulled is kept in ZOO_CACHE: a commit that is there costs no request.
 
     Args:
         ref: `org/repo[@revision]`, or with `datasets/` or `spaces/` before it; a branch or tag is
@@ -193,8 +193,10 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
         The checkpoint, or the folder if another library wrote it.
 
     Raises:
-        HubError: not there, not allowed, not reachable, or the disk is full; what arrived is kept.
-        UnsafeFileError: tampered with, hostile file names, or weights only as pickles.
+        HubError: it does not exist, is not allowed or not reachable, or the disk is full; what
+            arrived is kept.
+        UnsafeFileError: files were tampered with or have hostile names, or weights are only
+            pickles.
 
     """
     from zoo.hub import exchange, snapshots
@@ -202,7 +204,7 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
 
     parsed = refs.parse(ref)
     if not isinstance(parsed, refs.RepoRef):
-        raise MismatchError(f"{str(ref)!r} is here already; expected org/repo[@revision] to pull")
+        raise MismatchError(f"{str(ref)!r} is already here; expected org/repo[@revision] to pull")
     _refuse_collection(parsed.repo)
     snapshot = exchange.pull(parsed.repo, parsed.revision)
     path = snapshot.path if out is None else snapshots.copy(snapshot, Path(out).expanduser())
@@ -210,10 +212,10 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
 
 
 def pull_all(ref: Ref, out: Ref | None = None) -> "dict[str, Checkpoint | Path]":
-    """Bring every repository of a collection here; return what `pull` gives for each.
+    """Fetch every repository of a collection; return the result of `pull` for each.
 
     Args:
-        ref: `collections/owner/slug`; any other ref is a collection of one.
+        ref: `collections/owner/slug`; any other ref counts as a collection of one.
         out: a folder that gets a copy of each, as `org--name`; None leaves them in the cache.
 
     """

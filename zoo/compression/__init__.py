@@ -1,1 +1,1 @@
-"""Compression: what makes a model smaller. Methods are found by being in a folder `methods`."""
+"""Compression: making a model smaller. Methods are the files in a folder `methods`."""

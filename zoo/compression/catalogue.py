@@ -1,4 +1,4 @@
-"""The compression methods there are, by name, from every room and from installed packages."""
+"""All compression methods by name, from every room and from installed packages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,8 +37,8 @@ def find(name: str) -> Method:
     """Return a method.
 
     Raises:
-        UnknownNameError: there is none; near names are listed, also those of presets.
-        MismatchError: it lacks a part of the contract, or cannot be imported.
+        UnknownNameError: there is no such method; similar names, of presets too, are listed.
+        MismatchError: the method lacks a part of the contract, or cannot be imported.
 
     """
     points = _points()
@@ -63,7 +63,7 @@ def split(text: str) -> tuple[str, Mapping[str, Any]]:
         rest = text.removeprefix(f"{name}-")
         if rest != text and rest in (presets := find(name).PRESETS):
             return name, presets[rest]
-    find(text)  # raises, naming the near ones
+    find(text)  # raises, naming similar ones
     raise AssertionError(text)
 
 
@@ -71,7 +71,7 @@ def preset(method: str, name: str) -> Mapping[str, Any]:
     """Return the options that a preset of a method stands for.
 
     Raises:
-        UnknownNameError: it has no such preset.
+        UnknownNameError: the method has no such preset.
 
     """
     presets = find(method).PRESETS

@@ -1,4 +1,4 @@
-"""What is chosen to compress a model: a method and its options, out of what is said of it."""
+"""How a model is to be compressed: a method and its options, from what the user gave."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from zoo.errors import MismatchError
 from zoo.registry.options import carried, merged, read, recorded
 from zoo.registry.recipe import Compress
 
-DEFAULT = "gptvq"  # of a language model
+DEFAULT = "gptvq"  # for a language model
 
 
 @dataclasses.dataclass(frozen=True)
 class ChosenMethod:
-    """A method with what is said to it.
+    """A method with the options given to it.
 
     Attributes:
-        name: of the method.
-        method: the module.
-        options: an `Options` of it.
-        said: the options that were given, as a recipe records them.
+        name: the method's name.
+        method: the method's module.
+        options: an instance of its `Options`.
+        said: the options that were given, as recorded in a recipe.
 
     """
 
@@ -40,15 +40,15 @@ def choose(
     """Return the method to take and its options, checked.
 
     Args:
-        before: of the recipe that is changed, or None.
-        method: a method, or method and preset; None takes the recipe's.
-        options: what is given anew, JSON types or texts; "preset" stands for several.
-        kind: what is compressed, "network" or "language-model"; None: not known yet.
+        before: settings of the recipe that is changed, or None.
+        method: a method, or a method and preset; None takes the recipe's.
+        options: the newly given options, JSON types or texts; "preset" stands for several.
+        kind: what is compressed, "network" or "language-model"; None if not known yet.
 
     Raises:
-        UnknownNameError: no such method, preset or option; the near ones are named.
-        MismatchError: options of a wrong type, or that contradict each other, or a method for
-            the other kind of model.
+        UnknownNameError: there is no such method, preset or option; similar ones are named.
+        MismatchError: an option has the wrong type, options contradict each other, or the method is
+            for the other kind of model.
 
     """
     name, kept = (before.method, dict(before.options)) if before else ("", {})
@@ -78,7 +78,7 @@ def choose(
 
 
 def methods_for(kind: str) -> list[str]:
-    """Return the names of the methods that take a "network", or a "language-model"."""
+    """Return the names of the methods that take a "network" or a "language-model"."""
     return [name for name in catalogue.names() if kind == catalogue.find(name).TAKES]
 
 

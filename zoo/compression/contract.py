@@ -1,8 +1,8 @@
 """What a compression method is: a module, and a frozen dataclass of its options.
 
 A method is a file of `zoo.compression.methods` or of another room's folder `methods`, or what an
-entry point of one of these groups names. Whatever else there is of an option (a flag, a recipe's
-JSON, a card's text, a check) comes from the dataclass: see `zoo.registry.options`.
+entry point of one of these groups names. Everything else about an option (a flag, a recipe's JSON,
+a card's text, a check) comes from the dataclass: see `zoo.registry.options`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Options(Protocol):
 
     @property
     def label(self) -> str:
-        """What a result is called after, e.g. "gptvq-2d-2b"; lower-case words and hyphens."""
+        """What a result is named after, e.g. "gptvq-2d-2b"; lower-case words and hyphens."""
         ...
 
     @property
@@ -38,14 +38,14 @@ class Options(Protocol):
 
 
 class Method(Protocol):
-    """The module.
+    """The module of a compression method.
 
     Attributes:
         SUMMARY: one line for people.
-        PAPER: arXiv id.
+        PAPER: arXiv id of its paper.
         TAKES: "network", a checkpoint of the zoo; or "language-model", a folder that transformers
             opens.
-        DATA: what `data` is, for people; "" where it takes none.
+        DATA: what `data` is, for people; "" if the method takes none.
         TRAINS: whether it trains, under Accelerate.
         PRESETS: names for options that go together: `--method METHOD-NAME`, `--preset NAME`.
         Options: the dataclass.
@@ -76,14 +76,17 @@ class Method(Protocol):
         Args:
             source: a `Checkpoint`, or the folder of a language model, as `TAKES` says.
             out: the folder of the result, for what the method writes itself.
-            options: an `Options`.
-            data: what is learned from, or None.
-            test: what the result is measured on, or None.
-            resume: go on with what lies in `out`, with the same result.
+            options: an instance of `Options`.
+            data: data to learn from, or None.
+            test: data to measure the result on, or None.
+            resume: continue from what is in `out`, with the same result.
             device: a torch device, or None.
 
+        Returns:
+            What is not yet in `out`: metrics, tensors, changes of the recipe.
+
         Raises:
-            MismatchError: the model or the data cannot be used; says why.
+            MismatchError: the model or the data cannot be used; the message says why.
 
         """
         ...
@@ -99,7 +102,7 @@ def checked(name: str, method: Any) -> Method:
     """Return what an extension point offers as a method.
 
     Raises:
-        MismatchError: a part is missing, or of another type.
+        MismatchError: a part is missing, or has another type.
 
     """
     what = f"compression method {name!r}"

@@ -1,1 +1,1 @@
-"""Reading, checking and preparing what networks are fed with: pictures, text."""
+"""Reading, checking and preparing the inputs of networks: pictures and text."""

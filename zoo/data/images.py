@@ -29,7 +29,7 @@ def _max_pixels() -> int:
 
 MAX_PIXELS = _max_pixels()
 if Image.MAX_IMAGE_PIXELS and MAX_PIXELS > 2 * Image.MAX_IMAGE_PIXELS:
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # else Pillow refuses what the user has allowed
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # otherwise Pillow refuses what the user has allowed
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255  # BT.601 studio range, for RGB in [0, 1]
 
 
@@ -67,15 +67,26 @@ def luma(rgb: NDArray[Any], white: float) -> NDArray[np.float32]:
 def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = "") -> Picture:
     """Read a picture from a file, a Pillow image or an array `(H, W[, 1|3|4])` of 8 or 16 bits.
 
-    Bytes are the content of a file; `name` is what messages call it, instead of its path.
+    The EXIF orientation is applied; palettes and CMYK become RGB; an animation gives its first
+    frame.
 
-    The EXIF orientation is applied; palettes and CMYK become RGB; of an animation the first
-    frame is taken.
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or a uint8 or uint16 array.
+        name: what messages call it, instead of its path.
 
     Raises:
-        MismatchError: no such file, not a picture, truncated, or more than `MAX_PIXELS` pixels
-            (a few kilobytes can claim gigabytes: the size is checked before anything is decoded).
+        MismatchError: the file is missing, not a picture, truncated, or has more than `MAX_PIXELS`
+            pixels (a few kilobytes can claim gigabytes: the size is checked before anything is
+            decoded).
 
+    ```python
+    from pathlib import Path
+
+    from zoo.data import images
+
+    picture = images.read(Path("docs/samples/photos/dogs.jpg"))
+    print(picture.pixels.shape, picture.white)  # (H, W, 3), 255
+    ```
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -85,7 +96,7 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
     label = name or ("the picture" if isinstance(source, bytes) else source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit rules
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit applies
             with Image.open(file) as image:
                 _check_size(image.size, label)
                 picture = _from_pillow(image)  # decodes, and so finds truncation
@@ -147,7 +158,7 @@ def _from_pillow(image: Image.Image) -> Picture:
     clear = "A" in image.getbands() or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
     if image.mode == "CMYK":
-        profile = None  # it describes inks, not the RGB that is returned
+        profile = None  # it describes inks, not the RGB returned here
     pixels = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if clear else "")))
     pixels = np.atleast_3d(pixels)
     if clear:
@@ -189,7 +200,8 @@ def write(picture: Picture, path: Path) -> None:
     PNG keeps 16 bits; other formats get 8. JPEG has no alpha: a picture with one is refused.
 
     Raises:
-        MismatchError: unknown suffix, alpha into JPEG, or a place that cannot be written.
+        MismatchError: the suffix is unknown, JPEG cannot hold the alpha, or the file cannot be
+            written.
 
     """
     check_output(path)
@@ -210,7 +222,7 @@ def write(picture: Picture, path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a path that no picture can be written to, before any work is done for it."""
+    """Refuse a path to which no picture can be written, before any work is done for it."""
     if path.suffix.lower() not in SUFFIXES:
         raise MismatchError(
             f"cannot write {path}: unknown picture format {path.suffix or '(no suffix)'}; "
@@ -260,7 +272,7 @@ def find(folder: Path) -> list[Path]:
     """Return the picture files directly in `folder`, in name order.
 
     Raises:
-        MismatchError: no such folder, or none in it.
+        MismatchError: there is no such folder, or no picture in it.
 
     """
     if not folder.is_dir():

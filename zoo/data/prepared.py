@@ -18,9 +18,9 @@ from zoo.errors import HubError, MismatchError, MissingExtraError
 from zoo.files import replacing_folder, write_json
 from zoo.registry.recipe import Recipe
 
-VERSION = 2  # of the layout and of the arithmetic below
+VERSION = 2  # version of the layout and of the arithmetic below
 HOLD_OUT_EVERY = 20
-_LAST_HELD_OUT = 40  # more would slow validation down and say little more
+_LAST_HELD_OUT = 40  # more would slow down validation and tell little more
 Planes = tuple[NDArray[np.uint16], NDArray[np.uint16]]
 
 
@@ -32,10 +32,10 @@ class Prepared:
         train: (high, low) luma planes `(sH, sW)` and `(H, W)`, uint16 with white = 65535; each
             image, then its shrunk copies.
         shares: for each of `train`, the share of all pixels that it and those before it hold.
-        held_out: the same for every 20th image in name order (at most 40), never trained on, nor
-            are copies of them; they choose the checkpoint.
+        held_out: the same for every 20th image in name order (at most 40); neither they nor copies
+            of them are trained on; they choose the checkpoint.
         fingerprint: SHA-256 over the names and contents of all images.
-        facts: what a card says of the data: source, counts, names held out.
+        facts: what a card says about the data: source, counts, names held out.
 
     """
 
@@ -50,15 +50,15 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
     """Decode and shrink the images of a folder, or of a data set on the Hub, once; then map them.
 
     Args:
-        recipe: its scale is used, and of its train.options `patch_size` and `shrunk_copies`: so
-            many copies of each image, evenly spaced down to half its size, are trained on too.
-            They are sharper, and free of what a JPEG encoder left.
+        recipe: its scale is used, and `patch_size` and `shrunk_copies` of its train.options: so
+            many copies of each image, evenly spaced down to half its size, are trained on too. They
+            are sharper, and free of JPEG artefacts.
         source: a folder of pictures, or a Hub data set id such as "org/name" whose `train`
             split has an `image` column.
 
     Raises:
-        MismatchError: no such folder, no pictures, an unreadable one, or fewer than two that
-            hold a patch.
+        MismatchError: there is no such folder, it holds no pictures or an unreadable one, or fewer
+            than two hold a patch.
         HubError: the data set cannot be loaded.
 
     """
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, source: str) -> Prepared:
             with replacing_folder(folder) as temporary:
                 _decode(encoded(source), scale, copies, temporary)
         except OSError:
-            if not (folder / "index.json").is_file():  # else another process was faster
+            if not (folder / "index.json").is_file():  # otherwise another process was faster
                 raise
     os.utime(folder)
     return _open(folder, source, patch, digest.hexdigest())
@@ -88,7 +88,7 @@ def encoded(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, file content) of every image of a folder, in name order, or of a data set.
 
     Raises:
-        MismatchError: no such folder, or a data set without an `image` column.
+        MismatchError: there is no such folder, or the data set has no `image` column.
         HubError: the data set cannot be loaded.
         MissingExtraError: a data set needs `datasets`, which is not installed.
 
@@ -111,7 +111,7 @@ def _of_a_data_set(source: str) -> Iterator[tuple[str, bytes]]:
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(source, split="train")
-    except Exception as error:  # its errors are many and share no base
+    except Exception as error:  # it raises many errors without a common base
         raise HubError(f"data set {source!r} cannot be loaded: {error}") from error
     if "image" not in rows.column_names:
         raise MismatchError(

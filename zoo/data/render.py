@@ -1,8 +1,8 @@
 """Pictures drawn by code, to train and test super resolution on text and screens.
 
-A picture is a function of (kind, seed, number): nothing is downloaded and no licence but the
-fonts' applies. Words are drawn letter by letter from English letter frequencies, so no text of
-anybody's is in them.
+A picture is a function of (kind, seed, number): nothing is downloaded and no licence but the fonts'
+applies. Words are drawn letter by letter from English letter frequencies, so they contain nobody's
+text.
 """
 
 import functools
@@ -16,7 +16,7 @@ from zoo.errors import MismatchError, UnknownNameError
 from zoo.files import replacing_folder
 
 KINDS = ("text", "screens")
-SIZE = (480, 320)  # (width, height), as the photographs of BSDS500
+SIZE = (480, 320)  # (width, height), as of the photographs of BSDS500
 _LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
 _WEIGHTS = np.array([12.7, 9.1, 8.2, 7.5, 7, 6.7, 6.3, 6.1, 6, 4.3, 4, 2.8, 2.8, 2.4, 2.4, 2.2, 2,
                      2, 1.9, 1.5, 1, 0.8, 0.15, 0.15, 0.1, 0.07])  # fmt: skip
@@ -34,7 +34,7 @@ def _truetype(path: str, size: int) -> Font:
 
 
 def free_fonts() -> list[Path]:
-    """Return the free text fonts of this machine, in name order; none is fine."""
+    """Return the free text fonts of this machine, in name order; possibly none."""
     fonts = {
         path.name: path
         for folder in map(Path, _FOLDERS)
@@ -47,25 +47,25 @@ def free_fonts() -> list[Path]:
 
 
 def render(out: Path, kind: str, count: int, *, seed: int = 0, fonts: Sequence[Path] = ()) -> Path:
-    """Write a new folder of `count` pictures, `0000.png` on, and return it.
+    """Write a new folder of `count` pictures, from `0000.png` on, and return it.
 
     Args:
         out: the folder; it must not exist yet.
         kind: "text" (pages of prose, code and tables) or "screens" (windows, buttons, icons,
             charts, with little text).
-        count: of pictures.
-        seed: of all of them; other seeds share no picture.
+        count: number of pictures.
+        seed: seed of the whole set; sets of different seeds share no picture.
         fonts: files to draw with besides Pillow's own font.
 
     Raises:
-        UnknownNameError: no such kind.
-        MismatchError: the folder is there, or a font cannot be read.
+        UnknownNameError: there is no such kind.
+        MismatchError: the folder already exists, or a font cannot be read.
 
     """
     if kind not in KINDS:
         raise UnknownNameError.near("kind of picture", kind, KINDS, f"known: {', '.join(KINDS)}")
     if out.exists():
-        raise MismatchError(f"{out} is there already; choose a new folder")
+        raise MismatchError(f"{out} already exists; choose a new folder")
     with replacing_folder(out) as folder:
         for number in range(count):
             picture(kind, seed, number, fonts).save(folder / f"{number:04d}.png")
@@ -124,7 +124,7 @@ class _Page:
         return " ".join(parts) + str(mark)
 
     def text(self) -> Image.Image:
-        """Draw a page of one to three columns, each block in a font of its own."""
+        """Draw a page of one to three columns, each block in its own font."""
         columns = self._int(1, 4)
         width = SIZE[0] // columns
         for column in range(columns):

@@ -2,7 +2,7 @@
 
 Keys' cubic kernel with a = -0.5, widened by the scale when shrinking (antialiasing), taps outside
 the image repeating its edge pixel. This gives the published low-resolution images of Set5 at x2,
-x3 and x4 to the bit (tested). Other libraries differ: OpenCV and torch without
+x3 and x4 bit for bit (tested). Other libraries differ: OpenCV and torch without
 `antialias` use a = -0.75, OpenCV does not antialias, Pillow drops taps that fall outside.
 """
 

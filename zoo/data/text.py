@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 
-IGNORED = -100  # the label that the loss leaves out, as in transformers
+IGNORED = -100  # the label that the loss ignores, as in transformers
 PADDING = -1  # in inputs: no token
 
 
@@ -26,8 +26,8 @@ class Texts:
         train: rows that batches are drawn from.
         held_out: rows never trained on; they choose the checkpoint.
         fingerprint: SHA-256 over files and tokens.
-        facts: what a card says of the data.
-        choices: of a choice task: the token of each label.
+        facts: what a card says about the data.
+        choices: for a choice task, the token of each label.
 
     """
 
@@ -51,13 +51,13 @@ def read_text(path: Path) -> str:
 
 
 def tokenize(folder: Path, text: str) -> Tensor:
-    """Return the token ids (n,) of a text, as the tokenizer of the model in `folder` cuts it."""
+    """Return the token ids (n,) of a text, as split by the tokenizer of the model in `folder`."""
     ids: list[int] = tokenizer(folder)(text, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
 
 
 def tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a model's folder; code of the folder is never run."""
+    """Return the tokenizer in a model's folder; code in the folder is never run."""
     from transformers import AutoTokenizer
 
     try:
@@ -68,13 +68,13 @@ def tokenizer(folder: Path) -> Any:
 
 
 def read_tsv(path: Path) -> list[list[str]]:
-    """Return the rows of a tab-separated file; quotes mean nothing."""
+    """Return the rows of a tab-separated file; quotes have no meaning."""
     reader = csv.reader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     return [row for row in reader if row]
 
 
 def one_of(folder: Path, *names: str) -> Path:
-    """Return the first of these files that is there."""
+    """Return the first of these files that exists."""
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -90,9 +90,9 @@ def fingerprint(*parts: Any) -> str:
 
 
 def draw(total: int, size: int, seed: int, step: int) -> Tensor:
-    """Return the row numbers of one optimizer step's `total` samples, of `size` rows.
+    """Return the row numbers, below `size`, of one optimizer step's `total` samples.
 
-    Each epoch is a permutation of its own; a function of (seed, step) alone.
+    Each epoch is a new permutation; the result depends only on (seed, step).
     """
     numbers = torch.arange(step * total, (step + 1) * total)
     epochs = numbers // size
@@ -106,10 +106,10 @@ def draw(total: int, size: int, seed: int, step: int) -> Tensor:
 
 
 def forward(model: nn.Module, inputs: Tensor, last: int = 0) -> Tensor:
-    """Return logits `(N, T, V)` of token ids `(N, T)`; `PADDING` stands on the left.
+    """Return logits `(N, T, V)` of token ids `(N, T)`; `PADDING` is on the left.
 
-    `last` asks for the logits of the last positions only, which spares most of a large
-    vocabulary's matrix product.
+    `last` asks only for the logits of the last positions, which saves most of a large vocabulary's
+    matrix product.
     """
     mask = inputs >= 0
     options: dict[str, Any] = {"logits_to_keep": last} if last else {}

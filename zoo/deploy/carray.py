@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zoo.files import write_bytes
 
-ALIGNMENT = 16  # bytes: what TFLite Micro asks of a model
+ALIGNMENT = 16  # bytes: what TFLite Micro requires of a model
 
 
 def write_c_array(content: bytes, path: Path) -> Path:

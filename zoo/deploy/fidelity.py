@@ -1,7 +1,7 @@
 """Whether a file computes what its module computes: the one check of every format.
 
 Each export compares the outputs of what it is about to write with those of the module, on the first
-calibration batch, or on random inputs where there is none, and writes nothing below `MINIMUM_DB` of
+calibration batch, or on random inputs if there is none, and writes nothing below `MINIMUM_DB` of
 
     SNR = 10 log10( variance of the module's outputs / mean square of the difference )
 
@@ -9,11 +9,11 @@ The limits tell wrong files from inaccurate ones. Float files differ by the orde
 on 111 random networks of tests/properties/test_exported_networks.py, calibrated on what they are
 compared on: float at least 110 dB; int8 from 20 to 52, half of them below 39; int16 (whose weights
 are int8 too) from 19, where a layer's terms cancel, to 91; the zoo's recipes and networks of 50
-layers from 40. Files that compute something else (another kernel, sampling or bias) had -11 to 8.
+layers from 40. Files that compute something else (another kernel, sampling or bias) have -11 to 8.
 
 Outputs that hardly vary have a low SNR through their last rounding alone: a softmax over a
-thousand equally probable classes is 0 in int8. So an error of one step of the output (root
-mean square) is rounding, whatever the SNR; of a float file a step is 1e-6 of its largest output.
+thousand equally probable classes is 0 in int8. So an error of one step of the output (root mean
+square) is rounding, whatever the SNR; for a float file a step is 1e-6 of its largest output.
 """
 
 import copy
@@ -32,7 +32,7 @@ from zoo.runtime.values import channels_first, channels_last, computed
 
 MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 10.0}
 _FLOAT_STEP = 1e-6
-_BEST_DB = {"int8": 45.0, "int16": 60.0}  # what rounding leaves: to fall to this is not a loss
+_BEST_DB = {"int8": 45.0, "int16": 60.0}  # what rounding leaves: falling to this is not a loss
 _SIDE = 48
 
 
@@ -51,10 +51,10 @@ class Fidelity:
 
 
 def deployable(module: nn.Module) -> nn.Module:
-    """Return a module as files compute it: itself, or a float32 copy of one of another precision.
+    """Return a module as files compute it: itself, or a float32 copy if it has another precision.
 
     Raises:
-        MismatchError: it is in training mode, or not on the CPU.
+        MismatchError: the module is in training mode, or not on the CPU.
 
     """
     name = type(module).__name__
@@ -70,8 +70,8 @@ def deployable(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the tensors that a module gives, in the order that files give them."""
-    leaves = _pytree.tree_leaves(module(x.clone()))  # some write into their input
+    """Return the tensors that a module returns, in the order in which files return them."""
+    leaves = _pytree.tree_leaves(module(x.clone()))  # some modules write into their input
     outputs = [y for y in leaves if isinstance(y, Tensor)]
     if not outputs:
         raise MismatchError(f"{type(module).__name__} returns no tensor: a file needs an output")
@@ -90,15 +90,16 @@ def faithful(
     """Return how close `given`, a file's outputs, are to those of its module.
 
     Args:
-        name: of the module.
+        name: name of the module.
         wanted: its outputs, see `reference`.
-        given: as many, real, in the module's order of dimensions.
-        graph: of an integer file; None for float.
-        what: what the file is run with, for the message, e.g. "ONNX Runtime".
-        explain: called on a failure for the end of the message.
+        given: as many outputs of the file, real, in the module's order of dimensions.
+        graph: the graph of an integer file; None for float.
+        what: what runs the file, for the message, e.g. "ONNX Runtime".
+        explain: called on a failure; returns the end of the message.
 
     Raises:
-        MismatchError: below `MINIMUM_DB`, or the outputs have other shapes or are not finite.
+        MismatchError: the SNR is below `MINIMUM_DB`, or the outputs have other shapes or are not
+            finite.
 
     """
     shapes = [[tuple(y.shape) for y in side] for side in (given, wanted)]
@@ -136,7 +137,7 @@ _FAULT = (
 
 
 def snr_db(wanted: Tensor, error: Tensor) -> float:
-    """Return the signal-to-noise ratio of what differs by `error`."""
+    """Return the signal-to-noise ratio in dB of outputs that differ by `error`."""
     noise = float(error.double().square().mean())
     signal = float(wanted.double().var(correction=0))
     if not noise:
@@ -153,7 +154,7 @@ def same_as_module(
         module: in eval mode, on the CPU.
         graph: channels last, float or integer.
         x: inputs of that graph's size, `(N, C, H, W)`.
-        floating: gives the float graph that an integer one was made from.
+        floating: returns the float graph from which an integer one was made.
 
     """
     outputs = [channels_first(y) for y in computed(graph, x)]
@@ -193,13 +194,13 @@ def weakest(module: nn.Module, graph: Graph, floating: Graph, x: Tensor) -> str:
             if not worst or start - known[op.outputs[0]] > before - after:
                 worst, before, after = op.label, start, known[op.outputs[0]]
     return (
-        f"{worst} loses most: {before:.0f} dB before it, {after:.0f} after; calibrate with more "
-        "and real inputs, cut outliers (Options(observer='percentile')), or take int16"
+        f"{worst} loses most: {before:.0f} dB before it, {after:.0f} after; calibrate with more, "
+        "real inputs, cut outliers (Options(observer='percentile')), or take int16"
     )
 
 
 def small(input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape, with sides of at most 48 pixels, that is enough to compare on."""
+    """Return a shape, with sides of at most 48 pixels, that suffices for a comparison."""
     return (*input_shape[:2], *(min(size, _SIDE) for size in input_shape[2:]))
 
 

@@ -1,4 +1,4 @@
-"""FlatBuffers read with every offset checked, and written, after a schema that is plain data.
+"""FlatBuffers, read with every offset checked and written, by a schema that is plain data.
 
 The generated readers that packages ship trust the file: a wrong offset raises whatever Python
 happens to raise, or reads what it should not. Here a file that is not what it claims to be is an
@@ -36,7 +36,7 @@ class Field:
         type: a scalar ("int32", ...), "string", "present" (whether anything is there), "vector"
             (of `item`), "table" (`item`), "tables" or "union" (`item` by the value of `tag`).
         item: a scalar's name, a `Table`, or for a union {tag value: Table}.
-        default: of a scalar that is left out.
+        default: the value of a scalar that is left out.
         tag: name of the field that says which table a union is.
         align: bytes a vector's data is aligned to.
 
@@ -62,11 +62,11 @@ def read(data: bytes, table: Table, identifier: bytes) -> dict[str, Any]:
     """Return the root table as a dict of every field; absent ones are their default or None.
 
     Raises:
-        UnsafeFileError: not such a file, or an offset, a length or a nesting that cannot be.
+        UnsafeFileError: it is not such a file, or has an impossible offset, length or nesting.
 
     """
     if len(data) < 8 or data[4:8] != identifier:
-        raise UnsafeFileError(f"it does not begin as a {table.name} file ({identifier!r})")
+        raise UnsafeFileError(f"it does not begin like a {table.name} file ({identifier!r})")
     reader = _Reader(data)
     return reader.table(reader.offset(0, table.name), table, 0)
 
@@ -89,7 +89,7 @@ class _Reader:
     def spend(self, amount: int, what: str) -> None:
         self.budget -= amount
         if self.budget < 0:
-            raise UnsafeFileError(f"{what} holds more than a file of this size can")
+            raise UnsafeFileError(f"{what} holds more than a file of this size can hold")
 
     def vector(self, place: int, type: str, what: str) -> Any:
         count, dtype = int(self.scalar(place, "uint32", what)), np.dtype(_SCALARS[type][1:])
@@ -103,7 +103,7 @@ class _Reader:
         self.spend(4, name)
         start = place - int(self.scalar(place, "int32", name))
         if start < 0 or depth > _DEPTH:
-            raise UnsafeFileError(f"{name} is nested too deep or starts before the file")
+            raise UnsafeFileError(f"{name} is nested too deeply or starts before the file")
         sizes = self.scalar(start, "uint32", name)
         layout_size, size = sizes & 0xFFFF, sizes >> 16
         if layout_size < 4 or start + layout_size > len(self.data):

@@ -1,4 +1,4 @@
-"""Which kinds of operators each format of files has: the columns of this room, and a table."""
+"""Which kinds of operators each file format has: the columns of this room, and a table."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ ONNX: Column[Emit] = Column(
     *(group.ONNX for group in _GROUPS),
     absent={"dequantize": "every value of these files is real already"},
 )
-# What to do where an Ethos-U leaves an operator to the host CPU; "" where it takes every form.
+# What to do if an Ethos-U leaves an operator to the host CPU; "" if it takes every form.
 NPU: Column[str] = Column(
     "form on an Ethos-U",
     "zoo/deploy/formats.py",
@@ -49,7 +49,7 @@ NPU: Column[str] = Column(
 
 
 def operators_by_format() -> list[dict[str, str]]:
-    """Return one row per kind: its name, and what it is to each format; "" where it has no form.
+    """Return one row per kind: its name, and what it is in each format; "" if it has no form.
 
     "trace" has the ATen operators that become it, "tflite" the operators of a file, "vela" what to
     do about those that the compiler leaves to the host, "note" why cells are empty.

@@ -14,7 +14,7 @@ def convert(file: Path, out: Path) -> Path:
 
     Raises:
         MissingWeightsError: there is no such file.
-        MismatchError: not a GGUF file, one of an unknown architecture, or `out` is there already.
+        MismatchError: the file is not GGUF or has an unknown architecture, or `out` already exists.
 
     """
     try:
@@ -25,13 +25,13 @@ def convert(file: Path, out: Path) -> Path:
     from zoo.quantization.language.opening import quiet
 
     if not file.is_file():
-        raise MissingWeightsError(f"{file} is not there; expected a .gguf file")
+        raise MissingWeightsError(f"{file} does not exist; expected a .gguf file")
     if out.exists():
-        raise MismatchError(f"{out} is there already; choose another --out, or remove it")
+        raise MismatchError(f"{out} already exists; choose another --out, or remove it")
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise MismatchError(f"{file} is not a GGUF file: it does not start with GGUF")
-    # transformers takes the folder's other files for the model's: a folder of its own
+    # transformers would take other files in its folder for the model's: a folder of its own
     with quiet(), tempfile.TemporaryDirectory(prefix="zoo-gguf-") as folder:
         linked = Path(folder) / file.name
         try:

@@ -17,7 +17,7 @@ from zoo.deploy.fidelity import Fidelity, deployable, faithful, random_input, re
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import replacing
 
-OPSET = 20  # what ONNX Runtime 1.17 (January 2024) and newer read
+OPSET = 20  # what ONNX Runtime 1.17 (January 2024) and newer can read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class OnnxFile:
         max_abs_error: largest difference between ONNX Runtime and the module, over the shapes
             that were tried.
         snr_db: the lowest signal-to-noise ratio there; see `zoo.deploy.fidelity`.
-        max_steps: of an int8 file, the largest difference between ONNX Runtime and the integers
+        max_steps: for an int8 file, the largest difference between ONNX Runtime and the integers
             of `zoo.runtime.integer`, in steps of the output.
 
     """
@@ -53,9 +53,9 @@ def export_onnx(
     Several outputs are `output0`, `output1` and so on.
 
     Args:
-        module: on the CPU, with its weights, in eval mode.
+        module: in eval mode, on the CPU, with its weights.
         path: the file, which is replaced in one step or not at all.
-        input_shape: e.g. (N, C, H, W).
+        input_shape: shape of one input, e.g. (N, C, H, W).
         dynamic: leave the batch open, and height and width of a 4-dimensional input too, or
             as many of these as the module takes: a layer that flattens a picture fixes its size.
         metadata: stored in the file's metadata properties, e.g. the recipe's name.
@@ -103,7 +103,7 @@ def _compared(runtime: Any, module: nn.Module, content: bytes, shape: tuple[int,
 
 
 def written(path: Path, found: Sequence[Fidelity]) -> OnnxFile:
-    """Return a float file that was compared on several inputs."""
+    """Return the facts of a float file that was compared on several inputs."""
     return OnnxFile(
         path=path,
         max_abs_error=max(one.max_abs_error for one in found),
@@ -112,7 +112,12 @@ def written(path: Path, found: Sequence[Fidelity]) -> OnnxFile:
 
 
 def packages(*more: str) -> tuple[Any, Any]:
-    """Return the modules `onnx` and `onnxruntime`, or say which package is missing."""
+    """Return the modules `onnx` and `onnxruntime`.
+
+    Raises:
+        MissingExtraError: one of them, or of `more`, is not installed.
+
+    """
     for package in ("onnx", *more, "onnxruntime"):
         try:
             __import__(package)
@@ -129,7 +134,7 @@ _AXES: tuple[Axes, ...] = ({0: "batch", 2: "height", 3: "width"}, {0: "batch"})
 
 
 def _open_axes(module: nn.Module, shape: tuple[int, ...], dynamic: bool) -> Iterator[Axes]:
-    """Yield the axes that may be left open, the most first: those the module itself takes."""
+    """Yield the sets of axes that the module lets stay open, the largest set first."""
     for axes in _AXES if dynamic else ():
         if max(axes) == 3 and len(shape) != 4:
             continue
@@ -178,7 +183,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...], axes: Axes) -> Any
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return the first line of what went wrong at first, without the colours of terminals."""
+    """Return the first line of the original error, without terminal colours."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     lines = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().splitlines()
@@ -186,7 +191,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def ran(runtime: Any, content: bytes, x: Tensor, settings: Any = None) -> list[Tensor]:
-    """Return what ONNX Runtime gives for a file's bytes."""
+    """Return the outputs of ONNX Runtime for a file's bytes."""
     settings = settings or runtime.SessionOptions()
     settings.log_severity_level = 4  # its errors are raised
     try:

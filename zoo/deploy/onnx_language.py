@@ -19,14 +19,14 @@ from zoo.quantization.grids.uniform import Uniform
 from zoo.quantization.packed import PackedLinear, unpacked
 from zoo.quantization.packing import from_half_bits, unpack
 
-LIMIT = 2_000_000_000  # of one protocol buffer
+LIMIT = 2_000_000_000  # bytes of one protocol buffer
 
 
 class Gathered(nn.Module):
     """A packed layer in operators that ONNX has: one byte per code, looked up at run time.
 
     Raises:
-        MismatchError: block scales, or a grid, that ONNX has no small form for.
+        MismatchError: it has block scales, or a grid that has no small form in ONNX.
 
     """
 
@@ -54,7 +54,7 @@ class Gathered(nn.Module):
         self.register_buffer("place", order)
 
     def _keep_codebooks(self, layer: PackedLinear, grid: Codebooks) -> None:
-        # Of a place's centroid in the table of all: (column group, row group, code).
+        # Where a place's centroid lies in the table of all: (column group, row group, code).
         size = 1 << grid.index_bits
         group = torch.arange(grid.cells) // (grid.span // grid.dim)
         self.register_buffer("across", group * grid.row_groups * size)
@@ -103,8 +103,8 @@ class GatheredRows(nn.Module):
     """8-bit rows in operators that ONNX has: an embedding, and what a head multiplies by.
 
     Args:
-        rows: of the packed embedding or head.
-        bias: of the head.
+        rows: the rows of the packed embedding or head.
+        bias: the bias of the head.
 
     """
 
@@ -137,7 +137,7 @@ class _Times(nn.Module):
 
 
 def _gather(model: Any) -> None:
-    """Replace all that is packed in a language model."""
+    """Replace every packed layer of a language model."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, PackedLinear):
             model.set_submodule(name, Gathered(layer))
@@ -171,14 +171,15 @@ def export(
     keeps memory at the size of the file.
 
     Args:
-        model: as `zoo.load` gives it, in float32; its packed layers are replaced.
-        path: of the file.
+        model: as `zoo.load` returns it, in float32; its packed layers are replaced.
+        path: the file to write.
         length: tokens of the example to export with; the file takes any length.
         metadata: stored in the file.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        MismatchError: it cannot be exported, is too large, or ONNX Runtime computes otherwise.
+        MismatchError: the model cannot be exported or is too large, or ONNX Runtime computes
+            something else.
 
     """
     onnx, runtime = packages("onnxscript")
@@ -192,7 +193,7 @@ def export(
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
     if (size := proto.ByteSize()) > LIMIT:
-        raise MismatchError(f"the ONNX file would have {size:,} bytes; at most {LIMIT:,} fit")
+        raise MismatchError(f"the ONNX file would have {size:,} bytes; the limit is {LIMIT:,}")
     onnx.checker.check_model(proto)
     fidelities = []
     for some in (ids, ids[:1, : length // 2 + 1]):

@@ -1,4 +1,4 @@
-"""Integer ONNX files in the making: every operator between QuantizeLinear and DequantizeLinear."""
+"""Building integer ONNX files: every operator between QuantizeLinear and DequantizeLinear."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ OPSET = 20
 
 
 class Model:
-    """An `onnx.ModelProto` in the making."""
+    """An `onnx.ModelProto` under construction."""
 
     def __init__(self, graph: Graph, onnx: Any) -> None:
         self.graph, self.onnx = graph, onnx
@@ -22,7 +22,7 @@ class Model:
         self.constants: dict[str, Any] = {}
 
     def model(self) -> Any:
-        """Return the whole."""
+        """Return the finished model."""
         helper, graph = self.onnx.helper, self.graph
         several = len(graph.inputs) > 1, len(graph.outputs) > 1
         inputs, outputs = [], []
@@ -70,7 +70,7 @@ class Model:
         return [self.constant(f"{own}.scale", scales), self.constant(f"{own}.zero", zeros)]
 
     def quantize(self, real: str, name: str) -> None:
-        """Round a real value to the integers of tensor `name`, and give them back as reals."""
+        """Round a real value to the integers of tensor `name`, and turn them back into reals."""
         meaning = self.meaning(name, np.int8)
         integers = self.node("QuantizeLinear", [real, *meaning], f"{name}.integers")
         self.node("DequantizeLinear", [integers, *meaning], f"{name}.real")

@@ -1,9 +1,9 @@
 """Integer ONNX files: QuantizeLinear and DequantizeLinear around every operator (QDQ).
 
-Runtimes recognise the pattern and compute in int8. They are not the device to the bit: ONNX
+Runtimes recognise the pattern and compute in int8. They do not match the device bit for bit: ONNX
 multiplies a sum by one float32 factor and rounds halves to even, TFLite's fixed-point factor is
-rounded twice, halves away from zero. Sums, and all that only moves integers, are the same, so one
-operator differs by at most one step, where a product lies next to a half.
+rounded twice, halves away from zero. Sums, and everything that only moves integers, are the same,
+so one operator differs by at most one step, where a product lies next to a half.
 
 ONNX Runtime has its own error on x86 processors without VNNI: its fastest kernels add pairs of
 products in 16 bits, which saturates (SESR: up to 19 steps). Its session setting
@@ -37,7 +37,7 @@ from zoo.quantization.int8.calibration import Options, checked_batch
 from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.values import channels_first, channels_last, computed
 
-_LOST_DB = 3.0  # by which another runtime may be further from the module than our integers
+_LOST_DB = 3.0  # how much further another runtime may be from the module than our integers
 
 
 def export_qdq(
@@ -49,14 +49,14 @@ def export_qdq(
     metadata: Mapping[str, str] | None = None,
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> OnnxFile:
-    """Write a module in eval mode as an int8 ONNX file, compared in ONNX Runtime before.
+    """Write a module in eval mode as an int8 ONNX file, after a comparison in ONNX Runtime.
 
     The input is real, `(batch, C, H, W)` with the sizes of `input_shape`, and so is the output.
 
     Args:
         module: on the CPU, with its weights.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         calibration: batches of inputs, `(N, C, H, W)`, that ranges are learned from.
         metadata: stored in the file's metadata properties.
         options: how ranges are chosen.
@@ -91,13 +91,13 @@ def export_quantized(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxFile:
-    """Write an integer network that has its ranges already, compared on random pixels before.
+    """Write an integer network that has its ranges, after a comparison on random pixels.
 
     Args:
         module: computes the integers for real inputs.
-        graph: gives its integer graph for an input shape.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        graph: returns its integer graph for an input shape.
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         metadata: stored in the file's metadata properties.
 
     """
@@ -127,7 +127,7 @@ def _compare(
         assert meaning is not None
         ours, theirs = integers[place], channels_last(y)
         steps = ((theirs - ours) / meaning.scale).round()
-        # Halves that are rounded otherwise add up where a layer has finer steps than its inputs.
+        # Halves that are rounded differently add up where a layer has finer steps than its inputs.
         apart = [snr_db(right, channels_first(z) - right) for z in (ours, theirs)]
         if not float(steps.abs().mean()) <= 1 and not apart[1] >= apart[0] - _LOST_DB:
             raise MismatchError(

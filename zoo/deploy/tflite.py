@@ -32,9 +32,9 @@ class TfliteFile:
     """A file that was written.
 
     Attributes:
-        path: where.
+        path: where the file is.
         max_abs_error: largest difference between what the file computes (by our executor, which
-            gives TFLite Micro's integers) and the module, on the first calibration batch.
+            computes TFLite Micro's integers) and the module, on the first calibration batch.
         snr_db: the outputs' signal-to-noise ratio there; see `zoo.deploy.fidelity`.
 
     """
@@ -45,7 +45,7 @@ class TfliteFile:
 
 
 def load_tflite(path: Path) -> IntegerNetwork | FloatNetwork:
-    """Return a file's network as a module, channels last; integers in and out if it has them."""
+    """Return a file's network as a module, channels last; integers in and out if it has any."""
     graph = read_tflite(path)
     integer = any(tensor.dtype in LIMITS for tensor in graph.tensors.values())
     return IntegerNetwork(graph) if integer else FloatNetwork(graph)
@@ -66,11 +66,11 @@ def export_tflite(
 
     Args:
         module: on the CPU, with its weights.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         calibration: batches of inputs, `(N, C, H, W)`; int8 ranges and the comparison need them.
         int8: quantize; else float32.
-        npu: use operators that Ethos-U accelerators have, where others mean the same.
+        npu: prefer operators that Ethos-U accelerators have over equivalent ones.
         c_array: write the file as a C array, see `zoo.deploy.carray`.
         options: how ranges are chosen.
 
@@ -102,13 +102,13 @@ def write_quantized(
     npu: bool = False,
     c_array: bool = False,
 ) -> TfliteFile:
-    """Write an integer network that has its ranges already, compared on random pixels before.
+    """Write an integer network that has its ranges, after a comparison on random pixels.
 
     Args:
         network: computes the integers for real inputs.
-        graph: gives its integer graph for an input shape.
-        path: of the file, which is replaced in one step or not at all.
-        input_shape: of one inference, (1, C, H, W).
+        graph: returns its integer graph for an input shape.
+        path: the file, which is replaced in one step or not at all.
+        input_shape: shape of one inference, (1, C, H, W).
         npu: as for `export_tflite`.
         c_array: as for `export_tflite`.
 
@@ -131,12 +131,12 @@ def write_graph(graph: Graph, path: Path, *, npu: bool = False, c_array: bool = 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a file's network gave.
+    """What a file's network computed.
 
     Attributes:
-        output: as the file gives it, with the batch in front.
+        output: as the file returns it, with the batch in front.
         real: the same as real numbers.
-        seconds: of the network alone.
+        seconds: time of the network alone.
 
     """
 
@@ -185,7 +185,7 @@ def run_tflite(path: Path, source: Any) -> Outcome:
 
     Integers are taken as the file's own, floats as real numbers. Pictures are resized to the
     input's size; their pixels are in [0, 255] if the input's range ends at 2 or above, else in
-    [-1, 1] if an int8 one begins below -0.5, else in [0, 1]: a file does not say more.
+    [-1, 1] if an int8 one begins below -0.5, else in [0, 1]: a file says no more than that.
     """
     network = load_tflite(path)
     x = _input(network.graph, source)

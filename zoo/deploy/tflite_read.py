@@ -15,10 +15,10 @@ from zoo.graph.check import check
 from zoo.graph.ir import Graph, Kind, Op, Quantization, Tensor
 from zoo.graph.kinds import KINDS, counted
 
-MAX_BYTES = 2**31  # of the file and of each tensor: FlatBuffers' own limit
+MAX_BYTES = 2**31  # bytes of the file and of each tensor: FlatBuffers' own limit
 _TYPES = {number: name for name, number in tflite_schema.TENSOR_TYPES.items()}
 _UNSUPPORTED = {
-    "is_variable": "is state that the network keeps from call to call",
+    "is_variable": "is state that the network keeps between calls",
     "sparsity": "is stored sparsely",
     "external_buffer": "is kept outside the file",
 }
@@ -35,7 +35,7 @@ def read_tflite(path: Path) -> Graph:
     Raises:
         MissingWeightsError: there is no such file.
         UnsafeFileError: it is not a TFLite file, or damaged, or made to harm.
-        MismatchError: it is one, with something that this reader does not know.
+        MismatchError: it is one, but holds something that this reader does not support.
 
     """
     try:
@@ -52,7 +52,13 @@ def read_tflite(path: Path) -> Graph:
 
 
 def parse_tflite(data: bytes) -> Graph:
-    """Return the network of a file's bytes; see `read_tflite`."""
+    """Return the network of a file's bytes; see `read_tflite`.
+
+    Raises:
+        UnsafeFileError: the bytes are not a TFLite file, or damaged, or made to harm.
+        MismatchError: they are one, but hold something that this reader does not support.
+
+    """
     model = flatbuffer.read(data, tflite_schema.MODEL, tflite_schema.IDENTIFIER)
     if model["version"] != 3:
         raise MismatchError(f"its schema has version {model['version']}; expected 3")

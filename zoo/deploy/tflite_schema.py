@@ -1,7 +1,8 @@
 """The part of TFLite's schema (version 3) that networks here use, as data.
 
 Numbers are those of tensorflow/compiler/mlir/lite/schema/schema.fbs. Fields that would change what
-a file means, and that are not understood here, are listed as "present" so that a reader can refuse.
+a file means, and that are not understood here, are listed as "present" so that a reader can refuse
+them.
 """
 
 from dataclasses import dataclass

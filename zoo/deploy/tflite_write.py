@@ -18,7 +18,27 @@ MAX_BYTES = 2**31
 
 
 def write_tflite(graph: Graph, path: Path) -> Path:
-    """Write a graph as one file, which is replaced in one step or not at all."""
+    """Write a graph as one file, which is replaced in one step or not at all; return its path.
+
+    Args:
+        graph: in the layout "channels_last", with values: float32, int8 or int16.
+        path: the `.tflite` file.
+
+    Raises:
+        MismatchError: see `serialize_tflite`; or the file cannot be written.
+
+    ```python
+    from pathlib import Path
+
+    import zoo
+    from zoo.deploy.tflite_write import write_tflite
+    from zoo.graph.lower import lower
+    from zoo.graph.rewrite import without_clamps
+
+    graph = without_clamps(lower(zoo.load("sesr-m5-x2"), (1, 1, 32, 32)))  # float32
+    write_tflite(graph, Path("sesr.tflite"))
+    ```
+    """
     write_bytes(path, serialize_tflite(graph))
     return path
 
@@ -26,9 +46,12 @@ def write_tflite(graph: Graph, path: Path) -> Path:
 def serialize_tflite(graph: Graph) -> bytes:
     """Return the bytes of a `.tflite` file.
 
+    Args:
+        graph: in the layout "channels_last", with values: float32, int8 or int16.
+
     Raises:
-        MismatchError: the graph is not channels last, or holds what the format cannot say; the
-            message names the operator.
+        MismatchError: the graph is not channels last, holds something that the format cannot
+            express, or has a tensor of 2 GiB or more; the message names the operator.
 
     """
     if graph.layout != "channels_last":
@@ -51,7 +74,7 @@ def serialize_tflite(graph: Graph) -> bytes:
 class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.buffers: list[dict[str, Any]] = [{}]  # the first one means: no data
+        self.buffers: list[dict[str, Any]] = [{}]  # buffer 0 means "no data"
         self.tables: list[dict[str, Any]] = []
         self.places: dict[str, int] = {}
         self.codes: dict[tuple[str, int], int] = {}

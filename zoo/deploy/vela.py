@@ -29,9 +29,9 @@ class Npu:
     Attributes:
         architecture: "EthosU55", "EthosU65" or "EthosU85".
         macs: multiply-accumulates per cycle and core.
-        cores: of the accelerator.
+        cores: number of cores.
         system_config: section of Arm/vela.ini: clock and memories.
-        memory_mode: section of Arm/vela.ini: what lies where.
+        memory_mode: section of Arm/vela.ini: which memory holds what.
 
     """
 
@@ -66,9 +66,9 @@ class CpuOp:
     """An operator that Vela leaves to the host CPU, at no cost in its totals.
 
     Attributes:
-        kind: of the graph IR, e.g. "depth_to_space".
+        kind: kind in the graph IR, e.g. "depth_to_space".
         module: path in the network.
-        reason: Vela's.
+        reason: Vela's reason.
         fix: what to change in the network.
 
     """
@@ -90,11 +90,11 @@ class VelaReport:
 
     Attributes:
         npu: name of the accelerator.
-        cycles: in all; `npu_cycles` of these the arithmetic would take alone.
-        latency_ms: cycles at the system's clock.
-        macs: as Vela counts them, which pads some.
-        peak_bytes: by memory: "Sram", "Dram", "OffChipFlash".
-        weight_bytes: parameters before its compression; `encoded_bytes` after.
+        cycles: total; `npu_cycles` is what the arithmetic alone would take.
+        latency_ms: milliseconds that the cycles take at the system's clock.
+        macs: as Vela counts them, with the padding that it adds to some.
+        peak_bytes: peak use by memory: "Sram", "Dram", "OffChipFlash".
+        weight_bytes: bytes of parameters before Vela's compression; `encoded_bytes` after.
         cpu_ops: what the totals leave out.
 
     """
@@ -113,8 +113,12 @@ class VelaReport:
 def compile_graph(graph: Graph, npu: str) -> VelaReport:
     """Compile an int8 graph, channels last, and return Vela's estimate.
 
+    Args:
+        graph: an integer graph with values, of one sample.
+        npu: a name in `NPUS`, e.g. "ethos-u55-128".
+
     Raises:
-        UnknownNameError: no such accelerator.
+        UnknownNameError: there is no such accelerator.
         MissingExtraError: ethos-u-vela is not installed.
         MismatchError: Vela refuses the network; its reason is given.
 
@@ -123,7 +127,12 @@ def compile_graph(graph: Graph, npu: str) -> VelaReport:
 
 
 def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> VelaReport:
-    """Compile the bytes of a `.tflite` file; operators are named by what is known of its graph."""
+    """Compile the bytes of a `.tflite` file; its graph, if given, names the operators.
+
+    Raises:
+        UnknownNameError, MissingExtraError, MismatchError: see `compile_graph`.
+
+    """
     if npu not in NPUS:
         raise UnknownNameError.near("Ethos-U", npu, NPUS, f"one of {', '.join(NPUS)}")
     try:
@@ -137,7 +146,7 @@ def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> VelaRe
             result = regor.compile(
                 device.architecture, content, "TFLITE", _system(device, ini), _options(device)
             )
-        except Exception as error:  # pybind11 gives RuntimeError and others
+        except Exception as error:  # pybind11 raises RuntimeError and others
             reason = " ".join(str(error).split()) or type(error).__name__
             raise MismatchError(f"Vela cannot compile this network for {npu}: {reason}") from error
     report = result.perf_report
@@ -194,10 +203,10 @@ def _cpu_ops(graph: Graph | None, result: Any, said: str) -> tuple[CpuOp, ...]:
         named += [("operator", "", "no reason given")] * (count - len(named))
     else:
         left = [op for op in graph.ops if op.outputs[0] in reasons]
-        if len(left) < count:  # not all were explained: look for those without a command
+        if len(left) < count:  # some lack an explanation: look for operators without a command
             left += [op for op in _idle(graph, tables) if op not in left]
         named = [(op.kind, op.module, reasons.get(op.outputs[0], "no reason given")) for op in left]
-    advice = "replace it by operators the accelerator has"
+    advice = "replace it with operators that the accelerator has"
     return tuple(
         CpuOp(kind=kind, module=where, reason=why.rstrip("."), fix=NPU.get(kind) or advice)
         for kind, where, why in named

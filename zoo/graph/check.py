@@ -1,4 +1,4 @@
-"""Whether a channels-last graph is consistent: order, operands, shapes. Run on all that is read."""
+"""Whether a channels-last graph is consistent: order, operands, shapes. Run on every file read."""
 
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.graph.ir import Graph, Op
@@ -6,7 +6,7 @@ from zoo.graph.kinds import SHAPES
 
 
 def check(graph: Graph) -> None:
-    """Raise unless every op reads tensors that exist and gives the shape its attributes imply.
+    """Raise unless every op reads existing tensors and has the output shape its attributes imply.
 
     Raises:
         UnsafeFileError: a tensor is used before it is made, is made twice or is missing.

@@ -1,4 +1,4 @@
-"""What a layer does along with its own work: the batch norm after it, the zeros before it."""
+"""Work that moves into a layer: the batch norm after it, the zero padding before it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
 
     y = (conv(x) - mean) / sqrt(variance + epsilon) * gamma + beta is a convolution with the kernel
     and bias times gamma / sqrt(...), plus beta - mean * gamma / sqrt(...). Each use of a shared
-    layer gets its own. A norm without a layer to take it becomes the depthwise 1x1 convolution
+    layer gets its own copy. A norm without a layer to take it becomes the depthwise 1x1 convolution
     that it is. A `state` (by the sources' names) makes the graph's values; with an empty one only
     the structure is folded.
 
@@ -36,13 +36,13 @@ class _Folding:
 
     def __init__(self, graph: Graph, state: Mapping[str, NDArray[Any]]) -> None:
         self.graph = graph
-        self.ops: dict[str, Op] = {}  # by what they make
+        self.ops: dict[str, Op] = {}  # by their outputs
         self.tensors = dict(graph.tensors)
         self.known = bool(state)
         self.values: dict[str, NDArray[Any]] = {
             t.name: state[t.source] for t in graph.tensors.values() if t.source and state
         }
-        # The same norm after the same layer, or on its own, again: one set of parameters serves.
+        # A repeated norm, after the same layer or on its own, shares one set of parameters.
         self.made: dict[tuple[str, ...], tuple[str, str]] = {}
 
     def add(self, op: Op) -> None:
@@ -74,12 +74,12 @@ class _Folding:
         if layer is None or layer.kind not in MAC_KINDS or not alone:
             return None
         if layer.kind == "fully_connected" and len(self.tensors[inner].shape) != 2:
-            return None  # its channels are the last dimension, those of the norm the second
+            return None  # its channels are the last dimension, the norm's the second
         constant = all(self.tensors[name].is_parameter for name in layer.inputs[1:])
         return layer if constant else None
 
     def stay(self, norm: Op) -> None:
-        """Make a norm a layer of its own: y = gamma / sqrt(...) * x + shift, channel by channel."""
+        """Turn a norm into a layer: y = gamma / sqrt(...) * x + shift, channel by channel."""
         x, y = norm.inputs[0], norm.outputs[0]
         shape = self.tensors[x].shape
         if len(shape) > 4:
@@ -123,8 +123,8 @@ class _Folding:
 
         Args:
             norm: the norm.
-            layer: names of the layer's weight and, if it has one, bias; none: the norm alone.
-            bias: the name for a bias where there was none.
+            layer: names of the layer's weight and, if it has one, bias; empty for a norm alone.
+            bias: the name for a bias if the layer has none.
 
         """
         key = (*layer, *norm.inputs[1:], str(norm.attributes))
@@ -156,7 +156,7 @@ class _Folding:
         return name if len(self.graph.consumers.get(name, ())) == 1 else f"{name}.{norm.name}"
 
     def store(self, name: str, kind: Kind, shape: tuple[int, ...], like: str | None) -> None:
-        """Add a parameter in the place of `like`, or one that the module does not have."""
+        """Add a parameter in place of `like`, or one that the module does not have."""
         old = self.tensors[like or self.graph.inputs[0]]
         self.tensors[name] = Tensor(
             name=name, shape=shape, dtype=old.dtype, kind=kind, source=old.source if like else ""
@@ -166,17 +166,17 @@ class _Folding:
 def _affine(
     values: Mapping[str, NDArray[Any]], epsilon: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a norm's factor and shift by channel; one that learned neither has 1 and 0."""
+    """Return a norm's factor and shift by channel; 1 and 0 for a norm that learned neither."""
     mean, variance = (values[f"running_{name}"].astype(np.float64) for name in ("mean", "var"))
     factor = values.get("weight", np.ones(1)).astype(np.float64) / np.sqrt(variance + epsilon)
     return factor, values.get("bias", np.zeros(1)).astype(np.float64) - mean * factor
 
 
 def absorb_padding(graph: Graph) -> Graph:
-    """Return the graph, in the layout "torch", its zeros around images made by the convolutions.
+    """Return the graph, in the layout "torch", with zero padding moved into the convolutions.
 
-    TensorFlow's "same" with a stride of 2 pads below and at the right alone, which PyTorch writes
-    as an operator of its own; a convolution's padding here has four sides.
+    TensorFlow's "same" with a stride of 2 pads only below and at the right, which PyTorch writes as
+    a separate operator; a convolution's padding here has four sides.
     """
     ops, tensors = list(graph.ops), dict(graph.tensors)
     for pad in [op for op in graph.ops if op.kind == "pad"]:

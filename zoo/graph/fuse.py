@@ -5,21 +5,21 @@ import dataclasses
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import FUSING, MOVEMENT, SCALAR_ACTIVATIONS
 
-# What a fused activation cuts off; a clamp has limits of its own, in the op's attributes.
+# What a fused activation cuts off; a clamp has its own limits, in the op's attributes.
 LIMITS: dict[str, tuple[float | None, float | None]] = {
     "relu": (0.0, None),
     "relu6": (0.0, 6.0),
-    "relu_n1_to_1": (-1.0, 1.0),  # of files alone
+    "relu_n1_to_1": (-1.0, 1.0),  # in files only
 }
 
 
 def fuse(graph: Graph, activations: frozenset[str]) -> Graph:
     """Move each activation of these kinds into the op that produces its input.
 
-    This is what runtimes do: the activation is applied on the way out, and the tensor between
-    is never stored. It needs a producer of a kind that fuses, without an activation of its own,
-    whose result nothing else reads. Activations that act on single elements also move ahead of
-    reshapes, transposes and depth-to-space, with which they commute.
+    This is what runtimes do: the activation is applied on the way out, and the tensor in between is
+    never stored. It needs a producer of a kind that fuses, without an activation yet, whose result
+    nothing else reads. Activations that act on single elements also move ahead of reshapes,
+    transposes and depth-to-space, with which they commute.
     """
     for op in graph.ops:
         if op.kind in activations:

@@ -71,7 +71,7 @@ class Tensor:
         kind: "weight" (convolution, fully connected), "bias", "slope" (PReLU), "constant" (any
             other parameter or buffer), or how the value flows.
         source: name in the module's state dict for the four parameter kinds, else "".
-        quantization: what integers mean; None for floats and for plain integers (shapes, axes).
+        quantization: what the integers mean; None for floats and for plain integers (shapes, axes).
 
     """
 
@@ -95,7 +95,7 @@ class Tensor:
     def bytes(self, dtype: str | None = None) -> int:
         """Bytes it takes when the network is deployed in `dtype` (default: as traced).
 
-        In an int8 network biases are int32, in an int16 one int64.
+        Biases are int32 in an int8 network and int64 in an int16 one.
         """
         stored = dtype or self.dtype
         if self.kind == "bias":
@@ -140,12 +140,12 @@ class Graph:
     """Operations in an order in which they can run, and every tensor by name.
 
     Attributes:
-        ops: in order.
-        tensors: by name.
-        inputs: names.
-        outputs: names.
+        ops: operations in that order.
+        tensors: every tensor, by name.
+        inputs: names of the input tensors.
+        outputs: names of the output tensors.
         layout: the order of dimensions: "torch" or "channels_last".
-        values: of the parameters, by tensor name; empty in a traced graph.
+        values: values of the parameters, by tensor name; empty in a traced graph.
 
     """
 

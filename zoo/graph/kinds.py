@@ -1,4 +1,4 @@
-"""Every kind of operator, one row each; the rows lie in `zoo.graph.operators`, by group.
+"""Every kind of operator, one row each; the rows are in `zoo.graph.operators`, by group.
 
 A new kind is a row there and one entry in each `Column` of the rooms above (a kernel, an operator
 of a file, a cost), or the reason why it has none; `tests/unit/test_operators.py` says what is

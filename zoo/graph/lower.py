@@ -54,7 +54,7 @@ class Lowering:
         self.graph = graph
         self.ops: list[Op] = []
         self.values: dict[str, NDArray[Any]] = {}
-        self.moves: dict[str, Move] = {}  # how each parameter got its form
+        self.moves: dict[str, Move] = {}  # which form each parameter was given
         self.tensors = {
             t.name: dataclasses.replace(t, shape=channels_last(t.shape), dtype="float32")
             for t in graph.tensors.values()
@@ -78,7 +78,7 @@ class Lowering:
         )
 
     def outputs(self) -> tuple[str, ...]:
-        """Return the outputs, each a tensor of its own; copies of inputs and of each other."""
+        """Return the outputs, each a separate tensor: inputs and repeated outputs are copied."""
         names: list[str] = []
         for place, name in enumerate(self.graph.outputs):
             if name in self.graph.inputs or name in names:
@@ -96,7 +96,7 @@ class Lowering:
         return self.graph.tensors[name].shape
 
     def axes(self, op: Op) -> tuple[int, ...]:
-        """Return where the dimensions that an op goes along lie in channels-last order."""
+        """Return the channels-last places of the dimensions that an op works along."""
         dims, rank = op.attributes["dim"], len(self.shape(op.inputs[0]))
         several = [dims] if isinstance(dims, int) else list(range(rank)) if dims is None else dims
         return tuple(LAST[dim % rank] if rank == 4 else dim % rank for dim in several)
@@ -133,9 +133,9 @@ class Lowering:
         return name
 
     def parameter(self, op: Op, place: int, move: Move = np.asarray) -> str:
-        """Store a parameter in the form that an op takes it; return its name.
+        """Store a parameter in the form that an op needs; return its name.
 
-        Ops that share one share what is stored, unless they take it in different forms.
+        Ops that share a parameter share what is stored, unless they need different forms.
         """
         name = op.inputs[place]
         like, value = self.graph.tensors[name], self.graph.values[name]

@@ -1,4 +1,4 @@
-"""`torch.export` of a deployed module, with errors that say where and what to do."""
+"""`torch.export` of a deployed module, with errors that say where the problem is and what to do."""
 
 import contextlib
 import io
@@ -84,7 +84,7 @@ def _following(module: nn.Module, inside: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch.export warns of, logs and prints about its own internals from the user."""
+    """Hide from the user what torch.export warns, logs and prints about its own internals."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

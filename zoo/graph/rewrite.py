@@ -10,7 +10,7 @@ from zoo.graph.ir import Graph, Op, Tensor
 
 
 class _Rewriting:
-    """A graph in the making: what replaces an op is built of ops named after it."""
+    """A graph under construction: what replaces an op is built from ops named after it."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -28,7 +28,7 @@ class _Rewriting:
         )
 
     def constant(self, name: str, value: Any, rank: int) -> str:
-        """Store a float constant, its shape filled up with ones in front."""
+        """Store a float constant, its shape padded with ones in front."""
         array = np.asarray(value, np.float32)
         array = array.reshape((1,) * (rank - array.ndim) + array.shape)
         self.tensors[name] = Tensor(name=name, shape=array.shape, dtype="float32", kind="constant")
@@ -93,9 +93,9 @@ def _transposed(rewriting: _Rewriting, op: Op) -> None:
 def for_int16(graph: Graph) -> Graph:
     """Return an equal float graph of operators that int16 kernels have and agree on.
 
-    PReLU becomes max(x, 0) + slope * min(x, 0); other activations of their own maximum and
-    minimum; clamps neither symmetric nor at 0 become operators.
-    (Depth-to-space, which has no int16 kernel either, the writer turns into a transposition: that
+    PReLU becomes max(x, 0) + slope * min(x, 0); other stand-alone activations become a maximum and
+    a minimum; clamps that neither are symmetric nor start at 0 become operators.
+    (The writer turns depth-to-space, which has no int16 kernel either, into a transposition: that
     form is for one sample.)
     """
     rewriting = _Rewriting(without_clamps(graph, _saturates))
@@ -127,7 +127,7 @@ def _prelu(rewriting: _Rewriting, op: Op, zero: str, rank: int) -> None:
     rewriting.emit(op, "add", (above, below), op.outputs[0])
 
 
-# Kinds whose int16 kernels runtimes do not have or do not agree on, and what says the same.
+# Kinds whose int16 kernels runtimes lack or disagree on, and their equivalents.
 INT16: dict[str, Callable[[_Rewriting, Op, str, int], None]] = {
     "relu": _relu,
     "relu6": _relu6,
@@ -144,7 +144,12 @@ def _saturates(op: Op) -> bool:
 def without_clamps(graph: Graph, keep: Callable[[Op], bool] = lambda op: False) -> Graph:
     """Return an equal float graph whose fused clamps are MAXIMUM and MINIMUM with a scalar.
 
-    An int8 graph needs none: its outputs' ranges saturate at the limits.
+    An int8 graph needs no such operators: its outputs' ranges saturate at the limits.
+
+    Args:
+        graph: a float graph, channels last, with values.
+        keep: says of an op whether its clamp stays fused.
+
     """
     rewriting = _Rewriting(graph)
     for op in graph.ops:

@@ -25,14 +25,28 @@ _ALIASES = frozenset(
 def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = False) -> Graph:
     """Return the graph of a deployed module for one input of this shape, e.g. (N, C, H, W).
 
-    The module is in eval mode. Nothing is computed, so it may be on the meta device. Batch
-    normalisations are folded into the layers before them, or become layers; with `values` the
-    graph also holds the constants.
+    Batch normalisations are folded into the layers before them, or become layers.
+
+    Args:
+        module: in eval mode. Nothing is computed, so it may be on the meta device.
+        input_shape: fixed shape of the one input.
+        values: whether the graph also holds the constants; these need a real device.
+
+    Returns:
+        A graph in the layout "torch".
 
     Raises:
         MismatchError: the module is in training mode, cannot be exported (the shape does not
-            fit, or control flow depends on values), or uses an operator without a mapping.
+            fit, or control flow depends on values), or uses an operator without a mapping; or
+            `values` are wanted of a module on the meta device.
 
+    ```python
+    import zoo
+    from zoo.graph.trace import trace
+
+    graph = trace(zoo.load("sesr-m5-x2"), (1, 1, 360, 640))
+    print(f"{graph.macs / 1e9:.2f} GMAC in {len(graph.ops)} operators")
+    ```
     """
     program = export_program(module, input_shape)
     state = _state(module) if values else {}
@@ -41,13 +55,13 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
 
 
 def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
-    # A shared tensor under each of its names: which one is taken is up to the exporter.
+    # A shared tensor under each of its names: the exporter may use any of them.
     tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     tensors |= dict(module.named_buffers(remove_duplicate=False))
     if any(tensor.is_meta for tensor in tensors.values()):
         raise MismatchError(
             f"{type(module).__name__} is on the meta device, where parameters have no values, and "
-            "what is asked for needs them: build it on the CPU; without values there is "
+            "this call needs them: build it on the CPU; without values there is "
             'zoo.estimate(..., method="roofline")'
         )
     return {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
@@ -62,14 +76,14 @@ class Tracer:
             for spec in signature.input_specs
             if spec.kind is not InputKind.USER_INPUT
         }
-        # What is changed in place (an input by a first ReLU) is given back beside the outputs.
+        # What is changed in place (an input by a first ReLU) is returned along with the outputs.
         self.wanted = [spec.kind is OutputKind.USER_OUTPUT for spec in signature.output_specs]
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
 
     def run(self, graph: fx.Graph) -> Graph:
-        """Return the graph of an exported one."""
+        """Return the graph IR of an exported graph."""
         inputs: list[str] = []
         outputs: list[str] = []
         for node in graph.nodes:
@@ -95,7 +109,7 @@ class Tracer:
     def add_tensor(self, node: fx.Node, kind: Kind) -> str:
         """Add the tensor that a node stands for; return its name."""
         value = node.meta["val"]
-        if isinstance(value, tuple):  # an operator with by-products, which nothing reads
+        if isinstance(value, tuple):  # an operator with extra outputs, which nothing reads
             value = value[0]
         self.names[node] = node.name
         self.tensors[node.name] = Tensor(
@@ -136,7 +150,7 @@ class Tracer:
         operands: Iterable[fx.Node],
         attributes: dict[str, Any] | None = None,
     ) -> None:
-        """Append an op that makes what `node` stands for."""
+        """Append the op whose output `node` stands for."""
         inputs = self.read(operands, KINDS[kind].roles)
         output = self.add_tensor(node, "activation")
         self.ops.append(
@@ -146,13 +160,13 @@ class Tracer:
                 inputs=inputs,
                 outputs=(output,),
                 attributes=attributes or {},
-                macs=0,  # until all is there
+                macs=0,  # until the graph is complete
                 module=self.path(node),
             )
         )
 
     def call(self, node: fx.Node) -> None:
-        """Append what a call of an operator becomes."""
+        """Append the op that an operator call becomes."""
         target = node.target
         if target is operator.getitem and node.args[1] == 0 and node.args[0] in self.names:
             self.names[node] = self.names[node.args[0]]  # type: ignore[index]
@@ -179,7 +193,7 @@ class Tracer:
             reader(self, node, arguments)
 
     def operands(self, *nodes: Any) -> list[fx.Node]:
-        """Return those arguments that are tensors."""
+        """Return the arguments that are tensors."""
         return [node for node in nodes if isinstance(node, fx.Node)]
 
     def path(self, node: fx.Node) -> str:
@@ -188,12 +202,12 @@ class Tracer:
         return str(list(stack.values())[-1][0])
 
     def where(self, node: fx.Node) -> str:
-        """Return the same for messages."""
+        """Return that path for messages."""
         return self.path(node) or "the top level"
 
     def unmapped(self, node: fx.Node, name: str) -> MismatchError:
-        """Return the error that says what of a node has no form here."""
+        """Return the error that names the operator of a node without a form here."""
         return MismatchError(
-            f"{name} at {self.where(node)} has no mapping to the deployed graph: replace it by "
+            f"{name} at {self.where(node)} has no mapping to the deployed graph: replace it with "
             "operators that devices have, or add it to zoo/graph/operators"
         )

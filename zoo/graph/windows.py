@@ -1,4 +1,4 @@
-"""What convolutions and pools share: padding, and where a window stands."""
+"""What convolutions and pools share: padding, and the positions of a window."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,1 +1,1 @@
-"""What makes stock transformers open what the zoo writes."""
+"""How stock transformers opens what the zoo writes."""

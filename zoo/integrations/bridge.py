@@ -1,7 +1,8 @@
-"""Packed checkpoints in transformers: after `import zoo.quantization` its own loaders open them.
+"""Packed checkpoints in transformers: its own loaders open them after `import zoo.quantization`.
 
-`from_pretrained`, `generate`, `save_pretrained`, `dequantize`, `device_map` and `push_to_hub` are
-those of transformers; this registers a configuration and a quantizer under the method's name.
+`from_pretrained`, `generate`, `save_pretrained`, `dequantize`, `device_map` and `push_to_hub`
+remain those of transformers; this registers a configuration and a quantizer under the method's
+name.
 """
 
 from collections.abc import Mapping
@@ -28,14 +29,14 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """`quantization_config` of a packed checkpoint: which layers are packed, and how.
 
     Args:
-        format_version: of the layout of the stored tensors.
-        options: of `LayerOptions`, for every packed layer that `overrides` does not name.
+        format_version: version of the layout of the stored tensors.
+        options: fields of `LayerOptions`, for every packed layer that `overrides` does not name.
         overrides: name of a layer -> its options.
         blocks: all linear layers below this name are packed ("" for the whole model), ...
         modules_to_not_convert: ... but these.
-        bits_per_weight: stored bits of the packed layers, everything counted, per weight.
-        embeddings: bits of the rows of embedding and head, 8, or 0: they are floats.
-        tied: with those bits: the head has the rows of the embedding.
+        bits_per_weight: stored bits of the packed layers, everything included, per weight.
+        embeddings: bits of the rows of embedding and head: 8, or 0 if they are floats.
+        tied: with 8 bits, whether the head has the rows of the embedding.
         base_tensors: name of a packed weight -> type -> digest of the base's weight in that type,
             by which adapters that were trained on the base are known; none in older checkpoints.
 
@@ -71,15 +72,15 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.embeddings, self.tied = embeddings, bool(tied)
         self.base_tensors = {name: dict(value) for name, value in (base_tensors or {}).items()}
         for value in (self.options, *self.overrides.values()):
-            LayerOptions.from_dict(value)  # refuses what is not an option
+            LayerOptions.from_dict(value)  # refuses unknown options
 
     def options_of(self, name: str, inner: str) -> LayerOptions | None:
         """Return the options of a linear layer, or None if it is not packed.
 
         Args:
-            name: of the layer in the model at hand.
-            inner: what the checkpoint's names have in front of it: "model." where the model is
-                loaded without its head.
+            name: the layer's name in the model at hand.
+            inner: what the checkpoint's names have in front of it: "model." if the model is loaded
+                without its head.
 
         """
         full = f"{inner}{name}"
@@ -117,27 +118,27 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
                 try:
                     module.check()
                 except ZooError as error:
-                    raise type(error)(f"{name}: {error}; take the files again") from error
+                    raise type(error)(f"{name}: {error}; get the files again") from error
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
-        # A configuration that was saved meanwhile has the type as a text.
+        # A configuration that has been saved in between has the type as a text.
         kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
         tables.unpack(model, kind)
         return unpack(model, kind)
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
-        """Say yes: the buffers are the checkpoint."""
+        """Return True: the buffers are the checkpoint."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Say no: codes have no gradient."""
+        """Return False: codes have no gradient."""
         return False
 
     @property
     def is_compileable(self) -> bool:
-        """Say yes: decoding is ordinary tensor code."""
+        """Return True: decoding is ordinary tensor code."""
         return True
 
 
@@ -150,7 +151,7 @@ def _has(model: nn.Module, name: str) -> bool:
 
 
 def pack(model: nn.Module, config: ZooQuantizationConfig, inner: str = "") -> None:
-    """Replace the linear layers that `config` names by empty packed ones on the meta device."""
+    """Replace the linear layers that `config` names with empty packed ones on the meta device."""
     for name, layer in list(model.named_modules()):
         if not is_linear(layer):
             continue
@@ -168,7 +169,7 @@ def pack(model: nn.Module, config: ZooQuantizationConfig, inner: str = "") -> No
 
 
 def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Replace the packed layers by ordinary ones with the decoded weights (float32 for None)."""
+    """Replace the packed layers with ordinary ones of the decoded weights (float32 for None)."""
     dtype = dtype or torch.float32
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, PackedLinear):

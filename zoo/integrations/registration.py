@@ -1,9 +1,9 @@
 """Registering with transformers when, and only when, transformers is imported.
 
-Whoever quantizes a network of the zoo should not pay the seconds that importing transformers
-takes, nor need it; and whoever imported `zoo.quantization` must never get the random weights
-that transformers gives to methods it does not know. So: if it is imported already, register now;
-if not, register at the end of its import of the module that holds the registry.
+Quantizing a network of the zoo should not cost the seconds that importing transformers takes, nor
+require it; and after importing `zoo.quantization` nobody must ever get the random weights that
+transformers gives to methods it does not know. So if transformers is already imported, register
+now; if not, register when its module that holds the registry has been imported.
 """
 
 import importlib
@@ -18,7 +18,7 @@ REGISTRY = "transformers.quantizers"
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds `REGISTRY` as the others do, and calls the bridge when it has been executed."""
+    """Finds `REGISTRY` as other finders do, and calls the bridge once it has been executed."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -40,7 +40,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 def ensure() -> None:
-    """Register now or at the import of transformers; calling it again does nothing."""
+    """Register now or when transformers is imported; calling it again does nothing."""
     if REGISTRY in sys.modules:
         importlib.import_module("zoo.integrations.bridge")
     elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class CollapsibleConv2d(nn.Module):
-    """A k x k convolution a -> p followed by a 1x1 convolution p -> b, with nothing between.
+    """A k x k convolution a -> p followed by a 1x1 convolution p -> b, with nothing in between.
 
     Being linear, the pair equals one k x k convolution a -> b (SESR, arXiv 2103.09404,
     algorithms 1 and 2). Training computes that small kernel at every step and convolves the
@@ -58,11 +58,11 @@ class CollapsibleConv2d(nn.Module):
 
     @torch.no_grad()
     def load_collapsed(self, weight: Tensor, bias: Tensor) -> None:
-        """Set both factors so that `collapse()` gives `weight` and `bias` back.
+        """Set both factors so that `collapse()` returns `weight` and `bias`.
 
-        W2 keeps its random values and W1 becomes pinv(W2) (W - residual), the smallest W1
-        that does it; both are then scaled to equal norms, as in a trained pair. Where W is the
-        residual alone, W1 is 0 and W2 is left as it is, so that a gradient reaches W1.
+        W2 keeps its random values and W1 becomes pinv(W2) (W - residual), the smallest W1 that
+        fits; both are then scaled to equal norms, as in a trained pair. If W is the residual alone,
+        W1 is 0 and W2 is left as it is, so that a gradient reaches W1.
         """
         if self.residual:
             weight = weight - identity_kernel(weight)
@@ -79,13 +79,13 @@ class CollapsibleConv2d(nn.Module):
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
     def forward_expanded(self, x: Tensor) -> Tensor:
-        """Map `(N, a, H, W)` to `(N, b, H, W)` through both factors: equal to `forward`, slow."""
+        """Map `(N, a, H, W)` to `(N, b, H, W)` through both factors: as `forward`, but slow."""
         y: Tensor = self.project(self.expand(x))
         return x + y if self.residual else y
 
 
 class DirectConv2d(nn.Module):
-    """A k x k convolution trained as it is, in the place of a `CollapsibleConv2d`.
+    """A k x k convolution trained as it is, in place of a `CollapsibleConv2d`.
 
     It starts where such a pair starts: at the residual, with about the pair's spread.
 
@@ -116,7 +116,7 @@ class DirectConv2d(nn.Module):
 
     @torch.no_grad()
     def load_collapsed(self, weight: Tensor, bias: Tensor) -> None:
-        """Take over a weight and a bias."""
+        """Load a weight and a bias."""
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
@@ -135,7 +135,7 @@ def linear_block(
     expansion: int,
     residual: bool = False,
 ) -> CollapsibleConv2d | DirectConv2d:
-    """Return a linear block of this expansion; of 0: the plain convolution."""
+    """Return a linear block with this expansion, or the plain convolution if it is 0."""
     if not expansion:
         return DirectConv2d(in_channels, out_channels, kernel_size, residual=residual)
     return CollapsibleConv2d(

@@ -1,11 +1,11 @@
-"""The two forms of a network: the one that is trained, and the one that is deployed.
+"""The two forms of a network: the trained one and the deployed one.
 
 A network whose training form differs (wide linear blocks, batch norms to be folded) has a method
 `trainable(**options)` that returns that form, and the form has `deployed()` and
 `load_deployed(network)`. For every other network the two are the same module.
 
 A deployed network that computes in integers holds the float `network` that is stored, and has
-`quantization()`, what a config says of it.
+`quantization()`, its description in a config.
 """
 
 import copy
@@ -17,9 +17,9 @@ from torch import nn
 
 
 def training_form(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    """Return what is trained for `network`, freshly initialised.
+    """Return the form of `network` that is trained, freshly initialised.
 
-    `options` may hold more than the form takes: the task has settings of its own there.
+    `options` may hold more than the form takes, because the task keeps its settings there too.
     """
     make = getattr(network, "trainable", None)
     if make is None:

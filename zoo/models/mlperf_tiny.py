@@ -1,10 +1,10 @@
 """The picture networks of MLPerf Tiny (Banbury et al., arXiv 2106.07597): ResNet-8, MobileNetV1.
 
 Layer for layer as the benchmark publishes them, and with TensorFlow's padding: where a stride of 2
-needs one row of zeros, it stands below. Two differences, both on purpose: the last layer gives
+needs one row of zeros, it goes below. Two differences, both on purpose: the last layer returns
 logits (the published files end in a softmax, which the task does here), and the deployed network
-has no batch norms. They are folded, as the published `.tflite` files have it; `trainable()` gives
-the form with them.
+has no batch norms. They are folded, as in the published `.tflite` files; `trainable()` returns the
+form with them.
 """
 
 import copy
@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPSILON = 1e-3  # of the batch norms, as in the published code
+EPSILON = 1e-3  # in the batch norms, as in the published code
 
 
 class Convolution(nn.Module):
-    """A convolution with TensorFlow's padding "same", a batch norm or none, and ReLU or none.
+    """A convolution with TensorFlow's padding "same", and optionally a batch norm and ReLU.
 
     Args:
         inputs: channels of the input `(N, inputs, H, W)`.
         outputs: channels of the output `(N, outputs, ceil(H / stride), ceil(W / stride))`.
         kernel: odd width of the square kernel.
         stride: rows and columns between two outputs.
-        depthwise: each channel by itself.
+        depthwise: whether each channel is convolved by itself.
         relu: whether ReLU follows.
         norm: whether a batch norm follows, before the ReLU.
 
@@ -119,8 +119,8 @@ class _Classifier(nn.Module):
     def load_deployed(self, network: nn.Module) -> None:
         """Start from a deployed network: this form then has no batch norms either.
 
-        A norm would divide by the statistics of each batch what the folded weights already have
-        divided by those of the whole set.
+        A norm would normalize each batch once more, by its own statistics, although the folded
+        weights already do so by those of the whole set.
 
         Raises:
             RuntimeError: the weights do not fit.
@@ -137,10 +137,10 @@ class ResNet8(_Classifier):
 
     Three stacks of 16, 32 and 64 channels, each of two 3x3 convolutions with a shortcut around
     them: y = relu(second(first(x)) + shortcut(x)). The first stack's shortcut is x itself, the
-    others' is a 1x1 convolution of stride 2, without a norm.
+    others' are 1x1 convolutions of stride 2, without a norm.
 
     Args:
-        num_classes: of the last layer (CIFAR-10: 10).
+        num_classes: outputs of the last layer (CIFAR-10: 10).
         norm: whether batch norms follow the 3x3 convolutions; the deployed network has none.
 
     """
@@ -170,11 +170,11 @@ class ResNet8(_Classifier):
 class MobileNetV1(_Classifier):
     """The visual wake words network: RGB `(N, 3, 96, 96)` to logits `(N, num_classes)`.
 
-    MobileNetV1 (arXiv 1704.04861) of a quarter of its width: a 3x3 convolution of stride 2, then
+    MobileNetV1 (arXiv 1704.04861) at a quarter of its width: a 3x3 convolution of stride 2, then
     thirteen pairs of a 3x3 depthwise and a 1x1 convolution, each with its batch norm and ReLU.
 
     Args:
-        num_classes: of the last layer (person or none: 2).
+        num_classes: outputs of the last layer (person or not: 2).
         norm: whether batch norms follow the convolutions; the deployed network has none.
 
     """

@@ -30,7 +30,7 @@ class SESR(nn.Module):
         blocks: m, number of 3x3 convolutions.
         scale: s, the enlargement (2 or 4).
         activation: "prelu", a learned slope per channel, or "relu": the authors' quantized form,
-            whose activations need no rounding before the non-linearity.
+            whose activations need no rounding before the nonlinearity.
 
     """
 
@@ -137,12 +137,12 @@ class ExpandedSESR(nn.Module):
 
     @torch.no_grad()
     def load_deployed(self, model: nn.Module) -> None:
-        """Start from a deployed `SESR` of the same width, as deep or less deep.
+        """Start from a deployed `SESR` of the same width and at most the same depth.
 
-        With another scale everything but the output block is taken over (the paper's warm
-        start of x4 from x2), with another activation everything but the slopes. Further layers
-        start as the identity, kernel 0 plus the residual and slopes of 1, so that the deeper
-        network computes what the shallower one does (not with ReLU, which has no slopes).
+        With another scale, everything but the output block is copied (the paper's warm start of x4
+        from x2); with another activation, everything but the slopes. Additional layers start as the
+        identity, kernel 0 plus the residual and slopes of 1, so that the deeper network computes
+        what the shallower one does (not with ReLU, which has no slopes).
 
         Raises:
             ValueError: `model` is not a SESR of this width, or is deeper.

@@ -1,6 +1,6 @@
 """Quantization of weights: grids say which values exist, solvers say how codes are chosen.
 
-Importing this package makes transformers open what it wrote:
+Importing this package lets transformers open what it wrote:
 
 ```python
 import zoo.quantization

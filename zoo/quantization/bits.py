@@ -29,6 +29,6 @@ def integers(tensor: Tensor) -> Tensor:
     """Return the same memory as integers of the same width.
 
     bf16 through PyTorch's CPU scatter is some fifty times slower than the same bits as int16,
-    and NumPy knows no bf16 at all.
+    and NumPy has no bf16 at all.
     """
     return tensor.view(_INTEGERS[tensor.element_size()])

@@ -28,8 +28,9 @@ __all__ = ["Hessian", "LayerOptions", "MatrixReport", "PreparedHessian", "Quanti
 class MatrixReport:
     """How the quantization of one matrix went.
 
-    `relative_error` is tr(E H E^T) / tr(W H W^T), of the undamped H (0 for a W of zeros);
-    `damp` the fraction of mean(diag H) that was added; `fallbacks` say where another way was taken.
+    `relative_error` is tr(E H E^T) / tr(W H W^T), with the undamped H (0 for a W of zeros); `damp`
+    is the fraction of mean(diag H) that was added; `fallbacks` say what was done instead of the
+    usual.
     """
 
     relative_error: float
@@ -40,7 +41,7 @@ class MatrixReport:
 
 @dataclass(frozen=True)
 class PreparedHessian:
-    """A Hessian made ready once for all matrices that share it (query, key and value)."""
+    """A Hessian prepared once for all matrices that share it (query, key and value)."""
 
     hessian: Tensor | None
     upper: Tensor | None
@@ -54,7 +55,7 @@ class QuantizedMatrix:
     """A (rows, columns) matrix as codes on a grid.
 
     `codes` is (rows, cells) uint8, a cell being `grid.dim` columns; `parameters` are the grid's,
-    in float32; `order` is the column order in which codes are kept, or None for 0, 1, 2, ...
+    in float32; `order` is the column order in which codes are stored, or None for 0, 1, 2, ...
     """
 
     codes: Tensor
@@ -102,7 +103,7 @@ class QuantizedMatrix:
         return stored_bits(self.shape, self.options)
 
     def with_parameters(self, parameters: Parameters) -> "QuantizedMatrix":
-        """Return the same codes with other parameters, rounded as storage will round them."""
+        """Return the same codes with other parameters, rounded as they will be for storage."""
         exact = self.grid.restore(self.grid.store(parameters))
         return replace(self, parameters=exact)
 
@@ -110,10 +111,10 @@ class QuantizedMatrix:
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], shape: tuple[int, int], options: LayerOptions
     ) -> "QuantizedMatrix":
-        """Return the matrix that gave `tensors()`.
+        """Return the matrix that `tensors()` was called on.
 
         Raises:
-            UnsafeFileError: tensors whose name, shape, type or value `tensors()` never gives.
+            UnsafeFileError: a name, shape, type or value is one that `tensors()` never returns.
 
         """
         grid = make_grid(options, *shape)
@@ -134,7 +135,7 @@ class QuantizedMatrix:
 
 
 def stored_bits(shape: tuple[int, int], options: LayerOptions) -> int:
-    """Return the bits that a (rows, columns) matrix takes with `options`, everything counted."""
+    """Return the bits that a (rows, columns) matrix takes with `options`, everything included."""
     grid = make_grid(options, *shape)
     codes = grid.rows * packed_bytes(grid.cells, grid.index_bits)
     order = 4 * grid.columns if options.act_order else 0
@@ -144,12 +145,12 @@ def stored_bits(shape: tuple[int, int], options: LayerOptions) -> int:
 def prepare(hessian: Tensor | None, columns: int, options: LayerOptions) -> PreparedHessian:
     """Check, order, damp and factor a Hessian (columns, columns); None stands for the identity.
 
-    Inputs that calibration never saw (a zero on the diagonal) keep their weights: all that
-    weighs on them is the damping. Where no damping up to 1000 times the given one makes H
-    positive definite, or H is zero, nothing is fed back, and the report says so.
+    Inputs that calibration never saw (a zero on the diagonal) keep their weights: only the damping
+    affects them. If no damping up to 1000 times the given one makes H positive definite, or H is
+    zero, nothing is fed back, and the report says so.
 
     Raises:
-        MismatchError: the Hessian has a wrong shape, NaN or infinity.
+        MismatchError: the Hessian has the wrong shape, or holds NaN or infinity.
 
     """
     order = None
@@ -180,7 +181,7 @@ def quantize_matrix(
 ) -> QuantizedMatrix:
     """Quantize `weight` (rows, columns) for inputs with `hessian` (columns, columns), 2/n X^T X.
 
-    Rows do not influence each other beyond the codebooks that they share.
+    Rows influence each other only through the codebooks that they share.
 
     Raises:
         MismatchError: the shapes do not fit, or a value is NaN or infinite.

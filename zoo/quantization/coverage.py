@@ -1,8 +1,8 @@
 """Which weights of a model can be stored as codes: what is packed, and what is left in floats.
 
-A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only where
-its class computes the same, and a weight that two modules share is left to both of them. A model
-of which too much would be left is refused before anything is changed.
+A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only if its
+class computes the same, and a weight that two modules share stays as it is. If too much of a model
+would be left in floats, it is refused before anything is changed.
 """
 
 import functools
@@ -19,14 +19,14 @@ from torch.nn.modules.conv import _ConvNd
 from zoo.errors import MismatchError
 from zoo.quantization.plan import QuantizationPlan
 
-# Of the weights that are asked for: what may be left in floats because its class is not known.
+# The share of the requested weights that may stay in floats because their class is unknown.
 # Routers of mixtures, state matrices and tables of positions stay below it.
 MOST_LEFT = 0.1
-LEAST_PACKED = 0.5  # the rest being convolutions
+LEAST_PACKED = 0.5  # if the rest are convolutions
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Say whether a module computes what `nn.Linear` does, from a weight of its own."""
+    """Say whether a module computes what `nn.Linear` does, from its own weight."""
     if not isinstance(module, nn.Linear) or "weight" not in module._parameters:
         return False
     if type(module) is nn.Linear:
@@ -48,7 +48,7 @@ def _computes_linear(kind: Any) -> bool:
         layer.bias = nn.Parameter(values[6:8], requires_grad=False)
         x = values[8:].view(1, 2, 3)
         return torch.equal(layer(x), x @ layer.weight.T + layer.bias)
-    except Exception:  # its constructor or its forward pass differs: it is another kind of layer
+    except Exception:  # its constructor or forward pass differs: it is another kind of layer
         return False
 
 
@@ -64,7 +64,7 @@ def shared(model: nn.Module) -> set[int]:
 
 
 def without_shared(model: nn.Module, plan: QuantizationPlan) -> QuantizationPlan:
-    """Return the plan that leaves the weights which modules share as they are."""
+    """Return the plan, with weights that modules share left as they are."""
     several = shared(model)
     names = [
         glob.escape(name)
@@ -75,17 +75,17 @@ def without_shared(model: nn.Module, plan: QuantizationPlan) -> QuantizationPlan
 
 
 def check(model: nn.Module, plan: QuantizationPlan, apart: Iterable[nn.Module | None] = ()) -> None:
-    """Refuse a model of which a plan would leave too much in floats.
+    """Refuse a model if a plan would leave too much of it in floats.
 
     Embeddings, what is tied to them, and what the plan skips do not count.
 
     Args:
-        model: whose weights; they may be on the meta device.
+        model: the model; its weights may be on the meta device.
         plan: what is skipped.
         apart: modules that stay as they are on purpose.
 
     Raises:
-        MismatchError: naming the class that holds most of what would be left.
+        MismatchError: too much would be left; the message names the class that holds most of it.
 
     """
     aside = [module for module in apart if module is not None]

@@ -1,4 +1,4 @@
-"""Embeddings and heads as rows of 8-bit integers: most of a small model's file is these.
+"""Embeddings and heads, most of a small model's file, as rows of 8-bit integers.
 
 A row is its integers times one 16-bit scale, rounded to nearest: an error of at most half a
 step of 1/127 of the row's largest number. Integers stay integers whatever dtype the model is loaded
@@ -17,7 +17,7 @@ from zoo.quantization.kernels.matvec import FEW, rows_matvec
 from zoo.quantization.packing import from_half_bits, half_bits
 
 STEPS = 127
-_CHUNK = 4096  # rows that are floats at a time: they stay in the processor's cache
+_CHUNK = 4096  # rows decoded at a time: they stay in the processor's cache
 
 
 def quantize_rows(weight: Tensor) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def quantize_rows(weight: Tensor) -> dict[str, Tensor]:
     """
     values = weight.detach().to(torch.float32)
     largest = values.abs().amax(1)
-    # The least normal half, so that a row of tiny values keeps its scale's precision.
+    # The smallest normal half, so that a row of tiny values keeps its scale's precision.
     scale = (largest / STEPS).clamp(6.104e-5, 65504).where(largest > 0, torch.ones_like(largest))
     scale = scale.to(torch.float16).to(torch.float32)
     codes = torch.round(values / scale.unsqueeze(1)).clamp(-STEPS, STEPS)
@@ -40,7 +40,7 @@ class Rows(nn.Module):
     Args:
         count: number of rows.
         width: numbers per row.
-        dtype: of the floats it gives; `Module.to` changes it, and nothing else.
+        dtype: type of the decoded floats; `Module.to` changes it, and nothing else.
 
     """
 
@@ -59,10 +59,10 @@ class Rows(nn.Module):
         return torch.cat([part.to(dtype) for part in self._parts()])
 
     def check(self) -> None:
-        """Refuse stored values that no quantization gives.
+        """Refuse stored values that no quantization produces.
 
         Raises:
-            UnsafeFileError: a scale that is zero, negative, NaN or infinite.
+            UnsafeFileError: a scale is zero, negative, NaN or infinite.
 
         """
         values = from_half_bits(self.scale)
@@ -113,7 +113,7 @@ class PackedHead(Rows):
 
 
 class TiedHead(nn.Module):
-    """A head with the rows of the embedding: it has no tensors of its own."""
+    """A head with the embedding's rows and no tensors of its own."""
 
     def __init__(self, embedding: PackedEmbedding) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def check_plain(model: Any) -> None:
     """Refuse models whose embedding or head does more than look up and multiply.
 
     Raises:
-        MismatchError: one is of a special kind (scaled, sharded, of several tables).
+        MismatchError: one is of a special kind (scaled, sharded, with several tables).
 
     """
     parts = (model.get_input_embeddings(), nn.Embedding), (model.get_output_embeddings(), nn.Linear)
@@ -147,10 +147,10 @@ def check_plain(model: Any) -> None:
 
 
 def pack(model: Any, *, tied: bool) -> None:
-    """Replace the embedding and the head of a language model by empty packed ones.
+    """Replace the embedding and the head of a language model with empty packed ones.
 
     Args:
-        model: of transformers; without a head only its embedding is replaced.
+        model: a transformers model; without a head only its embedding is replaced.
         tied: the head has the embedding's rows.
 
     """
@@ -170,7 +170,7 @@ def pack(model: Any, *, tied: bool) -> None:
 
 
 def unpack(model: Any, dtype: torch.dtype) -> None:
-    """Replace them by ordinary ones with the decoded weights; tied ones are tied again."""
+    """Replace them with ordinary ones holding the decoded weights; tied ones are tied again."""
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(table, PackedEmbedding):
         return

@@ -26,8 +26,9 @@ class Packing(dict[str, dict[str, Any]]):
     """What is known about each packed layer, by name.
 
     Attributes:
-        share: of the model's weights that are packed, embeddings and all else counted.
-        distance: of what the model gives for the first batch from what it gave before, relative.
+        share: share of the model's weights that are packed, counting embeddings and everything
+            else.
+        distance: relative distance of the outputs for the first batch from those before packing.
 
     """
 
@@ -40,25 +41,26 @@ class Packing(dict[str, dict[str, Any]]):
 def quantize_model(
     model: nn.Module, batches: Iterable[Batch], plan: QuantizationPlan | LayerOptions
 ) -> Packing:
-    """Replace the linear layers of `model` by packed ones; return what is known about each.
+    """Replace the linear layers of `model` with packed ones; return what is known about each.
 
     Layers are quantized in the order in which they are called, each for the inputs that its
-    quantized predecessors give it; layers given the same tensor share their statistics. Layers
-    that the batches reach with few tokens are quantized without. A weight that several modules
-    share, as a head tied to its embedding, stays in floats, and so does one that is only read.
-    Finally the model is run on the first batch and compared with what it gave before.
+    quantized predecessors produce; layers with the same input tensor share their statistics. Layers
+    that see only a few tokens are quantized without statistics. A weight that several modules
+    share, such as a head tied to its embedding, stays in floats, and so does one that is only read.
+    Finally the model is run on the first batch and compared with its earlier outputs.
 
     Args:
-        model: in eval mode; changed in place. Its state dict loads into a model treated alike.
-        batches: samples it is called with: a tensor, a tuple of arguments, or a mapping of them;
-            plain rounding needs one.
-        plan: how, and what to skip: `QuantizationPlan(options=..., skip=("head",))`; of its
-            calibration settings only `least_tokens` and `row_parts` count here.
+        model: in eval mode; changed in place. Its state dict loads into a model packed the same
+            way.
+        batches: inputs to call it with: a tensor, a tuple of arguments, or a mapping of them; plain
+            rounding needs one.
+        plan: how to quantize, and what to skip: `QuantizationPlan(options=..., skip=("head",))`; of
+            its calibration settings only `least_tokens` and `row_parts` are used here.
 
     Raises:
-        MismatchError: no linear layers, too much in layers of other classes, no batches, values
-            that are not finite, or a packed model that does not do what it did; the layer is
-            named. The model is as it was.
+        MismatchError: there are no linear layers, too much is in layers of other classes, batches
+            are missing, values are not finite, or the packed model does something else; the layer
+            is named. The model is left as it was.
 
     """
     if isinstance(plan, LayerOptions):
@@ -97,7 +99,7 @@ def quantize_model(
 
 
 def _places(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, list[str]]:
-    """Return every name of each layer: a module may stand in several places."""
+    """Return every name of each layer: a module may occur in several places."""
     names = {id(layer): name for name, layer in layers.items()}
     places: dict[str, list[str]] = {name: [] for name in layers}
     for place, module in model.named_modules(remove_duplicate=False):

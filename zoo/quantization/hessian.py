@@ -9,8 +9,8 @@ from zoo.errors import MismatchError
 class Hessian:
     """The running mean H = 2/n sum x x^T over n tokens of inputs x (columns,).
 
-    The sum is kept in float64, so that it does not depend on the order of the sequences, nor
-    on how they were split over processes, once it is rounded to float32.
+    The sum is kept in float64, so that once rounded to float32 it depends neither on the order of
+    the sequences nor on how they were split over processes.
     """
 
     def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
@@ -39,7 +39,7 @@ def check_hessian(hessian: Tensor, columns: int) -> Tensor:
     """Return `hessian` in float32 after checks of shape and values.
 
     Raises:
-        MismatchError: not (columns, columns), NaN or infinite, or a negative diagonal.
+        MismatchError: it is not (columns, columns), is not finite, or has a negative diagonal.
 
     """
     if hessian.shape != (columns, columns):
@@ -60,15 +60,15 @@ def check_hessian(hessian: Tensor, columns: int) -> Tensor:
 def factor(hessian: Tensor, damp: float) -> Tensor | None:
     """Return U, upper triangular with H^-1 = U^T U for the damped H, or None if H is singular.
 
-    U_jj^2 is the entry of column j in the inverse of H restricted to columns j and later: what
-    is left to pay for column j once the earlier ones are fixed. From H = R R^T with R = U^-1
+    U_jj^2 is the entry of column j in the inverse of H restricted to columns j and later: the
+    remaining cost of column j once the earlier ones are fixed. From H = R R^T with R = U^-1
     upper: in reverse order R is the ordinary Cholesky factor, so one factorisation and one
     triangular inverse give U, without ever forming H^-1.
     """
     mean = hessian.diagonal().mean()
     if not mean > 0:
         return None
-    damped = (hessian / mean).flip(0, 1)  # of unit size, so that U does not depend on H's scale
+    damped = (hessian / mean).flip(0, 1)  # so that U does not depend on H's scale
     damped.diagonal().add_(damp)
     lower, failed = torch.linalg.cholesky_ex(damped)
     if failed.item():
@@ -80,7 +80,7 @@ def factor(hessian: Tensor, damp: float) -> Tensor | None:
 
 
 def factor_damped(hessian: Tensor, damp: float) -> tuple[Tensor | None, float]:
-    """Return U and the damping that it took: `damp`, else ten times more, up to three times."""
+    """Return U and the damping it took: `damp`, else ten times as much, up to three times over."""
     tried = damp
     for attempt in range(4):
         tried = damp * 10**attempt if damp else (0.0 if attempt == 0 else 1e-3 * 10**attempt)

@@ -21,7 +21,7 @@ def fit_codebooks(
     """Return codebooks (G, size, d) of `points` (G, N, d), each coordinate with its weight.
 
     `weights` is (G, N, d) or (1, N, d), zero for points that only pad. Minimises
-    sum_n min_k sum_j w_nj (x_nj - c_kj)^2 by alternation, until no assignment changes.
+    sum_n min_k sum_j w_nj (x_nj - c_kj)^2 by alternating steps, until no assignment changes.
     """
     per = max(1, _CHUNK // (size * points.shape[1]))
     parts = []
@@ -50,7 +50,7 @@ def lloyd(points: Tensor, weights: Tensor, codebook: Tensor, iterations: int) ->
 
 
 def nearest(points: Tensor, metric: Tensor, codebook: Tensor) -> Tensor:
-    """Return (G, N) the codeword nearest to each point (G, N, d) by (x - c) M (x - c)^T.
+    """Return (G, N): the codeword nearest to each point (G, N, d) by (x - c) M (x - c)^T.
 
     `metric` is M, (d, d), or its diagonal (d,). Ties go to the lowest code.
     """
@@ -66,15 +66,15 @@ def nearest(points: Tensor, metric: Tensor, codebook: Tensor) -> Tensor:
 
 
 def distortion(points: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
-    """Return (G,) what k-means minimises."""
+    """Return the quantity that k-means minimises, (G,)."""
     distance = points.unsqueeze(1) - codebook.unsqueeze(2)  # (G, k, N, d)
     return (weights.unsqueeze(1) * distance.square()).sum(3).amin(1).sum(1)
 
 
 def _exact(points: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
-    """Return `codebook`, and the points themselves where they are few enough to be its centroids.
+    """Return `codebook`, or the points themselves if they are few enough to be its centroids.
 
-    K-means can merge two of them for ever. A look at the first 2k points settles most groups.
+    K-means can merge two of them for good. The first 2k points settle most groups.
     """
     size = codebook.shape[1]
     some = points[:, : 2 * size]
@@ -89,7 +89,7 @@ def _exact(points: Tensor, weights: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _features(points: Tensor, weights: Tensor) -> Tensor:
-    """Return [w, -2wx] as (G, 2d, N): the part of every distance that is known beforehand."""
+    """Return [w, -2wx] as (G, 2d, N): the part of every distance known beforehand."""
     return torch.cat([weights, weights * points * -2], 2).transpose(1, 2).contiguous()
 
 
@@ -108,7 +108,7 @@ def _assign(features: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _means(features: Tensor, codes: Tensor, codebook: Tensor) -> Tensor:
-    """Return the weighted means of every cluster (the M-step), old centroids where it is empty."""
+    """Return the weighted mean of each cluster (the M-step), the old centroid if it is empty."""
     groups, size, dim = codebook.shape
     sums = features.new_zeros(groups, 2 * dim, size)
     sums.scatter_add_(2, codes.unsqueeze(1).expand_as(features), features)
@@ -117,7 +117,7 @@ def _means(features: Tensor, codes: Tensor, codebook: Tensor) -> Tensor:
 
 
 def seeds(points: Tensor, weights: Tensor, size: int, seeding: str, seed: int) -> Tensor:
-    """Return where k-means starts, (G, size, d)."""
+    """Return the starting centroids of k-means, (G, size, d)."""
     if seeding == "kmeans++":
         return _plus_plus(points, weights, size, seed)
     if seeding == "normal":
@@ -145,7 +145,7 @@ def _order_statistics(points: Tensor, size: int) -> Tensor:
 
 
 def _plus_plus(points: Tensor, weights: Tensor, size: int, seed: int) -> Tensor:
-    """Return seeds drawn one by one with the odds of their distance to those before."""
+    """Return seeds drawn one by one, with odds by their distance to those drawn before."""
     _, count, dim = points.shape
     # Drawn per codebook from the same stream, so that no group depends on how many there are.
     draws = torch.rand(size, generator=torch.Generator().manual_seed(seed)).to(points.device)

@@ -27,7 +27,7 @@ from zoo.quantization.team import Team
 
 log = logging.getLogger("zoo")
 
-PARTS = 8  # of the calibration windows: sums are made of these, whatever the number of processes
+PARTS = 8  # parts of the calibration windows; sums are over these, for any number of processes
 
 
 def quantize_layers(
@@ -36,15 +36,15 @@ def quantize_layers(
     """Quantize the linear layers below `module` in place; return them by name, without `prefix`.
 
     Args:
-        module: whose layers; their weights become the decoded ones.
-        prefix: of the layers' names in the whole model, for the plan and for messages.
-        passes: run the module on the windows of calibration; none for plans without. Left so
-            that each gives what the quantized module gives.
-        plan: what is done with which layer.
+        module: holds the layers; their weights become the decoded ones.
+        prefix: prefix of the layers' names in the whole model, for the plan and for messages.
+        passes: run the module on the calibration windows; empty for plans without. Afterwards each
+            returns what the quantized module returns.
+        plan: what is done with each layer.
         team: the processes that share the work.
 
     Raises:
-        MismatchError: weights or activations with NaN or infinity; the layer is named.
+        MismatchError: weights or activations hold NaN or infinity; the layer is named.
 
     """
     layers = blocks.linears(module)
@@ -57,7 +57,7 @@ def quantize_layers(
         order = blocks.call_order(module, passes)
         levels, called = blocks.levels(module, order), order.names
         past |= order.read
-        for name in sorted(order.read):  # a method that learns from inputs has none to learn from
+        for name in sorted(order.read):  # a method that learns from inputs would have none
             log.warning("%s%s: read and never called, so it stays in floats", prefix, name)
     done: dict[str, QuantizedMatrix] = {}
     for level in levels:
@@ -95,7 +95,7 @@ def _check_weights(layers: dict[str, nn.Linear], prefix: str) -> None:
 def _hessians(
     layers: dict[str, nn.Linear], passes: CalibrationRuns, team: Team
 ) -> dict[str, Hessian]:
-    """Return what the inputs of `layers` sum up to over all passes."""
+    """Return the Hessians of the inputs of `layers`, summed over all passes."""
     count = min(PARTS, len(passes))
 
     def part(index: int) -> dict[str, Hessian]:
@@ -125,7 +125,7 @@ def _quantize_groups(
 ) -> dict[str, QuantizedMatrix]:
     """Quantize the layers of one level; their parts are shared between the processes."""
     tasks: list[Callable[[], QuantizedMatrix]] = []
-    places: list[tuple[str, int]] = []  # layer, and number of its parts
+    places: list[tuple[str, int]] = []  # layer, and its number of parts
     for group in groups:
         hessian, notes = _usable(seen.get(group[0]), plan.least_tokens)
         ready = functools.cache(functools.partial(_prepare, hessian, f"{prefix}{group[0]}"))
@@ -178,7 +178,7 @@ def _task(
 
 
 def _preparation(options: LayerOptions) -> LayerOptions:
-    """Return options that are equal where layers can share a prepared Hessian."""
+    """Return options that are equal if layers can share a prepared Hessian."""
     method, order = options.method, options.act_order
     return LayerOptions(method=method, bits=2, dim=1, damp=options.damp, act_order=order)
 
@@ -186,7 +186,7 @@ def _preparation(options: LayerOptions) -> LayerOptions:
 def _row_parts(
     options: LayerOptions, shape: tuple[int, int], parts: int
 ) -> list[tuple[LayerOptions, int, int]]:
-    """Return options, first and end row of the parts that a layer's rows are swept in.
+    """Return options, first row and end row of each part in which a layer's rows are swept.
 
     Parts consist of whole groups of rows.
     """
@@ -208,7 +208,7 @@ def _joined(
     if len(parts) == 1:
         return parts[0]
     reports = [part.report for part in parts if part.report is not None]
-    # Errors are relative to the part's own weight; rows are alike, so their number weighs them.
+    # Errors are relative to the part's own weight; rows are similar, so parts count by their rows.
     rows = [part.grid.rows for part in parts]
     error = sum(r.relative_error * n for r, n in zip(reports, rows, strict=True)) / sum(rows)
     report = MatrixReport(

@@ -1,4 +1,4 @@
-"""What can be said about quantizing one matrix: plain data that goes into a configuration."""
+"""The settings for quantizing one matrix: plain data that goes into a configuration."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 Seeding = Literal["normal", "mahalanobis", "kmeans++"]
 SEEDINGS = get_args(Seeding)
-# A group size was chosen for its bits: where these change, the old one is forgotten.
+# A group size was chosen for its bits: if these change, the old one is dropped.
 _OF_BITS = {"goes_with": ("bits", "dim", "target_bpv")}
 
 
@@ -29,7 +29,7 @@ class Rounding:
         bits: bits of an index per weight; `bits * dim` is a whole number of at most 8.
         dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
             1 or 2.
-        group_size: weights per codebook, or weights of a row per scale (64 where none is given).
+        group_size: weights per codebook, or weights of a row per scale (64 if not given).
 
     """
 
@@ -40,10 +40,10 @@ class Rounding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feedback(Rounding):
-    """What methods have that feed errors on to the columns that follow.
+    """Settings of methods that feed errors on to the columns that follow.
 
     Attributes:
-        act_order: take columns by falling diagonal of H; the order is stored.
+        act_order: take columns in order of falling diagonal of H; the order is stored.
         damp: added to the diagonal of H, as a fraction of its mean.
 
     """
@@ -54,19 +54,20 @@ class Feedback(Rounding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodebookOptions(Feedback):
-    """What methods have whose values are those of codebooks.
+    """Settings of methods whose values come from codebooks.
 
     Attributes:
         target_bpv: instead of `group_size`: the finest groups whose stored bits per weight,
-            everything counted, stay within this.
-        columns_per_group: columns that a codebook spans; 0 chooses.
+            everything included, stay within this.
+        columns_per_group: columns that a codebook spans; 0 for automatic.
         iterations: at most this many steps of k-means per codebook.
         update_steps: conjugate-gradient steps of the codebook update; 0 leaves it out.
-        rounds: how often codes are chosen anew for the updated codebooks, then these for the codes.
+        rounds: how often codes are chosen again for the updated codebooks, then these for the
+            codes.
         codebook_bits: 8 (integers with a 16-bit scale per codebook) or 16 (halves).
-        codebook_rank: of the product that all codebooks of dim 1 are stored as; -1 takes half of
-            their entries, 0 stores them as they are.
-        scale_block: weights of a row that share a 4-bit logarithmic scale; 0: no such scales.
+        codebook_rank: rank of the product as which all codebooks of dim 1 are stored; -1 takes half
+            of their entries, 0 stores them as they are.
+        scale_block: weights of a row that share a 4-bit logarithmic scale; 0 for no such scales.
         seeding: where k-means starts.
 
     """
@@ -89,7 +90,7 @@ class LayerOptions(CodebookOptions):
     Attributes:
         method: `rtn`, `gptq` (uniform integers with a scale per group), `gptvq` (codebooks), or
             another module of `zoo.quantization.methods` that names a GRID and a SOLVER.
-        seed: of whatever is drawn at random.
+        seed: seed of everything drawn at random.
 
     """
 
@@ -97,7 +98,7 @@ class LayerOptions(CodebookOptions):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no grid or solver can do."""
+        """Refuse options that no grid or solver supports."""
         grid = self.grid  # refuses an unknown method
         if self.seeding not in SEEDINGS:
             raise UnknownNameError.near("seeding", self.seeding, SEEDINGS, "of k-means")

@@ -15,8 +15,8 @@ from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
-METHOD = "edge-zoo"  # what `quantization_config` calls it
-FORMAT_VERSION = 1  # of the layout of the stored tensors
+METHOD = "edge-zoo"  # its name in `quantization_config`
+FORMAT_VERSION = 1  # version of the layout of the stored tensors
 
 Cache = Literal["none", "decoded"]
 
@@ -45,15 +45,15 @@ class PackedLinear(nn.Module):
 
     Codes, codebooks and scales are integer buffers, so that loading or casting the model in
     another dtype leaves them as they are; W is decoded in float32 and rounded once to the type
-    of x: the result has the bits of `F.linear(x, dequantize().to(x.dtype), b)`. Only with at most
-    `matvec.FEW` tokens and no cache, codebooks are decoded where they are multiplied, in float32
-    and an order of sums that is the same with and without the compiled kernel.
+    of x: the result has the bits of `F.linear(x, dequantize().to(x.dtype), b)`. The exception: with
+    at most `matvec.FEW` tokens and no cache, codebooks are decoded where they are multiplied, in
+    float32 and in an order of sums that is the same with and without the compiled kernel.
 
     Args:
         in_features: columns of W.
         out_features: rows of W.
         options: how W was quantized.
-        bias: whether there is a b; it stays a float parameter.
+        bias: whether there is a bias b; it stays a float parameter.
 
     """
 
@@ -79,7 +79,7 @@ class PackedLinear(nn.Module):
         self.sidecar: Beside | None = None  # see zoo.adapters.sidecar
         self._dtype = dtype or torch.get_default_dtype()
         grid = self.grid
-        self._books: tuple[Tensor, Tensor | None] | None = None  # a product is multiplied out once
+        self._books: tuple[Tensor, Tensor | None] | None = None  # factors are multiplied once
         fused = isinstance(grid, Codebooks) and self.names in (_PLAIN[0], _PRODUCT)
         self._matvec = Matvec(grid) if fused and isinstance(grid, Codebooks) else None
 
@@ -102,18 +102,18 @@ class PackedLinear(nn.Module):
         """Return the weight as codes and grid, checked.
 
         Raises:
-            UnsafeFileError: tensors that no quantization gives.
+            UnsafeFileError: no quantization produces these tensors.
 
         """
         shape = (self.out_features, self.in_features)
         return QuantizedMatrix.from_tensors(self.stored(), shape, self.options)
 
     def check(self) -> None:
-        """Refuse stored values that no quantization gives, without decoding the weight.
+        """Refuse stored values that no quantization produces, without decoding the weight.
 
         Raises:
-            UnsafeFileError: a scale or basis that is zero, NaN or infinite, as when tensors were
-                missing from the file; an order that is not a permutation; bits after the last code.
+            UnsafeFileError: a scale or basis is zero, NaN or infinite, as when tensors were missing
+                from the file; an order is not a permutation; or bits are set after the last code.
 
         """
         self.grid.check(self.stored())
@@ -129,7 +129,7 @@ class PackedLinear(nn.Module):
     def codebooks(self) -> tuple[Tensor, Tensor | None]:
         """Return the codebooks (C, G, k, dim) and their scales as they are stored, or would be.
 
-        Integers of 8 bits with scales (C, G), or bits of halves without.
+        8-bit integers with scales (C, G), or bits of halves without scales.
         """
         if self._books is not None:
             return self._books
@@ -147,10 +147,10 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W and what is beside it, in floats: for models whose code reads it.
+        """W and what is added to it, in floats: for models whose code reads it.
 
         Mamba multiplies with one layer's weight itself, and others ask for its type or device.
-        It is decoded anew each time; writing to it changes nothing.
+        It is decoded each time; writing to it changes nothing.
         """
         if self.get_buffer("codes").is_meta:
             shape = (self.out_features, self.in_features)
@@ -187,16 +187,16 @@ class PackedLinear(nn.Module):
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
-        self._decoded = self._books = None  # they are of the old device or dtype
+        self._decoded = self._books = None  # they have the old device or dtype
         self._dtype = fn(torch.empty(0, dtype=self._dtype, device="cpu")).dtype
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._decoded = self._books = None  # they are of the old codes
+        self._decoded = self._books = None  # they belong to the old codes
         super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """Say what is packed."""
+        """Return sizes and options, for printing."""
         options = ", ".join(f"{key}={value}" for key, value in self.options.to_dict().items())
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {options}"
 
@@ -208,9 +208,9 @@ _PRODUCT = ("codes", "factor", "basis")
 def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
     """Return W (rows, columns) in float32 of codebooks without block scales.
 
-    Without `scaled`, in units of the codebooks' scales: whole numbers.
+    Without `scaled` it is in units of the codebooks' scales: whole numbers.
 
-    The d numbers of a centroid move as one integer of 4 d bytes: an order of magnitude faster
+    The d numbers of a centroid are moved as one integer of 4 d bytes: an order of magnitude faster
     than indexing d floats. Codes of 4 bits are looked up two at a time.
     """
     grid = layer.grid
@@ -273,10 +273,10 @@ def unpacked(codes: Tensor, bits: int, count: int) -> Tensor:
 
 
 def set_cache(model: nn.Module, cache: Cache) -> int:
-    """Choose between little memory ("none") and speed ("decoded"); return how many layers.
+    """Choose between little memory ("none") and speed ("decoded"); return the number of layers.
 
-    "decoded" keeps each weight as floats once it was used: the model then takes the memory of
-    the one it was made from, besides its own.
+    "decoded" keeps each weight as floats once it has been used: the model then takes the memory of
+    the model it was made from, in addition to its own.
     """
     if cache not in ("none", "decoded"):
         raise MismatchError(f"cache is {cache!r}; expected none or decoded")

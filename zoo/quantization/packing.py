@@ -50,7 +50,7 @@ def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
 
 
 def half_bits(values: Tensor) -> Tensor:
-    """Return `values` as halves in the int16 that no `dtype=` of a loader would cast."""
+    """Return `values` as halves in int16, which no loader's `dtype=` would cast."""
     return values.to(torch.float16).contiguous().view(torch.int16)
 
 

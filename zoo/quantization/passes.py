@@ -1,4 +1,4 @@
-"""Calibration passes that do nothing twice: finished parts of a module answer from memory."""
+"""Calibration passes that repeat no work: finished parts of a module answer from memory."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from zoo.quantization.language import blocks
 
-LIMIT = 256 << 20  # bytes of answers that are kept
+LIMIT = 256 << 20  # bytes of stored answers
 
 
 class CalibrationRuns:
-    """A module's runs on the windows of calibration, one callable each.
+    """A module's runs on the calibration windows, one callable each.
 
-    A part whose linear layers are final, and all that are called before them, gives the same
-    answer in every later run of the same window. It is kept, up to `limit` bytes in all, and
-    given instead of being computed.
+    A part whose linear layers are final, as are all that are called before them, returns the same
+    answer in every later run of the same window. It is stored, up to `limit` bytes in all, and
+    returned instead of being computed.
 
     Args:
         module: what the runs call.
         runs: each runs the module on one window.
-        limit: of the bytes that are kept.
+        limit: limit on the stored bytes.
 
     """
 
@@ -82,7 +82,7 @@ class CalibrationRuns:
             answer = usual(*args, **kwargs)
             size = _size(answer)
             if size is not None:
-                self._forget(f"{name}.", index)  # the parts of this one are not asked again
+                self._forget(f"{name}.", index)  # the parts of this one are not needed any more
                 if self._bytes + size <= self._limit:
                     kept[key] = _copy(answer)
                     self._bytes += size
@@ -98,7 +98,7 @@ class CalibrationRuns:
 
 
 def _size(answer: Any) -> int | None:
-    """Return the bytes of an answer, None of one that cannot be kept."""
+    """Return the bytes of an answer, or None if it cannot be stored."""
     if answer is None:
         return 0
     if isinstance(answer, Tensor):
@@ -110,7 +110,7 @@ def _size(answer: Any) -> int | None:
 
 
 def _copy(answer: Any) -> Any:
-    """Return an answer that whoever gets it may change in place."""
+    """Return an answer that the receiver may change in place."""
     if isinstance(answer, tuple):
         return tuple(map(_copy, answer))
     return answer.clone() if isinstance(answer, Tensor) else answer

@@ -1,4 +1,4 @@
-"""What is done with which layer: options by name, and how much calibration."""
+"""What is done with each layer: options by name, and how much calibration."""
 
 import dataclasses
 import fnmatch
@@ -14,22 +14,22 @@ ROTATIONS = get_args(Rotation)[1:]  # see zoo.quantization.language.rotate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What is done with which layer, and what is done beside quantizing layers.
+    """What is done with each layer, and what is done besides quantizing layers.
 
     Attributes:
         overrides: shell-style pattern of layer names -> options that differ there, e.g.
-            {"*.11.mlp.down_proj": {"bits": 3}}; the first pattern that fits counts.
+            {"*.11.mlp.down_proj": {"bits": 3}}; the first matching pattern counts.
         skip: patterns of layers left as they are.
         windows: calibration windows.
         length: tokens of a window.
-        seed: of the choice of windows, and of rotations.
-        rest_dtype: type of all other floating tensors in the result; none keeps theirs.
+        seed: seed of the choice of windows and of the rotations.
+        rest_dtype: type of all other floating-point tensors in the result; None keeps theirs.
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         rotate: random rotations folded into the weights before they are quantized, which spreads
-            outliers; it takes the model's size on the disk once more while the job runs.
+            outliers; it takes the model's size on disk once more while the job runs.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
-            model; layers with overrides of their own do not take part; 0: all layers alike.
-        tune_steps: of tuning codebooks, scales and norms end to end with the codes fixed; 0: none.
+            model; layers with their own overrides do not take part; 0 treats all layers alike.
+        tune_steps: steps of tuning codebooks, scales and norms end to end with the codes fixed.
         tune_length: tokens of a window of tuning; one window a step.
         tune_lr: learning rate of tuning.
 
@@ -59,12 +59,12 @@ class QuantizationPlan(Schedule):
     """How to quantize a model.
 
     Attributes:
-        options: of every layer that no override names.
+        options: options of every layer that no override names.
         least_tokens: a layer that fewer tokens reached (an expert of a mixture) is quantized
             with the identity for its Hessian.
-        row_parts: parts that the rows of a layer are swept in, for as many processes; a codebook
+        row_parts: parts in which the rows of a layer are swept, for as many processes; a codebook
             belongs to one part, so the number is part of the result.
-        hidden_dtype: "float32" or "bfloat16" of the hidden states kept on the disk.
+        hidden_dtype: type of the hidden states kept on disk, "float32" or "bfloat16".
 
     """
 
@@ -101,10 +101,11 @@ class QuantizationPlan(Schedule):
 
     @classmethod
     def read(cls, method: str, options: Mapping[str, Any]) -> Self:
-        """Return the plan that a recipe's method and options are.
+        """Return the plan that a recipe's method and options describe.
 
         Raises:
-            MismatchError, UnknownNameError: options that no method has, or that contradict.
+            MismatchError, UnknownNameError: options are unknown to the method or contradict each
+                other.
 
         """
         plan = {key: value for key, value in options.items() if key in KEYS}
@@ -122,7 +123,7 @@ class QuantizationPlan(Schedule):
         return self.options
 
     def _changed(self, pattern: str) -> LayerOptions:
-        """Return the options with the changes of an override; a new grid forgets the group size."""
+        """Return the options with the changes of an override; a new grid drops the group size."""
         changes = dict(self.overrides[pattern])
         base = self.options.to_dict()
         if {"method", "bits", "dim"} & set(changes) and not {"group_size", "target_bpv"} & set(

@@ -59,7 +59,7 @@ class Team:
         """Return work(0) + work(1) + ... of `count` parts, added in that order.
 
         The order is that of the parts and not of the processes, so that a sum has the same bits
-        however many there are. One round of parts is in memory at a time.
+        whatever their number. One round of parts is in memory at a time.
         """
         total: T | None = None
         for start in range(0, count, self.size):

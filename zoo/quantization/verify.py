@@ -1,7 +1,7 @@
-"""The last step of packing: one forward beside the float model.
+"""The last step of packing: one forward pass, compared with the float model's.
 
-The packed model has to run, to give finite numbers, and to stay within `FARTHEST` of the float
-model's. How far it is is part of the report.
+The packed model has to run, return finite numbers, and stay within `FARTHEST` of the float model's
+outputs. The distance is part of the report.
 """
 
 import math
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from zoo.quantization.language.pipeline import Job
 
 # |packed - float| / |float|. Answers of equal size lie at most 2 apart (they are opposite), and
-# unrelated ones at 1.4: what is beyond has grown, as no loss of precision makes it do. A smaller
+# unrelated ones at 1.4: anything beyond has grown, which no loss of precision explains. A smaller
 # bound would refuse what is merely bad: SmolLM2-135M rounded to 2 bits lies at 1.2 to 1.5, as far
 # as with the rows of its weights shuffled.
 FARTHEST = 2.0
-TOKENS = 16  # of the forward of a language model
+TOKENS = 16  # tokens of the forward pass of a language model
 
 
 def answers(found: Any) -> list[Tensor]:
-    """Return the floating tensors of what a model gives: a tensor, or tuples, lists, mappings."""
+    """Return the floating-point tensors in a model's output: a tensor, tuples, lists, mappings."""
     if isinstance(found, Tensor):
         return [found] if found.is_floating_point() else []
     if isinstance(found, Mapping):
@@ -40,16 +40,16 @@ def answers(found: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def compare(model: nn.Module, run: Callable[[], Any], expected: list[Tensor], worst: str) -> float:
-    """Return how far what a packed model gives is from what the float model gave.
+    """Return how far a packed model's outputs are from the float model's.
 
     Args:
         model: the packed model.
         run: calls it.
-        expected: of the float model.
-        worst: what to say of its layers where it is too far.
+        expected: outputs of the float model.
+        worst: what to say about its layers if it is too far off.
 
     Raises:
-        MismatchError: it does not run, gives NaN or infinity, or something else altogether; the
+        MismatchError: it does not run, or returns NaN, infinity or something else altogether; the
             layer is named.
 
     """
@@ -67,7 +67,7 @@ def compare(model: nn.Module, run: Callable[[], Any], expected: list[Tensor], wo
         raise MismatchError(f"{kind} with packed layers gives tensors of other shapes than before")
     far = size = 0.0
     for packed, before in zip(actual, expected, strict=True):
-        known = torch.isfinite(before)  # what is masked stays so
+        known = torch.isfinite(before)  # what is masked stays masked
         if not torch.isfinite(packed[known]).all():
             where = broken[0] if broken else kind
             raise MismatchError(
@@ -90,7 +90,7 @@ def compare(model: nn.Module, run: Callable[[], Any], expected: list[Tensor], wo
 
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the modules being called, innermost last, and those whose answer is not finite."""
+    """Yield the modules being called, innermost last, and those whose output is not finite."""
     inside: list[str] = []
     broken: list[str] = []
     handles = []
@@ -119,7 +119,7 @@ def _watched(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
 
 @torch.no_grad()
 def check_folder(job: "Job", out: Path) -> dict[str, Any]:
-    """Run the checkpoint of a job beside its source; return `tokens` and `distance`.
+    """Compare the checkpoint of a job with its source; return `tokens` and `distance`.
 
     The float model is run with one block in memory at a time.
 
@@ -150,7 +150,7 @@ def check_folder(job: "Job", out: Path) -> dict[str, Any]:
 
 
 def _float_answers(job: "Job", ids: Tensor) -> list[Tensor]:
-    """Return what the source gives for token ids (1, length), one block in memory at a time."""
+    """Return the source's outputs for token ids (1, length), one block in memory at a time."""
     model = job.source.skeleton()
     prefix, items = blocks.find_blocks(model)
     outside = [name for name in model.state_dict() if not name.startswith(f"{prefix}.")]

@@ -1,4 +1,4 @@
-"""What there is and where it lies: recipes by name, refs, checkpoints. Free of torch."""
+"""What exists and where: recipes by name, refs, checkpoints. Free of torch."""
 
 from zoo.registry.catalogue import (
     all_recipes,

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class Artifact(Protocol):
-    """A model that was named once and is not asked for again.
+    """A model, named once and resolved for good.
 
-    What one of a kind cannot do raises a MismatchError that says why, and what to type.
+    What a kind of artifact cannot do raises a MismatchError that says why, and what to type.
     """
 
     @property
@@ -21,30 +21,52 @@ class Artifact(Protocol):
 
     @property
     def recipe(self) -> "Recipe | None":
-        """How it was made, where that is known."""
+        """How it was made, or None if that is not known."""
 
     @property
     def path(self) -> Path:
-        """Its folder or file on this machine, fetched and verified if need be."""
+        """Its folder or file on this machine, fetched and verified if necessary."""
 
     def load(self, *, device: str = "cpu", dtype: Any = None) -> "nn.Module":
-        """Return the network with its weights, in eval mode."""
+        """Return the network with its weights, in eval mode.
+
+        Args:
+            device: a torch device, e.g. "cpu", "cuda".
+            dtype: a floating torch dtype or its name; None keeps the stored type.
+
+        """
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
     ) -> Any:
-        """Return the result of one inference; with `out` it is saved too."""
+        """Return the result of one inference; with `out`, it is saved too.
+
+        Args:
+            source: what the model's task takes: a picture, a prompt, an array, or a file of these.
+            out: the file to write.
+            device: see `load`.
+            dtype: see `load`.
+
+        """
 
     def default_output(self, source: Path) -> Path | None:
-        """Return where a result goes when nobody named a place for it; None: it is printed."""
+        """Return where a result goes by default, or None if it is printed."""
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
-        """Return the metrics on data, with their protocol."""
+        """Return the metrics on data, with their protocol.
+
+        Args:
+            data: a file or folder, as the task reads it.
+            device: see `load`.
+            dtype: see `load`.
+            **protocol: options of the task's `evaluate`.
+
+        """
 
     def structure(self) -> Any:
         """Return what can be costed without weights: a module or a `zoo.graph.ir.Graph`."""
 
     def graph(self, input_shape: tuple[int, ...] | None = None) -> Any:
-        """Return the `zoo.graph.ir.Graph` of one inference; None takes the artifact's shape."""
+        """Return the `zoo.graph.ir.Graph` of one inference; None takes the artifact's own shape."""

@@ -1,6 +1,6 @@
-"""What there is: recipes of the built-in families and of installed third-party packages.
+"""All recipes: those of the built-in families and of installed third-party packages.
 
-A family is a module of `zoo.recipes` with a tuple `RECIPES`; it is found by being there. A
+A family is a module of `zoo.recipes` with a tuple `RECIPES`; nothing else is registered. A
 third-party package offers the same through an entry point of the group `zoo.recipes` whose
 value is a module or such a tuple.
 """
@@ -118,8 +118,8 @@ def shipped_tags(name: str) -> list[str]:
 def importable_models() -> tuple[str, ...]:
     """Return the module prefixes that a checkpoint may name its network from.
 
-    Only the zoo's own models and those of installed third-party recipes: a config file that
-    came with weights never chooses what code runs.
+    These are the zoo's own models and those of installed third-party recipes: a config file that
+    comes with weights never chooses which code runs.
     """
     trained = (recipe for recipe in all_recipes().values() if isinstance(recipe.make, Train))
     own = {recipe.model.split(":")[0] for recipe in trained}

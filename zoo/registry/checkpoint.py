@@ -20,8 +20,8 @@ def build(recipe: Recipe) -> "nn.Module":
     """Return the deployed network of a recipe, freshly initialised, in eval mode.
 
     Raises:
-        UnsafeFileError: the recipe names anything but a network of the zoo or of its installed
-            extensions.
+        UnsafeFileError: the recipe names something other than a network of the zoo or of its
+            installed extensions.
         MismatchError: there is no such network, or it does not take the recipe's arguments.
 
     """
@@ -76,7 +76,7 @@ class Checkpoint:
 
     @property
     def license(self) -> str:
-        """Licence of the weights, which is a matter of the data they were trained on."""
+        """Licence of the weights, which depends on the data they were trained on."""
         return str(self.config["license"])
 
     @classmethod
@@ -84,9 +84,16 @@ class Checkpoint:
         """Read a folder's config and metrics; the weights are verified when they are loaded.
 
         Raises:
-            MissingWeightsError: the folder is not there, or is not a checkpoint.
-            MismatchError: its config is of a newer format, or broken.
+            MissingWeightsError: the folder does not exist, or is not a checkpoint.
+            MismatchError: its config has a newer format, or is broken.
 
+        ```python
+        import zoo
+        from zoo.registry.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint.read(zoo.checkpoint("sesr-m5-x2").path)
+        print(checkpoint.tag, checkpoint.recipe.input_shape)
+        ```
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
@@ -117,14 +124,14 @@ class Checkpoint:
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
-        """What makes the network an integer one, or None; see `zoo.quantization.int8.network`."""
+        """What makes it an integer network, or None; see `zoo.quantization.int8.network`."""
         return self.config.get("quantization")
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """Return the tensors, after their file was verified by size and SHA-256.
+        """Return the tensors, after verifying their file by size and SHA-256.
 
         Raises:
-            MissingWeightsError: the file is not there.
+            MissingWeightsError: the file is missing.
             UnsafeFileError: it is not the file that the config describes.
 
         """
@@ -134,12 +141,12 @@ class Checkpoint:
         expected = self.config["files"][WEIGHTS]["sha256"]
         file = self.path / WEIGHTS
         if not file.is_file():
-            raise MissingWeightsError(f"{file} is missing; take the whole folder again")
+            raise MissingWeightsError(f"{file} is missing; get the whole folder again")
         actual = sha256(file)
         if actual != expected:
             raise UnsafeFileError(
                 f"{file} is corrupt or was tampered with: sha256 {actual[:16]}…, expected "
-                f"{str(expected)[:16]}…; take the folder again, it was not opened"
+                f"{str(expected)[:16]}…; get the folder again, it was not opened"
             )
         try:
             return safetensors.torch.load_file(file)
@@ -147,27 +154,27 @@ class Checkpoint:
             raise UnsafeFileError(f"{file} is not a valid safetensors file: {error}") from error
 
     def verify(self) -> None:
-        """Compare every file with the size and SHA-256 that the config has of it.
+        """Compare every file with the size and SHA-256 recorded in the config.
 
         Raises:
-            MissingWeightsError: a file is not there.
+            MissingWeightsError: a file is missing.
             UnsafeFileError: a file is not the one that the config describes.
 
         """
         for name, facts in self.config["files"].items():
             file = self.path / name
             if Path(name).name != name or not file.is_file():
-                raise MissingWeightsError(f"{file} is missing; take the whole folder again")
+                raise MissingWeightsError(f"{file} is missing; get the whole folder again")
             if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
                 raise UnsafeFileError(
                     f"{file} is corrupt or was tampered with: its sha256 is not that of "
-                    f"{facts_file(self.path).name}; take the folder again, it was not opened"
+                    f"{facts_file(self.path).name}; get the folder again, it was not opened"
                 )
 
     def load(self) -> "nn.Module":
         """Return the deployed network with these weights, in eval mode; every tensor must fit.
 
-        Of a quantized network it is the float one; `zoo.load` gives the integer one.
+        For a quantized network this is the float one; `zoo.load` returns the integer one.
         """
         if self.recipe.of_transformers:
             from zoo.quantization.language.opening import load
@@ -198,14 +205,26 @@ class Checkpoint:
     ) -> Self:
         """Write a checkpoint. A crash leaves the old one, the new one or none, never a mixture.
 
-        The config goes first when an old checkpoint is replaced and comes last when the new one is
-        complete: a folder without config is not a checkpoint.
+        The config is the first file removed from an old checkpoint and the last one written: a
+        folder without config is not a checkpoint.
+
+        Args:
+            path: the folder.
+            recipe: how the weights were made.
+            tensors: the deployed network's tensors, by name.
+            metrics: what was measured, for `metrics.json`.
+            tag: name of the set of weights; None for the recipe's default.
+            license: licence of the weights.
+            data: what is known about the training data; `source` says where they come from.
+            card: text of README.md; None for none.
+            quantization: what makes it an integer network, see `quantization`.
+
         """
         import safetensors.torch
 
         payload = safetensors.torch.save(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            # One entry only: safetensors writes several in an order that differs from run to run.
+            # A single entry: safetensors writes several in an order that differs from run to run.
             metadata={"format": "pt"},
         )
         (path / CONFIG).unlink(missing_ok=True)

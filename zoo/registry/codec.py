@@ -3,7 +3,7 @@
 Every error names the field. Values may also be the texts of a command line: "1e-3" for a float,
 "true" for a bool, "none" for an optional field, "a,b" for a tuple.
 
-Libraries were tried and left: msgspec ignores the unknown fields of a dataclass, cattrs reads
+Libraries were tried and dropped: msgspec ignores the unknown fields of a dataclass, cattrs reads
 "false" as true.
 """
 
@@ -34,7 +34,7 @@ def from_json(kind: type[T], value: Mapping[str, Any], where: str) -> T:
         where: what to call the whole in an error, e.g. "recipe".
 
     Raises:
-        MismatchError: an unknown or missing field, or a value of another type.
+        MismatchError: a field is unknown or missing, or a value has another type.
 
     """
     hints = get_type_hints(kind)
@@ -53,7 +53,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     """Return `value` as the type `hint`.
 
     Raises:
-        MismatchError: it is of another type; the message begins with `where`.
+        MismatchError: it has another type; the message begins with `where`.
 
     """
     if hint is Any or (get_origin(hint) is Literal and value in get_args(hint)):
@@ -66,14 +66,14 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return _dataclass(value, hint, where)
         return _scalar(value, hint)
-    except MismatchError:  # of a part, with its own place
+    except MismatchError:  # raised for a part, with its own place
         raise
     except (ValueError, OverflowError):
         raise MismatchError(f"{where} is {value!r}; expected {_name(hint)}") from None
 
 
 def _container(value: Any, hint: Any, where: str) -> Any:
-    """Return a tuple or mapping of what its arguments say; a ValueError: it is of another type."""
+    """Return a tuple or mapping as the hint says; a ValueError if it has another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is tuple:
         items = [part for part in value.split(",") if part] if isinstance(value, str) else value
@@ -86,7 +86,7 @@ def _container(value: Any, hint: Any, where: str) -> Any:
 
 
 def _dataclass(value: Any, kind: type, where: str) -> Any:
-    """Return a dataclass, as it is or from a mapping; a ValueError: it is of another type."""
+    """Return a dataclass, as it is or from a mapping; a ValueError if it has another type."""
     if isinstance(value, kind):
         return value
     if isinstance(value, Mapping):
@@ -95,7 +95,7 @@ def _dataclass(value: Any, kind: type, where: str) -> Any:
 
 
 def _scalar(value: Any, hint: Any) -> Any:
-    """Return a bool, number or text; a ValueError says that it is of another type."""
+    """Return a bool, number or text; a ValueError if it has another type."""
     text = isinstance(value, str)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool and text and value in ("true", "false"):
@@ -110,7 +110,7 @@ def _scalar(value: Any, hint: Any) -> Any:
 
 
 def _one_of(value: Any, hints: tuple[Any, ...], where: str) -> Any:
-    """Return `value` as the first of several types that takes it; "none" may be None."""
+    """Return `value` as the first of several types that accepts it; "none" may mean None."""
     if type(None) in hints and (value is None or value == "none"):
         return None
     kinds = [hint for hint in hints if hint is not type(None)]

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """What a method made, as far as it is not in the folder yet.
+    """What a method made and has not yet written to the folder.
 
     Attributes:
-        metrics: for `metrics.json`; "compression" holds what is known of the compression.
-        tensors: of the network; None where the method wrote a folder that transformers opens.
-        quantization: what makes the network an integer one; see `zoo.registry.checkpoint`.
-        changes: fields of the recipe that are others now, e.g. {"args": {"channels": 12}}.
+        metrics: for `metrics.json`; "compression" holds what is known about the compression.
+        tensors: the network's tensors; None if the method wrote a folder that transformers opens.
+        quantization: what makes it an integer network; see `zoo.registry.checkpoint`.
+        changes: fields of the recipe that have changed, e.g. {"args": {"channels": 12}}.
 
     """
 

@@ -1,8 +1,8 @@
-"""What lies where in a checkpoint's folder.
+"""What is where in a checkpoint's folder.
 
 ```
 config.json         format version, recipe, tag, licence of the weights, data, sha256 of the files;
-                    of a quantized network also `quantization`: its scheme ("int8", "int8-w4")
+                    for a quantized network also `quantization`: its scheme ("int8", "int8-w4")
                     and the range [low, high] of each activation by label, see
                     `zoo.quantization.int8.network`
 model.safetensors   the deployed network's tensors, in float
@@ -12,7 +12,7 @@ LICENSE             of the weights, in words
 ```
 
 A language model is a folder that transformers opens, so `config.json` is as transformers has it;
-what the zoo knows stands in `zoo.json` beside it, and the weights may be several files.
+what the zoo knows is in `zoo.json` next to it, and the weights may be several files.
 """
 
 from pathlib import Path
@@ -23,17 +23,17 @@ from zoo.files import read_json
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
 LICENSE = "LICENSE"
 FACTS = "zoo.json"
-ADAPTER = "adapter.json"  # makes a folder that of a sparse adapter
-UNSTATED = "not stated"  # of a licence
+ADAPTER = "adapter.json"  # makes a folder a sparse adapter's
+UNSTATED = "not stated"  # used as a licence
 
 
 def facts_file(path: Path) -> Path:
-    """Return where a checkpoint folder has the zoo's config."""
+    """Return the path of the zoo's config in a checkpoint folder."""
     return path / FACTS if (path / FACTS).is_file() else path / CONFIG
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Say whether a folder's config is one of the zoo, and not another library's `config.json`."""
+    """Say whether a folder's config is the zoo's, and not another library's `config.json`."""
     try:
         return "recipe" in read_json(facts_file(path))
     except MismatchError:

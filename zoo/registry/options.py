@@ -1,9 +1,9 @@
-"""Options of a method: a frozen dataclass, from which everything else that is said of it follows.
+"""Options of a method: a frozen dataclass, from which everything else about them follows.
 
-Types and defaults are those of its fields; a field's text is the one that its docstring's section
-`Attributes:` has. Metadata of a field may hold `flags`, other names on the command line
-(`("--tune",)`), and `goes_with`, names of fields: where one of these is given anew, an older value
-of this one is forgotten.
+Types and defaults are those of its fields; a field's text comes from the section `Attributes:` of
+the docstring. Metadata of a field may hold `flags`, other names on the command line
+(`("--tune",)`), and `goes_with`, names of fields: if one of these is given again, an older value of
+this field is dropped.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ class Option:
     """One option.
 
     Attributes:
-        name: of the field.
+        name: the field's name.
         text: what it means.
         hint: its type.
-        default: its value where none is given.
-        flags: what it is called on the command line, the first name first.
+        default: its value if not given.
+        flags: its names on the command line, the main one first.
         shape: "switch" (a bool), "list" (a flag that is repeated), "table" (a mapping of mappings,
             `PATTERN:KEY=VALUE`, repeated) or "value".
 
@@ -46,14 +46,14 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it takes, if these are all."""
+        """The words that it takes, if only certain words are allowed."""
         kinds = [self.hint, *get_args(self.hint)]
         words = [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
         return tuple(map(str, words))
 
 
 def texts(kind: type) -> dict[str, str]:
-    """Return what a dataclass and those it inherits from say of each field, in one line each."""
+    """Return what a dataclass and its bases say about each field, in one line each."""
     said: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         section = _SECTION.search(inspect.cleandoc(base.__doc__ or ""))
@@ -66,7 +66,7 @@ def options(kind: type) -> tuple[Option, ...]:
     """Return the options of a dataclass, in the order of its fields.
 
     Raises:
-        MismatchError: a field has no text, no default, or one of another type.
+        MismatchError: a field has no text or no default, or the default has another type.
 
     """
     return _options(kind)
@@ -107,16 +107,16 @@ def _shape(hint: Any) -> Literal["switch", "list", "table", "value"]:
 
 
 def read(kind: type[T], values: Mapping[str, Any], of: str) -> T:
-    """Return the options that have these values, JSON types or texts, and else their defaults.
+    """Return the options with these values, JSON types or texts, and defaults for the rest.
 
     Args:
         kind: the dataclass.
-        values: by name.
+        values: values by option name.
         of: whose options they are, for the error: "gptvq".
 
     Raises:
-        UnknownNameError: there is no such option; the near ones are named.
-        MismatchError: a value is of another type, or does not go with others.
+        UnknownNameError: there is no such option; similar ones are named.
+        MismatchError: a value has another type, or does not go with others.
 
     """
     known = {option.name: option for option in options(kind)}
@@ -130,7 +130,7 @@ def read(kind: type[T], values: Mapping[str, Any], of: str) -> T:
 
 
 def merged(kind: type, before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of before with those given anew, without what goes with an older value."""
+    """Return earlier values updated with the given ones, without what went with an older value."""
     partners = {
         field.name: field.metadata.get("goes_with", ()) for field in dataclasses.fields(kind)
     }
@@ -141,8 +141,8 @@ def merged(kind: type, before: Mapping[str, Any], given: Mapping[str, Any]) -> d
 def carried(old: type, new: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that stay when a method is exchanged for another.
 
-    These are the options that both inherit directly from the same dataclass: what is said there
-    is about the work around a method.
+    These are the options that both inherit directly from the same dataclass, which describes the
+    work around a method.
     """
     shared = [base for base in new.__bases__ if base in old.__bases__ and base is not object]
     names = {field.name for base in shared for field in dataclasses.fields(base)}
@@ -150,13 +150,13 @@ def carried(old: type, new: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded(value: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return these fields of a dataclass as JSON types: what a recipe says of it."""
+    """Return these fields of a dataclass as JSON types, as a recipe records them."""
     whole = to_json(value)
     return {name: whole[name] for name in names}
 
 
 def words(kind: type, values: Mapping[str, Any]) -> list[str]:
-    """Return what to type for values, JSON types, that differ from the defaults."""
+    """Return what to type for those values, JSON types, that differ from the defaults."""
     typed: list[str] = []
     for option in options(kind):
         if option.name not in values:
@@ -182,5 +182,5 @@ def words(kind: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def _pair(flag: str, value: str) -> list[str]:
-    """Return a flag and its value; in one word where the value looks like a flag."""
+    """Return a flag and its value, in one word if the value looks like a flag."""
     return [f"{flag}={value}"] if value.startswith("-") else [flag, value]

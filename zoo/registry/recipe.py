@@ -28,22 +28,22 @@ class Train:
         lr: peak learning rate; linear warm-up, then cosine to zero.
         optimizer: "adamw", or "soap" (see `zoo.training.optimizers.Soap`).
         warmup_steps: steps of the linear warm-up.
-        weight_decay: decoupled.
+        weight_decay: decoupled weight decay.
         ema_decay: the weights kept are an exponential moving average; 0 turns it off.
-        clip_norm: gradient norm bound; 0 turns it off.
+        clip_norm: bound on the gradient norm; 0 turns it off.
         accumulation_steps: micro-batches per optimizer step.
         precision: mixed precision of Accelerate ("no", "bf16", "fp16").
-        compile: torch.compile the training form: the same arithmetic in fewer passes over memory,
-            fused, hence rounded otherwise.
-        seed: of the initial weights and of every batch.
+        compile: torch.compile the training form: the same arithmetic, fused into fewer passes over
+            memory, and hence rounded differently.
+        seed: seed of the initial weights and of every batch.
         init: ref of a checkpoint to start from (warm start), or None.
-        teacher: ref of a checkpoint whose outputs are learned in place of the data's targets
+        teacher: ref of a checkpoint whose outputs replace the data's targets
             (distillation), or None.
         quant: quantization-aware training: "int8", "int8-w4" (weights of 4 bits), or None.
         log_every: steps between two lines of `log.jsonl`.
         eval_every: steps between two evaluations on the held-out images.
-        save_every: steps between two resumable states on the disk.
-        options: what only this task or this model's training form knows.
+        save_every: steps between two resumable states on disk.
+        options: settings of only this task or this model's training form.
 
     """
 
@@ -96,10 +96,9 @@ class Compress:
     """How a model is made smaller.
 
     Attributes:
-        base: of the model it is made from: `name[.tag]`, org/repo[@revision], or the name of a
-            folder.
+        base: the model it is made from: `name[.tag]`, org/repo[@revision], or the name of a folder.
         method: a compression method, e.g. "gptvq", "int8"; `zoo compress --help` lists them.
-        options: of the method, as JSON of its `Options`, e.g. {"bits": 2, "dim": 2}.
+        options: options of the method, its `Options` as JSON, e.g. {"bits": 2, "dim": 2}.
 
     """
 
@@ -109,7 +108,7 @@ class Compress:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read `Compress`; what format 1 had beside `options` is one of them now."""
+        """Read `Compress`; what format 1 had next to `options` is now one of them."""
         own = {name: item for name, item in value.items() if name in ("base", "method", "options")}
         beside = {name: item for name, item in value.items() if name not in own}
         options = own.get("options", {})
@@ -122,7 +121,7 @@ class Compress:
 class Recipe:
     """How to make a model, and everything needed to use it.
 
-    There are two kinds: one says how it is trained, the other from what it is compressed.
+    There are two kinds: one says how a model is trained, the other what it is compressed from.
 
     Attributes:
         name: what users type, e.g. "sesr-m5-x2".
@@ -130,16 +129,23 @@ class Recipe:
         task: the Hub's `pipeline_tag`, e.g. "image-to-image".
         subtask: the module of `zoo.tasks` that feeds and judges it, e.g. "super-resolution".
         model: "module:class" of the deployed network, imported on use.
-        args: arguments of that class.
+        args: keyword arguments of that class.
         input_shape: the shape costs refer to, e.g. (N, C, H, W) = (1, 1, 360, 640).
-        preprocessing: what the input tensor is made from, in the task's own words.
+        preprocessing: how the input tensor is made, in the task's own terms.
         make: how it is made: trained, or compressed from another model.
         default_tag: the set of weights that the bare name means.
-        paper: arXiv id.
+        paper: arXiv id of the paper.
         license: SPDX id of the recipe's code (weights have their own).
-        tiny: overrides, {"args": {...}, "train": {...}}, that make it small enough to be trained
-            for some steps in a test; no part of its JSON, and of no account in comparisons.
+        tiny: overrides, {"args": {...}, "train": {...}}, that make it small enough to train for a
+            few steps in a test; not part of its JSON, and ignored in comparisons.
 
+    ```python
+    import zoo
+    from zoo.registry.recipe import Recipe
+
+    recipe = zoo.find("sesr-m5-x2").override({"train.steps": 100, "train.lr": "1e-3"})
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    ```
     """
 
     name: str
@@ -186,7 +192,7 @@ class Recipe:
 
     @property
     def compress(self) -> Compress:
-        """From what and how it is compressed.
+        """What it is compressed from, and how.
 
         Raises:
             MismatchError: it is not compressed but trained.
@@ -201,7 +207,7 @@ class Recipe:
 
     @property
     def of_transformers(self) -> bool:
-        """Whether its weights are a folder that transformers opens, a language model's."""
+        """Whether its weights are a language model's folder that transformers opens."""
         return self.model.startswith("transformers:")
 
     @property
@@ -212,9 +218,9 @@ class Recipe:
         return self.model.split(":")[0].rsplit(".", 1)[-1]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON types; `Recipe.from_json` gives an equal recipe back.
+        """Return the recipe as JSON types; `Recipe.from_json` returns an equal recipe.
 
-        `make` goes by its kind: "train" or "compress".
+        `make` is stored under its kind: "train" or "compress".
         """
         value: dict[str, Any] = to_json(self)
         del value["tiny"]
@@ -229,7 +235,7 @@ class Recipe:
         if "tiny" in fields:
             raise MismatchError(f"recipe {value.get('name')!r} has unknown field 'tiny'")
         if len(kinds) != 1 or "make" in fields:
-            raise MismatchError(f"recipe {value.get('name')!r} must say one of train and compress")
+            raise MismatchError(f"recipe {value.get('name')!r} must have one of train and compress")
         make = fields.pop(kinds[0])
         if not isinstance(make, Mapping):
             raise MismatchError(f"recipe.{kinds[0]} is {make!r}; expected {kinds[0].title()}")
@@ -248,11 +254,11 @@ class Recipe:
     def override(self, settings: Mapping[str, Any]) -> Self:
         """Return a copy with other training settings: {"train.lr": "1e-3"} or {"lr": 1e-3}.
 
-        Values may be texts; they are read as the field's type. `train.options.<name>` reaches
-        an existing option; "none" takes it away.
+        Values may be texts; they are read as the field's type. `train.options.<name>` reaches an
+        existing option; "none" removes it.
 
         Raises:
-            MismatchError: no such setting, or the recipe is of the other kind.
+            MismatchError: there is no such setting, or the recipe is of the other kind.
 
         """
         train = to_json(self.train)

@@ -1,6 +1,6 @@
 """Refs, the one grammar for naming a model: `name[.tag]`, `org/repo[@revision]`, or a path.
 
-What else lies on the Hub has the Hub's own prefix: `datasets/org/repo`, `spaces/org/repo`,
+Other things on the Hub have the Hub's own prefix: `datasets/org/repo`, `spaces/org/repo`,
 `collections/owner/slug`. A path starts with `./`, `../`, `/`, `~` or is a `pathlib.Path`; nothing
 is ever guessed.
 """
@@ -22,7 +22,7 @@ GRAMMAR = "name[.tag], org/repo[@revision], or a path that starts with ./ or /"
 
 @dataclass(frozen=True)
 class NameRef:
-    """A recipe's name, with the tag of a set of weights when one was given."""
+    """A recipe's name, with the tag of a set of weights if one was given."""
 
     name: str
     tag: str | None = None
@@ -30,7 +30,7 @@ class NameRef:
 
 @dataclass(frozen=True)
 class RepoRef:
-    """A repository on the Hub (with the prefix of its kind), at a revision when one was given."""
+    """A repository on the Hub (with the prefix of its kind), at a revision if one was given."""
 
     repo: str
     revision: str | None = None
@@ -44,19 +44,28 @@ class PathRef:
 
 
 def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
-    """Read a ref.
+    """Read a ref; nothing is opened or fetched.
 
     Raises:
-        MismatchError: the text fits no form, or reads as a repository while a folder of
-            that name lies here.
+        MismatchError: the text fits no form, or reads as a repository although a folder of that
+            name is here.
 
+    ```python
+    from pathlib import Path
+
+    from zoo.registry.refs import NameRef, PathRef, RepoRef, parse
+
+    assert parse("sesr-m5-x2.bsds") == NameRef("sesr-m5-x2", "bsds")
+    assert parse("org/repo@main") == RepoRef("org/repo", "main")
+    assert parse("./runs/mine") == PathRef(Path("runs/mine"))
+    ```
     """
     if isinstance(ref, Path):
         return PathRef(ref)
     if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", ref):
         try:  # a tilde is special only in front: ./~a is the folder ~a, not a home
             return PathRef(Path(ref).expanduser() if ref.startswith("~") else Path(ref))
-        except RuntimeError as error:  # ~name of a user that does not exist
+        except RuntimeError as error:  # ~name of a user who does not exist
             raise MismatchError(f"{ref!r} is not a path: {error}") from error
     name, dot, tag = ref.partition(".")
     if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):

@@ -3,7 +3,7 @@
 A real factor r in (0, 1) or above becomes an int32 multiplier M in [2^30, 2^31) and a shift s with
 r = M * 2^(s - 31); x * r is then computed with two roundings: to the nearest integer (halves up)
 after the multiplication, to the nearest integer (halves away from zero) after the shift. All
-functions take and give int64 arrays or tensors alike, and values that fit int32.
+functions take and return int64, arrays and tensors alike, with values that fit int32.
 """
 
 import math
@@ -24,7 +24,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     multiplier = math.floor(fraction * 2**31 + 0.5)
     if multiplier == 2**31:
         multiplier, shift = 2**30, shift + 1
-    if shift < -31:  # below what the shift can express: everything rounds to zero
+    if shift < -31:  # too small for the shift to express: everything rounds to zero
         return 0, 0
     return multiplier, shift
 

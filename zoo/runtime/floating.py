@@ -17,7 +17,7 @@ class FloatNetwork(nn.Module):
     """Runs a float graph in the layout "channels_last", on the CPU.
 
     Args:
-        graph: with values, from `zoo.graph.lower` or from a float `.tflite` file.
+        graph: a graph with values, from `zoo.graph.lower` or from a float `.tflite` file.
 
     """
 
@@ -37,7 +37,7 @@ class FloatNetwork(nn.Module):
     ) -> Tensor | tuple[Tensor, ...]:
         """Return the output (a tuple if there are several).
 
-        `observe` is told the name and value of every activation.
+        `observe` is called with the name and value of every activation.
         """
         values = dict(self._values)
         for name, value in zip(self.graph.inputs, inputs, strict=True):

@@ -1,4 +1,4 @@
-"""`IntegerNetwork`: an int8 graph as a module that computes the integers the device computes."""
+"""`IntegerNetwork`: a quantized graph as a module that computes the device's integers."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from zoo.graph.kinds import KINDS
 from zoo.runtime.integer_base import TYPES, Kernel
 from zoo.runtime.kernels import INTEGER
 
-_CHUNK = 2**21  # elements of the largest activation that are worked on at once
+_CHUNK = 2**21  # elements of the largest activation that are processed at once
 
 
 class IntegerNetwork(nn.Module):
     """Runs a quantized graph with the arithmetic of TFLite Micro's reference kernels, on the CPU.
 
-    Those of LiteRT give the same integers except for fully connected layers, which round once there
-    and so differ by one step (rarely in int8), and for int16 softmax, see `zoo.runtime.lut`.
+    LiteRT's kernels give the same integers except for fully connected layers, which round once
+    there and so differ by one step (rarely in int8), and for int16 softmax, see `zoo.runtime.lut`.
 
-    It takes and gives the integers of the graph's inputs and outputs, channels last, as the
-    runtime does: int8 `(N, H, W, C)`. Any batch size goes through a graph that was made for one
-    sample, unless an operation mixes samples.
+    It takes and returns the integers of the graph's inputs and outputs, channels last, as the
+    runtime does: int8 `(N, H, W, C)`. A graph that was made for one sample takes any batch size,
+    unless an operation mixes samples.
 
-    How it stays exact and becomes fast is explained in `zoo.runtime.integer_products` (sums),
+    How it is both exact and fast is explained in `zoo.runtime.integer_products` (sums),
     `zoo.runtime.rescale` (rounding) and `zoo.runtime.integer_tables` (tables).
 
     Args:
-        graph: in the layout "channels_last", with values.
+        graph: a graph in the layout "channels_last", with values.
 
     Raises:
         MismatchError: an operator or type has no integer semantics here, or constants are
@@ -116,7 +116,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def _is_batched(graph: Graph) -> bool:
-    """Whether every operation treats the samples of a batch alike, so that N may replace 1."""
+    """Whether every operation treats all samples of a batch the same, so that N may replace 1."""
     for tensor in graph.tensors.values():
         if not tensor.is_parameter and tensor.shape[:1] != (1,):
             return False
@@ -127,5 +127,5 @@ def _mixes_samples(graph: Graph, op: Op) -> bool:
     source = graph.tensors[op.inputs[0]]
     rank = len(source.shape)
     if any(len(graph.tensors[n].shape) != rank for n in op.inputs if n not in graph.values):
-        return True  # broadcasting would take samples for something else
+        return True  # broadcasting would mistake samples for something else
     return KINDS[op.kind].mixes_samples(graph, op)

@@ -16,7 +16,7 @@ from zoo.graph.fuse import LIMITS as FUSED_LIMITS
 from zoo.graph.ir import LIMITS, Graph, Op, Quantization
 
 Kernel = Callable[..., Tensor]
-AT_ONCE = 2**18  # elements that are computed at once, so that what lies between stays in caches
+AT_ONCE = 2**18  # elements that are computed at once, so that intermediate results stay in caches
 TYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
 
 
@@ -26,7 +26,7 @@ def quantization_of(graph: Graph, name: str) -> Quantization:
     if tensor.quantization is None or tensor.dtype not in LIMITS:
         raise MismatchError(f"tensor {name!r} is {tensor.dtype}; expected quantized int8 or int16")
     if tensor.dtype == "int16" and any(tensor.quantization.zero_points):
-        raise MismatchError(f"tensor {name!r} is int16 with a zero point; runtimes take none")
+        raise MismatchError(f"tensor {name!r} is int16 with a zero point, unsupported by runtimes")
     if tensor.kind != "weight" and len(tensor.quantization.scales) != 1:
         raise MismatchError(f"tensor {name!r} has {len(tensor.quantization.scales)} scales, not 1")
     return tensor.quantization
@@ -87,7 +87,7 @@ def stored(graph: Graph, name: str) -> Tensor:
 
 
 def operands(graph: Graph, op: Op, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return all operands of an elementwise op, stored: the computed ones given, and constants."""
+    """Return all stored operands of an elementwise op: the given computed ones, and constants."""
     computed = iter(inputs)
     return [
         stored(graph, name) if graph.tensors[name].is_parameter else next(computed)
@@ -103,7 +103,7 @@ def stored_limits(graph: Graph, op: Op) -> tuple[int, int]:
 
 
 def same_quantization(graph: Graph, op: Op) -> Quantization:
-    """Return the quantization that an op which does no arithmetic shares by all its tensors."""
+    """Return the one quantization of all tensors of an op that does no arithmetic."""
     output = quantization_of(graph, op.outputs[0])
     for name in op.inputs:
         if quantization_of(graph, name) != output:
@@ -115,7 +115,7 @@ def same_quantization(graph: Graph, op: Op) -> Quantization:
 
 
 def in_groups(graph: Graph, op: Op, kernel: Kernel) -> Kernel:
-    """Return a kernel that goes through large batches a few samples at a time."""
+    """Return a kernel that processes large batches a few samples at a time."""
     samples = max(1, AT_ONCE // max(1, math.prod(graph.tensors[op.outputs[0]].shape[1:])))
 
     def run(*inputs: Tensor) -> Tensor:

@@ -1,18 +1,18 @@
 """Integer kernels of convolutions and fully connected layers: exact sums, then a rescaling.
 
-With stored inputs q, their zero point z and weights w a layer's sum is
+With stored inputs q, their zero point z and weights w, a layer's sum is
 
     sum w (q - z) + bias = sum w q + (bias - z sum w),
 
-so that kernels multiply what is stored, and borders are padded with z. The sum is exact by either
+so kernels multiply stored integers, and borders are padded with z. The sum is exact by either
 
-- int8 matrix products into int32 (`torch._int_mm`), of the input's patches where the kernel is
-  wider than a pixel. Processors with dot-product instructions do four products where floats do
-  one; those without may saturate, which one trial at the start finds out;
+- int8 matrix products into int32 (`torch._int_mm`), of the input's patches if the kernel is wider
+than a pixel. Processors with dot-product instructions do four products where floats do
+  one; those without may saturate, which a trial at the start detects;
 - float32 convolutions, as long as every partial sum stays below 2^24, or float64 (2^53).
 
 The rescaling is TFLite Micro's. LiteRT's differs in fully connected layers, where the exact sum
-times M / 2^(31 - s) is rounded once, halves up (`zoo.runtime.fixedpoint` says what M and s are).
+times M / 2^(31 - s) is rounded once, halves up (`zoo.runtime.fixedpoint` defines M and s).
 """
 
 import itertools
@@ -44,7 +44,7 @@ _EXACT_FLOAT32 = 2**24
 # From inputs to the sums of some rows of the output at a time; of all rows of several samples.
 Bands = Callable[[Tensor], Iterable[tuple[slice, Tensor]]]
 _ALL = slice(None)
-_FEW = 16  # output channels for which it does not pay to copy patches
+_FEW = 16  # with so few output channels, copying patches does not pay
 
 
 def int8_product(a: Tensor, b: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
 def _by_rows(matrix: Tensor) -> Tensor:
     """Return a matrix that lies row by row in memory, with the strides to match.
 
-    Along sizes of 1 `contiguous` keeps any stride; `torch._int_mm` takes it for the length of a
+    Along sizes of 1 `contiguous` keeps any stride; `torch._int_mm` mistakes it for the length of a
     row and reads elsewhere.
     """
     rows, columns = matrix.shape
@@ -79,7 +79,7 @@ def int8_products_are_exact() -> bool:
 
 
 def _is_exact(shape: tuple[int, int, int], shift: int, generator: torch.Generator) -> bool:
-    """Whether one product is right, its operands lying among numbers that do not belong to it."""
+    """Whether one product is right, with its operands stored among unrelated numbers."""
     rows, depth, columns = shape
 
     def matrix(height: int, width: int) -> Tensor:
@@ -103,9 +103,9 @@ class _Product:
 
     Attributes:
         weight: integers - zero point, output channels first, in a type whose sums are exact.
-        bias: in that type, or None where there is none or adding it there would not be exact.
+        bias: in that type, or None if the layer has no bias or adding it there would not be exact.
         rescale: from the sum to the stored output; adds a bias that is not in `bias`.
-        zero_point: of the input: what its borders are padded with.
+        zero_point: zero point of the input, with which its borders are padded.
 
     """
 
@@ -164,7 +164,7 @@ def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _
 def _sum_type(
     weight: Tensor, magnitude: NDArray[np.float64], added: NDArray[np.float64], *, integer: bool
 ) -> tuple[torch.dtype, bool]:
-    """Return the type that products are summed in, and whether it also holds the bias."""
+    """Return the type in which products are summed, and whether it also holds the bias."""
     low, high = LIMITS["int8"]
     fits = low <= float(weight.min()) and float(weight.max()) <= high
     if integer and fits and int8_products_are_exact():
@@ -180,7 +180,7 @@ def _wide_product(graph: Graph, op: Op, weight: Tensor) -> _Product:
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
     if len(op.inputs) < 3:
-        raise MismatchError("it has no bias, without which runtimes sum int16 products otherwise")
+        raise MismatchError("without a bias, runtimes sum int16 products differently")
     bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
     bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0]) + bias.abs()
     rescale = WideRescale(source.scale * scales / output.scale, bound.numpy(), *limits(graph, op))
@@ -191,7 +191,7 @@ def _conv2d(graph: Graph, op: Op) -> Kernel:
     weight, a = centered(graph, op.inputs[1]), op.attributes
     channels = graph.tensors[op.inputs[0]].shape[3]
     if op.kind == "depthwise_conv2d":
-        weight = weight.permute(3, 1, 2, 0)  # (O, kH, kW, I) as of other convolutions
+        weight = weight.permute(3, 1, 2, 0)  # (O, kH, kW, I) as for other convolutions
     outputs, height, width, inputs = weight.shape
     pointwise = inputs == channels and (height, width) == (1, 1)
     patches = inputs == channels and outputs >= _FEW and a["dilation"] == (1, 1)

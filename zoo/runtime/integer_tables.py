@@ -1,7 +1,7 @@
-"""What the integer kernels of single elements share: tables of all results, the last rounding.
+"""What elementwise integer kernels share: tables of all results, and the last rounding.
 
 Operators that act on elements are written as arithmetic on real integers. In int8 two operands have
-2^16 pairs of values: such an operator is evaluated once for them all and then looked up.
+2^16 pairs of values: such an operator is evaluated once for all of them and then looked up.
 """
 
 import functools
@@ -16,7 +16,7 @@ from zoo.runtime.rescale import Rescale
 
 
 def elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], Kernel]:
-    """Return the maker of a stored operator, of one that takes float64 integers - zero point."""
+    """Return the maker of a stored operator, given one on float64 integers - zero point."""
 
     def prepare(graph: Graph, op: Op) -> Kernel:
         arithmetic = make(graph, op)

@@ -1,7 +1,7 @@
 """The int16 softmax of TFLite's kernels: two functions as tables of 513 points.
 
-TFLite Micro fills the tables in float32, LiteRT in float64; here it is float32, what devices do.
-LiteRT's results differ by one step in a thousandth of the cases.
+TFLite Micro fills the tables in float32, LiteRT in float64; here it is float32, as on devices.
+LiteRT's results differ by one step in one case in a thousand.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from zoo.runtime import fixedpoint
 
 Integers = NDArray[np.int64]
-_SPAN = 2**16 - 1  # of int16
+_SPAN = 2**16 - 1  # range of int16
 _EXP_RANGE = 10.0  # exp(-10) and below count as 0
 
 
@@ -66,7 +66,7 @@ class Softmax:
         scaled = fixedpoint.multiply(difference, multiplier, shift) + 32767
         exps = lookup(np.clip(scaled, -32768, 32767), self._exp)
         total = exps.sum(-1, keepdims=True)
-        bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)  # of the sum, Q16.15
+        bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)  # the sum, Q16.15
         # 1 / (1 + x) of the sum scaled to [1, 2), with 16 bits below the point.
         shifted = ((total << (31 - bits)) + (1 << 13)) >> 14
         inverse = lookup(np.clip(shifted - (2**15 + 2**16), -32768, 32767), self._inverse)

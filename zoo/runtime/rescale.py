@@ -10,10 +10,10 @@ because the first rounding moves the second one's thresholds by half a unit of i
 towards zero. float64 computes this in six passes; whether its own rounding ever changes the result
 is checked when a `Rescale` is made. Both sides are step functions that never fall as x grows, and
 each pass is one correctly rounded operation, so they are equal everywhere if they are equal on both
-sides of each of the (at most 255) steps. Where they are not, the int64 path is taken.
+sides of each of the (at most 255) steps. If they are not, the int64 path is taken.
 
-The float64 passes go over blocks in memory that is kept: fresh memory for every layer would cost
-more than the arithmetic.
+The float64 passes work on blocks in reused memory: fresh memory for every layer would cost more
+than the arithmetic.
 """
 
 import threading
@@ -26,13 +26,13 @@ from torch import Tensor
 from zoo.errors import MismatchError
 from zoo.runtime import fixedpoint
 
-_MOST_STEPS = 2**20  # that are checked; int16 results of one channel have 2^16
-_BLOCK = 2**18  # elements that are worked on at once: 2 MiB of float64
+_MOST_STEPS = 2**20  # steps that are checked; int16 results of one channel have 2^16
+_BLOCK = 2**18  # elements that are processed at once: 2 MiB of float64
 _ROW = 2**11  # about this many constants side by side: broadcasting shorter rows is slow
 
 
 class _Workspace(threading.local):
-    """Memory of float64, kept per thread: one block for values, one for signs."""
+    """float64 memory, kept per thread: one block for values, one for signs."""
 
     def __init__(self) -> None:
         self.blocks = [torch.empty(0, dtype=torch.float64) for _ in range(2)]
@@ -41,7 +41,7 @@ class _Workspace(threading.local):
         """Return a block in this shape; its content is undefined."""
         size = shape.numel()
         if len(self.blocks[place]) < size:
-            with torch.inference_mode(False):  # for callers in and outside that mode
+            with torch.inference_mode(False):  # for callers inside and outside that mode
                 self.blocks[place] = torch.empty(size, dtype=torch.float64)
         return self.blocks[place][:size].view(shape)
 
@@ -57,13 +57,13 @@ class Rescale:
         bound: largest |x - centre| per channel that can occur (broadcasts against `factors`).
         low: smallest result, without the zero point.
         high: largest result, without the zero point.
-        centre: integers around which x lies, one per channel.
-        added: integers, one per channel, that are still to be added to what is given to make x.
-        domain: every x that can occur, where they are few and the results many.
-        multipliers: (multiplier, shift) pairs instead of `factors`, for the kernels that derive
-            them otherwise.
+        centre: integers around which x is centred, one per channel.
+        added: integers, one per channel, still to be added to the given values to make x.
+        domain: every x that can occur, if those are few and the results many.
+        multipliers: (multiplier, shift) pairs instead of `factors`, for kernels that derive them
+            differently.
         zero_point: what is added to results last.
-        dtype: of results.
+        dtype: type of the results.
 
     Raises:
         MismatchError: a factor is not positive and finite, or x * factor leaves int32.
@@ -123,7 +123,7 @@ class Rescale:
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the results for integers x, of any type that holds them, channels last.
 
-        They are written to `out` if it is there: contiguous, of x's shape and the results' type.
+        They are written to `out` if given: contiguous, with x's shape and the results' type.
         """
         if out is None:
             out = x.new_empty(x.shape, dtype=self.dtype)
@@ -140,7 +140,7 @@ class Rescale:
         values, results, full = x.view(-1), out.view(-1), rows * width
         given, made = values[:full].view(rows, width), results[:full].view(rows, width)
         self._rows(given, made, self._constants)
-        short = tuple(c[:rest] for c in self._constants)  # for a row that is not full
+        short = tuple(c[:rest] for c in self._constants)  # for a last row that is not full
         self._rows(values[full:].view(1, rest), results[full:].view(1, rest), short)
         return out
 
@@ -161,7 +161,7 @@ class Rescale:
             result.copy_(y.clamp_(self.low + self.zero_point, self.high + self.zero_point))
 
     def exact(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the result by integer arithmetic alone; x is (..., channels)."""
+        """Return the result by pure integer arithmetic; x is (..., channels)."""
         result = fixedpoint.multiply(x, self.multiplier, self.shift)
         return np.clip(result, self.low, self.high)
 
@@ -225,6 +225,6 @@ class WideRescale:
         self._half = torch.tensor(0.5, dtype=torch.float64)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return the integers as int16 for float64 integers x, channels last, in `out` if there."""
+        """Return the int16 results for float64 integers x, channels last, in `out` if given."""
         y = torch.addcmul(self._half, x, self._factor).floor_().clamp_(self.low, self.high)
         return y.to(torch.int16) if out is None else out.copy_(y)

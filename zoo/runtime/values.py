@@ -1,4 +1,4 @@
-"""Real numbers into a channels-last graph and out of it, whatever it computes with."""
+"""Real numbers into and out of a channels-last graph, whatever it computes with."""
 
 import torch
 from torch import Tensor

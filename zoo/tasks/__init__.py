@@ -1,4 +1,4 @@
-"""Tasks: what feeds a model, what it is trained on and how it is judged, as plain functions.
+"""Tasks: how a model is fed, trained and judged, as plain functions.
 
 Each module here is a task, named after a recipe's `subtask`; see `zoo.tasks.contract`.
 """
@@ -22,7 +22,7 @@ def named(name: str) -> "Task":
     """Return the task of that name.
 
     Raises:
-        UnknownNameError: there is none; the message lists near misses.
+        UnknownNameError: there is no such task; the message lists near misses.
         MismatchError: another package's task does not do what a task must.
 
     """
@@ -37,7 +37,7 @@ def task_of(recipe: Recipe) -> "Task":
     """Return the task of a recipe.
 
     Raises:
-        UnknownNameError: there is none for its `subtask`.
+        UnknownNameError: there is no task for its `subtask`.
 
     """
     if recipe.subtask not in extensions.members(POINT):
@@ -49,10 +49,10 @@ def task_of(recipe: Recipe) -> "Task":
 
 
 def calibration(recipe: Recipe, source: Path) -> "list[Tensor]":
-    """Return the batches of inputs that integers learn their ranges from.
+    """Return the batches of inputs from which integers learn their ranges.
 
     Raises:
-        MismatchError: the recipe's task has none.
+        MismatchError: the recipe's task has no calibration.
 
     """
     read = getattr(task_of(recipe), "calibration", None)

@@ -55,7 +55,7 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Texts:
     """Return the blocks `(length + 1,)` of a text file.
 
     Raises:
-        MismatchError: no such file, or too short.
+        MismatchError: there is no such file, or it is too short.
 
     """
     path, length = Path(source).expanduser(), int(recipe.train.options["length"])

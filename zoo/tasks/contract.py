@@ -1,7 +1,7 @@
 """What a task is: facts, and plain functions that feed a model, judge it and run it.
 
 A member of `zoo.tasks` is named after a recipe's `subtask`; packages add theirs through the
-entry-point group of that name. `tests/battery/test_tasks.py` tries every one on its own tiny data.
+entry-point group of that name. `tests/battery/test_tasks.py` tries each one on its own tiny data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ class Metric:
     Attributes:
         key: its key in what `validate` and `evaluate` return, e.g. "psnr_y_db".
         name: for people, e.g. "PSNR Y".
-        unit: e.g. "dB"; empty: it has none.
-        better: whether the higher or the lower value is.
-        hub_type: its name among the Hub's metrics, e.g. "psnr"; empty: the Hub has none.
+        unit: e.g. "dB"; "" if it has none.
+        better: which value is better, the "higher" or the "lower".
+        hub_type: its name among the Hub's metrics, e.g. "psnr"; "" if the Hub does not have it.
 
     """
 
@@ -42,15 +42,15 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """How the page shows what adapters change in a model of a task; see `Shown.demo`.
+    """How the page shows what adapters do to a model of a task; see `Shown.demo`.
 
     Attributes:
-        kind: a mark of one word; tasks of the same mark share a part of the page.
-        title: of that part.
+        kind: one word; tasks of the same kind share a part of the page.
+        title: title of that part.
         takes: a prompt, or the number of an input that the task makes.
-        asks: label of that number.
+        asks: label of that input.
         gives: what is shown.
-        packages: what must be installed.
+        packages: packages that must be installed.
 
     """
 
@@ -68,18 +68,18 @@ class TaskFacts:
 
     Attributes:
         name: a recipe's `subtask`, e.g. "super-resolution".
-        pipeline_tag: the Hub's, e.g. "image-to-image".
+        pipeline_tag: the Hub's tag, e.g. "image-to-image".
         sample: what one sample is called, e.g. "image"; `evaluate` counts `images`.
-        metrics: in the order of a card's columns.
-        select_by: key of the metric that chooses the checkpoint; empty: nothing is trained.
-        beside: keys of further real numbers that `evaluate` gives, which are not the model's own
-            quality: a standard error, what a plain method reaches.
-        output_range: the limits that a deployed network keeps to, where its training form, which
-            has to have gradients, does not.
-        adapter: where the training of a new adapter starts; None: the task has no adapters.
+        metrics: the task's metrics, in the order of a card's columns.
+        select_by: key of the metric that chooses the checkpoint; "" if nothing is trained.
+        beside: keys of further real numbers from `evaluate` that are not the model's own quality:
+            a standard error, or what a plain method reaches.
+        output_range: limits of a deployed network's outputs, if its training form, which needs
+            gradients, exceeds them.
+        adapter: settings from which a new adapter starts; None if the task has no adapters.
         adapter_mask: settings of its mask that differ from the defaults, e.g. {"density": 0.2}.
         usage: lines of Python for a card, with {ref} and {shape}.
-        demo: how the page shows adapters of this task; None: not at all.
+        demo: how the page shows adapters of this task; None if it does not.
 
     """
 
@@ -99,7 +99,7 @@ class TaskFacts:
         keys = [metric.key for metric in self.metrics]
         if len(set(keys)) < len(keys) or (self.select_by and self.select_by not in keys):
             raise MismatchError(
-                f"the task {self.name!r} selects by {self.select_by!r} and has the metrics "
+                f"the task {self.name!r} selects by {self.select_by!r} but has the metrics "
                 f"{', '.join(keys)}; expected one of these, each once"
             )
 
@@ -113,7 +113,7 @@ class TaskFacts:
         return next((metric for metric in self.metrics if metric.key == key), None)
 
     def merit(self, scores: Mapping[str, float]) -> float:
-        """Return the score that selects, negated where lower is better: the greatest wins."""
+        """Return the score that selects, negated if lower is better: the greatest wins."""
         chosen = self.metric(self.select_by)
         if chosen is None or self.select_by not in scores:
             raise MismatchError(f"the task {self.name!r} has no score to select by in {scores}")
@@ -126,15 +126,15 @@ class Data(Protocol):
 
     @property
     def held_out(self) -> Any:
-        """Samples that are never trained on and choose the checkpoint; they have a length."""
+        """Samples that are never trained on and choose the checkpoint; `len` works on them."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that a run depends on."""
+        """SHA-256 over everything in the data that a run depends on."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a card says of the data: `source`, the number of `samples`, `held_out`, `sha256`."""
+        """What a card says about the data: `source`, number of `samples`, `held_out`, `sha256`."""
 
 
 class Result(Protocol):
@@ -148,19 +148,19 @@ class Result(Protocol):
         """Return the facts as JSON types."""
 
     def save(self, path: Path) -> Path:
-        """Write it to a file, and return that."""
+        """Write it to a file, and return the file's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Something small to try a task on, without a network: a second's work at most.
+    """Something small to try a task on, offline: a second's work at most.
 
     Attributes:
-        recipe: with short training settings.
+        recipe: a recipe with short training settings.
         model: a deployed network with random weights, in eval mode.
-        data: what is trained on and judged on.
-        source: what `run` takes; None: the task has no `run`.
-        tokenizer: of a language model.
+        data: the data to train and judge on.
+        source: the input of `run`; None if the task has no `run`.
+        tokenizer: tokenizer of a language model, else None.
 
     """
 
@@ -174,47 +174,78 @@ class Trial:
 class Task(Protocol):
     """The functions of a task.
 
-    A task whose `FACTS` select by no metric is not trained, and has neither `training_data` nor
-    `batch`, `loss` and `validate`; one whose models only get adapters has no `run`. Further
-    functions are used where a task has them:
+    A task whose `FACTS` select by no metric is not trained, and has no `training_data`, `batch`,
+    `loss` or `validate`; one whose models only get adapters has no `run`. Further functions are
+    used if a task has them:
 
-        forward(model, inputs) -> outputs: how a network is called in training an adapter.
-        taught(teacher, inputs, recipe, step) -> targets: what a teacher makes of inputs.
-        calibration(recipe, source) -> [batch, ...]: what quantization learns ranges from.
-        default_output(recipe, source) -> path: where `zoo run` writes unasked.
+        forward(model, inputs) -> outputs: how a network is called when an adapter is trained.
+        taught(teacher, inputs, recipe, step) -> targets: a teacher's outputs for the inputs.
+        calibration(recipe, source) -> [batch, ...]: inputs from which quantization learns ranges.
+        default_output(recipe, source) -> path: where `zoo run` writes by default.
         demo: see `Shown`.
     """
 
     FACTS: TaskFacts
 
     def training_data(self, recipe: Recipe, source: str, tokenizer: Any = None) -> Data:
-        """Return what is trained on, prepared; `tokenizer` is that of a language model."""
+        """Return the prepared training data.
+
+        Args:
+            recipe: what is trained; its `train.options` are the task's settings.
+            source: a folder, a file or a Hub data set.
+            tokenizer: a language model's, else None.
+
+        Raises:
+            MismatchError: the data cannot be used.
+
+        """
 
     def batch(
         self, data: Any, recipe: Recipe, step: int, rows: range, total: int
     ) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of rows of a step: a function of (seed, step, row) alone."""
+        """Return inputs and targets of a step's rows: a function of (seed, step, row) alone.
+
+        Args:
+            data: from `training_data`.
+            recipe: gives the seed and the task's settings.
+            step: number of the optimizer step, from 0.
+            rows: the rows of this micro-batch, within `range(total)`.
+            total: samples of the whole step, over processes and micro-batches.
+
+        Returns:
+            Two tensors whose first dimension is `len(rows)`.
+
+        """
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return what is minimized."""
+        """Return the scalar to minimize."""
 
     def validate(self, model: nn.Module, data: Any, recipe: Recipe) -> dict[str, float]:
-        """Return metrics on the held-out samples, `FACTS.select_by` among them."""
+        """Return metrics on `data.held_out` by key, `FACTS.select_by` among them."""
 
     def evaluate(
         self, model: Any, recipe: Any, data: Path, tokenizer: Any = None
     ) -> dict[str, Any]:
-        """Return metrics on test data: the number of samples, and `protocol`, in words.
+        """Return metrics on test data, the number of samples, and `protocol`, in words.
 
-        With `per_<sample>`, a list of the same for each sample, the command prints a table.
-        Keyword options are the task's own.
+        If `per_<sample>` lists the same for each sample, the command prints a table. Keyword
+        options are specific to the task.
+
+        Raises:
+            MismatchError: the data cannot be used.
+
         """
 
     def run(self, model: Any, recipe: Any, source: Any, out: Path | None = None) -> Result:
-        """Return what a model makes of one input; with `out`, save it too."""
+        """Return a model's result for one input; with `out`, save it too.
+
+        Raises:
+            MismatchError: the input cannot be used, or `out` cannot be written.
+
+        """
 
     def trial(self, folder: Path, recipe: Recipe | None = None) -> Trial:
-        """Write tiny data into a folder, and return what to try: a recipe, or the smallest."""
+        """Write tiny data into a folder, and return what to try, with `recipe` or the smallest."""
 
 
 def recipe_of(
@@ -224,7 +255,7 @@ def recipe_of(
     name: str = "trial",
     summary: str = "A trial",
 ) -> Recipe:
-    """Return what a task reads of a model that another library saved."""
+    """Return the recipe that a task reads, for a model that another library saved."""
     length = int(make.options.get("length", 1))
     return Recipe(
         name=name, summary=summary, task=facts.pipeline_tag, subtask=facts.name,
@@ -255,10 +286,10 @@ TRAINING = ("training_data", "batch", "loss", "validate")
 
 
 def check(task: Any, name: str) -> None:
-    """Raise if something is not the task of that name.
+    """Raise if `task` is not the task of that name.
 
     Raises:
-        MismatchError: it has no `FACTS`, those of another task, or lacks a function.
+        MismatchError: it has no `FACTS`, has those of another task, or lacks a function.
 
     """
     facts = getattr(task, "FACTS", None)

@@ -1,8 +1,8 @@
 """Denoising diffusion of small grey pictures: predict the noise (Ho et al., arXiv 2006.11239).
 
-A UNet of diffusers learns to draw what it has not seen before: classes of a data set in
-the format of MNIST (`train.options.classes`, e.g. "5,7,9"; empty: all), or a look
-(`train.options.look`: "plain", "outline", "negative"). Pictures are (1, 28, 28) in [-1, 1].
+A UNet of diffusers learns to draw what it has not seen before: classes of a data set in MNIST
+format (`train.options.classes`, e.g. "5,7,9"; all if empty), or a look (`train.options.look`:
+"plain", "outline", "negative"). Pictures are (1, 28, 28) in [-1, 1].
 """
 
 import functools
@@ -56,7 +56,7 @@ FACTS = TaskFacts(
 DEMO_DRAWINGS, DEMO_STEPS = 8, 20
 LOOKS = ("plain", "outline", "negative")
 SCHEDULE = "squaredcos_cap_v2"
-STEPS = 1000  # of the noise
+STEPS = 1000  # noise levels
 _HELD_OUT = 256  # pictures of the training file, each with one noise; they choose the checkpoint
 _TEST = 1024
 _BATCH = 64
@@ -68,10 +68,10 @@ class Pictures:
     """Pictures `(N, 1, H, W)` in [-1, 1].
 
     Attributes:
-        train: what batches are drawn from.
-        held_out: never trained on.
+        train: pictures that batches are drawn from.
+        held_out: pictures never trained on.
         fingerprint: SHA-256 of pictures and settings.
-        facts: what a card says of the data.
+        facts: what a card says about the data.
 
     """
 
@@ -85,8 +85,8 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Picture
     """Return the pictures of `train-images-idx3-ubyte[.gz]` in a folder, by class and look.
 
     Raises:
-        MismatchError: no such files, or they are not of that format.
-        UnknownNameError: no such look.
+        MismatchError: the files are missing, or not of that format.
+        UnknownNameError: there is no such look.
 
     """
     pictures = _read(Path(source).expanduser(), "train", recipe)
@@ -136,7 +136,7 @@ def _idx(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         if len(data) < 4 or data[:3] != b"\0\0\x08":
-            raise ValueError("it does not begin as an idx file of bytes")
+            raise ValueError("it does not begin like an idx file of bytes")
         shape = np.frombuffer(data, ">u4", data[3], 4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
     except (OSError, EOFError, ValueError) as error:
@@ -172,7 +172,7 @@ def _noise_levels() -> Tensor:
 
 
 def _noisy(pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return sqrt(a) x + sqrt(1 - a) e with its step as second channel, and the noise e."""
+    """Return sqrt(a) x + sqrt(1 - a) e with its step as the second channel, and the noise e."""
     noise = torch.randn(pictures.shape, generator=generator)
     steps = torch.randint(STEPS, (len(pictures),), generator=generator)
     level = _noise_levels()[steps].view(-1, 1, 1, 1)
@@ -192,7 +192,7 @@ def batch(
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the noise `(N, 1, H, W)` that the model sees in noisy pictures with their step."""
+    """Return the noise `(N, 1, H, W)` that the model finds in noisy pictures with their step."""
     noise: Tensor = model(inputs[:, :1], inputs[:, 1, 0, 0].long()).sample
     return noise
 
@@ -251,7 +251,7 @@ def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: int) -> Image
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
-    """Write bars in the format of MNIST, of 8x8 pixels, and a tiny UNet of diffusers."""
+    """Write pictures of bars, 8x8 pixels, in MNIST format, and a tiny UNet of diffusers."""
     try:
         from diffusers import UNet2DModel
     except ImportError:

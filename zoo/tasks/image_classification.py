@@ -1,8 +1,8 @@
 """Image classification: which of a few labels a picture has.
 
-Networks see `(N, 3, H, W)`, RGB in the range of `recipe.preprocessing`, of the size of
-`recipe.input_shape`; a picture of another size is resized whole, by bicubic. They give a logit for
-each of the labels of `recipe.preprocessing`, which are also the names of the data's folders:
+Networks see `(N, 3, H, W)`, RGB in the range of `recipe.preprocessing` and the size of
+`recipe.input_shape`; a picture of another size is resized as a whole, bicubically. They return a
+logit for each label in `recipe.preprocessing`, which are also the names of the data's folders:
 `label/*.jpg`, or `train/label/*.jpg` and `test/label/*.jpg`.
 """
 
@@ -61,7 +61,7 @@ FACTS = TaskFacts(
         log_every=100, eval_every=200, save_every=200,
         options={"shift": 2, "flip": True, "label_smoothing": 0.0},
     ),
-    usage='model = zoo.load("{ref}")  # takes ({shape}), gives logits\n'
+    usage='model = zoo.load("{ref}")  # takes ({shape}), returns logits\n'
     'zoo.run("{ref}", "photo.jpg").best  # labels and probabilities',
 )  # fmt: skip
 HOLD_OUT_EVERY = 25
@@ -71,7 +71,7 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Labelled:
-    """Pictures `(N, H, W, 3)` of bytes, channels last, with their labels' numbers `(N,)`."""
+    """Pictures `(N, H, W, 3)` as bytes, channels last, with their label numbers `(N,)`."""
 
     pixels: Tensor
     labels: Tensor
@@ -87,14 +87,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """What a network is trained on.
+    """The training data of a network.
 
     Attributes:
-        train: what batches are drawn from.
+        train: pictures that batches are drawn from.
         held_out: every 25th picture in the order of labels and names, never trained on; they
             choose the checkpoint.
         fingerprint: SHA-256 over labels, names, pixels and size.
-        facts: what a card says of the data.
+        facts: what a card says about the data.
 
     """
 
@@ -105,11 +105,11 @@ class LabelledPictures:
 
 
 def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> LabelledPictures:
-    """Decode the pictures of a folder once and keep them: of its folder `train`, if it has one.
+    """Decode the pictures of a folder, or of its folder `train` if it has one, and keep them.
 
     Raises:
-        MismatchError: no such folder, its folders are not the recipe's labels, a picture that
-            cannot be read, or too few.
+        MismatchError: there is no such folder, its folders are not the recipe's labels, a picture
+            cannot be read, or there are too few.
 
     """
     folder = Path(source).expanduser()
@@ -142,7 +142,7 @@ def _labels(recipe: Recipe) -> list[str]:
 
 
 def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
-    """Return the pictures of a folder in the order of labels and names, with labels' numbers."""
+    """Return the pictures of a folder in the order of labels and names, with label numbers."""
     if not folder.is_dir():
         raise MismatchError(f"no such folder: {folder}")
     labels = _labels(recipe)
@@ -168,7 +168,7 @@ def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
 
 
 def _fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
-    """Return a picture as bytes `(H, W, 3)` of the recipe's size; alpha is left out."""
+    """Return a picture as bytes `(H, W, 3)` of the recipe's size; alpha is dropped."""
     height, width = recipe.input_shape[2:]
     picture = images.to_pillow(images.Picture(images.read(source).pixels)).convert("RGB")
     if picture.size != (width, height):
@@ -187,13 +187,13 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     """Return rows `rows` of the `total` samples of one optimizer step.
 
-    Every epoch is a permutation of its own, and a sample a function of (seed, step, row) alone:
+    Every epoch is a new permutation, and a sample is a function of (seed, step, row) alone:
     any split of the rows over processes and micro-batches sees the same data. A picture is shifted
-    by up to `train.options.shift` pixels, its edges mirrored, and half of all are flipped.
+    by up to `train.options.shift` pixels, its edges mirrored, and half of the pictures are flipped.
 
     Returns:
         Pictures `(len(rows), 3, H, W)`, and the probability of each label `(len(rows), labels)`:
-        1 for the true one, less `train.options.label_smoothing`, which all of them share.
+        1 for the true one, less `train.options.label_smoothing`, which is spread over all labels.
 
     """
     options, part = recipe.train.options, slice(rows.start, rows.stop)
@@ -233,7 +233,7 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Return the probabilities `(N, labels)` that a teacher gives."""
+    """Return a teacher's probabilities `(N, labels)`."""
     logits: Tensor = teacher(inputs)
     return logits.softmax(1)
 
@@ -258,9 +258,9 @@ def validate(model: nn.Module, data: LabelledPictures, recipe: Recipe) -> dict[s
 
 
 def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
-    """Return the accuracy on the pictures of a folder: of `test` or `val` in it, if there.
+    """Return the accuracy on the pictures of a folder, or of `test` or `val` in it.
 
-    Protocol: the likeliest label of each picture as it is, once, none left out.
+    Protocol: the likeliest label of each picture, unaltered, and no picture left out.
     """
     folder = _part(Path(data), "test", "val")
     pictures = _decoded(_files(folder, recipe), recipe)
@@ -276,9 +276,9 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
 
 
 def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
-    """Return batches `(N, 3, H, W)` that quantization learns ranges from.
+    """Return batches `(N, 3, H, W)` from which quantization learns ranges.
 
-    512 pictures evenly spread over a folder, or over its folder `train`, if it has one.
+    They are 512 pictures, evenly spread over a folder, or over its folder `train` if it has one.
     """
     files = _files(_part(source, "train"), recipe)
     chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
@@ -287,7 +287,7 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Classified:
-    """What `zoo.run` gives for a recipe of this task.
+    """What `zoo.run` returns for a recipe of this task.
 
     Attributes:
         best: (label, probability) of every label, the likeliest first.
@@ -333,7 +333,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
-    """Paint 60 pictures, a colour for each label, of 32 pixels at most."""
+    """Paint 60 pictures of at most 32 pixels a side, a colour for each label."""
     recipe = recipe or registry.find("mlperf-tiny-ic")
     sides = (min(side, 32) for side in recipe.input_shape[2:])
     recipe = replace(short(recipe), input_shape=(*recipe.input_shape[:2], *sides))

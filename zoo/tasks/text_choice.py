@@ -1,6 +1,6 @@
 """Text classification by a language model: which of a few words comes next.
 
-Each example is a prompt that ends where the answer's single token would stand; the label whose
+Each example is a prompt that ends where the answer's single token would follow; the label whose
 token is likeliest is the answer, and training raises its probability among all tokens. Formats of
 GLUE files (`train.options.format`): "rte", "sst2", "cola".
 """
@@ -51,7 +51,7 @@ FACTS = TaskFacts(
 )  # fmt: skip
 _BATCH = 16
 _GROUP = 8  # steps
-_HELD_OUT = 200  # of the training file; the dev file is for the final figure
+_HELD_OUT = 200  # examples of the training file; the dev file is for the final figure
 Example = tuple[str, int]
 
 
@@ -68,7 +68,7 @@ def _cola(row: list[str]) -> Example:
     return f"Sentence: {row[3]}\nIs this grammatical? Answer:", int(row[1])
 
 
-# reader of a row, rows of header, the labels' words
+# reader of a row, number of header rows, the labels' words
 _FORMATS: dict[str, tuple[Callable[[list[str]], Example], int, tuple[str, ...]]] = {
     "rte": (_rte, 1, (" True", " False")),
     "sst2": (_sst2, 1, (" negative", " positive")),
@@ -81,7 +81,7 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Texts:
 
     Raises:
         UnknownNameError: `train.options.format` is not known.
-        MismatchError: no such file, or its rows are of another format.
+        MismatchError: there is no such file, or its rows have another format.
 
     """
     folder = Path(source).expanduser()
@@ -103,7 +103,7 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Texts:
 def _examples(
     recipe: Recipe, path: Path, tokenizer: Any
 ) -> tuple[list[tuple[list[int], int]], list[int]]:
-    """Return (token ids, label) per row, at most `length` tokens of the end; and label tokens."""
+    """Return (token ids, label) per row, of the last `length` tokens; and label tokens."""
     name, length = str(recipe.train.options["format"]), int(recipe.train.options["length"])
     if name not in _FORMATS:
         known = ", ".join(_FORMATS)
@@ -138,10 +138,10 @@ def batch(data: Texts, recipe: Recipe, step: int, rows: range, total: int) -> tu
 
 
 def _dealt(data: Texts, total: int, seed: int, step: int) -> list[int]:
-    """Return the row numbers of a step: those of `_GROUP` steps are dealt by length.
+    """Return the row numbers of a step; the rows of `_GROUP` steps are dealt out by length.
 
-    A batch of like lengths has little padding, which saves two fifths of a step on GLUE. Which of
-    the batches comes when is random; all of it is a function of (seed, step).
+    A batch of similar lengths has little padding, which saves two fifths of a step on GLUE. The
+    order of the batches is random; everything is a function of (seed, step).
     """
     group, place = divmod(step, _GROUP)
     numbers = draw(total * _GROUP, len(data.train), seed, group).tolist()
@@ -152,7 +152,7 @@ def _dealt(data: Texts, total: int, seed: int, step: int) -> list[int]:
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the logits `(N, 1, V)` of what comes next."""
+    """Return the logits `(N, 1, V)` of the next token."""
     return all_logits(model, inputs, last=1)
 
 

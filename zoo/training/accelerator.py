@@ -1,4 +1,4 @@
-"""Accelerate, set up as training settings ask for it."""
+"""Accelerate, set up as the training settings ask."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def accelerator_for(
     name: str, settings: Train, out: Path, tracker: str | None, device: str | None
 ) -> "Accelerator":
-    """Return the Accelerator that settings ask for.
+    """Return the Accelerator that the settings ask for.
 
     Raises:
         MissingExtraError: accelerate is not installed, or the tracker's package.
-        MismatchError: no such tracker, or a precision this device lacks.
+        MismatchError: there is no such tracker, or this device lacks the precision.
 
     """
     try:
@@ -37,7 +37,7 @@ def accelerator_for(
         return Accelerator(
             mixed_precision=settings.precision,
             gradient_accumulation_steps=settings.accumulation_steps,
-            # Said of a machine without an accelerator too: else every process trains on its own.
+            # Also on a machine without an accelerator: otherwise every process would train alone.
             cpu=device == "cpu" or not torch.accelerator.is_available(),
             log_with=tracker,
             project_config=folders,
@@ -47,7 +47,7 @@ def accelerator_for(
 
 
 def is_main_process() -> bool:
-    """Say whether this process is the one that writes, of those that train together."""
+    """Say whether this process, of those that train together, is the one that writes."""
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)

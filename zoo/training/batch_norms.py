@@ -1,7 +1,7 @@
-"""Batch norms whose statistics are those of all processes, on any device.
+"""Batch norms whose statistics cover all processes, on any device.
 
-A batch norm that sees its own process's samples alone trains another network than one process
-with the whole batch does, and torch's `SyncBatchNorm` refuses the CPU.
+A batch norm that sees only its own process's samples trains a different network than one process
+with the whole batch would, and torch's `SyncBatchNorm` refuses the CPU.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SharedBatchNorm(_BatchNorm):
-    """A batch norm of `(N, C, ...)` over the samples of all processes, each with as many."""
+    """A batch norm of `(N, C, ...)` over the samples of all processes, the same number in each."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Take any number of dimensions."""
@@ -37,7 +37,7 @@ class SharedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Let the running statistics follow; the variance, of `count` a process, without bias."""
+        """Update the running statistics; the variance, of `count` a process, is unbiased."""
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
@@ -49,7 +49,7 @@ class SharedBatchNorm(_BatchNorm):
 
 
 class _MeanOfAll(torch.autograd.Function):
-    """The mean over processes, of a value and, going back, of its gradient."""
+    """The mean over processes: of a value and, in the backward pass, of its gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the training loop asks of what it trains, and of the parts that it is put together from.
+"""What the training loop requires of what it trains, and of the parts it is composed of.
 
 A `Trainee` says what is trained, judged and written. A `Hook` is a part that may change the
 targets of a batch or look on after a step. An `Update` makes one step of an optimizer.
@@ -26,11 +26,11 @@ class Setup:
     """Where a run takes place.
 
     Attributes:
-        accelerator: of Accelerate.
+        accelerator: the `Accelerator` of Accelerate.
         task: the module of `zoo.tasks` that feeds and judges.
         data: the task's training data, with `fingerprint` and `facts`.
         out: the run folder.
-        license: licence of the data, hence of what is trained.
+        license: licence of the data, and hence of what is trained.
 
     """
 
@@ -42,7 +42,7 @@ class Setup:
 
 
 class Candidate(NamedTuple):
-    """A network to judge; its tensors and the ranges of its integers, to keep if it is best."""
+    """A network to judge, with its tensors and integer ranges, to keep if it is the best."""
 
     network: nn.Module
     tensors: Mapping[str, Tensor]
@@ -50,7 +50,7 @@ class Candidate(NamedTuple):
 
 
 class Trainee(Protocol):
-    """What a run trains, and what comes of it.
+    """What a run trains, and what becomes of it.
 
     Attributes:
         recipe: what the task reads; its `train` says how it is trained.
@@ -75,16 +75,21 @@ class Trainee(Protocol):
         """The module whose gradients Accelerate accumulates."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the outputs that the task's loss takes."""
+        """Return the outputs that the task's loss takes, for the task's inputs."""
 
     def collect(self) -> None:
-        """Bring gradients, of all processes, to what is trained; after a step's last backward."""
+        """Bring the gradients of all processes to what is trained, after a step's backward."""
 
     def use(self) -> None:
-        """Compute with what is trained as it is now; after a step, and after a state is read."""
+        """Compute with the current values, after a step and after a state is read."""
 
     def candidate(self, averaged: nn.Module | None) -> AbstractContextManager[Candidate]:
-        """Lend the network to judge: of averaged parameters, or of those being trained."""
+        """Lend the network to judge, with averaged parameters or with those being trained.
+
+        Args:
+            averaged: the averages of what `build` returned; None for the values being trained.
+
+        """
 
     def identity(self) -> Mapping[str, Any]:
         """Return the recipe that a run must have to be resumed, as JSON types, with its `name`."""
@@ -96,7 +101,7 @@ class Trainee(Protocol):
         """Refuse to resume from another start.
 
         Raises:
-            MismatchError: this one's differs.
+            MismatchError: the start of this run differs.
 
         """
 
@@ -104,14 +109,20 @@ class Trainee(Protocol):
         """Say whether the run folder holds the result of a run that reached its last step."""
 
     def write(self, progress: Progress, metrics: dict[str, Any]) -> None:
-        """Write the best so far into the run folder."""
+        """Write the best so far into the run folder.
+
+        Args:
+            progress: the best tensors and scores.
+            metrics: what to record next to them, as JSON types.
+
+        """
 
     def close(self) -> None:
         """Give back what was borrowed, however the run ended."""
 
 
 class Hook:
-    """A part of a run. A subclass defines the moments it is for."""
+    """A part of a run. A subclass defines the moments it takes part in."""
 
     def begin(self, setup: Setup, trained: nn.Module) -> None:
         """Set up, before Accelerate wraps what is trained."""
@@ -120,7 +131,14 @@ class Hook:
         """Register what a state must keep, after Accelerate has wrapped what is trained."""
 
     def targets(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
-        """Return what a batch is to be learned towards; under autocast."""
+        """Return the targets that a batch is trained towards; called under autocast.
+
+        Args:
+            inputs: inputs of one micro-batch.
+            targets: those of the data, or of the hook before.
+            step: number of the optimizer step, from 0.
+
+        """
         return targets
 
     def stepped(self, trained: nn.Module) -> None:
@@ -128,17 +146,17 @@ class Hook:
 
 
 class Passes(Protocol):
-    """The passes over one step's batch; each call is a whole one, over every micro-batch."""
+    """The passes over one step's batch; each call is a whole pass, over every micro-batch."""
 
     def backward(self) -> Tensor:
-        """Leave the gradients of all processes, clipped; return the mean loss of this one."""
+        """Compute the gradients over all processes, clipped; return the mean loss of this one."""
 
     def forward(self) -> Tensor:
         """Return the mean loss of this process, without gradients."""
 
 
 class Update(Protocol):
-    """How an optimizer step is made of passes: one backward, or several, or none at all."""
+    """How an optimizer step is made of passes: one backward pass, several, or none at all."""
 
     def __call__(self, passes: Passes, optimizer: Optimizer) -> Tensor:
-        """Do one step, gradients cleared after it; return the loss to log, of this process."""
+        """Do one step and clear the gradients; return this process's loss, for the log."""

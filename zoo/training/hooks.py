@@ -12,14 +12,14 @@ from zoo.training.contract import Hook, Setup
 
 
 class MovingAverage(Hook):
-    """An exponential moving average of parameters and buffers; with a decay of 0 it is a copy."""
+    """An exponential moving average of parameters and buffers; a copy if the decay is 0."""
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
     @property
     def module(self) -> nn.Module | None:
-        """What is averaged, as a module; None without a decay."""
+        """The averages, as a module; None without a decay."""
         return self._average.module if self.decay else None
 
     def begin(self, setup: Setup, trained: nn.Module) -> None:
@@ -38,11 +38,11 @@ class MovingAverage(Hook):
 
 
 class Teacher(Hook):
-    """A network whose outputs take the place of the data's targets (distillation).
+    """A network whose outputs replace the data's targets (distillation).
 
     Args:
-        network: deployed.
-        recipe: of what learns.
+        network: the deployed teacher.
+        recipe: the recipe that learns from it.
 
     """
 
@@ -57,7 +57,7 @@ class Teacher(Hook):
             self.network = cast(nn.Module, torch.compile(self.network))
 
     def targets(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
-        """Return what the teacher makes of the inputs: targets without the noise of the data's."""
+        """Return the teacher's outputs: targets without the noise of the data's."""
         with torch.no_grad():
             if hasattr(self._task, "taught"):
                 taught: Tensor = self._task.taught(self.network, inputs, self.recipe, step)

@@ -3,7 +3,7 @@
 What is trained is a `Trainee` (see `zoo.training.contract`): a whole network, or a few values of
 one. A run folder holds the result chosen so far, a log and the state to resume from (see
 `zoo.training.run_folder`). Batches and learning rate are functions of the step alone, so a state
-is only tensors: weights, moving average, optimizer, random generators.
+holds only tensors: weights, moving average, optimizer and random generators.
 """
 
 import dataclasses
@@ -51,10 +51,10 @@ class Run:
         trainee: what is trained.
         out: the run folder.
         accelerator: see `zoo.training.accelerator`.
-        source: of the data.
-        license: of the data.
+        source: where the data come from.
+        license: licence of the data.
         hooks: parts that may change a batch's targets or look on after a step.
-        update: how a step is made.
+        update: how a step is done.
 
     """
 
@@ -120,7 +120,7 @@ class Run:
         if state is not None:
             self.folder.check(state, self._identity())
             return state
-        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+        self.accelerator.wait_for_everyone()  # no process writes before all have looked
         probe(self.out)
         if self.accelerator.is_main_process:
             self.folder.clear()
@@ -202,7 +202,7 @@ class Run:
             )
 
     def _validate(self) -> None:
-        """Score the candidate, of averaged weights, on held-out data; keep the best."""
+        """Score the candidate with averaged weights on held-out data; keep the best."""
         with self.trainee.candidate(self.average.module) as candidate:
             scores = self.task.validate(candidate.network, self.data, self.recipe)
             for name, value in scores.items():
@@ -232,7 +232,7 @@ class Run:
         self._write_result(last)
 
     def load_state(self, state: Path) -> None:
-        """Take up a run where `state` left it."""
+        """Continue a run from `state`."""
         facts = self.folder.facts(state)
         if "start" in facts:
             self.trainee.check(facts["start"])
@@ -299,7 +299,7 @@ class _Passes:
         self.run, self.step = run, step
 
     def backward(self) -> Tensor:
-        """Leave the gradients of all processes, clipped; return the mean loss of this one."""
+        """Compute the gradients over all processes, clipped; return the mean loss of this one."""
         run = self.run
         loss = self._over_parts(run.accelerator.backward)
         run.trainee.collect()

@@ -22,7 +22,7 @@ from zoo.training.hooks import Teacher
 from zoo.training.loop import Run
 from zoo.training.progress import Progress
 
-_CALIBRATION_STEPS = 8  # batches of the first steps, which a quantized form learns ranges from
+_CALIBRATION_STEPS = 8  # batches of the first steps, from which a quantized form learns ranges
 # From a deployed network, inputs and `Train.quant` to the form that is trained.
 Quantizer = Callable[[nn.Module, Sequence[Tensor], str], nn.Module]
 
@@ -40,23 +40,23 @@ def train(
     device: str | None = None,
     quantizer: Quantizer | None = None,
 ) -> Checkpoint:
-    """Train a recipe and return the checkpoint that did best on held-out data.
+    """Train a recipe and return the checkpoint that is best on held-out data.
 
     Args:
         recipe: what to train and how; its `train` settings are the record.
         out: the run folder.
         data: what the task trains on: a folder, or a Hub data set id.
-        data_license: licence of that data, hence of the weights; goes on the card.
+        data_license: licence of that data, and hence of the weights; goes on the card.
         init: a deployed network to start from.
-        teacher: a network whose outputs take the place of the data's targets.
-        resume: go on from the newest state in `out`; the result equals an uninterrupted run.
+        teacher: a network whose outputs replace the data's targets.
+        resume: continue from the newest state in `out`; the result equals an uninterrupted run.
         tracker: name of a tracker of Accelerate, e.g. "tensorboard".
-        device: "cpu" to leave an accelerator alone; the rest is Accelerate's to choose.
-        quantizer: makes the training form where the recipe has `train.quant`, see
+        device: "cpu" to leave an accelerator unused; otherwise Accelerate chooses.
+        quantizer: makes the training form if the recipe has `train.quant`, see
             `zoo.quantization.int8.qat.training_form`.
 
     Raises:
-        MismatchError: `out` holds a run and `resume` is off, or resumes another recipe or data.
+        MismatchError: `out` holds a run and `resume` is off, or a run of another recipe or data.
         ZooError: the loss became NaN or infinite; the last good checkpoint is kept.
 
     """
@@ -92,7 +92,7 @@ class WholeNetwork:
         return task.training_data(self.recipe, source)
 
     def build(self, setup: Setup) -> nn.Module:
-        """Return the training form, from the weights to start from if there are any."""
+        """Return the training form, initialised from the given weights if there are any."""
         self.setup, settings = setup, self.recipe.train
         model = build(self.recipe)
         if settings.quant is None:
@@ -119,7 +119,7 @@ class WholeNetwork:
         return model
 
     def _first_inputs(self) -> list[Tensor]:
-        """Return the inputs of the first steps, those of all processes in each of them."""
+        """Return the inputs of the first steps, each with those of all processes."""
         setup = self.setup
         size = self.recipe.train.batch_size * setup.accelerator.num_processes
         return [
@@ -128,7 +128,7 @@ class WholeNetwork:
         ]
 
     def prepare(self, optimizer: Optimizer) -> Optimizer:
-        """Let Accelerate wrap the network, and compile it if that is asked for."""
+        """Let Accelerate wrap the network, and compile it if the settings say so."""
         prepared: Optimizer
         self.module, prepared = self.setup.accelerator.prepare(self.module, optimizer)
         compiled = self.recipe.train.compile
@@ -141,7 +141,7 @@ class WholeNetwork:
         return outputs
 
     def collect(self) -> None:
-        """Do nothing: the wrapped network's backward has brought the gradients together."""
+        """Do nothing: the wrapped network's backward pass has already reduced the gradients."""
 
     def use(self) -> None:
         """Do nothing: the network computes with its own parameters."""

@@ -13,19 +13,19 @@ from zoo.registry.recipe import Train
 class Soap(Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321, algorithm 3).
 
-    A weight is seen as a matrix `(out, rest)`, a vector or number as one column. L and R are moving
-    averages of G G^T and G^T G; Adam's second moment belongs to Q_L^T G Q_R, with Q their
+    A weight is treated as a matrix `(out, rest)`, a vector or number as a column. L and R are
+    moving averages of G G^T and G^T G; Adam's second moment belongs to Q_L^T G Q_R, with Q their
     eigenvectors, which one power iteration and a QR decomposition renew every `frequency` steps.
-    The first step only fills L and R. Sides of 1, and of more than `most`, are not rotated.
-    Memory: Adam's, and two squares of each rotated side.
+    The first step only fills L and R. Sides of 1, and those longer than `most`, are not rotated.
+    Memory: Adam's, plus two square matrices per rotated side.
 
     Args:
-        params: what is trained.
-        lr: rate; between Adam's and ten times it.
+        params: the parameters to train.
+        lr: learning rate; between Adam's and ten times that.
         betas: decay of Adam's two moments.
         shampoo_beta: decay of L and R.
         eps: added to the root of the second moment.
-        weight_decay: decoupled.
+        weight_decay: decoupled weight decay.
         frequency: steps between two renewals of the eigenvectors.
         most: the longest side that is rotated.
 
@@ -94,13 +94,14 @@ def _begin(state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> No
     for side, outer, length in zip(("left", "right"), (_left, _right), gradient.shape, strict=True):
         if 1 < length <= group["most"]:
             product = outer(gradient)
-            # NaN would be an error here; the weights get it in the next step and the loss shows it.
+            # NaN would be an error here; the next step passes it to the weights, and the loss shows
+            # it.
             state[f"{side}_basis"] = torch.linalg.eigh(product.nan_to_num()).eigenvectors.flip(1)
             state[side] = product * (1 - group["shampoo_beta"])
 
 
 def _renew(state: dict[str, Any]) -> None:
-    """Bring the bases nearer to the eigenvectors, sorted by eigenvalue, and the moment along."""
+    """Move the bases closer to the eigenvectors, sorted by eigenvalue, and the moment with them."""
     for axis, side in enumerate(("left", "right")):
         if side not in state:
             continue

@@ -1,4 +1,4 @@
-"""How far a training run is, and the best it has found so far."""
+"""How far a training run has got, and the best it has found so far."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ BEST = "best.pt"
 
 @dataclasses.dataclass
 class Progress:
-    """What a state keeps besides tensors of the optimizer.
+    """What a state keeps besides the optimizer's tensors.
 
     Attributes:
         step: optimizer steps done.
-        seconds: spent on them, over all resumptions.
-        best_score: on held-out data, larger is better; None before the first validation.
-        best_step: when it was reached.
-        best_metrics: all held-out scores of it.
+        seconds: time spent on them, over all resumptions.
+        best_score: score on held-out data, larger is better; None before the first validation.
+        best_step: the step at which it was reached.
+        best_metrics: all held-out scores at that step.
         best: the tensors that reached it.
-        best_quantization: their ranges, where they are trained for integers.
+        best_quantization: their ranges, if they are trained for integers.
 
     """
 
@@ -37,7 +37,7 @@ class Progress:
     def offer(
         self, score: float, metrics: dict[str, float], tensors: Mapping[str, Tensor], ranges: Any
     ) -> None:
-        """Keep a copy of what scored better than all before; the first of equals stays."""
+        """Keep a copy of tensors that score better than all before; of equals the first stays."""
         if self.best_score is None or score > self.best_score:
             self.best_score, self.best_step, self.best_metrics = score, self.step, metrics
             self.best_quantization = ranges

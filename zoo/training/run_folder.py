@@ -1,8 +1,8 @@
-"""A training run's folder: its log, the state to resume from, and who may start in it.
+"""A training run's folder: its log, the state to resume from, and which runs may use it.
 
 ```
 log.jsonl           a line of figures every so many steps
-state-<step>/       what to resume from; the newest alone is kept, whole or absent
+state-<step>/       what to resume from; only the newest is kept, whole or absent
 ```
 """
 
@@ -34,21 +34,21 @@ class RunFolder:
 
     @property
     def has_result(self) -> bool:
-        """Whether a result is there, of a finished run or of one on its way."""
+        """Whether there is a result, from a finished run or one under way."""
         return (self.path / self.result).exists()
 
     def newest(self, resume: bool) -> Path | None:
         """Return the state to resume from, or None to start.
 
         Raises:
-            MismatchError: the folder is used and `resume` is off, or holds a result alone.
+            MismatchError: the folder is in use and `resume` is off, or it holds only a result.
 
         """
         states = sorted(self.path.glob(f"{_STATE}*"))
         if resume and states:
             return states[-1]
         if resume and self.has_result:
-            raise MismatchError(f"{self.path} holds a checkpoint and no state to resume from")
+            raise MismatchError(f"{self.path} holds a checkpoint but no state to resume from")
         used = states or self.has_result or (self.path / LOG).exists()
         if used and not resume:
             raise MismatchError(
@@ -58,7 +58,7 @@ class RunFolder:
         return None
 
     def check(self, state: Path, ours: Mapping[str, Any]) -> None:
-        """Refuse a state of other settings, data or processes, naming what differs.
+        """Refuse a state with other settings, data or processes, naming what differs.
 
         Raises:
             MismatchError: the identity that the state was written with is not `ours`.
@@ -72,7 +72,7 @@ class RunFolder:
             difference = f"recipe {theirs['recipe']['name']!r}, not {name!r}"
         else:
             before, now = leaves(theirs), leaves(ours)
-            # A field that came with a newer version and is still unset makes no difference.
+            # A field that a newer version added and that is still unset makes no difference.
             new = {k for k in now.keys() - before.keys() if not now[k]}
             changed = (k for k in {**before, **now} if before.get(k) != now.get(k))
             key = next((k for k in changed if k not in new), None)
@@ -86,7 +86,7 @@ class RunFolder:
 
     @staticmethod
     def facts(state: Path) -> dict[str, Any]:
-        """Return what a state says of itself."""
+        """Return what a state says about itself."""
         facts: dict[str, Any] = json.loads((state / FACTS).read_text(encoding="utf-8"))
         return facts
 
@@ -122,7 +122,7 @@ class RunFolder:
             stream.write(json.dumps(line) + "\n")
 
     def cut_log(self, step: int) -> None:
-        """Remove the lines after a step, which come again, and one that a kill has cut."""
+        """Remove the lines after a step, which will come again, and a line cut off by a kill."""
         log = self.path / LOG
         if log.exists():
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True)

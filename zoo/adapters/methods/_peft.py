@@ -1,4 +1,4 @@
-"""What the methods of PEFT have in common."""
+"""What the methods that go through PEFT share."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ class PeftRoute:
         self._kept: Values = {}
         chosen = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in chosen]
-        self.trained: nn.Module = nn.ParameterList([p for _, p in chosen])  # the very parameters
+        self.trained: nn.Module = nn.ParameterList([p for _, p in chosen])  # the same objects
 
     def collect(self) -> None:
         """Do nothing: the gradients are already where they are needed."""
@@ -71,7 +71,7 @@ def factors(model: nn.Module, options: Options, *, dora: bool) -> PeftRoute:
 
 
 def package() -> Any:
-    """Return the package.
+    """Return the package `peft`.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -85,7 +85,7 @@ def package() -> Any:
 
 
 def linear_targets(model: nn.Module, options: MaskOptions) -> list[str]:
-    """Return the names of the linear layers that a mask covers; PEFT's SHiRA knows no others."""
+    """Return the names of the linear layers that a mask covers; PEFT's SHiRA supports no others."""
     names = []
     for name in masks.targets(model, options):
         layer = model.get_submodule(name.rpartition(".")[0])

@@ -1,7 +1,7 @@
-"""What a method of adapting a model offers: its file here, or a package's through an entry point.
+"""What an adapter method offers: a file here, or one in a package, through an entry point.
 
-A method attaches trained values to a base model. From then on the loop of `zoo.training` knows the
-`Attachment` alone, so that a new method is one file and nothing else.
+A method attaches trained values to a base model. From then on the loop of `zoo.training` knows only
+the `Attachment`, so that a new method is one file and nothing else.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,9 +25,9 @@ class Options:
     """What a recipe says to its method.
 
     Attributes:
-        rank: of factors, or what a budget is counted from.
+        rank: rank of factors, or the basis of a budget.
         mask: which tensors, and how their entries were chosen.
-        seed: for initial values that are drawn at random.
+        seed: seed of initial values that are drawn at random.
 
     """
 
@@ -37,7 +37,7 @@ class Options:
 
     @classmethod
     def of(cls, recipe: AdapterRecipe) -> "Options":
-        """Return those of a recipe."""
+        """Return the options of a recipe."""
         return cls(rank=recipe.rank, mask=recipe.mask, seed=recipe.train.seed)
 
 
@@ -45,7 +45,7 @@ class Attachment(Protocol):
     """Trained values at work in a base model.
 
     Attributes:
-        model: what computes: the base, or what has been wrapped around it.
+        model: the module that computes: the base, or a wrapper around it.
 
     """
 
@@ -67,11 +67,11 @@ class Attachment(Protocol):
         """Let the model compute with these values, or with those being trained if None."""
 
     def result(self, values: Values, folder: Path) -> Sparse | None:
-        """Return what a sparse adapter is made of, the model having the base's values until the
-        next `use`; or write files of the method's own into `folder` and return None."""
+        """Return what a sparse adapter is made of, or write the method's own files into `folder`
+        and return None. The model has the base's values until the next `use`."""
 
     def close(self) -> None:
-        """Give the base its own values back, to the bit, and leave nothing in it."""
+        """Give the base its own values back, bit for bit, and leave nothing in it."""
 
 
 class AdapterMethod(Protocol):

@@ -33,7 +33,7 @@ def attach(model: nn.Module, indices: masks.Indices, options: Options) -> Attach
 
 
 class PeftShira(_peft.PeftRoute):
-    """PEFT's SHiRA, which gives a sparse adapter as the other SHiRAs do."""
+    """PEFT's SHiRA, which yields a sparse adapter like the other SHiRA methods."""
 
     def __init__(self, model: nn.Module, indices: masks.Indices, rank: int) -> None:
         super().__init__(wrap_shira(model, indices, rank), {"mask": masks.digest(indices)})
@@ -74,7 +74,7 @@ def wrap_shira(
     """Return a SHiRA PeftModel with our masks, whose indices survive saving and resuming.
 
     PEFT keeps the indices in a plain dictionary: `state_dict`, hence `accelerate.save_state` and
-    the Trainer, lose them, and a mask that was made anew may differ. Here each layer's indices
+    the Trainer, lose them, and a mask that is made again may differ. Here each layer's indices
     are also a persistent buffer, and loading a state puts them back where PEFT reads them.
 
     Args:
@@ -101,7 +101,7 @@ def wrap_shira(
         init_weights=True,
     )
     settings: Any = config
-    settings.mask_type, settings.mask_fn = "custom", mask_of  # given at once, it warns
+    settings.mask_type, settings.mask_fn = "custom", mask_of  # the constructor would warn
     wrapped = peft.get_peft_model(model, config, adapter_name=adapter)
     keep_indices(wrapped, adapter)
     return wrapped

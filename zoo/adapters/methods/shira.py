@@ -41,7 +41,7 @@ class HookRoute:
         return {"mask": masks.digest(indices), "base": self.compact.base_digest()}
 
     def use(self, values: Values | None = None) -> None:
-        """Let the model compute with these values; None: with those being trained."""
+        """Let the model compute with these values, or with those being trained if None."""
         self.compact.write(self.model, None if values is None else values["deltas"])
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class HookRoute:
         self.compact.restore(self.model)
 
     def collect(self) -> None:
-        """Bring gradients to what is trained: the hooks have done so."""
+        """Do nothing: the hooks have already gathered the gradients."""
 
     def deltas(self, values: Values) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (indices, deltas) by tensor name."""

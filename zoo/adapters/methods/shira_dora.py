@@ -34,8 +34,8 @@ class MaskedDora(HookRoute):
     Args:
         model: the base.
         indices: sorted flat indices by tensor name.
-        rank: of B (rows, rank) and A (rank, columns); convolutions count as (out, rest).
-        seed: of A; B begins at zero.
+        rank: the rank of B (rows, rank) and A (rank, columns); convolutions count as (out, rest).
+        seed: the seed of A; B begins at zero.
 
     """
 
@@ -48,7 +48,7 @@ class MaskedDora(HookRoute):
         self._cells: list[tuple[Tensor, Tensor]] = []
         for n, (weight, part) in enumerate(self._weights()):
             rows, columns = weight.shape
-            bound = 1 / math.sqrt(columns)  # Kaiming, as peft starts A
+            bound = 1 / math.sqrt(columns)  # Kaiming, as peft initializes A
             dice = torch.Generator().manual_seed((seed << 20) + n)
             start = torch.empty(rank, columns).uniform_(-bound, bound, generator=dice)
             self.factors[f"a{n}"] = nn.Parameter(start.to(weight.device))
@@ -94,14 +94,14 @@ class MaskedDora(HookRoute):
         ]
 
     def use(self, values: Values | None = None) -> None:
-        """Let the model compute with these values; None: with those being trained."""
+        """Let the model compute with these values, or with those being trained if None."""
         chosen = dict(self.factors.items()) if values is None else values
         with torch.no_grad():
             self._measure(chosen)
             self.compact.write(self.model, self._change(chosen))
 
     def collect(self) -> None:
-        """Take the gradient of the masked entries on to A, B and m."""
+        """Pass the gradient of the masked entries on to A, B and m."""
         gradient, self.compact.values.grad = self.compact.values.grad, None
         if gradient is not None:
             self._change(dict(self.factors.items())).backward(gradient)

@@ -1,1 +1,1 @@
-"""Compression methods that change what a network is made of: one file each; see the contract."""
+"""Compression methods that change a network's structure: one file each; see the contract."""

@@ -1,4 +1,4 @@
-"""Activations of their own, and the softmax, in files."""
+"""Stand-alone activations, and the softmax, in files."""
 
 import math
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What files say of a kind of operator: a row of TFLite, and what groups share in reading one."""
+"""How files express a kind of operator: a row for TFLite, and what groups share in reading one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,11 +39,11 @@ class OperatorCall:
         return self.tensors[self.inputs[place]].shape
 
     def option(self, key: str, default: Any = 0) -> Any:
-        """Return an option, or what the schema says when it is absent."""
+        """Return an option, or the schema's default if it is absent."""
         return self.options.get(key, default)
 
     def expect(self, *counts: int) -> None:
-        """Raise unless the number of operands is one of these."""
+        """Raise a MismatchError unless the number of operands is one of these."""
         if len(self.inputs) not in counts:
             raise MismatchError(
                 f"{self.name} at {self.output} has {len(self.inputs)} operands; "
@@ -51,7 +51,7 @@ class OperatorCall:
             )
 
     def rank4(self, *places: int) -> None:
-        """Raise unless these operands are images or kernels."""
+        """Raise a MismatchError unless these operands are images or kernels: 4 dimensions."""
         for place in places:
             if len(self.shape(place)) != 4:
                 raise MismatchError(
@@ -60,25 +60,40 @@ class OperatorCall:
                 )
 
     def constant(self, place: int) -> NDArray[Any]:
-        """Return an operand that must be constant integers."""
+        """Return an operand that must be constant integers.
+
+        Raises:
+            MismatchError: it is computed at run time, or not integers.
+
+        """
         name = self.inputs[place]
         value = self.values.get(name)
         if value is None or value.dtype.kind != "i":
             raise MismatchError(
-                f"{self.name} at {self.output}: {name!r} is computed while running; expected "
+                f"{self.name} at {self.output}: {name!r} is computed at run time; expected "
                 "constant integers"
             )
         return value
 
     def activation(self) -> dict[str, Any]:
-        """Return the fused activation as an attribute."""
+        """Return the fused activation as an attribute; {} if there is none.
+
+        Raises:
+            MismatchError: the schema's number for it is unknown.
+
+        """
         number = self.option("activation")
         if number not in _ACTIVATIONS:
             raise MismatchError(f"{self.name} at {self.output} has fused activation {number}")
         return {"activation": _ACTIVATIONS[number]} if number else {}
 
     def axes(self) -> list[int]:
-        """Return the dimensions that the second operand lists."""
+        """Return the dimensions that the second operand lists, counted from 0.
+
+        Raises:
+            UnsafeFileError: there are none, or one is out of range.
+
+        """
         rank, axes = len(self.shape(0)), self.constant(1).reshape(-1)
         if not len(axes) or np.any(axes < -rank) or np.any(axes >= rank):
             raise UnsafeFileError(f"{self.name} at {self.output} has axes outside its {rank}")
@@ -96,9 +111,9 @@ class TfliteOp:
     """A kind of operator in `.tflite` files.
 
     Attributes:
-        names: of the file's operators that are of this kind, as in the schema.
-        write: gives the operator for an op of a graph.
-        read: gives the op's operands and attributes for an operator of a file.
+        names: names of the file's operators that are of this kind, as in the schema.
+        write: returns the operator for an op of a graph.
+        read: returns the op's operands and attributes for an operator of a file.
 
     """
 
@@ -118,12 +133,17 @@ def without_options(*counts: int) -> Callable[[OperatorCall], Parsed]:
 
 
 def alone(graph: Graph, op: Op) -> Parts:
-    """Write an operator without options, called as the kind is."""
+    """Write an operator without options, named like its kind."""
     return op.kind.upper(), {}, []
 
 
 def activation_code(op: Op) -> int:
-    """Return the schema's number of an op's fused activation."""
+    """Return the schema's number for an op's fused activation.
+
+    Raises:
+        MismatchError: TFLite has no such activation.
+
+    """
     activation = op.attributes.get("activation")
     if activation not in tflite_schema.ACTIVATIONS:
         raise MismatchError(
@@ -134,7 +154,12 @@ def activation_code(op: Op) -> int:
 
 
 def window_options(graph: Graph, op: Op) -> Options:
-    """Return the options that convolutions and pools share."""
+    """Return the options that convolutions and pools share.
+
+    Raises:
+        MismatchError: the padding is neither zero nor TFLite's SAME.
+
+    """
     a = op.attributes
     size = graph.tensors[op.inputs[0]].shape[1:3]
     same = same_padding(size, a["kernel"], a["stride"], a["dilation"])
@@ -149,7 +174,12 @@ def window_options(graph: Graph, op: Op) -> Options:
 
 
 def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
-    """Return the attributes that convolutions and pools share; SAME padding as numbers."""
+    """Return the attributes that convolutions and pools share; SAME padding as numbers.
+
+    Raises:
+        UnsafeFileError: a stride, dilation or kernel size is below 1.
+
+    """
     stride = (call.option("stride_h"), call.option("stride_w"))
     dilation = (call.option("dilation_h", 1), call.option("dilation_w", 1))
     if min(*stride, *dilation, *kernel) < 1:
@@ -162,7 +192,7 @@ def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
 
 
 def onnx_window(op: Op) -> dict[str, Any]:
-    """Return the same as attributes of an ONNX node."""
+    """Return the window of an op as attributes of an ONNX node."""
     top, bottom, left, right = op.attributes["padding"]
     return {
         "kernel_shape": list(op.attributes["kernel"]),

@@ -49,7 +49,7 @@ def _prelu_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
 
 
 def _counted(name: str, aten: str, *attributes: str) -> OpKind:
-    """Return an activation that costs are estimated for, and nothing else."""
+    """Return an activation that only costs are estimated for."""
     return OpKind(
         name=name,
         aten={aten: attributes},
@@ -90,9 +90,7 @@ ROWS = (
         lower=None,
         shape=None,
         mixes_samples=never,
-        absent=dict.fromkeys(
-            ("lower", "shape"), "it is taken along by the operator before it, which must be able to"
-        ),
+        absent=dict.fromkeys(("lower", "shape"), "it must be fused into the operator before it"),
         elementwise=True,
         scalar=True,
         fusable=True,

@@ -30,7 +30,7 @@ def _trace(kind: str) -> Trace:
 
 _ADD, _SUB, _MUL, _DIV = (_trace(kind) for kind in ("add", "sub", "mul", "div"))
 _MADE = {
-    "aten": "so far only files hold it, and zoo.graph.rewrite makes it of clamps",
+    "aten": "so far it occurs only in files, and zoo.graph.rewrite makes it from clamps",
     "lower": "it is made after lowering",
 }
 

@@ -24,12 +24,12 @@ Check = Callable[[Graph, Op, list[Shape]], Shape]
 
 
 def never(graph: Graph, op: Op) -> bool:
-    """Each sample of a batch is computed by itself."""
+    """Return False: each sample of a batch is computed by itself."""
     return False
 
 
 def along_dims(graph: Graph, op: Op) -> bool:
-    """Whether the dimensions that an op goes along include the batch."""
+    """Whether the dimensions that an op works along include the batch."""
     dims, rank = op.attributes["dim"], len(graph.tensors[op.inputs[0]].shape)
     return 0 in {dim % rank for dim in ([dims] if isinstance(dims, int) else dims)}
 
@@ -43,18 +43,20 @@ class OpKind:
         aten: the ATen operators that trace to it, each with the names of the arguments that become
             attributes, or with the function that reads them.
         lower: emits its form in the layout "channels_last".
-        shape: refuses operands that do not fit, and gives the shape that they imply; channels last.
+        shape: refuses operands that do not fit, and returns the shape that they imply; channels
+            last.
         mixes_samples: whether an op computes one sample of a batch from others.
         absent: of `aten`, `lower` and `shape`, those that are None, and why. A kind without a
             `shape` has no channels-last form, and so no entry in the columns of the rooms above.
         roles: what the parameters among its operands are, by place; "constant" elsewhere.
-        macs: the multiply-accumulates of an op; None for kinds that count none, as in the papers.
-        moves: only puts elements elsewhere; what acts on single elements commutes with it.
+        macs: returns the multiply-accumulates of an op; None for kinds without any, as in the
+            papers.
+        moves: only moves elements; what acts on single elements commutes with it.
         elementwise: makes an output of an input's size from elements in the same place.
-        scalar: elementwise of one operand, alike in every place.
-        fuses: takes an activation along, on the way out.
+        scalar: elementwise on one operand, the same in every place.
+        fuses: can apply an activation to its result.
         fusable: is such an activation, in every runtime of `.tflite` files.
-        shares_quantization: runtimes do not rescale in it: output and inputs mean the same.
+        shares_quantization: runtimes do not rescale in it: output and inputs have one quantization.
 
     """
 
@@ -78,9 +80,9 @@ class Column(dict[str, T]):
     """What one room knows about each kind of operator, by the kind's name.
 
     Args:
-        what: an entry is, as errors say it: "float kernel".
-        place: where entries are added.
-        groups: the entries, as the files of groups have them.
+        what: what an entry is, as errors call it: "float kernel".
+        place: where to add an entry.
+        groups: the entries, one mapping per file of a group.
         absent: why a kind that has a channels-last form has no entry, by its name.
 
     """
@@ -97,13 +99,13 @@ class Column(dict[str, T]):
         """Return the entry of an op's kind.
 
         Raises:
-            MismatchError: there is none; the op is named.
+            MismatchError: the kind has no entry; the message names the op.
 
         """
         if op.kind in self:
             return self[op.kind]
         reason = self.absent.get(op.kind)
         raise MismatchError(
-            f"{op.label} has no {self.what}{f' ({reason})' if reason else ''}: replace it by one "
+            f"{op.label} has no {self.what}{f' ({reason})' if reason else ''}: replace it with one "
             f"of {', '.join(sorted(self))}, or add it to {self.place}"
         )

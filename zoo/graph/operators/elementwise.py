@@ -1,4 +1,4 @@
-"""What arithmetic and activations share: their lowering, and the shapes they give."""
+"""What arithmetic and activations share: their lowering, and the shapes of their outputs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def lower_elementwise(lowering: "Lowering", op: Op) -> None:
-    """Emit an op as it is, its parameters of the output's rank and a scalar as a constant."""
+    """Emit an op as it is, with parameters of the output's rank and a scalar as a constant."""
     rank = len(lowering.shape(op.outputs[0]))
     names = []
 
@@ -34,7 +34,7 @@ def lower_elementwise(lowering: "Lowering", op: Op) -> None:
 
 
 def broadcast(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
-    """Return the shape that operands of these shapes make together."""
+    """Return the shape that operands of these shapes broadcast to."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     sizes = []

@@ -49,7 +49,7 @@ def _trace_batch_norm(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> N
     names = [n for n in ("running_mean", "running_var", "weight", "bias") if a[n] is not None]
     stored = all(a[name].name in tracer.sources for name in names)
     if a.get("training") or names[:2] != ["running_mean", "running_var"] or not stored:
-        raise tracer.unmapped(node, "aten.batch_norm without running statistics of its own")
+        raise tracer.unmapped(node, "aten.batch_norm without running statistics")
     attributes = {"epsilon": a["eps"], "parameters": tuple(names)}
     tracer.emit(node, "batch_norm", [a[name] for name in ("input", *names)], attributes)
 
@@ -67,7 +67,7 @@ def _lower_fully_connected(lowering: "Lowering", op: Op) -> None:
     if flat is None or flat.kind != "reshape" or not lowering.reads_flat(flat):
         lowering.layer(op, op.inputs[0])
         return
-    # The flattened image comes channels last here: its order moves into the weights.
+    # The flattened image is channels last here, so the weights are reordered to match.
     _, c, h, w = lowering.shape(flat.inputs[0])
 
     def move(weight: NDArray[Any]) -> NDArray[Any]:

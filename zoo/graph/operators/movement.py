@@ -74,10 +74,11 @@ def _lower_transpose(lowering: "Lowering", op: Op) -> None:
 
 
 def _lower_depth_to_space(lowering: "Lowering", op: Op) -> None:
-    """Reorder the channels for TFLite: its cells hold (row, column, channel), torch's the reverse.
+    """Reorder the channels for TFLite: its cells hold (row, column, channel), torch's have the
+    reverse.
 
-    Where a convolution makes them for this op alone, its kernels change places, which costs
-    nothing; else they are transposed.
+    If a convolution makes them for this op alone, its kernels are reordered, which costs nothing;
+    else the channels are transposed.
     """
     block, outputs = op.attributes["block"], lowering.shape(op.outputs[0])[1]
     source = op.inputs[0]

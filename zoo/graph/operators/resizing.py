@@ -1,4 +1,4 @@
-"""Images made larger or smaller: by nearest pixels and bilinear."""
+"""Images made larger or smaller: by nearest pixels or bilinearly."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def _trace(kind: str, *, exact: bool = False) -> Trace:
 def _check_factors(
     where: str, a: dict[str, Any], size: tuple[int, ...], before: tuple[int, ...]
 ) -> None:
-    """Raise where torch samples by another factor than the ratio of the sizes, as devices do."""
+    """Raise if torch samples by a factor other than the ratio of the sizes, which devices use."""
     factors = a.get("scale_factors") or (a.get("scales_h"), a.get("scales_w"))
     for factor, pixels, made in zip(factors, before, size, strict=True):
         if factor is not None and abs(factor * int(pixels) / made - 1) > _SAME_FACTOR:

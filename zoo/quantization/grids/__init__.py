@@ -1,4 +1,4 @@
-"""Grids: which values exist. One file each, found by being here; see `contract`."""
+"""Grids: which values exist. One file each, found in this folder; see `contract`."""
 
 from collections.abc import Callable
 

@@ -38,11 +38,11 @@ class Codebooks(Grid):
 
     @property
     def row_unit(self) -> int:
-        """Return the rows of a codebook; all where they share the steps of block scales."""
+        """Return the rows of a codebook; all if they share the steps of block scales."""
         return self.rows if self.scale_block else self.group_rows
 
     def pinned(self, options: LayerOptions) -> LayerOptions:
-        """Return options with codebooks for as many columns and rows as these are for."""
+        """Return options whose codebooks span as many columns and rows as these do."""
         size = self.span * self.group_rows
         return replace(options, columns_per_group=self.span, group_size=size, target_bpv=None)
 
@@ -52,7 +52,7 @@ class Codebooks(Grid):
         return self.span // self.scale_block if self.scale_block else 0
 
     def books(self, parameters: Parameters) -> Tensor:
-        """Return the codebooks (..., k, dim) out of the parameters."""
+        """Return the codebooks (..., k, dim) from the parameters."""
         return parameters["codebook"]
 
     def fit(self, values: Tensor, importance: Tensor) -> Parameters:
@@ -62,7 +62,7 @@ class Codebooks(Grid):
         points = self.split(values if scale is None else values / scale)
         if scale is None:
             weights = importance.view(1, -1, self.dim).repeat(1, self.group_rows, 1)
-            if self.rows % self.group_rows:  # rows that pad the last group weigh nothing
+            if self.rows % self.group_rows:  # rows that pad the last group have no weight
                 weights = self.split(importance.expand(self.rows, -1))
         else:
             weights = self.split(importance * scale * scale)  # an error is magnified by its scale
@@ -80,7 +80,7 @@ class Codebooks(Grid):
         """Return the nearest centroids (equation 5 of the paper)."""
         scale = self.scale(group, values.shape[1], offset)
         live = values if scale is None else values / scale
-        # A cell has one scale, so that its distances grow with it but keep their order.
+        # A cell has one scale, so its distances grow with it but keep their order.
         books = self.books(group)
         metrics = (metric,) if metric.ndim == 2 else metric.split(self.dim)
         cells = [
@@ -99,12 +99,12 @@ class Codebooks(Grid):
         return values if scale is None else values * scale
 
     def round(self, codebook: Tensor) -> Tensor:
-        """Return (..., k, dim) as storage will give it back: int8 times a half, or halves."""
+        """Return (..., k, dim) as storage will return it: int8 times a half, or halves."""
         integers, scale = self._integers(codebook)
         return integers * scale
 
     def scale(self, group: Parameters, width: int, offset: int = 0) -> Tensor | None:
-        """Return the scales (rows, width) from column `offset` of the group on, or None."""
+        """Return the scales (rows, width) starting at column `offset` of the group, or None."""
         if not self.scale_block:
             return None
         blocks = torch.exp2(group["log_step"] * group["log_scale"] + group["log_low"])
@@ -199,7 +199,7 @@ class Codebooks(Grid):
         return tensors["codebook"], tensors.get("codebook_scale")
 
     def places(self, codes: Tensor) -> Tensor:
-        """Return (rows, cells) the row of each cell's centroid in `codebook` seen as (-1, dim)."""
+        """Return (rows, cells): the row of each cell's centroid in `codebook` as (-1, dim)."""
         size = 1 << self.index_bits
         group = torch.arange(self.cells, device=codes.device) // (self.span // self.dim)
         rows = torch.arange(self.rows, device=codes.device) // self.group_rows
@@ -212,7 +212,7 @@ class Codebooks(Grid):
             one = torch.ones((), device=codebook.device)
             return codebook.to(torch.float16).to(torch.float32), one
         largest = codebook.abs().amax((-2, -1), keepdim=True)
-        # The least normal half, so that a codebook of tiny values keeps its scale's precision.
+        # The smallest normal half, so that a codebook of tiny values keeps its scale's precision.
         scale = (largest / 127).clamp(min=6.104e-5).to(torch.float16).to(torch.float32)
         return torch.round(codebook / scale).clamp(-127, 127), scale
 
@@ -283,7 +283,7 @@ def make(
 
     if options.target_bpv is None:
         size = options.group_size or 16 * (options.dim << options.index_bits) * 4
-        wide = -(-size // rows)  # this many columns are needed where the rows are few
+        wide = -(-size // rows)  # this many columns are needed if there are few rows
         span = options.columns_per_group or _span(columns, max(64, wide), unit)
         return build(span, max(1, min(size // span, rows)))
     budget = options.target_bpv * rows * columns

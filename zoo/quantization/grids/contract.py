@@ -22,14 +22,14 @@ Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 class Grid(ABC):
     """The values that a (rows, columns) matrix may take.
 
-    The matrix is cut into column groups of `span` columns (the last may be ragged). Each has
-    parameters of its own, fitted when a solver arrives there. Within a group, `dim`
-    neighbouring columns of a row share one code below 2^index_bits. Widths that `dim` does not
-    divide are padded with columns of zeros.
+    The matrix is cut into column groups of `span` columns (the last may be ragged). Each has its
+    own parameters, fitted when a solver reaches it. Within a group, `dim` neighbouring columns of a
+    row share one code below 2^index_bits. Widths not divisible by `dim` are padded with columns of
+    zeros.
 
     Attributes:
-        finish: the module of `zoo.quantization.steps` whose `finish` makes parameters that can
-            be stored out of what a solver found; "" where every solver's are.
+        finish: the module of `zoo.quantization.steps` whose `finish` turns what a solver found into
+            parameters that can be stored; "" if they can be stored as they are.
 
     """
 
@@ -59,21 +59,21 @@ class Grid(ABC):
 
     @property
     def row_unit(self) -> int:
-        """Return how many rows have to stay together when others are quantized elsewhere.
+        """Return how many rows must stay together when other rows are quantized elsewhere.
 
-        Where that is less than `rows`, the parameters of parts are joined along the second axis.
+        If that is less than `rows`, the parameters of parts are joined along the second axis.
         """
         return 1
 
     def pinned(self, options: LayerOptions) -> LayerOptions:
-        """Return options that cut any part of `row_unit`s as this grid cuts the whole."""
+        """Return options that divide a part of whole `row_unit`s as this grid divides all."""
         return options
 
     @abstractmethod
     def fit(self, values: Tensor, importance: Tensor) -> Parameters:
         """Return the parameters of one column group.
 
-        `values` is (rows, width) and `importance` (width,): what a squared error costs there.
+        `values` is (rows, width), and `importance` (width,) is what a squared error costs there.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Grid(ABC):
         """Return the codes (rows, width / dim) of the allowed values nearest to `values`.
 
         `values` is (rows, width), any run of cells that starts `offset` columns into the group;
-        `metric` (width,) what squared errors cost, or for a single cell a (dim, dim) matrix.
+        `metric` is what squared errors cost: (width,), or a (dim, dim) matrix for a single cell.
         """
 
     @abstractmethod
@@ -90,16 +90,16 @@ class Grid(ABC):
 
     @abstractmethod
     def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
-        """Return the gradient of the tunable parameters, those that values are linear in.
+        """Return the gradient of the tunable parameters: those in which values are linear.
 
-        `gradient` (rows, padded) is that of the values which `decode` gives for `codes`.
+        `gradient` (rows, padded) is the gradient of the values that `decode` returns for `codes`.
         """
 
     @abstractmethod
     def layout(self) -> Layout:
         """Return the shape and type of all groups' parameters as stored, by name.
 
-        Integers only, so that no cast of a model harms them.
+        Integers only, so that casting a model does not harm them.
         """
 
     @abstractmethod
@@ -108,30 +108,30 @@ class Grid(ABC):
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, Tensor]) -> Parameters:
-        """Return the parameters that `store` gave the tensors of.
+        """Return the parameters from the tensors that `store` returned.
 
         Raises:
-            UnsafeFileError: shapes, types or values that `store` never writes.
+            UnsafeFileError: a shape, type or value is one that `store` never writes.
 
         """
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027  (not all have any)
-        """Refuse stored values that no quantization gives, without decoding the matrix.
+        """Refuse stored values that no quantization produces, without decoding the matrix.
 
         Raises:
-            UnsafeFileError: an invalid value, e.g. a zero for a tensor that the file lacked.
+            UnsafeFileError: a value is invalid, e.g. zero in a tensor that the file lacked.
 
         """
 
     def parameter_bytes(self) -> int:
-        """Return the bytes of what `store` gives."""
+        """Return the bytes of the tensors that `store` returns."""
         return sum(math.prod(shape) * kind.itemsize for shape, kind in self.layout().values())
 
     def take(self, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-        """Return a stored tensor that is as `layout` says.
+        """Return a stored tensor, checked against `layout`.
 
         Raises:
-            UnsafeFileError: it is missing, or of another shape or type.
+            UnsafeFileError: it is missing, or has another shape or type.
 
         """
         return take(tensors, name, *self.layout()[name])
@@ -147,7 +147,7 @@ class Grid(ABC):
         return torch.cat(parts, 1)
 
     def group(self, parameters: Parameters, index: int) -> Parameters:
-        """Return the parameters of one column group out of those of all."""
+        """Return the parameters of one column group from those of all."""
         return {name: tensor[index] for name, tensor in parameters.items()}
 
     def collect(self, groups: Sequence[Parameters]) -> Parameters:
@@ -160,13 +160,13 @@ class Grid(ABC):
 
 
 class GridModule(Protocol):
-    """A module of `zoo.quantization.grids`, or what an entry point of that group names."""
+    """A module of `zoo.quantization.grids`, or one that an entry point of that group names."""
 
     def make(self, options: LayerOptions, rows: int, columns: int) -> Grid:
         """Return the grid for a (rows, columns) matrix.
 
         Raises:
-            MismatchError: there is no such grid for these options.
+            MismatchError: these options allow no such grid.
 
         """
         ...
@@ -190,7 +190,7 @@ def finite(values: Tensor, name: str) -> Tensor:
     """Return `values` if all are finite.
 
     Raises:
-        UnsafeFileError: NaN or infinity.
+        UnsafeFileError: one is NaN or infinite.
 
     """
     if not torch.isfinite(values).all():
@@ -202,7 +202,7 @@ def positive(stored: Tensor, name: str) -> None:
     """Refuse scales, stored as half bits, that are not above zero.
 
     Raises:
-        UnsafeFileError: zero, a negative number, NaN or infinity.
+        UnsafeFileError: one is zero, negative, NaN or infinite.
 
     """
     values = from_half_bits(stored)

@@ -13,16 +13,16 @@ from zoo.quantization.grids.contract import Layout, Parameters, finite
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits
 
-UNIT = 128.0  # of the integers: a power of two, so that it costs no bits
+UNIT = 128.0  # divisor of the integers: a power of two, so that it costs no bits
 
 
 @dataclass(frozen=True)
 class Factored(Codebooks):
     """The codebooks of all groups, sorted, as `factor` (C, G, r) / 128 times `basis` (r, k).
 
-    The factor is of 8-bit integers, the basis of halves. Their product is rounded to codebooks of
-    8-bit integers with a scale, and these are what values come from: kernels and exports see
-    ordinary codebooks. The parameters are `codebook` until `steps.factor` has found the two.
+    The factor has 8-bit integers, the basis halves. Their product is rounded to codebooks of 8-bit
+    integers with a scale, from which values are decoded: kernels and exports see ordinary
+    codebooks. The parameters are `codebook` until `steps.factor` has found the two.
     """
 
     rank: int = 1
@@ -42,7 +42,7 @@ class Factored(Codebooks):
     def product(self, factor: Tensor, basis: Tensor) -> Tensor:
         """Return the codebooks (..., k, 1) before they are rounded.
 
-        In float64, where integers times halves lose no bit: the same on every machine.
+        In float64, where integers times halves are exact: the same on every machine.
         """
         return ((factor.double() @ basis.double()) / UNIT).unsqueeze(-1).to(torch.float32)
 
@@ -59,7 +59,7 @@ class Factored(Codebooks):
         return {"factor": parameters["factor"][index], "basis": parameters["basis"]}
 
     def adjoint(self, parameters: Parameters, codes: Tensor, gradient: Tensor) -> Parameters:
-        """Return the gradients of `factor` and `basis`, or of `codebook` before there are any."""
+        """Return the gradients of `factor` and `basis`, or of `codebook` before those exist."""
         gradients = super().adjoint(parameters, codes, gradient)
         if "codebook" in parameters:
             return gradients

@@ -13,7 +13,7 @@ from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_byt
 
 @dataclass(frozen=True)
 class Uniform(Grid):
-    """w = scale * (code - zero), code and zero of `index_bits` bits."""
+    """w = scale * (code - zero), with code and zero of `index_bits` bits."""
 
     def fit(self, values: Tensor, importance: Tensor) -> Parameters:
         """Return the scale and zero point that just cover each row, zero included."""

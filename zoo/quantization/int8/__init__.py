@@ -1,1 +1,1 @@
-"""Eight-bit integers: chosen from a few inputs after training, or trained for."""
+"""Eight-bit integers: from a few inputs after training, or by training for them."""

@@ -14,7 +14,7 @@ from zoo.quantization.int8.observer import Observer
 from zoo.runtime.floating import FloatNetwork
 
 Range = tuple[float, float]
-_BINS_KEPT = 2**16  # values of one batch that percentiles are taken of
+_BINS_KEPT = 2**16  # values of one batch that percentiles are taken from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def observed(
     """Return the range of every activation, by tensor name.
 
     Args:
-        at: gives the float graph for an input shape.
+        at: returns the float graph for an input shape.
         calibration: batches of inputs.
         options: how ranges are chosen.
         like: the shape of one inference; batches have as many dimensions and channels.
@@ -79,7 +79,7 @@ def checked_batch(batch: Array, number: int, like: tuple[int, ...] | None = None
     """Return a calibration batch in float32, as networks compute it.
 
     Raises:
-        MismatchError: it is not of floats, is empty or not finite, or not of the shape of `like`.
+        MismatchError: it is not made of floats, is empty or not finite, or does not fit `like`.
 
     """
     if not isinstance(batch, Array) or not batch.is_floating_point() or batch.ndim < 2:

@@ -1,9 +1,8 @@
-"""Rounding that gradients pass: what quantization-aware training computes with.
+"""Rounding that passes gradients on: what quantization-aware training computes with.
 
-The forward pass gives real numbers that int8 can hold; the backward pass treats the rounding as
-the identity (straight-through, Bengio et al., arXiv 1308.3432) and gives the limits of a range
-the gradient of LSQ+ (Bhalgat et al., arXiv 2004.09576), written for limits instead of step and
-offset.
+The forward pass returns real numbers that int8 can hold; the backward pass treats the rounding as
+the identity (straight-through, Bengio et al., arXiv 1308.3432) and gives the limits of a range the
+gradient of LSQ+ (Bhalgat et al., arXiv 2004.09576), written for limits instead of step and offset.
 """
 
 from typing import Any
@@ -15,14 +14,14 @@ from torch.autograd.function import once_differentiable
 
 from zoo.graph.ir import Quantization
 
-STEPS = 255  # of an int8 range
-_SLACK = 1e-3  # of a step: how far rounding itself may carry a value beyond half a step
+STEPS = 255  # in an int8 range
+_SLACK = 1e-3  # steps: how far rounding itself may carry a value beyond half a step
 
 
 def fake_quantize(
     x: Tensor, limits: Tensor, meaning: Quantization, nudge: Tensor | None = None
 ) -> Tensor:
-    """Return x rounded to, and cut at, what int8 holds with this scale and zero point.
+    """Return x rounded and clipped to what int8 holds with this scale and zero point.
 
     With v = (x - low) / s and s = (high - low) / 255 the result is low + s round(v), within the
     range; holding the rounding error e = round(v) - v constant, its derivatives are
@@ -33,7 +32,7 @@ def fake_quantize(
 
     Args:
         x: any shape, float32.
-        limits: (low, high), which `meaning` was made from and which get the gradient.
+        limits: (low, high), from which `meaning` was made and which receive the gradient.
         meaning: one scale and zero point.
         nudge: what the device's way of rounding adds, in steps; see `double_rounding`.
 
@@ -48,8 +47,8 @@ def double_rounding(factors: Tensor) -> Tensor:
     """Return what rounding twice adds to the magnitude of a result before it is rounded once.
 
     A kernel multiplies its integers by a factor r in [2^(-e-1), 2^-e) in fixed point: to the
-    nearest 2^-e, then to the nearest integer. Hence values less than 2^-(e+1) below the middle
-    between two steps go up; see `zoo.runtime.rescale`.
+    nearest 2^-e, then to the nearest integer. Hence values less than 2^-(e+1) below the midpoint of
+    two steps go up; see `zoo.runtime.rescale`.
     """
     exponent = torch.frexp(factors)[1]
     return torch.where(exponent < 0, torch.exp2(exponent - 1.0), 0.0).float()
@@ -99,10 +98,10 @@ class _Through(Function):
 
 
 def weight_steps(weight: Tensor, axis: int | None, bits: int) -> Tensor:
-    """Return the scales of symmetric weights, the largest magnitude of each channel in `bits`.
+    """Return the scales of symmetric weights, from the largest magnitude of each channel.
 
     Args:
-        weight: of a layer.
+        weight: a layer's weight.
         axis: the dimension with a scale per index; None for one scale.
         bits: the integers go from -(2^(bits - 1) - 1) to that number.
 

@@ -1,10 +1,11 @@
-"""`QuantizedNetwork`: a deployed network that computes, for real inputs, what the device computes.
+"""`QuantizedNetwork`: a deployed network that computes what the device does, for real inputs.
 
 It is a float network, whose weights are rounded when the integer graph is made, and the range of
-each activation. Ranges go by labels that do not depend on names that a tracer invents: "input",
-then the module's path and the operator's kind ("body.0:conv2d", ":add" at the top level), with
-".2", ".3" after the first of the same label. Activations whose quantization the device cannot tell
-apart (see `zoo.quantization.int8.post_training.groups`) have one entry, by the first of them.
+each activation. Ranges are keyed by labels that do not depend on names that a tracer invents:
+"input", then the module's path and the operator's kind ("body.0:conv2d", ":add" at the top level),
+with ".2", ".3" for repeats of the same label. Activations whose quantization the device cannot
+tell apart (see `zoo.quantization.int8.post_training.groups`) share one
+entry, labelled by the first of them.
 """
 
 import math
@@ -28,9 +29,9 @@ _KEPT = 16  # integer networks, one for each size of input
 
 
 class QuantizedNetwork(nn.Module):
-    """Real numbers in and out, integers between: bit for bit the exported `.tflite` file.
+    """Real numbers in and out, integers in between: bit for bit the exported `.tflite` file.
 
-    Inputs are rounded to the integers the device is given, `(N, C, H, W)` or whatever the network
+    Inputs are rounded to the integers that the device gets, `(N, C, H, W)` or whatever the network
     takes; outputs are the device's integers times their scale. Any other attribute is the float
     network's own. It runs on the CPU.
 
@@ -68,7 +69,7 @@ class QuantizedNetwork(nn.Module):
         """Return the integer graph for one input of this shape, channels last.
 
         Raises:
-            MismatchError: the ranges are those of another network.
+            MismatchError: the ranges belong to another network.
 
         """
         lowered = lower(self.network, input_shape)
@@ -91,13 +92,13 @@ class QuantizedNetwork(nn.Module):
         return (y.permute(0, 3, 1, 2) if y.ndim == 4 else y).to(x.device)
 
     def quantization(self) -> dict[str, Any]:
-        """Return what a checkpoint stores beside the float network's tensors."""
+        """Return what a checkpoint stores besides the float network's tensors."""
         ranges = {label: list(limits) for label, limits in self.ranges.items()}
         return {"scheme": self.scheme, "ranges": ranges}
 
 
 def read_quantization(network: nn.Module, facts: Any) -> QuantizedNetwork:
-    """Return the network that `QuantizedNetwork.quantization` was stored of.
+    """Return the network whose `QuantizedNetwork.quantization` was stored.
 
     Raises:
         MismatchError: the facts are not well-formed.
@@ -140,10 +141,10 @@ def labels(graph: Graph) -> dict[str, str]:
 
 
 def by_tensor(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Return the range of every activation of a graph, from those by label.
+    """Return the range of every activation of a graph, given the ranges by label.
 
     Raises:
-        MismatchError: a label is missing, or one too many.
+        MismatchError: a label is missing, or there is one too many.
 
     """
     wanted = labels(graph)
@@ -151,7 +152,7 @@ def by_tensor(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
     if missing or extra:
         raise MismatchError(
             f"the ranges of the activations do not fit this network: {_some('missing', missing)}"
-            f"{_some('unknown', extra)}take the whole checkpoint again"
+            f"{_some('unknown', extra)}get the whole checkpoint again"
         )
     return {name: ranges[wanted[group]] for name, group in groups(graph).items()}
 
@@ -163,9 +164,9 @@ def _some(what: str, names: Iterable[str]) -> str:
 
 
 def by_label(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """Return one range per group, which holds 0 and what was seen of each of its tensors.
+    """Return one range per group, which holds 0 and the observed range of each of its tensors.
 
-    Where an activation is clamped its limits are the range, seen or not.
+    If an activation is clamped, its limits are the range, whether reached or not.
     """
     named, owner, merged = labels(graph), groups(graph), dict[str, Range]()
     for name, group in owner.items():

@@ -1,4 +1,4 @@
-"""How ranges of activations are chosen from what was seen."""
+"""How ranges of activations are chosen from observed values."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ class Observer:
     Attributes:
         observer: "minmax" (everything seen fits), "percentile" (the largest values are cut) or
             "moving_average" (of each batch's extremes).
-        percentile: per cent of the values of a batch inside the range on either side.
+        percentile: percentage of a batch's values within the range on either side.
         momentum: weight of the past in the moving average.
 
     """

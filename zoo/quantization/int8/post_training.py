@@ -3,8 +3,8 @@
 The rules are TFLite's.
 Weights are symmetric, int8 in [-127, 127], with a scale per output channel (one for a fully
 connected layer, which older runtimes require); activations as in
-`zoo.quantization.int8.scales`; biases int32 (of int16 activations,
-int64) with the scale of the products they are added to.
+`zoo.quantization.int8.scales`; biases int32 (int64 with int16 activations) with the scale of the
+products they are added to.
 """
 
 import dataclasses
@@ -36,15 +36,28 @@ def quantize(
     """Return the integer graph, channels last, of a module in eval mode.
 
     Args:
-        module: on the CPU.
+        module: in eval mode, on the CPU.
         calibration: batches like those the network will see, `(N, C, H, W)` or whatever it takes.
-        input_shape: of one inference, e.g. (1, C, H, W); its sizes may differ from the batches'
-            where the network takes any size.
+        input_shape: shape of one inference, e.g. (1, C, H, W); its sizes may differ from the
+            batches' if the network takes any size.
         options: how ranges are chosen.
 
-    Raises:
-        MismatchError: the module or the calibration inputs cannot be used; says why.
+    Returns:
+        A graph of int8 (or int16) activations, int8 weights and int32 (int64) biases.
 
+    Raises:
+        MismatchError: the module or the calibration inputs cannot be used; the message says why.
+
+    ```python
+    import torch
+
+    import zoo
+    from zoo.quantization.int8.post_training import quantize
+
+    calibration = [torch.rand(1, 1, 32, 32) for _ in range(4)]  # use real inputs
+    graph = quantize(zoo.load("sesr-m5-x2"), calibration, (1, 1, 32, 32))
+    print(graph.tensors[graph.outputs[0]].dtype)  # int8
+    ```
     """
     (graph,) = quantize_at(module, calibration, [input_shape], options)
     return graph
@@ -68,7 +81,7 @@ def prepared(
     input_shape: tuple[int, ...],
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> Graph:
-    """Return the float graph that ranges are observed on and that is quantized with them."""
+    """Return the float graph on which ranges are observed, and which is quantized with them."""
     graph = lower(module, input_shape)
     return for_int16(graph) if options.activations == "int16" else graph
 
@@ -78,7 +91,17 @@ def calibrate(
     calibration: Iterable[Array],
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> dict[str, Range]:
-    """Return the range of every activation of the lowered module, by tensor name."""
+    """Return the range (low, high) of every activation of the lowered module, by tensor name.
+
+    Args:
+        module: in eval mode, on the CPU.
+        calibration: batches of inputs, `(N, C, H, W)` or whatever the module takes.
+        options: how ranges are chosen.
+
+    Raises:
+        MismatchError: the module or the calibration inputs cannot be used; the message says why.
+
+    """
     return observed(functools.partial(prepared, module, options=options), calibration, options)
 
 
@@ -91,8 +114,20 @@ def quantize_graph(
 ) -> Graph:
     """Return a float graph, channels last, quantized with these ranges of its activations.
 
-    With fewer than 8 `weight_bits` the weights of convolutions and fully connected layers take
-    fewer of int8's values: 4 bits are -7 to 7.
+    An integer q means scale * (q - zero_point). A weight's scale is its largest magnitude over
+    2^(weight_bits - 1) - 1, a bias's the input's scale times the weight's.
+
+    Args:
+        graph: a lowered graph with values.
+        ranges: (low, high) by tensor name; each holds 0.
+        activations: type of the activations.
+        weight_bits: with fewer than 8, the weights of convolutions and fully connected layers use
+            fewer of int8's values: 4 bits are -7 to 7.
+
+    Raises:
+        MismatchError: an activation has no range, an operator has no integer form, or a bias is
+            too large; the message names it.
+
     """
     meanings = quantizations(graph, ranges, activations)
     tensors: dict[str, Tensor] = {}
@@ -112,7 +147,7 @@ def quantize_graph(
                 else:
                     made = _parameter(graph, op, name, meanings, activations, weight_bits)
                     weight = made[0]
-                # What integers mean depends on the layer: one used twice has two biases.
+                # What integers mean depends on the layer: a layer used twice has two biases.
                 if name in tensors and tensors[name] != made[0]:
                     name = f"{op.name}.{place}"
                 tensors[name], values[name] = dataclasses.replace(made[0], name=name), made[1]

@@ -1,14 +1,14 @@
 """Quantization-aware training, for any recipe: `zoo train NAME --set quant=int8`.
 
-What is trained is the lowered graph, the one that is exported: channels last, batch norms folded
+The lowered graph, the one that is exported, is trained: channels last, batch norms folded
 into the layers before them (so their statistics are frozen), activations fused. Its forward pass
 rounds weights, biases and activations where the device rounds; see `zoo.quantization.int8.fake` for
 the gradients. Activations that the device keeps in one quantization share one range here too,
-because scales and zero points come from the function the exporter calls. What is judged and kept
-is the deployed form, a `QuantizedNetwork`: the integers themselves.
+because scales and zero points come from the function the exporter calls. The deployed form, a
+`QuantizedNetwork`, is what is evaluated and kept: the integers themselves.
 
 The forward pass differs from the device's by at most one step of an activation, and only where
-float32 rounds a sum across the middle between two steps, or the device rounds twice.
+float32 rounds a sum across the midpoint of two steps, or the device rounds twice.
 """
 
 import copy
@@ -40,14 +40,14 @@ from zoo.runtime.floating import activated
 from zoo.runtime.kernels import FLOAT
 
 _LARGEST_INDEX = 2**24  # whole numbers that float32 holds
-_SMALLEST = 1e-3  # of what a limit was at first: a range never turns around
+_SMALLEST = 1e-3  # share of a limit's first value: a range never turns around
 _RANGE_RATE = 10  # Adam's steps are as long as the learning rate, too short for numbers near 1
 
 
 def training_form(
     network: nn.Module, batches: Sequence[Tensor], scheme: str, options: Options | None = None
 ) -> "QatNetwork":
-    """Return what is trained for a deployed network, its ranges learned from some batches.
+    """Return the training form of a deployed network, with ranges learned from some batches.
 
     Args:
         network: with the weights to start from, in eval mode; it is left alone.
@@ -71,12 +71,12 @@ def training_form(
 
 
 class QatNetwork(nn.Module):
-    """The training form: takes and gives what the deployed network does, rounded as int8 would.
+    """The training form: same inputs and outputs as the deployed network, rounded as in int8.
 
     Args:
         network: the deployed float network.
-        input_shape: of one training input, (1, C, H, W).
-        ranges: to start from, by label, see `zoo.quantization.int8.network`.
+        input_shape: shape of one training input, (1, C, H, W).
+        ranges: ranges to start from, by label, see `zoo.quantization.int8.network`.
         scheme: "int8" or "int8-w4".
 
     """
@@ -114,7 +114,7 @@ class QatNetwork(nn.Module):
         self.register_buffer("free", self._trainable(), persistent=False)
 
     def _trainable(self) -> Tensor:
-        """Return which limits `(groups, 2)` decide anything: the others follow from elsewhere."""
+        """Return which limits `(groups, 2)` are free: the others follow from something else."""
         graph, free = self._graph, torch.ones_like(self.limits)
         meanings = self._meanings(self.limits)
         for op in graph.ops:
@@ -208,7 +208,7 @@ class QatNetwork(nn.Module):
 
 
 def _neutral(network: nn.Module) -> nn.Module:
-    """Return a copy on the CPU whose batch norms do nothing: what they did is in the weights."""
+    """Return a copy on the CPU whose batch norms do nothing: they are folded into the weights."""
     shell = copy.deepcopy(network).to("cpu", torch.float32).eval()
     for module in shell.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -232,8 +232,8 @@ def _places(
     trained = {name: source for name, source in sources.items() if source in parameters}
     if twice := [s for s, uses in Counter(trained.values()).items() if uses > 1]:
         raise MismatchError(
-            f"{twice[0]} is used in several forms (by norms of their own, or on images flattened "
-            "otherwise), which cannot be trained as one; give each use a layer of its own"
+            f"{twice[0]} is used in several forms (with different norms, or on images flattened "
+            "differently), which cannot be trained as one; give each use a layer of its own"
         )
     with torch.no_grad():
         for source in set(trained.values()):

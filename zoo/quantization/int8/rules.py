@@ -1,4 +1,4 @@
-"""How each kind of operator is quantized, beyond what all have in common: this room's column."""
+"""How each kind of operator is quantized, beyond what all kinds share: this room's column."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from zoo.graph.ir import LIMITS, Op, Quantization
 from zoo.graph.operators.contract import Column
 from zoo.quantization.int8.fake import double_rounding
 
-_TIE = 1e-3  # of a step: moves an exact half, and nothing else that matters
+_TIE = 1e-3  # steps: moves an exact half, and nothing else that matters
 
 Meanings = Mapping[str, Quantization]
 # (op, first operand, result, scales of its parameter, meanings) -> steps to add to the result
@@ -43,12 +43,12 @@ class Rule:
     """What is particular to one kind.
 
     Attributes:
-        axis: the dimension of its weights that has a scale per index; None where one scale serves.
-        fixed: the quantization that its output has whatever its range, by type.
-        exact: whether its int16 scales are short, so that both ways in which runtimes compute
-            its factor give the same, see `zoo.quantization.int8.scales`.
-        sign: of a scalar second operand, which can be made a whole number of steps; 0 elsewhere.
-        on_grid: whether an op gives values of its inputs' grid, or the padding of a max pool.
+        axis: the dimension of its weights that has a scale per index; None if one scale serves all.
+        fixed: the quantization of its output whatever the range, by type.
+        exact: whether its int16 scales are short, so that both ways in which runtimes compute its
+            factor agree, see `zoo.quantization.int8.scales`.
+        sign: sign of a scalar second operand that can be made a whole number of steps; else 0.
+        on_grid: whether an op returns values on its inputs' grid, or the padding of a max pool.
         nudge: how far, in steps, the device's way of rounding moves results: for training.
         integer: the attributes that are numbers on the output's grid, as its integers.
 
@@ -83,7 +83,7 @@ def _prelu_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meaning
 
 
 def _average_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> Tensor:
-    output = meanings[op.outputs[0]]  # halves away from the integer 0, which is not the real one
+    output = meanings[op.outputs[0]]  # halves away from the integer 0, which is not the real 0
     return (y / output.scale + output.zero_point).sign_().mul_(_TIE)
 
 

@@ -1,6 +1,6 @@
-"""What integers of activations mean: their scales and zero points, from their ranges.
+"""What the integers of activations mean: their scales and zero points, from their ranges.
 
-Activations of int8 are asymmetric with one scale and zero point, those of int16 symmetric.
+int8 activations are asymmetric with one scale and zero point, int16 ones are symmetric.
 """
 
 import math
@@ -16,9 +16,10 @@ from zoo.quantization.int8.rules import RULES
 
 
 def groups(graph: Graph) -> dict[str, str]:
-    """Return, for each activation, the first one (in the graph's order) whose quantization it has.
+    """Return, for each activation, the first one (in the graph's order) with which it shares its
+    quantization.
 
-    Operators that move or choose integers leave them as they are, so that all they read and
+    Operators that move or choose integers leave them as they are, so that everything they read and
     write has one scale and zero point.
     """
     owner = {name: name for name, tensor in graph.tensors.items() if not tensor.is_parameter}
@@ -74,7 +75,7 @@ def _symmetric_activations(
     LiteRT computes the factor of a MUL in float32, TFLite Micro in float64; in a fully connected
     layer TFLite Micro keeps 15 bits of the factor, LiteRT all. The factors are the same, and
     exact, when the scales of inputs have 8 bits, those of weights 7, and the output's is a power
-    of two; of 16 bits of range that costs less than one.
+    of two; that costs less than one of the 16 bits of range.
     """
     products = {owner[op.outputs[0]] for op in graph.ops if RULES.of(op).exact}
     meanings = {

@@ -1,1 +1,1 @@
-"""Fast forms of decoding: optional, and equal to plain torch to the bit."""
+"""Fast forms of decoding: optional, and equal to plain torch bit for bit."""

@@ -1,8 +1,8 @@
-"""Token generation from codes: y = W x for a few tokens, W decoded where it is multiplied.
+"""Token generation from codes: y = W x for a few tokens, with W decoded where it is multiplied.
 
 On a processor there are two forms with the same bits: `codebook_matvec.c`, built with the
 machine's C compiler at first use, and `in_order`, the same order of sums in torch, for machines
-without one. On a GPU it is `triton_matvec`, or `in_order`.
+without a compiler. On a GPU it is `triton_matvec`, or `in_order`.
 """
 
 import ctypes
@@ -29,9 +29,9 @@ from zoo.quantization.packing import from_half_bits
 
 log = logging.getLogger("zoo")
 
-FEW = 8  # tokens; more of them are cheaper to multiply with the decoded matrix
+FEW = 8  # tokens; beyond that, multiplying with the decoded matrix is cheaper
 LANES = 16
-SWITCH = "ZOO_KERNELS"  # "0" keeps to torch
+SWITCH = "ZOO_KERNELS"  # "0" uses torch only
 _SOURCE = Path(__file__).with_name("codebook_matvec.c")
 # -ffp-contract=off: sums must not depend on whether a processor can fuse them.
 _FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
@@ -55,7 +55,7 @@ class Matvec:
     """The products of one packed weight with few tokens.
 
     Args:
-        grid: of the weight: codebooks of 8 bits without block scales.
+        grid: the weight's grid: 8-bit codebooks without block scales.
 
     """
 
@@ -68,7 +68,7 @@ class Matvec:
     def __call__(self, x: Tensor, codes: Tensor, codebook: Tensor, scale: Tensor) -> Tensor | None:
         """Return x W^T (tokens, rows) for float32 x (tokens, columns).
 
-        None: there is no kernel for where the tensors lie, or none can be built.
+        None if there is no kernel for the tensors' device, or it cannot be built.
         """
         if codes.device.type == "cuda" and (gpu := triton_kernel()) is not None:
             return gpu(self.grid, x, codes, codebook, scale)
@@ -96,7 +96,7 @@ def in_order(grid: Codebooks, weight: Tensor, scale: Tensor, x: Tensor) -> Tenso
     """Return x W^T (tokens, rows) with the sums of `codebook_matvec.c`, in its order.
 
     Args:
-        grid: of the weight.
+        grid: the weight's grid.
         weight: (rows, columns) in units of the codebooks' scales: whole numbers.
         scale: (column groups, row groups) as stored.
         x: float32 (tokens, columns).
@@ -128,7 +128,7 @@ def _lanes(values: Tensor, grid: Codebooks) -> Tensor:
     Zeros that pad a ragged column group, or its last chunk, change no sum.
     """
     groups = len(grid.groups)
-    if missing := groups * grid.span - values.shape[1]:  # padding by nothing would copy, too
+    if missing := groups * grid.span - values.shape[1]:  # padding by nothing would also copy
         values = F.pad(values, (0, missing))
     cells = values.view(len(values), groups, -1, grid.dim)
     if missing := -cells.shape[2] % LANES:
@@ -138,7 +138,7 @@ def _lanes(values: Tensor, grid: Codebooks) -> Tensor:
 
 @functools.cache
 def triton_kernel() -> "Callable[[Codebooks, Tensor, Tensor, Tensor, Tensor], Tensor] | None":
-    """Return the kernel for GPUs, or None where Triton is not installed or switched off."""
+    """Return the kernel for GPUs, or None if Triton is not installed or is switched off."""
     if os.environ.get(SWITCH) == "0":
         return None
     try:
@@ -169,7 +169,7 @@ def rows_matvec(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor | None:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled functions, or None where they are switched off or cannot be built."""
+    """Return the compiled functions, or None if they are switched off or cannot be built."""
     if os.environ.get(SWITCH) == "0":
         return None
     compiler = shutil.which(os.environ.get("CC", "cc"))

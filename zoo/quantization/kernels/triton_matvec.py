@@ -1,8 +1,8 @@
-"""The product of few tokens with a packed weight on a GPU, in Triton.
+"""The product of a few tokens with a packed weight on a GPU, in Triton.
 
-One program takes a block of rows and walks over all cells: codes are cut out of their bytes,
-looked up and multiplied in registers, so that only packed bytes are read. Its sums have an order
-of their own: results agree with `matvec.in_order` to rounding.
+One program takes a block of rows and walks over all cells: codes are extracted from their bytes,
+looked up and multiplied in registers, so that only packed bytes are read. It sums in its own order:
+results agree with `matvec.in_order` to rounding.
 """
 
 import torch
@@ -32,7 +32,7 @@ def _matvec(  # type: ignore[no-untyped-def]
         byte = bit // 8
         at = row * row_bytes + byte
         low = tl.load(codes + at, mask=inside, other=0).to(tl.int32)
-        more = inside & (bit % 8 + bits > 8)  # the code goes on in the next byte
+        more = inside & (bit % 8 + bits > 8)  # the code continues in the next byte
         high = tl.load(codes + at + 1, mask=more, other=0).to(tl.int32)
         code = ((low | (high << 8)) >> (bit % 8)) & ((1 << bits) - 1)
         book = (cell // group_cells) * row_groups + row // group_rows

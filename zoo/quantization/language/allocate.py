@@ -1,9 +1,9 @@
-"""Mixed precision: which matrix gets how many bits, under a budget for all of them.
+"""Mixed precision: how many bits each matrix gets, under a budget for all of them.
 
 What an error in a matrix costs the whole model is estimated from one backward pass per window:
-KL(float || quantized) per token is about 1/2 sum_o E[g_o^2] (E H' E^T)_oo, g_o the gradient of
-the log-likelihood of a drawn token by output o of the matrix, H' = E[x x^T] (the Fisher
-information of the outputs, its correlations left out).
+KL(float || quantized) per token is about 1/2 sum_o E[g_o^2] (E H' E^T)_oo, where g_o is the
+gradient of the log-likelihood of a drawn token with respect to output o of the matrix, and H' = E[x
+x^T] (the Fisher information of the outputs, its correlations left out).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from zoo.quantization.solvers.contract import weighted
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to store a matrix: stored bits, and what it is expected to cost (any unit)."""
+    """One way to store a matrix: its stored bits, and its expected loss (in any unit)."""
 
     options: LayerOptions
     bits: int
@@ -29,14 +29,14 @@ class Choice:
 
 
 def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, Choice]:
-    """Return one choice per matrix, of least total loss with at most `budget` bits in total.
+    """Return one choice per matrix, with the least total loss within `budget` bits in total.
 
-    From the cheapest choices, the step that saves most loss per bit is taken again and again
-    along each matrix's lower convex hull (the exact optimum for every budget where a step ends),
-    and what is left is spent on whatever single steps still fit.
+    Starting from the cheapest choices, the step that saves the most loss per bit is taken
+    repeatedly along each matrix's lower convex hull (the exact optimum for every budget where a
+    step ends), and the remainder is spent on whatever single steps still fit.
 
     Raises:
-        MismatchError: even the cheapest choices take more.
+        MismatchError: even the cheapest choices take more than the budget.
 
     """
     chosen = {name: min(some, key=lambda c: (c.bits, c.loss)) for name, some in choices.items()}
@@ -66,7 +66,7 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, 
 
 
 def _hull(choices: Sequence[Choice]) -> list[Choice]:
-    """Return the choices on the lower convex hull of loss over bits, by rising bits."""
+    """Return the choices on the lower convex hull of loss over bits, in order of rising bits."""
     hull: list[Choice] = []
     for choice in sorted(choices, key=lambda c: (c.bits, c.loss)):
         if hull and choice.loss >= hull[-1].loss:
@@ -133,7 +133,7 @@ def expected_loss(
 ) -> float:
     """Return the divergence, in nats per token, to expect of `matrix` in place of `weight`.
 
-    `hessian` is H = 2 E[x x^T] as `Hessian.finish` gives it.
+    `hessian` is H = 2 E[x x^T], as `Hessian.finish` returns it.
     """
     error = weight.detach().float() - matrix.dequantize()
     return float((weighted(error, hessian.float()) * sensitivity).sum()) / 4

@@ -1,4 +1,4 @@
-"""The finished folder: packed weights, configuration, tokenizer; opened by transformers."""
+"""The finished folder: packed weights, configuration and tokenizer, which transformers opens."""
 
 import dataclasses
 import json
@@ -24,13 +24,13 @@ def assemble(
 ) -> dict[str, Any]:
     """Write the packed checkpoint of a finished job; return its sizes.
 
-    `config.json` comes last: a folder without it is not a checkpoint. With `tuned`, the blocks are
-    those that `zoo.quantization.language.tuning` wrote.
+    `config.json` is written last: a folder without it is not a checkpoint. With `tuned`, the blocks
+    are those that `zoo.quantization.language.tuning` wrote.
 
     Returns:
-        `bits_per_weight` of the packed layers, everything counted; `weights`, how many numbers
-        they stand for; `share`, of all weights of the model; `tensor_bytes`, of the whole file
-        without its header.
+        `bits_per_weight` of the packed layers, everything included; `weights`, how many numbers
+        they stand for; `share`, their part of all weights of the model; `tensor_bytes`, the bytes
+        of the whole file without its header.
 
     """
     (out / CONFIG).unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def remove(out: Path) -> None:
 
 
 def _count(job: Job) -> int:
-    """Return the weights of the model that are stored: a tied one is so once."""
+    """Return how many weights of the model are stored: a tied one counts once."""
     named = job.model.named_parameters()
     return sum(value.numel() for name, value in named if name in job.source.files)
 
@@ -97,7 +97,7 @@ def _write_outside(job: Job, path: Path, tuned: bool) -> None:
 
 
 def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
-    """Return the source's configuration with the quantization's."""
+    """Return the source's configuration with the quantization's added."""
     from zoo.quantization.language import blocks
     from zoo.quantization.packed import FORMAT_VERSION, METHOD
 
@@ -122,7 +122,7 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
         "quantization_config": {
             "quant_method": METHOD,
             "format_version": FORMAT_VERSION,
-            # In full: the defaults of another version may be others.
+            # In full: the defaults of another version may differ.
             "options": _in_full(usual),
             "overrides": {name: _in_full(options) for name, options in overrides.items()},
             "blocks": job.prefix,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.quantization.coverage import is_linear
 
-Group = list[str]  # linear layers that get the same input, hence share a Hessian
+Group = list[str]  # linear layers that get the same input and hence share a Hessian
 Level = list[Group]  # groups that do not feed each other: their inputs are seen in one pass
 
 
@@ -25,7 +25,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Return the repeated blocks of a transformer, and their name: "model.layers".
 
     Raises:
-        MismatchError: there is no list of alike modules that hold linear layers.
+        MismatchError: there is no list of similar modules that hold linear layers.
 
     """
     best: tuple[int, str, nn.ModuleList] | None = None
@@ -37,8 +37,8 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             best = weights, name, module
     if best is None:
         raise MismatchError(
-            f"{type(model).__name__} has no list of alike blocks with linear layers, so it cannot "
-            "be quantized block by block; quantize it whole, in memory, with "
+            f"{type(model).__name__} has no list of similar blocks with linear layers, so it "
+            "cannot be quantized block by block; quantize it whole, in memory, with "
             "zoo.quantization.generic.quantize_model(model, batches, options)"
         )
     return best[1], best[2]
@@ -46,7 +46,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 @dataclass
 class BlockCall:
-    """What a block is called with besides the hidden states."""
+    """The arguments of a block besides the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -58,12 +58,12 @@ class BlockCall:
 
 
 class _Enough(Exception):  # noqa: N818  # no error: it ends a forward pass whose rest is not needed
-    """Everything that a pass was run for has been seen."""
+    """Raised when everything that a pass was run for has been seen."""
 
 
 @contextmanager
 def replaced_forward(modules: Iterator[nn.Module] | nn.ModuleList, make: Any) -> Iterator[None]:
-    """Let `make(i)` stand in for the forward of the i-th module, for a while."""
+    """Let `make(i)` stand in for the i-th module's forward while the block lasts."""
     items = list(modules)
     try:
         for number, module in enumerate(items):
@@ -75,7 +75,7 @@ def replaced_forward(modules: Iterator[nn.Module] | nn.ModuleList, make: Any) ->
 
 
 def record_calls(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> list[BlockCall]:
-    """Return what the model calls each of its blocks with, for token ids of shape (1, length).
+    """Return the arguments with which the model calls each block, for token ids (1, length).
 
     Masks and rotary angles may differ from block to block (sliding windows); they do not depend
     on the tokens, so one window shows them all. No block is run.
@@ -119,7 +119,7 @@ def _recorder(calls: list[BlockCall], first: list[torch.Size], count: int, as_tu
 
 
 def first_hidden(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> Tensor:
-    """Return what the first block is given for token ids (1, length): (1, length, width)."""
+    """Return the first block's input for token ids (1, length): (1, length, width)."""
     seen: list[Tensor] = []
 
     def forward(hidden: Tensor, *_: Any, **__: Any) -> Any:
@@ -136,12 +136,12 @@ def first_hidden(model: nn.Module, blocks: nn.ModuleList, ids: Tensor) -> Tensor
 
 @dataclass
 class Order:
-    """In which order a module calls its linear layers.
+    """The order in which a module calls its linear layers.
 
     Attributes:
-        groups: of layers given the identical tensor (query, key and value), as first called.
-        names: of all layers as first called; those that the first run passed by come first.
-        runs: what it took to see all layers.
+        groups: layers given the very same tensor (query, key and value), in order of first call.
+        names: all layers in order of first call; those that the first run skipped come first.
+        runs: the runs that it took to see all layers.
         read: layers whose weight other code reads, and that are never called.
 
     """
@@ -153,14 +153,14 @@ class Order:
 
 
 def call_order(module: nn.Module, passes: Iterable[Callable[[], object]]) -> Order:
-    """Return the order in which runs of a module call its linear layers."""
+    """Return the order in which a module's runs call its linear layers."""
     layers = linears(module)
     groups: dict[str, Group] = {}  # by the name of the first member
     runs: list[Callable[[], object]] = []
     first: list[str] = []
     read: set[str] = set()
     for run in passes:
-        inputs: list[tuple[Tensor, Group]] = []  # kept alive: no id is used twice in a pass
+        inputs: list[tuple[Tensor, Group]] = []  # kept alive, so that no id is used twice in a pass
 
         def see(name: str, value: Tensor, inputs: list[tuple[Tensor, Group]] = inputs) -> None:
             if any(name in group for group in groups.values()):
@@ -185,9 +185,9 @@ def call_order(module: nn.Module, passes: Iterable[Callable[[], object]]) -> Ord
 
 @contextmanager
 def _reads(layers: dict[str, nn.Linear], read: set[str]) -> Iterator[None]:
-    """Add to `read` the names of the layers whose weight is read, by whatever code.
+    """Add to `read` the names of the layers whose weight any code reads.
 
-    A layer has a class of its own while the block lasts: parameters are found by `__getattr__`.
+    Each layer gets its own class while the block lasts: parameters are found by `__getattr__`.
     """
     usual = {name: type(layer) for name, layer in layers.items()}
 
@@ -211,9 +211,9 @@ def _reads(layers: dict[str, nn.Linear], read: set[str]) -> Iterator[None]:
 def levels(module: nn.Module, order: Order) -> list[Level]:
     """Return the linear layers of a module as levels, in the order in which they are called.
 
-    Groups whose names differ in numbers only, and that do not feed each other, form a level (the
+    Groups whose names differ only in numbers, and that do not feed each other, form a level (the
     experts of a mixture; not the blocks of a stack). Layers that no run calls come last, each
-    alone; those whose weight is only read do not come.
+    alone; those whose weight is only read are left out.
     """
     layers = linears(module)
     alike: dict[str, list[Group]] = {}
@@ -230,7 +230,7 @@ def _independent(
 ) -> list[Level]:
     """Split groups, in the order of their calls, into levels in which none feeds another.
 
-    What a layer feeds is what changes when it gives zeros.
+    A layer feeds what changes when its output is zero.
     """
     if len(groups) == 1:
         return [groups]
@@ -256,7 +256,7 @@ def _inputs(
     passes: list[Callable[[], object]],
     zeros: list[str],
 ) -> dict[str, list[Tensor]]:
-    """Return what the first layer of each group is given, while some layers give zeros."""
+    """Return the input of the first layer of each group, while some layers output zeros."""
     seen: dict[str, list[Tensor]] = {group[0]: [] for group in groups}
     none = [layers[name].register_forward_hook(lambda *args: args[2] * 0) for name in zeros]
     try:
@@ -293,7 +293,7 @@ def watched(layers: dict[str, nn.Linear], see: Callable[[str, Tensor], None]) ->
 
 
 def run_until(run: Callable[[], object], layers: dict[str, nn.Linear], see: Any) -> None:
-    """Run a pass that shows the inputs of `layers`, and end it once each was called."""
+    """Run a pass that shows the inputs of `layers`, and end it once each has been called."""
     waiting = set(layers)
 
     def seen(name: str, value: Tensor) -> None:

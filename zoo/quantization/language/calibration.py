@@ -1,4 +1,4 @@
-"""What a model is calibrated on: windows of a text, and hidden states on the disk."""
+"""What a model is calibrated on: windows of a text, and hidden states on disk."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def windows(ids: Tensor, *, count: int, length: int, seed: int) -> Tensor:
     if len(ids) <= length:
         raise MismatchError(
             f"the calibration text has {len(ids)} tokens, less than one window of {length} and "
-            "its successor; give a longer text or a shorter length (--length)"
+            "the token after it; give a longer text or a shorter length (--length)"
         )
     random = torch.Generator().manual_seed(seed)
     starts = torch.randint(0, len(ids) - length, (count,), generator=random)
@@ -37,15 +37,15 @@ class HiddenStates:
 
     @property
     def bytes(self) -> int:
-        """The size that the file has when it is whole."""
+        """The size of the complete file."""
         windows_, length, width = self.shape
         return windows_ * length * width * self.dtype.itemsize
 
     def create(self) -> None:
-        """Reserve the file on the disk: a full one is an error now, not in the middle of a write.
+        """Reserve the file's space: a full disk is an error now, not in the middle of a write.
 
         Raises:
-            OSError: no space.
+            OSError: there is no space.
 
         """
         with self.path.open("wb") as stream:
@@ -55,15 +55,15 @@ class HiddenStates:
 
     @property
     def is_whole(self) -> bool:
-        """Say whether the file is there in full length."""
+        """Say whether the file exists in full length."""
         return self.path.is_file() and self.path.stat().st_size == self.bytes
 
     def map(self) -> Tensor:
-        """Return the mapped file; what is written into it lands on the disk."""
+        """Return the mapped file; what is written into it goes to disk."""
         size = self.bytes // self.dtype.itemsize
         flat = torch.from_file(str(self.path), shared=True, size=size, dtype=self.dtype)
         return flat.view(self.shape)
 
     def flush(self) -> None:
-        """Bring what was written to the disk."""
+        """Write everything out to disk."""
         sync(self.path)

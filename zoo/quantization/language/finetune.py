@@ -1,9 +1,9 @@
-"""Tuning a quantized model end to end: codes stay, codebooks and scales move with the gradient.
+"""Tuning a quantized model end to end: codes stay, codebooks and scales follow the gradient.
 
 The loss is the divergence of the quantized model's predictions from the float model's, so that
-no labels are needed. Values are linear in codebooks and scales: their gradient is that of the
-weights, summed over the places that share an entry. Norms are tuned too, as they are stored in
-full anyway. The result takes exactly the bits that it took before.
+no labels are needed. Values are linear in codebooks and scales: their gradient is the weights'
+gradient, summed over the places that share an entry. Norms are tuned too, as they are stored in
+full anyway. The result takes exactly as many bits as before.
 """
 
 import copy
@@ -32,15 +32,15 @@ class FinetuneOptions:
     """How to tune.
 
     Args:
-        steps: of Adam.
+        steps: number of Adam steps.
         batch: windows per step.
-        lr: greatest step of an entry, as a part of the root mean square of its parameter.
+        lr: largest step of an entry, as a fraction of the root mean square of its parameter.
         norms: tune one-dimensional parameters (norms, biases) too.
         warmup: steps over which the rate rises; after them it falls along a cosine.
-        held_out: windows, the last ones, that only measure; if the tuned model is not better on
+        held_out: how many of the last windows only measure; if the tuned model is not better on
             them after rounding, the given one is returned.
-        dtype: of weights and activations while training.
-        seed: of the order of the windows.
+        dtype: type of weights and activations while training.
+        seed: seed of the order of the windows.
 
     """
 
@@ -80,7 +80,7 @@ def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     """Return the weight of the module `name`.
 
     Raises:
-        MismatchError: there is none.
+        MismatchError: the model has no such weight.
 
     """
     weight = model.get_parameter(f"{name}.weight") if _has(model, name) else None
@@ -102,18 +102,18 @@ def finetune(
     state: Path | None = None,
     forward: Forward = logits_of,
 ) -> Tuned:
-    """Tune what `matrices` are decoded with towards the predictions of `model`.
+    """Tune the codebooks and scales of `matrices` towards the predictions of `model`.
 
     Args:
         model: the float model; it is only read.
-        matrices: by the names of the linear modules of `model` whose weights they stand for.
+        matrices: by the names of the linear modules of `model` whose weights they replace.
         windows: token ids (windows, length).
-        options: how.
-        state: a file that keeps the state every 25 steps; if it is there, tuning goes on with it.
-        forward: gives logits (..., vocabulary) for a model and ids (batch, length).
+        options: how to tune.
+        state: a file that stores the state every 25 steps; if it exists, tuning resumes from it.
+        forward: returns logits (..., vocabulary) for a model and ids (batch, length).
 
     Raises:
-        MismatchError: too few windows, or a state of other options.
+        MismatchError: there are too few windows, or the state was written with other options.
 
     """
     if len(windows) <= options.held_out:
@@ -168,7 +168,7 @@ class _Student:
                 *self.others.values()]  # fmt: skip
 
     def rounded(self) -> dict[str, QuantizedMatrix]:
-        """Return the matrices as storage will round them."""
+        """Return the matrices, rounded as for storage."""
         return {
             name: matrix.with_parameters({**matrix.parameters, **self.tuned[name]})
             for name, matrix in self.matrices.items()
@@ -260,7 +260,7 @@ def _rate(step: int, options: FinetuneOptions) -> float:
 
 
 def _batches(windows: Tensor, options: FinetuneOptions) -> Iterator[Tensor]:
-    """Yield `steps` batches, every window once before any comes twice."""
+    """Yield `steps` batches, every window once before any is repeated."""
     generator = torch.Generator().manual_seed(options.seed)
     order: list[int] = []
     for _ in range(options.steps):
@@ -270,14 +270,14 @@ def _batches(windows: Tensor, options: FinetuneOptions) -> Iterator[Tensor]:
         del order[: options.batch]
 
 
-_TOKENS = 128  # whose probabilities over the vocabulary are in memory at once
+_TOKENS = 128  # tokens whose probabilities over the vocabulary are in memory at once
 
 
 def _pull(found: Tensor, wanted: Tensor, share: int) -> float:
     """Run the backward pass of the mean divergence KL(wanted || found) / share; return it.
 
-    The gradient by the logits is the difference of the two distributions: written down here, a
-    chunk of tokens at a time, it takes a fraction of the memory that autograd would.
+    The gradient with respect to the logits is the difference of the two distributions: computed
+    here, a chunk of tokens at a time, it takes a fraction of the memory that autograd would.
     """
     size = found.shape[-1]
     flat, target = found.detach().reshape(-1, size), wanted.reshape(-1, size)
@@ -335,7 +335,7 @@ def _save(
 def _resume(
     path: Path | None, leaves: list[Tensor], adam: torch.optim.Adam, options: FinetuneOptions
 ) -> int:
-    """Read what `_save` wrote into leaves and moments; return the steps that are done."""
+    """Load what `_save` wrote into leaves and moments; return the number of steps done."""
     if path is None or not path.is_file():
         return 0
     from safetensors import safe_open

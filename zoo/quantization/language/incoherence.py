@@ -2,7 +2,7 @@
 
 A rotation spreads outliers, which make weights hard to quantize, over all coordinates (QuIP#, arXiv
 2402.04396; QuaRot, arXiv 2404.00456). Where one layer's output goes linearly into another's input,
-a rotation of the one and its inverse in the other cancel.
+a rotation in one and its inverse in the other cancel.
 """
 
 import copy
@@ -19,7 +19,7 @@ from zoo.quantization.language import blocks
 def orthogonal(size: int, generator: torch.Generator) -> Tensor:
     """Return a random orthogonal matrix (size, size) in float64.
 
-    A Hadamard matrix, whose entries are all alike, as far as `size` is a power of two; its
+    A Hadamard matrix, whose entries all have one magnitude, for the power of two in `size`; its
     Kronecker product with a random rotation of the odd part; random signs. So every width has one.
     """
     odd = size // (size & -size)
@@ -35,7 +35,7 @@ def orthogonal(size: int, generator: torch.Generator) -> Tensor:
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """Return the random numbers of one rotation: those of others do not come into it."""
+    """Return the random numbers of one rotation, independent of those of the others."""
     number = hashlib.sha256(f"{seed} {name}".encode()).digest()[:7]
     return torch.Generator().manual_seed(int.from_bytes(number, "little"))
 
@@ -47,7 +47,7 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
     """Return value projection, output projection and head width of each attention in a block.
 
     Raises:
-        MismatchError: there is none with projections of its own, or its heads do not fit.
+        MismatchError: the block has no attention with its own projections, or its heads do not fit.
 
     """
     projections = {}
@@ -73,7 +73,7 @@ def attentions(block: nn.Module, where: str) -> dict[str, tuple[nn.Linear, nn.Li
 
 
 def rotate_heads(block: nn.Module, where: str, seed: int) -> None:
-    """Rotate the values of every attention head of a block, and turn them back after it."""
+    """Rotate the values of every attention head of a block, and rotate them back afterwards."""
     for name, (value, out, width) in attentions(block, where).items():
         groups = value.out_features // width
         turns = torch.stack(
@@ -94,7 +94,7 @@ def rotate_heads(block: nn.Module, where: str, seed: int) -> None:
 
 
 def unit_gain(norm: nn.Module, name: str) -> float:
-    """Return the weight with which a norm only divides by the root mean square: 1, or 0.
+    """Return the weight at which a norm only divides by the root mean square: 1, or 0.
 
     Raises:
         MismatchError: it does something else, e.g. it subtracts the mean.
@@ -130,11 +130,11 @@ def norms(module: nn.Module, width: int) -> dict[str, nn.Module]:
 def readers(
     block: nn.Module, where: str, width: int, run: Callable[[], object]
 ) -> dict[str, list[str]]:
-    """Return, by norm, the linear layers that are given its result when a block runs.
+    """Return, by norm, the linear layers that take its result when a block runs.
 
     Raises:
-        MismatchError: a norm that is not an RMS norm or feeds no linear layer; parameters that are
-            neither of linear layers nor of norms.
+        MismatchError: a norm is not an RMS norm or feeds no linear layer, or a parameter belongs to
+            neither a linear layer nor a norm.
 
     """
     by_norm: dict[str, list[str]] = {name: [] for name in norms(block, width)}
@@ -147,7 +147,7 @@ def readers(
                 f"{where}.{name} belongs to a {type(owner).__name__} and to no linear layer: the "
                 "rotation of the residual stream does not fold into it: take --rotate heads"
             )
-    results: list[tuple[str, Tensor]] = []  # kept alive: no memory is used twice in a run
+    results: list[tuple[str, Tensor]] = []  # kept alive, so that no memory is used twice in a run
     hooks = [
         block.get_submodule(name).register_forward_hook(
             lambda _, __, result, name=name: results.append((name, result))
@@ -176,7 +176,7 @@ def readers(
 
 
 def rotate_stream(block: nn.Module, where: str, turn: Tensor, run: Callable[[], object]) -> None:
-    """Let a block read and write a residual stream h Q instead of h, Q being `turn`."""
+    """Make a block read and write a residual stream h Q instead of h, where Q is `turn`."""
     reading = readers(block, where, len(turn), run)
     layers = blocks.linears(block)
     taken = {name for names in reading.values() for name in names}
@@ -193,7 +193,7 @@ def rotate_stream(block: nn.Module, where: str, turn: Tensor, run: Callable[[], 
 
 
 def fold_gain(norm: nn.Module, name: str) -> Tensor:
-    """Return the gain (width,) of an RMS norm, and leave it with none."""
+    """Return the gain (width,) of an RMS norm, and reset it to no gain."""
     unit = unit_gain(norm, name)
     weight = norm.get_parameter("weight")
     gain = weight.double() + (1 - unit)

@@ -38,12 +38,12 @@ def compress_model(
 
     Args:
         folder: a model that transformers saved, in safetensors.
-        out: a new folder, or that of a job to resume.
+        out: a new folder, or the folder of a job to resume.
         plan: how to quantize, and how to calibrate.
-        text: the calibration text; only plans of plain rounding go without.
-        resume: go on with a job that was killed; the result has the same bytes.
-        shard_bytes: greatest size of a weight file.
-        device: a torch device; None takes Accelerate's.
+        text: the calibration text; only plain rounding needs no text.
+        resume: continue a job that was killed; the result has the same bytes.
+        shard_bytes: largest size of a weight file.
+        device: a torch device; Accelerate's if None.
 
     Raises:
         MismatchError: `out` holds something else, or a job and `resume` is off; the text is too
@@ -89,7 +89,7 @@ def compress_model(
 
 
 def _finish(job: Job, out: Path, stream: Tensor | None, shard_bytes: int) -> dict[str, Any]:
-    """Tune if the plan says so, write the checkpoint and run it; return what is known of it."""
+    """Tune if the plan says so, write the checkpoint and run it; return what is known about it."""
     facts: dict[str, Any] = {}
     problem: ZooError | None = None
     if job.team.is_main:
@@ -120,7 +120,7 @@ def _rotated(source: Source, plan: QuantizationPlan, folder: Path, team: Team) -
 
 
 def _raise_first(team: Team, problem: ZooError | None) -> None:
-    """Raise what the first process met in every process: nobody waits for one that refused."""
+    """Raise the first process's error in every process, so that nobody waits for it."""
     problem = team.gather(problem)[0]
     if problem is not None:
         raise problem
@@ -133,7 +133,7 @@ def _mixed(
     from zoo.quantization.language import mixed
 
     if ids is None:
-        raise MismatchError("a budget of bits is shared out by a text: give one with --data TEXT")
+        raise MismatchError("sharing out a budget of bits needs a text: give one with --data TEXT")
     path = work / "allocation.json"
     key = {"ids": tensor_digest(ids), "plan": plan.to_json(), "model": source.facts()}
     key = json.loads(json.dumps(key))
@@ -146,7 +146,7 @@ def _mixed(
             write_json(path, {"key": key, "shares": shares})
     shares = team.gather(shares)[0]
     assert shares is not None, "the first process found them"
-    # What the user set for a layer comes first: the first pattern that fits counts.
+    # What the user set for a layer comes first: the first matching pattern counts.
     return dataclasses.replace(plan, overrides={**plan.overrides, **shares})
 
 
@@ -170,7 +170,7 @@ def _report(
     job: Job, sizes: dict[str, Any], text: dict[str, Any] | None, seconds: float
 ) -> dict[str, Any]:
     """Return everything that is known about a finished job."""
-    layers = {  # the digests of the base stand in the configuration
+    layers = {  # the digests of the base are in the configuration
         name: {key: value for key, value in layer.items() if key != "base"}
         for name, layer in job.state["layers"].items()
     }

@@ -1,4 +1,4 @@
-"""What compression methods for language models share: options around a method, and the work."""
+"""What compression methods for language models share: options around a method, and running it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ TEST_WINDOWS = 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobOptions(Schedule):
-    """What each method for language models has beside the options of its layers."""
+    """What each method for language models has besides the options of its layers."""
 
     METHOD: ClassVar[str]
 
@@ -37,7 +37,7 @@ class JobOptions(Schedule):
 
     @property
     def label(self) -> str:
-        """What a result is called after: "gptvq-2d-2b"."""
+        """What a result is named after: "gptvq-2d-2b"."""
         layer = self.plan.options
         if layer.grid == "codebook":
             return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"

@@ -1,8 +1,8 @@
-"""Mixed precision of a language model: bits for every layer, out of one budget.
+"""Mixed precision of a language model: bits for every layer, from one budget.
 
-What an error costs the model comes from `allocate.sensitivities`, how large it is with how many
-bits from a quick trial on a part of each layer's rows. This looks at the whole model at once, so
-that it takes the memory of the model, unlike the pipeline that follows.
+What an error costs the model comes from `allocate.sensitivities`; how large it is for a number of
+bits, from a quick trial on part of each layer's rows. This looks at the whole model at once, so it
+takes the memory of the model, unlike the pipeline that follows.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from zoo.quantization.plan import QuantizationPlan
 
 BITS = (1.5, 2.0, 2.5, 3.0, 4.0)
 WINDOWS = 4  # sensitivities are sums over rows and tokens: more windows change few choices
-ROWS = 128  # of a layer, that a trial is made with
+ROWS = 128  # rows of a layer that a trial uses
 _TRIAL: dict[str, Any] = {"iterations": 5, "update_steps": 0, "rounds": 0}
 
 
@@ -30,7 +30,7 @@ def candidates(options: LayerOptions) -> list[LayerOptions]:
     """Return `options` with fewer and more bits, each with codebooks of about 1/8 bit per weight.
 
     Raises:
-        MismatchError: `options` are not codebooks.
+        MismatchError: `options` are not for codebooks.
 
     """
     if options.grid != "codebook":
@@ -55,7 +55,7 @@ def overrides(
     """Return, for each layer of the model in `folder`, its share of `plan.budget`.
 
     Args:
-        folder: of the float model.
+        folder: the float model's folder.
         plan: with a budget: stored bits per weight, over all layers that are not skipped.
         ids: calibration windows (windows, length).
         device: a torch device.
@@ -105,7 +105,7 @@ def overrides(
 def _tried(
     weight: Tensor, hessian: Tensor, ready: Any, options: LayerOptions, costs: Tensor
 ) -> Choice:
-    """Return what a layer takes with `options`, and what that is expected to cost."""
+    """Return the bits that a layer takes with `options`, and the expected loss."""
     rows = torch.arange(0, len(weight), max(1, len(weight) // ROWS), device=weight.device)[:ROWS]
     trial = dataclasses.replace(options, **_TRIAL)
     matrix = quantize_matrix(weight[rows], ready, trial)
@@ -117,7 +117,7 @@ def _tried(
 
 @torch.no_grad()
 def _hessians(model: nn.Module, layers: dict[str, nn.Linear], ids: Tensor) -> dict[str, Hessian]:
-    """Return the Hessian of each layer; layers given the same tensor have the same one."""
+    """Return the Hessian of each layer; layers given the same tensor share one."""
     owners: dict[str, str] = {}
     sums: dict[str, Hessian] = {}
     last: list[tuple[str, Tensor]] = []

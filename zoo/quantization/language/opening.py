@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers to terminals."""
+    """Show the progress bars of transformers only on terminals."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
@@ -36,12 +36,12 @@ def load(
 ) -> "PreTrainedModel":
     """Return the language model in a folder, packed or not, in eval mode.
 
-    Code of the folder is never run, pickles are never opened, and every tensor must fit: where
-    transformers warns and goes on with random numbers, this raises.
+    Code in the folder is never run, pickles are never opened, and every tensor must fit: where
+    transformers would warn and continue with random numbers, this raises.
 
     Raises:
         MissingWeightsError: tensors are missing.
-        MismatchError: tensors are left over or have other shapes; not a language model.
+        MismatchError: tensors are left over or have other shapes, or it is not a language model.
 
     """
     from transformers import AutoModelForCausalLM
@@ -71,7 +71,7 @@ def load(
         raise MismatchError(f"transformers cannot load {folder}: {first}") from error
     if report["missing_keys"]:
         raise MissingWeightsError(
-            f"{folder} lacks {sorted(report['missing_keys'])[0]!r}; take the whole folder again"
+            f"{folder} lacks {sorted(report['missing_keys'])[0]!r}; get the whole folder again"
         )
     for kind in ("unexpected_keys", "mismatched_keys"):
         if report[kind]:

@@ -2,8 +2,8 @@
 
 A job keeps its state in `OUT/work`: `state.json`, one file per finished block, and two files of
 hidden states (what enters the next block, and what leaves it). `state.json` is replaced when a
-block is finished, and nothing it speaks of is touched afterwards; hence a process that is killed
-at any time goes on from there with the same result.
+block is finished, and nothing it refers to is touched afterwards; so a process that is killed at
+any time resumes from there with the same result.
 """
 
 import copy
@@ -48,11 +48,11 @@ class Job:
         work: the folder of the job's state.
         ids: calibration windows (windows, length), or None for plans that need none.
         team: the processes that share the work.
-        resume: go on with the state in `work`.
+        resume: continue from the state in `work`.
 
     Raises:
-        MismatchError: `work` holds a state and `resume` is off; or that of another model, plan
-            or calibration, the first field that differs being named; or no blocks are found.
+        MismatchError: `work` holds a state and `resume` is off, or the state of another model, plan
+            or calibration (the first field that differs is named); or no blocks are found.
 
     """
 
@@ -99,7 +99,7 @@ class Job:
 
     @property
     def tables(self) -> dict[str, str]:
-        """The names of the weights of "embedding" and, if it has one of its own, of "head"."""
+        """The names of the weights of "embedding" and, if it has its own weight, "head"."""
         names = {id(module): name for name, module in self.model.named_modules()}
         weights = {"embedding": f"{names[id(self.model.get_input_embeddings())]}.weight"}
         head = self.model.get_output_embeddings()
@@ -160,8 +160,8 @@ class Job:
         """Quantize the blocks that are not finished yet.
 
         Raises:
-            ZooError: the disk is full, or weights or activations are not finite; what is
-                finished is kept.
+            ZooError: the disk is full, or weights or activations are not finite; finished blocks
+                are kept.
 
         """
         began = self.state["next"]
@@ -177,7 +177,7 @@ class Job:
             kind = type(error) if isinstance(error, ZooError) else MismatchError
             raise kind(
                 f"block {done} of {self.count} failed: {error}. The {done} finished blocks are "
-                f"kept in {self.work}: the same command with --resume goes on"
+                f"kept in {self.work}: the same command with --resume continues"
             ) from error
 
     def _hidden(self, which: int) -> HiddenStates:
@@ -188,7 +188,7 @@ class Job:
         return HiddenStates(self.work / f"hidden_{which}.bin", shape, dtype)
 
     def _prepare_hidden(self) -> None:
-        """Record how blocks are called, and make sure that the next block's inputs are there."""
+        """Record how blocks are called, and make sure that the next block's inputs exist."""
         assert self.ids is not None
         self._fill_outside()
         device = self.team.device
@@ -235,12 +235,12 @@ class Job:
         for module, key, name in self._outside():
             value = self.source.tensors([name])[name].to(self.team.device, torch.float32)
             module.register_parameter(key, nn.Parameter(value, requires_grad=False))
-        for module in self.model.modules():  # rotary frequencies, computed where they stand
+        for module in self.model.modules():  # rotary frequencies, computed in place
             for key, value in list(module.named_buffers(recurse=False)):
                 module.register_buffer(key, value.to(self.team.device), persistent=False)
 
     def _empty_outside(self) -> None:
-        """Give the memory of the embedding back."""
+        """Free the memory of the embedding."""
         for module, key, _ in self._outside():
             empty = module.get_parameter(key).to("meta")
             module.register_parameter(key, nn.Parameter(empty, requires_grad=False))
@@ -271,12 +271,12 @@ class Job:
 
     def load_block(self, index: int, device: str) -> nn.Module:
         """Return a block with the source's weights in float32."""
-        block = copy.deepcopy(self.blocks[index])  # of meta tensors: it costs nothing
+        block = copy.deepcopy(self.blocks[index])  # a copy of meta tensors costs nothing
         self.source.fill(block, f"{self.prefix}.{index}.", torch.float32, device)
         return block
 
     def _passes(self, block: nn.Module, index: int) -> CalibrationRuns:
-        """Return the runs of a block on every window, none for plans that need none."""
+        """Return the runs of a block on every window, empty for plans without calibration."""
         if self.ids is None:
             return CalibrationRuns(block, [])
         states = self._hidden(self.state["hidden"]).map()
@@ -310,7 +310,7 @@ class Job:
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in matrices.items()}
-        if self.team.is_main and not self.plan.rotate:  # rotated weights are nobody's base
+        if self.team.is_main and not self.plan.rotate:  # rotated weights are not a base
             for name, facts in layers.items():
                 facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
@@ -343,7 +343,7 @@ class Job:
         )
 
     def remove(self) -> None:
-        """Remove the state: the result is written."""
+        """Remove the state once the result is written."""
         if self.team.is_main:
             shutil.rmtree(self.work)
         self.team.wait()
@@ -355,7 +355,7 @@ def tensor_digest(values: Tensor) -> str:
 
 
 def convert(value: Tensor, dtype: str | None) -> Tensor:
-    """Return a floating tensor in the type of that name; None and integers stay as they are."""
+    """Return a float tensor in the type of that name; None and integers stay as they are."""
     return value.to(getattr(torch, dtype)) if dtype and value.is_floating_point() else value
 
 
@@ -374,7 +374,7 @@ def _facts(matrix: QuantizedMatrix) -> dict[str, Any]:
 
 
 def _difference(there: Any, here: Any, where: str = "") -> str:
-    """Return the first difference of two fingerprints in words, or nothing."""
+    """Return the first difference of two fingerprints in words, or ""."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted(set(there) | set(here)):
             part = f"{where}.{key}" if where else key
@@ -385,7 +385,7 @@ def _difference(there: Any, here: Any, where: str = "") -> str:
 
 
 def peak_bytes() -> int:
-    """Return the greatest memory that this process has had, as far as the system tells."""
+    """Return the peak memory of this process, as far as the system tells."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))

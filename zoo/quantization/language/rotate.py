@@ -1,13 +1,13 @@
-"""A float model with its weights rotated, written block by block before it is quantized.
+"""A float model's weights rotated, written block by block before it is quantized.
 
 The rotations of `zoo.quantization.language.incoherence` fold exactly: the model computes what it
-did, nothing is added at run time, and the file keeps its size unless a head is untied.
+did before, nothing is added at run time, and the file keeps its size unless a head is untied.
 
 - `heads`: between the values of an attention head and the output projection. Query heads that
   share a value head share its rotation.
 - `all`: the residual stream too. The gains of RMS norms move into the layers that read the
   stream; those that write to it, the embedding and the head are rotated. A head tied to the
-  embedding takes the gain of the last norm, and has to be stored on its own: `all` refuses such
+  embedding absorbs the gain of the last norm and has to be stored separately: `all` refuses such
   models and says how many bytes that takes, `all-untied` takes them.
 
 What reads and what writes is found by running each block, and each rotated block is compared
@@ -41,17 +41,17 @@ from zoo.quantization.language.source import COMPANIONS, CONFIG, INDEX, Source
 from zoo.quantization.plan import ROTATIONS
 
 STATE = "rotation.json"
-TOKENS = 8  # of the random hidden states that blocks are compared on
-TOLERANCE = 1e-3  # of their difference, relative to the root mean square; float32 leaves 1e-5
+TOKENS = 8  # length of the random hidden states that blocks are compared on
+TOLERANCE = 1e-3  # limit of their difference, relative to the root mean square; float32 leaves 1e-5
 
 
 class Rotation:
-    """A model on the disk, and how each of its parts is rotated.
+    """A model on disk, and how each of its parts is rotated.
 
     Args:
         source: the model.
         which: "heads", "all" or "all-untied".
-        seed: of the rotations.
+        seed: seed of the rotations.
 
     Raises:
         MismatchError: the rotation does not fold into this model; the module is named.
@@ -78,7 +78,7 @@ class Rotation:
         self.turn = orthogonal(self.width, generator(seed, "residual stream"))
 
     def _last_norm(self) -> str:
-        """Return the name of the norm after the blocks, everything outside them being known."""
+        """Return the name of the norm after the blocks, once everything outside them is known."""
         if self.tied and self.which != "all-untied":
             values = self.source.tensors([self.embedding])[self.embedding]
             raise MismatchError(
@@ -110,7 +110,7 @@ class Rotation:
         return next(iter(outside))
 
     def _calls(self) -> list[blocks.BlockCall]:
-        """Return how the model calls its blocks, without the memory of its embedding."""
+        """Return how the model calls its blocks, without keeping its embedding in memory."""
         hidden = self._random()
         embedding = iter([self.model.get_input_embeddings()])
         ids = torch.zeros(1, TOKENS, dtype=torch.long)
@@ -122,14 +122,14 @@ class Rotation:
 
     @torch.no_grad()
     def block(self, index: int) -> dict[str, Tensor]:
-        """Return all tensors of a block, rotated, in the types that they are stored in.
+        """Return all tensors of a block, rotated, in their stored types.
 
         Raises:
             MismatchError: the rotated block computes something else, or its weights are damaged.
 
         """
         where = f"{self.prefix}.{index}"
-        block = copy.deepcopy(self.blocks[index])  # of meta tensors: it costs nothing
+        block = copy.deepcopy(self.blocks[index])  # a copy of meta tensors costs nothing
         self.source.fill(block, f"{where}.", torch.float32, "cpu")
         for name, value in block.named_parameters():
             if not torch.isfinite(value).all():
@@ -158,7 +158,7 @@ class Rotation:
         }
 
     def before_blocks(self) -> dict[str, Tensor]:
-        """Return what lies outside the blocks, all but the head."""
+        """Return the tensors outside the blocks, except the head."""
         names = [
             name
             for name in self.source.files
@@ -172,7 +172,7 @@ class Rotation:
         return values
 
     def head_rows(self) -> dict[str, Tensor]:
-        """Return the head that reads the rotated stream, with a tensor of its own."""
+        """Return the head that reads the rotated stream, as a separate tensor."""
         assert self.head is not None
         name = self.embedding if self.tied else self.head
         rows = self.source.tensors([name])[name]
@@ -185,7 +185,7 @@ class Rotation:
         return unit, weight.double() + (1 - unit)
 
     def parts(self) -> list[Callable[[], dict[str, Tensor]]]:
-        """Return what makes the tensors of each file of the result; one is in memory at a time."""
+        """Return functions that make the tensors of each file, one in memory at a time."""
         every: list[Callable[[], dict[str, Tensor]]] = [self.before_blocks]
         every += [partial(self.block, index) for index in range(len(self.blocks))]
         return [*every, self.head_rows] if self.stream else every
@@ -199,14 +199,14 @@ def _rotated_rows(rows: Tensor, turn: Tensor) -> Tensor:
 def rotate_model(folder: Path, out: Path, which: str, *, seed: int = 0) -> None:
     """Write the model in `folder` to `out` with its weights rotated; it computes the same.
 
-    One file per block is written, each when it is finished; a call that was killed is repeated,
-    and goes on with the files that are missing. The tensors keep their types.
+    One file per block is written, each when it is finished; repeat a call that was killed, and it
+    continues with the missing files. The tensors keep their types.
 
     Args:
         folder: a model that transformers saved, in safetensors.
-        out: a new folder, or that of a call that was killed.
+        out: a new folder, or the folder of a call that was killed.
         which: "heads", "all" or "all-untied": see the module.
-        seed: of the rotations.
+        seed: seed of the rotations.
 
     Raises:
         MismatchError: the rotation does not fold into this model; `out` holds something else.
@@ -239,13 +239,13 @@ def _same(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) -> None:
 
 @contextmanager
 def _kept(out: Path) -> Iterator[None]:
-    """Say, when the disk is full, that what is finished is kept."""
+    """If the disk is full, say that what is finished is kept."""
     try:
         yield
     except OSError as error:
         raise MismatchError(
             f"the rotated model could not be written: {error}. What is finished is kept in {out}: "
-            "the same command goes on"
+            "the same command continues"
         ) from error
 
 

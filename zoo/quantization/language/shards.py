@@ -25,7 +25,7 @@ class ShardEntry:
 
     @property
     def alignment(self) -> int:
-        """The bytes of one value: readers map the file, so values lie at multiples of it."""
+        """The bytes of one value: readers map the file, so values start at multiples of it."""
         count = 1
         for size in self.shape:
             count *= size
@@ -58,9 +58,9 @@ def assemble(sources: Sequence[Path], out: Path, *, limit: int) -> int:
     """Write the tensors of all files as one model; return the bytes of their values.
 
     Args:
-        sources: safetensors files; no name is in two of them.
+        sources: safetensors files; no name occurs in two of them.
         out: the folder; `model.safetensors`, or shards with their index.
-        limit: greatest bytes of a shard (a tensor larger than that has one of its own).
+        limit: largest size of a shard in bytes (a larger tensor gets its own shard).
 
     """
     shards: list[list[ShardEntry]] = [[]]

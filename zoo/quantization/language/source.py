@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# What goes with the weights, and is copied unread into the quantized folder.
+# What accompanies the weights, and is copied unread into the quantized folder.
 COMPANIONS = (
     "generation_config.json",
     "tokenizer.json",
@@ -34,10 +34,10 @@ COMPANIONS = (
 
 
 class Source:
-    """A folder with `config.json` and safetensors shards; nothing is loaded until it is asked for.
+    """A folder with `config.json` and safetensors shards; nothing is loaded until it is needed.
 
     Raises:
-        MissingWeightsError: no such folder, or no config or weights in it.
+        MissingWeightsError: there is no such folder, or no config or weights in it.
         UnsafeFileError: the weights are pickles, or not safetensors.
 
     """
@@ -52,30 +52,30 @@ class Source:
         self._shards = self._read_shards()
 
     def _read_shards(self) -> dict[str, Path]:
-        """Return the file of each tensor, by the name it has there."""
+        """Return the file of each tensor, by its name there."""
         if (self.folder / INDEX).is_file():
             index = read_json(self.folder / INDEX).get("weight_map")
             if not isinstance(index, dict) or not all(
                 isinstance(file, str) and Path(file).name == file for file in index.values()
             ):
-                raise UnsafeFileError(f"{self.folder / INDEX} is not an index of files beside it")
+                raise UnsafeFileError(f"{self.folder / INDEX} is not an index of files next to it")
             return {name: self.folder / file for name, file in index.items()}
         if not (self.folder / SINGLE).is_file():
             pickles = any(self.folder.glob("*.bin"))
             raise (UnsafeFileError if pickles else MissingWeightsError)(
                 f"{self.folder} has no {SINGLE}"
                 + ("; its weights are pickles, which are never opened" if pickles else "")
-                + "; save the model anew with save_pretrained"
+                + "; save the model again with save_pretrained"
             )
         with _opened(self.folder / SINGLE) as file:
             return dict.fromkeys(file.keys(), self.folder / SINGLE)
 
     @cached_property
     def _stored(self) -> dict[str, str]:
-        """The name in the files of each tensor, by the name that the model gives it.
+        """Each tensor's name in the files, by its name in the model.
 
-        Transformers loads what older releases named otherwise, as the head of GPT-NeoX, and what
-        was saved without the head's class, as Bloom; its own table says how.
+        Transformers loads what older releases named differently, like the head of GPT-NeoX, and
+        what was saved without the head's class, like Bloom; its own table says how.
         """
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightRenaming, rename_source_key
@@ -92,7 +92,7 @@ class Source:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """The file of each tensor, by the name that the model gives it."""
+        """The file of each tensor, by its name in the model."""
         return {name: self._shards[stored] for name, stored in self._stored.items()}
 
     @cached_property
@@ -102,7 +102,7 @@ class Source:
 
     @cached_property
     def config(self) -> Any:
-        """The configuration as transformers reads it; code of the folder is never run."""
+        """The configuration as transformers reads it; code in the folder is never run."""
         try:
             from transformers import AutoConfig
         except ImportError:
@@ -110,7 +110,7 @@ class Source:
         if "quantization_config" in self.raw_config:
             method = self.raw_config["quantization_config"].get("quant_method")
             raise MismatchError(
-                f"{self.folder} is quantized already (quant_method {method!r}); give the model it "
+                f"{self.folder} is already quantized (quant_method {method!r}); give the model it "
                 "was made from"
             )
         try:
@@ -145,7 +145,7 @@ class Source:
         for name in names:
             if name not in self.files:
                 raise MissingWeightsError(
-                    f"{self.folder} has no tensor {name!r}: take the whole folder again; if it "
+                    f"{self.folder} has no tensor {name!r}: get the whole folder again; if it "
                     "loads with transformers, quantize the loaded module itself with "
                     "zoo.quantization.generic.quantize_model"
                 )
@@ -170,7 +170,7 @@ class Source:
             for name, tensor in ((name, tensors[f"{prefix}{name}"]) for name in local)
         }
         module.load_state_dict(values, strict=False, assign=True)
-        for name, value in list(module.named_buffers()):  # what __init__ computed, on the device
+        for name, value in list(module.named_buffers()):  # computed by __init__, on the device
             if value.device != torch.device(device):
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, value.to(device))

@@ -1,4 +1,4 @@
-"""How fast a language model writes."""
+"""How fast a language model generates text."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ import torch
 def tokens_per_second(model: Any, *, tokens: int = 16, prompt: int = 8) -> float:
     """Return the tokens that `model` generates per second, batch 1, greedily, with its cache.
 
-    The median over the steps after the prompt's; the first step warms up and is left out.
+    The median over the steps after the prompt; the first step is a warm-up and is left out.
     """
     ids = torch.arange(prompt, device=model.device)[None] % model.config.vocab_size
     out = model(ids, use_cache=True)

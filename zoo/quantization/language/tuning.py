@@ -23,8 +23,8 @@ HELD_OUT = 2  # windows, from the end of the text
 def tune(job: Job, stream: Tensor) -> dict[str, Any]:
     """Tune codebooks, scales and norms of a finished job; return what it gained.
 
-    The tuned blocks are files of their own (`Job.block_file` finds them), and a killed tuning
-    goes on from its last state. Two copies of the model are in memory.
+    The tuned blocks are separate files (`Job.block_file` finds them), and a killed tuning
+    resumes from its last state. Two copies of the model are in memory.
 
     Args:
         job: all of its blocks are finished.
@@ -55,7 +55,7 @@ def tune(job: Job, stream: Tensor) -> dict[str, Any]:
 
 
 def windows(stream: Tensor, count: int, length: int, seed: int) -> Tensor:
-    """Return `count` windows to tune on, and after them those held out: the text's last tokens.
+    """Return `count` windows to tune on, followed by those held out: the text's last tokens.
 
     Raises:
         MismatchError: the text is too short.
@@ -92,7 +92,7 @@ def stored(job: Job) -> dict[str, QuantizedMatrix]:
 
 
 def _write(job: Job, matrices: Mapping[str, QuantizedMatrix], others: Mapping[str, Tensor]) -> None:
-    """Write the tuned blocks, and what was tuned outside of them."""
+    """Write the tuned blocks, and what was tuned outside them."""
     packed = {
         f"{name}.{key}": value
         for name, matrix in matrices.items()

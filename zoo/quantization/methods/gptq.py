@@ -1,4 +1,4 @@
-"""GPTQ: uniform integers with a scale per group, errors fed on to later columns."""
+"""GPTQ: uniform integers with a scale per group, errors passed on to later columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from zoo.quantization.options import Feedback
 __all__ = ["DATA", "GRID", "PAPER", "PRESETS", "SOLVER", "SUMMARY", "TAKES", "TRAINS", "Options",
            "compress"]  # fmt: skip
 
-SUMMARY = "integers with a scale per group, errors fed on to later columns"
+SUMMARY = "integers with a scale per group, errors passed on to later columns"
 PAPER = "2210.17323"
 GRID, SOLVER = "uniform", "gptq"
 PRESETS: Mapping[str, Mapping[str, Any]] = {}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo.quantization.int8.network import QuantizedNetwork
     from zoo.registry.checkpoint import Checkpoint
 
-SUMMARY = "integers throughout, their ranges seen on a few inputs, no training"
+SUMMARY = "integers throughout, with ranges seen on a few inputs, no training"
 PAPER = "1712.05877"
 TAKES = "network"
 DATA = "a folder of inputs, or a Hub data set, that ranges are learned from"
@@ -39,7 +39,7 @@ class Options(Observer):
 
     @property
     def label(self) -> str:
-        """What a result is called after."""
+        """What a result is named after."""
         return self.scheme
 
     @property
@@ -58,12 +58,12 @@ def compress(
     resume: bool,
     device: str | None,
 ) -> Compressed:
-    """Learn ranges from inputs, and return what makes the network an integer one.
+    """Learn ranges from inputs, and return what makes it an integer network.
 
-    It takes a minute at most, so that there is nothing to resume, and runs on the CPU.
+    It takes a minute at most, so there is nothing to resume, and runs on the CPU.
 
     Raises:
-        MismatchError: the network computes in integers already or has no integer form (the
+        MismatchError: the network already computes in integers or has no integer form (the
             operator is named), or the inputs cannot be used.
 
     """
@@ -75,7 +75,7 @@ def compress(
 
     name = f"{source.recipe.name}.{source.tag}"
     if source.quantization is not None:
-        raise MismatchError(f"{name} computes in integers already; give its float weights")
+        raise MismatchError(f"{name} already computes in integers; give its float weights")
     if data is None:
         raise MismatchError("ranges are learned from inputs; add --data DIR, a folder of them")
     task, network = task_of(source.recipe), source.load()

@@ -11,7 +11,7 @@ __all__ = ["DATA", "GRID", "PAPER", "PRESETS", "SOLVER", "SUMMARY", "TAKES", "TR
            "compress"]  # fmt: skip
 
 SUMMARY = "integers with a scale per group, each weight rounded on its own; needs no text"
-PAPER = "2210.17323"  # where it is what GPTQ is compared with
+PAPER = "2210.17323"  # the baseline for GPTQ there
 GRID, SOLVER = "uniform", "rtn"
 PRESETS: Mapping[str, Mapping[str, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""Solvers: how codes are chosen. One file each, found by being here; see `contract`."""
+"""Solvers: how codes are chosen. One file each, found in this folder; see `contract`."""
 
 import importlib
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def find(name: str) -> Solver:
     """Return the solver of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such solver.
         MismatchError: it lacks its function, or cannot be imported.
 
     """

@@ -1,4 +1,4 @@
-"""What a solver is given, what it gives, and what its module offers."""
+"""What a solver takes, what it returns, and what its module offers."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,8 +16,8 @@ class Problem:
     """Minimise tr((W - Q) H (W - Q)^T) over the Q of a grid (equation 1 of the paper).
 
     `weight` is W (rows, padded); `hessian` H (padded, padded), undamped, or None for the
-    identity; `upper` is U (padded, padded), H^-1 = U^T U after damping, or None where there is
-    none: then nothing is fed back.
+    identity; `upper` is U (padded, padded), H^-1 = U^T U after damping, or None if there is no
+    factor: then nothing is fed back.
     """
 
     weight: Tensor
@@ -32,7 +32,7 @@ class Problem:
         return self.upper.diagonal().square().reciprocal()
 
     def error(self, quantized: Tensor) -> Tensor:
-        """Return (rows,) each row's share of tr(E H E^T), E = W - Q."""
+        """Return each row's share of tr(E H E^T), (rows,), with E = W - Q."""
         return weighted(self.weight - quantized, self.hessian)
 
 
@@ -49,16 +49,16 @@ class Solution:
 
 
 class Solver(Protocol):
-    """A module of `zoo.quantization.solvers`, or what an entry point of that group names."""
+    """A module of `zoo.quantization.solvers`, or one that an entry point of that group names."""
 
     def solve(self, problem: Problem, grid: Grid, options: LayerOptions) -> Solution:
         """Return codes of the grid and its parameters, the same for the same problem.
 
-        `problem.upper` is None for no solver but `rtn`.
+        Only for `rtn` is `problem.upper` None.
         """
         ...
 
 
 def weighted(error: Tensor, hessian: Tensor | None) -> Tensor:
-    """Return (rows,) the diagonal of E H E^T."""
+    """Return the diagonal of E H E^T, (rows,)."""
     return ((error if hessian is None else error @ hessian) * error).sum(1)

@@ -18,9 +18,9 @@ def sweep(
 ) -> Solution:
     """Return codes chosen with error feedback (algorithm 1 of the paper).
 
-    The columns of a cell P are chosen together, by the metric (U_PP^T U_PP)^-1 that is left
-    once earlier columns are fixed, and their errors fed on as E_P U_PP^-1 U_P,>P. (The paper
-    takes only the diagonal of U_PP in both; for cells of one column that is the same.)
+    The columns of a cell P are chosen together, by the metric (U_PP^T U_PP)^-1 that is left once
+    earlier columns are fixed, and their errors are fed on as E_P U_PP^-1 U_P,>P. (The paper takes
+    only the diagonal of U_PP in both; for cells of one column that is the same.)
 
     Within `block` columns (at most a column group, the default) errors are fed on at once, and
     to all columns after it in one product at its end; the block changes only the order of

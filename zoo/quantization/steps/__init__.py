@@ -1,1 +1,1 @@
-"""What solvers are made of, and what makes parameters that can be stored (`Grid.finish`)."""
+"""The steps of solvers, and those that make parameters storable (`Grid.finish`)."""

@@ -1,4 +1,4 @@
-"""Codes chosen anew, one cell at a time with all others fixed: no step can raise the error."""
+"""Codes chosen again, one cell at a time with all others fixed: no step can raise the error."""
 
 import torch
 
@@ -28,7 +28,7 @@ def descend(problem: Problem, grid: Grid, solution: Solution, damp: float) -> So
         for at in range(start, end, grid.dim):
             cell, number = slice(at, at + grid.dim), at // grid.dim
             old = errors[:, cell]
-            # W_P + (G_P - E_P H_PP) H_PP^-1, and W_P - E_P is the present value
+            # W_P + (G_P - E_P H_PP) H_PP^-1, and W_P - E_P is the current value
             wanted = problem.weight[:, cell] - old + gradient[:, cell] @ inverses[number]
             codes.append(grid.encode(group, wanted, metrics[number], at - start))
             chosen = grid.decode_group(group, codes[-1], at - start)

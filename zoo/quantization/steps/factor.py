@@ -1,4 +1,4 @@
-"""Codebooks of one dimension made a product of low rank, tuned with the loss of their update."""
+"""Codebooks of one dimension as a product of low rank, tuned with the loss of their update."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ from zoo.quantization.solvers.contract import Problem, Solution
 from zoo.quantization.steps.descent import descend
 from zoo.quantization.steps.update import Equations, minimise
 
-TURNS = 3  # of tuning the one factor with the other fixed
+TURNS = 3  # rounds of tuning one factor with the other fixed
 
 
 def finish(problem: Problem, grid: Factored, solution: Solution, options: LayerOptions) -> Solution:
     """Return a solution whose codebooks are `factor` times `basis`, as they are stored.
 
-    Codebooks are sorted, so that entries of like rank in their groups stand side by side, and
-    codes renamed accordingly. The singular value decomposition gives the factors, which are then
-    tuned in turn; the better ones are kept. With rounds, codes are chosen anew for them.
+    Codebooks are sorted, so that entries of equal rank in their groups line up, and codes are
+    renamed accordingly. The singular value decomposition gives the factors, which are then tuned in
+    turn; the better ones are kept. With rounds, codes are chosen again for them.
     """
     solution = ordered(grid, solution)
     books = solution.parameters["codebook"].squeeze(-1)
@@ -55,11 +55,11 @@ def ordered(grid: Factored, solution: Solution) -> Solution:
 
 
 def rounded(first: Tensor, basis: Tensor) -> Parameters:
-    """Return a product (C, G, r) (r, k) as it is stored; all columns of integers reach 127."""
+    """Return a product (C, G, r) (r, k) as it is stored: every column of integers reaches 127."""
     largest = first.abs().amax((0, 1))
     unit = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
     halves = (basis * (unit * UNIT).unsqueeze(1)).clamp(-65504, 65504).to(torch.float16)
-    if not halves.any():  # a matrix of zeros; a basis of zeros looks like one that was lost
+    if not halves.any():  # a matrix of zeros; a basis of zeros would look like a lost one
         halves[0, 0] = 1
     return {"factor": (first / unit).round(), "basis": halves.to(torch.float32)}
 

@@ -14,9 +14,9 @@ def update(problem: Problem, grid: Codebooks, solution: Solution, steps: int) ->
     """Return `solution` with codebooks after `steps` of preconditioned conjugate gradients.
 
     Q is linear in the codebooks, so tr((W - Q) H (W - Q)^T), H undamped, is a convex quadratic
-    that falls with every step and has no learning rate. Row groups do not interact: each has
-    step lengths of its own. A row group whose error rounding makes no better than before keeps
-    its old codebooks.
+    that falls with every step and has no learning rate. Row groups do not interact: each has its
+    own step lengths. A row group whose error after rounding is no smaller than before keeps its old
+    codebooks.
     """
     codebooks = conjugate_gradients(problem, grid, solution, steps)
     parameters = {**solution.parameters, "codebook": grid.round(codebooks)}
@@ -37,7 +37,7 @@ def keep_better(problem: Problem, grid: Codebooks, old: Solution, new: Solution)
 
 
 class Equations:
-    """The least squares that codebooks solve while the codes stay: spread^T H spread C = ...
+    """The least-squares problem that codebooks solve for fixed codes: spread^T H spread C = ...
 
     `jacobi` is the diagonal of the left side, by which conjugate gradients are preconditioned.
     """
@@ -92,13 +92,13 @@ def minimise(
     """Return `start` after `steps` of preconditioned conjugate gradients.
 
     Args:
-        start: what codebooks are linear in: themselves, or one factor of them.
-        equations: of the codebooks.
-        spread: gives the codebooks of such a tensor.
+        start: the tensor in which codebooks are linear: themselves, or one factor of them.
+        equations: the equations of the codebooks.
+        spread: returns the codebooks of such a tensor.
         collect: its transpose.
         jacobi: the diagonal of the normal equations, shaped as `start`.
-        dot: inner products, one per part that has step lengths of its own.
-        steps: how many.
+        dot: inner products, one per part that has its own step lengths.
+        steps: number of steps.
 
     """
     inverse = torch.where(jacobi > 0, 1 / jacobi.clamp(min=1e-38), torch.zeros_like(jacobi))

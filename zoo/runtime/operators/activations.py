@@ -1,4 +1,4 @@
-"""Activations of their own, and the softmax."""
+"""Stand-alone activations, and the softmax."""
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def _relu(graph: Graph, op: Op) -> Kernel:
 
 
 def _relu6(graph: Graph, op: Op) -> Kernel:
-    """Return a kernel that only clamps: as TFLite's it takes the two scales for equal."""
+    """Return a kernel that only clamps: like TFLite's, it assumes that the two scales are equal."""
     _refuse_int16(graph, op)
     source = quantization_of(graph, op.inputs[0])
     dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
@@ -72,7 +72,7 @@ def _softmax(graph: Graph, op: Op) -> Kernel:
         difference = (wide.amax(-1, keepdim=True) - wide).numpy()
         total = small[difference].sum(-1, keepdims=True)
         bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
-        # 12 integer bits, and the int8 output has 8 of the result's 31.
+        # 12 integer bits; the int8 output has 8 of the result's 31.
         exponent = 12 - (32 - bits) + 31 - 8
         scaled = fixedpoint.high_multiply(fixedpoint.reciprocal(total, bits), values[difference])
         result: NDArray[np.int64] = np.clip(fixedpoint.shift_right(scaled, exponent), 0, 255)

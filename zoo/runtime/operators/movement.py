@@ -57,7 +57,7 @@ def _pad(graph: Graph, op: Op) -> Kernel:
     value = op.attributes["value"] + same_quantization(graph, op).zero_point
     low, high = LIMITS[graph.tensors[op.inputs[0]].dtype]
     if not low <= value <= high:
-        raise MismatchError(f"it pads with the integer {value}, which its type does not hold")
+        raise MismatchError(f"it pads with the integer {value}, which its type cannot hold")
     return lambda x: F.pad(x, op.attributes["padding"], value=value)
 
 

@@ -51,7 +51,7 @@ def _integer_avg(graph: Graph, op: Op) -> Kernel:
         return F.avg_pool2d(pad_image(x, padding), kernel, stride, divisor_override=1)
 
     def run(x: Tensor) -> Tensor:
-        # Of stored integers: halves are rounded away from the integer 0, not the real one.
+        # Of stored integers: halves are rounded away from the integer 0, not the real 0.
         total = sums(x.permute(0, 3, 1, 2).to(dtype)).permute(0, 2, 3, 1).double()
         count = sums(torch.ones(1, 1, *x.shape[1:3], dtype=dtype)).permute(0, 2, 3, 1).double()
         half = torch.floor(count / 2)

@@ -12,7 +12,7 @@ from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 
 def _pixels(graph: Graph, op: Op) -> tuple[list[int], list[int]]:
-    """Return the rows and columns that an enlargement by nearest pixels takes."""
+    """Return the rows and columns that nearest-pixel enlargement reads."""
     _, height, width, _ = graph.tensors[op.inputs[0]].shape
     rows, columns = (
         resize.nearest(

@@ -30,7 +30,7 @@ def tiles(height: int, width: int, size: int = TILE) -> Iterator[tuple[int, int,
 
 
 def _apply(model: nn.Module, y: Tensor) -> Tensor:
-    """Run the network where, and in the type, its weights are; give float32 on the CPU back."""
+    """Run the network on its weights' device and in their type; return float32 on the CPU."""
     output: Tensor = model(y.to(next(model.parameters())))
     return output.float().cpu()
 
@@ -39,8 +39,8 @@ def _apply(model: nn.Module, y: Tensor) -> Tensor:
 def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
     """Return `model(y)` for luma `(1, 1, H, W)` of any size, tile by tile.
 
-    Each tile is cut with the network's own `halo`, so that no seam exists: every output pixel
-    sees exactly what it sees in the whole image, zero padding at true borders included.
+    Each tile is cut with the network's own `halo`, so there are no seams: every output pixel sees
+    exactly what it sees in the whole image, zero padding at true borders included.
     """
     scale, halo = model.scale, model.halo
     assert isinstance(scale, int)
@@ -62,7 +62,7 @@ def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
 
 @functools.cache
 def _cubic_phases(scale: int) -> Tensor:
-    """Return the kernels `(scale, 1, 7)`; number p gives output scale * i + p from i-3..i+3."""
+    """Return the kernels `(scale, 1, 7)`; number p computes output scale * i + p from i-3..i+3."""
     index, weight = taps(16, scale)
     kernels = torch.zeros(scale, 1, 7)
     for phase in range(scale):
@@ -89,7 +89,7 @@ def _bicubic_inner(padded: Tensor, scale: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Enlarged:
-    """What `zoo.run` gives for a super-resolution recipe.
+    """What `zoo.run` returns for a super-resolution recipe.
 
     Attributes:
         picture: the enlarged picture, of the input's depth, with its alpha and profile.
@@ -109,7 +109,7 @@ class Enlarged:
 
     @property
     def text(self) -> str:
-        """What `zoo run` prints of it."""
+        """What `zoo run` prints."""
         height, width = self.picture.pixels.shape[:2]
         return f"{width}x{height}, {self.seconds:.3f} s"
 
@@ -132,7 +132,7 @@ class Enlarged:
 
 
 def default_output(recipe: Recipe, source: Path) -> Path:
-    """Return where `zoo run` writes when not told: photo.jpg -> photo-sesr-m5-x2.png."""
+    """Return where `zoo run` writes by default: photo.jpg -> photo-sesr-m5-x2.png."""
     return source.parent / f"{source.stem}-{recipe.name}.png"
 
 
@@ -140,7 +140,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     """Enlarge a picture: luma by the network, chroma and alpha by bicubic.
 
     Memory beyond the two pictures does not grow with their size: everything happens in tiles.
-    With `out` the result is saved there too.
+    With `out`, the result is saved there too.
     """
     picture = images.read(source)
     if out is not None:
@@ -170,8 +170,8 @@ def _run_tile(
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the enlarged pixels `(sh, sw, C)` and alpha `(sh, sw)` of one tile.
 
-    All of R, G and B contain luma with the same weight 255/219 (BT.601 studio range), so adding
-    what the network's luma has over bicubic luma to the bicubic R, G and B is, to the letter,
+    R, G and B all contain luma with the same weight 255/219 (BT.601 studio range), so adding the
+    difference between the network's luma and bicubic luma to the bicubic R, G and B is exactly
     "network on Y, bicubic on Cb and Cr".
     """
     top, bottom, left, right = tile

@@ -1,4 +1,4 @@
-"""What shows and tries super resolution: drawn pages for the page, and tiny data for the tests."""
+"""Examples for super resolution: drawn pages for the web page, and tiny data for the tests."""
 
 from pathlib import Path
 from typing import Any

@@ -16,8 +16,8 @@ def psnr(output: Tensor, target: Tensor, *, border: int) -> float:
 def ssim(output: Tensor, target: Tensor, *, border: int) -> float:
     """Return the mean SSIM of `(1, 1, H, W)` in [0, 1], `border` pixels shaved.
 
-    Wang et al. 2004 with its own settings: 11 x 11 Gaussian window of sigma 1.5, windows that
-    lie wholly inside the image, K1 = 0.01, K2 = 0.03. Smaller images raise a MismatchError.
+    Wang et al. 2004 with the original settings: an 11 x 11 Gaussian window of sigma 1.5, only
+    windows wholly inside the image, K1 = 0.01, K2 = 0.03. Smaller images raise a MismatchError.
     """
     x, y = _shave(output, border).double(), _shave(target, border).double()
     if min(x.shape[-2:]) < 11:

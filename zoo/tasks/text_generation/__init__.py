@@ -30,7 +30,7 @@ class Generated:
     Attributes:
         prompt: what it was given.
         text: the prompt and what follows it.
-        tokens: how many were generated.
+        tokens: number of generated tokens.
         seconds: how long that took, the prompt included.
 
     """
@@ -53,7 +53,7 @@ class Generated:
 def run(
     model: Any, recipe: Recipe | None, source: Any, out: Path | None = None, *, tokens: int = 64
 ) -> Generated:
-    """Return the likeliest continuation of a prompt, token by token, `tokens` at most."""
+    """Return the likeliest continuation of a prompt, token by token, at most `tokens` of them."""
     from zoo.data.text import tokenizer
 
     if not isinstance(source, str) or not source:
@@ -78,13 +78,13 @@ def _likeliest(model: Any, tokenizer: Any, ids: Tensor, tokens: int) -> Tensor:
         attention_mask=torch.ones_like(ids),
         max_new_tokens=tokens,
         do_sample=False,
-        pad_token_id=tokenizer.eos_token_id or 0,  # of one text alone, nothing is padded
+        pad_token_id=tokenizer.eos_token_id or 0,  # a single text needs no padding
     )
     return answer[0, ids.shape[1] :]
 
 
 def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: str) -> str:
-    """Return the likeliest continuation of a prompt, `DEMO_TOKENS` at most."""
+    """Return the likeliest continuation of a prompt, at most `DEMO_TOKENS` tokens."""
     ids = torch.tensor([tokenizer(given, add_special_tokens=False)["input_ids"]])
     answer = _likeliest(model, tokenizer, ids, DEMO_TOKENS)
     return str(tokenizer.decode(answer, skip_special_tokens=True))
@@ -104,7 +104,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the perplexity on a text file: see `zoo.tasks.text_generation.perplexity`.
 
-    With `tasks`, also the metrics of those of lm-eval: see `zoo.tasks.text_generation.zero_shot`.
+    With `tasks`, also return the metrics of those lm-eval tasks: see
+    `zoo.tasks.text_generation.zero_shot`.
     """
     from zoo.data.text import read_text, tokenize
     from zoo.data.text import tokenizer as read_tokenizer

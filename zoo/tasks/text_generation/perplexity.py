@@ -22,18 +22,18 @@ def perplexity(
     """Return exp(mean negative log-likelihood) of the tokens `ids` (n,).
 
     The stream is cut into windows of `length` tokens that start every `stride` tokens. Each
-    predicts all its tokens but the first, and only those that no window before it predicted; a
-    rest shorter than a window is left out.
+    predicts all its tokens but the first, and only those that no earlier window predicted; a
+    remainder shorter than a window is left out.
 
     Args:
-        model: called with ids (1, length), gives `.logits` (1, length, vocabulary).
+        model: called with ids (1, length), returns `.logits` (1, length, vocabulary).
         ids: the tokens of a whole text.
-        length: of a window.
-        stride: tokens from window to window; None: `length`, so that windows do not overlap.
-        windows: at most this many; None: all.
+        length: tokens of a window.
+        stride: tokens from window to window; `length` if None, so that windows do not overlap.
+        windows: at most this many; all if None.
 
     Returns:
-        `perplexity`, `tokens` predicted, `protocol` in words.
+        `perplexity`, the number of predicted `tokens`, and `protocol` in words.
 
     """
     stride = stride or length

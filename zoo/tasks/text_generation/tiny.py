@@ -1,4 +1,4 @@
-"""A tiny language model with a tokenizer of words, for trials of the text tasks."""
+"""A tiny language model with a word tokenizer, for trials of the text tasks."""
 
 from pathlib import Path
 from typing import Any

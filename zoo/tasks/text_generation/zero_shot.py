@@ -1,4 +1,4 @@
-"""Zero-shot tasks of a language model, measured with EleutherAI's lm-eval where it is installed."""
+"""Zero-shot tasks of a language model, measured with EleutherAI's lm-eval if it is installed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ def zero_shot(
     """Return the metrics of each task: `{"piqa": {"acc": 0.68, "acc_stderr": 0.01}}`.
 
     Args:
-        model: as `zoo.load` or transformers gives it, packed or not.
-        tokenizer: of the model.
-        tasks: names that lm-eval knows, whose data it takes from the Hub; or paths of `.yaml`
+        model: as `zoo.load` or transformers returns it, packed or not.
+        tokenizer: the model's tokenizer.
+        tasks: names that lm-eval knows, with data that it fetches from the Hub; or paths of `.yaml`
             files that define a task.
         limit: at most this many examples of each task.
 
