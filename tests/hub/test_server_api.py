@@ -24,6 +24,7 @@ import lz4.frame
 import pytest
 
 from zoo.hub import server
+from zoo.hub.server import Settings
 from zoo.hub.server.app import Application
 
 SECRET = b"pr1v4te-"  # begins everything that is the owner's alone, where a stranger could see it
@@ -94,7 +95,7 @@ def attacked(tmp_path_factory, wire):
         ]
         yield SimpleNamespace(
             top=top, folder=folder, watch=watch, owner=owner, me=me, clients=clients, secret=secret,
-            routes=Application(None).routes._table,  # type: ignore[arg-type]
+            routes=Application(SimpleNamespace(settings=Settings())).routes._table,
             statuses=Counter(), reached=Counter(), refused=Counter(), known={},
         )  # fmt: skip
     watch.on = False
@@ -296,7 +297,8 @@ def spoiled(fields, chance, share):
 
 def request_of(hub, chance):
     """Return (the route, method, path, body, more headers)."""
-    methods, pattern, _, _ = chance.choice(hub.routes)
+    chosen = chance.choice(hub.routes)
+    methods, pattern = chosen.methods, chosen.pattern
     parts = []
     for part in pattern:
         if not part.startswith(("{", "*")):
@@ -344,7 +346,7 @@ def judge(hub, caplog):
     for path in (hub.folder / "objects").glob("??/??/*"):
         assert sha256(path.read_bytes()) == path.name
     count = sum(hub.statuses.values())
-    routes = {f"{'/'.join(sorted(m))} {'/'.join(p)}" for m, p, _, _ in hub.routes}
+    routes = {f"{'/'.join(sorted(r.methods))} {'/'.join(r.pattern)}" for r in hub.routes}
     print(
         f"{count} requests, {hub.statuses[200]} answered 200; {len(hub.reached)} of {len(routes)} "
         f"routes did something; statuses {dict(sorted(hub.statuses.items()))}; "

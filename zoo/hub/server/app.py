@@ -18,8 +18,11 @@ from zoo.hub.server.api import (
     trees,
     xet,
 )
-from zoo.hub.server.call import Call, Routes, answer, in_thread
+from zoo.hub.server.budget import OverError
+from zoo.hub.server.call import Call, Route, Routes, answer, in_thread
 from zoo.hub.server.common import MIB, Refused
+from zoo.hub.server.guard import Guard
+from zoo.hub.server.pool import Pool
 from zoo.hub.server.store.hub import Hub
 from zoo.hub.server.store.objects import disk_errors
 from zoo.hub.server.web import pages
@@ -35,10 +38,12 @@ _DRAIN = 16 * MIB  # of a refused request; a client that is still sending would 
 
 
 class Application:
-    """The hub as an ASGI application."""
+    """The hub as an ASGI application; `host` is what it listens on."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, host: str = "127.0.0.1") -> None:
         self.hub = hub
+        self.guard = Guard(hub.settings, host)
+        self.pools = {"pages": Pool(2, 100), "clones": Pool(1, 20)}
         self.routes = Routes()
         modules = (repositories, listing, trees, commits, lfs, xet, collections, githttp)
         for module in (*modules, downloads, pages):  # the pages' patterns are the widest
@@ -64,33 +69,46 @@ class Application:
         await response(scope, receive, guarded)
 
     async def _answer(self, request: Request) -> Response:
-        call = Call(request, self.hub, {})
+        call = Call(request, self.hub, self.pools)
         try:
-            handler, call.parameters, identify = self.routes.match(
-                request.method, request.scope["raw_path"]
-            )
+            self.guard.require(request)
+            route, call.parameters = self.routes.match(request.method, request.scope["raw_path"])
             with disk_errors():
-                if identify:
+                if route.identify:
                     await in_thread(call.identify)
-                if inspect.iscoroutinefunction(handler):
-                    response: Response = await handler(call)
-                else:
-                    response = await in_thread(handler, call)
-            return response
+                return await self._run(route, call)
         except Refused as refusal:
-            await _drain(request)
-            if refusal.status == 401 and "git" in request.headers.get("user-agent", ""):
-                refusal.headers["WWW-Authenticate"] = 'Basic realm="zoo hub"'  # git then asks
-            if _is_person(request):
-                shown = pages.refused(call, refusal)
-                shown.headers.update(refusal.headers)
-                return shown
-            return answer(refusal.body, refusal.status, refusal.headers)
+            return await _refused(call, refusal)
         except ClientDisconnect:
             raise
+        except OverError:
+            return await _refused(call, Refused(503, "this takes longer than the hub works on it"))
         except Exception:
             log.exception("%s %s", request.method, request.url.path)
             return answer({"error": "internal error; the server's log has the details"}, 500)
+
+    async def _run(self, route: Route, call: Call) -> Response:
+        handler, made = route.handler, None
+        if inspect.iscoroutinefunction(handler):
+            made = await handler(call)
+        elif route.pool:
+            made = await call.pooled(route.pool, lambda: handler(call))
+        else:
+            made = await in_thread(handler, call)
+        assert isinstance(made, Response)
+        return made
+
+
+async def _refused(call: Call, refusal: Refused) -> Response:
+    request = call.request
+    await _drain(request)
+    if refusal.status == 401 and "git" in request.headers.get("user-agent", ""):
+        refusal.headers["WWW-Authenticate"] = 'Basic realm="zoo hub"'  # git then asks
+    if _is_person(request):
+        shown = pages.refused(call, refusal)
+        shown.headers.update(refusal.headers)
+        return shown
+    return answer(refusal.body, refusal.status, refusal.headers)
 
 
 def _is_person(request: Request) -> bool:
@@ -99,9 +117,14 @@ def _is_person(request: Request) -> bool:
     return "text/html" in wanted and not request.url.path.startswith("/api/")
 
 
+def _announced(request: Request) -> int:
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
 async def _drain(request: Request) -> None:
     """Read on for a while, so that the client has sent its body and reads our answer."""
-    if int(request.headers.get("content-length") or 0) > _DRAIN:
+    if request.method in ("GET", "HEAD") or _announced(request) > _DRAIN:
         return
     seen = 0
     try:

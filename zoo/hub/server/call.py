@@ -6,7 +6,9 @@ Routes are matched on the raw path, because revisions and paths arrive with an e
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -15,9 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from zoo.hub.server.common import MIB, Name, Refused, bad
+from zoo.hub.server.pool import Pool
 from zoo.hub.server.store.accounts import Account, account_of, is_ours, token_in
 from zoo.hub.server.store.hub import Hub, Row
 
+_AT_ONCE = 64 * 1024  # of JSON, which is parsed between the other work of the loop
 KINDS = ("models", "datasets", "spaces")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
@@ -25,20 +29,18 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 class Call:
     """A request and what the server knows about it."""
 
-    def __init__(self, request: Request, hub: Hub, parameters: dict[str, str]) -> None:
+    def __init__(self, request: Request, hub: Hub, pools: Mapping[str, Pool]) -> None:
         self.request = request
         self.hub = hub
-        self.parameters = parameters
+        self.parameters: dict[str, str] = {}
         self.account: Account | None = None
         self.foreign: str | None = None  # a token that is not ours, for the upstream of a mirror
+        self.gone = threading.Event()  # set when the client of a request in a pool has gone
+        self._pools = pools
 
     def identify(self) -> None:
         """Find out who is asking; a wrong token is an error, even where none is needed."""
         authorization = self.request.headers.get("authorization")
-        # A browser that has signed in also sends its token with forms on the pages of others.
-        site = self.request.headers.get("sec-fetch-site", "none")
-        if self.request.method not in ("GET", "HEAD") and site not in ("none", "same-origin"):
-            raise Refused(403, "the page of another site may not write here")
         if authorization and self.hub.mirror:
             token = token_in(authorization)
             if not is_ours(self.hub.index, token):
@@ -89,6 +91,10 @@ class Call:
             raise bad(f"{key} must be a whole number")
         return min(int(text), most)
 
+    async def pooled(self, pool: str, work: Callable[[], Any]) -> Any:
+        """Return what `work` gives, done by a pool's threads; the body must have been read."""
+        return await self._pools[pool].run(self.request, self.gone, work)
+
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """Yield the body in pieces of about 1 MiB; fewer thread switches than per packet."""
         total, pending, held = 0, [], 0
@@ -105,13 +111,18 @@ class Call:
             yield b"".join(pending)
 
     async def body(self, limit: int | None = None) -> bytes:
-        """Return the whole body, which must be small."""
-        limit = limit or self.hub.settings.max_json_bytes
+        """Return the whole body, which must be small; strangers get less unless `limit` says."""
+        most = self.hub.settings.max_json_bytes
+        known = self.account is not None or self.foreign is not None
+        limit = limit or (most if known else min(most, MIB))
         return b"".join([piece async for piece in self.chunks(limit)])
 
-    async def json(self) -> dict[str, Any]:
+    async def json(self, limit: int | None = None) -> dict[str, Any]:
         """Return the body as a JSON object; an empty body is an empty object."""
-        data = await self.body()
+        data = await self.body(limit)
+        if len(data) > _AT_ONCE:
+            parsed: dict[str, Any] = await in_thread(parse_object, data)
+            return parsed
         return parse_object(data) if data.strip() else {}
 
 
@@ -143,6 +154,17 @@ Handler = Callable[[Call], Response] | Callable[[Call], Awaitable[Response]]
 Decorator = Callable[[Handler], Handler]
 
 
+@dataclass(frozen=True)
+class Route:
+    """What answers a method at a pattern; `pool` names the threads it works in, if not all."""
+
+    methods: frozenset[str]
+    pattern: list[str]
+    handler: Handler
+    identify: bool = True
+    pool: str | None = None
+
+
 class Routes:
     """Patterns such as `api/{kind}/{namespace}/{name}/tree/{revision}/*path`.
 
@@ -150,9 +172,11 @@ class Routes:
     """
 
     def __init__(self) -> None:
-        self._table: list[tuple[set[str], list[str], Handler, bool]] = []
+        self._table: list[Route] = []
 
-    def add(self, methods: str, *patterns: str, identify: bool = True) -> Decorator:
+    def add(
+        self, methods: str, *patterns: str, identify: bool = True, pool: str | None = None
+    ) -> Decorator:
         """Register a handler; a plain function runs in a thread, a coroutine in the loop."""
 
         def register(handler: Handler) -> Handler:
@@ -160,7 +184,8 @@ class Routes:
             if "GET" in allowed:
                 allowed.add("HEAD")  # proxies probe with HEAD, on the API too
             for pattern in patterns:
-                self._table.append((allowed, pattern.split("/"), handler, identify))
+                route = Route(frozenset(allowed), pattern.split("/"), handler, identify, pool)
+                self._table.append(route)
             return handler
 
         return register
@@ -169,20 +194,17 @@ class Routes:
         """Register a handler at `api/{kind}/{namespace}/{name}/action`."""
         return self.add(methods, f"api/{{kind}}/{{namespace}}/{{name}}{action}")
 
-    def page(self, methods: str, action: str) -> Decorator:
+    def page(self, methods: str, action: str, pool: str | None = None) -> Decorator:
         """Register a handler at the address of a repository's page, and below it."""
-        return self.add(
-            methods,
-            f"{{namespace}}/{{name}}{action}",
-            f"{{kind}}/{{namespace}}/{{name}}{action}",
-        )
+        patterns = (f"{{namespace}}/{{name}}{action}", f"{{kind}}/{{namespace}}/{{name}}{action}")
+        return self.add(methods, *patterns, pool=pool)
 
     def extend(self, other: "Routes") -> None:
         """Take over the routes of another table."""
         self._table += other._table
 
-    def match(self, method: str, raw_path: bytes) -> tuple[Handler, dict[str, str], bool]:
-        """Return the handler of a path and the parameters in it.
+    def match(self, method: str, raw_path: bytes) -> tuple[Route, dict[str, str]]:
+        """Return the route of a path and the parameters in it.
 
         Raises:
             Refused: 404 or 405.
@@ -198,11 +220,11 @@ class Routes:
         if len(segments) > 1 and segments[-1] == "":
             segments.pop()
         known = False
-        for methods, pattern, handler, identify in self._table:
-            parameters = _match(pattern, segments)
+        for route in self._table:
+            parameters = _match(route.pattern, segments)
             if parameters is not None:
-                if method in methods:
-                    return handler, {"kind": "models", **parameters}, identify
+                if method in route.methods:
+                    return route, {"kind": "models", **parameters}
                 known = True
         raise Refused(405 if known else 404, "no such method" if known else "no such address")
 

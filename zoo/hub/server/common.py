@@ -24,6 +24,7 @@ class Settings:
     """The limits of one server. Sizes are in bytes."""
 
     public_url: str | None = None  # else every address is built from the request's own host
+    host_names: tuple[str, ...] = ()  # by which clients call it, besides those it knows
     inline_bytes: int = 0  # files up to this size travel inside the commit, whatever their name
     lfs_threshold: int = 10 * MIB  # files above it are large files, whatever their name
     max_file_bytes: int = 64 << 30

@@ -27,13 +27,13 @@ _ADDRESS = "address"  # the file that says where a folder is being served
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def _config(hub: Hub) -> uvicorn.Config:
+def _config(hub: Hub, host: str) -> uvicorn.Config:
     if hub.settings.upstream:
         hub.mirror = Mirror(hub, hub.settings.upstream)
     # No access log: addresses of uploads are signed, and a log is read by more people than they
     # are meant for.
     return uvicorn.Config(
-        Application(hub),
+        Application(hub, host),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -77,7 +77,7 @@ def serve(
             address = _address(listener)
             write_bytes(folder / _ADDRESS, address.encode())
             print(f"zoo hub: {address}", flush=True)
-            uvicorn.Server(_config(hub)).run(sockets=[listener])
+            uvicorn.Server(_config(hub, host)).run(sockets=[listener])
     finally:
         (folder / _ADDRESS).unlink(missing_ok=True)
         hub.close()
@@ -103,7 +103,7 @@ def running(
     """Serve `folder` on a free loopback port from a thread; yield the address."""
     hub = Hub(folder, settings, wait_seconds)
     with _listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(_config(hub))
+        server = uvicorn.Server(_config(hub, "127.0.0.1"))
         thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub")
         thread.start()
         try:

@@ -26,6 +26,7 @@ from zoo.hub.server.common import (
 from zoo.hub.server.store.git import pointer
 from zoo.hub.server.store.hub import Hub, Row
 from zoo.hub.server.store.packing import Batch
+from zoo.hub.server.store.touched import changed
 
 routes = Routes()
 
@@ -226,8 +227,11 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         user = call.account.user if call.account else "?"
         sha = git.commit(change.batch, after, [head], message, user)
         git.set_ref(f"refs/heads/{branch}", sha)
+        differ = (sha, head, changed(before, after))
         if branch == "main":
-            hub.refresh(repo)
+            hub.refresh(repo, differ)
+        else:
+            hub.touched.note(repo, *differ)
     return sha
 
 

@@ -40,7 +40,7 @@ def whoami(call: Call) -> Response:
 @routes.add("POST", "api/validate-yaml", identify=False)
 async def validate_yaml(call: Call) -> Response:
     """Check the front matter of a README; always JSON, for the client reads its lists."""
-    payload = await call.json()
+    payload = await call.json(5 << 20)
     content = text_of(payload.get("content"), "content", 4 << 20)
     kind = kind_of(payload.get("repoType"))
     try:

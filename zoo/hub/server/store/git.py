@@ -225,7 +225,7 @@ class Git:
     def revision(self, sha: str) -> Revision:
         """Return the facts of one commit."""
         with self.open() as repo:
-            return _revision(repo.object_store[_id(sha)])
+            return revision_of(repo.object_store[_id(sha)])
 
     def history(self, sha: str, skip: int, limit: int) -> list[Revision]:
         """Return commits from `sha` back, newest first."""
@@ -238,28 +238,8 @@ class Git:
                 if skip:
                     skip -= 1
                 else:
-                    revisions.append(_revision(commit))
+                    revisions.append(revision_of(commit))
                 at = commit.parents[0] if commit.parents else None
-        return revisions
-
-    def touched(self, sha: str, paths: set[str]) -> dict[str, Revision]:
-        """Return for each path the commit that last changed it."""
-        revisions: dict[str, Revision] = {}
-        missing = set(paths)
-        here = {**self.tree(sha), **self.folders(sha)}
-        at = sha
-        while missing:
-            with self.open() as repo:
-                commit = repo.object_store[_id(at)]
-                assert isinstance(commit, Commit)
-            parent = commit.parents[0].decode() if commit.parents else None
-            before = {**self.tree(parent), **self.folders(parent)} if parent else {}
-            for path in [p for p in missing if here.get(p) != before.get(p)]:
-                revisions[path] = _revision(commit)
-                missing.remove(path)
-            if parent is None:
-                break
-            at, here = parent, before
         return revisions
 
     # --- writing -------------------------------------------------------------------------------
@@ -340,7 +320,8 @@ def _id(sha: str) -> ObjectID:
     return ObjectID(sha.encode())
 
 
-def _revision(commit: ShaFile) -> Revision:
+def revision_of(commit: ShaFile) -> Revision:
+    """Return the facts of a commit."""
     assert isinstance(commit, Commit)
     title, _, message = commit.message.decode(errors="replace").partition("\n")
     author = commit.author.decode(errors="replace").partition(" <")[0]

@@ -31,6 +31,7 @@ from zoo.hub.server.store.accounts import Account
 from zoo.hub.server.store.git import Git
 from zoo.hub.server.store.index import Index
 from zoo.hub.server.store.objects import Objects, disk_errors, stamp_of
+from zoo.hub.server.store.touched import Touched
 
 if TYPE_CHECKING:
     from zoo.hub.server.mirror.mirror import Mirror
@@ -65,6 +66,7 @@ class Hub:
             raise HubError(f"another server is running on {root}; stop it first") from None
         self.index = Index(root / "index.sqlite")
         self.objects = Objects(root)
+        self.touched = Touched(self.index)
         self._locks: dict[int, threading.RLock] = {}
         self._lock = threading.Lock()
         self.collecting = threading.RLock()  # held while objects come or go
@@ -194,8 +196,14 @@ class Hub:
                 self.refresh(repo)
         return self.find(name, account)
 
-    def refresh(self, repo: int) -> None:
-        """Bring the index up to the newest commit of `main`."""
+    def refresh(self, repo: int, differ: tuple[str, str, set[str]] | None = None) -> None:
+        """Bring the index up to the newest commit of `main`.
+
+        Args:
+            repo: the row of the repository.
+            differ: a new commit, its parent, and the paths in which they differ.
+
+        """
         row = self.index.one("SELECT * FROM repos WHERE id = ?", repo)
         if row is None:
             return
@@ -216,7 +224,10 @@ class Hub:
                 config = {key: settings[key] for key in keys if key in settings}
                 json.dumps(config, allow_nan=False)
         summary = {"card": data, "config": config, "tags": cards.tags(data, list(files))}
-        self.index.set_head(repo, head, git.revision(head).time, summary)
+        with self.index.write() if differ else contextlib.nullcontext():  # one flush for both
+            if differ:
+                self.touched.note(repo, *differ)
+            self.index.set_head(repo, head, git.revision(head).time, summary)
 
     def text(self, row: Row, blob: str | None) -> str | None:
         """Return a small text file of a repository by its blob id; None when it is not one."""
