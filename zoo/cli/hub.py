@@ -21,6 +21,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     sub.add_argument("--port", type=int, default=7870)
     sub.add_argument("--public-url", metavar="URL", help="what clients call it behind a proxy")
+    sub.add_argument("--host-name", metavar="NAME", action="append", default=[],
+                     help="another name that clients call it by; addresses need none")  # fmt: skip
     sub.add_argument("--upstream", metavar="URL", help="another hub to mirror what is asked for")
     sub.add_argument("--quota", type=float, metavar="GB", help="large files of each namespace")
     tokens = actions.add_parser("token", help="make a token; it is shown once").add_subparsers(
@@ -59,7 +61,12 @@ def _serve(args: Arguments) -> None:
         raise MissingExtraError.of(str(error.name), "hub") from error
     quota = None if args.quota is None else int(args.quota * 1e9)
     upstream = None if args.upstream is None else where.endpoint(args.upstream, "--upstream")
-    settings = server.Settings(public_url=args.public_url, quota_bytes=quota, upstream=upstream)
+    settings = server.Settings(
+        public_url=args.public_url,
+        host_names=tuple(args.host_name),
+        quota_bytes=quota,
+        upstream=upstream,
+    )
     server.serve(args.dir, host=args.host, port=args.port, settings=settings)
 
 
