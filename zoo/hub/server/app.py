@@ -78,12 +78,16 @@ class Application:
                     await in_thread(call.identify)
                 return await self._run(route, call)
         except Refused as refusal:
+            if refusal.status >= 500 and await in_thread(call.is_about_nothing):
+                refusal = _gone()
             return await _refused(call, refusal)
         except ClientDisconnect:
             raise
         except OverError:
             return await _refused(call, Refused(503, "this takes longer than the hub works on it"))
         except Exception:
+            if await in_thread(call.is_about_nothing):  # its files went while it was worked on
+                return await _refused(call, _gone())
             log.exception("%s %s", request.method, request.url.path)
             return answer({"error": "internal error; the server's log has the details"}, 500)
 
@@ -97,6 +101,10 @@ class Application:
             made = await in_thread(handler, call)
         assert isinstance(made, Response)
         return made
+
+
+def _gone() -> Refused:
+    return Refused(404, "the repository is gone", "RepoNotFound")
 
 
 async def _refused(call: Call, refusal: Refused) -> Response:

@@ -36,6 +36,7 @@ class Call:
         self.account: Account | None = None
         self.foreign: str | None = None  # a token that is not ours, for the upstream of a mirror
         self.gone = threading.Event()  # set when the client of a request in a pool has gone
+        self.found: int | None = None  # the row of the repository that it is about
         self._pools = pools
 
     def identify(self) -> None:
@@ -71,8 +72,16 @@ class Call:
         if self.hub.mirror and need != "write":
             row = self.hub.mirror.row(self.name, self.foreign, need)
             if row is not None:
+                self.found = row["id"]
                 return row
-        return self.hub.find(self.name, self.account, need)
+        row = self.hub.find(self.name, self.account, need)
+        self.found = row["id"]
+        return row
+
+    def is_about_nothing(self) -> bool:
+        """Say whether the repository that was found for it has been deleted since."""
+        sql = "SELECT 1 FROM repos WHERE id = ?"
+        return self.found is not None and self.hub.index.one(sql, self.found) is None
 
     def revision(self, row: Row, revision: str) -> str:
         """Return the commit that a revision names; a mirror asks its upstream."""

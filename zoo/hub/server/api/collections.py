@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -11,9 +12,10 @@ from starlette.responses import Response
 from zoo.hub.server.api.repositories import iso
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import Name, Refused, bad, kind_of, object_of, text_of
-from zoo.hub.server.store.hub import Row
+from zoo.hub.server.store.hub import Hub, Row
 
 routes = Routes()
+_MOST_ITEMS = 500  # each is looked up whenever a collection is shown
 _ONE = "api/collections/{namespace}/{slug}"
 
 
@@ -65,6 +67,12 @@ def _save(call: Call, row: Row, data: dict[str, Any], private: bool | None = Non
     )
 
 
+def alone(hub: Hub, act: Callable[[], Any]) -> Any:
+    """Do what reads and then writes a collection, with no other writer in between."""
+    with hub.index.write():
+        return act()
+
+
 @routes.add("POST", "api/collections")
 async def create(call: Call) -> Response:
     """Make a collection."""
@@ -91,7 +99,7 @@ async def create(call: Call) -> Response:
         assert row is not None
         return _facts(call, row)
 
-    return answer(await in_thread(act))
+    return answer(await in_thread(alone, call.hub, act))
 
 
 @routes.add("GET", "api/collections")
@@ -138,7 +146,7 @@ async def change(call: Call) -> Response:
         _save(call, row, data, private)
         return {"success": True, "data": _facts(call, _row(call))}
 
-    return answer(await in_thread(act))
+    return answer(await in_thread(alone, call.hub, act))
 
 
 @routes.add("POST", _ONE + "/items")
@@ -162,11 +170,19 @@ async def add(call: Call) -> Response:
         }
         if any((e["id"], e["type"]) == (entry["id"], entry["type"]) for e in data["items"]):
             raise Refused(409, f"{entry['id']} is in the collection already")
+        if len(data["items"]) >= _MOST_ITEMS:
+            raise Refused(413, f"a collection may hold {_MOST_ITEMS} items")
         data["items"].append(entry)
         _save(call, row, data)
         return _facts(call, _row(call))
 
-    return answer(await in_thread(act))
+    return answer(await in_thread(alone, call.hub, act))
+
+
+def _place(position: Any, most: int) -> int:
+    if isinstance(position, bool) or not isinstance(position, int):
+        raise bad(f'"position" must be a whole number, from 0 to {most}')
+    return max(0, min(position, most))
 
 
 @routes.add("PATCH DELETE", _ONE + "/items/{item}")
@@ -186,10 +202,10 @@ async def change_item(call: Call) -> Response:
         else:
             if payload.get("note") is not None:
                 items[0]["note"] = text_of(payload["note"], "note", 2000)
-            if isinstance(place := payload.get("position"), int):
-                rest.insert(max(0, place), items[0])
+            if payload.get("position") is not None:
+                rest.insert(_place(payload["position"], len(rest)), items[0])
                 data["items"] = rest
         _save(call, row, data)
 
-    await in_thread(act)
+    await in_thread(alone, call.hub, act)
     return answer({"success": True})

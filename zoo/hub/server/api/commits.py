@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dulwich.ignore import IgnoreFilter
 from starlette.responses import Response
 
 from zoo.hub.server.call import Call, Routes, answer, in_thread, parse_object
@@ -25,6 +24,7 @@ from zoo.hub.server.common import (
 )
 from zoo.hub.server.store.git import pointer
 from zoo.hub.server.store.hub import Hub, Row
+from zoo.hub.server.store.ignoring import Ignored
 from zoo.hub.server.store.packing import Batch
 from zoo.hub.server.store.touched import changed
 
@@ -51,18 +51,19 @@ def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]
     large = large_patterns(hub.text(row, tree.get(".gitattributes")) or "")
     if not isinstance(ignore, str):
         ignore = hub.text(row, tree.get(".gitignore")) or ""
-    ignored = IgnoreFilter([line.encode() for line in ignore.splitlines()[:10_000]])
-    modes = []
+    sizes = {}
     for file in files:
         file = object_of(file, "a file")
-        path = checked_path(file.get("path"))
-        size = size_of(file.get("size"), "size")
+        sizes[checked_path(file.get("path"))] = size_of(file.get("size"), "size")
+    ignored = Ignored(ignore).among(sizes)
+    modes = []
+    for path, size in sizes.items():
         mode = "lfs" if is_large(hub, path, size, large) else "regular"
         modes.append(
             {
                 "path": path,
                 "uploadMode": mode,
-                "shouldIgnore": bool(ignored.is_ignored(path)),
+                "shouldIgnore": path in ignored,
                 "oid": content_id(hub, row, tree[path], mode) if path in tree else None,
             }
         )

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.responses import PlainTextResponse, Response
 
 from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link
-from zoo.hub.server.common import Name, Refused, bad, kind_of, text_of
+from zoo.hub.server.common import Name, Refused, bad, checked_reference, kind_of, text_of
 from zoo.hub.server.store import cards
 from zoo.hub.server.store.hub import wants_private
 
@@ -192,6 +192,7 @@ async def branch(call: Call) -> Response:
                     raise Refused(404, f"no branch {name}", "RevisionNotFound")
                 git.delete_ref(f"refs/heads/{name}")
                 return
+            checked_reference(name, "branch")
             if exists:
                 raise Refused(409, f"the branch {name} exists already")
             start = text_of(payload.get("startingPoint") or "main", "startingPoint", 255)
@@ -216,7 +217,7 @@ async def tag(call: Call) -> Response:
                     raise Refused(404, f"no tag {name}", "RevisionNotFound")
                 git.delete_ref(f"refs/tags/{name}")
                 return
-            name = text_of(payload.get("tag"), "tag", 255)
+            name = checked_reference(payload.get("tag"), "tag")
             message = text_of(payload.get("message") or "", "message")
             commit = call.revision(row, call.parameters["revision"])
             if name in git.refs("tags"):
