@@ -2,25 +2,29 @@
 
 import inspect
 import logging
+import uuid
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from zoo.hub.server.api import (
+    absent,
     collections,
     commits,
     downloads,
     githttp,
     lfs,
     listing,
+    people,
     repositories,
     trees,
+    whole,
     xet,
 )
 from zoo.hub.server.budget import OverError
 from zoo.hub.server.call import Call, Route, Routes, answer, in_thread
-from zoo.hub.server.common import MIB, Refused
+from zoo.hub.server.common import MIB, Refused, header_text
 from zoo.hub.server.guard import Guard
 from zoo.hub.server.pool import Pool
 from zoo.hub.server.store.hub import Hub
@@ -45,8 +49,9 @@ class Application:
         self.guard = Guard(hub.settings, host)
         self.pools = {"pages": Pool(2, 100), "clones": Pool(1, 20)}
         self.routes = Routes()
-        modules = (repositories, listing, trees, commits, lfs, xet, collections, githttp)
-        for module in (*modules, downloads, pages):  # the pages' patterns are the widest
+        # Narrow patterns come first: `listing` takes any repository, `absent` the rest of the API.
+        modules = (repositories, people, whole, trees, commits, lfs, xet, collections, githttp)
+        for module in (*modules, absent, listing, downloads, pages):
             self.routes.extend(module.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,10 +63,13 @@ class Application:
             if message["type"] == "http.response.start":
                 present = {key.lower() for key, _ in message["headers"]}
                 extra = [header for header in _SAFE.items() if header[0] not in present]
+                extra.append((b"x-request-id", request_id))
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
         request = Request(scope, receive)
+        # By it, a client's error and this server's log can be brought together.
+        request_id = header_text(request.headers.get("x-request-id") or uuid.uuid4().hex).encode()
         try:
             response = await self._answer(request)
         except ClientDisconnect:

@@ -23,6 +23,8 @@ from zoo.hub.server.store.hub import Hub, Row
 
 _AT_ONCE = 64 * 1024  # of JSON, which is parsed between the other work of the loop
 KINDS = ("models", "datasets", "spaces")
+# Never a bare name: our own addresses, and what a browser asks every server for.
+_OURS = ("api", "collections", "health", "lfs", "login", "xet", "favicon.ico", "robots.txt", *KINDS)
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 
@@ -65,7 +67,7 @@ class Call:
         name = self.parameters["name"]
         if self.parameters.get("git"):
             name = name.removesuffix(".git")
-        return Name(self.parameters["kind"], self.parameters["namespace"], name)
+        return Name(self.parameters["kind"], self.parameters.get("namespace", ""), name)
 
     def repo(self, need: str = "list") -> Row:
         """Return the row of the repository that the address names."""
@@ -74,9 +76,28 @@ class Call:
             if row is not None:
                 self.found = row["id"]
                 return row
-        row = self.hub.find(self.name, self.account, need)
+        row = self._row(need)
         self.found = row["id"]
         return row
+
+    def _row(self, need: str) -> Row:
+        try:
+            return self.hub.find(self.name, self.account, need)
+        except Refused as refusal:
+            name = self.name
+            new = self.hub.moved(name, self.account) if refusal.status in (401, 404) else None
+            if new is None:
+                raise
+            # Without the host, for the client follows no other kind for a file.
+            path = self.request.scope["raw_path"].decode("ascii")
+            parts = path.split("/")
+            at = next(i for i, part in enumerate(parts) if unquote(part) == name.namespace)
+            end = ".git" if parts[at + 1].endswith(".git") else ""
+            parts[at : at + 2] = [quote(new.namespace), quote(new.name) + end]
+            query = self.request.scope["query_string"].decode("ascii", "replace")
+            address = "/".join(parts) + (f"?{query}" if query else "")
+            text = f"{name.id} is called {new.id} now"
+            raise Refused(307, text, headers={"Location": address}) from None
 
     def is_about_nothing(self) -> bool:
         """Say whether the repository that was found for it has been deleted since."""
@@ -200,12 +221,19 @@ class Routes:
         return register
 
     def repo(self, methods: str, action: str) -> Decorator:
-        """Register a handler at `api/{kind}/{namespace}/{name}/action`."""
-        return self.add(methods, f"api/{{kind}}/{{namespace}}/{{name}}{action}")
+        """Register a handler at `api/{kind}/{namespace}/{name}/action`; and of a bare name."""
+        # `api/models/gpt2/refs` is of gpt2: `gpt2/refs` cannot be made (`checked_name`), and the
+        # routes of one repository without an action come last (`listing`).
+        return self.add(
+            methods,
+            f"api/{{kind}}/{{namespace}}/{{name}}{action}",
+            f"api/{{kind}}/{{name}}{action}",
+        )
 
     def page(self, methods: str, action: str, pool: str | None = None) -> Decorator:
         """Register a handler at the address of a repository's page, and below it."""
-        patterns = (f"{{namespace}}/{{name}}{action}", f"{{kind}}/{{namespace}}/{{name}}{action}")
+        name, both = f"{{name}}{action}", f"{{namespace}}/{{name}}{action}"
+        patterns = (both, f"{{kind}}/{both}", name, f"{{kind}}/{name}")
         return self.add(methods, *patterns, pool=pool)
 
     def extend(self, other: "Routes") -> None:
@@ -235,7 +263,14 @@ class Routes:
                 if method in route.methods:
                     return route, {"kind": "models", **parameters}
                 known = True
-        raise Refused(405 if known else 404, "no such method" if known else "no such address")
+        if known:
+            raise Refused(405, f"this address takes no {method}")
+        if segments[0] == "api":
+            name = "/".join(segments[:2])[:60]
+            raise Refused(
+                404, f"this hub has no {name} of that form; see its guide for what it has"
+            )
+        raise Refused(404, "no such address")
 
 
 def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
@@ -254,6 +289,8 @@ def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
             if (key == "kind" and value not in KINDS) or not value.endswith(suffix):
                 return None
             if key == "namespace" and value in ("api", *KINDS):
+                return None
+            if key == "name" and "namespace" not in parameters and value in _OURS:
                 return None
             parameters[key] = value.removesuffix(suffix)
         elif part != segments[i]:

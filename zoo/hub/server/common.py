@@ -17,6 +17,8 @@ _TURNS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 # First segments of the server's own addresses.
 _RESERVED = {"api", "collections", "datasets", "health", "lfs", "login", "models", "spaces", "xet"}
+# What stands after a name in an address: `api/models/gpt2/refs` is not of the repository gpt2/refs.
+_ACTIONS = {"auth-check", "discussions", "lfs-files", "likers", "refs", "runtime"}
 SHA1 = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -82,8 +84,8 @@ class Name:
 
     @property
     def id(self) -> str:
-        """`namespace/name`."""
-        return f"{self.namespace}/{self.name}"
+        """`namespace/name`; without a namespace (`gpt2`, of other hubs) the name."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @property
     def prefix(self) -> str:
@@ -112,7 +114,8 @@ def checked_name(text: Any, what: str) -> str:
             f"{text!r} is not a {what}: letters, digits and ._- (no -- or .., not ending in "
             ".git, . or -), at most 96"
         )
-    if what == "namespace" and text.lower() in _RESERVED:
+    reserved = _RESERVED if what == "namespace" else _ACTIONS
+    if str(text).lower() in reserved:
         raise bad(f"{text!r} is reserved")
     return str(text)
 

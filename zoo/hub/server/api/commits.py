@@ -37,11 +37,17 @@ routes = Routes()
 @routes.repo("POST", "/preupload/{revision}")
 async def preupload(call: Call) -> Response:
     """Say of each file whether it travels inside the commit or apart, and what is there now."""
+    _refuse_pull_request(call)
     payload = await call.json()
     files = payload.get("files")
     if not isinstance(files, list):
         raise bad('"files" must be a list')
     return answer({"files": await in_thread(_preupload, call, files, payload.get("gitIgnore"))})
+
+
+def _refuse_pull_request(call: Call) -> None:
+    if call.flag("create_pr"):  # said before the first byte of a file is sent
+        raise bad("this hub has no pull requests: commit to a branch (revision=...), not create_pr")
 
 
 def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]]:
@@ -126,8 +132,7 @@ class Change:
 @routes.repo("POST", "/commit/{revision}")
 async def commit(call: Call) -> Response:
     """Apply the operations of an NDJSON body as one commit."""
-    if call.flag("create_pr"):
-        raise bad("this hub has no pull requests; commit to a branch")
+    _refuse_pull_request(call)
     row = await in_thread(call.repo, "write")
     batch_of = call.hub.git(row).batch()
     batch = await in_thread(batch_of.__enter__)
@@ -216,7 +221,8 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         if head is None:
             raise Refused(404, f"no branch {branch!r}", "RevisionNotFound")
         if change.parent not in (None, head):
-            raise Refused(412, f"{branch} is at {head} now, not at {change.parent}: pull first")
+            text = f"{branch} is at {head} now, not at {change.parent}: refresh and try again"
+            raise Refused(412, f"The branch was updated meanwhile; {text}")
         before = git.tree(head)
         after = dict(before)
         for key, value in change.operations:

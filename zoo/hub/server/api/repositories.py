@@ -130,22 +130,6 @@ def auth_check_write(call: Call) -> Response:
     return answer({})
 
 
-@routes.repo("POST", "/user-access-request/grant")
-async def grant(call: Call) -> Response:
-    """Let a user read a gated repository."""
-    payload = await call.json()
-    user = text_of(payload.get("user"), "user", 100)
-
-    def act() -> None:
-        row = call.repo("write")
-        if call.hub.index.one("SELECT 1 FROM users WHERE name = ?", user) is None:
-            raise Refused(404, f"no user {user}")
-        call.hub.index.run("INSERT OR IGNORE INTO granted VALUES (?, ?)", row["id"], user)
-
-    await in_thread(act)
-    return answer({})
-
-
 # --- references and history -------------------------------------------------------------------
 
 
@@ -187,14 +171,16 @@ async def branch(call: Call) -> Response:
             exists = name in git.refs("heads")
             if call.request.method == "DELETE":
                 if name == "main":
-                    raise Refused(403, "the branch main cannot be deleted")
+                    raise Refused(
+                        403, "Cannot delete refs/heads/main, the branch that all reads default to"
+                    )
                 if not exists:
-                    raise Refused(404, f"no branch {name}", "RevisionNotFound")
+                    raise Refused(404, f"Invalid rev id: no branch {name}", "RevisionNotFound")
                 git.delete_ref(f"refs/heads/{name}")
                 return
             checked_reference(name, "branch")
             if exists:
-                raise Refused(409, f"the branch {name} exists already")
+                raise Refused(409, f"Reference refs/heads/{name} already exists")
             start = text_of(payload.get("startingPoint") or "main", "startingPoint", 255)
             git.set_ref(f"refs/heads/{name}", call.revision(row, start))
 

@@ -98,6 +98,14 @@ def body(text: str) -> str:
     return text[match.end() :] if match else text
 
 
+def of_space(name: str, sdk: str) -> str:
+    """Return the README that a new Space begins with."""
+    lines = [f"title: {name}", "emoji: 🚀", "colorFrom: green", "colorTo: gray", f"sdk: {sdk}"]
+    if sdk in ("gradio", "streamlit"):
+        lines.append("app_file: app.py")
+    return "\n".join(["---", *lines, "pinned: false", "---", ""])
+
+
 def _bounds(text: str) -> tuple[int, int]:
     """Return where the front matter begins and where its end is marked; (0, 0) for none.
 
