@@ -47,7 +47,7 @@ class Application:
     def __init__(self, hub: Hub, host: str = "127.0.0.1") -> None:
         self.hub = hub
         self.guard = Guard(hub.settings, host)
-        self.pools = {"pages": Pool(2, 100), "clones": Pool(1, 20)}
+        self.pools = {"pages": Pool(2, 100), "clones": Pool(2, 40)}
         self.routes = Routes()
         # Narrow patterns come first: `listing` takes any repository, `absent` the rest of the API.
         modules = (repositories, people, whole, trees, commits, lfs, xet, collections, githttp)
@@ -69,7 +69,8 @@ class Application:
 
         request = Request(scope, receive)
         # By it, a client's error and this server's log can be brought together.
-        request_id = header_text(request.headers.get("x-request-id") or uuid.uuid4().hex).encode()
+        sent = request.headers.get("x-request-id") or request.headers.get("x-amzn-trace-id")
+        request_id = (header_text(sent or "") or uuid.uuid4().hex).encode()
         try:
             response = await self._answer(request)
         except ClientDisconnect:

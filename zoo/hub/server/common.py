@@ -66,7 +66,7 @@ class Refused(Exception):  # noqa: N818  it is an answer, not a failure
 
 def header_text(text: str) -> str:
     """Return `text` as one line of printable ASCII, which is all a header may hold."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text)[:500]
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:500].strip()  # h11 insists
 
 
 def bad(message: str) -> Refused:

@@ -221,8 +221,10 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         if head is None:
             raise Refused(404, f"no branch {branch!r}", "RevisionNotFound")
         if change.parent not in (None, head):
-            text = f"{branch} is at {head} now, not at {change.parent}: refresh and try again"
-            raise Refused(412, f"The branch was updated meanwhile; {text}")
+            text = (
+                "The branch was updated since you opened this page. Please refresh and try again."
+            )
+            raise Refused(412, f"{text} ({branch} is at {head} now, not at {change.parent})")
         before = git.tree(head)
         after = dict(before)
         for key, value in change.operations:
@@ -286,7 +288,7 @@ def _copy(call: Call, row: Row, files: dict[str, str], value: dict[str, Any]) ->
 def _delete(files: dict[str, str], value: dict[str, Any], *, folder: bool) -> None:
     path = text_of(value.get("path"), "path", 2000).rstrip("/")
     inside = [name for name in files if name.startswith(f"{path}/")]
-    gone = inside if folder else [path] if path in files else []
+    gone = [path] if path in files and not folder else inside
     if not gone:
         raise Refused(404, f"there is no {path!r} to delete", "EntryNotFound")
     for name in gone:

@@ -203,9 +203,9 @@ async def tag(call: Call) -> Response:
                     raise Refused(404, f"no tag {name}", "RevisionNotFound")
                 git.delete_ref(f"refs/tags/{name}")
                 return
+            commit = call.revision(row, call.parameters["revision"])
             name = checked_reference(payload.get("tag"), "tag")
             message = text_of(payload.get("message") or "", "message")
-            commit = call.revision(row, call.parameters["revision"])
             if name in git.refs("tags"):
                 raise Refused(409, f"the tag {name} exists already")
             git.add_tag(name, commit, message, call.account.user if call.account else "?")
