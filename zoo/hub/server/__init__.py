@@ -10,7 +10,7 @@ and write the `store`, or another hub's through the `mirror`. Imports only go do
 """
 
 from zoo.hub.server.common import Settings
-from zoo.hub.server.serving import embedded, running, serve, token
+from zoo.hub.server.serving import embedded, revoke, running, serve, token, tokens
 from zoo.hub.server.store.garbage import collect
 
-__all__ = ["Settings", "collect", "embedded", "running", "serve", "token"]
+__all__ = ["Settings", "collect", "embedded", "revoke", "running", "serve", "token", "tokens"]

@@ -17,7 +17,8 @@ from zoo.files import write_bytes
 from zoo.hub.server.app import Application
 from zoo.hub.server.common import Settings
 from zoo.hub.server.mirror.mirror import Mirror
-from zoo.hub.server.store.accounts import TokenOptions, create_token, hashed
+from zoo.hub.server.store import accounts
+from zoo.hub.server.store.accounts import Made, TokenOptions, create_token, hashed
 from zoo.hub.server.store.hub import Hub
 from zoo.hub.server.store.index import Index
 
@@ -138,11 +139,30 @@ def embedded(folder: Path, *, wait_seconds: float = 300) -> Iterator[tuple[str, 
             index.close()
 
 
-def token(folder: Path, user: str, **options: Unpack[TokenOptions]) -> str:
-    """Return a new token for the hub in `folder`; it works at once, also in a running server."""
+@contextmanager
+def _index(folder: Path) -> Iterator[Index]:
+    """Open the index of a hub that may be running meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     index = Index(folder / "index.sqlite")
     try:
-        return create_token(index, user, **options)
+        yield index
     finally:
         index.close()
+
+
+def token(folder: Path, user: str, **options: Unpack[TokenOptions]) -> str:
+    """Return a new token for the hub in `folder`; it works at once, also in a running server."""
+    with _index(folder) as index:
+        return create_token(index, user, **options)
+
+
+def tokens(folder: Path, user: str | None = None) -> list[Made]:
+    """Return what is known of the tokens of the hub in `folder`, or of one user's."""
+    with _index(folder) as index:
+        return accounts.tokens(index, user)
+
+
+def revoke(folder: Path, which: str) -> Made:
+    """Make a token of the hub in `folder` worthless at once; see `accounts.revoke`."""
+    with _index(folder) as index:
+        return accounts.revoke(index, which)
