@@ -71,7 +71,7 @@ for _action, _what in _OF_REPOSITORIES.items():
     _add([f"{path}{_action}" for path in _paths], _none(_what, of_repository=True))
 for _action in _OF_SPACES:
     _what = f"{_action} of Spaces: it keeps their files, and runs nothing"
-    _add([f"api/spaces/{{namespace}}/{{name}}/{_action}"], _none(_what, of_repository=True))
+    _add([f"api/{{kind}}/{{namespace}}/{{name}}/{_action}"], _none(_what, of_repository=True))
 for _path, _what in _OTHERS.items():
     _add([_path], _none(_what))
 
