@@ -1,10 +1,13 @@
 """The Xet upload route on its own: shards and xorbs made by hand, whole and damaged."""
 
 import hashlib
+import os
 import struct
 
 import lz4.frame
 import pytest
+
+from zoo.hub.server.api import xetread
 
 XORB = "ab" * 32
 
@@ -121,3 +124,64 @@ def test_upload_tokens(upload, wire):
     body = shard(oid, [(XORB, len(PARTS[0]), 0, 1)])
     assert post("shards", body, theirs).status == 400
     assert post("shards", body).status == 200
+
+
+def test_a_large_file_is_read_by_xet_whole_and_in_part(serve, wire, tmp_path, monkeypatch):
+    """By the client's own downloader, whichever way the file had come; and only by its readers."""
+    from huggingface_hub import HfApi, HfFileSystem, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    served = serve()
+    token = served.token()
+    client = wire(served.address, token)
+    client("POST", "/api/repos/create", {"name": "repo", "private": True})
+    data = {f"w{size}.bin": os.urandom(size) for size in (1, 65_536, 65_537, 20_000_003)}
+    for name, content in data.items():
+        assert client.commit_large("me/repo", name, content).status == 200
+    api = HfApi(endpoint=served.address, token=token)
+    for info in api.get_paths_info("me/repo", list(data)):
+        assert info.xet_hash == hashlib.sha256(data[info.path]).hexdigest()
+    asked, told_of = [], xetread.require_intact
+    monkeypatch.setattr(xetread, "require_intact", lambda *it: asked.append(it[1]) or told_of(*it))
+    files = HfFileSystem(endpoint=served.address, token=token)
+    for name, content in data.items():
+        files.get_file(f"me/repo/{name}", str(tmp_path / name))
+        assert (tmp_path / name).read_bytes() == content
+    assert {hashlib.sha256(content).hexdigest() for content in data.values()} == set(asked)
+    stranger = wire(served.address)
+    assert stranger("GET", "/api/models/me/repo/xet-read-token/main").status == 401
+    given = client("GET", "/api/models/me/repo/xet-read-token/main").json["accessToken"]
+    reader = wire(served.address, given)
+    oid = hashlib.sha256(data["w20000003.bin"]).hexdigest()
+    path = f"/xet/v1/reconstructions/{oid}"
+    assert stranger("GET", path).status == 401
+    assert reader("GET", f"/xet/v1/reconstructions/{'0' * 64}").status == 404
+    assert reader("GET", path, headers={"Range": "bytes=99999999-"}).status == 416
+    assert reader("POST", "/xet/v1/shards", b"").status == 401  # it is not one for writing
+    for first, last in (
+        (0, 0),
+        (65_535, 65_536),
+        (16_777_215, 16_777_216),
+        (19_999_990, 20_000_002),
+    ):
+        told = reader("GET", path, headers={"Range": f"bytes={first}-{last}"}).json
+        plain = b""
+        for term in told["terms"]:
+            [found] = told["fetch_info"][term["hash"]]
+            span = found["url_range"]
+            address = found["url"].partition(stranger.host)[2]
+            part = stranger(
+                "GET", address, headers={"Range": f"bytes={span['start']}-{span['end']}"}
+            )
+            assert part.status == 206
+            whole, at, made = part.body, 0, b""
+            while at < len(whole):
+                length = int.from_bytes(whole[at + 1 : at + 4], "little")
+                made += whole[at + 8 : at + 8 + length]
+                at += 8 + length
+            assert len(made) == term["unpacked_length"]
+            plain += made
+        begin = told["offset_into_first_range"]
+        wanted = data["w20000003.bin"][first : last + 1]
+        assert plain[begin : begin + len(wanted)] == wanted
+    assert stranger("GET", address[:-1] + "0").status == 403

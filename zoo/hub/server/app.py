@@ -21,6 +21,7 @@ from zoo.hub.server.api import (
     trees,
     whole,
     xet,
+    xetread,
 )
 from zoo.hub.server.budget import OverError
 from zoo.hub.server.call import Call, Route, Routes, answer, in_thread
@@ -50,8 +51,8 @@ class Application:
         self.pools = {"pages": Pool(2, 100), "clones": Pool(2, 40)}
         self.routes = Routes()
         # Narrow patterns come first: `listing` takes any repository, `absent` the rest of the API.
-        modules = (repositories, people, whole, trees, commits, lfs, xet, collections, githttp)
-        for module in (*modules, absent, listing, downloads, pages):
+        narrow = (repositories, people, whole, trees, commits, lfs, xet, xetread, collections)
+        for module in (*narrow, githttp, absent, listing, downloads, pages):
             self.routes.extend(module.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

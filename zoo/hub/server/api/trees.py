@@ -113,6 +113,9 @@ async def paths_info(call: Call) -> Response:
         entries = _entries(call, row, sha, [path.strip("/") for path in paths])
         if expand:
             _with_commits(call, row, sha, entries)
+        for entry in entries:  # by it, the client has large files copied on the server
+            if "lfs" in entry and not row["upstream"]:
+                entry["xetHash"] = entry["lfs"]["oid"]
         return entries
 
     return answer(await in_thread(act))
