@@ -137,12 +137,13 @@ _asked = set()
 @pytest.fixture(autouse=True)
 def who_asks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Note which tests send something to the hub at all."""
+    name = request.node.nodeid
     send = httpx2.Client.send
 
-    def noted(self: httpx2.Client, sent: httpx2.Request, **more: Any) -> httpx2.Response:
-        if str(sent.url).startswith(testing_constants.ENDPOINT_STAGING):
-            _asked.add(request.node.nodeid)
-        return send(self, sent, **more)
+    def noted(self: httpx2.Client, request: httpx2.Request, **more: Any) -> httpx2.Response:
+        if str(request.url).startswith(testing_constants.ENDPOINT_STAGING):
+            _asked.add(name)
+        return send(self, request, **more)
 
     monkeypatch.setattr(httpx2.Client, "send", noted)
 
