@@ -308,12 +308,11 @@ def spoiled(fields, chance, share):
 def reachable(routes):
     """Leave out what is absent or refused by its name, and bare names, which are another hub's."""
     return [
-        route
-        for route in routes
+        route for route in routes
         if not route.handler.__module__.endswith(".absent")
         and route.handler.__name__ != "receive_pack"
         and ("{name}" not in "/".join(route.pattern) or "{namespace}" in route.pattern)
-    ]
+    ]  # fmt: skip
 
 
 def request_of(hub, chance):

@@ -5,8 +5,9 @@ with zoo.hub.server.running(Path("hub")) as address:  # in this process, on a fr
     ...
 ```
 
-`serving` starts `app`, which hands each request (`call`) to a route of `api` or `web`; these read
-and write the `store`, or another hub's through the `mirror`. Imports only go down this list.
+`serving` starts `app`, which hands each request (`call`) that may come in (`door`) to a route of
+`api` or `web`; these read and write the `store`, or another hub's through the `mirror`. What may
+take long has threads (`pool`) and processor time (`budget`) of its own. Imports only go down.
 """
 
 from zoo.hub.server.common import Settings

@@ -26,7 +26,7 @@ from zoo.hub.server.api import (
 from zoo.hub.server.budget import OverError
 from zoo.hub.server.call import Call, Route, Routes, answer, in_thread
 from zoo.hub.server.common import MIB, Refused, header_text
-from zoo.hub.server.guard import Guard
+from zoo.hub.server.door import Doorkeeper
 from zoo.hub.server.pool import Pool
 from zoo.hub.server.store.hub import Hub
 from zoo.hub.server.store.objects import disk_errors
@@ -47,7 +47,7 @@ class Application:
 
     def __init__(self, hub: Hub, host: str = "127.0.0.1") -> None:
         self.hub = hub
-        self.guard = Guard(hub.settings, host)
+        self.door = Doorkeeper(hub.settings, host)
         self.pools = {"pages": Pool(2, 100), "clones": Pool(2, 40)}
         self.routes = Routes()
         # Narrow patterns come first: `listing` takes any repository, `absent` the rest of the API.
@@ -81,7 +81,7 @@ class Application:
     async def _answer(self, request: Request) -> Response:
         call = Call(request, self.hub, self.pools)
         try:
-            self.guard.require(request)
+            self.door.require(request)
             route, call.parameters = self.routes.match(request.method, request.scope["raw_path"])
             with disk_errors():
                 if route.identify:

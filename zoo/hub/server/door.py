@@ -21,7 +21,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _PORTS = {"http": "80", "https": "443", "": ""}
 
 
-class Guard:
+class Doorkeeper:
     """Says which requests a hub answers.
 
     Args:
