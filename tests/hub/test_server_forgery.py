@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from zoo.errors import HubError
 from zoo.hub import server
 from zoo.hub.server import Settings
 
@@ -111,3 +112,16 @@ def test_a_public_address_is_ours(serve, wire):
         assert owner("POST", "/api/repos/create", {"name": host}, headers=more).status == 200
     more = {"Host": "127.0.0.1", "Origin": "https://other.example"}
     assert owner("POST", "/api/repos/create", {"name": "x"}, headers=more).status == 403
+
+
+@pytest.mark.parametrize(
+    "name", ["http://hub.example", "hub:80", "a b", "", "*.example", "é.example"]
+)
+def test_a_host_name_that_is_none_is_refused_at_once(tmp_path, name):
+    with (
+        pytest.raises(HubError, match="not a host name"),
+        server.running(tmp_path / "hub", Settings(host_names=(name,))),
+    ):
+        pass
+    with server.running(tmp_path / "hub"):  # the folder is free again
+        pass

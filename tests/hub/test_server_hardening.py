@@ -211,3 +211,16 @@ def test_where_an_upstream_may_send_a_mirror(endpoint, url, fine):
     else:
         with pytest.raises(HubError, match=r"not followed|no address"):
             require_outside(url, endpoint)
+
+
+def test_a_collection_is_found_by_its_old_slug_too(mine):
+    _, client = mine
+    old = client("POST", "/api/collections", {"title": "My cool", "namespace": "me"}).json["slug"]
+    changed = client("PATCH", f"/api/collections/{old}", {"title": "Other"}).json["data"]["slug"]
+    assert changed.startswith("me/other-")
+    for slug in (old, changed):
+        assert client("GET", f"/api/collections/{slug}").json["slug"] == changed
+    for wrong in ("me/other-", "me/other-00", f"you/{changed.partition('/')[2]}", "me/%25"):
+        assert client("GET", f"/api/collections/{wrong}").status == 404
+    assert client("DELETE", f"/api/collections/{old}").status == 200
+    assert client("GET", f"/api/collections/{changed}").status == 404

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from zoo.errors import HubError
 from zoo.hub.server.common import Refused, Settings
 
 _HOST = re.compile(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
@@ -34,6 +35,11 @@ class Doorkeeper:
         public = urlsplit(settings.public_url or "")
         self._origins = {_place(public.scheme, public.netloc)} - {None}
         machine = socket.gethostname().lower()
+        for name in settings.host_names:
+            if not _HOST.fullmatch(name) or ":" in name:
+                raise HubError(
+                    f"{name!r} is not a host name; expected, for example, hub.example.org"
+                )
         names = {host, machine, f"{machine}.local", public.hostname, *settings.host_names}
         self._names = {name.lower().rstrip(".") for name in names if name}
 

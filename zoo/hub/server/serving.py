@@ -103,20 +103,22 @@ def running(
 ) -> Iterator[str]:
     """Serve `folder` on a free loopback port from a thread; yield the address."""
     hub = Hub(folder, settings, wait_seconds)
-    with _listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(_config(hub, "127.0.0.1"))
-        thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub")
-        thread.start()
-        try:
-            while not server.started:
-                if not thread.is_alive():
-                    raise HubError("the hub's server did not start")
-                time.sleep(0.01)
-            yield _address(listener)
-        finally:
-            server.should_exit = True
-            thread.join()
-            hub.close()
+    try:
+        with _listen("127.0.0.1", 0) as listener:
+            server = uvicorn.Server(_config(hub, "127.0.0.1"))
+            thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub")
+            thread.start()
+            try:
+                while not server.started:
+                    if not thread.is_alive():
+                        raise HubError("the hub's server did not start")
+                    time.sleep(0.01)
+                yield _address(listener)
+            finally:
+                server.should_exit = True
+                thread.join()
+    finally:
+        hub.close()
 
 
 @contextmanager

@@ -15,13 +15,20 @@ from zoo.hub.server.common import Name, Refused, bad, kind_of, object_of, text_o
 from zoo.hub.server.store.hub import Hub, Row
 
 routes = Routes()
+_ID_DIGITS = 24
 _MOST_ITEMS = 500  # each is looked up whenever a collection is shown
 _ONE = "api/collections/{namespace}/{slug}"
 
 
 def _row(call: Call, *, write: bool = False) -> Row:
     slug = f"{call.parameters['namespace']}/{call.parameters['slug']}"
-    row = call.hub.index.one("SELECT * FROM collections WHERE slug = ?", slug)
+    # Its words follow the title; what it is found by are the last digits.
+    digits = slug.rpartition("-")[2]
+    sql = "SELECT * FROM collections WHERE namespace = ? AND substr(slug, ?) = ?"
+    namespace, from_end = call.parameters["namespace"], -len(digits) - 1
+    row = None
+    if len(digits) == _ID_DIGITS:
+        row = call.hub.index.one(sql, namespace, from_end, f"-{digits}")
     mine = row is not None and call.account is not None and call.account.owns(row["namespace"])
     if row is None or (row["private"] and not mine):
         raise Refused(404 if call.account else 401, f"no collection {slug}")
@@ -67,6 +74,11 @@ def _save(call: Call, row: Row, data: dict[str, Any], private: bool | None = Non
     )
 
 
+def _slug(namespace: str, title: str, digits: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "collection"
+    return f"{namespace}/{words}-{digits}"
+
+
 def alone(hub: Hub, act: Callable[[], Any]) -> Any:
     """Do what reads and then writes a collection, with no other writer in between."""
     with hub.index.write():
@@ -89,8 +101,7 @@ async def create(call: Call) -> Response:
         for other in call.hub.index.all(sql, namespace):
             if json.loads(other["data"])["title"] == title:
                 raise Refused(409, "there is one of that title", body={"slug": other["slug"]})
-        words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "collection"
-        slug = f"{namespace}/{words}-{secrets.token_hex(12)}"
+        slug = _slug(namespace, title, secrets.token_hex(_ID_DIGITS // 2))
         call.hub.index.run(
             "INSERT INTO collections VALUES (?, ?, ?, ?, ?)",
             *(slug, namespace, payload.get("private") is True, time.time(), json.dumps(data)),
@@ -144,6 +155,8 @@ async def change(call: Call) -> Response:
         if private not in (None, True, False):
             raise bad('"private" must be true or false')
         _save(call, row, data, private)
+        slug = _slug(row["namespace"], data["title"], row["slug"].rpartition("-")[2])
+        call.hub.index.run("UPDATE collections SET slug = ? WHERE slug = ?", slug, row["slug"])
         return {"success": True, "data": _facts(call, _row(call))}
 
     return answer(await in_thread(alone, call.hub, act))

@@ -182,6 +182,10 @@ async def duplicate(call: Call) -> Response:
 
 def _duplicate(call: Call, new: Name, payload: dict[str, Any]) -> None:
     hub, source = call.hub, call.repo("read")
+    if source["upstream"]:
+        raise bad(
+            f"{call.name.id} is a mirror, and not all of it is here: zoo pull and zoo push it"
+        )
     private = wants_private(payload, bool(source["private"]))
     sql = "SELECT oid, size FROM owned JOIN objects USING (oid) WHERE repo = ?"
     files = hub.index.all(sql, source["id"])

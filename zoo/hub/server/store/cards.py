@@ -37,9 +37,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _number(loader: Any, node: yaml.ScalarNode) -> Any:
+def _number(loader: Any, node: yaml.Node) -> Any:
     name = node.tag.rpartition(":")[2]
-    if len(node.value) > _NUMBER:
+    if isinstance(node, yaml.ScalarNode) and len(node.value) > _NUMBER:
         return node.value
     return getattr(yaml.SafeLoader, f"construct_yaml_{name}")(loader, node)
 
@@ -81,6 +81,8 @@ def front_matter(text: str) -> dict[str, Any]:
         data = yaml.load(block, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"the front matter is not YAML: {' '.join(str(error).split())}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError):  # as of `!!bool x`
+        raise ValueError("the front matter is not YAML: a value is not what its tag says") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
