@@ -124,7 +124,8 @@ def test_no_front_matter_takes_long(front):
     "value",
     ["!!timestamp x", "!!bool x", '!!int ""', "!!int [1]", "!!float {a: 1}", "!!binary x",
      "!!null x", "!!set {x}", "!!omap x", "!!pairs [x]", "!!python/object:os.system x",
-     "!!int -", "!!float .", "!!timestamp 2020-99-99", "!!str [a]", "1e999", "0x", "!!int " + "9" * 99, "!!merge x", "\x00",
+     "!!int -", "!!float .", "!!timestamp 2020-99-99", "!!str [a]", "1e999", "0x",
+     "!!int " + "9" * 99, "!!merge x", "\x00",
      "!!int [" + "1," * 150 + "]", "&a *a", "? [a]\n: b", "%YAML 9.9", "!x y", "!<tag:a,b:c> d"],
 )  # fmt: skip
 def test_a_value_that_is_not_what_its_tag_says(value):
