@@ -138,9 +138,9 @@ def restore(hub):
         hub.me("POST", "/api/repos/create", {"name": "second"})
         mine = fill(hub.me, "me/repo", OURS)
         token = hub.me("GET", "/api/models/me/repo/xet-write-token/main").json
-        hub.known = vars(mine) | {"xet": token["accessToken"]}
-        small = os.urandom(9)
-        hub.known["small"] = small
+        reading = hub.me("GET", "/api/models/me/repo/xet-read-token/main").json
+        hub.known = vars(mine) | {"xet": token["accessToken"], "read": reading["accessToken"]}
+        small = hub.known["small"] = os.urandom(9)
         objects = {"operation": "upload", "objects": [{"oid": sha256(small), "size": 9}]}
         batch = hub.me("POST", "/me/repo.git/info/lfs/objects/batch", objects).json
         hub.known["signed"] = batch["objects"][0]["actions"]["upload"]["href"].split("/")[4:]
@@ -182,7 +182,7 @@ def parameters(hub, key):
         "branch": ["dev", "a%2Fb", "main"],
         "slug": [mine["slug"], mine["slug"], theirs.slug],
         "item": [mine["entry"], theirs.entry],
-        "hash": [XORB],
+        "hash": [XORB, sha256(OURS), sha256(DATA)], "part": ["0", "1"],
         "user": ["me", "owner"], "team": ["crew", "crew", "owner"], "rest": ["a", "a/b"],
         "status": ["pending", "accepted", "rejected", "other"],
         **dict(zip(("repo", "oid", "size", "expires", "signature"),
@@ -310,16 +310,15 @@ def reachable(routes):
     return [
         route for route in routes
         if not route.handler.__module__.endswith(".absent")
-        and route.handler.__name__ != "receive_pack"
+        and route.handler.__name__ not in ("receive_pack", "part_of")  # it wants a signature
         and ("{name}" not in "/".join(route.pattern) or "{namespace}" in route.pattern)
     ]  # fmt: skip
 
 
 def request_of(hub, chance):
     """Return (the route, method, path, body, more headers)."""
-    # Most go where something can be reached.
-    chosen = chance.choice(hub.routes if chance.random() < 0.15 else reachable(hub.routes))
-    methods, pattern = chosen.methods, chosen.pattern
+    one = chance.choice(hub.routes if chance.random() < 0.15 else reachable(hub.routes))
+    methods, pattern = one.methods, one.pattern
     parts = []
     for part in pattern:
         if not part.startswith(("{", "*")):
@@ -335,7 +334,8 @@ def request_of(hub, chance):
         query = "service=git-upload-pack"
     headers = {"Range": "bytes=3-9"} if chance.random() < 0.1 else {}
     if "xet/v1" in path:
-        headers["Authorization"] = f"Bearer {hub.known['xet']}"
+        key = "read" if "/reconstructions/" in path else "xet"
+        headers["Authorization"] = f"Bearer {hub.known[key]}"
     if path.endswith("git-upload-pack"):
         headers["Content-Type"] = "application/x-git-upload-pack-request"
     body = None if method in ("GET", "HEAD") else body_of(hub, "/".join(pattern), chance)

@@ -47,7 +47,7 @@ CARDS = {
     "brackets": "[" * 300_000,
     "stars": "*a " * 100_000,
     "quotes": ">" * 200_000,
-    "references": "[a]: /" + "u" * 50_000 + "\n\n" + "[a] " * 20_000,
+    "references": "[a]: /" + "u" * 20_000 + "\n\n" + "[a] " * 20_000,
     "table": "|a" * 2000 + "\n" + "|-" * 2000 + "\n" + ("|b" * 2000 + "\n") * 30,
     "lists": "".join(" " * (2 * i) + "- a\n" for i in range(500)),
     "ticks": "".join("`" * i + " " for i in range(500)),

@@ -18,7 +18,7 @@ from markdown_it.utils import OptionsDict
 
 from zoo.hub.server.budget import Budget, OverError
 
-MOST_CHARACTERS = 128 * 1024  # of Markdown; a card of 30 screens has a tenth of that
+MOST_CHARACTERS = 64 * 1024  # of Markdown: twenty screens, a tenth of a second
 _MOST_OUTPUT = 2 << 20  # a reference may be used a thousand times: output is not bounded by input
 _CPU_S = 0.25
 _CACHE_CHARACTERS = 16 << 20
@@ -138,7 +138,8 @@ def shown(text: str, files: str, source: str, gone: threading.Event) -> str:
     """
     whole = len(text) <= MOST_CHARACTERS
     if not whole:
-        text = text[:MOST_CHARACTERS].rpartition("\n")[0] or text[:MOST_CHARACTERS]
+        end = text.rfind("\n", MOST_CHARACTERS // 2, MOST_CHARACTERS)
+        text = text[: end if end > 0 else MOST_CHARACTERS]
     link = f'<a href="{html.escape(source)}">the whole text</a>'
     more = "" if whole else f"<p class=dim>The rest is too long to be shown here: {link}.</p>"
     try:
