@@ -17,7 +17,7 @@ import pytest
 from zoo.hub import server
 from zoo.hub.server.budget import Budget, GoneError, OverError
 from zoo.hub.server.store import cards
-from zoo.hub.server.web import rendering
+from zoo.hub.server.web import pages, rendering
 
 MOST_CPU_S = 0.5
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts by /proc")
@@ -272,3 +272,58 @@ def test_programs_are_answered_while_pages_are_asked_for_and_dropped(serve_proce
     start = time.monotonic()
     answered(served.address, f"/me/repo{count - 1}")
     assert time.monotonic() - start < 5
+
+
+def test_a_client_that_gives_up_leaves_the_queue(serve, wire, monkeypatch):
+    """What was asked for by sockets that are closed is not worked on; what is under way is told."""
+    served = serve()
+    client = wire(served.address, served.token())
+    client("POST", "/api/repos/create", {"name": "repo"})
+    write(client, "me/repo", "README.md", "# another")
+    began, told = [], []
+
+    def slow(text, files, source, gone):
+        began.append(files)
+        told.append(gone.wait(10))
+        raise GoneError
+
+    monkeypatch.setattr(pages, "shown", slow)
+    host, _, port = served.address.removeprefix("http://").partition(":")
+    streams = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for stream in streams:
+        stream.sendall(f"GET /me/repo HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    end = time.monotonic() + 10
+    while len(began) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    for stream in streams:
+        stream.close()
+    monkeypatch.undo()
+    assert client("GET", "/me/repo").status == 200
+    # Two threads work; the clients of one or two more may leave just as their turn comes.
+    assert 2 <= len(began) <= 6
+    assert told == [True] * len(began)
+
+
+def test_a_queue_has_an_end(serve, wire, monkeypatch):
+    monkeypatch.setattr("zoo.hub.server.app._PAGES", (1, 1))
+    served = serve()
+    client = wire(served.address, served.token())
+    client("POST", "/api/repos/create", {"name": "repo"})
+    write(client, "me/repo", "README.md", "# a card that no other test has")
+    held = threading.Event()
+    monkeypatch.setattr(pages, "shown", lambda *_: str(held.wait(20)))
+    statuses = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(client("GET", "/me/repo").status))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 10
+    while len(statuses) < 4 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert wire(served.address)("GET", "/health").status == 200
+    held.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 200, 503, 503, 503, 503]

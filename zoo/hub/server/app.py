@@ -39,6 +39,8 @@ _SAFE = {
     b"referrer-policy": b"no-referrer",
     b"x-frame-options": b"DENY",
 }
+_PAGES = (2, 100)  # threads, and how many may wait for them
+_CLONES = (2, 40)
 _DRAIN = 16 * MIB  # of a refused request; a client that is still sending would not read the answer
 
 
@@ -48,7 +50,7 @@ class Application:
     def __init__(self, hub: Hub, host: str = "127.0.0.1") -> None:
         self.hub = hub
         self.door = Doorkeeper(hub.settings, host)
-        self.pools = {"pages": Pool(2, 100), "clones": Pool(2, 40)}
+        self.pools = {"pages": Pool(*_PAGES), "clones": Pool(*_CLONES)}
         self.routes = Routes()
         # Narrow patterns come first: `listing` takes any repository, `absent` the rest of the API.
         narrow = (repositories, people, whole, trees, commits, lfs, xet, xetread, collections)

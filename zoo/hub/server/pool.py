@@ -25,7 +25,7 @@ class Pool:
     """
 
     def __init__(self, threads: int, most: int) -> None:
-        self._limiter, self._most = CapacityLimiter(threads), most
+        self._limiter, self._most, self._inside = CapacityLimiter(threads), threads + most, 0
 
     async def run(
         self, request: Request, gone: threading.Event, work: Callable[[], _Answer]
@@ -37,9 +37,18 @@ class Pool:
             ClientDisconnect: the client has gone.
 
         """
-        if self._limiter.statistics().tasks_waiting >= self._most:
+        if self._inside >= self._most:
             message = "the server has too much to do; try again in a moment"
             raise Refused(503, message, headers={"Retry-After": "5"})
+        self._inside += 1
+        try:
+            return await self._run(request, gone, work)
+        finally:
+            self._inside -= 1
+
+    async def _run(
+        self, request: Request, gone: threading.Event, work: Callable[[], _Answer]
+    ) -> _Answer:
         given: list[_Answer] = []
         failed: list[Exception] = []
 
