@@ -1,10 +1,13 @@
 """The Xet upload route on its own: shards and xorbs made by hand, whole and damaged."""
 
 import hashlib
+import os
 import struct
 
 import lz4.frame
 import pytest
+
+from zoo.hub.server.api import xetread
 
 XORB = "ab" * 32
 
@@ -121,3 +124,81 @@ def test_upload_tokens(upload, wire):
     body = shard(oid, [(XORB, len(PARTS[0]), 0, 1)])
     assert post("shards", body, theirs).status == 400
     assert post("shards", body).status == 200
+
+
+@pytest.fixture
+def readable(serve, wire):
+    """A hub with a private repository of large files of odd sizes; a token; what they hold."""
+    served = serve()
+    client = wire(served.address, served.token())
+    client("POST", "/api/repos/create", {"name": "repo", "private": True})
+    data = {f"w{size}.bin": os.urandom(size) for size in (1, 65_536, 65_537, 20_000_003)}
+    for name, content in data.items():
+        assert client.commit_large("me/repo", name, content).status == 200
+    return client, f"http://{client.host}", data
+
+
+def test_the_client_reads_a_large_file_by_xet(readable, tmp_path, monkeypatch):
+    """However it had come: these came by LFS."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import xet_get
+    from huggingface_hub.utils import XetFileData
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    client, address, data = readable
+    api = HfApi(endpoint=address, token=client.token)
+    for info in api.get_paths_info("me/repo", list(data)):
+        assert info.xet_hash == hashlib.sha256(data[info.path]).hexdigest()
+    asked, told_of = [], xetread.require_intact
+    monkeypatch.setattr(xetread, "require_intact", lambda *it: asked.append(it[1]) or told_of(*it))
+    route = f"{address}/api/models/me/repo/xet-read-token/main"
+    for name, content in data.items():
+        found = XetFileData(hashlib.sha256(content).hexdigest(), route)
+        bearer = {"authorization": f"Bearer {client.token}"}
+        xet_get(incomplete_path=tmp_path / name, xet_file_data=found, headers=bearer,
+                expected_size=len(content))  # fmt: skip
+        assert (tmp_path / name).read_bytes() == content
+    assert {hashlib.sha256(content).hexdigest() for content in data.values()} == set(asked)
+
+
+def plain_of(chunks):
+    """Return what chunks without compression hold."""
+    plain, at = b"", 0
+    while at < len(chunks):
+        length = int.from_bytes(chunks[at + 1 : at + 4], "little")
+        plain += chunks[at + 8 : at + 8 + length]
+        at += 8 + length
+    return plain
+
+
+def test_parts_of_a_large_file_are_for_its_readers(readable, wire):
+    client, address, data = readable
+    stranger = wire(address)
+    assert stranger("GET", "/api/models/me/repo/xet-read-token/main").status == 401
+    given = client("GET", "/api/models/me/repo/xet-read-token/main").json["accessToken"]
+    reader, large = wire(address, given), data["w20000003.bin"]
+    path = f"/xet/v1/reconstructions/{hashlib.sha256(large).hexdigest()}"
+    assert stranger("GET", path).status == 401
+    assert reader("GET", f"/xet/v1/reconstructions/{'0' * 64}").status == 404
+    assert reader("GET", path, headers={"Range": "bytes=99999999-"}).status == 416
+    assert reader("POST", "/xet/v1/shards", b"").status == 401  # it is not one for writing
+    part = ""
+    for first, last in (
+        (0, 0),
+        (65_535, 65_536),
+        (16_777_215, 16_777_216),
+        (19_999_990, 20_000_002),
+    ):
+        told = reader("GET", path, headers={"Range": f"bytes={first}-{last}"}).json
+        plain = b""
+        for term in told["terms"]:
+            [found] = told["fetch_info"][term["hash"]]
+            span = f"bytes={found['url_range']['start']}-{found['url_range']['end']}"
+            part = found["url"].removeprefix(address)
+            answer = stranger("GET", part, headers={"Range": span})
+            assert answer.status == 206
+            plain += plain_of(answer.body)
+            assert len(plain_of(answer.body)) == term["unpacked_length"]
+        begin = told["offset_into_first_range"]
+        assert plain[begin : begin + last - first + 1] == large[first : last + 1]
+    assert stranger("GET", part[:-1] + ("0" if part[-1] != "0" else "1")).status == 403

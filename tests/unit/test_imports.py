@@ -38,7 +38,10 @@ EXCEPTIONS = {
 
 # What other rooms may use of the hub, and the floors of its server, from the roof down.
 HUB = {"exchange", "safety", "server", "snapshots", "vocabulary", "where"}
-SERVER = ("", "serving", "app", "web", "api", "call", "mirror", "store", "common")
+SERVER = (
+    *("", "serving", "app", "web", "api", "call", "pool", "door", "mirror", "store", "budget"),
+    "common",
+)
 
 
 def is_for_types(node: ast.AST) -> bool:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,14 +22,27 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     sub.add_argument("--port", type=int, default=7870)
     sub.add_argument("--public-url", metavar="URL", help="what clients call it behind a proxy")
+    sub.add_argument("--host-name", metavar="NAME", action="append", default=[],
+                     help="another name that clients call it by; addresses need none")  # fmt: skip
     sub.add_argument("--upstream", metavar="URL", help="another hub to mirror what is asked for")
     sub.add_argument("--quota", type=float, metavar="GB", help="large files of each namespace")
-    tokens = actions.add_parser("token", help="make a token; it is shown once").add_subparsers(
-        required=True, metavar="create"
+    tokens = actions.add_parser("token", help="make, list and revoke tokens").add_subparsers(
+        required=True, metavar="ACTION"
     )
+    sub = tokens.add_parser("list", help="who has which token; the tokens themselves are not kept")
+    sub.set_defaults(act=_tokens)
+    _folder(sub)
+    _json(sub)
+    sub.add_argument("--user", help="only this one's")
+    sub = tokens.add_parser("revoke", help="make a token worthless, at once")
+    sub.set_defaults(act=_revoke)
+    _folder(sub)
+    _json(sub)
+    sub.add_argument("id", metavar="ID", help="as zoo hub token list shows it, or the token")
     sub = tokens.add_parser("create", help="make a token; it is shown once")
     sub.set_defaults(act=_token)
     _folder(sub)
+    _json(sub)
     sub.add_argument("--user", required=True, help="whose; made if new")
     sub.add_argument("--role", choices=["read", "write", "admin"], default="write")
     sub.add_argument("--org", action="append", default=[], help="a team that the user is in")
@@ -48,6 +62,12 @@ def _folder(sub: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _json(sub: argparse.ArgumentParser) -> None:
+    # It may also stand after `zoo hub`; where it is not given here, that one stays.
+    sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
+                     help="print the result as JSON")  # fmt: skip
+
+
 def _none(args: Arguments) -> None:
     """Stand in for an action; the parser insists on one."""
 
@@ -59,7 +79,12 @@ def _serve(args: Arguments) -> None:
         raise MissingExtraError.of(str(error.name), "hub") from error
     quota = None if args.quota is None else int(args.quota * 1e9)
     upstream = None if args.upstream is None else where.endpoint(args.upstream, "--upstream")
-    settings = server.Settings(public_url=args.public_url, quota_bytes=quota, upstream=upstream)
+    settings = server.Settings(
+        public_url=args.public_url,
+        host_names=tuple(args.host_name),
+        quota_bytes=quota,
+        upstream=upstream,
+    )
     server.serve(args.dir, host=args.host, port=args.port, settings=settings)
 
 
@@ -77,6 +102,39 @@ def _token(args: Arguments) -> None:
         days=args.days,
     )
     print(json.dumps({"token": token, "user": args.user}) if args.json else token)
+
+
+def _tokens(args: Arguments) -> None:
+    try:
+        from zoo.hub import server
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "hub") from error
+    found = server.tokens(args.dir, args.user)
+    if args.json:
+        print(json.dumps([vars(made) for made in found]))
+        return
+    rows = [("ID", "USER", "ROLE", "NAME", "MADE", "UNTIL")]
+    rows += [
+        (made.id, made.user, made.role, made.label, _day(made.created), _day(made.expires))
+        for made in found
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _day(seconds: float | None) -> str:
+    return "for ever" if seconds is None else time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def _revoke(args: Arguments) -> None:
+    try:
+        from zoo.hub import server
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "hub") from error
+    made = server.revoke(args.dir, args.id)
+    print(json.dumps(vars(made)) if args.json else f"revoked {made.id} of {made.user}")
 
 
 def _collect(args: Arguments) -> None:

@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import quote, urljoin, urlsplit
@@ -34,6 +34,7 @@ log = logging.getLogger("zoo")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT_S = (5.0, 60.0, 60.0, 60.0)  # connect, read, write, wait for a connection
 TRIES = 3
+_REDIRECTS = 6
 _BUSY = (408, 429, 500, 502, 503, 504)
 _PAGE_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 20
@@ -74,11 +75,18 @@ class Connection:
         place: which hub this is.
         endpoint: its address (the embedded hub's is known only once it runs).
         token: of the user; None sends none.
+        check: called with each address that an answer redirects to; raises to stay away.
 
     """
 
-    def __init__(self, place: Place, endpoint: str, token: str | None) -> None:
-        self.place, self.endpoint, self.token = place, endpoint, token
+    def __init__(
+        self,
+        place: Place,
+        endpoint: str,
+        token: str | None,
+        check: Callable[[str], None] | None = None,
+    ) -> None:
+        self.place, self.endpoint, self.token, self._check = place, endpoint, token, check
         if token and place.is_exposed and endpoint not in _warned:
             _warned.add(endpoint)
             log.warning(
@@ -121,7 +129,7 @@ class Connection:
         if start:
             headers["Range"] = f"bytes={start}-"
         try:
-            with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
+            with self._asked(url, headers) as response:
                 status = response.status_code
                 if status in _BUSY:
                     raise CutError(f"the hub answered {status}", _retry_after(response))
@@ -141,6 +149,23 @@ class Connection:
         kind, name = where.split(repo)
         self._get(f"{self.endpoint}/api/{kind}/{name}/auth-check", repo, "main")
 
+    @contextmanager
+    def _asked(self, url: str, headers: dict[str, str]) -> Iterator[Any]:
+        """Open an address, following redirects as far as they may go; the token stays here."""
+        for _ in range(_REDIRECTS):
+            with get_session().stream(
+                "GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=self._check is None
+            ) as response:
+                if self._check is None or not response.has_redirect_location:
+                    yield response
+                    return
+                following = urljoin(url, response.headers["Location"])
+            self._check(following)
+            if urlsplit(following)[:2] != urlsplit(url)[:2]:
+                headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
+            url = following
+        raise HubError(f"{self.endpoint} redirects in circles")
+
     def _json(self, url: str, repo: str, revision: str) -> tuple[Any, str | None]:
         """Return (the value, the address of the next page)."""
         body, following = self._get(url, repo, revision)
@@ -154,9 +179,7 @@ class Connection:
         for attempt in range(1, TRIES + 1):
             pause = 0.5 * 2 ** (attempt - 1)
             try:
-                with get_session().stream(
-                    "GET", url, headers=self._headers(), timeout=TIMEOUT_S
-                ) as response:
+                with self._asked(url, self._headers()) as response:
                     if response.status_code not in _BUSY or attempt == TRIES:
                         if response.status_code != 200:
                             self.refuse(response, repo, revision)

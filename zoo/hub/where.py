@@ -101,9 +101,12 @@ def _local_folder(chosen: str | None) -> Path:
 
 
 def split(repo: str) -> tuple[str, str]:
-    """Return (kind, id): `datasets/org/name` is of the kind datasets; without a prefix, models."""
+    """Return (kind, id): `datasets/org/name` is of the kind datasets; without a prefix, models.
+
+    No owner is called like a kind, so `datasets/squad` is a data set of a time without owners.
+    """
     first, _, rest = repo.partition("/")
-    return (first, rest) if "/" in rest else ("models", repo)
+    return (first, rest) if "/" in rest or (rest and first in KINDS) else ("models", repo)
 
 
 def check_repo(repo: str) -> None:

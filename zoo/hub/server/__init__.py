@@ -9,12 +9,13 @@ with running(Path("hub")) as address:  # in this process, on a free port
     print(address)
 ```
 
-`serving` starts `app`, which hands each request (`call`) to a route of `api` or `web`; these read
-and write the `store`, or another hub's through the `mirror`. Imports only go down this list.
+`serving` starts `app`, which hands each request (`call`) that may come in (`door`) to a route of
+`api` or `web`; these read and write the `store`, or another hub's through the `mirror`. What may
+take long has threads (`pool`) and processor time (`budget`) of its own. Imports only go down.
 """
 
 from zoo.hub.server.common import Settings
-from zoo.hub.server.serving import embedded, running, serve, token
+from zoo.hub.server.serving import embedded, revoke, running, serve, token, tokens
 from zoo.hub.server.store.garbage import collect
 
-__all__ = ["Settings", "collect", "embedded", "running", "serve", "token"]
+__all__ = ["Settings", "collect", "embedded", "revoke", "running", "serve", "token", "tokens"]

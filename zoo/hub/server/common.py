@@ -12,9 +12,13 @@ MIB = 1 << 20
 # device names that Windows gives no file; a repository must be one that everyone can check out.
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10)}
 _GIT = {".git", "git~1"}
+# They make `gpj.exe` look like `exe.jpg`.
+_TURNS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 # First segments of the server's own addresses.
 _RESERVED = {"api", "collections", "datasets", "health", "lfs", "login", "models", "spaces", "xet"}
+# What stands after a name in an address: `api/models/gpt2/refs` is not of the repository gpt2/refs.
+_ACTIONS = {"auth-check", "discussions", "lfs-files", "likers", "refs", "runtime"}
 SHA1 = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -24,6 +28,7 @@ class Settings:
     """The limits of one server. Sizes are in bytes."""
 
     public_url: str | None = None  # else every address is built from the request's own host
+    host_names: tuple[str, ...] = ()  # by which clients call it, besides those it knows
     inline_bytes: int = 0  # files up to this size travel inside the commit, whatever their name
     lfs_threshold: int = 10 * MIB  # files above it are large files, whatever their name
     max_file_bytes: int = 64 << 30
@@ -61,7 +66,7 @@ class Refused(Exception):  # noqa: N818  it is an answer, not a failure
 
 def header_text(text: str) -> str:
     """Return `text` as one line of printable ASCII, which is all a header may hold."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text)[:500]
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:500].strip()  # h11 insists
 
 
 def bad(message: str) -> Refused:
@@ -79,8 +84,8 @@ class Name:
 
     @property
     def id(self) -> str:
-        """`namespace/name`."""
-        return f"{self.namespace}/{self.name}"
+        """`namespace/name`; without a namespace (`gpt2`, of other hubs) the name."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @property
     def prefix(self) -> str:
@@ -109,7 +114,8 @@ def checked_name(text: Any, what: str) -> str:
             f"{text!r} is not a {what}: letters, digits and ._- (no -- or .., not ending in "
             ".git, . or -), at most 96"
         )
-    if what == "namespace" and text.lower() in _RESERVED:
+    reserved = _RESERVED if what == "namespace" else _ACTIONS
+    if str(text).lower() in reserved:
         raise bad(f"{text!r} is reserved")
     return str(text)
 
@@ -130,14 +136,41 @@ def checked_path(path: Any) -> str:
         raise bad(f"{shown} is not valid Unicode") from None
     if len(encoded) > 1024 or any(len(part.encode()) > 255 for part in path.split("/")):
         raise bad(f"{shown} is too long: at most 1024 bytes, 255 in one part")
-    if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cs") for c in path):
+    if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in path):
         raise bad(f"{shown} holds a backslash or a control character")
+    if any(unicodedata.bidirectional(c) in _TURNS for c in path):
+        raise bad(f"{shown} holds a character that turns the direction of writing")
     for part in path.split("/"):
         if part in ("", ".", ".."):
             raise bad(f"{shown} is absolute, or has an empty, '.' or '..' part")
         if part[-1] in " ." or folded(part) in _GIT or part.split(".")[0].lower() in _DEVICES:
             raise bad(f"{shown} has the reserved name {part!r}")
     return path
+
+
+def checked_reference(name: Any, what: str) -> str:
+    """Return `name` when it may be a branch or a tag: one that a command line, a person and git
+    read as the same name. (What git itself forbids is found out where it is written.)
+    """
+    text = text_of(name, what, 255)
+    problem = None
+    if not text:
+        problem = "it is empty"
+    elif text.startswith("-"):
+        problem = "a command would take it for an option"
+    elif text.rpartition("/")[2].upper() == "HEAD":
+        problem = "HEAD means what is checked out"
+    elif text == "@":
+        problem = "@ means HEAD"
+    elif re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text, re.IGNORECASE):
+        problem = "it looks like a commit"
+    elif text.startswith("refs/"):
+        problem = "leave out refs/..."
+    elif any(unicodedata.category(c)[0] in "CZ" for c in text):
+        problem = "it holds a space, or a character that nobody sees"
+    if problem:
+        raise bad(f"{text[:100]!r} cannot be the name of a {what}: {problem}")
+    return text
 
 
 def folded(path: str) -> str:

@@ -17,7 +17,8 @@ from zoo.files import write_bytes
 from zoo.hub.server.app import Application
 from zoo.hub.server.common import Settings
 from zoo.hub.server.mirror.mirror import Mirror
-from zoo.hub.server.store.accounts import TokenOptions, create_token, hashed
+from zoo.hub.server.store import accounts
+from zoo.hub.server.store.accounts import Made, TokenOptions, create_token, hashed
 from zoo.hub.server.store.hub import Hub
 from zoo.hub.server.store.index import Index
 
@@ -27,13 +28,13 @@ _ADDRESS = "address"  # the file that says where a folder is being served
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def _config(hub: Hub) -> uvicorn.Config:
+def _config(hub: Hub, host: str) -> uvicorn.Config:
     if hub.settings.upstream:
         hub.mirror = Mirror(hub, hub.settings.upstream)
     # No access log: addresses of uploads are signed, and a log is read by more people than they
     # are meant for.
     return uvicorn.Config(
-        Application(hub),
+        Application(hub, host),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -77,7 +78,7 @@ def serve(
             address = _address(listener)
             write_bytes(folder / _ADDRESS, address.encode())
             print(f"zoo hub: {address}", flush=True)
-            uvicorn.Server(_config(hub)).run(sockets=[listener])
+            uvicorn.Server(_config(hub, host)).run(sockets=[listener])
     finally:
         (folder / _ADDRESS).unlink(missing_ok=True)
         hub.close()
@@ -102,20 +103,22 @@ def running(
 ) -> Iterator[str]:
     """Serve `folder` on a free loopback port from a thread; yield the address."""
     hub = Hub(folder, settings, wait_seconds)
-    with _listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(_config(hub))
-        thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub")
-        thread.start()
-        try:
-            while not server.started:
-                if not thread.is_alive():
-                    raise HubError("the hub's server did not start")
-                time.sleep(0.01)
-            yield _address(listener)
-        finally:
-            server.should_exit = True
-            thread.join()
-            hub.close()
+    try:
+        with _listen("127.0.0.1", 0) as listener:
+            server = uvicorn.Server(_config(hub, "127.0.0.1"))
+            thread = threading.Thread(target=server.run, args=([listener],), name="zoo-hub")
+            thread.start()
+            try:
+                while not server.started:
+                    if not thread.is_alive():
+                        raise HubError("the hub's server did not start")
+                    time.sleep(0.01)
+                yield _address(listener)
+            finally:
+                server.should_exit = True
+                thread.join()
+    finally:
+        hub.close()
 
 
 @contextmanager
@@ -138,11 +141,30 @@ def embedded(folder: Path, *, wait_seconds: float = 300) -> Iterator[tuple[str, 
             index.close()
 
 
-def token(folder: Path, user: str, **options: Unpack[TokenOptions]) -> str:
-    """Return a new token for the hub in `folder`; it works at once, also in a running server."""
+@contextmanager
+def _index(folder: Path) -> Iterator[Index]:
+    """Open the index of a hub that may be running meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     index = Index(folder / "index.sqlite")
     try:
-        return create_token(index, user, **options)
+        yield index
     finally:
         index.close()
+
+
+def token(folder: Path, user: str, **options: Unpack[TokenOptions]) -> str:
+    """Return a new token for the hub in `folder`; it works at once, also in a running server."""
+    with _index(folder) as index:
+        return create_token(index, user, **options)
+
+
+def tokens(folder: Path, user: str | None = None) -> list[Made]:
+    """Return what is known of the tokens of the hub in `folder`, or of one user's."""
+    with _index(folder) as index:
+        return accounts.tokens(index, user)
+
+
+def revoke(folder: Path, which: str) -> Made:
+    """Make a token of the hub in `folder` worthless at once; see `accounts.revoke`."""
+    with _index(folder) as index:
+        return accounts.revoke(index, which)

@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -11,15 +12,23 @@ from starlette.responses import Response
 from zoo.hub.server.api.repositories import iso
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import Name, Refused, bad, kind_of, object_of, text_of
-from zoo.hub.server.store.hub import Row
+from zoo.hub.server.store.hub import Hub, Row
 
 routes = Routes()
+_ID_DIGITS = 24
+_MOST_ITEMS = 500  # each is looked up whenever a collection is shown
 _ONE = "api/collections/{namespace}/{slug}"
 
 
 def _row(call: Call, *, write: bool = False) -> Row:
     slug = f"{call.parameters['namespace']}/{call.parameters['slug']}"
-    row = call.hub.index.one("SELECT * FROM collections WHERE slug = ?", slug)
+    # Its words follow the title; what it is found by are the last digits.
+    digits = slug.rpartition("-")[2]
+    sql = "SELECT * FROM collections WHERE namespace = ? AND substr(slug, ?) = ?"
+    namespace, from_end = call.parameters["namespace"], -len(digits) - 1
+    row = None
+    if len(digits) == _ID_DIGITS:
+        row = call.hub.index.one(sql, namespace, from_end, f"-{digits}")
     mine = row is not None and call.account is not None and call.account.owns(row["namespace"])
     if row is None or (row["private"] and not mine):
         raise Refused(404 if call.account else 401, f"no collection {slug}")
@@ -65,6 +74,17 @@ def _save(call: Call, row: Row, data: dict[str, Any], private: bool | None = Non
     )
 
 
+def _slug(namespace: str, title: str, digits: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "collection"
+    return f"{namespace}/{words}-{digits}"
+
+
+def alone(hub: Hub, act: Callable[[], Any]) -> Any:
+    """Do what reads and then writes a collection, with no other writer in between."""
+    with hub.index.write():
+        return act()
+
+
 @routes.add("POST", "api/collections")
 async def create(call: Call) -> Response:
     """Make a collection."""
@@ -81,8 +101,7 @@ async def create(call: Call) -> Response:
         for other in call.hub.index.all(sql, namespace):
             if json.loads(other["data"])["title"] == title:
                 raise Refused(409, "there is one of that title", body={"slug": other["slug"]})
-        words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "collection"
-        slug = f"{namespace}/{words}-{secrets.token_hex(12)}"
+        slug = _slug(namespace, title, secrets.token_hex(_ID_DIGITS // 2))
         call.hub.index.run(
             "INSERT INTO collections VALUES (?, ?, ?, ?, ?)",
             *(slug, namespace, payload.get("private") is True, time.time(), json.dumps(data)),
@@ -91,7 +110,7 @@ async def create(call: Call) -> Response:
         assert row is not None
         return _facts(call, row)
 
-    return answer(await in_thread(act))
+    return answer(await in_thread(alone, call.hub, act))
 
 
 @routes.add("GET", "api/collections")
@@ -136,9 +155,11 @@ async def change(call: Call) -> Response:
         if private not in (None, True, False):
             raise bad('"private" must be true or false')
         _save(call, row, data, private)
+        slug = _slug(row["namespace"], data["title"], row["slug"].rpartition("-")[2])
+        call.hub.index.run("UPDATE collections SET slug = ? WHERE slug = ?", slug, row["slug"])
         return {"success": True, "data": _facts(call, _row(call))}
 
-    return answer(await in_thread(act))
+    return answer(await in_thread(alone, call.hub, act))
 
 
 @routes.add("POST", _ONE + "/items")
@@ -162,11 +183,19 @@ async def add(call: Call) -> Response:
         }
         if any((e["id"], e["type"]) == (entry["id"], entry["type"]) for e in data["items"]):
             raise Refused(409, f"{entry['id']} is in the collection already")
+        if len(data["items"]) >= _MOST_ITEMS:
+            raise Refused(413, f"a collection may hold {_MOST_ITEMS} items")
         data["items"].append(entry)
         _save(call, row, data)
         return _facts(call, _row(call))
 
-    return answer(await in_thread(act))
+    return answer(await in_thread(alone, call.hub, act))
+
+
+def _place(position: Any, most: int) -> int:
+    if isinstance(position, bool) or not isinstance(position, int):
+        raise bad(f'"position" must be a whole number, from 0 to {most}')
+    return max(0, min(position, most))
 
 
 @routes.add("PATCH DELETE", _ONE + "/items/{item}")
@@ -186,10 +215,10 @@ async def change_item(call: Call) -> Response:
         else:
             if payload.get("note") is not None:
                 items[0]["note"] = text_of(payload["note"], "note", 2000)
-            if isinstance(place := payload.get("position"), int):
-                rest.insert(max(0, place), items[0])
+            if payload.get("position") is not None:
+                rest.insert(_place(payload["position"], len(rest)), items[0])
                 data["items"] = rest
         _save(call, row, data)
 
-    await in_thread(act)
+    await in_thread(alone, call.hub, act)
     return answer({"success": True})

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dulwich.ignore import IgnoreFilter
 from starlette.responses import Response
 
 from zoo.hub.server.call import Call, Routes, answer, in_thread, parse_object
@@ -25,7 +24,9 @@ from zoo.hub.server.common import (
 )
 from zoo.hub.server.store.git import pointer
 from zoo.hub.server.store.hub import Hub, Row
+from zoo.hub.server.store.ignoring import Ignored
 from zoo.hub.server.store.packing import Batch
+from zoo.hub.server.store.touched import changed
 
 routes = Routes()
 
@@ -36,11 +37,17 @@ routes = Routes()
 @routes.repo("POST", "/preupload/{revision}")
 async def preupload(call: Call) -> Response:
     """Say of each file whether it travels inside the commit or apart, and what is there now."""
+    _refuse_pull_request(call)
     payload = await call.json()
     files = payload.get("files")
     if not isinstance(files, list):
         raise bad('"files" must be a list')
     return answer({"files": await in_thread(_preupload, call, files, payload.get("gitIgnore"))})
+
+
+def _refuse_pull_request(call: Call) -> None:
+    if call.flag("create_pr"):  # said before the first byte of a file is sent
+        raise bad("this hub has no pull requests: commit to a branch (revision=...), not create_pr")
 
 
 def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]]:
@@ -50,18 +57,19 @@ def _preupload(call: Call, files: list[Any], ignore: Any) -> list[dict[str, Any]
     large = large_patterns(hub.text(row, tree.get(".gitattributes")) or "")
     if not isinstance(ignore, str):
         ignore = hub.text(row, tree.get(".gitignore")) or ""
-    ignored = IgnoreFilter([line.encode() for line in ignore.splitlines()[:10_000]])
-    modes = []
+    sizes = {}
     for file in files:
         file = object_of(file, "a file")
-        path = checked_path(file.get("path"))
-        size = size_of(file.get("size"), "size")
+        sizes[checked_path(file.get("path"))] = size_of(file.get("size"), "size")
+    ignored = Ignored(ignore).among(sizes)
+    modes = []
+    for path, size in sizes.items():
         mode = "lfs" if is_large(hub, path, size, large) else "regular"
         modes.append(
             {
                 "path": path,
                 "uploadMode": mode,
-                "shouldIgnore": bool(ignored.is_ignored(path)),
+                "shouldIgnore": path in ignored,
                 "oid": content_id(hub, row, tree[path], mode) if path in tree else None,
             }
         )
@@ -124,8 +132,7 @@ class Change:
 @routes.repo("POST", "/commit/{revision}")
 async def commit(call: Call) -> Response:
     """Apply the operations of an NDJSON body as one commit."""
-    if call.flag("create_pr"):
-        raise bad("this hub has no pull requests; commit to a branch")
+    _refuse_pull_request(call)
     row = await in_thread(call.repo, "write")
     batch_of = call.hub.git(row).batch()
     batch = await in_thread(batch_of.__enter__)
@@ -214,7 +221,10 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         if head is None:
             raise Refused(404, f"no branch {branch!r}", "RevisionNotFound")
         if change.parent not in (None, head):
-            raise Refused(412, f"{branch} is at {head} now, not at {change.parent}: pull first")
+            text = (
+                "The branch was updated since you opened this page. Please refresh and try again."
+            )
+            raise Refused(412, f"{text} ({branch} is at {head} now, not at {change.parent})")
         before = git.tree(head)
         after = dict(before)
         for key, value in change.operations:
@@ -226,8 +236,11 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         user = call.account.user if call.account else "?"
         sha = git.commit(change.batch, after, [head], message, user)
         git.set_ref(f"refs/heads/{branch}", sha)
+        differ = (sha, head, changed(before, after))
         if branch == "main":
-            hub.refresh(repo)
+            hub.refresh(repo, differ)
+        else:
+            hub.touched.note(repo, *differ)
     return sha
 
 
@@ -275,7 +288,7 @@ def _copy(call: Call, row: Row, files: dict[str, str], value: dict[str, Any]) ->
 def _delete(files: dict[str, str], value: dict[str, Any], *, folder: bool) -> None:
     path = text_of(value.get("path"), "path", 2000).rstrip("/")
     inside = [name for name in files if name.startswith(f"{path}/")]
-    gone = inside if folder else [path] if path in files else []
+    gone = [path] if path in files and not folder else inside
     if not gone:
         raise Refused(404, f"there is no {path!r} to delete", "EntryNotFound")
     for name in gone:

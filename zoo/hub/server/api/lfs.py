@@ -103,6 +103,7 @@ async def transfer(call: Call) -> Response:
     if int(parameters["expires"]) < time.time():
         raise Refused(403, "the address has expired; ask for a new one")
     repo, oid, size = int(parameters["repo"]), parameters["oid"], int(parameters["size"])
+    call.found = repo
     if method == "GET":
         given_out: Response = await in_thread(_give, call, repo, oid, size)
         return given_out

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from zoo.hub.server.api.repositories import iso
 from zoo.hub.server.api.trees import files_facts
 from zoo.hub.server.call import Call, Routes, answer, next_link
-from zoo.hub.server.common import Refused
+from zoo.hub.server.common import Refused, bad
 from zoo.hub.server.store.hub import Row
 
 routes = Routes()
@@ -17,6 +17,8 @@ routes = Routes()
 _ALWAYS = {"_id", "id", "modelId"}
 _SHORT = _ALWAYS | {"likes", "private", "downloads", "tags", "pipeline_tag", "library_name"}
 _SHORT |= {"author", "createdAt", "lastModified", "gated", "sdk"}  # of a list that is not `full`
+
+_WORDS = 100
 
 
 def facts(call: Call, row: Row) -> dict[str, Any]:
@@ -96,6 +98,8 @@ def repositories(call: Call) -> Response:
     query = call.request.query_params
     filters = [part for text in query.getlist("filter") for part in text.split(",") if part]
     words = query.get("search", "").lower().split()
+    if len(filters) > _WORDS or len(words) > _WORDS:
+        raise bad(f"a search may have {_WORDS} filters and {_WORDS} words")
     kind = call.parameters["kind"]
     matches = []
     for row in call.hub.index.all("SELECT * FROM repos WHERE kind = ?", kind):

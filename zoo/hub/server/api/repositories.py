@@ -6,7 +6,7 @@ from typing import Any
 from starlette.responses import PlainTextResponse, Response
 
 from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link
-from zoo.hub.server.common import Name, Refused, bad, kind_of, text_of
+from zoo.hub.server.common import Name, Refused, bad, checked_reference, kind_of, text_of
 from zoo.hub.server.store import cards
 from zoo.hub.server.store.hub import wants_private
 
@@ -40,7 +40,7 @@ def whoami(call: Call) -> Response:
 @routes.add("POST", "api/validate-yaml", identify=False)
 async def validate_yaml(call: Call) -> Response:
     """Check the front matter of a README; always JSON, for the client reads its lists."""
-    payload = await call.json()
+    payload = await call.json(5 << 20)
     content = text_of(payload.get("content"), "content", 4 << 20)
     kind = kind_of(payload.get("repoType"))
     try:
@@ -130,22 +130,6 @@ def auth_check_write(call: Call) -> Response:
     return answer({})
 
 
-@routes.repo("POST", "/user-access-request/grant")
-async def grant(call: Call) -> Response:
-    """Let a user read a gated repository."""
-    payload = await call.json()
-    user = text_of(payload.get("user"), "user", 100)
-
-    def act() -> None:
-        row = call.repo("write")
-        if call.hub.index.one("SELECT 1 FROM users WHERE name = ?", user) is None:
-            raise Refused(404, f"no user {user}")
-        call.hub.index.run("INSERT OR IGNORE INTO granted VALUES (?, ?)", row["id"], user)
-
-    await in_thread(act)
-    return answer({})
-
-
 # --- references and history -------------------------------------------------------------------
 
 
@@ -187,13 +171,16 @@ async def branch(call: Call) -> Response:
             exists = name in git.refs("heads")
             if call.request.method == "DELETE":
                 if name == "main":
-                    raise Refused(403, "the branch main cannot be deleted")
+                    raise Refused(
+                        403, "Cannot delete refs/heads/main, the branch that all reads default to"
+                    )
                 if not exists:
-                    raise Refused(404, f"no branch {name}", "RevisionNotFound")
+                    raise Refused(404, f"Invalid rev id: no branch {name}", "RevisionNotFound")
                 git.delete_ref(f"refs/heads/{name}")
                 return
+            checked_reference(name, "branch")
             if exists:
-                raise Refused(409, f"the branch {name} exists already")
+                raise Refused(409, f"Reference refs/heads/{name} already exists")
             start = text_of(payload.get("startingPoint") or "main", "startingPoint", 255)
             git.set_ref(f"refs/heads/{name}", call.revision(row, start))
 
@@ -216,9 +203,9 @@ async def tag(call: Call) -> Response:
                     raise Refused(404, f"no tag {name}", "RevisionNotFound")
                 git.delete_ref(f"refs/tags/{name}")
                 return
-            name = text_of(payload.get("tag"), "tag", 255)
-            message = text_of(payload.get("message") or "", "message")
             commit = call.revision(row, call.parameters["revision"])
+            name = checked_reference(payload.get("tag"), "tag")
+            message = text_of(payload.get("message") or "", "message")
             if name in git.refs("tags"):
                 raise Refused(409, f"the tag {name} exists already")
             git.add_tag(name, commit, message, call.account.user if call.account else "?")

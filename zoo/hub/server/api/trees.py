@@ -7,11 +7,13 @@ from urllib.parse import parse_qsl
 from starlette.responses import Response
 
 from zoo.hub.server.api.repositories import iso
+from zoo.hub.server.budget import Budget
 from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link, parse_object
 from zoo.hub.server.common import Refused, bad
 from zoo.hub.server.store.hub import Hub, Row
 
 routes = Routes()
+LOOK_BACK_S = 0.25  # of the processor, at the commits that are not in the index yet
 
 
 def files_facts(hub: Hub, row: Row, files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -54,10 +56,12 @@ def _entries(call: Call, row: Row, sha: str, paths: list[str]) -> list[dict[str,
 
 
 def _with_commits(call: Call, row: Row, sha: str, entries: list[dict[str, Any]]) -> None:
-    changes = call.hub.git(row).touched(sha, {entry["path"] for entry in entries})
+    git, paths = call.hub.git(row), {entry["path"] for entry in entries}
+    changes = call.hub.touched.last(row["id"], git, sha, None, paths, Budget(LOOK_BACK_S))
     for entry in entries:
-        change = changes[entry["path"]]
-        entry["lastCommit"] = {"id": change.sha, "title": change.title, "date": iso(change.time)}
+        if (change := changes.get(entry["path"])) is not None:
+            date = iso(change.time)
+            entry["lastCommit"] = {"id": change.sha, "title": change.title, "date": date}
 
 
 @routes.repo("GET", "/tree/{revision}")
@@ -109,6 +113,9 @@ async def paths_info(call: Call) -> Response:
         entries = _entries(call, row, sha, [path.strip("/") for path in paths])
         if expand:
             _with_commits(call, row, sha, entries)
+        for entry in entries:  # by it, the client has large files copied on the server
+            if "lfs" in entry and not row["upstream"]:
+                entry["xetHash"] = entry["lfs"]["oid"]
         return entries
 
     return answer(await in_thread(act))

@@ -65,7 +65,8 @@ def _holder(call: Call) -> tuple[int, str]:
     if int(expires) < time.time():
         raise Refused(401, "the upload token has expired")
     try:
-        return int(repo), base64.urlsafe_b64decode(user).decode()
+        call.found = int(repo)
+        return call.found, base64.urlsafe_b64decode(user).decode()
     except (binascii.Error, ValueError):
         raise Refused(401, "the upload token is not valid") from None
 

@@ -97,7 +97,8 @@ class Mirror:
 
     def _adopt(self, name: Name, token: str | None) -> Row:
         """Make the row and the empty repository of one that the upstream has."""
-        checked_name(name.namespace, "namespace")
+        if name.namespace:  # older names have none: gpt2
+            checked_name(name.namespace, "namespace")
         checked_name(name.name, "repository name")
         try:
             with self._asking():

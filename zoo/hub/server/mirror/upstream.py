@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import urllib3.exceptions
-from dulwich.client import HTTPUnauthorized, Urllib3HttpGitClient
+import urllib3
+from dulwich.client import HTTPUnauthorized, Urllib3HttpGitClient, default_urllib3_manager
 from dulwich.errors import GitProtocolError, NotGitRepository
 from dulwich.objects import Commit, ObjectID, ShaFile, Tree
 from dulwich.repo import Repo
@@ -22,6 +22,7 @@ from zoo.hub import client, download
 from zoo.hub.safety import RemoteFile
 from zoo.hub.server.common import Refused
 from zoo.hub.server.mirror.following import Fetch
+from zoo.hub.server.mirror.reach import require_outside
 from zoo.hub.server.store.accounts import INVALID
 from zoo.hub.server.store.packing import Batch
 from zoo.hub.where import Place
@@ -63,7 +64,10 @@ class Upstream:
 
     def hub(self, token: str | None) -> client.Connection:
         """Return the hub as the holder of `token` sees it."""
-        return client.Connection(Place(self.endpoint), self.endpoint, token)
+        return client.Connection(Place(self.endpoint), self.endpoint, token, self._check)
+
+    def _check(self, url: str) -> None:
+        require_outside(url, self.endpoint)
 
     def facts(self, repo: str, token: str | None, about: str = "") -> dict[str, Any]:
         """Return what the API says of a repository."""
@@ -106,8 +110,18 @@ class Upstream:
     def _fetch(
         self, repo: str, wanted: ObjectID, token: str | None, have: Repo, came: Repo
     ) -> None:
+        endpoint = self.endpoint
+
+        class Wary(urllib3.PoolManager):
+            """Looks at each address before it is asked, those of redirects too."""
+
+            def urlopen(self, method: str, url: str, *rest: Any, **more: Any) -> Any:
+                require_outside(url, endpoint)
+                return super().urlopen(method, url, *rest, **more)
+
         git = Urllib3HttpGitClient(
             self.endpoint + "/",
+            pool_manager=default_urllib3_manager(None, Wary, base_url=endpoint),
             username="zoo" if token else None,
             password=token,
             timeout=_TIMEOUT_S,

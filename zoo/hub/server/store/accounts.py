@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+from zoo.errors import HubError
 from zoo.hub.server.common import Refused, checked_name
 from zoo.hub.server.store.index import Index
 
@@ -69,6 +70,53 @@ def create_token(index: Index, user: str, **options: Unpack[TokenOptions]) -> st
             *(hashed(token), label, user, role, now, None if days is None else now + days * 86400),
         )
     return token
+
+
+@dataclass(frozen=True)
+class Made:
+    """A token that was made, without the token: `id` begins its sha256."""
+
+    id: str
+    user: str
+    label: str
+    role: str
+    created: float
+    expires: float | None
+
+
+_ID_DIGITS = 12
+
+
+def tokens(index: Index, user: str | None = None) -> list[Made]:
+    """Return the tokens of a hub, or of one user, the oldest first."""
+    rows = index.all("SELECT * FROM tokens ORDER BY created")
+    return [
+        Made(row["hash"][:_ID_DIGITS], *(row[key] for key in Made.__annotations__ if key != "id"))
+        for row in rows
+        if user is None or row["user"].lower() == user.lower()
+    ]
+
+
+def revoke(index: Index, which: str) -> Made:
+    """Make a token worthless at once, also in a server that is running.
+
+    Args:
+        index: of the hub.
+        which: the beginning of its id, or the token itself.
+
+    Raises:
+        HubError: there is none, or more than one.
+
+    """
+    begins = hashed(which) if which.startswith("hf_") else which.lower()
+    found = [made for made in tokens(index) if begins.startswith(made.id)]
+    found = found or [made for made in tokens(index) if begins and made.id.startswith(begins)]
+    if len(found) != 1:
+        said = "no token" if not found else f"{len(found)} tokens"
+        shown = "that" if which.startswith("hf_") else repr(which[:40])
+        raise HubError(f"{said} with the id {shown}; type: zoo hub token list")
+    index.run("DELETE FROM tokens WHERE substr(hash, 1, ?) = ?", _ID_DIGITS, found[0].id)
+    return found[0]
 
 
 def hashed(token: str) -> str:

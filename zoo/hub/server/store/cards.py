@@ -15,31 +15,53 @@ from zoo.hub.vocabulary import LICENSES, RELATIONS
 
 _LIMIT = 128 * 1024  # characters of front matter; the largest cards of the public Hub stay below
 _DEPTH = 50
-_FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_EVENTS = 40_000  # of the parser: values, and the beginnings and ends of lists and mappings
+_NUMBER = 100  # characters; more are text, for a sum of a thousand parts takes its time
+_BEGIN = re.compile(r"\ufeff?\s{0,1000}---[ \t]*(?:\r\n?|\n)")
+_END = re.compile(r"(?:\r\n?|\n|\A)---[ \t]*(?=[\r\n]|\Z)")
 _ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+# The parser in C takes a tenth of the time, which is what lets strangers have it. PyYAML's wheels
+# all have it; without it, less is read.
+_IN_C = yaml.__with_libyaml__
+_Base: Any = yaml.CSafeLoader if _IN_C else yaml.SafeLoader
+_SLOW_LIMIT = 16 * 1024
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases or deep nesting, and with dates left as text."""
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias, and deep nesting."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed")
-        if self._depth > _DEPTH:
-            raise yaml.YAMLError(f"nested more than {_DEPTH} deep")
-        self._depth += 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
+class _Loader(_Base):  # type: ignore[misc]
+    """The safe loader, with dates and endless numbers left as text."""
 
 
 _Loader.yaml_implicit_resolvers = {
     key: [(tag, regexp) for tag, regexp in found if tag != "tag:yaml.org,2002:timestamp"]
     for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _number(loader: Any, node: yaml.Node) -> Any:
+    name = node.tag.rpartition(":")[2]
+    if isinstance(node, yaml.ScalarNode) and len(node.value) > _NUMBER:
+        return node.value
+    return getattr(yaml.SafeLoader, f"construct_yaml_{name}")(loader, node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
+
+
+def _check_events(text: str) -> None:
+    """Refuse an alias, and deep nesting, before anything is made of the text."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Base)):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEPTH:
+            raise yaml.YAMLError(f"nested more than {_DEPTH} deep")
+        if count > _EVENTS:
+            raise yaml.YAMLError("it holds too many values")
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -49,15 +71,18 @@ def front_matter(text: str) -> dict[str, Any]:
         ValueError: the front matter is not a mapping in plain YAML.
 
     """
-    match = _FRONT.match(text)
-    if not match:
-        return {}
-    if len(match[1]) > _LIMIT:
-        raise ValueError(f"the front matter is longer than {_LIMIT} characters")
+    begin, end = _bounds(text)
+    limit = _LIMIT if _IN_C else _SLOW_LIMIT
+    if end - begin > limit:
+        raise ValueError(f"the front matter is longer than {limit} characters")
     try:
-        data = yaml.load(match[1], Loader=_Loader)
+        block = text[begin:end]
+        _check_events(block)
+        data = yaml.load(block, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"the front matter is not YAML: {' '.join(str(error).split())}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError):  # as of `!!bool x`
+        raise ValueError("the front matter is not YAML: a value is not what its tag says") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -70,8 +95,30 @@ def front_matter(text: str) -> dict[str, Any]:
 
 def body(text: str) -> str:
     """Return a README without its front matter."""
-    match = _FRONT.match(text)
+    end = _bounds(text)[1]
+    match = _END.match(text, end) if end else None
     return text[match.end() :] if match else text
+
+
+def of_space(name: str, sdk: str) -> str:
+    """Return the README that a new Space begins with."""
+    lines = [f"title: {name}", "emoji: 🚀", "colorFrom: green", "colorTo: gray", f"sdk: {sdk}"]
+    if sdk in ("gradio", "streamlit"):
+        lines.append("app_file: app.py")
+    return "\n".join(["---", *lines, "pinned: false", "---", ""])
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    """Return where the front matter begins and where its end is marked; (0, 0) for none.
+
+    As the Hub's own client reads it: blank lines may stand before it, and lines may end in CRLF.
+    """
+    begin = _BEGIN.match(text)
+    if begin is None:
+        return 0, 0
+    # From the line end before it on, for a front matter may be empty.
+    end = _END.search(text, begin.end() - 1)
+    return (min(begin.end(), end.start()), end.start()) if end else (0, 0)
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
@@ -33,6 +34,7 @@ _POINTER = re.compile(
     rb"oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n"
 )
 _POINTER_LIMIT = 1024
+_SHORT = re.compile(r"[0-9a-f]{5,39}")
 _CONFIG = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 
 
@@ -109,8 +111,8 @@ class Git:
         with self.open() as repo:
             store = repo.object_store
             sha: ObjectID | None = None
-            if SHA1.fullmatch(revision):
-                sha = _id(revision)
+            if SHA1.fullmatch(revision.lower()):
+                sha = _id(revision.lower())
             else:
                 for prefix in ("refs/heads/", "refs/tags/", ""):
                     name = _ref_name(f"{prefix}{revision}")
@@ -119,6 +121,8 @@ class Git:
                         if found_ref:
                             sha = ObjectID(found_ref)
                             break
+                else:
+                    sha = _by_prefix(repo, revision.lower())
             for _ in range(5):
                 if sha is None or sha not in store:
                     return None
@@ -225,7 +229,7 @@ class Git:
     def revision(self, sha: str) -> Revision:
         """Return the facts of one commit."""
         with self.open() as repo:
-            return _revision(repo.object_store[_id(sha)])
+            return revision_of(repo.object_store[_id(sha)])
 
     def history(self, sha: str, skip: int, limit: int) -> list[Revision]:
         """Return commits from `sha` back, newest first."""
@@ -238,28 +242,8 @@ class Git:
                 if skip:
                     skip -= 1
                 else:
-                    revisions.append(_revision(commit))
+                    revisions.append(revision_of(commit))
                 at = commit.parents[0] if commit.parents else None
-        return revisions
-
-    def touched(self, sha: str, paths: set[str]) -> dict[str, Revision]:
-        """Return for each path the commit that last changed it."""
-        revisions: dict[str, Revision] = {}
-        missing = set(paths)
-        here = {**self.tree(sha), **self.folders(sha)}
-        at = sha
-        while missing:
-            with self.open() as repo:
-                commit = repo.object_store[_id(at)]
-                assert isinstance(commit, Commit)
-            parent = commit.parents[0].decode() if commit.parents else None
-            before = {**self.tree(parent), **self.folders(parent)} if parent else {}
-            for path in [p for p in missing if here.get(p) != before.get(p)]:
-                revisions[path] = _revision(commit)
-                missing.remove(path)
-            if parent is None:
-                break
-            at, here = parent, before
         return revisions
 
     # --- writing -------------------------------------------------------------------------------
@@ -298,6 +282,10 @@ class Git:
         batch.publish()
         return sha
 
+    def add_tree(self, batch: Batch, files: Mapping[str, str]) -> str:
+        """Add the folders of `files` (path -> blob id) to a batch; return the id of the top."""
+        return _add_tree(batch, files)
+
     def add_tag(self, name: str, commit: str, message: str, author: str) -> None:
         """Make an annotated tag, or a plain one when there is no message."""
         sha = commit
@@ -332,6 +320,15 @@ def _add_tree(batch: Batch, files: Mapping[str, str]) -> str:
     return batch.add(tree)
 
 
+def _by_prefix(repo: Repo, text: str) -> ObjectID | None:
+    """Return the one commit whose id begins so; the client takes five digits for a commit."""
+    if not _SHORT.fullmatch(text):
+        return None
+    found = set(islice(repo.object_store.iter_prefix(text.encode()), 100))
+    commits = [sha for sha in found if isinstance(repo.object_store[sha], Commit)]
+    return commits[0] if len(commits) == 1 else None
+
+
 def _ref_name(name: str) -> Ref:
     return Ref(name.encode())
 
@@ -340,7 +337,8 @@ def _id(sha: str) -> ObjectID:
     return ObjectID(sha.encode())
 
 
-def _revision(commit: ShaFile) -> Revision:
+def revision_of(commit: ShaFile) -> Revision:
+    """Return the facts of a commit."""
     assert isinstance(commit, Commit)
     title, _, message = commit.message.decode(errors="replace").partition("\n")
     author = commit.author.decode(errors="replace").partition(" <")[0]

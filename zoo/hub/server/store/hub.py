@@ -31,6 +31,7 @@ from zoo.hub.server.store.accounts import Account
 from zoo.hub.server.store.git import Git
 from zoo.hub.server.store.index import Index
 from zoo.hub.server.store.objects import Objects, disk_errors, stamp_of
+from zoo.hub.server.store.touched import Touched
 
 if TYPE_CHECKING:
     from zoo.hub.server.mirror.mirror import Mirror
@@ -65,6 +66,7 @@ class Hub:
             raise HubError(f"another server is running on {root}; stop it first") from None
         self.index = Index(root / "index.sqlite")
         self.objects = Objects(root)
+        self.touched = Touched(self.index)
         self._locks: dict[int, threading.RLock] = {}
         self._lock = threading.Lock()
         self.collecting = threading.RLock()  # held while objects come or go
@@ -135,11 +137,14 @@ class Hub:
         """
         row = self.index.repo(name.kind, name.namespace, name.name)
         if row is None or not self.may_list(row, account):
-            status = 404 if account else 401
+            status = 404 if account or not name.namespace else 401
             raise Refused(status, f"repository {name.id} not found", "RepoNotFound")
         if need == "read" and not self.may_read(row, account):
             status = 403 if account else 401
-            message = f"access to {name.id} is restricted: ask its owner"
+            message = (
+                f"Access to {name.kind[:-1]} {name.id} is restricted and you are not in the "
+                "authorized list: ask its owner"
+            )
             raise Refused(status, message, "GatedRepo")
         if need == "write":
             if row["upstream"]:
@@ -189,13 +194,22 @@ class Hub:
                 git = Git.create(folder, self.objects.temporary)
                 with git.batch() as batch:
                     files = {".gitattributes": batch.add_blob(ATTRIBUTES.encode())}
+                    if name.kind == "spaces":  # without one, the Hub does not know how to run it
+                        card = cards.of_space(name.name, sdk or "static")
+                        files["README.md"] = batch.add_blob(card.encode())
                     sha = git.commit(batch, files, [], "initial commit", account.user)
                 git.set_ref("refs/heads/main", sha)
                 self.refresh(repo)
         return self.find(name, account)
 
-    def refresh(self, repo: int) -> None:
-        """Bring the index up to the newest commit of `main`."""
+    def refresh(self, repo: int, differ: tuple[str, str, set[str]] | None = None) -> None:
+        """Bring the index up to the newest commit of `main`.
+
+        Args:
+            repo: the row of the repository.
+            differ: a new commit, its parent, and the paths in which they differ.
+
+        """
         row = self.index.one("SELECT * FROM repos WHERE id = ?", repo)
         if row is None:
             return
@@ -216,7 +230,10 @@ class Hub:
                 config = {key: settings[key] for key in keys if key in settings}
                 json.dumps(config, allow_nan=False)
         summary = {"card": data, "config": config, "tags": cards.tags(data, list(files))}
-        self.index.set_head(repo, head, git.revision(head).time, summary)
+        with self.index.write() if differ else contextlib.nullcontext():  # one flush for both
+            if differ:
+                self.touched.note(repo, *differ)
+            self.index.set_head(repo, head, git.revision(head).time, summary)
 
     def text(self, row: Row, blob: str | None) -> str | None:
         """Return a small text file of a repository by its blob id; None when it is not one."""
@@ -249,7 +266,24 @@ class Hub:
             sql = "UPDATE repos SET namespace = ?, name = ? WHERE id = ?"
             self.index.run(sql, new.namespace, new.name, row["id"])
         except sqlite3.IntegrityError:
-            raise Refused(409, f"{new.id} exists already") from None
+            kind = new.kind[:-1]
+            raise Refused(409, f"A {kind} repository called {new.id} already exists") from None
+        with self.index.write():  # the old name leads to the new one until it is taken again
+            sql = "INSERT OR REPLACE INTO moved VALUES (?, ?, ?, ?)"
+            self.index.run(sql, old.kind, old.namespace, old.name, row["id"])
+            self.index.run("DELETE FROM moved WHERE kind = ? AND namespace = ? AND name = ?",
+                           new.kind, new.namespace, new.name)  # fmt: skip
+
+    def moved(self, name: Name, account: Account | None) -> Name | None:
+        """Return what a repository is called now, if it had this name and the account may know."""
+        sql = (
+            "SELECT repos.* FROM moved JOIN repos ON repos.id = moved.repo WHERE moved.kind = ? "
+            "AND moved.namespace = ? AND moved.name = ?"
+        )
+        row = self.index.one(sql, name.kind, name.namespace, name.name)
+        if row is None or not self.may_list(row, account):
+            return None
+        return Name(row["kind"], row["namespace"], row["name"])
 
     def configure(self, name: Name, account: Account | None, change: Mapping[str, Any]) -> None:
         """Change who may see (`visibility`, `private`) and who may read (`gated`)."""

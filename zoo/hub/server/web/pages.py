@@ -1,44 +1,30 @@
 """The web pages: lists of repositories, rendered cards, trees of files, history.
 
 Cards come from strangers. Markdown is rendered without raw HTML and without schemes that run
-anything, and the pages allow no script at all.
+anything (`rendering`), and the pages allow no script at all. All of them are made by the threads of
+one small pool, so that programs are answered however many pages are asked for.
 """
 
 import html
 import json
-import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
 from urllib.parse import quote
 
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
 from starlette.responses import RedirectResponse, Response
 
-from zoo.hub.server.api.trees import files_facts
+from zoo.hub.server.api.trees import LOOK_BACK_S, files_facts
+from zoo.hub.server.budget import Budget
 from zoo.hub.server.call import Call, Routes
 from zoo.hub.server.common import Refused
 from zoo.hub.server.store import cards
 from zoo.hub.server.store.hub import Row
 from zoo.hub.server.web.look import day, link, page, size, tags
+from zoo.hub.server.web.rendering import Cards, shown
 
 routes = Routes()
-_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:|/", re.IGNORECASE)
 _MOST = 500  # of rows on a page
-_markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-
-
-def _table_open(renderer: RendererHTML, tokens: Sequence[Token], at: int, *_: Any) -> str:
-    return '<div class="wide"><table>'
-
-
-def _table_close(renderer: RendererHTML, tokens: Sequence[Token], at: int, *_: Any) -> str:
-    return "</table></div>"
-
-
-_markdown.add_render_rule("table_open", _table_open)
-_markdown.add_render_rule("table_close", _table_close)
+_cards = Cards()
 
 
 @routes.add("GET", "login")
@@ -50,16 +36,17 @@ def login(call: Call) -> Response:
     return RedirectResponse("/", 303)
 
 
-@routes.add("GET", "", "{kind}")
+@routes.add("GET", "", "{kind}", pool="pages")
 def listing(call: Call) -> Response:
     """List what the caller may see; a search narrows it."""
     kind, query = call.parameters["kind"], call.request.query_params.get("search", "")[:200]
-    shown = [_item(row) for row in _found(call, kind, query.lower().split())]
-    more = f"<p class=dim>The newest {_MOST}; search for others.</p>" if len(shown) > _MOST else ""
+    found = _found(call, kind, query.lower().split())
+    items = [_item(row) for row in islice(found, _MOST + 1)]
+    more = f"<p class=dim>The newest {_MOST}; search for others.</p>" if len(items) > _MOST else ""
     empty = f"<p class=dim>No {kind} here that you may see.</p>"
     if call.account is None:
         empty += "<p class=dim>Private ones show up when you sign in.</p>"
-    body = f'<div class="list">{"".join(shown[:_MOST])}</div>{more}' if shown else empty
+    body = f'<div class="list">{"".join(items[:_MOST])}</div>{more}' if items else empty
     return page(call, f"{kind} - zoo hub", body, query=query)
 
 
@@ -111,21 +98,27 @@ def _frame(call: Call, row: Row, tab: str, body: str) -> Response:
     return page(call, f"{call.name.id} - zoo hub", whole)
 
 
-@routes.page("GET", "")
+@routes.page("GET", "", pool="pages")
 def card(call: Call) -> Response:
     """Show the card, and beside it how to get the files."""
     row = call.repo()
     sha = call.revision(row, "refs/heads/main")
-    tree = call.hub.git(row).tree(sha)
-    readme = call.hub.text(row, tree.get("README.md"))
-    files = f"/{quote(call.name.url_path)}/resolve/main/"
-    shown = (
-        render(cards.body(readme), files) if readme else "<p class=dim>There is no README.md.</p>"
-    )
+    text = _card(call, row, call.hub.git(row).tree(sha).get("README.md"))
     aside = f"<aside>{_use(call)}{_facts(call, row, sha)}</aside>"
-    return _frame(
-        call, row, "card", f'<div class="columns"><article>{shown}</article>{aside}</div>'
-    )
+    return _frame(call, row, "card", f'<div class="columns"><article>{text}</article>{aside}</div>')
+
+
+def _card(call: Call, row: Row, blob: str | None) -> str:
+    """Return the card as HTML; what was made of a blob once is kept."""
+    files = f"/{quote(call.name.url_path)}/resolve/main/"
+    made = _cards.get((blob or "", files))
+    if made is None:
+        readme = call.hub.text(row, blob)
+        if not readme or blob is None:
+            return "<p class=dim>There is no README.md.</p>"
+        made = shown(cards.body(readme), files, f"{files}README.md", call.gone)
+        _cards.keep((blob, files), made)
+    return made
 
 
 def _use(call: Call) -> str:
@@ -156,23 +149,9 @@ def _facts(call: Call, row: Row, sha: str) -> str:
     return f'<section class="small"><h2>Facts</h2><dl>{rows}</dl></section>'
 
 
-def render(text: str, files: str) -> str:
-    """Return Markdown from a stranger as HTML that runs nothing.
-
-    Pictures of the repository are found below the address `files`.
-    """
-    tokens = _markdown.parse(text)
-    for token in tokens:
-        for child in token.children or []:
-            source = str(child.attrs.get("src", ""))
-            if child.type == "image" and not _ABSOLUTE.match(source):
-                child.attrs["src"] = files + source.removeprefix("./")
-    return str(_markdown.renderer.render(tokens, _markdown.options, {}))
-
-
-@routes.page("GET", "/tree/{revision}")
-@routes.page("GET", "/tree/{revision}/*path")
-@routes.page("GET", "/blob/{revision}/*path")
+@routes.page("GET", "/tree/{revision}", pool="pages")
+@routes.page("GET", "/tree/{revision}/*path", pool="pages")
+@routes.page("GET", "/blob/{revision}/*path", pool="pages")
 def tree(call: Call) -> Response:
     """Show a folder, or for a file the folder that it is in."""
     row, path = call.repo(), call.parameters.get("path", "").strip("/")
@@ -185,7 +164,10 @@ def tree(call: Call) -> Response:
     start = f"{folder}/" if folder else ""
     inside = sorted(f for f in folders if f.startswith(start) and "/" not in f[len(start) :])
     here = {p: b for p, b in files.items() if p.startswith(start) and "/" not in p[len(start) :]}
-    changes = git.touched(sha, {*inside, *here}) if len(inside) + len(here) <= _MOST else {}
+    changes = {}
+    if len(inside) + len(here) <= _MOST:
+        budget, paths = Budget(LOOK_BACK_S, call.gone), {*inside, *here}
+        changes = call.hub.touched.last(row["id"], git, sha, folder, paths, budget)
 
     def line(path: str, address: str, name: str, amount: str = "", mark: str = "") -> str:
         change = changes.get(path)
@@ -216,7 +198,7 @@ def tree(call: Call) -> Response:
     )
 
 
-@routes.page("GET", "/commits/{revision}")
+@routes.page("GET", "/commits/{revision}", pool="pages")
 def history(call: Call) -> Response:
     """Show the newest commits of a revision."""
     row = call.repo()
