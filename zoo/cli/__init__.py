@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.cli import adapter, compression, exchange, hub, listing, models, training, upkeep
-from zoo.cli.printing import positive
+from zoo.cli.printing import add_common
 from zoo.errors import ZooError
 from zoo.version import __version__
 
@@ -24,12 +24,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     def command(name: str, act: Any, text: str, *, device: bool = False) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text)
         sub.set_defaults(act=act)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.add_argument("-v", "--verbose", action="store_true", help="log what is done")
-        sub.add_argument("--threads", type=positive, help="processor threads to use")
-        sub.add_argument(
-            "--hub", metavar="WHERE", help="local (a hub in a folder of yours), or an address"
-        )
+        add_common(sub)
         if name not in ("train", "export", "card", "serve", "compress", "import"):
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
         if device:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.printing import Arguments, print_json, print_table
+from zoo.cli.printing import Arguments, add_common, print_json, print_table
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -26,8 +26,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     def action(name: str, act: Any, text: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=text, description=text)
         sub.set_defaults(act=act)
-        for flag, about in (("--json", "print JSON"), ("--debug", "show the traceback")):
-            sub.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=about)
+        add_common(sub, default=argparse.SUPPRESS)  # what was typed before the action stays
+        sub.add_argument(
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print the result as JSON",
+        )
         return sub
 
     sub = action("list", _list, "list the named adapters")
