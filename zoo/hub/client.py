@@ -201,7 +201,9 @@ class Connection:
 
     def collection(self, name: str) -> list[str]:
         """Return the repositories of a collection `owner/slug`, with the prefix of their kind."""
-        answer, _ = self._json(f"{self.endpoint}/api/collections/{quote(name)}", name, "main")
+        answer, _ = self._json(
+            f"{self.endpoint}/api/collections/{quote(name)}", f"collections/{name}", "main"
+        )
         items = answer.get("items") if isinstance(answer, dict) else None
         if not isinstance(items, list):
             raise HubError(f"{self.endpoint} answered without the items of {name}")
@@ -238,7 +240,9 @@ class Connection:
                 text = f"{repo} is not on {hub}, or may not be read with {known}; "
                 text += f"for a private one {login}"
             else:
-                text = f"{repo} is not in {hub}; type: zoo push MODEL {repo} --hub local, or name "
+                whole = repo.startswith("collections/")
+                place = "ORG/NAME --collection TITLE" if whole else repo
+                text = f"{repo} is not in {hub}; type: zoo push MODEL {place} --hub local, or name "
                 text += f"the hub that has it: --hub {where.PUBLIC}"
             raise MissingRepoError(text, status, "RepoNotFound")
         elif status == 403:
