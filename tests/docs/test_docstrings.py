@@ -30,7 +30,7 @@ VERBS = (
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Give the source of every fenced Python block of a docstring."""
+    """Yield the source of every fenced Python block of a docstring."""
     inside: list[str] | None = None
     for line in text.splitlines():
         mark = line.strip()
@@ -45,7 +45,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """Give the dotted name of what a block documents, and the block."""
+    """Yield the dotted name of what a block documents, and the block."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in sorted((ROOT / "zoo").rglob("*.py")):
         text = path.read_text(encoding="utf-8")

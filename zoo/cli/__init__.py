@@ -16,7 +16,7 @@ SUMMARY = "A Hub-integrated model zoo and adapter registry for efficient edge AI
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return the parser for a command line; what some commands take depends on its words."""
+    """Return the parser for a command line; the flags of some commands depend on its words."""
     parser = argparse.ArgumentParser(prog="zoo", description=SUMMARY)
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ["ZOO_HUB"] = args.hub  # as if the user had set it: every verb reads it there
         args.act(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`
+    except BrokenPipeError:  # whoever read our output has gone: `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ZooError, OSError) as error:  # OSError: a full disk, a file that may not be read
