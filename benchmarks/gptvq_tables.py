@@ -43,7 +43,7 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def perplexities() -> str:
-    """Return the table of what was measured, by falling bits; only rows that were run are in it."""
+    """Return the table of what was measured, by falling bits, with only the rows that were run."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in stored("gptvq_perplexity").get("rows", []):
         rows.setdefault(row["row"], []).append(row)

@@ -184,7 +184,7 @@ def _files_of_adapter(path: Path, repo: str) -> Files:
 
 
 def _plain_card(path: Path, repo: str) -> str:
-    """Return the least card: what the saved configuration says about library and base model."""
+    """Return a minimal card: what the saved configuration says about library and base model."""
     import yaml
 
     matter: dict[str, Any] = {"tags": ["edge-zoo"]}
