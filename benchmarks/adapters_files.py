@@ -4,7 +4,7 @@
 
 The adapters change 1 % of a bf16 model. Goals: a file of at most 0.27 times peft's SHiRA (0.18
 with a mask that is stored once for several adapters), and loading no slower than LoRA's. Loading
-ends with a model that computes with the adapter: fused by us, checks included; beside the base's
+ends with a model that computes with the adapter: fused by us, checks included; next to the base's
 weights by peft.
 """
 

@@ -4,7 +4,7 @@
     python -m benchmarks.adapters_quality --runs RUNS --base ./smollm2 --glue GLUE
 
 The first trains what is missing in RUNS, one run after the other (`--only sst2-wm-0,...` some of
-them); killed and called again, it goes on. The second scores every finished run on GLUE's dev
+them); killed and called again, it resumes. The second scores every finished run on GLUE's dev
 files and stores each score as it comes. The base is SmolLM2-135M; every method trains 0.83 million
 values (LoRA r4 on q, k, v, up and down; as many masked entries) in as many steps, few of them:
 what a processor does in minutes. Three masks are tried with one seed; the one with the best mean

@@ -1,4 +1,4 @@
-"""Training an adapter: peak memory and step time beside LoRA r32 and peft's SHiRA.
+"""Training an adapter: peak memory and step time against LoRA r32 and peft's SHiRA.
 
     python -m benchmarks.adapters_training
 

@@ -43,7 +43,7 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def perplexities() -> str:
-    """Return the table of what was measured, by falling bits; no row is there that was not run."""
+    """Return the table of what was measured, by falling bits, with only the rows that were run."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in stored("gptvq_perplexity").get("rows", []):
         rows.setdefault(row["row"], []).append(row)

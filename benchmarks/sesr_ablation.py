@@ -67,7 +67,7 @@ def settings(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained(label: str, chosen: dict[str, Any], data: str, start: str, work: Path) -> Checkpoint:
-    """Train a row, or go on with it, or read what it gave."""
+    """Train a row, or resume it, or read its result."""
     out = work / "".join(c if c.isalnum() else "-" for c in label)
     words = [sys.executable, "-m", "zoo", "train", NAME, "--data", data, "--out", str(out)]
     words += ["--from", start, "--threads", "1"]
@@ -79,7 +79,7 @@ def trained(label: str, chosen: dict[str, Any], data: str, start: str, work: Pat
 
 
 def run(label: str, changes: dict[str, Any], data: str, work: Path) -> dict[str, Any]:
-    """Return what a row gave."""
+    """Return the result of a row."""
     chosen = settings(changes)
     metrics = trained(label, chosen, data, "none", work).metrics
     return {
@@ -92,7 +92,7 @@ def run(label: str, changes: dict[str, Any], data: str, work: Path) -> dict[str,
 
 
 def going_on(label: str, changes: dict[str, Any], data: str, photos: str, work: Path) -> Any:
-    """Return what a row of the second table gave, on the pictures held out of both folders."""
+    """Return the result of a row of the second table, on the pictures held out of both folders."""
     chosen = {k: v for k, v in changes.items() if k != "photos"}
     chosen |= {**COMMON, "train.steps": GOING_ON_STEPS, "train.lr": 2e-3}
     chosen |= {"train.eval_every": GOING_ON_STEPS // 5}

@@ -47,7 +47,7 @@ def measure(scale: int, folder: Path) -> list[dict[str, Any]]:
 def held_out_bsds(metrics: Mapping[str, Any]) -> float:
     """Return Y-PSNR in dB on the 20 pictures of BSDS500 that were never trained on.
 
-    Where wallpapers were held out beside them, the 20 were evaluated by themselves.
+    Where wallpapers were held out as well, the 20 were evaluated by themselves.
     """
     alone = metrics["evaluations"].get("BSDS500 held out", metrics["held_out"])
     return float(alone["psnr_y_db"])

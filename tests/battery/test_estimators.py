@@ -82,7 +82,7 @@ def test_a_graph_is_costed_or_refused_in_words(name: str, module: nn.Module):
     names = [tensor.name for tensor in graph.tensors.values() if not tensor.is_parameter]
     integers = quantize_graph(graph, dict.fromkeys(names, (-1.0, 1.0)))
     target = cost.target(accepted(name)[0])
-    with contextlib.suppress(MismatchError):  # to measure there must be a module to run
+    with contextlib.suppress(MismatchError):  # measuring needs a module to run
         assert cost.estimate(integers, target, method=name).macs
         return
     with pytest.raises(MismatchError, match="give the module"):

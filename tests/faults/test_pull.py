@@ -107,7 +107,7 @@ def test_the_cache_lists_it_and_prunes_it(hub, commit, content):
 
 @pytest.fixture
 def cuts(hub, commit, content, absent):
-    """Pull as often as told, cut at random places; return how many pulls went on where it was."""
+    """Pull repeatedly, cut at random places; return how many pulls resumed where they stopped."""
 
     def pull(rounds):
         random_ = random.Random(rounds)

@@ -17,6 +17,7 @@ from zoo.cli.compression import given
 from zoo.compression import catalogue
 from zoo.compression.choice import choose
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, install
+from zoo.quantization.language.opening import quiet
 from zoo.registry import all_recipes, find
 from zoo.registry.recipe import Recipe
 
@@ -190,6 +191,16 @@ def test_importing_refuses_what_is_no_gguf(tmp_path):
     with pytest.raises(MismatchError, match="is not a GGUF file"):
         zoo.import_gguf(tmp_path / "x.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_importing_draws_its_bars_on_a_terminal_only(capsys):
+    from transformers import modeling_gguf_pytorch_utils as gguf
+
+    with quiet():
+        list(gguf.tqdm(range(3)))
+    assert capsys.readouterr().err == ""
+    list(gguf.tqdm(range(3)))
+    assert "3/3" in capsys.readouterr().err
 
 
 def test_importing_takes_the_name_of_a_base_in_a_package(tmp_path, monkeypatch, capsys):

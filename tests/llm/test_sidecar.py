@@ -1,4 +1,4 @@
-"""Sparse adapters on a packed model: beside the codes, exact, undone, and only where they fit."""
+"""Sparse adapters on a packed model: next to the codes, exact, undone, only where they fit."""
 
 import json
 import shutil
@@ -113,7 +113,7 @@ def test_other_weights_are_refused_under_any_name(packed, base, named):
     plain = logits(model)
     other = AutoModelForCausalLM.from_pretrained(base)
     with torch.no_grad():
-        other.get_parameter(LAYER)[0, 0] += 1e-3  # one number, which no adapter need change
+        other.get_parameter(LAYER)[0, 0] += 1e-3  # one number, which no adapter needs to change
     with pytest.raises(MismatchError, match=r"trained on other weights .*whatever both are called"):
         sidecar.attach(model, adapter(other, "delta", named))
     assert torch.equal(logits(model), plain)

@@ -38,7 +38,7 @@ def test_a_packed_model_gives_the_same_numbers():
     torch.testing.assert_close(last(model), torch.tensor(LOGITS))
     recipe = zoo.checkpoint(BEFORE / "packed").recipe
     assert recipe.compress.method == "gptvq"
-    assert recipe.compress.options["windows"] == 4  # which stood beside the options then
+    assert recipe.compress.options["windows"] == 4  # which stood next to the options then
     assert "# " in zoo.card(BEFORE / "packed")
 
 

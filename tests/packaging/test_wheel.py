@@ -169,7 +169,7 @@ def test_installed_zoo_lists_recipes_and_ships_weights(installed: Path, reposito
 
 
 def test_an_installed_zoo_tells_what_pip_can_find(installed: Path) -> None:
-    """A wheel knows what its extras require; itself it is not in any index."""
+    """A wheel knows what its extras require; the wheel itself is not in any index."""
     code = "from zoo.errors import MissingExtraError as e; print(e.of('gradio', 'serve'))"
     words = shlex.split(python(code, installed).partition("; type: ")[2])
     assert words[:4] == [sys.executable, "-m", "pip", "install"]

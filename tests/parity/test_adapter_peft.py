@@ -1,4 +1,4 @@
-"""Sparse adapters beside peft's SHiRA: the same merged weights, files there and back."""
+"""Sparse adapters against peft's SHiRA: the same merged weights, files there and back."""
 
 import json
 import warnings

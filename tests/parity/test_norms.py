@@ -181,7 +181,7 @@ MAKERS: dict[str, Callable[[], list[nn.Module]]] = {
     "writes-its-input": lambda: [WritesItsInput()],
     "view": lambda: [View()],
 }  # fmt: skip
-# Norms that no layer takes, as elements of their outputs: what they cost beside the layers.
+# Norms that no layer takes, as elements of their outputs: what they cost besides the layers.
 STAYING = {
     "densenet": (8 + 12 + 16) * 256,
     "pre-activation": 8 * 256 + 8 * 256,

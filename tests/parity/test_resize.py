@@ -20,7 +20,7 @@ def keys(x):
 
 
 def resize_row(row, scale):
-    """Enlarge or shrink a list of 8-bit values: weights of every source pixel, mirrored nowhere.
+    """Enlarge or shrink a list of 8-bit values: weights of every source pixel, without mirroring.
 
     Matlab's imresize: pixel centres at 1, 2, ...; the kernel stretched by 1 / scale when shrinking;
     pixels beyond the ends repeat the last one; weights sum to one; halves round up.

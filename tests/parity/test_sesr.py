@@ -162,7 +162,7 @@ def test_identity_kernel_copies_its_input():
 
 
 def test_training_in_collapsed_space_follows_the_expanded_loss_curve():
-    """Thirty steps of Adam, same batches: the two forms lose alike to float tolerance."""
+    """Thirty steps of Adam, same batches: the losses of the two forms agree to float tolerance."""
     curves = []
     for expanded in (False, True):
         torch.manual_seed(4)

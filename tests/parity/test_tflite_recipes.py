@@ -73,7 +73,7 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
     pooled = sum(WORK.of(op).amount(graph, op, Steps()) for op in averages)
     for npu in ("ethos-u55-128", "ethos-u65-512"):
         report = compile_graph(on_npu(graph), npu)
-        assert report.macs == graph.macs + pooled  # of averages, too
+        assert report.macs == graph.macs + pooled  # averages too
         assert not report.cpu_ops
     # The U85 has a mode of its own for images of one channel, with fewer products.
     report = compile_graph(on_npu(graph), "ethos-u85-256")

@@ -71,7 +71,7 @@ def test_rank_tuning_and_rounds_only_help() -> None:
     errors = [error(LayerOptions.from_dict(OPTIONS.to_dict() | change)) for change in changes]
     assert errors == sorted(errors, reverse=True)
     assert errors[2] < 0.95 * errors[1]
-    # what seven of eight ranks lose is little beside what eight 8-bit entries lose
+    # what seven of eight ranks lose is little compared with what eight 8-bit entries lose
     full = error(LayerOptions(dim=1, bits=3, group_size=192, iterations=5))
     assert error(LayerOptions.from_dict(OPTIONS.to_dict() | {"codebook_rank": 7})) < 1.05 * full
 

@@ -27,7 +27,7 @@ def views(rows: int, columns: int, shift: int) -> Iterator[Tensor]:
     strides = {
         (columns, 1),
         (1, rows),  # transposed
-        (1, 1) if 1 in (rows, columns) else (columns, 1),  # what `contiguous` takes for fine
+        (1, 1) if 1 in (rows, columns) else (columns, 1),  # accepted by `contiguous`
         (columns + 3, 1),  # a slice of a wider one
         (2 * columns, 2),
         (0, 1),  # a row that is repeated

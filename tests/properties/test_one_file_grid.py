@@ -1,4 +1,4 @@
-"""A new grid is a file, also another package's: here the OCP's MXFP4, which the zoo has not."""
+"""A new grid is a file, also another package's: here the OCP's MXFP4, which the zoo lacks."""
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping

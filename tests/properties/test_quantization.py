@@ -264,7 +264,7 @@ def test_damping_rises_and_then_gives_up() -> None:
     assert report is not None
     assert report.damp == pytest.approx(0.1)
     assert "damp raised" in report.fallbacks[0]
-    indefinite = torch.ones(32, 32) * 1000  # and zeros beside it on the diagonal
+    indefinite = torch.ones(32, 32) * 1000  # and zeros next to it on the diagonal
     indefinite.fill_diagonal_(1.0)
     report = quantize_matrix(weight, indefinite, options).report
     assert report is not None

@@ -101,7 +101,7 @@ def test_training_equals_a_dense_training_with_masked_gradients(trained, tiny, f
         optimizer.step()
         optimizer.zero_grad()
     adapter = SparseAdapter.load(trained / "sparse_adapter.safetensors")
-    assert AdapterFolder.read(trained).metrics["held_out"]["step"] == 6  # the last is the best
+    assert AdapterFolder.read(trained).metrics["held_out"]["step"] == 6  # the last one is the best
     for name, tensor in adapter.tensors.items():
         dense = (model.get_parameter(name) - start[name]).detach().flatten()
         assert dense.count_nonzero() == tensor.nnz

@@ -24,7 +24,7 @@ pytestmark = [  # of peft 0.21: a name of transformers that is to go, unchecked 
     pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
 ]
 
-Job = Callable[[Path, int], dict[str, Any]]  # of a folder and the number of processes
+Job = Callable[[Path, int], dict[str, Any]]  # takes a folder and the number of processes
 SHORT = {"steps": 4, "warmup_steps": 1, "log_every": 1, "eval_every": 4, "save_every": 4}
 # SOAP makes full steps of gradients that are nothing but rounding errors.
 ADAMW = {"optimizer": "adamw", "lr": 5e-4, "clip_norm": 0.1, "ema_decay": 0.5}
@@ -191,7 +191,7 @@ def test_two_processes_equal_one_with_the_double_batch(
     report = json.loads((tmp_path / "tuned" / "two" / "report.json").read_text())
     assert report["processes"] == 2
     assert report["tuning"]["divergence_after"] < report["tuning"]["divergence_before"]
-    for name in ONE_OF_EACH_TASK.values():  # and a difference would be seen
+    for name in ONE_OF_EACH_TASK.values():  # and a difference would show
         whole, half = tmp_path / f"{name} plain" / "one", tmp_path / f"{name} teacher"
         assert abs(figures(whole)[0]["loss"] - figures(half)[0]["loss"]) > 1e-3
 

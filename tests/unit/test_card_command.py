@@ -1,4 +1,4 @@
-"""The command on a card makes the weights it stands beside, whatever the recipe has become."""
+"""The command on a card makes the weights it is shipped with, however the recipe has changed."""
 
 import dataclasses
 import shlex

@@ -231,6 +231,15 @@ def test_tampered_weights_are_refused_and_nothing_is_written(zoo_refuses, photo,
     assert not (tmp_path / "new").exists()
 
 
+def test_what_is_not_in_the_local_hub_names_its_folder(zoo_refuses, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_HUB", "")  # put back after the test: --hub changes it
+    monkeypatch.setenv("ZOO_HUB_DIR", str(tmp_path))
+    assert zoo_refuses("pull", "org/x", "--hub", "local") == (
+        f"org/x is not in the local hub {tmp_path}; type: zoo push MODEL org/x --hub local, "
+        "or name the hub that has it: --hub https://huggingface.co"
+    )
+
+
 def bad_source(kind, photo):
     path, good = photo.with_name("bad.png"), photo.read_bytes()
     if kind == "folder":

@@ -1,7 +1,7 @@
 """The house has floors: a room imports only rooms below it, and no modules import in a circle.
 
-Imports inside functions count, and modules that a text names; between rooms also those for type
-checkers alone.
+Imports inside functions count, and modules that a text names; between rooms, so do those for
+type checkers alone.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Every kind of operator has an entry in every column, or a reason why it has none."""
+"""Every kind of operator has an entry in every column, or a reason for its absence."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -21,7 +21,7 @@ def quadratic(rows: int, columns: int, powers: float = 0.5) -> tuple[Tensor, Los
     """Return a start and a loss ||A W B - C||^2 / 2 with another C in every step.
 
     A and B have condition 10^powers. (With one C the second gradient would be the first, in whose
-    own basis it is a diagonal matrix: Adam makes steps of the rounding errors beside it.)
+    own basis it is a diagonal matrix: Adam makes steps of the rounding errors next to it.)
     """
     dice = torch.Generator().manual_seed(0)
 

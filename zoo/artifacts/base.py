@@ -1,12 +1,8 @@
 """Base models of adapters: the zoo's own, or saved by transformers or diffusers."""
 
-import contextlib
-import functools
 import importlib.util
 import json
 import struct
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,27 +109,6 @@ def gguf_file(given: str | Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Show the progress bars of transformers only on a terminal, like all progress here."""
-    from transformers import modeling_gguf_pytorch_utils as gguf
-    from transformers.utils import logging
-
-    bar: Any = getattr(gguf, "tqdm", None)  # this bar does not go through logging
-    shown = logging.is_progress_bar_enabled()
-    if sys.stderr.isatty() or bar is None:
-        yield
-        return
-    logging.disable_progress_bar()
-    vars(gguf)["tqdm"] = functools.partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        vars(gguf)["tqdm"] = bar
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
     artifact = resolution.resolve(ref)
     return Base(artifact.load(dtype=dtype), artifact.recipe)
@@ -150,6 +125,7 @@ def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
     import torch
 
     import zoo.quantization  # noqa: F401  # packed folders: without it their weights are random
+    from zoo.quantization.language.opening import quiet
 
     tokenizer_options = dict(options)
     if options:
@@ -158,7 +134,7 @@ def _language_model(path: Path, dtype: Any, **options: Any) -> Base:
         options["quantization_config"] = GgufConfig(dequantize=True)
         dtype = dtype or torch.float32
     try:
-        with _no_bars():
+        with quiet():
             model = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype or "auto",

@@ -30,10 +30,21 @@ def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifa
         weights: whether the weights will be needed. If not, only the small files of a repository
             are fetched until they are.
 
+    Returns:
+        The artifact, which has `ref`, `recipe` and `path`, and can `load`, `run` and `evaluate`.
+
     Raises:
         UnknownNameError: there is no such recipe.
         MissingWeightsError: nothing of a known kind is at the path.
+        MismatchError: the item is not a ref, or names a collection.
         HubError, UnsafeFileError: see `pull`.
+
+    ```python
+    import zoo
+
+    artifact = zoo.resolve("sesr-m5-x2")
+    print(artifact.ref, artifact.recipe.summary)
+    ```
 
     """
     if isinstance(item, Recipe):
@@ -181,8 +192,8 @@ def _refuse_collection(repo: str) -> None:
 def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
     """Fetch a whole Hub repository and verify it; return its checkpoint.
 
-    If ZOO_HUB or HF_ENDPOINT names a hub other than huggingface.co, that one is used. What was
-    pulled is kept in ZOO_CACHE: a commit that is there costs no request.
+    ZOO_HUB or HF_ENDPOINT may name a hub other than huggingface.co. What was pulled is kept in
+    ZOO_CACHE: a commit that is there costs no request.
 
     Args:
         ref: `org/repo[@revision]`, or with `datasets/` or `spaces/` before it; a branch or tag is
@@ -193,10 +204,19 @@ def pull(ref: Ref, out: Ref | None = None) -> "Checkpoint | Path":
         The checkpoint, or the folder if another library wrote it.
 
     Raises:
-        HubError: it does not exist, is not allowed or not reachable, or the disk is full; what
-            arrived is kept.
-        UnsafeFileError: files were tampered with or have hostile names, or weights are only
-            pickles.
+        HubError: not there, not allowed, not reachable, or the disk is full; what arrived is kept.
+        UnsafeFileError: tampered with, hostile file names, or weights only as pickles.
+        MismatchError: a path or a name instead of a repository, a collection, or `out` exists
+            already.
+        MissingExtraError: the extra `[hub]` is not installed, which the local hub needs.
+
+    ```python
+    import zoo
+
+    zoo.push("sesr-m3-x2", "me/sesr-m3-x2")  # here with ZOO_HUB=local in the environment
+    checkpoint = zoo.pull("me/sesr-m3-x2", "runs/pulled")
+    print(checkpoint.path, checkpoint.license)
+    ```
 
     """
     from zoo.hub import exchange, snapshots
@@ -217,6 +237,19 @@ def pull_all(ref: Ref, out: Ref | None = None) -> "dict[str, Checkpoint | Path]"
     Args:
         ref: `collections/owner/slug`; any other ref counts as a collection of one.
         out: a folder that gets a copy of each, as `org--name`; None leaves them in the cache.
+
+    Returns:
+        Repository -> its checkpoint, or its folder if another library wrote it.
+
+    Raises:
+        HubError, UnsafeFileError, MismatchError, MissingExtraError: see `pull`.
+
+    ```python
+    import zoo
+
+    for name, pulled in zoo.pull_all("collections/me/small-networks-0123").items():
+        print(name, pulled)
+    ```
 
     """
     from zoo.hub import exchange

@@ -53,7 +53,7 @@ def front_matter(text: str) -> dict[str, Any]:
     """Return the metadata of a card.
 
     Raises:
-        ValueError: there is none, or it is not a YAML mapping.
+        ValueError: the card has no metadata, or they are not a YAML mapping.
 
     """
     import yaml
@@ -161,7 +161,7 @@ def unknown_numbers(text: str, source: "Checkpoint | AdapterFolder") -> list[str
 
 
 def _facts(source: "Checkpoint | AdapterFolder") -> tuple[str, Any]:
-    """Return what a card would say that is rendered now, and all that was recorded."""
+    """Return the text of a card rendered now, and everything that was recorded."""
     from zoo.registry.checkpoint import Checkpoint
 
     if isinstance(source, Checkpoint):

@@ -1,4 +1,4 @@
-"""What cards say of compression, whatever the method: settings, history, and the command."""
+"""What cards say about compression, whatever the method: settings, history, and the command."""
 
 import json
 import shlex

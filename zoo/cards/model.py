@@ -88,7 +88,7 @@ def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:
         "tags": ["edge-zoo", recipe.subtask, recipe.family, "edge", f"arxiv:{recipe.paper}"],
     }
     source = checkpoint.config.get("data", {}).get("source", "")
-    if _DATA_ID.fullmatch(source):  # a data set of the Hub; of a folder, the name is recorded
+    if _DATA_ID.fullmatch(source):  # a data set of the Hub; for a folder, only its name is recorded
         matter["datasets"] = [source]
     made = recipe.make
     base = made.base if isinstance(made, Compress) else made.init

@@ -25,7 +25,7 @@ def license_matter(license: str) -> dict[str, str]:
 
 
 def fill(template: str, matter: dict[str, Any], **facts: Any) -> str:
-    """Return a template of `cards/` filled with front matter and facts; a missing one raises."""
+    """Return a template of `cards/` filled with front matter and facts; a missing fact raises."""
     import jinja2  # comes with torch
     import yaml
 

@@ -1,4 +1,4 @@
-"""What a push sends: the files of a checkpoint, of another library's folder, of a Space."""
+"""What a push sends: the files of a checkpoint, another library's folder, a Space or data."""
 
 import json
 import logging
@@ -19,11 +19,11 @@ log = logging.getLogger("zoo")
 Files = dict[str, bytes | Path]
 LICENSE = "LICENSE"
 SDKS = ("gradio", "docker", "static", "streamlit")  # of a Space
-ADAPTER = "adapter.json"  # makes a folder that of a sparse adapter
+ADAPTER = "adapter.json"  # marks the folder of a sparse adapter
 
 
 def files_of_checkpoint(checkpoint: Checkpoint, repo: str) -> Files:
-    """Return what a checkpoint's repository holds, after the weights and the card were checked.
+    """Return what a checkpoint's repository holds, once the weights and the card are checked.
 
     A card that was edited by hand is sent as it is; any other is rendered for `repo`.
 
@@ -184,7 +184,7 @@ def _files_of_adapter(path: Path, repo: str) -> Files:
 
 
 def _plain_card(path: Path, repo: str) -> str:
-    """Return the least card: what the saved configuration says about library and base model."""
+    """Return a minimal card: what the saved configuration says about library and base model."""
     import yaml
 
     matter: dict[str, Any] = {"tags": ["edge-zoo"]}

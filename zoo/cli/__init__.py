@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.cli import adapter, compression, exchange, hub, listing, models, training, upkeep
-from zoo.cli.printing import positive
+from zoo.cli.printing import add_common
 from zoo.errors import ZooError
 from zoo.version import __version__
 
@@ -16,7 +16,7 @@ SUMMARY = "A Hub-integrated model zoo and adapter registry for efficient edge AI
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return the parser for a command line; what some commands take depends on its words."""
+    """Return the parser for a command line; the flags of some commands depend on its words."""
     parser = argparse.ArgumentParser(prog="zoo", description=SUMMARY)
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -24,12 +24,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     def command(name: str, act: Any, text: str, *, device: bool = False) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text)
         sub.set_defaults(act=act)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.add_argument("-v", "--verbose", action="store_true", help="log what is done")
-        sub.add_argument("--threads", type=positive, help="processor threads to use")
-        sub.add_argument(
-            "--hub", metavar="WHERE", help="local (a hub in a folder of yours), or an address"
-        )
+        add_common(sub)
         if name not in ("train", "export", "card", "serve", "compress", "import"):
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
         if device:
@@ -58,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ["ZOO_HUB"] = args.hub  # as if the user had set it: every verb reads it there
         args.act(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has gone: `zoo list | head`
+    except BrokenPipeError:  # whoever read our output has gone: `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ZooError, OSError) as error:  # OSError: a full disk, a file that may not be read

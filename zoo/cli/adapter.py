@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.printing import Arguments, print_json, print_table
+from zoo.cli.printing import Arguments, add_common, print_json, print_table
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -26,8 +26,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     def action(name: str, act: Any, text: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=text, description=text)
         sub.set_defaults(act=act)
-        for flag, about in (("--json", "print JSON"), ("--debug", "show the traceback")):
-            sub.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=about)
+        add_common(sub, default=argparse.SUPPRESS)  # what was typed before the action stays
+        sub.add_argument(
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print the result as JSON",
+        )
         return sub
 
     sub = action("list", _list, "list the named adapters")
@@ -38,21 +43,25 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = action("info", _info, "show an adapter: base, mask, size, what was measured")
     sub.add_argument("adapter", help=_ADAPTER)
     sub.add_argument("--base", metavar="REF", help="check it against this base; time a switch")
-    sub = action("convert", _convert, "make a sparse adapter of a fine-tune or PEFT's, or back")
-    sub.add_argument("source", help="a tuned model, a folder of PEFT (SHiRA, LoRA), or an adapter")
+    sub = action(
+        "convert",
+        _convert,
+        "turn a fine-tuned model or a PEFT adapter into a sparse adapter, or back",
+    )
+    sub.add_argument("source", help="a tuned model, a PEFT folder (SHiRA, LoRA), or an adapter")
     sub.add_argument("--base", metavar="REF", required=True, help="the base model")
     sub.add_argument("--to", choices=["sparse", "peft"], default="sparse")
     sub.add_argument("--density", type=float, default=0.01, help="share of the weights kept")
     sub.add_argument("--out", required=True, metavar="DIR")
-    sub = action("fuse", _fuse, "make one adapter of several")
+    sub = action("fuse", _fuse, "make one adapter out of several")
     _several(sub)
     sub.add_argument("--strategy", default="sum", help="sum, mean, ties, dare, priority, max-abs")
     sub.add_argument("--out", required=True, metavar="FILE", help="a .safetensors file")
     sub = action("compare", _compare, "report how adapters would interfere when fused")
     _several(sub)
-    sub.add_argument("--strategy", default="sum", help="of the fusion whose loss is measured")
+    sub.add_argument("--strategy", default="sum", help="for the fusion whose loss is measured")
     sub.add_argument("--orthogonality", action="store_true", help="also AWOM and AWOR")
-    sub.add_argument("--data", help="measure the loss on it: of the base, of each, and fused")
+    sub.add_argument("--data", help="measure the loss on it: base, each adapter, and fused")
     sub.add_argument("--picture", metavar="FILE", help="write the report as a picture too")
 
 
@@ -61,20 +70,20 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--data", required=True, help="a folder, a file, or rendered:text[:COUNT]")
     sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")
-    sub.add_argument("--base", metavar="REF", help="the base model, or where it lies here")
-    sub.add_argument("--task", help="of a new one; an unknown name lists the known ones")
+    sub.add_argument("--base", metavar="REF", help="the base model, or where it is on this machine")
+    sub.add_argument("--task", help="task of a new adapter; an unknown name lists the known ones")
     sub.add_argument(
         "--filter",
         metavar="FILE.py:NAME",
         help="learn your own function, executed here, on --data's photographs",
     )
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument("--resume", action="store_true", help="continue the run in --out")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                      help="e.g. mask.kind=snip, mask.density=0.01, train.lr=1e-3")  # fmt: skip
     sub.add_argument("--seed", type=int)
     sub.add_argument("--dtype", help="hold the base in this type, e.g. bfloat16")
     sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
-    sub.add_argument("--device", choices=["cpu"], help="leave an accelerator alone")
+    sub.add_argument("--device", choices=["cpu"], help="do not use an accelerator")
 
 
 def _add_joint(sub: argparse.ArgumentParser) -> None:
@@ -93,7 +102,7 @@ def _add_joint(sub: argparse.ArgumentParser) -> None:
 
 def _several(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("adapters", nargs="+", metavar="ADAPTER", help=_ADAPTER)
-    sub.add_argument("--base", metavar="REF", help="default: the one that the adapters name")
+    sub.add_argument("--base", metavar="REF", help="default: the base that the adapters name")
     sub.add_argument("--weights", metavar="A,B,...", help="default: 1 each")
 
 

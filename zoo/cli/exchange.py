@@ -18,15 +18,15 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="REPOSITORY",
         help="ORG/NAME[@REVISION], datasets/ORG/NAME, spaces/ORG/NAME or collections/OWNER/SLUG",
     )
-    sub.add_argument("--out", metavar="DIR", help="copy it into this new folder too")
+    sub.add_argument("--out", metavar="DIR", help="also copy it into this new folder")
     sub = command("push", _push, "publish a checkpoint, in one commit with its card")
     sub.add_argument("item", metavar="DIR", help="a checkpoint folder, or name[.tag]")
     sub.add_argument(
         "repository", metavar="REPOSITORY", help="ORG/NAME, spaces/ORG/NAME or datasets/ORG/NAME"
     )
-    sub.add_argument("--public", action="store_true", help="a new repository is for everybody")
+    sub.add_argument("--public", action="store_true", help="make a new repository public")
     sub.add_argument("--message", metavar="TEXT", help="of the commit")
-    sub.add_argument("--collection", metavar="TITLE", help="add it to this collection of ORG's")
+    sub.add_argument("--collection", metavar="TITLE", help="add it to this collection of ORG")
 
 
 def _push(args: Arguments) -> None:

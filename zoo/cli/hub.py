@@ -43,16 +43,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.set_defaults(act=_token)
     _folder(sub)
     _json(sub)
-    sub.add_argument("--user", required=True, help="whose; made if new")
+    sub.add_argument("--user", required=True, help="its user; created if new")
     sub.add_argument("--role", choices=["read", "write", "admin"], default="write")
-    sub.add_argument("--org", action="append", default=[], help="a team that the user is in")
+    sub.add_argument("--org", action="append", default=[], help="a team that the user belongs to")
     sub.add_argument("--name", default="token", help="what to call it")
-    sub.add_argument("--days", type=float, help="how long it is valid; default: for ever")
+    sub.add_argument("--days", type=float, help="how long it is valid; default: forever")
     sub = actions.add_parser("gc", help="remove large files that nothing refers to; check all")
     sub.set_defaults(act=_collect)
     _folder(sub)
     sub.add_argument("--check", action="store_true", help="also hash every large file again")
-    sub.add_argument("--hours", type=float, default=24, help="keep what is younger; default: 24")
+    sub.add_argument("--hours", type=float, default=24, help="keep younger ones; default: 24")
 
 
 def _folder(sub: argparse.ArgumentParser) -> None:

@@ -17,12 +17,17 @@ def add(command: Command) -> None:
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
     sub.add_argument(
-        "--data", required=True, metavar="DIR", help="a folder, as the task has it; or a text"
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="a folder laid out as the task expects, or a text",
     )
-    sub.add_argument("--length", type=positive, help="of a language model's windows, in tokens")
+    sub.add_argument(
+        "--length", type=positive, help="length of a language model's windows, in tokens"
+    )
     sub.add_argument("--stride", type=positive, help="from window to window; default: --length")
     sub.add_argument("--windows", type=positive, help="at most this many; default: all")
-    sub.add_argument("--tasks", metavar="T,T", help="tasks of lm-eval too: names or .yaml files")
+    sub.add_argument("--tasks", metavar="T,T", help="also tasks of lm-eval: names or .yaml files")
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     sub = command("estimate", _estimate, "estimate what a model costs on a device")
@@ -37,7 +42,7 @@ def add(command: Command) -> None:
     sub = command("card", _card, "render the model card")
     add_ref(sub)
     sub.add_argument("--out", metavar="FILE", help="write there instead of to stdout")
-    sub.add_argument("--check", action="store_true", help="check the README.md that is there")
+    sub.add_argument("--check", action="store_true", help="check the existing README.md")
 
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
@@ -48,7 +53,7 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
         "--int16", action="store_true", help="int16 activations, int8 weights (tflite)"
     )
     sub.add_argument("--npu", action="store_true", help="only operators that Ethos-U has (tflite)")
-    sub.add_argument("--data", metavar="DIR", help="inputs that integers learn their ranges from")
+    sub.add_argument("--data", metavar="DIR", help="inputs to learn the integers' ranges from")
     _add_shape(sub)
     sub.add_argument("--out", metavar="FILE")
 

@@ -29,6 +29,21 @@ def add_ref(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("ref", metavar="REF", help=REF)
 
 
+def add_common(sub: argparse.ArgumentParser, **default: Any) -> None:
+    """Add the flags that all commands have; `default` is theirs where it is not argparse's."""
+    sub.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error", **default
+    )
+    sub.add_argument("-v", "--verbose", action="store_true", help="log what is done", **default)
+    sub.add_argument("--threads", type=positive, help="processor threads to use", **default)
+    sub.add_argument(
+        "--hub",
+        metavar="WHERE",
+        help="local (a hub in a folder of yours), or an address",
+        **default,
+    )
+
+
 def positive(text: str) -> int:
     """Read a positive whole number."""
     if not text.isdecimal() or int(text) < 1:

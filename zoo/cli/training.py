@@ -14,12 +14,17 @@ def add(command: Command) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--data", required=True, help="a folder, or a Hub data set id")
     sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")
-    sub.add_argument("--from", dest="init", metavar="REF", help="start from these weights, or none")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    sub.add_argument(
+        "--from",
+        dest="init",
+        metavar="REF",
+        help="start from these weights; none: from random ones",
+    )
+    sub.add_argument("--resume", action="store_true", help="continue the run in --out")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     sub.add_argument("--seed", type=int)
     sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
-    sub.add_argument("--device", choices=["cpu"], help="leave an accelerator alone")
+    sub.add_argument("--device", choices=["cpu"], help="do not use an accelerator")
 
 
 def _train(args: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""The commands of this machine: serve, cache, env."""
+"""The commands about this machine: serve, cache, env."""
 
 import os
 
@@ -14,7 +14,9 @@ def add(command: Command) -> None:
     sub.add_argument("--open", action="store_true", help="open it in the browser")
     sub = command("cache", _cache, "list or prune what was prepared and kept")
     sub.add_argument("action", choices=["list", "prune"])
-    sub.add_argument("--unused-days", type=float, default=0.0, help="prune only what is older")
+    sub.add_argument(
+        "--unused-days", type=float, default=0.0, help="prune only what has been unused for longer"
+    )
     command("env", _env, "show versions and settings, for a bug report")
 
 

@@ -1,4 +1,4 @@
-"""`Target`: a device that networks run on, every number with where it comes from.
+"""`Target`: a device that networks run on; every number says where it comes from.
 
 A target is a chip, its clock and its software stack, since the same chip differs four- to sixfold
 between kernel libraries (MLPerf Tiny). It is a TOML file, of `zoo/cost/targets` or anywhere else;

@@ -224,7 +224,9 @@ class Connection:
 
     def collection(self, name: str) -> list[str]:
         """Return the repositories of a collection `owner/slug`, with the prefix of their kind."""
-        answer, _ = self._json(f"{self.endpoint}/api/collections/{quote(name)}", name, "main")
+        answer, _ = self._json(
+            f"{self.endpoint}/api/collections/{quote(name)}", f"collections/{name}", "main"
+        )
         items = answer.get("items") if isinstance(answer, dict) else None
         if not isinstance(items, list):
             raise HubError(f"{self.endpoint} answered without the items of {name}")
@@ -241,7 +243,8 @@ class Connection:
 
     def refuse(self, response: Any, repo: str, revision: str) -> NoReturn:
         """Raise the error that an answer means."""
-        status, hub = response.status_code, self.endpoint
+        status, folder = response.status_code, self.place.folder
+        hub = self.endpoint if folder is None else f"the local hub {folder}"
         code = response.headers.get("X-Error-Code", "")
         said = self.clean(response.headers.get("X-Error-Message", ""))
         known = "the token that was sent" if self.token else "no token, and none was sent"
@@ -251,16 +254,20 @@ class Connection:
         elif code == "GatedRepo":
             text = f"{repo} is gated: accept its terms at {hub}/{repo}, then {login}"
         elif code == "RevisionNotFound":
-            text = f"{repo} has no revision {revision!r}; see {hub}/{repo}/commits/main"
+            listed = f"see {hub}/{repo}/commits/main" if folder is None else "leave it out for main"
+            text = f"{repo} has no revision {revision!r}; {listed}"
         elif code == "EntryNotFound":
             text = f"{repo} listed a file at {revision} that {hub} does not have"
         elif code == "RepoNotFound" or status in (401, 404):
-            raise MissingRepoError(
-                f"{repo} is not on {hub}, or may not be read with {known}; for a private one "
-                f"{login}",
-                status,
-                "RepoNotFound",
-            )
+            if folder is None:
+                text = f"{repo} is not on {hub}, or may not be read with {known}; "
+                text += f"for a private one {login}"
+            else:
+                whole = repo.startswith("collections/")
+                place = "ORG/NAME --collection TITLE" if whole else repo
+                text = f"{repo} is not in {hub}; type: zoo push MODEL {place} --hub local, or name "
+                text += f"the hub that has it: --hub {where.PUBLIC}"
+            raise MissingRepoError(text, status, "RepoNotFound")
         elif status == 403:
             text = (
                 f"{hub} does not let {known} do that with {repo}{f' ({said})' if said else ''}; "

@@ -28,7 +28,7 @@ from zoo.verbs.use import load
 OUTPUT_PIXELS = 9_000_000  # a little over 4K; a browser loads two of them
 DETAIL = (144, 120)  # output pixels of a magnified detail
 ZOOM = 4
-HEADLINE = "ethos-u55-256"  # the microcontroller-class NPU named beside the picture
+HEADLINE = "ethos-u55-256"  # the microcontroller-class NPU named next to the picture
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 REFERENCE = (1280, 720)  # width and height of the output that the papers count MACs for
 TO_720P = f"{REFERENCE[0]}{TIMES}{REFERENCE[1]}"
@@ -93,7 +93,7 @@ def shelf() -> dict[str, Loaded]:
     """Load every super-resolution network that has weights, by ref.
 
     Raises:
-        MissingWeightsError: there is none.
+        MissingWeightsError: no such network has weights.
 
     """
     networks = {}
@@ -242,7 +242,7 @@ def _how_it_runs(cost: Cost) -> str:
 
 
 def headline(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost, Cost]]) -> str:
-    """Return the HTML of the facts beside the picture."""
+    """Return the HTML of the facts next to the picture."""
     here, reference = next(pair for pair in pairs if pair[0].target == HEADLINE)
     counts = here.parameters
     rest = here.total_parameters - counts.get("weights", 0)

@@ -45,7 +45,7 @@ class Answer:
         changed: weights of the model that they changed.
         switch_ms: adapters in and out again, median of `ROUNDS`, measured now; 0 without any.
         peft_ms: the same with peft's SHiRA and the same adapters, merged and unmerged.
-        peft_why: why there is no such time, or nothing.
+        peft_why: why there is no such time, or empty.
         before: SHA-256 of the base before.
         after: and after.
         picture: how the adapters interfere, of two or more.
@@ -99,7 +99,7 @@ class Bench:
 
     @property
     def missing(self) -> str:
-        """Why it cannot be used here, or nothing."""
+        """Why it cannot be used here; empty if it can."""
         if sentence := missing(dict.fromkeys(self.demo.packages, "adapters")):
             return sentence
         try:

@@ -11,11 +11,13 @@ import importlib
 import importlib.metadata
 import pkgutil
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import zoo.recipes
+from zoo.content import content
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.recipe import Recipe, Train
 
@@ -86,7 +88,8 @@ def find(name: str) -> Recipe:
     """Return the recipe of that name.
 
     Raises:
-        UnknownNameError: there is no such recipe; the message lists similar names.
+        UnknownNameError: there is no such recipe; the message lists similar names, or says how to
+            load the base model of adapters that is called so.
 
     ```python
     import zoo
@@ -97,8 +100,23 @@ def find(name: str) -> Recipe:
     """
     recipes = all_recipes()
     if name not in recipes:
+        if adapter := _adapter_of(name):
+            raise UnknownNameError(
+                f"{name!r} is not a recipe but a base model of adapters; load it with one, in "
+                f'Python: zoo.load("{name}", adapter="{adapter}"); '
+                f"zoo adapter list --base {name} shows all"
+            )
         raise UnknownNameError.near("recipe", name, recipes, "type: zoo list")
     return recipes[name]
+
+
+def _adapter_of(base: str) -> str | None:
+    """Return the name of the first adapter that ships for a base model, or None."""
+    files = (file for file in content("adapters").iterdir() if file.name.endswith(".toml"))
+    for file in sorted(files, key=lambda file: file.name):
+        if tomllib.loads(file.read_text(encoding="utf-8")).get("base") == base:
+            return file.name.removesuffix(".toml")
+    return None
 
 
 def weights_folder() -> Path:

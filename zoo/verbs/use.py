@@ -27,23 +27,30 @@ def load(
 ) -> "torch.nn.Module":
     """Return the deployed network, in eval mode, its weights verified by SHA-256.
 
-    An input whose type, channels or range are not those of the recipe is a MismatchError.
+    The network raises a MismatchError for an input whose type, channels or range are not those of
+    the recipe.
 
     Args:
         ref: `name[.tag]`, `org/repo[@revision]`, the path of a checkpoint folder, of a folder
-            with a language model that transformers saved, or of a `.tflite` file; the last gives
-            a module that takes and gives the file's own tensors, channels last. A network that
-            was trained for int8 takes and gives real numbers, and computes the device's integers
-            between, on the CPU.
+            with a language model that transformers saved, or of a `.tflite` file. A `.tflite`
+            file becomes a module that takes and returns the file's own tensors, channels last. A
+            network that was trained for int8 takes and returns real numbers, and in between
+            computes the device's integers, on the CPU.
         adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
             or a path. The base may then also be a folder of transformers or diffusers.
-        pretrained: False gives a freshly initialised network; no other setting does.
+        pretrained: False returns a freshly initialised network; no other setting does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
 
+    Returns:
+        The module; for super resolution from luma (N, 1, H, W) to (N, 1, scale H, scale W), both
+        in [0, 1].
+
     Raises:
-        UnknownNameError, MissingWeightsError, UnsafeFileError, MismatchError, HubError: see
-            `zoo.errors`.
+        UnknownNameError: there is no such recipe, tag or adapter.
+        MissingWeightsError: the ref has no weights here, or nothing known lies at the path.
+        MismatchError: the adapter does not fit the base, or the device or dtype cannot be used.
+        HubError, UnsafeFileError: see `pull`; UnsafeFileError also for weights of another SHA-256.
 
     ```python
     import torch
@@ -99,16 +106,24 @@ def run(
     device: str = "cpu",
     dtype: Any = None,
 ) -> Any:
-    """Run a model on a file, a picture or an array; return the task's result object.
-
-    For super resolution that is `zoo.tasks.super_resolution.enlarging.Enlarged`.
+    """Run a model on one input; return the task's result object.
 
     Args:
         ref: what `load` takes.
-        source: a file, a picture or an array, as the task expects.
+        source: a file, a picture or an array, as the task expects; for a language model, a prompt.
         out: a file to which the result is saved as well.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
+
+    Returns:
+        For super resolution, `zoo.tasks.super_resolution.enlarging.Enlarged`; every result has
+        `text`, one line, and `to_json()`.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+        MissingWeightsError: the ref has no weights here.
+        MismatchError: the input, the output's format, the device or the dtype cannot be used.
+        HubError, UnsafeFileError: see `pull`.
 
     ```python
     import zoo
@@ -130,15 +145,37 @@ def evaluate(
     dtype: Any = None,
     **protocol: Any,
 ) -> dict[str, Any]:
-    """Return a model's metrics on a folder of data, with the protocol they were computed by.
+    """Return a model's metrics on test data, with the protocol they were computed by.
 
-    Of a network that was trained for int8 these are the integers' metrics; `float` has those of
-    the same weights without rounding. With `record` they are stored in the checkpoint under that
-    name too, and in its card. `protocol` is the task's own: `length`, `stride` and `windows` of
-    perplexity on a text.
+    For a network that was trained for int8 these are the metrics of the integers; "float" has
+    those of the same weights without rounding.
+
+    Args:
+        ref: what `load` takes.
+        data: a folder, laid out as the task expects; for a language model, a text file.
+        record: also store the metrics in the checkpoint, and in its card, under this name.
+        device: a torch device, e.g. "cuda".
+        dtype: a floating torch dtype or its name; None keeps the stored one.
+        protocol: settings of the task: for perplexity on a text `length`, `stride` (in tokens)
+            and `windows`.
+
+    Returns:
+        The means by name, e.g. "psnr_y_db" (dB), the values of each sample, e.g. "per_image", the
+        number of samples, and "protocol", one line.
 
     Raises:
-        MismatchError: `record` of a pulled checkpoint: the cache holds what the Hub holds.
+        UnknownNameError: there is no such recipe.
+        MissingWeightsError: the ref has no weights here.
+        MismatchError: the data cannot be used; or `record` for a pulled checkpoint, since the
+            cache holds what the Hub holds, or for another library's model.
+        HubError, UnsafeFileError: see `pull`.
+
+    ```python
+    import zoo
+
+    result = zoo.evaluate("sesr-m3-x2", "docs/samples/photos")
+    print(f"{result['psnr_y_db']:.2f} dB, {result['protocol']}")
+    ```
 
     """
     artifact = resolve(ref)
@@ -192,6 +229,15 @@ def estimate(
         method: "roofline", "vela" (Ethos-U only), "measured" (only the CPU at hand), one that an
             installed package brings, or "auto".
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
+
+    Returns:
+        The cost of one inference: times in ms, memory in bytes, energy in mJ.
+
+    Raises:
+        UnknownNameError: there is no such recipe, target or method.
+        MismatchError: the method does not fit the target, or the network cannot be traced with
+            this input shape.
+        HubError, UnsafeFileError: see `pull`.
 
     ```python
     import zoo

@@ -97,7 +97,7 @@ def counts(graph: Graph, plan: memory.ArenaPlan, target: Target) -> dict[str, An
 
 
 def obtained(latency: str, target: Target) -> dict[str, str]:
-    """Return how each number is known; `latency` says it for the latency."""
+    """Return how each number is known; `latency` is the text for the latency."""
     words = dict.fromkeys(("parameters", "macs"), "exact (counted on the exported graph)")
     words["weight_bytes"] = f"exact (every parameter in {target.dtype}, uncompressed)"
     words["peak_activation_bytes"] = "estimated (arena plan, greedy by size, in place)"

@@ -63,8 +63,8 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
 def compiled(subject: Subject, target: str) -> tuple[Graph, vela.VelaReport]:
     """Return the int8 graph of a subject, and Vela's report on it.
 
-    A module is quantized with nominal ranges. None is another's and no layer has one slope for all
-    channels, as after training: what is alike Vela simplifies, up to half of a PReLU's cost.
+    A module is quantized with nominal ranges. As after training, all of them differ, and no layer
+    has one slope for all channels: Vela simplifies equal ones, up to half of a PReLU's cost.
 
     Raises:
         MismatchError: the graph is not an int8 one.

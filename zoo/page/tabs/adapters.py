@@ -17,7 +17,7 @@ from zoo.page.switching import Bench
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Adapters", 20
-REQUIRES: Mapping[str, str] = {}  # each base model says by itself what it needs
+REQUIRES: Mapping[str, str] = {}  # each base model says itself what it needs
 CSS = ""
 _INTRO = """<p class="zoo-note">A sparse adapter changes about one per cent of a base model's
 weights. Move the sliders: adapters go into the live model in milliseconds, alone or fused, and

@@ -33,7 +33,7 @@ class Tab(Protocol):
     Attributes:
         TITLE: what visitors read on it.
         ORDER: tabs stand from the lowest to the highest; ours are 10 and 20.
-        REQUIRES: the packages that it needs beside Gradio, each with the extra of edge-zoo that
+        REQUIRES: the packages that it needs besides Gradio, each with the extra of edge-zoo that
             installs it, or "" for a package of no extra. Without them the tab shows what to type;
             so the module itself imports them in functions alone.
         CSS: of its own elements; "" for none.
@@ -54,7 +54,7 @@ class Tab(Protocol):
 
 
 def missing(requires: Mapping[str, str]) -> str:
-    """Return what to install, and the line to type, or nothing where every package is there."""
+    """Return what to install, and the line to type; empty if every package is installed."""
     for package, extra in requires.items():
         if not _is_installed(package):
             if extra:
@@ -66,5 +66,5 @@ def missing(requires: Mapping[str, str]) -> str:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # what it is a part of is not there
+    except ModuleNotFoundError:  # its parent package is not installed
         return False

@@ -1,4 +1,4 @@
-"""The page's Enlarge tab: a picture in, the enlarged one beside bicubic, and what that costs.
+"""The page's Enlarge tab: a picture in, the enlarged one next to bicubic, and the cost.
 
 What belongs to one visitor lives in that visitor's session and is deleted with it. What is
 computed is in `zoo.page.enlarging`.
@@ -220,7 +220,7 @@ def _connect(
         gr.on([enlarge.click, picture.upload, model.input], api_name="upscale", **call),
         example.then(api_visibility="private", **call),
     ):
-        # What is shown always belongs to the picture beside it, even when that was refused.
+        # What is shown always belongs to the picture next to it, even one that was refused.
         run.failure(page.clear, state, outputs, api_visibility="private", show_progress="hidden")
     picture.select(page.look, state, magnified, api_visibility="private", show_progress="hidden")
 

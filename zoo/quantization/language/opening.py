@@ -1,10 +1,11 @@
 """A language model's folder, packed or not, opened by transformers without trusting it."""
 
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,15 +19,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show the progress bars of transformers only on terminals."""
+    """Show the progress bars of transformers on a terminal only."""
+    if sys.stderr.isatty():
+        yield
+        return
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if shown:
-        logging.disable_progress_bar()
+    bar: Any = getattr(gguf, "tqdm", None)  # the bar for GGUF files is not logging's
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    if bar is not None:
+        vars(gguf)["tqdm"] = functools.partial(bar, disable=True)
     try:
         yield
     finally:
+        if bar is not None:
+            vars(gguf)["tqdm"] = bar
         if shown:
             logging.enable_progress_bar()
 

@@ -1,0 +1,136 @@
+"""What `zoo.export` does with each kind of model: float, quantized, trained for int8, packed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.errors import MismatchError, UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.deploy.onnx import OnnxFile
+    from zoo.deploy.tflite import TfliteFile
+    from zoo.registry.checkpoint import Checkpoint
+
+
+def activations(
+    format: str, *, int8: bool, int16: bool, npu: bool
+) -> Literal["int8", "int16"] | None:
+    """Return how activations are stored, None for floats; refuse what a format does not have."""
+    formats = ("onnx", "tflite", "c")
+    if format not in formats:
+        raise UnknownNameError.near("format", format, formats, f"known: {', '.join(formats)}")
+    if int8 and int16:
+        raise MismatchError("int8 and int16 exclude each other; give one")
+    if format == "onnx" and (int16 or npu):
+        raise MismatchError("int16 and npu need format='tflite'")
+    return "int16" if int16 else "int8" if int8 else None
+
+
+def write(
+    module: "torch.nn.Module",
+    path: Path,
+    shape: tuple[int, ...],
+    inputs: "Sequence[torch.Tensor] | None",
+    format: str,
+    activations: Literal["int8", "int16"] | None,
+    *,
+    npu: bool,
+    facts: Mapping[str, str] | None = None,
+) -> "OnnxFile | TfliteFile":
+    """Write a module; `activations` says how its integers are stored, None keeps floats."""
+    from zoo.deploy.fidelity import random_input
+    from zoo.deploy.tflite import export_tflite
+    from zoo.quantization.int8.calibration import Options
+
+    if format == "onnx" and activations:
+        from zoo.deploy.onnx_qdq import export_qdq
+
+        return export_qdq(module, path, shape, inputs or [], metadata=facts)
+    if format == "onnx":
+        from zoo.deploy.onnx import export_onnx
+
+        return export_onnx(module, path, shape, metadata=facts)
+    return export_tflite(
+        module,
+        path,
+        shape,
+        inputs or [random_input(shape)],  # a float file is only compared on it
+        int8=activations is not None,
+        npu=npu,
+        c_array=format == "c",
+        options=Options(activations=activations or "int8"),
+    )
+
+
+def batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
+    """Return a module's calibration inputs."""
+    import torch
+
+    if isinstance(data, torch.Tensor):
+        return [data]
+    if isinstance(data, str | Path) or (needed and not data):
+        raise MismatchError(
+            "integers need inputs like those the device will see, to learn their ranges; give a "
+            "module's as data=[batch, ...], tensors of the shape (N, C, H, W)"
+        )
+    return data
+
+
+def calibration_inputs(source: "Checkpoint", data: Path | None) -> "list[torch.Tensor]":
+    """Return the inputs that ranges are learned from."""
+    from zoo.tasks import calibration
+
+    if data is None:
+        raise MismatchError(
+            "integers need inputs like those the device will see, to learn their ranges; "
+            "add --data DIR, a folder of them"
+        )
+    return calibration(source.recipe, data)
+
+
+def facts_of(source: "Checkpoint") -> dict[str, str]:
+    """Return what a file records about its weights: recipe, licence and SHA-256."""
+    return {
+        "recipe": f"{source.recipe.name}.{source.tag}",
+        "license": source.license,
+        "sha256": source.config["files"]["model.safetensors"]["sha256"],
+    }
+
+
+def write_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
+    """Write a packed language model with its codes."""
+    import torch
+
+    from zoo.deploy.onnx_language import export
+    from zoo.quantization.language.opening import load
+
+    facts = {"recipe": f"{source.recipe.name}.{source.tag}", "license": source.license}
+    return export(load(source.path, dtype=torch.float32), path, metadata=facts)
+
+
+def write_trained(
+    source: "Checkpoint",
+    path: Path,
+    shape: tuple[int, ...],
+    data: Path | None,
+    *,
+    npu: bool,
+    format: str,
+) -> "OnnxFile | TfliteFile":
+    """Write the integer network of a checkpoint, with the ranges that were trained."""
+    from zoo.deploy.tflite import write_quantized
+    from zoo.quantization.int8.network import read_quantization
+
+    if data is not None:
+        raise MismatchError(
+            f"{source.recipe.name}.{source.tag} has the ranges it was trained with; leave --data "
+            "out"
+        )
+    network = read_quantization(source.load(), source.quantization)
+    if format == "onnx":
+        from zoo.deploy.onnx_qdq import export_quantized
+
+        return export_quantized(network, network.graph, path, shape, metadata=facts_of(source))
+    return write_quantized(network, network.graph, path, shape, npu=npu, c_array=format == "c")
