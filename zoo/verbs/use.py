@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def load(
     ref: "Ref | Recipe | Artifact",
     *,
-    adapter: "Ref | None" = None,
+    adapter: "Ref | Mapping[str, float] | None" = None,
     pretrained: bool = True,
     device: str = "cpu",
     dtype: "torch.dtype | str | None" = None,
@@ -36,7 +36,8 @@ def load(
             was trained for int8 takes and gives real numbers, and computes the device's integers
             between, on the CPU.
         adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
-            or a path. The base may then also be a folder of transformers or diffusers.
+            or a path; or several, each with its strength: {"looks-oil": 0.6, "looks-film": 0.4}.
+            The base may then also be a folder of transformers or diffusers.
         pretrained: False gives a freshly initialised network; no other setting does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
@@ -73,13 +74,14 @@ def load(
 
 def _with_adapter(
     ref: "Ref | Recipe | Artifact",
-    adapter: Ref,
+    adapter: "Ref | Mapping[str, float]",
     *,
     pretrained: bool,
     device: str,
     dtype: "torch.dtype | str | None",
 ) -> "torch.nn.Module":
     from zoo.adapters.apply import apply
+    from zoo.adapters.fusion import fuse
     from zoo.artifacts import adapters
     from zoo.artifacts.base import load_base
     from zoo.artifacts.placing import dtype_of, placed
@@ -87,8 +89,12 @@ def _with_adapter(
     if not pretrained or not isinstance(ref, str | Path):
         raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
     kind = dtype_of(dtype)
-    chosen = adapters.adapter(adapter)
-    return placed(apply(load_base(ref, kind).model, chosen), device, kind)
+    base = load_base(ref, kind).model
+    if isinstance(adapter, Mapping):
+        chosen = fuse({name: adapters.adapter(name) for name in adapter}, base, adapter)
+    else:
+        chosen = adapters.adapter(adapter)
+    return placed(apply(base, chosen), device, kind)
 
 
 def run(
@@ -96,6 +102,7 @@ def run(
     source: Any,
     out: Ref | None = None,
     *,
+    adapter: Ref | Mapping[str, float] | None = None,
     device: str = "cpu",
     dtype: Any = None,
 ) -> Any:
@@ -107,6 +114,7 @@ def run(
         ref: what `load` takes.
         source: a file, a picture or an array, as the task expects.
         out: a file to which the result is saved as well.
+        adapter: what `load` takes; the model's own task runs.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
 
@@ -118,7 +126,15 @@ def run(
 
     """
     target = None if out is None else Path(out)
-    return resolve(ref).run(source, target, device=device, dtype=dtype)
+    artifact = resolve(ref)
+    if adapter is None:
+        return artifact.run(source, target, device=device, dtype=dtype)
+    if artifact.recipe is None:
+        raise MismatchError(f"{artifact.ref} has no task to run with an adapter; type: zoo list")
+    from zoo.tasks import task_of
+
+    model = load(ref, adapter=adapter, device=device, dtype=dtype)
+    return task_of(artifact.recipe).run(model, artifact.recipe, source, target)
 
 
 def evaluate(
