@@ -33,7 +33,8 @@ CSS = """
   background: var(--border-color-primary); }
 .zoo-strengths .block { min-width: 0 !important; padding: 8px 12px 10px; border: 0 !important;
   border-radius: 0 !important; }
-.zoo-strengths .head { margin-bottom: 4px; flex-wrap: nowrap; }
+.zoo-strengths .head { margin-bottom: 4px !important; flex-wrap: nowrap !important; }
+.zoo-strengths .wrap { gap: 0 !important; }
 .zoo-strengths :is(.head, .head label) { gap: 4px; }
 .zoo-strengths .tab-like-container { flex: none; border: 0; box-shadow: none; }
 .zoo-strengths :is(.min_value, .max_value) { display: none; }
@@ -54,7 +55,7 @@ CSS = """
   #looks-facts span { display: none; }
 }
 """
-FIRST = {"looks-pencil": 1.0}  # what the page opens on
+FIRST = {"looks-pencil": 1.0, "looks-film": 0.6}  # what the page opens on
 _KEPT = 4  # results of a visitor: a browser may still be fetching the one before
 _QUALITY = 90
 _SAVE = "() => document.querySelector('#looks-file').click()"
@@ -137,8 +138,8 @@ class Page:
         self.examples = restyling.examples()
         self.first = {name: FIRST.get(name, 0.0) for name in self.names}
         photo = self.studio.photo(self.examples[0])
-        self.studio.mix(photo, self.first)  # PyTorch's first run is slow
-        self.opening = self.studio.mix(photo, self.first)
+        for _ in range(3):  # PyTorch's first runs are slow
+            self.opening = self.studio.mix(photo, self.first)
         self.files = folder / "photograph.jpg", folder / "look.jpg"
         _write(photo.shown(photo.pixels), self.files[0])
         _write(self.opening.picture, self.files[1])
@@ -193,6 +194,11 @@ class Page:
             value=image, visible=image is not None or "hidden"
         )
 
+    def clear(self, visit: Visit | None) -> Any:
+        """Show nothing: what is shown always belongs to the picture beside it."""
+        self.gone(visit)
+        return None, "", "", None
+
     def gone(self, visit: Visit | None) -> None:
         """Delete a visitor's files."""
         if visit is not None:
@@ -216,9 +222,9 @@ def build(context: Context) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320):
             view = gr.ImageSlider(
-                tuple(map(str, page.files)), label="Photograph and look", show_label=False,
-                interactive=False, buttons=["fullscreen"], height=548, max_height=548,
-                elem_id="looks-view", elem_classes="zoo-looks",
+                (str(page.files[0]), str(page.files[1])), label="Photograph and look",
+                show_label=False, interactive=False, buttons=["fullscreen"], height=548,
+                max_height=548, elem_id="looks-view", elem_classes="zoo-looks",
             )  # fmt: skip
             page.cache = view.GRADIO_CACHE
         with gr.Column(scale=4, min_width=300):
@@ -248,13 +254,16 @@ def build(context: Context) -> None:
 
 def _sliders(page: Page) -> list[gr.Slider]:
     with gr.Column(elem_classes="zoo-strengths", elem_id="looks-strengths"):
-        return [
+        sliders = [
             gr.Slider(
                 0, 1, page.first[name], step=0.05, label=look.label, buttons=[],
                 elem_id=f"strength-{name}", min_width=120,
             )
             for name, look in page.studio.looks.items()
         ]  # fmt: skip
+    for slider in sliders:  # an emptied one is 0, and the studio says what is wrong with others
+        slider.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    return sliders
 
 
 def _photo(page: Page) -> tuple[gr.Image, Any]:
@@ -301,7 +310,7 @@ def _connect(
     mixing: Mapping[str, Any],
 ) -> None:
     """Follow the sliders: while one answer is under way only the newest choice waits."""
-    picture, _, *sliders = inputs
+    picture, visit, *sliders = inputs
     call: Mapping[str, Any] = {
         "fn": page.restyle, "inputs": inputs, "outputs": outputs, "trigger_mode": "always_last",
         "concurrency_limit": 1, "concurrency_id": "looks", "show_progress": "hidden",
@@ -313,5 +322,5 @@ def _connect(
     )  # fmt: skip
     for event in (picture.upload, chosen.then, zeros.then):
         run = event(api_visibility="private", **call)
-        run.failure(lambda: (None, "", "", None), None, outputs, api_visibility="private")
+        run.failure(page.clear, visit, outputs, api_visibility="private", show_progress="hidden")
         run.success(**mixing)
