@@ -46,8 +46,11 @@ CSS = """
 #looks-photos :is(.gallery-item > span, .container) { display: block; width: 100%; height: 100%;
   max-width: none; max-height: none; }
 #looks-photos img { width: 100%; height: 100%; max-width: none; object-fit: cover; }
+#looks-code { width: 0; min-width: 100%; }
+#looks-code .cm-scroller { overflow-x: auto; }
+.zoo-losses, .zoo-losses :is(thead, tbody, tr, th, td) { border: 0 !important; }
 .zoo-losses { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-.zoo-losses :is(th, td) { padding: 4px 16px 4px 0; text-align: left; border: 0 !important;
+.zoo-losses :is(th, td) { padding: 4px 16px 4px 0; text-align: left;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .zoo-losses thead th { color: var(--body-text-color-subdued); font-weight: 500; }
 @media (max-width: 640px) {
