@@ -3,7 +3,7 @@
 import html
 import math
 
-from zoo.page.restyling import MOST_STRENGTH, Losses, Mix, Studio, threads
+from zoo.page.restyling import MOST_STRENGTH, ROUNDS, Losses, Mix, Studio, threads
 
 PLUS = " + "
 _KNOWN_MS = 1  # planning takes longer, finding a plan takes less
@@ -16,9 +16,10 @@ def cards(mix: Mix, studio: Studio) -> str:
     known = mix.plan_ms < _KNOWN_MS
     plan = "its plan was there" if known else f"this mix was planned in {mix.plan_ms:.0f} ms"
     rows = [
-        ("Switched, out and in", f"{mix.switch_ms:.2g} ms" if mix.strengths else "no look",
-         f"measured now, {threads()} threads; {plan}, the picture took {mix.forward_ms:.0f} ms"),
-        ("LoRA of equal size", f"{mix.lora_ms:.2g} ms" if mix.strengths else "no look",
+        ("Switched, out and in", _ms(mix.switch_ms) if mix.strengths else "no look",
+         f"fastest of {ROUNDS}, measured now, {threads()} threads; {plan}, the "
+         f"picture took {mix.forward_ms:.0f} ms"),
+        ("LoRA of equal size", _ms(mix.lora_ms) if mix.strengths else "no look",
          f"{times}random factors of rank {studio.rank} merged into a copy and out again, which "
          f"left {mix.lora_off:,} weights with other bits"),
         ("A look", f"{look.nbytes / 1000:.0f} KB",
@@ -41,6 +42,10 @@ def cards(mix: Mix, studio: Studio) -> str:
     return f'<dl class="zoo-facts">{body}</dl>{scaled}'
 
 
+def _ms(value: float) -> str:
+    return f"{value:.2g} ms" if value < 10 else f"{value:.0f} ms"
+
+
 def losses_table(losses: Losses | None, studio: Studio) -> str:
     """Return what a mix keeps of each look alone, or what to do to see it."""
     if losses is None:
@@ -54,7 +59,7 @@ def losses_table(losses: Losses | None, studio: Studio) -> str:
     if losses.peft_ms is not None:
         peft = (
             f"peft merges one LoRA of rank {studio.rank} ({studio.low_rank_values:,} values) into "
-            f"this network and out again in {losses.peft_ms:.2g} ms, measured here."
+            f"this network and out again in {_ms(losses.peft_ms)}, measured here."
         )
     return (
         "<div class='zoo-scroll'><table class='zoo-losses'><thead><tr><th>Look</th>"

@@ -46,7 +46,7 @@ CSS = """
 #looks-photos :is(.gallery-item > span, .container) { display: block; width: 100%; height: 100%;
   max-width: none; max-height: none; }
 #looks-photos img { width: 100%; height: 100%; max-width: none; object-fit: cover; }
-#looks-code { width: 0; min-width: 100%; }
+#looks-code { contain: inline-size; width: 100%; }
 #looks-code .cm-scroller { overflow-x: auto; }
 .zoo-losses, .zoo-losses :is(thead, tbody, tr, th, td) { border: 0 !important; }
 .zoo-losses { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
