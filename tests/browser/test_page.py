@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 60, 44
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
+    visitor.get_by_role("tab", name="Enlarge", exact=True).click()
     visitor.wait_for_selector("#enlarge")
     visitor.wait_for_selector("#whole img")
     return visitor

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.errors import MissingWeightsError
+from zoo.page import restyling
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -39,7 +42,24 @@ def kept(picture: Image.Image, path: Path) -> None:
 
 
 def test_the_page_as_it_opens(visit: Callable[..., "Page"], repository: Path) -> None:
+    try:
+        restyling.shipped()
+    except MissingWeightsError as error:
+        pytest.skip(str(error))
     page = visit(1280, 900)
+    page.wait_for_function(
+        "() => { const all = [...document.querySelectorAll('#looks-view img')];"
+        " return all.length == 2 && all.every(i => i.complete && i.naturalWidth) }"
+    )
+    picture = repository / "docs" / "images" / "page-looks.png"
+    if not WRITE and not picture.exists():
+        pytest.skip("not taken yet; type: make screenshots")
+    kept(taken(page), picture)
+
+
+def test_the_tab_that_enlarges(visit: Callable[..., "Page"], repository: Path) -> None:
+    page = visit(1280, 900)
+    page.get_by_role("tab", name="Enlarge", exact=True).click()
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('#whole img')];"
         " return all.length == 2 && all.every(i => i.complete && i.naturalWidth) }"

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -108,6 +109,25 @@ def test_the_switcher_gives_what_load_gives_and_the_base_back():
         with switcher.using(name):
             assert torch.equal(base(x), zoo.load("sesr-m5-x2", adapter=name)(x))
     assert torch.equal(base(x), before)
+
+
+def test_several_are_loaded_and_run_with_their_strengths(tmp_path):
+    strengths = dict(zip(SESR, (0.5, 0.25), strict=True))
+    model, x = zoo.load("sesr-m5-x2", adapter=strengths), torch.rand(1, 1, 12, 12)
+    switcher = Switcher(zoo.load("sesr-m5-x2"))
+    for name in SESR:
+        switcher.register(name, adapter_refs.adapter(name))
+    with switcher.using(strengths):
+        assert torch.equal(model(x), switcher.model(x))
+    grey = np.random.default_rng(0).integers(0, 256, (12, 12)).astype(np.uint8)
+    pictures = [
+        zoo.run("sesr-m5-x2", grey, tmp_path / "a.png", adapter=adapter).picture.pixels
+        for adapter in (strengths, SESR[0], None)
+    ]
+    assert (tmp_path / "a.png").is_file()
+    assert not np.array_equal(pictures[0], pictures[2])
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[2], zoo.run("sesr-m5-x2", grey).picture.pixels)
 
 
 def test_half_of_each_is_better_than_the_base_on_both(tmp_path):

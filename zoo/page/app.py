@@ -40,9 +40,9 @@ _THEME = gr.themes.Default(
 )
 _HEADER = """
 <header class="zoo-header"><small>edge-zoo, a model zoo for efficient edge AI</small>
-<h1>Small networks, sharp pictures</h1>
-<p>Drop in a picture. A network of a few thousand weights, small enough for a microcontroller,
-enlarges it; the line compares it with bicubic. {privacy}</p></header>"""
+<h1>Small networks that change in an instant</h1>
+<p>Restyle a photograph while a slider moves, or enlarge it, by networks of a few ten thousand
+weights, small enough for a microcontroller. {privacy}</p></header>"""
 _PRIVACY = {
     True: "Nothing leaves this machine.",
     False: "Only you see your picture, and it is deleted after you leave.",
@@ -109,7 +109,7 @@ def build(*, local: bool = True) -> gr.Blocks:
             for name, tab in tabs().items():
                 with gr.Tab(tab.TITLE, id=name):
                     _fill(tab, root / name)
-    page.queue(max_size=32)
+    page.queue(max_size=128)  # everybody who moves a slider has one request in it
     return page
 
 

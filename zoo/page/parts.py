@@ -1,4 +1,4 @@
-"""What the tabs of the page share: complaints, notes, and pictures in one piece."""
+"""What the tabs of the page share: complaints, notes, pictures in one piece and as given."""
 
 import html
 import tempfile
@@ -46,3 +46,12 @@ def _filed(output: gr.Image | gr.ImageSlider, value: Any, folder: str) -> Any:
     file = Path(folder, "image.png")
     value.save(file)
     return output.move_resource_to_block_cache(file)
+
+
+def as_uploaded(payload: Any) -> str | None:
+    """Hand over the uploaded file itself.
+
+    Gradio would open it first: a file that is not a picture would end in a traceback, and one of
+    16 bits or with a rotation would arrive changed.
+    """
+    return None if payload is None else payload.path

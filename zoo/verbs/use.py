@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def load(
     ref: "Ref | Recipe | Artifact",
     *,
-    adapter: "Ref | None" = None,
+    adapter: "Ref | Mapping[str, float] | None" = None,
     pretrained: bool = True,
     device: str = "cpu",
     dtype: "torch.dtype | str | None" = None,
@@ -37,7 +37,8 @@ def load(
             network that was trained for int8 takes and returns real numbers, and in between
             computes the device's integers, on the CPU.
         adapter: a sparse adapter to put in: a name (`zoo adapter list`), `org/repo[@revision]`,
-            or a path. The base may then also be a folder of transformers or diffusers.
+            or a path; or several, each with its strength: {"looks-oil": 0.6, "looks-film": 0.4}.
+            The base may then also be a folder of transformers or diffusers.
         pretrained: False returns a freshly initialised network; no other setting does.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
@@ -80,13 +81,14 @@ def load(
 
 def _with_adapter(
     ref: "Ref | Recipe | Artifact",
-    adapter: Ref,
+    adapter: "Ref | Mapping[str, float]",
     *,
     pretrained: bool,
     device: str,
     dtype: "torch.dtype | str | None",
 ) -> "torch.nn.Module":
     from zoo.adapters.apply import apply
+    from zoo.adapters.fusion import fuse
     from zoo.artifacts import adapters
     from zoo.artifacts.base import load_base
     from zoo.artifacts.placing import dtype_of, placed
@@ -94,8 +96,12 @@ def _with_adapter(
     if not pretrained or not isinstance(ref, str | Path):
         raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
     kind = dtype_of(dtype)
-    chosen = adapters.adapter(adapter)
-    return placed(apply(load_base(ref, kind).model, chosen), device, kind)
+    base = load_base(ref, kind).model
+    if isinstance(adapter, Mapping):
+        chosen = fuse({name: adapters.adapter(name) for name in adapter}, base, adapter)
+    else:
+        chosen = adapters.adapter(adapter)
+    return placed(apply(base, chosen), device, kind)
 
 
 def run(
@@ -103,6 +109,7 @@ def run(
     source: Any,
     out: Ref | None = None,
     *,
+    adapter: Ref | Mapping[str, float] | None = None,
     device: str = "cpu",
     dtype: Any = None,
 ) -> Any:
@@ -112,6 +119,7 @@ def run(
         ref: what `load` takes.
         source: a file, a picture or an array, as the task expects; for a language model, a prompt.
         out: a file to which the result is saved as well.
+        adapter: what `load` takes; the model's own task runs.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
 
@@ -133,7 +141,15 @@ def run(
 
     """
     target = None if out is None else Path(out)
-    return resolve(ref).run(source, target, device=device, dtype=dtype)
+    artifact = resolve(ref)
+    if adapter is None:
+        return artifact.run(source, target, device=device, dtype=dtype)
+    if artifact.recipe is None:
+        raise MismatchError(f"{artifact.ref} has no task to run with an adapter; type: zoo list")
+    from zoo.tasks import task_of
+
+    model = load(ref, adapter=adapter, device=device, dtype=dtype)
+    return task_of(artifact.recipe).run(model, artifact.recipe, source, target)
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from gradio.media import get_image
 from zoo.errors import ZooError
 from zoo.page import enlarging
 from zoo.page.enlarging import Comparison, Loaded
-from zoo.page.parts import complaint, in_one_piece
+from zoo.page.parts import as_uploaded, complaint, in_one_piece
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Enlarge", 10
@@ -165,7 +165,7 @@ def build(context: Context) -> None:
                 str(page.examples[0]), label="Your picture", type="filepath", height=230,
                 sources=["upload", "clipboard"], buttons=[], elem_id="picture",
             )  # fmt: skip
-            picture.preprocess = _as_uploaded  # type: ignore[method-assign]
+            picture.preprocess = as_uploaded  # type: ignore[method-assign]
             model = gr.Dropdown(
                 [(loaded.label, ref) for ref, loaded in page.shelf.items()], value=page.default,
                 label="Network: scale, name, parameters", filterable=False, elem_id="model",
@@ -223,12 +223,3 @@ def _connect(
         # What is shown always belongs to the picture next to it, even one that was refused.
         run.failure(page.clear, state, outputs, api_visibility="private", show_progress="hidden")
     picture.select(page.look, state, magnified, api_visibility="private", show_progress="hidden")
-
-
-def _as_uploaded(payload: Any) -> str | None:
-    """Hand over the uploaded file itself.
-
-    Gradio would open it first: a file that is not a picture would end in a traceback, and one of
-    16 bits or with a rotation would arrive changed.
-    """
-    return None if payload is None else payload.path

@@ -33,6 +33,7 @@ from zoo.tasks.picture.material import (
     patches,
     rgb,
     samples,
+    to_bytes,
     unit,
     with_texture,
 )
@@ -52,6 +53,8 @@ __all__ = [
     "mixed_scores",
     "restyle",
     "run",
+    "to_bytes",
+    "to_tensor",
     "training_data",
     "trial",
     "validate",
