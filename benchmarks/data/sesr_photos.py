@@ -4,8 +4,8 @@ BSDS500 is small, its pictures have been JPEGs for twenty years, and what learns
 research only. `sesr_photos.toml` lists photographs that Debian's background packages ship under
 free licences; here they are shrunk until they are sharp, and put beside the pictures of BSDS500.
 `free_photos.toml` lists those whose licence lets a company ship what learned from them: CC0, the
-public domain and CC-BY; with `--free` the folder holds nothing else. Nothing is downloaded: what
-is missing is named, with the command that fetches it.
+public domain and CC-BY; with `--free` the folder holds these, and patterns drawn by code. Nothing
+is downloaded: what is missing is named, with the command that fetches it.
 
 Run: python -m benchmarks.data.sesr_photos --packages DIR --bsds BSDS500 --out DIR
      python -m benchmarks.data.sesr_photos --packages DIR --free --out DIR
@@ -27,6 +27,7 @@ from typing import IO, Any, cast
 import numpy as np
 from PIL import Image
 
+from benchmarks.data import patterns
 from zoo.data import images
 from zoo.data.resize import resize
 from zoo.errors import MismatchError
@@ -36,6 +37,7 @@ LIST = Path(__file__).with_suffix(".toml")
 FREE = Path(__file__).with_name("free_photos.toml")
 # (at least so long a side, shrunk to): what a camera or an enlargement blurred is not learned.
 SIDES = ((3000, 1600), (2000, 1280))  # smaller ones: to two thirds
+PATTERNS = 16  # drawn pictures beside the free photographs: a twenty-fifth of all pixels
 
 Read = Callable[[str], bytes]
 
@@ -173,8 +175,11 @@ def main() -> None:
         )
         for picture in pictures:
             (out / picture.name).write_bytes(picture.read_bytes())
-    beside = f", {len(pictures)} of {args.bsds}" if pictures else ""
-    print(f"{args.out}: {count} photographs{beside}")
+        for number in range(PATTERNS if args.free else 0):
+            # After the photographs in name order: few of these are held out.
+            patterns.picture(number).save(out / f"weave_{number:03d}.png")
+    beside = f"{PATTERNS} patterns" if args.free else f"{len(pictures)} of {args.bsds}"
+    print(f"{args.out}: {count} photographs, {beside}")
 
 
 if __name__ == "__main__":

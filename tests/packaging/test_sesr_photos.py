@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data import sesr_photos
+from benchmarks.data import patterns, sesr_photos
 from zoo.data import images
 from zoo.registry.licences import commercial
 
@@ -111,13 +111,15 @@ def sources(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_free_folder_holds_nothing_else(sources, tmp_path, monkeypatch, capsys):
+def test_the_free_folder_holds_patterns_and_nothing_else(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sesr_photos, "PATTERNS", 1)
     out = tmp_path / "out"
     words = ["", "--packages", str(sources), "--free", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", words)
     sesr_photos.main()
-    assert capsys.readouterr().out == f"{out}: 2 photographs\n"
-    assert sorted(path.name for path in out.iterdir()) == ["wallpaper_cat.png", "wallpaper_dog.png"]
+    assert capsys.readouterr().out == f"{out}: 2 photographs, 1 patterns\n"
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["wallpaper_cat.png", "wallpaper_dog.png", "weave_000.png"]
     monkeypatch.setattr(sys, "argv", [*words, "--bsds", str(tmp_path)])
     with pytest.raises(SystemExit):
         sesr_photos.main()
@@ -137,6 +139,13 @@ def test_what_has_other_pictures_is_refused(sources, number, fetch):
         sesr_photos.opened(sources, entry | {"sha256": "0" * 64})
     with pytest.raises(SystemExit, match=fetch):
         sesr_photos.opened(sources.parent, entry)
+
+
+def test_a_pattern_is_a_function_of_its_number():
+    first, again, other = (patterns.picture(number) for number in (7, 7, 8))
+    assert first.size == patterns.SIZE
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    assert np.asarray(first).std() > 10
 
 
 @pytest.mark.parametrize(
