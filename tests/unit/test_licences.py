@@ -7,7 +7,7 @@ import pytest
 
 from zoo.adapters import registry as adapters
 from zoo.cli import main
-from zoo.registry import find
+from zoo.registry import find, names, shipped_licences
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.licences import commercial
 
@@ -133,3 +133,11 @@ def test_show_says_nothing_where_the_default_may_be_shipped(weights, capsys):
     recipe = weights(photos="CC0", mine="MIT")
     assert main(["show", recipe.name]) == 0
     assert "may ship" not in capsys.readouterr().out
+
+
+def test_every_shipped_tag_called_free_may_be_shipped():
+    shelf = {(name, tag): text for name in names() for tag, text in shipped_licences(name).items()}
+    free = {key for key in shelf if key[1] == "free"}
+    assert ("sesr-m5-x2", "free") in free
+    assert free == {key for key, license in shelf.items() if commercial(license)}
+    assert not commercial(shelf["sesr-m5-x2", "photos"])
