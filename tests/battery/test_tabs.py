@@ -41,7 +41,7 @@ Install = Callable[..., None]
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One network, with adapters: the page loads, runs and prices every one that there is."""
     folder = tmp_path_factory.mktemp("weights")
-    name = "sesr-m5-x2.photos"
+    name = "sesr-m5-x2.free"
     shutil.copytree(catalogue.WEIGHTS / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue, "WEIGHTS", folder)
