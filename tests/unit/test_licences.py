@@ -49,7 +49,7 @@ def test_a_company_may_not_or_nobody_knows(license):
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """Write the facts of weights, which the package then ships; the default of M5 is "photos"."""
+    """Write the facts of weights, which the package then ships; the default is "photos"."""
     monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path)
 
     def ship(ref, license):
@@ -65,17 +65,17 @@ def listed(capsys, *words):
 
 
 def test_the_list_has_only_what_a_product_may_ship(shelf, capsys):
-    shelf("sesr-m5-x2.photos", "non-commercial")
-    shelf("sesr-m5-x2.free", "CC0, public domain")
-    shelf("sesr-m7-x2.photos", "MIT")
-    shelf("sesr-m7-x4.photos", "not stated")
-    rows = listed(capsys, "sesr-m?-x?").out.splitlines()
-    assert [row.split("  ")[0] for row in rows] == ["NAME", "sesr-m5-x2", "sesr-m7-x2"]
+    shelf("sesr-m7-x2.photos", "non-commercial")
+    shelf("sesr-m7-x2.free", "CC0, public domain")
+    shelf("sesr-m11-x2.photos", "MIT")
+    shelf("sesr-m11-x4.photos", "not stated")
+    rows = listed(capsys, "sesr-m*-x?").out.splitlines()
+    assert [row.split("  ")[0] for row in rows] == ["NAME", "sesr-m7-x2", "sesr-m11-x2"]
     assert "  free  " in rows[1]
     assert "  CC0, public domain  " in rows[1]
     assert "  photos, the default  " in rows[2]
-    found = json.loads(listed(capsys, "sesr-m5-x?", "--json").out)
-    assert [(entry["kind"], entry["name"]) for entry in found] == [("model", "sesr-m5-x2")]
+    found = json.loads(listed(capsys, "sesr-m7-x?", "--json").out)
+    assert [(entry["kind"], entry["name"]) for entry in found] == [("model", "sesr-m7-x2")]
     assert found[0]["weights"] == ["free"]
     assert found[0]["licenses"] == {"free": "CC0, public domain"}
 
