@@ -41,7 +41,7 @@ Install = Callable[..., None]
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Networks with adapters: the page loads, runs and prices every one that there is."""
     folder = tmp_path_factory.mktemp("weights")
-    for name in ("sesr-m5-x2.photos", "looks.free"):
+    for name in ("sesr-m5-x2.free", "looks.free"):
         if (catalogue.WEIGHTS / name).is_dir():
             shutil.copytree(catalogue.WEIGHTS / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:

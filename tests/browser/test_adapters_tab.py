@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 MOST_SECONDS = 120
-SESR = registry.names(base="sesr-m5-x2.photos")
+SESR = registry.names(base="sesr-m5-x2.free")
 
 
 class Visitor:

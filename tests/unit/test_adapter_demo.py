@@ -134,4 +134,4 @@ def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
         absent.add(package)
         missing = Bench(base, (adapter,)).missing
         assert missing == str(MissingExtraError.of(package, "adapters"))
-    assert Bench("sesr-m5-x2.photos", ("sesr-m5-x2-text",)).missing == ""
+    assert Bench("sesr-m5-x2.free", ("sesr-m5-x2-text",)).missing == ""

@@ -27,7 +27,7 @@ from zoo.registry.recipe import Train
 from zoo.tasks import super_resolution
 
 SHIPPED = [name for name in registry.names() if "file" in registry.find(name).weights]
-SESR = registry.names(base="sesr-m5-x2.photos")  # whose base is in the package too
+SESR = registry.names(base="sesr-m5-x2.free")  # whose base is in the package too
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from typing import Any
 from zoo.adapters.recipe import AdapterRecipe, MaskOptions
 from zoo.content import content
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.registry import refs
+from zoo.registry import catalogue, refs
 from zoo.registry.codec import from_json
+from zoo.registry.layout import UNSTATED
+from zoo.registry.licences import commercial
 
 Ref = str | Path
 
@@ -69,6 +71,26 @@ def find(name: str) -> AdapterRecipe:
     if name not in all_adapters():
         raise UnknownNameError.near("adapter", name, all_adapters(), "type: zoo adapter list")
     return all_adapters()[name]
+
+
+def licence(recipe: AdapterRecipe) -> str:
+    """Return the licence of a named adapter's weights: a matter of the data it was trained on."""
+    return str(recipe.weights.get("license") or recipe.data.get("license") or UNSTATED)
+
+
+def may_ship(recipe: AdapterRecipe) -> bool:
+    """Say whether a company may ship an adapter.
+
+    Its own licence must allow it, and that of the weights it was trained on, where this package
+    has them; the licence of any other base is its user's to look up.
+    """
+    base = _parsed(recipe.base)
+    if isinstance(base, refs.NameRef) and base.name in catalogue.all_recipes():
+        tag = base.tag or catalogue.find(base.name).default_tag
+        of_base = catalogue.shipped_licences(base.name).get(tag)
+        if of_base is not None and not commercial(of_base):
+            return False
+    return commercial(licence(recipe))
 
 
 def recipe_for(

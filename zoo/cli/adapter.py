@@ -185,6 +185,7 @@ def _joint(args: Arguments) -> None:
 
 
 def _info(args: Arguments) -> None:
+    from zoo.adapters import registry
     from zoo.artifacts import adapters as adapter_refs
     from zoo.verbs.adapters import describe, file_of
 
@@ -210,7 +211,7 @@ def _info(args: Arguments) -> None:
         "file": f"{facts['bytes']:,} bytes, {facts['bytes'] / max(1, facts['nnz']):.2f} a weight",
     }
     if recipe:
-        license = recipe.weights.get("license") or recipe.data.get("license", "not stated")
+        license = registry.licence(recipe)
         rows["data"] = f"{recipe.data.get('source', 'not recorded')}; licence: {license}"
         for key, value in recipe.facts.items():
             pairs = value.items() if isinstance(value, dict) else ()

@@ -8,6 +8,7 @@ from zoo import registry
 from zoo import verbs as api
 from zoo.cli.printing import Arguments, Command, add_ref, print_json, print_table
 from zoo.registry.codec import leaves
+from zoo.registry.licences import commercial
 from zoo.registry.recipe import Compress, Recipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def add(command: Command) -> None:
     sub.add_argument("pattern", nargs="?", default="*", help='e.g. "sesr-*-x2"')
     sub.add_argument("--family")
     sub.add_argument("--task")
+    sub.add_argument("--license", choices=["commercial"],
+                     help="only weights and adapters that a product may ship")  # fmt: skip
     add_ref(command("show", _show, "show a recipe, its weights and their licence"))
 
 
@@ -31,6 +34,9 @@ def _list(args: Arguments) -> None:
         for recipe in (registry.find(name) for name in registry.names(args.pattern))
         if args.family in (None, recipe.family) and args.task in (None, recipe.task, recipe.subtask)
     ]
+    if args.license:
+        _list_commercial(args, recipes)
+        return
     if args.json:
         print_json([{**r.to_json(), "weights": registry.shipped_tags(r.name)} for r in recipes])
         return
@@ -43,6 +49,42 @@ def _list(args: Arguments) -> None:
         print_table(rows)
     else:
         print(f"no recipe matches {args.pattern!r}; zoo list shows all", file=sys.stderr)
+
+
+def _list_commercial(args: Arguments, recipes: Sequence[Recipe]) -> None:
+    """List the weights and adapters whose stored licence lets a company ship them."""
+    from zoo.adapters import registry as adapters
+
+    models = [(recipe, _commercial(recipe)) for recipe in recipes]
+    # An adapter has a task, and no family.
+    found = () if args.family else map(adapters.find, adapters.names(args.pattern))
+    changes = [a for a in found if args.task in (None, a.task) and adapters.may_ship(a)]
+    if args.json:
+        print_json(
+            [
+                {"kind": "model", **r.to_json(), "weights": list(tags), "licenses": tags}
+                for r, tags in models
+                if tags
+            ]
+            + [{"kind": "adapter", **a.to_json(), "license": adapters.licence(a)} for a in changes]
+        )
+        return
+    rows = [
+        (r.name, f"{tag}, the default" if tag == r.default_tag else tag, license, r.summary)
+        for r, tags in models
+        for tag, license in tags.items()
+    ]
+    rows += [(a.name, f"adapter of {a.base}", adapters.licence(a), a.summary) for a in changes]
+    if rows:
+        print_table([("NAME", "WEIGHTS", "LICENCE", "WHAT"), *rows])
+    else:
+        print(f"nothing that matches {args.pattern!r} may be shipped commercially", file=sys.stderr)
+
+
+def _commercial(recipe: Recipe) -> dict[str, str]:
+    """Return tag -> licence of the shipped weights that a company may ship."""
+    shipped = registry.shipped_licences(recipe.name)
+    return {tag: license for tag, license in shipped.items() if commercial(license)}
 
 
 def _show_file(args: Arguments, artifact: "Artifact") -> None:
@@ -86,8 +128,9 @@ def _show(args: Arguments) -> None:
     else:
         weights = [artifact.facts]
     facts = [_facts(checkpoint) for checkpoint in weights]
+    free = [tag for tag in _commercial(recipe) if args.ref == recipe.name]
     if args.json:
-        print_json({"recipe": recipe.to_json(), "weights": facts})
+        print_json({"recipe": recipe.to_json(), "weights": facts, "commercial": free})
         return
     print(f"{recipe.name}: {recipe.summary}")
     print(f"paper    https://arxiv.org/abs/{recipe.paper}")
@@ -108,6 +151,9 @@ def _show(args: Arguments) -> None:
             print(f"         {scheme}: {how}measured on the device's own integers")
         for name, result in _scores(entry["metrics"]):
             print(f"         {name}: {result}")
+    if free and recipe.default_tag not in free:
+        default = f"not so .{recipe.default_tag}, which the bare name means"
+        print(f"free     {recipe.name}.{free[0]}: a product may ship it; {default}")
     if not facts:
         print(f"weights  none shipped; zoo {kind} {recipe.name} --data DIR --out DIR makes them")
 

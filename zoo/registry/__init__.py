@@ -5,6 +5,7 @@ from zoo.registry.catalogue import (
     find,
     importable_models,
     names,
+    shipped_licences,
     shipped_tags,
     weights_folder,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "find",
     "importable_models",
     "names",
+    "shipped_licences",
     "shipped_tags",
     "weights_folder",
 ]

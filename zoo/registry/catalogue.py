@@ -19,6 +19,8 @@ from types import MappingProxyType
 import zoo.recipes
 from zoo.content import content
 from zoo.errors import MismatchError, UnknownNameError
+from zoo.files import read_json
+from zoo.registry.layout import UNSTATED, facts_file
 from zoo.registry.recipe import Recipe, Train
 
 ENTRY_POINTS = "zoo.recipes"
@@ -131,6 +133,14 @@ def shipped_tags(name: str) -> list[str]:
         for folder in WEIGHTS.glob(f"{name}.*")
         if (folder / "config.json").is_file()
     )
+
+
+def shipped_licences(name: str) -> dict[str, str]:
+    """Return tag -> licence of the weights that this package ships for a recipe."""
+    return {
+        tag: str(read_json(facts_file(WEIGHTS / f"{name}.{tag}")).get("license", UNSTATED))
+        for tag in shipped_tags(name)
+    }
 
 
 def importable_models() -> tuple[str, ...]:

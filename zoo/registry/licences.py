@@ -1,0 +1,22 @@
+"""Which licences of weights let a company use them in a product.
+
+What a checkpoint or an adapter stores is a text for people; only one whose every part is known to
+allow it counts. What is not known, not stated, or asks that what is made of it be shared alike
+(CC-BY-SA, GPL, GFDL) does not.
+"""
+
+import re
+
+_NAMES = ("cc0", "cc0-1.0", "public domain", "apache-2.0", "mit", "expat", "isc", "unlicense")
+_PERMISSIVE = re.compile("|".join((*map(re.escape, _NAMES), r"cc-by(-\d\.\d)?", "bsd-[23]-clause")))
+
+
+def commercial(license: str) -> bool:
+    """Say whether a licence's text lets a company ship what is under it.
+
+    Args:
+        license: names of licences, between commas or semicolons; remarks in parentheses.
+
+    """
+    parts = re.split(r"[,;]", re.sub(r"\([^()]*\)", "", license))
+    return all(_PERMISSIVE.fullmatch(part.strip().lower()) for part in parts)
