@@ -6,6 +6,7 @@ from typing import Any
 
 import zoo
 from benchmarks.common import RESULTS
+from zoo.adapters import registry
 
 
 def stored(name: str) -> Any:
@@ -36,6 +37,18 @@ def table(prefix: str) -> str:
 
 
 Row = tuple[str, str, tuple[str, str]]
+
+
+def restyling() -> Row:
+    """The size of a look."""
+    found = [registry.find(name) for name in registry.names("looks-*")]
+    sizes = [recipe.weights["bytes"] / 1e3 for recipe in found if "file" in recipe.weights]
+    weights = zoo.estimate("looks", "ethos-u55-256").parameters["weights"]
+    return (
+        "**Restyle photographs** while a slider moves: looks as adapters of one small network",
+        f"{len(sizes)} looks of {statistics.median(sizes):.0f} KB on a base of {weights:,} weights",
+        ("looks", "guides/looks.md"),
+    )
 
 
 def enlarging() -> Row:

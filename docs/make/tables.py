@@ -88,6 +88,19 @@ def adapters() -> str:
     return "\n".join(lines)
 
 
+def looks() -> str:
+    """Return what each look reaches against its filter."""
+    lines = ["| look | file | base | with the look |", "|---|---:|---:|---:|"]
+    for name in adapter_registry.names("looks-*"):
+        recipe = adapter_registry.find(name)
+        if "file" in recipe.weights:
+            pair = recipe.facts["held_out_psnr_db"]
+            size = f"{recipe.weights['bytes'] / 1e3:,.0f} KB"
+            psnr = f"{pair['base']:.1f} dB | {pair['adapter']:.1f} dB"
+            lines.append(f"| `{name}` | {size} | {psnr} |")
+    return "\n".join(lines)
+
+
 def _words(fact: str) -> str:
     """Return the name of a fact for people: held_out_psnr_db -> held out, PSNR in dB."""
     return fact.replace("_psnr_db", ", PSNR in dB").replace("_", " ")
@@ -119,6 +132,7 @@ def main() -> None:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headlines": lambda: headlines.table("docs/")},
     "docs/index.md": {"headlines": lambda: headlines.table("")},
+    "docs/guides/looks.md": {"looks": looks},
     "docs/tables/models.md": {"recipes": networks.recipes, "models": models},
     "docs/tables/adapters.md": {"adapters": adapters},
     "docs/tables/quantized.md": {"llm": gptvq_tables.perplexities},
