@@ -120,3 +120,16 @@ def _training() -> list[tuple[str, str, str]]:
             str(goals["step_ratio"]),
         ),
     ]
+
+
+def hub_clients() -> str:
+    """Return how many of the client's own tests pass against the embedded hub."""
+    found = stored("hub_client_suite")
+    every, asking = found["counts"], found["asking_the_hub"]
+    rows = []
+    for name, counts in (("all in scope", every), ("those that ask the hub", asking)):
+        total = counts["passed"] + counts["failed"]
+        share = f"{counts['passed']:,} of {total:,} pass: {counts['passed'] / total:.1%}"
+        rows.append((f"tests of huggingface_hub {found['huggingface_hub']}, {name}", share))
+    goals = (f"{found['goal']:.0%}", "")
+    return _claims((what, share, goal) for (what, share), goal in zip(rows, goals, strict=True))
