@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+import zoo
 from zoo.adapters import registry as adapters
 from zoo.cli import main
 from zoo.registry import find, names, shipped_licences
@@ -141,3 +143,20 @@ def test_every_shipped_tag_called_free_may_be_shipped():
     assert ("sesr-m5-x2", "free") in free
     assert free == {key for key, license in shelf.items() if commercial(license)}
     assert not commercial(shelf["sesr-m5-x2", "photos"])
+
+
+@pytest.mark.parametrize(
+    ("start", "allowed"), [("sesr-m3-x2.photos", False), ("sesr-m5-x2.free", True)]
+)
+def test_weights_inherit_the_licence_of_what_they_start_from(tmp_path, start, allowed):
+    name = start.partition(".")[0]
+    photos = Path(__file__).parents[2] / "docs" / "samples" / "photos"
+    settings = {"steps": 1, "options__patch_size": 16}
+    made = zoo.train(
+        name, tmp_path, data=photos, init=start, data_license="CC-BY-4.0", device="cpu", **settings
+    )
+    theirs = zoo.checkpoint(start).license
+    assert made.license == f"CC-BY-4.0; started from {start}: {theirs}"
+    assert theirs in (tmp_path / "LICENSE").read_text()
+    assert theirs in (tmp_path / "README.md").read_text()
+    assert commercial(made.license) is allowed

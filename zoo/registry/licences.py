@@ -10,13 +10,17 @@ import re
 _NAMES = ("cc0", "cc0-1.0", "public domain", "apache-2.0", "mit", "expat", "isc", "unlicense")
 _PERMISSIVE = re.compile("|".join((*map(re.escape, _NAMES), r"cc-by(-\d\.\d)?", "bsd-[23]-clause")))
 
+_OF_OTHERS = re.compile(r"^(started from|taught by) \S+: ")
+
 
 def commercial(license: str) -> bool:
     """Say whether a licence's text lets a company ship what is under it.
 
     Args:
-        license: names of licences, between commas or semicolons; remarks in parentheses.
+        license: names of licences, between commas or semicolons; remarks in parentheses; before
+            those of other weights "started from NAME:" or "taught by NAME:".
 
     """
     parts = re.split(r"[,;]", re.sub(r"\([^()]*\)", "", license))
-    return all(_PERMISSIVE.fullmatch(part.strip().lower()) for part in parts)
+    bare = (_OF_OTHERS.sub("", part.strip()) for part in parts)
+    return all(_PERMISSIVE.fullmatch(part.lower()) for part in bare)

@@ -37,10 +37,15 @@ if TYPE_CHECKING:
 
 
 def learning_rate(train: Train, step: int) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up, then half a cosine to zero."""
-    if step < train.warmup_steps:
-        return train.lr * (step + 1) / train.warmup_steps
-    progress = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
+    """Return the rate of a step, counted from 0: linear warm-up, then half a cosine to zero.
+
+    The warm-up is at most a fifth of the steps: a recipe's settings are for its own, long run, and
+    a short one would otherwise end before it has learned anything.
+    """
+    warmup = min(train.warmup_steps, train.steps // 5)
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, train.steps - warmup)
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -86,7 +91,9 @@ class Run:
             if accelerator.is_main_process:
                 accelerator.wait_for_everyone()
         self.setup = Setup(accelerator, self.task, self.data, out, license)
-        self.average = MovingAverage(self.settings.ema_decay)
+        # Over half of a short run at most, or the average would stay where the run started.
+        decay = min(self.settings.ema_decay, max(0.0, 1 - 2 / self.settings.steps))
+        self.average = MovingAverage(decay)
         self.hooks = (self.average, *hooks)
         self.progress = Progress()
 

@@ -1,6 +1,6 @@
 """Verbs that make things: a checkpoint, a folder for transformers, a deployable file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,8 @@ def train(
         init: ref of a checkpoint to start from instead of the recipe's own `train.init`;
             "none" starts from random weights.
         resume: continue a run that was killed; it ends with the same weights.
-        data_license: licence of the data, for the card.
+        data_license: licence of the data, for the card. Weights that start from others, or learn
+            from a teacher, are bound by the licences of those too, and the card says so.
         tracker: "tensorboard", or another of Accelerate's trackers.
         device: "cpu" does not use an accelerator.
         overrides: training settings, e.g. `lr=1e-3, steps=1000`; `options__NAME=` reaches the
@@ -81,12 +82,12 @@ def train(
         quantizer = qat.training_form
         if init is None:  # rounding is learned last: it starts from the float weights
             start = chosen.name
-    chosen, model, teacher = _begin(chosen, start)
+    chosen, model, teacher, inherited = _begin(chosen, start)
     result = train_loop(
         chosen,
         Path(out),
         data=str(data),
-        data_license=data_license or UNSTATED,
+        data_license=_joined(data_license or UNSTATED, inherited),
         init=model,
         teacher=teacher,
         resume=resume,
@@ -101,19 +102,31 @@ def train(
 
 def _begin(
     recipe: Recipe, start: Ref | None
-) -> "tuple[Recipe, torch.nn.Module | None, torch.nn.Module | None]":
-    """Return the recipe as it is recorded, the network it starts from, and its teacher."""
+) -> "tuple[Recipe, torch.nn.Module | None, torch.nn.Module | None, dict[str, str]]":
+    """Return the recipe as it is recorded, the network it starts from, and its teacher.
+
+    Last come the licences of both, by what they did: "started from NAME.TAG".
+    """
     model = teacher = None
+    licences: dict[str, str] = {}
     if start == "none":
         recipe = recipe.override({"train.init": "none"})
     elif start is not None:
         origin = resolve(start)
         recipe = recipe.override({"train.init": _label(origin)})
         model = _initial(origin, recipe.name)
+        licences[f"started from {_label(origin)}"] = checkpoint(origin).license
     if recipe.train.teacher is not None:
         origin = resolve(recipe.train.teacher)
         recipe, teacher = recipe.override({"train.teacher": _label(origin)}), origin.load()
-    return recipe, model, teacher
+        licences[f"taught by {_label(origin)}"] = checkpoint(origin).license
+    return recipe, model, teacher, licences
+
+
+def _joined(data_license: str, inherited: Mapping[str, str]) -> str:
+    """Return the licence of weights: that of their data, and those that they inherit."""
+    others = [f"{how}: {text}" for how, text in inherited.items() if text != data_license]
+    return "; ".join([data_license, *others])
 
 
 def _label(origin: "Artifact") -> str:
