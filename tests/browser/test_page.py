@@ -118,5 +118,6 @@ def test_visitors_do_not_see_each_other(
 ) -> None:
     enlarge(page, photo(tmp_path))
     other = visit()
+    other.get_by_role("tab", name="Enlarge", exact=True).click()
     other.wait_for_selector("#whole img")
     assert not set(sources(other, "whole")) & set(sources(page, "whole"))

@@ -6,7 +6,7 @@ import zoo
 from zoo import registry
 
 MOST_LOST_DB = 0.10  # on each set, for the bare name to mean the free weights
-FREE = [name for name in registry.names() if "free" in registry.shipped_tags(name)]
+FREE = [name for name in registry.names("sesr-*") if "free" in registry.shipped_tags(name)]
 
 
 def recorded(ref, pictures):

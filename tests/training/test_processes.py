@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.jobs import perform, two_processes
-from zoo import extensions
+from zoo import extensions, tasks
 from zoo.registry import all_recipes
 from zoo.registry.recipe import Train
 
@@ -55,8 +55,8 @@ def data_of(tmp_path_factory, draw_pictures) -> Callable[[str], Path]:
                 labels = recipe.preprocessing["labels"]
                 for number, label in enumerate(labels):
                     draw_pictures(place / label, 100 // len(labels), (36, 36), number)
-            case _:
-                raise AssertionError(f"write here what {recipe.subtask} is trained on")
+            case subtask:
+                tasks.named(subtask).trial(place, recipe)
         return place
 
     return made
@@ -193,7 +193,7 @@ def test_two_processes_equal_one_with_the_double_batch(
     assert report["tuning"]["divergence_after"] < report["tuning"]["divergence_before"]
     for name in ONE_OF_EACH_TASK.values():  # and a difference would show
         whole, half = tmp_path / f"{name} plain" / "one", tmp_path / f"{name} teacher"
-        assert abs(figures(whole)[0]["loss"] - figures(half)[0]["loss"]) > 1e-3
+        assert abs(figures(whole)[0]["loss"] - figures(half)[0]["loss"]) > 5e-4
 
 
 @pytest.mark.slow

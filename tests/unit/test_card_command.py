@@ -38,4 +38,4 @@ def test_an_option_that_was_not_there_is_taken_away():
 def test_the_card_of_a_folder_loads_that_folder(made):
     card = zoo.card(str(made.path))
     assert f'zoo.load("{made.path}")' in card
-    assert 'zoo.load("sesr-m5-x2.photos")' in zoo.card("sesr-m5-x2")
+    assert 'zoo.load("sesr-m5-x2.free")' in zoo.card("sesr-m5-x2")

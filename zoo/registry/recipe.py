@@ -27,9 +27,10 @@ class Train:
         batch_size: samples per process and micro-batch (the convention of Accelerate).
         lr: peak learning rate; linear warm-up, then cosine to zero.
         optimizer: "adamw", or "soap" (see `zoo.training.optimizers.Soap`).
-        warmup_steps: steps of the linear warm-up.
+        warmup_steps: steps of the linear warm-up; at most a fifth of `steps` are taken.
         weight_decay: decoupled weight decay.
-        ema_decay: the weights kept are an exponential moving average; 0 turns it off.
+        ema_decay: the weights kept are an exponential moving average; 0 turns it off. At most
+            1 - 2/`steps` is taken.
         clip_norm: bound on the gradient norm; 0 turns it off.
         accumulation_steps: micro-batches per optimizer step.
         precision: mixed precision of Accelerate ("no", "bf16", "fp16").
