@@ -235,3 +235,29 @@ def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None
     with pytest.raises(MismatchError, match=r"expected int8 \(N, 16, 16, 1\)"):
         zoo.run(classifier, np.zeros((4, 4), np.int8))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_not_priced_by_the_rates_of_another_type(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU()).eval()
+    inputs = [torch.rand(1, 1, 8, 8)]
+    for kind, options in (
+        ("float32", {}),
+        ("int16", {"int16": True, "data": inputs}),
+        ("int8", {"int8": True, "data": inputs}),
+    ):
+        file, shape = tmp_path / f"{kind}.tflite", (1, 1, 8, 8)
+        zoo.export(network, file, format="tflite", input_shape=shape, **options)
+    for target in ("stm32f446-180mhz-cmsisnn", "ethos-u55-128"):
+        assert zoo.estimate(tmp_path / "int8.tflite", target).dtype == "int8"
+        for kind in ("float32", "int16"):
+            with pytest.raises(MismatchError, match=f"computes in {kind}, and the rates of"):
+                zoo.estimate(tmp_path / f"{kind}.tflite", target)
+
+
+def test_the_shape_of_a_file_is_fixed(tmp_path):
+    network = torch.nn.Conv2d(1, 4, 3, padding=1).eval()
+    file = tmp_path / "x.tflite"
+    data = [torch.rand(1, 1, 8, 8)]
+    zoo.export(network, file, format="tflite", int8=True, data=data, input_shape=(1, 1, 8, 8))
+    with pytest.raises(MismatchError, match="takes inputs of"):
+        zoo.estimate(file, "ethos-u55-128", input_shape=(1, 1, 16, 16))

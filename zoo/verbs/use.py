@@ -13,7 +13,8 @@ from zoo.registry.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from zoo.cost import Cost
+    from zoo.cost import Cost, Target
+    from zoo.graph.ir import Graph
     from zoo.registry.artifact import Artifact
 
 
@@ -269,7 +270,22 @@ def estimate(
     if not isinstance(item, str | Path | Recipe) and not is_artifact(item):
         return cost.estimate(item, device, method=method, input_shape=input_shape)  # a module
     artifact = resolve(item, weights=False)
-    shape = input_shape
-    if shape is None and artifact.recipe is not None:
-        shape = artifact.recipe.input_shape
+    if artifact.recipe is None:
+        graph = artifact.graph(input_shape)  # of a file, whose shape and type are fixed
+        _check_type(artifact.ref, graph, device, method)
+        return cost.estimate(graph, device, method=method)
+    shape = input_shape or artifact.recipe.input_shape
     return cost.estimate(artifact.structure(), device, method=method, input_shape=shape)
+
+
+def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None:
+    """Refuse to price a file by the rates and sizes of another type of numbers."""
+    found = {t.dtype for t in graph.tensors.values() if not t.is_parameter}
+    stored = next((name for name in ("int8", "int16") if name in found), "float32")
+    chosen = device.method if method == "auto" else method
+    if chosen == "roofline" and stored != device.dtype:
+        vela = ", or add --method vela" if stored == "int16" and "ethos" in device.name else ""
+        raise MismatchError(
+            f"{ref} computes in {stored}, and the rates of {device.name} are for {device.dtype}; "
+            f"price a file that was exported with --{device.dtype}{vela}"
+        )
