@@ -188,7 +188,7 @@ class Placed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        return self.layer(torch.nn.functional.conv2d(x.to(x), self.skip.to(x)))  # type: ignore[operator]
+        return self.layer(torch.nn.functional.conv2d(x.to(x), self.skip.to(x)))
 
 
 def test_assertions_of_the_exporter_are_not_operators() -> None:

@@ -101,12 +101,12 @@ class Family:
         Weights of a mixture that are beyond a scale are those at its end.
         """
         floating = self.floating(self.state(strengths), input_shape or self.input_shape)
-        graph = quantize_graph(floating, self.ranges, also=self.values)
-        return on_npu(graph) if self.npu else graph
+        return quantize_graph(floating, self.ranges, held=self.values)
 
     def file(self, strengths: Mapping[str, float]) -> bytes:
         """Return the `.tflite` file with adapters of these strengths in it; {} is the base's."""
-        return serialize_tflite(self.graph(strengths))
+        graph = self.graph(strengths)
+        return serialize_tflite(on_npu(graph) if self.npu else graph)
 
     def patch(self, strengths: Mapping[str, float], label: str = "") -> Patch:
         """Return what turns the base's file into the one with adapters of these strengths.

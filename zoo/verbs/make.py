@@ -248,7 +248,7 @@ def export(
         return _export_packed(source, Path(path))
     if int8 and source.quantization is not None:
         return _export_quantized(source, Path(path), shape, data, npu=npu, format=format)
-    inputs = _calibration(source, data) if activations or data is not None else None
+    inputs = calibration_inputs(source, data) if activations or data is not None else None
     return _write(
         source.load(), Path(path), shape, inputs, format, activations, npu=npu, facts=_facts(source)
     )
@@ -303,7 +303,8 @@ def _batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
     return data
 
 
-def _calibration(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]":
+def calibration_inputs(source: "Checkpoint", data: Ref | None) -> "list[torch.Tensor]":
+    """Return batches of a folder, or a Hub data set, that ranges are learned from."""
     from zoo.tasks import calibration
 
     if data is None:

@@ -90,13 +90,14 @@ def quantize_graph(
     activations: Literal["int8", "int16"] = "int8",
     *,
     weight_bits: int = 8,
-    also: Sequence[Values] = (),
+    held: Sequence[Values] = (),
 ) -> Graph:
     """Return a float graph, channels last, quantized with these ranges of its activations.
 
     With fewer than 8 `weight_bits` the weights of convolutions and fully connected layers take
-    fewer of int8's values: 4 bits are -7 to 7. `also` are values that the same network has at
-    other times, which the scales of its parameters must hold as well.
+    fewer of int8's values: 4 bits are -7 to 7. `held` are values that the same network has at one
+    time or another: the scales of its parameters are those that hold all of them, instead of the
+    graph's own, of which what lies beyond is cut off.
     """
     meanings = quantizations(graph, ranges, activations)
     tensors: dict[str, Tensor] = {}
@@ -114,7 +115,7 @@ def quantize_graph(
                 if weight is not None and op.kind in MAC_KINDS:
                     made = _bias(graph, op, weight, meanings[op.inputs[0]], activations)
                 else:
-                    largest = _largest(op, name, [graph.values, *also])
+                    largest = _largest(op, name, held or [graph.values])
                     made = _parameter(graph, op, name, meanings, activations, weight_bits, largest)
                     weight = made[0]
                 # What integers mean depends on the layer: one used twice has two biases.
