@@ -63,8 +63,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--orthogonality", action="store_true", help="also AWOM and AWOR")
     sub.add_argument("--data", help="measure the loss on it: base, each adapter, and fused")
     sub.add_argument("--picture", metavar="FILE", help="write the report as a picture too")
+    _add_patch(action("patch", _patch, "put an adapter's patch into an int8 .tflite file"))
 
-    sub = action("patch", _patch, "put an adapter's patch into an int8 .tflite file")
+
+def _add_patch(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("file", help="the base's .tflite file; it stays as it is")
     sub.add_argument("patch", help="a .patch file: zoo export ... --adapters PATTERN")
     sub.add_argument("--out", metavar="FILE", help="write the result; default: only check")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zoo.adapters.format import SparseAdapter
 from zoo.adapters.switcher import Switcher
 from zoo.deploy.fidelity import Fidelity, deployable, same_as_module
-from zoo.deploy.patch import Change, Patch
+from zoo.deploy.patch import Patch, TensorPatch
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
@@ -123,7 +123,7 @@ class Family:
             where = np.flatnonzero(old.reshape(-1) != other.values[name].reshape(-1))
             if len(where):
                 new = np.ascontiguousarray(other.values[name].reshape(-1)[where])
-                changes[name] = Change(old.size, where.astype(np.int64), new)
+                changes[name] = TensorPatch(old.size, where.astype(np.int64), new)
         return Patch(label or label_of(strengths), dict(strengths), self.sha256, changes)
 
     @functools.cached_property
