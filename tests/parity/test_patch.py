@@ -14,7 +14,7 @@ from zoo.adapters import SparseAdapter
 from zoo.cli import main
 from zoo.cost.switching import switch_cost
 from zoo.cost.target import target
-from zoo.deploy.family import Family, label_of
+from zoo.deploy.family import Family, label_of, saturated
 from zoo.deploy.patch import Patch, PatchedFile
 from zoo.deploy.tflite_read import parse_tflite
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
@@ -111,6 +111,19 @@ def test_scales_hold_every_adapter(family: Family) -> None:
     own = np.array(alone.tensors[name].quantization.scales)  # type: ignore[union-attr]
     assert np.all(scales >= own)
     assert np.any(scales > own)
+
+
+def test_what_the_last_clamp_cuts_off_takes_no_steps(family: Family) -> None:
+    graph = family.floating(family.state({}), SHAPE)
+    wide = {name: (-3.0, 3.0) for name, t in graph.tensors.items() if not t.is_parameter}
+    narrow = {name for name, limits in saturated(graph, wide).items() if limits != (-3.0, 3.0)}
+    moves = {"reshape", "transpose", "depth_to_space"}
+    makers = {graph.producers[name].kind for name in narrow}
+    assert makers == {"add", *moves}
+    assert graph.ops[-1].inputs[0] in narrow
+    assert not narrow & {*graph.inputs, *graph.outputs}
+    low, high = saturated(graph, wide)[graph.ops[-1].inputs[0]]
+    assert (low, high) == (pytest.approx(-128 / 254), 0.5)
 
 
 def test_a_file_says_what_is_in_it(family: Family, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ Integers = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class TensorPatch:
+class IntegerChange:
     """What a patch does to one tensor of the file.
 
     Attributes:
@@ -69,7 +69,7 @@ class Patch:
     label: str
     strengths: Mapping[str, float]
     base_sha256: str
-    changes: Mapping[str, TensorPatch]
+    changes: Mapping[str, IntegerChange]
 
     @property
     def count(self) -> int:
@@ -165,7 +165,7 @@ def _expect(record: Any, fields: Mapping[str, type], what: str) -> None:
             raise UnsafeFileError(f"{key} of {what} is not of type {kind.__name__}")
 
 
-def _change(name: str, fields: Any, arrays: Mapping[str, NDArray[Any]]) -> TensorPatch:
+def _change(name: str, fields: Any, arrays: Mapping[str, NDArray[Any]]) -> IntegerChange:
     _expect(fields, _FIELDS, f"the description of {name}")
     codes, new = arrays[f"{name}|idx"], arrays[f"{name}|val"]
     numel, count = fields["numel"], fields["count"]
@@ -174,7 +174,7 @@ def _change(name: str, fields: Any, arrays: Mapping[str, NDArray[Any]]) -> Tenso
     if new.dtype != _TYPES[fields["dtype"]] or new.shape != (count,) or not 0 <= count <= numel:
         raise UnsafeFileError(f"{name} does not have the {count} integers that are announced")
     where = decode(Encoded(fields["index"], fields["block"], codes), numel, count)
-    return TensorPatch(numel, where, new)
+    return IntegerChange(numel, where, new)
 
 
 def _digest(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -246,7 +246,7 @@ class PatchedFile:
         self._undo, self.patch = [], None
         return written
 
-    def _live(self, name: str, change: TensorPatch) -> Integers:
+    def _live(self, name: str, change: IntegerChange) -> Integers:
         """Return a tensor's integers in the file's own memory."""
         place = self.buffers.get(name)
         if place is None:
