@@ -178,6 +178,36 @@ def test_what_cannot_be_mapped_is_named(module: nn.Module, words: tuple[str, ...
         assert word in str(caught.value)
 
 
+class Placed(nn.Module):
+    """Brings a buffer to where its input is, as models do that may be moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+        self.register_buffer("skip", torch.eye(3).reshape(3, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self.layer(torch.nn.functional.conv2d(x.to(x), self.skip.to(x)))
+
+
+def test_assertions_of_the_exporter_are_not_operators() -> None:
+    """`.to` leaves one about its tensor's type, which computes nothing."""
+    graph = trace(Placed().eval(), (1, 3, 8, 8), values=True)
+    assert [op.kind for op in graph.ops] == ["conv2d", "conv2d"]
+    sources = [graph.tensors[op.inputs[1]].source for op in graph.ops]
+    assert sources == ["skip", "layer.weight"]
+
+
+def test_a_change_of_type_is_an_operator_that_devices_lack() -> None:
+    class Halved(Placed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.to(torch.float16).to(torch.float32))
+
+    with pytest.raises(MismatchError, match=r"aten\.to at the top level has no mapping"):
+        trace(Halved().eval(), (1, 3, 8, 8))
+
+
 def test_training_mode_is_refused() -> None:
     with pytest.raises(MismatchError, match=r"call \.eval\(\)"):
         trace(nn.Conv2d(1, 1, 1), (1, 1, 4, 4))

@@ -63,6 +63,14 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--orthogonality", action="store_true", help="also AWOM and AWOR")
     sub.add_argument("--data", help="measure the loss on it: base, each adapter, and fused")
     sub.add_argument("--picture", metavar="FILE", help="write the report as a picture too")
+    _add_patch(action("patch", _patch, "put an adapter's patch into an int8 .tflite file"))
+
+
+def _add_patch(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", help="the base's .tflite file; it stays as it is")
+    sub.add_argument("patch", help="a .patch file: zoo export ... --adapters PATTERN")
+    sub.add_argument("--out", metavar="FILE", help="write the result; default: only check")
+    sub.add_argument("--target", default="ethos-u55-256", help="estimate a switch on this device")
 
 
 def _add_train(sub: argparse.ArgumentParser) -> None:
@@ -303,3 +311,24 @@ def _compare(args: Arguments) -> None:
         print_json(report.to_json())
     else:
         print(report.table())
+
+
+def _patch(args: Arguments) -> None:
+    from zoo.cost.switching import switch_cost
+    from zoo.cost.target import target
+    from zoo.verbs.patching import patch_file
+
+    device = target(args.target)
+    facts = patch_file(args.file, args.patch, args.out)
+    cost = switch_cost(
+        device,
+        patch_bytes=facts["patch_bytes"],
+        integers=facts["integers"],
+        weight_bytes=facts["file_bytes"],
+    )
+    if args.json:
+        print_json({**facts, "out": args.out, "switch": cost.to_json()})
+        return
+    where = f"{args.out}  " if args.out else ""
+    print(f"{where}{facts['label']}: {facts['integers']} integers, {facts['written_bytes']} bytes "
+          f"written; {cost.switch_us:.0f} us on {cost.target} (estimated)")  # fmt: skip

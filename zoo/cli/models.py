@@ -56,6 +56,14 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="DIR", help="inputs to learn the integers' ranges from")
     _add_shape(sub)
     sub.add_argument("--out", metavar="FILE")
+    sub.add_argument(
+        "--adapters", metavar="PATTERN",
+        help="also write these as patches of the int8 .tflite file: names, or ./DIR",
+    )  # fmt: skip
+    sub.add_argument(
+        "--mix", action="append", default=[], metavar="NAME=STRENGTH,...",
+        help="one more patch, of several of these adapters at once",
+    )  # fmt: skip
 
 
 def _add_shape(sub: argparse.ArgumentParser) -> None:
@@ -135,6 +143,9 @@ def _export(args: Arguments) -> None:
     artifact = api.resolve(args.ref)
     name = artifact.path.stem if artifact.recipe is None else artifact.recipe.name
     out = args.out or f"{name}.{args.format}"
+    if args.adapters or args.mix:
+        _export_patches(args, out)
+        return
     file = api.export(
         artifact,
         out,
@@ -150,6 +161,42 @@ def _export(args: Arguments) -> None:
     if (steps := getattr(file, "max_steps", None)) is not None:
         line += f", ONNX Runtime within {steps} step{'s' * (steps != 1)} of the int8 reference"
     print(line)
+
+
+def _export_patches(args: Arguments, out: str) -> None:
+    """Write a base and patches of it."""
+    from zoo.verbs.patching import export_patches
+
+    if not args.adapters or args.format != "tflite" or not args.int8 or not args.data:
+        raise MismatchError(
+            "patches are of an int8 .tflite file; type: zoo export REF --format tflite --int8 "
+            "--data DIR --adapters PATTERN"
+        )
+    file, patches = export_patches(
+        args.ref,
+        out,
+        data=args.data,
+        adapters=args.adapters,
+        mixes=[_strengths(text) for text in args.mix],
+        npu=args.npu,
+        input_shape=_shape(args.shape) if args.shape is not None else None,
+    )
+    print(f"{file.path}  {file.path.stat().st_size} bytes, SNR {file.snr_db:.1f} dB")
+    for patch in patches:
+        print(
+            f"{patch.path}  {patch.file_bytes} bytes, writes {patch.written_bytes}, "
+            f"SNR {patch.snr_db:.1f} dB"
+        )
+
+
+def _strengths(text: str) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name: float(strength) for name, strength in pairs}
+    except ValueError:
+        raise MismatchError(
+            f"--mix {text!r}; expected NAME=STRENGTH,..., e.g. looks-film=0.5,looks-night=1"
+        ) from None
 
 
 def _card(args: Arguments) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from zoo.graph.fuse import fuse
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import FUSABLE, LOWER
 from zoo.graph.layout import LAST, channels_last
-from zoo.graph.trace import trace
+from zoo.graph.trace import exported, folded, state_of
 
 Move = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -30,10 +30,14 @@ def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         MismatchError: an operator has no channels-last form here; the message names it.
 
     """
-    graph = fuse(trace(module, input_shape, values=True), FUSABLE)
-    lowered = Lowering(graph).run()
-    check(lowered)
-    return lowered
+    return lowered(exported(module, input_shape), state_of(module))
+
+
+def lowered(graph: Graph, state: Mapping[str, NDArray[np.float32]]) -> Graph:
+    """Return the deployed form of a graph of `zoo.graph.trace.exported` with these values."""
+    result = Lowering(fuse(folded(graph, state), FUSABLE)).run()
+    check(result)
+    return result
 
 
 def _copy(name: str, copy: str) -> Op:

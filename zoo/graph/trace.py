@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,30 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     print(f"{graph.macs / 1e9:.2f} GMAC in {len(graph.ops)} operators")
     ```
     """
+    return folded(exported(module, input_shape), state_of(module) if values else {})
+
+
+def exported(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+    """Return the operators of a module as it calls them: what `folded` begins with.
+
+    It depends on no value. A trace is slow; a network with several sets of weights needs one.
+    """
     program = export_program(module, input_shape)
-    state = _state(module) if values else {}
-    graph = absorb_padding(Tracer(program.graph_signature).run(program.graph))
-    return counted(fold_batch_norm(graph, state))
+    return Tracer(program.graph_signature).run(program.graph)
 
 
-def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+def folded(graph: Graph, state: Mapping[str, NDArray[np.float32]]) -> Graph:
+    """Return the deployed graph of an `exported` one; `state` has the parameters' values, or {}."""
+    return counted(fold_batch_norm(absorb_padding(graph), state))
+
+
+def state_of(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Return the values of parameters and buffers by name, in float32.
+
+    Raises:
+        MismatchError: the module is on the meta device.
+
+    """
     # A shared tensor under each of its names: the exporter may use any of them.
     tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     tensors |= dict(module.named_buffers(remove_duplicate=False))
@@ -65,6 +82,12 @@ def _state(module: nn.Module) -> dict[str, NDArray[np.float32]]:
             'zoo.estimate(..., method="roofline")'
         )
     return {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
+
+
+def _same_numbers(node: fx.Node) -> bool:
+    """Whether a `.to` leaves the type as it is: where a tensor lies says nothing on a device."""
+    source = node.all_input_nodes[0]
+    return bool(source.meta["val"].dtype == node.meta["val"].dtype)
 
 
 class Tracer:
@@ -80,6 +103,7 @@ class Tracer:
         self.wanted = [spec.kind is OutputKind.USER_OUTPUT for spec in signature.output_specs]
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
+        self.parameters: dict[str, fx.Node] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
 
     def run(self, graph: fx.Graph) -> Graph:
@@ -91,6 +115,7 @@ class Tracer:
                 inputs.append(self.add_tensor(node, "input"))
             elif node.op == "placeholder":
                 self.names[node] = node.name  # becomes a tensor when an op first reads it
+                self.parameters[node.name] = node
             elif node.op == "output":
                 pairs = zip(node.args[0], self.wanted, strict=True)
                 results = [
@@ -139,7 +164,9 @@ class Tracer:
         for place, node in enumerate(nodes):
             name = self.names[node]
             if name in self.sources and name not in self.tensors:
-                self.add_tensor(node, roles[place] if place < len(roles) else "constant")
+                self.add_tensor(
+                    self.parameters[name], roles[place] if place < len(roles) else "constant"
+                )
             names.append(name)
         return tuple(names)
 
@@ -179,6 +206,11 @@ class Tracer:
             a.name: {**arguments, **node.kwargs}.get(a.name, a.default_value)
             for a in target._schema.arguments
         }
+        if not target._schema.returns and not node.users:
+            return  # an assertion of the exporter's (`.to` leaves one): it computes nothing
+        if name == "to" and _same_numbers(node):
+            self.names[node] = self.names[node.all_input_nodes[0]]
+            return
         if name in _ALIASES and not arguments.get("train"):
             self.names[node] = self.names[node.all_input_nodes[0]]
             return

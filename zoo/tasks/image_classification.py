@@ -61,7 +61,7 @@ FACTS = TaskFacts(
         log_every=100, eval_every=200, save_every=200,
         options={"shift": 2, "flip": True, "label_smoothing": 0.0},
     ),
-    usage='model = zoo.load("{ref}")  # takes ({shape}), returns logits\n'
+    usage='model = zoo.load("{ref}")  # takes ({shape}), gives logits\n'
     'zoo.run("{ref}", "photo.jpg").best  # labels and probabilities',
 )  # fmt: skip
 HOLD_OUT_EVERY = 25

@@ -78,6 +78,14 @@ def batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
     return data
 
 
+def data_path(data: str | Path) -> Path:
+    """Return where data lie: absolute for what can only be a file, there or not."""
+    path = Path(data).expanduser()
+    if path != Path(data) or not isinstance(data, str) or data.startswith((".", "/")):
+        return path.absolute()
+    return path  # maybe a Hub data set, org/name
+
+
 def calibration_inputs(source: "Checkpoint", data: Path | None) -> "list[torch.Tensor]":
     """Return the inputs that ranges are learned from."""
     from zoo.tasks import calibration

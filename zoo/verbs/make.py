@@ -207,8 +207,8 @@ def compress(
         ref,
         Path(out),
         method=method,
-        data=None if data is None else _data_path(data),
-        test=None if test is None else _data_path(test),
+        data=None if data is None else exporting.data_path(data),
+        test=None if test is None else exporting.data_path(test),
         base=base,
         license=license,
         resume=resume,
@@ -310,7 +310,7 @@ def export(
         raise MismatchError("the data of a checkpoint is a folder or a Hub data set; give its name")
     source = checkpoint(item)
     shape = input_shape or source.recipe.input_shape
-    where = None if data is None else _data_path(data)
+    where = None if data is None else exporting.data_path(data)
     if source.recipe.of_transformers:
         if format != "onnx" or int8 or data is not None:
             raise MismatchError("a packed language model is exported with --format onnx only")
@@ -330,11 +330,3 @@ def export(
         npu=npu,
         facts=exporting.facts_of(source),
     )
-
-
-def _data_path(data: Ref) -> Path:
-    """Return where data lie: absolute for what can only be a file, there or not."""
-    path = Path(data).expanduser()
-    if path != Path(data) or not isinstance(data, str) or data.startswith((".", "/")):
-        return path.absolute()
-    return path  # maybe a Hub data set, org/name

@@ -9,7 +9,7 @@ products they are added to.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ from zoo.graph.rewrite import for_int16
 from zoo.quantization.int8.calibration import Options, Range, observed
 from zoo.quantization.int8.rules import RULES
 from zoo.quantization.int8.scales import quantizations, short, symmetric
+
+Values = Mapping[str, NDArray[Any]]  # of a graph's parameters, by tensor name
 
 
 def quantize(
@@ -111,6 +113,7 @@ def quantize_graph(
     activations: Literal["int8", "int16"] = "int8",
     *,
     weight_bits: int = 8,
+    held: Sequence[Values] = (),
 ) -> Graph:
     """Return a float graph, channels last, quantized with these ranges of its activations.
 
@@ -123,6 +126,8 @@ def quantize_graph(
         activations: type of the activations.
         weight_bits: with fewer than 8, the weights of convolutions and fully connected layers use
             fewer of int8's values: 4 bits are -7 to 7.
+        held: sets of values that the same network has at one time or another: a parameter's scale
+            is the one that holds all of them, not the graph's own; what lies beyond is clipped.
 
     Raises:
         MismatchError: an activation has no range, an operator has no integer form, or a bias is
@@ -145,7 +150,8 @@ def quantize_graph(
                 if weight is not None and op.kind in MAC_KINDS:
                     made = _bias(graph, op, weight, meanings[op.inputs[0]], activations)
                 else:
-                    made = _parameter(graph, op, name, meanings, activations, weight_bits)
+                    largest = _largest(op, name, held or [graph.values])
+                    made = _parameter(graph, op, name, meanings, activations, weight_bits, largest)
                     weight = made[0]
                 # What integers mean depends on the layer: a layer used twice has two biases.
                 if name in tensors and tensors[name] != made[0]:
@@ -157,6 +163,17 @@ def quantize_graph(
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)
 
 
+def _largest(op: Op, name: str, states: Iterable[Values]) -> NDArray[np.float64]:
+    """Return the largest magnitude that a parameter has in any state, per scale."""
+    axis = RULES.of(op).axis
+    found = []
+    for values in states:
+        value = np.abs(values[name].astype(np.float64))
+        others = tuple(i for i in range(value.ndim) if i != axis) if axis is not None else None
+        found.append(np.asarray(value.max(axis=others)))
+    return np.asarray(np.maximum.reduce(found), np.float64)
+
+
 def _parameter(
     graph: Graph,
     op: Op,
@@ -164,6 +181,7 @@ def _parameter(
     meanings: Mapping[str, Quantization],
     activations: str,
     weight_bits: int,
+    largest: NDArray[np.float64],
 ) -> tuple[Tensor, NDArray[Any]]:
     """Quantize weights, slopes and constants symmetrically.
 
@@ -171,7 +189,7 @@ def _parameter(
     """
     tensor, value = graph.tensors[name], graph.values[name].astype(np.float64)
     if op.kind in SHARED or (op.kind not in MAC_KINDS and activations == "int16"):
-        meaning = symmetric(float(np.abs(value).max()), 8)
+        meaning = symmetric(float(largest.max()), 8)
         if op.kind in SHARED:
             meaning = meanings[op.outputs[0]]
         steps = np.rint(value / meaning.scale) + meaning.zero_point
@@ -181,8 +199,6 @@ def _parameter(
     axis, most = rule.axis, 127
     if tensor.kind == "weight":
         most = 2 ** (weight_bits - 1) - 1
-    others = tuple(i for i in range(value.ndim) if i != axis) if axis is not None else None
-    largest = np.abs(value).max(axis=others)
     largest = np.where(largest > 0, largest, largest.max() or 1.0)  # a dead channel
     scales = np.float32(largest / most).reshape(-1)
     if rule.exact and activations == "int16":
