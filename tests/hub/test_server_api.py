@@ -220,7 +220,7 @@ def fields(hub, path):
                                   [{"path": "README.md", "size": 3}]], "gitIgnore": ["*.bin"]},
         "/paths-info/": {"paths": [["w.bin", "sub"], ["../outside.txt"]], "expand": [True]},
         "objects/batch": {"operation": ["upload", "download"], "objects": objects},
-        "lfs/verify": {"oid": oids, "size": [len(OURS), len(DATA)]},
+        "lfs/verify": {"oid": oids[:1] * 3 + oids, "size": [len(OURS)] * 3 + [len(DATA)]},
         "/items": {"item": [{"id": "me/repo"}, {"id": "me/second"}, {"id": "owner/secret"}],
                    "note": ["n"], "position": [0, 1]},
         "collections": {"title": ["t", "u"], "namespace": ["me", "owner"], "private": [True, False],

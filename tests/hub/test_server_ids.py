@@ -102,17 +102,24 @@ def test_short_commit_ids(api):
     assert api.model_info("me/repo", revision=first[:7]).sha == second
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["---\r\ntags: [edge]\r\n---\r\n# T\r\n", "\n\n---\ntags: [edge]\n---\n# T", "---\n"
-     "tags:\n- edge\n---", "\ufeff---\ntags: [edge]\n---\n", " \n---\ntags: [edge]\n---  \n"],
-)  # fmt: skip
-def test_front_matter_as_the_client_reads_it(api, wire, text):
-    add(api, "README.md", text.encode())
-    assert "edge" in api.model_info("me/repo").tags
-    assert [model.id for model in api.list_models(filter="edge")] == ["me/repo"]
-    page = wire(api.endpoint)("GET", "/me/repo").body.decode()
-    assert "tags:" not in page
+FRONTS = [
+    "---\r\ntags: [edge]\r\n---\r\n# T\r\n",
+    "\n\n---\ntags: [edge]\n---\n# T",
+    "---\ntags:\n- edge\n---",
+    "\ufeff---\ntags: [edge]\n---\n",
+    " \n---\ntags: [edge]\n---  \n",
+]
+
+
+def test_front_matter_as_the_client_reads_it(api, wire):
+    for text in FRONTS:
+        add(api, "README.md", b"# none")
+        assert "edge" not in api.model_info("me/repo").tags
+        add(api, "README.md", text.encode())
+        assert "edge" in api.model_info("me/repo").tags, text
+        assert [model.id for model in api.list_models(filter="edge")] == ["me/repo"]
+        page = wire(api.endpoint)("GET", "/me/repo").body.decode()
+        assert "tags:" not in page, text
 
 
 def test_a_renamed_repository_is_found_under_its_old_name(api, tmp_path, wire):
@@ -205,12 +212,12 @@ ABSENT = {
 }
 
 
-@pytest.mark.parametrize("what", ABSENT)
-def test_what_is_absent_is_said_by_its_name(api, what):
+def test_what_is_absent_is_said_by_its_name(api):
     api.create_repo("me/space", repo_type="space", space_sdk="static")
-    with pytest.raises(BadRequestError, match="this hub has no ") as caught:
-        ABSENT[what](api)
-    assert "no such address" not in str(caught.value)
+    for what, ask in ABSENT.items():
+        with pytest.raises(BadRequestError) as caught:
+            ask(api)
+        assert "this hub has no " in str(caught.value), what
 
 
 def test_what_is_absent_of_what_is_not_there(api, wire):
