@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.errors import MissingWeightsError
 from zoo.page import restyling
 from zoo.page.restyling import Studio
 from zoo.tasks import picture as task
@@ -34,10 +33,7 @@ SIZES = pytest.mark.parametrize("width", [1280, 360], ids=["desktop", "phone"])
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    try:
-        return Studio()
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+    return Studio()
 
 
 def fetched(url: str) -> np.ndarray:

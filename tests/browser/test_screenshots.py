@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.errors import MissingWeightsError
-from zoo.page import restyling
-
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -42,19 +39,12 @@ def kept(picture: Image.Image, path: Path) -> None:
 
 
 def test_the_page_as_it_opens(visit: Callable[..., "Page"], repository: Path) -> None:
-    try:
-        restyling.shipped()
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
     page = visit(1280, 900)
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('#looks-view img')];"
         " return all.length == 2 && all.every(i => i.complete && i.naturalWidth) }"
     )
-    picture = repository / "docs" / "images" / "page-looks.png"
-    if not WRITE and not picture.exists():
-        pytest.skip("not taken yet; type: make screenshots")
-    kept(taken(page), picture)
+    kept(taken(page), repository / "docs" / "images" / "page-looks.png")
 
 
 def test_the_tab_that_enlarges(visit: Callable[..., "Page"], repository: Path) -> None:

@@ -25,10 +25,7 @@ OIL, FILM, NIGHT = "looks-oil", "looks-film", "looks-night"
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    try:
-        return Studio()
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+    return Studio()
 
 
 def by_hand(photo: restyling.Photo, strengths: dict[str, float]) -> Image.Image:

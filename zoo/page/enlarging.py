@@ -21,6 +21,7 @@ from zoo.cost import Cost, estimate, target, target_names
 from zoo.cost.result import readable
 from zoo.data import images
 from zoo.errors import MissingWeightsError
+from zoo.page.cards import figures
 from zoo.registry.recipe import Recipe
 from zoo.tasks.super_resolution import enlarging as enlarge
 from zoo.verbs.use import load
@@ -272,12 +273,7 @@ def headline(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost
             f"{counts.get('weights', 0):,} weights, {rest:,} biases and slopes, as 8-bit integers",
         ),
     ]
-    body = "".join(
-        f"<div><dt>{html.escape(title)}</dt><dd><b>{html.escape(value)}</b>"
-        f"<span>{html.escape(note)}</span></dd></div>"
-        for title, value, note in cards
-    )
-    return f'<dl class="zoo-facts">{body}</dl>'
+    return figures(cards)
 
 
 def table(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost, Cost]]) -> str:

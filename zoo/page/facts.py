@@ -3,6 +3,7 @@
 import html
 import math
 
+from zoo.page.cards import figures
 from zoo.page.restyling import MOST_STRENGTH, ROUNDS, Losses, Mix, Studio, threads
 
 PLUS = " + "
@@ -27,11 +28,6 @@ def cards(mix: Mix, studio: Studio) -> str:
         ("The base, to the bit", "untouched" if mix.before == mix.after else "CHANGED",
          f"SHA-256 before {mix.before[:10]}…, after {mix.after[:10]}…"),
     ]  # fmt: skip
-    body = "".join(
-        f"<div><dt>{html.escape(title)}</dt><dd><b>{html.escape(value)}</b>"
-        f"<span>{html.escape(note)}</span></dd></div>"
-        for title, value, note in rows
-    )
     scaled = ""
     if mix.scaled:
         used = PLUS.join(f"{studio.looks[n].label} {v:g}" for n, v in mix.strengths.items())
@@ -39,7 +35,7 @@ def cards(mix: Mix, studio: Studio) -> str:
             f"<p class='zoo-note'>The sliders sum up to more than {MOST_STRENGTH:g}, further than "
             f"the looks have learned to mix, so this is {html.escape(used)}.</p>"
         )
-    return f'<dl class="zoo-facts">{body}</dl>{scaled}'
+    return figures(rows) + scaled
 
 
 def _ms(value: float) -> str:

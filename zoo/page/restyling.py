@@ -236,7 +236,7 @@ class Studio:
         """Return checked strengths, those of 0 left out, scaled down to a sum of `MOST_STRENGTH`.
 
         Raises:
-            MismatchError: no such look, or a strength that is no number from 0 to 1.
+            MismatchError: no such look, or a strength that is not a number from 0 to 1.
 
         """
         chosen = {}

@@ -7,7 +7,6 @@ Gradio; `zoo.page.tabs.adapters` lays it out.
 
 import copy
 import functools
-import html
 import statistics
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from zoo.adapters.base import Base
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
+from zoo.page.cards import figures
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
 
@@ -243,9 +243,4 @@ def facts(bench: Bench, answer: Answer) -> str:
         ("The base, to the bit", "unchanged" if same else "CHANGED",
          f"SHA-256 before {answer.before[:12]}…, after {answer.after[:12]}…"),
     ]  # fmt: skip
-    body = "".join(
-        f"<div><dt>{html.escape(title)}</dt><dd><b>{html.escape(value)}</b>"
-        f"<span>{html.escape(note)}</span></dd></div>"
-        for title, value, note in cards
-    )
-    return f'<dl class="zoo-facts">{body}</dl>'
+    return figures(cards)
