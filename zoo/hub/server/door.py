@@ -95,7 +95,7 @@ def _require_program(request: Request) -> None:
 
 
 def _place(scheme: str, netloc: str) -> str | None:
-    """Return host and port in one spelling; None for what is no address."""
+    """Return host and port in one spelling; None for what is not an address."""
     match = _HOST.fullmatch(netloc)
     if match is None or scheme.lower() not in _PORTS:
         return None

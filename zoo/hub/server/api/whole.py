@@ -3,7 +3,6 @@
 import shutil
 from typing import Any
 
-from dulwich.objects import Commit, Tag
 from starlette.responses import Response
 
 from zoo.hub.server.api.repositories import iso
@@ -85,19 +84,10 @@ def _places(call: Call, row: Row, oids: set[str]) -> dict[str, tuple[str, str | 
     heads = git.refs("heads")
     for name in sorted(heads, key=lambda name: (name != "main", name)):
         look(heads[name], f"refs/heads/{name}")
-    with git.open() as repo:
-        todo, seen = [*repo.refs.as_dict().values()], set()
-        while todo and len(places) < len(oids):
-            sha = todo.pop()
-            if sha in seen:
-                continue
-            seen.add(sha)
-            stored = repo.object_store[sha]
-            if isinstance(stored, Tag):
-                todo.append(stored.object[1])
-            elif isinstance(stored, Commit):
-                todo += stored.parents
-                look(sha.decode(), None)
+    for sha in git.commits():
+        if len(places) == len(oids):
+            break
+        look(sha, None)
     return places
 
 

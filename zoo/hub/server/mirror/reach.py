@@ -25,7 +25,7 @@ def require_outside(url: str, endpoint: str) -> None:
     """
     there, ours = urlsplit(url), urlsplit(endpoint)
     if there.scheme not in _PORTS or not there.hostname:
-        raise HubError(f"{endpoint} redirects to what is no address of the web; not followed")
+        raise HubError(f"{endpoint} redirects to what is not an address of the web; not followed")
     port, its_port = (parts.port or _PORTS[parts.scheme] for parts in (there, ours))
     if there.hostname == ours.hostname and port in (its_port, 443):
         return

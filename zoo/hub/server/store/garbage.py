@@ -4,8 +4,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dulwich.objects import Commit, Tag
-
 from zoo.errors import HubError
 from zoo.hub.server.store.git import Git
 from zoo.hub.server.store.hub import Hub
@@ -106,22 +104,7 @@ def referred(git: Git) -> set[str]:
     """Return the large files that any commit reachable from a branch or a tag refers to."""
     oids: set[str] = set()
     seen_blobs: set[str] = set()
-    seen: set[bytes] = set()
-    with git.open() as repo:
-        todo = list(repo.refs.as_dict().values())
-        commits = []
-        while todo:
-            sha = todo.pop()
-            if sha in seen:
-                continue
-            seen.add(sha)
-            stored = repo.object_store[sha]
-            if isinstance(stored, Tag):
-                todo.append(stored.object[1])
-            elif isinstance(stored, Commit):
-                todo += stored.parents
-                commits.append(sha.decode())
-    for commit in commits:
+    for commit in git.commits():
         seen_blobs |= set(git.tree(commit).values())
     for content in git.contents(seen_blobs).values():
         if content.oid:

@@ -248,6 +248,22 @@ class Git:
 
     # --- writing -------------------------------------------------------------------------------
 
+    def commits(self) -> Iterator[str]:
+        """Give every commit that a branch or a tag leads to, in no order."""
+        with self.open() as repo:
+            todo, seen = list(repo.refs.as_dict().values()), set()
+            while todo:
+                sha = todo.pop()
+                if sha in seen:
+                    continue
+                seen.add(sha)
+                stored = repo.object_store[sha]
+                if isinstance(stored, Tag):
+                    todo.append(stored.object[1])
+                elif isinstance(stored, Commit):
+                    todo += stored.parents
+                    yield sha.decode()
+
     @contextmanager
     def batch(self) -> Iterator[Batch]:
         """Yield the objects of a commit on their way; what is not published is forgotten."""
