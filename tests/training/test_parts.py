@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 import zoo
 from zoo.training.accelerator import accelerator_for
 from zoo.training.contract import Hook
-from zoo.training.loop import Run
+from zoo.training.loop import Run, average_decay, learning_rate
 from zoo.training.network import WholeNetwork
 from zoo.training.updates import descent
 
@@ -116,3 +116,19 @@ def test_a_hook_sees_every_step_and_may_change_the_targets(run):
     assert watcher.moments == ["begin", "prepared", *parts]
     assert watcher.parameters == weights(watched).numel()
     assert not torch.equal(weights(watched), weights(run("plain")))
+
+
+def test_a_short_run_leaves_its_warm_up():
+    settings = zoo.Train(steps=50, batch_size=1, lr=2.0, warmup_steps=500)
+    rates = [learning_rate(settings, step) for step in range(50)]
+    assert rates[9] == rates[10] == max(rates) == 2  # a fifth of the steps
+    assert 0 < rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("steps", "decay", "taken"), [(50, 0.999, 0.96), (2000, 0.998, 0.998), (1, 0.9, 0.0)]
+)
+def test_a_short_run_does_not_average_back_to_its_start(run, steps, decay, taken):
+    settings = zoo.Train(steps=steps, batch_size=1, lr=1.0, ema_decay=decay)
+    assert average_decay(settings) == pytest.approx(taken)
+    assert run("averaged").average.decay == 0.5  # of 4 steps, and a recipe that says 0.999

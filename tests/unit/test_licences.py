@@ -146,17 +146,49 @@ def test_every_shipped_tag_called_free_may_be_shipped():
 
 
 @pytest.mark.parametrize(
-    ("start", "allowed"), [("sesr-m3-x2.photos", False), ("sesr-m5-x2.free", True)]
+    ("typed", "start", "allowed"),
+    [
+        ("sesr-m3-x2.photos", "sesr-m3-x2.photos", False),
+        ("sesr-m5-x2", "sesr-m5-x2.free", True),
+    ],
 )
-def test_weights_inherit_the_licence_of_what_they_start_from(tmp_path, start, allowed):
+def test_weights_inherit_the_licence_of_what_they_start_from(
+    tmp_path, capsys, typed, start, allowed
+):
     name = start.partition(".")[0]
     photos = Path(__file__).parents[2] / "docs" / "samples" / "photos"
     settings = {"steps": 1, "options__patch_size": 16}
     made = zoo.train(
-        name, tmp_path, data=photos, init=start, data_license="CC-BY-4.0", device="cpu", **settings
+        name, tmp_path, data=photos, init=typed, data_license="CC-BY-4.0", device="cpu", **settings
     )
     theirs = zoo.checkpoint(start).license
     assert made.license == f"CC-BY-4.0; started from {start}: {theirs}"
     assert theirs in (tmp_path / "LICENSE").read_text()
     assert theirs in (tmp_path / "README.md").read_text()
     assert commercial(made.license) is allowed
+    assert main(["show", str(tmp_path)]) == 0
+    assert f"started from {start}: {theirs}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "how"),
+    [
+        ({"init": "none", "teacher": "sesr-m5-x2.photos"}, "taught by sesr-m5-x2.photos"),
+        ({"quant": "int8"}, "started from sesr-m5-x2.free"),
+    ],
+    ids=["teacher", "int8"],
+)
+def test_so_they_do_from_a_teacher_and_from_float_weights(tmp_path, more, how):
+    photos = Path(__file__).parents[2] / "docs" / "samples" / "photos"
+    settings = {"steps": 1, "options__patch_size": 16}
+    made = zoo.train(
+        "sesr-m5-x2",
+        tmp_path,
+        data=photos,
+        data_license="CC0-1.0",
+        device="cpu",
+        **settings,
+        **more,
+    )
+    assert made.license.startswith(f"CC0-1.0; {how}: ")
+    assert commercial(made.license) is (how.endswith(".free"))

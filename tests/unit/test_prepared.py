@@ -104,3 +104,11 @@ def test_the_cache_is_used_and_follows_the_content(tmp_path):
         np.testing.assert_array_equal(b, d)
     (tmp_path / "2.png").write_bytes(pictures(4)[3])
     assert prepare(RECIPE, str(tmp_path)).fingerprint != first.fingerprint
+
+
+def test_a_picture_that_cannot_be_used_is_named(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (96, 96)).save(tmp_path / name)
+    Image.new("F", (96, 96)).save(tmp_path / "depth.tif")
+    with pytest.raises(MismatchError, match=r"depth\.tif: pictures of mode 'F'"):
+        prepare(registry.find("sesr-m3-x2"), str(tmp_path))

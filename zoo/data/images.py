@@ -99,7 +99,7 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit applies
             with Image.open(file) as image:
                 _check_size(image.size, label)
-                picture = _from_pillow(image)  # decodes, and so finds truncation
+                picture = _from_pillow(image, label)  # decodes, and so finds truncation
                 return _deep_png(file, image, picture) or picture
     except MismatchError:
         raise
@@ -144,8 +144,8 @@ def _from_array(array: NDArray[Any]) -> Picture:
     return Picture(array[..., :3], array[..., 3]) if shape[2] == 4 else Picture(array)
 
 
-def _from_pillow(image: Image.Image) -> Picture:
-    _check_size(image.size, "the picture")
+def _from_pillow(image: Image.Image, label: str | Path = "the picture") -> Picture:
+    _check_size(image.size, label)
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -154,7 +154,9 @@ def _from_pillow(image: Image.Image) -> Picture:
         alpha = None if hole is None else np.where(grey16 == hole, 0, 65535).astype(np.uint16)
         return Picture(grey16[..., None], alpha, profile)
     if image.mode in ("I", "F"):
-        raise MismatchError(f"pictures of mode {image.mode!r} are not supported; expected 8/16 bit")
+        raise MismatchError(
+            f"{label}: pictures of mode {image.mode!r} are not supported; expected 8/16 bit"
+        )
     clear = "A" in image.getbands() or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
     if image.mode == "CMYK":

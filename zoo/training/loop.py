@@ -49,6 +49,14 @@ def learning_rate(train: Train, step: int) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def average_decay(train: Train) -> float:
+    """Return the decay of the moving average: over half of the steps at most.
+
+    The average of a short run would otherwise stay where the run started.
+    """
+    return min(train.ema_decay, max(0.0, 1 - 2 / train.steps))
+
+
 class Run:
     """One training run; `loop` is the training itself.
 
@@ -91,9 +99,7 @@ class Run:
             if accelerator.is_main_process:
                 accelerator.wait_for_everyone()
         self.setup = Setup(accelerator, self.task, self.data, out, license)
-        # Over half of a short run at most, or the average would stay where the run started.
-        decay = min(self.settings.ema_decay, max(0.0, 1 - 2 / self.settings.steps))
-        self.average = MovingAverage(decay)
+        self.average = MovingAverage(average_decay(self.settings))
         self.hooks = (self.average, *hooks)
         self.progress = Progress()
 

@@ -115,11 +115,11 @@ def _begin(
         origin = resolve(start)
         recipe = recipe.override({"train.init": _label(origin)})
         model = _initial(origin, recipe.name)
-        licences[f"started from {_label(origin)}"] = checkpoint(origin).license
+        licences[f"started from {_weights(origin)}"] = checkpoint(origin).license
     if recipe.train.teacher is not None:
         origin = resolve(recipe.train.teacher)
         recipe, teacher = recipe.override({"train.teacher": _label(origin)}), origin.load()
-        licences[f"taught by {_label(origin)}"] = checkpoint(origin).license
+        licences[f"taught by {_weights(origin)}"] = checkpoint(origin).license
     return recipe, model, teacher, licences
 
 
@@ -135,6 +135,14 @@ def _label(origin: "Artifact") -> str:
         source = checkpoint(origin)
         return f"{source.recipe.name}.{source.tag}"
     return origin.ref
+
+
+def _weights(origin: "Artifact") -> str:
+    """Return which weights a ref means today: a bare name may mean others one day."""
+    if isinstance(refs.parse(origin.ref), refs.RepoRef):
+        return origin.ref
+    source = checkpoint(origin)
+    return f"{source.recipe.name}.{source.tag}"
 
 
 def _initial(origin: "Artifact", name: str) -> "torch.nn.Module":
