@@ -267,7 +267,7 @@ def mixed(x: Array, strengths: Mapping[str, float]) -> Array:
     """Return several looks, one over the other, each by its strength in [0, 1].
 
     In the order of `FILTERS`, each is the next step y <- y + strength (filter(y) - y). So night
-    over a pencil drawing at 1 and 1 is the drawing at night, and a strength of 0 is no look.
+    over a pencil drawing at 1 and 1 is the drawing at night, and a strength of 0 leaves a look out.
 
     Raises:
         UnknownNameError: no such filter.

@@ -166,7 +166,7 @@ def patch_size(recipe: Recipe) -> int:
     """Return the side of a patch.
 
     Raises:
-        MismatchError: it is no positive even number.
+        MismatchError: it is not a positive even number.
 
     """
     size = recipe.train.options.get("patch_size", 0)
