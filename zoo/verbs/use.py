@@ -125,7 +125,7 @@ def run(
         dtype: a floating torch dtype or its name; None keeps the stored one.
 
     Returns:
-        For super resolution, `zoo.tasks.super_resolution.enlarging.Enlarged`; every result has
+        For super resolution, `zoo.data.made.MadePicture`; every result has
         `text`, one line, and `to_json()`.
 
     Raises:

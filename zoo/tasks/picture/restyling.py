@@ -1,17 +1,16 @@
 """Restyling whole pictures of any size, tile by tile and without seams."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from zoo.data import images
+from zoo.data.made import MadePicture
 from zoo.registry.recipe import Recipe
 from zoo.tasks.picture.material import to_bytes, unit, with_texture
 
@@ -49,48 +48,6 @@ def restyle(model: nn.Module, picture: Tensor, tile: int = TILE) -> Tensor:
     return output[..., :height, :width]
 
 
-@dataclass(frozen=True)
-class Restyled:
-    """What `zoo.run` gives for a picture.
-
-    Attributes:
-        picture: 8 bits deep, with the alpha and profile of the input.
-        recipe: name of the recipe.
-        seconds: time without reading and writing files.
-
-    """
-
-    picture: images.Picture
-    recipe: str
-    seconds: float
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture as a Pillow image."""
-        return images.to_pillow(self.picture)
-
-    @property
-    def text(self) -> str:
-        """What `zoo run` prints of it."""
-        height, width = self.picture.pixels.shape[:2]
-        return f"{width}x{height}, {self.seconds:.3f} s"
-
-    def save(self, path: str | Path) -> Path:
-        """Write the picture in the format of the suffix."""
-        images.write(self.picture, Path(path))
-        return Path(path)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts without the pixels."""
-        height, width = self.picture.pixels.shape[:2]
-        return {
-            "recipe": self.recipe,
-            "width": width,
-            "height": height,
-            "seconds": round(self.seconds, 4),
-        }
-
-
 def default_output(recipe: Recipe, source: Path) -> Path:
     """Return where `zoo run` writes when not told: photo.jpg -> photo-looks.png."""
     return source.parent / f"{source.stem}-{recipe.name}.png"
@@ -101,7 +58,7 @@ def to_tensor(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     return torch.from_numpy(unit(pixels).transpose(2, 0, 1))[None].contiguous()
 
 
-def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Restyled:
+def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> MadePicture:
     """Restyle a picture of any mode and size; with `out` the result is saved there too.
 
     Grey pictures become colour ones and 16 bits 8: a look may have any colour. Alpha is kept.
@@ -121,7 +78,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     seconds = time.perf_counter() - start
     # The profile of a grey picture does not describe colours.
     profile = given.profile if given.pixels.shape[2] == 3 else None
-    result = Restyled(images.Picture(to_bytes(made), alpha, profile), recipe.name, seconds)
+    result = MadePicture(images.Picture(to_bytes(made), alpha, profile), recipe.name, seconds)
     if out is not None:
         result.save(out)
     return result

@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from zoo.data import images
+from zoo.data.made import MadePicture
 from zoo.data.resize import taps
 from zoo.registry.recipe import Recipe
 
@@ -87,56 +86,12 @@ def _bicubic_inner(padded: Tensor, scale: int) -> Tensor:
     return x.unflatten(0, (count, channels))
 
 
-@dataclass(frozen=True)
-class Enlarged:
-    """What `zoo.run` returns for a super-resolution recipe.
-
-    Attributes:
-        picture: the enlarged picture, of the input's depth, with its alpha and profile.
-        recipe: name of the recipe.
-        seconds: time for luma, chroma and alpha, without reading and writing files.
-
-    """
-
-    picture: images.Picture
-    recipe: str
-    seconds: float
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture as an 8-bit Pillow image."""
-        return images.to_pillow(self.picture)
-
-    @property
-    def text(self) -> str:
-        """What `zoo run` prints."""
-        height, width = self.picture.pixels.shape[:2]
-        return f"{width}x{height}, {self.seconds:.3f} s"
-
-    def save(self, path: str | Path) -> Path:
-        """Write the picture in the format of the suffix; PNG keeps 16 bits."""
-        images.write(self.picture, Path(path))
-        return Path(path)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts without the pixels."""
-        height, width, channels = self.picture.pixels.shape
-        return {
-            "recipe": self.recipe,
-            "width": width,
-            "height": height,
-            "channels": channels + (self.picture.alpha is not None),
-            "bits": 8 * self.picture.pixels.itemsize,
-            "seconds": round(self.seconds, 4),
-        }
-
-
 def default_output(recipe: Recipe, source: Path) -> Path:
     """Return where `zoo run` writes by default: photo.jpg -> photo-sesr-m5-x2.png."""
     return source.parent / f"{source.stem}-{recipe.name}.png"
 
 
-def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Enlarged:
+def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> MadePicture:
     """Enlarge a picture: luma by the network, chroma and alpha by bicubic.
 
     Memory beyond the two pictures does not grow with their size: everything happens in tiles.
@@ -158,7 +113,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
         if alpha is not None:
             alpha[spot] = clear
     seconds = time.perf_counter() - start
-    result = Enlarged(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
+    result = MadePicture(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
     if out is not None:
         result.save(out)
     return result
