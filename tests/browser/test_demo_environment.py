@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-VIEWS = ["Enlarge", "Adapters", "Enlarging", "Drawing", "Text"]
+VIEWS = ["Looks", "Enlarge", "Adapters", "Enlarging", "Drawing", "Text"]
 STAMPS = [".venv/.installed-serve", ".venv/.installed-model"]  # what the target `demo` stands on
 PROBE = ["-m", "pip", "download", "--quiet", "--no-deps", "groovy"]  # a few kilobytes
 MOST_SECONDS = 300  # for SmolLM2's first answer, on a busy machine
@@ -79,6 +79,18 @@ def test_make_installs_it(clone: Path) -> None:
 def test_every_view_answers(visit: Callable[..., "Page"]) -> None:
     page = visit()
     page.set_default_timeout(MOST_SECONDS * 1000)
+    page.wait_for_selector("#looks-view img")
+    restyled = page.get_attribute("#looks-view img >> nth=1", "src")
+    page.fill("#strength-looks-oil input[type=number]", "1")
+    page.press("#strength-looks-oil input[type=number]", "Enter")
+    page.wait_for_function(
+        "old => { const all = [...document.querySelectorAll('#looks-view img')];"
+        " return all.length == 2 &&"
+        " all.every(i => i.complete && i.naturalWidth && i.src != old) }",
+        arg=restyled,
+    )
+    assert "untouched" in page.inner_text("#looks-facts")
+    page.get_by_role("tab", name="Enlarge", exact=True).click()
     page.wait_for_selector("#whole img")
     first = page.get_attribute("#whole img", "src")
     page.click("#examples img >> nth=2")  # another picture than the first
