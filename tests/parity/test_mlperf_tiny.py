@@ -13,7 +13,8 @@ from zoo.deploy.tflite_read import read_tflite
 from zoo.graph.ir import Graph
 from zoo.graph.kinds import MAC_KINDS
 from zoo.graph.lower import lower
-from zoo.models.mlperf_tiny import Convolution, MobileNetV1, ResNet8
+from zoo.models.blocks import Convolution
+from zoo.models.mlperf_tiny import MobileNetV1, ResNet8
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 from zoo.runtime.floating import FloatNetwork
@@ -147,7 +148,7 @@ def test_training_goes_on_from_a_deployed_network_where_it_was(
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_a_stride_pads_as_tensorflow_does(size: int, kernel: int) -> None:
     """Its documentation: the first of ceil(n / s) windows begins at -floor(total / 2)."""
-    layer = Convolution(1, 1, kernel, 2, relu=False)
+    layer = Convolution(1, 1, kernel, 2, act="")
     nn.init.ones_(layer.conv.weight)
     row = torch.arange(1.0, size + 1)
     count = -(-size // 2)

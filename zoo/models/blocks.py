@@ -1,8 +1,18 @@
-"""Layers that several families share."""
+"""Layers that several families share.
+
+Of SESR and RAN, the linear block that collapses. Of the classifiers of pictures and sounds, layers
+with batch norms to be folded away, and networks of them: trained with norms, deployed without.
+"""
+
+import copy
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+EPSILON = 1e-3  # in the batch norms of classifiers, as in the published code
+Activation = Literal["relu", "relu6", ""]
 
 
 class CollapsibleConv2d(nn.Module):
@@ -149,3 +159,217 @@ def identity_kernel(like: Tensor) -> Tensor:
     channels, centre = like.shape[0], like.shape[-1] // 2
     kernel[range(channels), range(channels), centre, centre] = 1
     return kernel
+
+
+def activated(x: Tensor, act: Activation) -> Tensor:
+    """Return an activation's values."""
+    return F.relu6(x) if act == "relu6" else F.relu(x) if act else x
+
+
+class Normed(nn.Module):
+    """A layer, optionally with a batch norm that is folded into it, and an activation.
+
+    A subclass has the layer, with a bias, under the name that `layer` returns.
+    """
+
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | None
+    act: Activation
+
+    @property
+    def layer(self) -> nn.Conv2d | nn.Linear:
+        """What the batch norm follows."""
+        raise NotImplementedError
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Return the layer's outputs, normalized and activated."""
+        return activated(x if self.norm is None else self.norm(x), self.act)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Move the batch norm, as it is in eval mode, into the layer."""
+        if self.norm is None:
+            return
+        weight, bias = self.layer.weight, self.layer.bias
+        assert self.norm.running_var is not None
+        assert self.norm.running_mean is not None
+        assert bias is not None
+        factor = self.norm.weight.double() / (self.norm.running_var.double() + EPSILON).sqrt()
+        shift = (bias.double() - self.norm.running_mean) * factor + self.norm.bias
+        weight.copy_(weight.double() * factor.view(-1, *(1,) * (weight.ndim - 1)))
+        bias.copy_(shift)
+        self.norm = None
+
+
+class Convolution(Normed):
+    """A convolution with TensorFlow's padding "same", and optionally a batch norm and activation.
+
+    Where a row of zeros is needed on one side only, it goes below, and a column to the right.
+
+    Args:
+        inputs: channels of the input `(N, inputs, H, W)`.
+        outputs: channels of the output `(N, outputs, ceil(H / stride), ceil(W / stride))`.
+        kernel: rows and columns, or both.
+        stride: rows and columns between two outputs.
+        depthwise: whether each channel is convolved by itself.
+        act: the activation; "" for none.
+        norm: whether a batch norm follows, before the activation.
+
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        *,
+        depthwise: bool = False,
+        act: Activation = "relu",
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.act = act
+        sizes = (kernel, kernel) if isinstance(kernel, int) else (kernel[0], kernel[1])
+        self.even = stride == 1 and all(size % 2 for size in sizes)  # as much above as below
+        self.conv = nn.Conv2d(
+            inputs,
+            outputs,
+            sizes,
+            stride,
+            padding=(sizes[0] // 2, sizes[1] // 2) if self.even else 0,
+            groups=inputs if depthwise else 1,
+        )
+        nn.init.kaiming_normal_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.norm = nn.BatchNorm2d(outputs, EPSILON) if norm else None
+
+    @property
+    def layer(self) -> nn.Conv2d:
+        """The convolution."""
+        return self.conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, inputs, H, W)` to `(N, outputs, ceil(H / stride), ceil(W / stride))`."""
+        if not self.even:
+            rows, columns = (
+                max((-(-n // stride) - 1) * stride + kernel - n, 0)
+                for n, kernel, stride in zip(
+                    x.shape[2:], self.conv.kernel_size, self.conv.stride, strict=True
+                )
+            )
+            if rows or columns:
+                left, above = columns // 2, rows // 2
+                x = F.pad(x, (left, columns - left, above, rows - above))
+        return self.finish(self.conv(x))
+
+
+class Network(nn.Module):
+    """A network of `Normed` layers in its two forms.
+
+    Args:
+        arguments: those of its class, without `norm`.
+
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+    def trainable(self) -> Self:
+        """Return the form with batch norms, freshly initialised."""
+        return type(self)(**self.arguments, norm=True)
+
+    def deployed(self) -> Self:
+        """Return the equal network without batch norms, in eval mode."""
+        network = copy.deepcopy(self)
+        for layer in network.modules():
+            if isinstance(layer, Normed):
+                layer.fold()
+        return network.eval()
+
+    def load_deployed(self, network: nn.Module) -> None:
+        """Start from a deployed network: this form then has no batch norms either.
+
+        A norm would normalize each batch once more, by its own statistics, although the folded
+        weights already do so by those of the whole set.
+
+        Raises:
+            RuntimeError: the weights do not fit.
+
+        """
+        for layer in self.modules():
+            if isinstance(layer, Normed):
+                layer.norm = None
+        self.load_state_dict(network.state_dict())
+
+
+class Classifier(Network):
+    """A network that ends in a mean over the map and a linear layer.
+
+    Args:
+        channels: of the map.
+        num_classes: outputs of the linear layer.
+        arguments: further ones of its class.
+
+    """
+
+    def __init__(self, channels: int, num_classes: int, **arguments: Any) -> None:
+        super().__init__(num_classes=num_classes, **arguments)
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}; expected at least 2")
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def complete(self) -> None:
+        """Choose the layout in which CPUs run these narrow layers faster, once all is built."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits `(N, num_classes)` of maps `(N, channels, H, W)`."""
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
+
+
+class DsCnn(Classifier):
+    """A convolution, then pairs of a 3x3 depthwise and a 1x1 convolution, each with its norm.
+
+    Maps `(N, 1, H, W)`, features of sound or grey pictures, to logits `(N, num_classes)`.
+
+    Args:
+        kernel: rows and columns of the first convolution.
+        width: its outputs.
+        stride: of it.
+        blocks: outputs and stride of each pair.
+        num_classes: outputs of the last layer.
+        act: after every convolution.
+        norm: whether batch norms follow the convolutions; the deployed network has none.
+
+    """
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        width: int,
+        stride: int,
+        blocks: tuple[tuple[int, int], ...],
+        num_classes: int,
+        *,
+        act: Activation = "relu6",
+        norm: bool = False,
+    ) -> None:
+        super().__init__(
+            blocks[-1][0], num_classes, kernel=kernel, width=width, stride=stride, blocks=blocks,
+            act=act,
+        )  # fmt: skip
+        layers = [Convolution(1, width, kernel, stride, act=act, norm=norm)]
+        for outputs, step in blocks:
+            layers += [
+                Convolution(width, width, 3, step, depthwise=True, act=act, norm=norm),
+                Convolution(width, outputs, 1, act=act, norm=norm),
+            ]
+            width = outputs
+        self.layers = nn.Sequential(*layers)
+        self.complete()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits `(N, num_classes)` of maps `(N, 1, H, W)`."""
+        return self.logits(self.layers(x))

@@ -1,5 +1,7 @@
-"""The picture benchmarks of MLPerf Tiny (arXiv 2106.07597): image classification, wake words."""
+"""The benchmarks of MLPerf Tiny (arXiv 2106.07597): pictures, wake words, keywords."""
 
+from zoo.recipes.micronets import TRAIN as KEYWORDS
+from zoo.recipes.micronets import WORDS
 from zoo.registry.recipe import Recipe, Train
 
 _CIFAR10 = (
@@ -68,5 +70,29 @@ RECIPES = (
         (0, 1),  # as published
         ("none", "person"),
         "coco",
+    ),
+    Recipe(
+        name="mlperf-tiny-kws",
+        summary="Keyword spotting of MLPerf Tiny: DS-CNN, twelve words",
+        task="audio-classification",
+        subtask="keyword-spotting",
+        model="zoo.models.mlperf_tiny:DsCnn",
+        args={
+            "kernel": (10, 4),
+            "width": 64,
+            "stride": 2,
+            "blocks": ((64, 1),) * 4,
+            "num_classes": len(WORDS),
+            "act": "relu",
+        },
+        input_shape=(1, 1, 49, 10),
+        preprocessing={"front_end": "mfcc-mlperf", "samples": 16000, "labels": list(WORDS)},
+        make=KEYWORDS,
+        default_tag="fsdd",
+        paper="2106.07597",
+        tiny={
+            "args": {"width": 4, "blocks": ((4, 1),)},
+            "train": {"batch_size": 4, "precision": "no"},
+        },
     ),
 )

@@ -178,6 +178,7 @@ class Task(Protocol):
     `loss` or `validate`; one whose models only get adapters has no `run`. Further functions are
     used if a task has them:
 
+        for_data(recipe, source) -> recipe: how the data's labels change what is trained.
         forward(model, inputs) -> outputs: how a network is called when an adapter is trained.
         taught(teacher, inputs, recipe, step) -> targets: a teacher's outputs for the inputs.
         calibration(recipe, source) -> [batch, ...]: inputs from which quantization learns ranges.

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.data import images
+from zoo.data.classified import Classified, classified
 from zoo.data.text import draw
 from zoo.errors import MismatchError
-from zoo.files import write_json
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe, Train
 from zoo.tasks.contract import Metric, TaskFacts, Trial, short
@@ -285,51 +285,12 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     return list(_inputs(_decoded(chosen, recipe).pixels, recipe).split(_BATCH))
 
 
-@dataclass(frozen=True)
-class Classified:
-    """What `zoo.run` returns for a recipe of this task.
-
-    Attributes:
-        best: (label, probability) of every label, the likeliest first.
-        recipe: name of the recipe.
-        seconds: time of the network.
-
-    """
-
-    best: tuple[tuple[str, float], ...]
-    recipe: str
-    seconds: float
-
-    @property
-    def text(self) -> str:
-        """What `zoo run` prints: the five likeliest labels, and the time."""
-        likeliest = "  ".join(f"{label} {score:.3f}" for label, score in self.best[:5])
-        return f"{likeliest}, {self.seconds:.3f} s"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts as JSON types."""
-        best = [{"label": label, "score": round(score, 6)} for label, score in self.best]
-        return {"recipe": self.recipe, "best": best, "seconds": round(self.seconds, 4)}
-
-    def save(self, path: str | Path) -> Path:
-        """Write the facts as JSON."""
-        write_json(Path(path), self.to_json())
-        return Path(path)
-
-
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:
     """Return the labels of a picture with their probabilities; with `out`, save them too."""
     pixels = torch.from_numpy(_fitted(source, recipe).copy())[None]
     start = time.perf_counter()
     scores = _logits(model, pixels, recipe)[0].softmax(0)
-    seconds = time.perf_counter() - start
-    order = scores.argsort(descending=True, stable=True).tolist()
-    labels = _labels(recipe)
-    best = tuple((labels[number], float(scores[number])) for number in order)
-    result = Classified(best, recipe.name, seconds)
-    if out is not None:
-        result.save(out)
-    return result
+    return classified(scores, _labels(recipe), recipe.name, time.perf_counter() - start, out)
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:

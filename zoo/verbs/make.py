@@ -73,6 +73,7 @@ def train(
     from zoo.training.network import train as train_loop
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
+    chosen = _for_data(chosen, str(data))
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
@@ -98,6 +99,14 @@ def train(
     if is_main_process():
         result.write_card(render(result))
     return result
+
+
+def _for_data(recipe: Recipe, data: str) -> Recipe:
+    """Return the recipe as its task fits it to the data: with their labels, for example."""
+    from zoo.tasks import task_of
+
+    fit = getattr(task_of(recipe), "for_data", None)
+    return recipe if fit is None else fit(recipe, data)
 
 
 def _begin(

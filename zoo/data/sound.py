@@ -1,0 +1,100 @@
+"""Sounds: reading files of any rate and number of channels as mono waves of one rate."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import MismatchError, MissingExtraError
+
+Wave = NDArray[np.float32]
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+MOST_SECONDS = 2 * 3600.0
+
+
+def find(folder: Path) -> list[Path]:
+    """Return the sounds of a folder and of its folders, sorted.
+
+    Raises:
+        MismatchError: there is no such folder, or it has no sounds.
+
+    """
+    if not folder.is_dir():
+        raise MismatchError(f"no such folder: {folder}")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise MismatchError(f"no sounds in {folder}; expected files {', '.join(SUFFIXES)}")
+    return found
+
+
+def read(source: Any, rate: int) -> Wave:
+    """Return a sound as mono `(samples,)` at `rate` samples a second, full scale from -1 to 1.
+
+    Channels are averaged, and other rates are resampled by soxr. An array is taken to have that
+    rate already: `(samples,)` or `(samples, channels)`, floats, or integers of their full scale.
+
+    Raises:
+        MismatchError: there is no such file, it is no sound, empty, or longer than two hours; or
+            a value is not finite.
+        MissingExtraError: soundfile and soxr are not installed.
+
+    """
+    if isinstance(source, str | Path):
+        return _of_file(Path(source).expanduser(), rate)
+    wave = np.asarray(source)
+    if wave.ndim not in (1, 2) or wave.dtype.kind not in "iuf" or wave.size == 0:
+        raise MismatchError(
+            f"an array of shape {wave.shape} and type {wave.dtype} is no sound; expected "
+            "(samples,) or (samples, channels) of numbers"
+        )
+    if wave.dtype.kind == "i":
+        wave = wave / -float(np.iinfo(wave.dtype).min)
+    elif wave.dtype.kind == "u":
+        half = (float(np.iinfo(wave.dtype).max) + 1) / 2
+        wave = (wave - half) / half
+    return _mono(wave, "the array")
+
+
+def _of_file(path: Path, rate: int) -> Wave:
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise MissingExtraError.of(str(error.name), "audio") from error
+    if not path.is_file():
+        raise MismatchError(f"no such file: {path}")
+    try:
+        with soundfile.SoundFile(path) as file:
+            found = file.samplerate
+            if file.frames > MOST_SECONDS * found:
+                hours = file.frames / found / 3600
+                raise MismatchError(f"{path} is {hours:.1f} hours long; expected at most two")
+            wave = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise MismatchError(
+            f"{path} is not a sound: {reason}; expected one of {', '.join(SUFFIXES)}"
+        ) from error
+    if not len(wave):
+        raise MismatchError(f"{path} is empty: it has no samples")
+    mono = _mono(wave, str(path))
+    if found == rate:
+        return mono
+    resampled: Wave = soxr.resample(mono, found, rate, quality="HQ")
+    return resampled
+
+
+def _mono(wave: NDArray[Any], name: str) -> Wave:
+    if not np.isfinite(wave).all():
+        raise MismatchError(f"{name} has a sample that is not a number")
+    return np.asarray(wave.mean(1) if wave.ndim == 2 else wave, np.float32)
+
+
+def fitted(wave: Wave, samples: int) -> Wave:
+    """Return the middle of a wave, or the wave between zeros, of that many samples."""
+    missing = samples - len(wave)
+    if missing <= 0:
+        start = -missing // 2
+        return wave[start : start + samples]
+    return np.pad(wave, (missing // 2, missing - missing // 2))
