@@ -5,6 +5,7 @@ with batch norms to be folded away, and networks of them: trained with norms, de
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -347,10 +348,10 @@ class DsCnn(Classifier):
 
     def __init__(
         self,
-        kernel: tuple[int, int],
+        kernel: Sequence[int],
         width: int,
         stride: int,
-        blocks: tuple[tuple[int, int], ...],
+        blocks: Sequence[Sequence[int]],
         num_classes: int,
         *,
         act: Activation = "relu6",
@@ -360,7 +361,7 @@ class DsCnn(Classifier):
             blocks[-1][0], num_classes, kernel=kernel, width=width, stride=stride, blocks=blocks,
             act=act,
         )  # fmt: skip
-        layers = [Convolution(1, width, kernel, stride, act=act, norm=norm)]
+        layers = [Convolution(1, width, (kernel[0], kernel[1]), stride, act=act, norm=norm)]
         for outputs, step in blocks:
             layers += [
                 Convolution(width, width, 3, step, depthwise=True, act=act, norm=norm),

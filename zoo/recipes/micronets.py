@@ -8,9 +8,9 @@ WORDS = (
 
 # The paper's table 5: outputs of the first convolution, then outputs and stride of each pair.
 _SIZES = {
-    "s": (84, ((112, 2), (84, 1), (84, 1), (84, 1), (196, 1))),
-    "m": (140, ((140, 2), (140, 1), (140, 1), (112, 1), (196, 1))),
-    "l": (276, ((248, 2), (276, 1), (276, 1), (248, 1), (248, 1), (248, 1), (248, 1))),
+    "s": (84, [[112, 2], [84, 1], [84, 1], [84, 1], [196, 1]]),
+    "m": (140, [[140, 2], [140, 1], [140, 1], [112, 1], [196, 1]]),
+    "l": (276, [[248, 2], [276, 1], [276, 1], [248, 1], [248, 1], [248, 1], [248, 1]]),
 }
 
 TRAIN = Train(
@@ -37,7 +37,7 @@ RECIPES = tuple(
         subtask="keyword-spotting",
         model="zoo.models.micronets:DsCnn",
         args={
-            "kernel": (10, 4), "width": width, "stride": 1, "blocks": blocks,
+            "kernel": [10, 4], "width": width, "stride": 1, "blocks": blocks,
             "num_classes": len(WORDS), "act": "relu6",
         },
         input_shape=(1, 1, 49, 10),
@@ -46,7 +46,7 @@ RECIPES = tuple(
         default_tag="fsdd",
         paper="2010.11267",
         tiny={
-            "args": {"width": 4, "blocks": ((4, 2), (4, 1))},
+            "args": {"width": 4, "blocks": [[4, 2], [4, 1]]},
             "train": {"batch_size": 4, "precision": "no"},
         },
     )

@@ -78,10 +78,10 @@ RECIPES = (
         subtask="keyword-spotting",
         model="zoo.models.mlperf_tiny:DsCnn",
         args={
-            "kernel": (10, 4),
+            "kernel": [10, 4],
             "width": 64,
             "stride": 2,
-            "blocks": ((64, 1),) * 4,
+            "blocks": [[64, 1]] * 4,
             "num_classes": len(WORDS),
             "act": "relu",
         },
@@ -91,7 +91,7 @@ RECIPES = (
         default_tag="fsdd",
         paper="2106.07597",
         tiny={
-            "args": {"width": 4, "blocks": ((4, 1),)},
+            "args": {"width": 4, "blocks": [[4, 1]]},
             "train": {"batch_size": 4, "precision": "no"},
         },
     ),

@@ -222,7 +222,9 @@ def features(waves: Tensor, recipe: Recipe) -> Tensor:
 # --- training -------------------------------------------------------------------------------------
 
 
-def batch(data: Clips, recipe: Recipe, step: int, rows: range, total: int) -> tuple[Tensor, Tensor]:
+def batch(
+    data: LabelledClips, recipe: Recipe, step: int, rows: range, total: int
+) -> tuple[Tensor, Tensor]:
     """Return rows `rows` of the `total` samples of one optimizer step.
 
     Every epoch is a new permutation, and a sample is a function of (seed, step, row) alone. A clip
