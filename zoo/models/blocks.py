@@ -264,7 +264,7 @@ class Convolution(Normed):
         return self.finish(self.conv(x))
 
 
-class Network(nn.Module):
+class Foldable(nn.Module):
     """A network of `Normed` layers in its two forms.
 
     Args:
@@ -304,7 +304,7 @@ class Network(nn.Module):
         self.load_state_dict(network.state_dict())
 
 
-class Classifier(Network):
+class Classifier(Foldable):
     """A network that ends in a mean over the map and a linear layer.
 
     Args:

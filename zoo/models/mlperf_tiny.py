@@ -12,7 +12,7 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.models.blocks import EPSILON, Classifier, Convolution, DsCnn, Network, Normed
+from zoo.models.blocks import EPSILON, Classifier, Convolution, DsCnn, Foldable, Normed
 
 __all__ = ["AutoEncoder", "DsCnn", "MobileNetV1", "ResNet8", "StreamingWakeWord"]
 
@@ -99,7 +99,7 @@ class Dense(Normed):
         return self.finish(self.linear(x))
 
 
-class AutoEncoder(Network):
+class AutoEncoder(Foldable):
     """The anomaly detection network: windows of log-mel energies `(N, 640)` to themselves.
 
     Four layers of 128, eight numbers, four layers of 128, each with its batch norm and ReLU, and a
