@@ -31,7 +31,7 @@ _OF_SPACES = (
 )  # fmt: skip
 # Of no repository.
 _OTHERS = {
-    "api/settings/webhooks": "webhooks: ask for the commits, api/models/org/name/commits/main",
+    "api/settings/webhooks": "webhooks: poll api/models/org/name/commits/main instead",
     "api/notifications": "notifications",
     "api/jobs": "jobs",
     "api/scheduled-jobs": "jobs",
