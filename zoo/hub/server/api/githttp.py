@@ -26,7 +26,7 @@ from zoo.hub.server.common import MIB, Refused, bad
 
 routes = Routes()
 _REQUEST = 16 * MIB  # of wants and haves
-_TALK_S = 0.3  # of the processor, until all that is asked for has been read
+_TALK_S = 0.15  # of the processor, until all that is asked for has been read
 _MEMORY = 8 * MIB  # a larger pack is put together on the disk
 _SERVICE = "git-upload-pack"
 _WANT = re.compile(rb"[0-9a-f]{4}want ([0-9a-f]{40})")
@@ -72,7 +72,7 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
     git = call.hub.git(row)
     folder = str(call.hub.objects.temporary)
     out = cast(IO[bytes], tempfile.SpooledTemporaryFile(_MEMORY, dir=folder))  # noqa: SIM115
-    at, talk = 0, Budget(_TALK_S)
+    at = 0
 
     def read(size: int) -> bytes:
         nonlocal at
@@ -101,6 +101,7 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
         if advertise:
             proto.write_pkt_line(f"# service={_SERVICE}\n".encode())
             proto.write_pkt_line(None)
+        talk = Budget(_TALK_S)
         handler.handle()
     except (ValueError, AssertionError, KeyError, EOFError, GitProtocolError) as error:
         out.close()
