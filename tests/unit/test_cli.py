@@ -374,7 +374,7 @@ def test_an_error_of_the_system_is_one_line_too(zoo_refuses, monkeypatch):
         raise OSError(28, "No space left\non device")
 
     monkeypatch.setattr("zoo.cli.upkeep._env", full)
-    assert zoo_refuses("env") == "[Errno 28] No space left on device"
+    assert zoo_refuses("env") == "No space left on device"
 
 
 def test_evaluate_prints_a_row_for_each_sample_in_the_tasks_word(zoo_prints, monkeypatch):

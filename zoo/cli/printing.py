@@ -24,9 +24,30 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         )
 
 
+def names(**_: Any) -> list[str]:
+    """Return what a shell offers in the place of a model: the recipes."""
+    from zoo import registry
+
+    return registry.names()
+
+
+def adapters(**_: Any) -> list[str]:
+    """Return what a shell offers in the place of an adapter: the named ones."""
+    from zoo.adapters import registry
+
+    return registry.names()
+
+
+def targets(**_: Any) -> list[str]:
+    """Return what a shell offers in the place of a target."""
+    from zoo.cost.target import target_names
+
+    return list(target_names())
+
+
 def add_ref(sub: argparse.ArgumentParser) -> None:
     """Let a command take the ref of a model."""
-    sub.add_argument("ref", metavar="REF", help=REF)
+    sub.add_argument("ref", metavar="REF", help=REF).completer = names  # type: ignore[attr-defined]
 
 
 def add_common(sub: argparse.ArgumentParser, **default: Any) -> None:
@@ -42,6 +63,21 @@ def add_common(sub: argparse.ArgumentParser, **default: Any) -> None:
         help="local (a hub in a folder of yours), or an address",
         **default,
     )
+
+
+def add_action(
+    actions: Any, name: str, act: Any, text: str, *, json: bool = True
+) -> argparse.ArgumentParser:
+    """Add an action of a command; what was typed before the action stays."""
+    sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    sub.set_defaults(act=act)
+    add_common(sub, default=argparse.SUPPRESS)
+    if json:
+        sub.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS,
+            help="print the result as JSON",
+        )  # fmt: skip
+    return sub
 
 
 def positive(text: str) -> int:
