@@ -327,7 +327,7 @@ def test_folders_that_cannot_be_evaluated_are_refused(zoo_refuses, tmp_path):
         zoo_refuses("evaluate", NAME, "--data", small)
     )
     Image.new("RGB", (40, 40)).save(small / "b_HR.png")
-    assert "no such file: " in zoo_refuses("evaluate", NAME, "--data", small)
+    assert "b_HR.png has no partner b_LR.png" in zoo_refuses("evaluate", NAME, "--data", small)
     Image.new("RGB", (20, 21)).save(small / "b_LR.png")
     assert "b_LR.png is 20x21; expected 20x20" in zoo_refuses("evaluate", NAME, "--data", small)
 

@@ -138,3 +138,20 @@ def test_what_is_not_there_is_refused_before_torch_is_imported(words):
     )
     assert (result.returncode, result.stdout) == (1, "False\n")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_table_fits_the_terminal():
+    import pty
+
+    reader, terminal = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "zoo", "list", "sesr-*"], stdout=terminal, check=True,
+        env=os.environ | {"COLUMNS": "50"},
+    )  # fmt: skip
+    os.close(terminal)
+    lines = os.read(reader, 1 << 16).decode().splitlines()
+    os.close(reader)
+    assert len(lines) > 10
+    assert max(map(len, lines)) == 50
+    assert lines[-1].endswith("…")

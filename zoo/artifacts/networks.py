@@ -111,6 +111,8 @@ class Network:
 
     def _given(self, source: Any) -> None:
         """Refuse a missing file before torch is imported; a language model takes any text."""
+        if source is None:
+            raise MismatchError(f"{self.ref} was given nothing to run on; see zoo.run")
         if isinstance(source, str | Path) and not self.recipe.of_transformers:
             given(Path(source), "file")
 

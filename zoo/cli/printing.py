@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +18,13 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as left-aligned columns; the first row is the header."""
+    """Print rows as left-aligned columns, a line each on a terminal; the first is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    most = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(cells).rstrip()
+        print(line if most is None or len(line) <= most else f"{line[: most - 1]}…")
 
 
 def names(**_: Any) -> list[str]:
