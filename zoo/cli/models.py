@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from zoo import verbs as api
-from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table
+from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table, targets
 from zoo.errors import MismatchError
 
 
@@ -35,7 +35,7 @@ def add(command: Command) -> None:
     sub.add_argument(
         "--target", default="ethos-u55-256", metavar="T[,T2]",
         help="devices: names, or files ./NAME.toml (default: %(default)s)",
-    )  # fmt: skip
+    ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
     sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
     _add_shape(sub)
     _add_export(command("export", _export, "write a deployable file"))

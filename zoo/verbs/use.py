@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from zoo.cost import Cost, Target
     from zoo.graph.ir import Graph
-    from zoo.registry.artifact import Artifact
+    from zoo.registry.artifact import Artifact, Result
 
 
 def load(
@@ -113,7 +113,7 @@ def run(
     adapter: Ref | Mapping[str, float] | None = None,
     device: str = "cpu",
     dtype: Any = None,
-) -> Any:
+) -> "Result":
     """Run a model on one input; return the task's result object.
 
     Args:
