@@ -22,7 +22,9 @@ def table(prefix: str) -> str:
 
     """
     rows = (
+        restyling(),
         enlarging(),
+        hearing(),
         classifying(),
         switching(),
         compressing(),
@@ -60,6 +62,17 @@ def enlarging() -> Row:
         f"{set5['psnr_y_db']:.2f} dB on Set5 at x2 with {weights:,} weights; "
         f"bicubic {set5['bicubic_psnr_y_db']:.2f} dB",
         ("enlarge", "guides/enlarge.md"),
+    )
+
+
+def hearing() -> Row:
+    """MicroNet-KWS-S on spoken digits."""
+    found = zoo.checkpoint("micronet-kws-s").metrics["evaluations"]["FSDD test"]
+    weights = zoo.estimate("micronet-kws-s", "ethos-u55-256").parameters["weights"]
+    return (
+        "**Hear words** with networks for microcontrollers (MicroNets)",
+        f"{100 * found['accuracy']:.1f} % of {found['clips']} spoken digits with {weights:,} weights",
+        ("hear words", "guides/listen.md"),
     )
 
 

@@ -1,5 +1,6 @@
 """From a ref to an artifact, once; and fetching repositories."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ def resolve(item: "Ref | Recipe | Artifact", *, weights: bool = True) -> "Artifa
         raise MismatchError(f"{item!r} does not name a model; expected {refs.GRAMMAR}")
     match refs.parse(item):
         case refs.NameRef() as name:
-            return _named(name, registry.find(name.name))
+            return _named(name, _as_trained(registry.find(name.name), name.tag))
         case refs.PathRef(path):
             return _at(str(item), path)
         case refs.RepoRef(repo, revision):
@@ -75,6 +76,16 @@ def _named(name: refs.NameRef, recipe: Recipe) -> "Artifact":
 
     ref = f"{name.name}.{name.tag}" if name.tag else name.name
     return Network(ref, recipe, lambda: _shipped(recipe, name.tag))
+
+
+def _as_trained(recipe: Recipe, wanted: str | None) -> Recipe:
+    """Return a recipe as the weights of a tag have it: other labels make another last layer."""
+    tag = wanted or recipe.default_tag
+    if tag not in registry.shipped_tags(recipe.name):
+        return recipe
+    kept = read_json(registry.weights_folder() / f"{recipe.name}.{tag}" / CONFIG)["recipe"]
+    own = {key: kept[key] for key in ("args", "preprocessing") if key in kept}
+    return dataclasses.replace(recipe, **own)
 
 
 def _at(ref: str, path: Path) -> "Artifact":
