@@ -4,42 +4,19 @@ import base64
 import contextlib
 import http.client
 import json
-import os
 import re
 import socket
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.hub.costs import MOST_CPU_S, Taken, history, linux
 from zoo.hub import server
 from zoo.hub.server.budget import Budget, GoneError, OverError
 from zoo.hub.server.store import cards
 from zoo.hub.server.web import pages, rendering
-
-MOST_CPU_S = 0.5
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts by /proc")
-
-
-def cpu_s(process):
-    """Processor seconds that a process has taken so far."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Taken:
-    """What a request costs a server: the least of a few, for a machine is never quite idle."""
-
-    def __init__(self, served, client):
-        self.served, self.client = served, client
-
-    def __call__(self, *request, **more):
-        before = cpu_s(self.served.process)
-        answer = self.client(*request, **more)
-        return cpu_s(self.served.process) - before, answer
-
 
 PARAGRAPH = "Some *text* with `code`, a [link](https://example.org) and **more** of it.\n\n"
 CARDS = {
@@ -155,21 +132,6 @@ def test_no_body_or_search_of_a_stranger_takes_long(serve_process, wire):
         took, answer = stranger(method, path, body)
         assert 200 <= answer.status < 500, (path[:50], answer)
         assert took < MOST_CPU_S, (path[:50], took)
-
-
-def history(folder, commits, files):
-    """Import a history in which each commit changes one file of many, as real git does it."""
-    lines = []
-    for i in range(commits):
-        lines += [f"commit refs/heads/main\ncommitter a <a@b> {1_700_000_000 + i} +0000"]
-        lines += [f"data {len(str(i))}\n{i}"]
-        for j in range(files) if i == 0 else (i,):
-            text = f"{i} {j}"
-            lines += [f"M 644 inline f{j:05}.txt\ndata {len(text)}\n{text}"]
-    subprocess.run(
-        ["git", "-C", str(folder), "fast-import", "--quiet", "--force"],
-        input="\n".join(lines).encode() + b"\n", check=True,
-    )  # fmt: skip
 
 
 @linux

@@ -30,6 +30,7 @@ from zoo.hub.server.store import cards
 from zoo.hub.server.store.accounts import Account
 from zoo.hub.server.store.git import Git
 from zoo.hub.server.store.index import Index
+from zoo.hub.server.store.kept import Kept
 from zoo.hub.server.store.objects import Objects, disk_errors, stamp_of
 from zoo.hub.server.store.touched import Touched
 
@@ -66,6 +67,7 @@ class Hub:
             raise HubError(f"another server is running on {root}; stop it first") from None
         self.index = Index(root / "index.sqlite")
         self.objects = Objects(root)
+        self.packs = Kept(self.objects.temporary)
         self.touched = Touched(self.index)
         self._locks: dict[int, threading.RLock] = {}
         self._lock = threading.Lock()
@@ -79,6 +81,7 @@ class Hub:
         if self.mirror:
             self.mirror.close()
         self.flush_downloads()
+        self.packs.close()
         self.index.close()
         self._folder_lock.release()
 
