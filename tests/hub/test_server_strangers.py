@@ -1,11 +1,13 @@
 """What strangers typed that nobody had thought of: names like addresses, Spaces that run, races."""
 
+import shutil
 import threading
 
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import BadRequestError
 
+from zoo.hub import server
 from zoo.hub.server.store.hub import Hub
 
 
@@ -79,3 +81,17 @@ def test_a_repository_that_goes_while_it_is_renamed(serve, wire, monkeypatch):
     monkeypatch.setattr(Hub, "find", slowly)
     answer = client("POST", "/api/repos/move", {"fromRepo": "me/repo", "toRepo": "me/new"})
     assert (answer.status, answer.headers["x-error-code"]) == (404, "RepoNotFound")
+
+
+def test_one_repository_that_is_gone_does_not_stop_the_others(tmp_path, wire, caplog):
+    with server.running(tmp_path / "hub") as address:
+        client = wire(address, server.token(tmp_path / "hub", "me"))
+        for name in ("one", "two"):
+            client("POST", "/api/repos/create", {"name": name})
+    shutil.rmtree(tmp_path / "hub" / "repos" / "1.git")
+    with server.running(tmp_path / "hub") as address:
+        again = wire(address, client.token)
+        assert again("GET", "/api/models/me/two").status == 200
+        assert again("GET", "/api/models/me/one").status == 500
+        assert again("GET", "/api/models?author=me").status == 200
+    assert "me/one cannot be read: put " in caplog.text

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dulwich.errors import NotGitRepository
 from filelock import FileLock, Timeout
 
 from zoo.errors import HubError
@@ -94,9 +95,13 @@ class Hub:
                 shutil.rmtree(folder, ignore_errors=True)  # never in the index, or deleted
         for row in rows.values():
             git = self.git(row)
-            git.clean()
-            if git.resolve("refs/heads/main") != row["head"]:
-                self.refresh(row["id"])
+            try:
+                git.clean()
+                if git.resolve("refs/heads/main") != row["head"]:
+                    self.refresh(row["id"])
+            except (NotGitRepository, OSError) as error:  # all others are served meanwhile
+                name = f"{row['namespace']}/{row['name']}"
+                log.error("%s cannot be read: put %s back (%s)", name, git.path, error)
 
     def git(self, row: Row) -> Git:
         """Return the git repository of a row."""
