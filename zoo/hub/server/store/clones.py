@@ -213,9 +213,10 @@ class Walk:
         head = b"PACK" + struct.pack(">II", 2, len(objects))
         digest.update(head)
         write(head)
+        among = frozenset(objects)
         for sha in objects:
             self._budget.check()
-            data = self._stored.packed(sha)
+            data = self._stored.packed(sha, among)
             digest.update(data)
             write(data)
         write(digest.digest())

@@ -8,7 +8,9 @@ import functools
 import mmap
 import re
 import zlib
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -18,12 +20,23 @@ from dulwich.pack import load_pack_index
 from dulwich.repo import Repo
 
 COMMIT, TREE, BLOB, TAG = 1, 2, 3, 4
+_DIFFERENCE = 7  # from the object that is named after it; in 6, by how far back it lies
 _KINDS = {b"commit": COMMIT, b"tree": TREE, b"blob": BLOB, b"tag": TAG}
 _FAST = 1  # of zlib
 _TAGS = 5  # of tags of tags
 _TRAILER = 20  # bytes of checksum after the last object of a pack
 _LOOSE = re.compile(r"[0-9a-f]{38}")
 _HEADER = re.compile(rb"(commit|tree|blob|tag) (\d{1,18})\0")
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """A file, where in it each object begins and ends, and all of them in their order."""
+
+    file: str
+    places: Mapping[bytes, tuple[int, int]]
+    starts: list[int]
+    ids: list[bytes]
 
 
 class Stored:
@@ -67,7 +80,7 @@ class Stored:
 
     def __contains__(self, sha: bytes) -> bool:
         """Say whether there is such an object."""
-        return sha in self._loose or any(sha in places for _, places in self._packs)
+        return sha in self._loose or any(sha in pack.places for pack in self._packs)
 
     def kind_and_size(self, sha: bytes) -> tuple[int, int]:
         """Return the kind of an object and the size of its content, which is not read.
@@ -108,8 +121,13 @@ class Stored:
         kind, content = self._repo.object_store.get_raw(ObjectID(sha.hex().encode()))
         return int(kind), bytes(content)
 
-    def packed(self, sha: bytes) -> bytes:
+    def packed(self, sha: bytes, among: Collection[bytes] = ()) -> bytes:
         """Return an object as a pack holds it: kind and size, and the deflated content.
+
+        Args:
+            sha: its id.
+            among: what else the pack holds; where git keeps the object as the difference from one
+                of these, it is given as that.
 
         Raises:
             KeyError: there is none.
@@ -118,14 +136,32 @@ class Stored:
         data = self._as_packed(sha)
         if data is not None and data[0] >> 4 & 7 in _KINDS.values():
             return bytes(data)
+        if data is not None:
+            end = _header_end(data)
+            base, rest = self._base(sha, data[end:])
+            if base in among:
+                head = bytes([data[0] & 143 | _DIFFERENCE << 4]) + bytes(data[1:end])
+                return head + base + bytes(data[end + rest :])
         kind, content = self.read(sha)
         size = len(content)
-        head, size = [kind << 4 | size & 15], size >> 4
+        head_bytes, size = [kind << 4 | size & 15], size >> 4
         while size:
-            head[-1] |= 128
-            head.append(size & 127)
+            head_bytes[-1] |= 128
+            head_bytes.append(size & 127)
             size >>= 7
-        return bytes(head) + zlib.compress(content, _FAST)
+        return bytes(head_bytes) + zlib.compress(content, _FAST)
+
+    def _base(self, sha: bytes, data: memoryview) -> tuple[bytes, int]:
+        """Return what an object is the difference from, and how many bytes say so."""
+        pack = next(pack for pack in self._packs if sha in pack.places)
+        start = pack.places[sha][0]
+        if self._mmap(pack.file)[start] >> 4 & 7 == _DIFFERENCE:
+            return bytes(data[:20]), 20
+        back, at = data[0] & 127, 0
+        while data[at] & 128:  # as git counts back, so that no distance has two spellings
+            at += 1
+            back = (back + 1 << 7) | data[at] & 127
+        return pack.ids[bisect_left(pack.starts, start - back)], at + 1
 
     def chain(self, sha: bytes) -> list[bytes]:
         """Return a tag, what it marks, and so on to what is no tag."""
@@ -143,14 +179,17 @@ class Stored:
 
     def _as_packed(self, sha: bytes) -> memoryview | None:
         """Return what a pack has of an object (perhaps a difference); None for a loose one."""
-        for pack, places in self._packs:
-            if sha in places:
-                if pack not in self._open:
-                    with Path(pack).open("rb") as stream:
-                        self._open[pack] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-                start, end = places[sha]
-                return memoryview(self._open[pack][start:end])
+        for pack in self._packs:
+            if sha in pack.places:
+                start, end = pack.places[sha]
+                return memoryview(self._mmap(pack.file)[start:end])
         return None
+
+    def _mmap(self, pack: str) -> mmap.mmap:
+        if pack not in self._open:
+            with Path(pack).open("rb") as stream:
+                self._open[pack] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._open[pack]
 
 
 def _header_end(data: memoryview) -> int:
@@ -162,8 +201,8 @@ def _header_end(data: memoryview) -> int:
 
 # A pack never changes under its name, so this cache needs no invalidation.
 @functools.lru_cache(maxsize=512)
-def _packed(index: str) -> tuple[str, Mapping[bytes, tuple[int, int]]]:
-    """Return the file of a pack, and where in it each object begins and ends."""
+def _packed(index: str) -> _Pack:
+    """Return where in a pack each object lies."""
     pack = index.removesuffix(".idx") + ".pack"
     loaded = load_pack_index(index, DEFAULT_OBJECT_FORMAT)
     try:
@@ -171,4 +210,5 @@ def _packed(index: str) -> tuple[str, Mapping[bytes, tuple[int, int]]]:
     finally:
         loaded.close()
     ends = [offset for offset, _ in entries[1:]] + [Path(pack).stat().st_size - _TRAILER]
-    return pack, {sha: (start, end) for (start, sha), end in zip(entries, ends, strict=True)}
+    places = {sha: (start, end) for (start, sha), end in zip(entries, ends, strict=True)}
+    return _Pack(pack, places, [start for start, _ in entries], [sha for _, sha in entries])
