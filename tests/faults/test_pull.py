@@ -342,7 +342,7 @@ def test_a_busy_hub_is_asked_again(hub, commit, content):
 def test_missing_revisions_and_repositories_are_named(hub, commit):
     with pytest.raises(HubError, match="org/model has no revision 'v9'"):
         zoo.pull(f"{REPO}@v9")
-    with pytest.raises(HubError, match=r"org/gone is not on .* none was sent.*hf auth login"):
+    with pytest.raises(HubError, match=r"org/gone is not on .* none was sent.*zoo hub token"):
         zoo.pull("org/gone")
 
 

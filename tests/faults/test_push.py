@@ -100,7 +100,7 @@ def test_a_folder_is_named_by_its_path(writer, made, item, monkeypatch):
 
 def test_without_a_token_both_ways_are_named(hub, made, monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent/token")
-    with pytest.raises(HubError, match=r"needs a token: type hf auth login.*add --hub local"):
+    with pytest.raises(HubError, match=r"needs a token: .*zoo hub token .*add --hub local"):
         zoo.push(made, REPO)
     assert not hub.asked
 
@@ -108,7 +108,7 @@ def test_without_a_token_both_ways_are_named(hub, made, monkeypatch):
 @pytest.mark.parametrize(
     ("token", "said"),
     [
-        ("hf_" + "Exp1r3dExp1r3dExp1r3d", "refused the token: expired, revoked .*hf auth login"),
+        ("hf_" + "Exp1r3dExp1r3dExp1r3d", "refused the token: expired, revoked .*zoo hub token"),
         (READ, "does not let the token that was sent do that"),
     ],
     ids=["expired", "read-only"],

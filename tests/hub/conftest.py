@@ -150,6 +150,15 @@ class Wire:
         finally:
             connection.close()
 
+    def pages(self, path: str) -> Iterator[Any]:
+        """Yield the pages of a list, as far as the `link` header leads."""
+        while path:
+            answer = self("GET", path)
+            assert answer.status == 200, answer
+            yield answer.json
+            link = {key.lower(): value for key, value in answer.headers.items()}.get("link", "")
+            path = link.partition(">")[0].partition(self.host)[2]
+
     def upload(self, repo: str, data: bytes) -> "Answer":
         """Bring a large file into a repository; return the answer to the upload itself."""
         oid = hashlib.sha256(data).hexdigest()

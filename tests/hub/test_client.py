@@ -95,7 +95,7 @@ def test_what_is_pushed_is_read_by_the_plain_client(served, made, tmp_path, priv
     same(load_file(weights), made.load().state_dict())
     monkeypatch.delenv("HF_TOKEN")
     if private:
-        with pytest.raises(HubError, match=r"me/sesr is not on .* hf auth login"):
+        with pytest.raises(HubError, match=r"me/sesr is not on .* zoo hub token create"):
             zoo.pull("me/sesr")
     else:
         assert zoo.pull("me/sesr").config == made.config

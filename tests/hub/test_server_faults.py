@@ -82,11 +82,8 @@ def check(serve_process, wire, token, acknowledged, tried, folder):
     served = serve_process()
     client = wire(served.address, token)
     commits = set()
-    for cursor in range(0, 100_000, 1000):
-        page = client("GET", f"/api/models/me/repo/commits/main?limit=1000&cursor={cursor}").json
+    for page in client.pages("/api/models/me/repo/commits/main?limit=1000"):
         commits |= {commit["id"] for commit in page}
-        if len(page) < 1000:
-            break
     tree, cursor = {}, 0
     path = "/api/models/me/repo/tree/main?recursive=true&cursor="
     while page := client("GET", f"{path}{cursor}").json:

@@ -126,10 +126,8 @@ def require_all(client, folder, trial, writers, commits):
     assert added.keys() - trial.acknowledged.keys() <= {
         *trial.unanswered, "w.bin", ".gitattributes",
     }  # fmt: skip
-    history, at = set(), 0
-    while page := client("GET", f"/api/models/me/repo/commits/main?limit=1000&cursor={at}").json:
-        history |= {item["id"] for item in page}
-        at += len(page)
+    pages = client.pages("/api/models/me/repo/commits/main?limit=1000")
+    history = {item["id"] for page in pages for item in page}
     assert set(trial.acknowledged.values()) <= history
     assert len(history) == len(added)  # one line of commits, each adding one file
     kept = len(trial.acknowledged.items() & added.items())

@@ -248,11 +248,13 @@ class Connection:
         code = response.headers.get("X-Error-Code", "")
         said = self.clean(response.headers.get("X-Error-Message", ""))
         known = "the token that was sent" if self.token else "no token, and none was sent"
-        login = "type: hf auth login (or set HF_TOKEN)"
+        login = self.place.sign_in
         if status == 401 and self.token and code not in ("RepoNotFound", "GatedRepo"):
             text = f"{hub} refused the token: expired, revoked or another hub's; {login}"
         elif code == "GatedRepo":
-            text = f"{repo} is gated: accept its terms at {hub}/{repo}, then {login}"
+            ask = "ask its owner to let you in"  # no page but the public hub's takes a consent
+            ask = f"accept its terms at {hub}/{repo}" if self.place.is_public else ask
+            text = f"{repo} is gated: {ask}, then {login}"
         elif code == "RevisionNotFound":
             listed = f"see {hub}/{repo}/commits/main" if folder is None else "leave it out for main"
             text = f"{repo} has no revision {revision!r}; {listed}"

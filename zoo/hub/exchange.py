@@ -49,7 +49,7 @@ def connected(place: where.Place, *, write: bool = False) -> Iterator["Connectio
         token = client.user_token()
         if write and not token:
             raise HubError(
-                f"a push to {place.endpoint} needs a token: type hf auth login (or set HF_TOKEN), "
+                f"a push to {place.endpoint} needs a token: {place.sign_in}; "
                 "or push to the embedded hub of this machine: add --hub local"
             )
         yield client.Connection(place, str(place.endpoint), token)

@@ -46,6 +46,13 @@ class Place:
         return self.endpoint == PUBLIC
 
     @property
+    def sign_in(self) -> str:
+        """How to get a token for it; only the public hub hands them out on a page."""
+        if self.is_public:
+            return "type: hf auth login (or set HF_TOKEN)"
+        return "on the hub's machine type: zoo hub token create --user NAME, and set HF_TOKEN to it"
+
+    @property
     def is_exposed(self) -> bool:
         """Whether a token sent there can be read on the way: http to another machine."""
         parts = urlsplit(self.endpoint or "")
@@ -86,7 +93,7 @@ def endpoint(chosen: str, what: str) -> str:
     if parts.username is not None:
         raise HubError(
             "the hub's address has a name or a password in it; addresses end up in logs: "
-            "use a token (type: hf auth login, or set HF_TOKEN)"
+            "use a token: set HF_TOKEN"
         )
     return endpoint
 

@@ -29,6 +29,7 @@ from zoo.hub.server.common import MIB, Refused, header_text
 from zoo.hub.server.door import Doorkeeper
 from zoo.hub.server.pool import Pool
 from zoo.hub.server.store.hub import Hub
+from zoo.hub.server.store.index import is_orphan
 from zoo.hub.server.store.objects import disk_errors
 from zoo.hub.server.web import pages
 
@@ -97,8 +98,9 @@ class Application:
             raise
         except OverError:
             return await _refused(call, Refused(503, "this takes longer than the hub works on it"))
-        except Exception:
-            if await in_thread(call.is_about_nothing):  # its files went while it was worked on
+        except Exception as error:
+            # Its files went while it was worked on, or what was to be written of another one.
+            if is_orphan(error) or await in_thread(call.is_about_nothing):
                 return await _refused(call, _gone())
             log.exception("%s %s", request.method, request.url.path)
             return answer({"error": "internal error; the server's log has the details"}, 500)

@@ -176,7 +176,7 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     return JSONResponse(value, status, headers)
 
 
-def next_link(call: Call, cursor: int) -> dict[str, str]:
+def next_link(call: Call, cursor: int | str) -> dict[str, str]:
     """Return the Link header of a page that another one follows."""
     query = [(k, v) for k, v in call.request.query_params.multi_items() if k != "cursor"]
     text = "&".join(f"{quote(k)}={quote(v)}" for k, v in [*query, ("cursor", str(cursor))])
@@ -260,14 +260,17 @@ class Routes:
             raise bad("the address holds a NUL")
         if len(segments) > 1 and segments[-1] == "":
             segments.pop()
-        known = False
-        for route in self._table:
-            parameters = _match(route.pattern, segments)
-            if parameters is not None:
-                if method in route.methods:
-                    return route, {"kind": "models", **parameters}
-                known = True
-        if known:
+        matches = [
+            (route, {"kind": "models", **parameters})
+            for route in self._table
+            if (parameters := _match(route.pattern, segments)) is not None
+        ]
+        allowed = [match for match in matches if method in match[0].methods]
+        if allowed:
+            is_bare = "name" in allowed[0][1] and "namespace" not in allowed[0][1]
+            whole = [match for match in allowed if is_bare and _has_action(match[0].pattern)]
+            return (whole or allowed)[0]
+        if matches:
             raise Refused(405, f"this address takes no {method}")
         if segments[0] == "api":
             name = "/".join(segments[:2])[:60]
@@ -300,6 +303,15 @@ def _match(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
         elif part != segments[i]:
             return None
     return parameters if len(segments) == len(pattern) else None
+
+
+def _has_action(pattern: list[str]) -> bool:
+    """Say whether a pattern names its repository in full, and then what of it is meant.
+
+    `api/models/org/tree/tree/main` is of the repository org/tree, not of one called org.
+    """
+    rest = pattern[pattern.index("{name}") + 1 :] if "{name}" in pattern else []
+    return "{namespace}" in pattern and any(part.isidentifier() or "-" in part for part in rest)
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:

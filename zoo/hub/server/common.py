@@ -35,6 +35,8 @@ class Settings:
     max_inline_bytes: int = 32 * MIB  # one file inside a commit, before base64
     max_commit_bytes: int = 256 * MIB  # one commit's body
     max_operations: int = 20_000  # in one commit
+    max_files: int = 100_000  # of one commit, as other hubs advise
+    max_folders: int = 20_000
     max_json_bytes: int = 8 * MIB
     max_xorb_bytes: int = 72 * MIB  # the client fills a xorb to 64 MiB
     max_shard_bytes: int = 64 * MIB
@@ -101,6 +103,8 @@ class Name:
 def kind_of(repo_type: Any) -> str:
     """Return the plural that addresses use for the client's `type`; none means a model."""
     kinds = {None: "models", "model": "models", "dataset": "datasets", "space": "spaces"}
+    if repo_type in ("bucket", "kernel", "paper"):
+        raise bad(f"this hub has no {repo_type}s; expected model, dataset or space")
     if (repo_type is not None and not isinstance(repo_type, str)) or repo_type not in kinds:
         raise bad(f"unknown repository type {repo_type!r}; expected model, dataset or space")
     return kinds[repo_type]

@@ -5,7 +5,8 @@ with the reason, or, for what is looked for and cannot be here, `RepositoryNotFo
 `BucketNotFoundError`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.responses import Response
 
@@ -13,6 +14,13 @@ from zoo.hub.server.call import Call, Handler, Routes
 from zoo.hub.server.common import Refused, bad
 
 routes = Routes()
+# What a Space begins with where Spaces run: the key of a payload -> what there is none of.
+_BEGINNINGS = {
+    "hardware": "hardware", "storageTier": "storage", "sleepTimeSeconds": "sleeptime",
+    "secrets": "secrets", "variables": "variables", "volumes": "volumes",
+}  # fmt: skip
+_FREE = "cpu-basic"  # the hardware of those who ask for none
+_NOTHING_RUNS = "for Spaces: it keeps their files but runs nothing"
 _ALL = "GET POST PUT PATCH DELETE"
 
 # Of one repository: what stands after its name -> what there is none of.
@@ -45,11 +53,18 @@ _OTHERS = {
     "api/organizations/{team}/followers": "followers",
     "api/spaces/semantic-search": "search by meaning: use search=",
     "api/spaces/templates": "templates of Spaces",
-    "api/spaces/hardware": "hardware for Spaces: it keeps their files but runs nothing",
+    "api/spaces/hardware": f"hardware {_NOTHING_RUNS}",
     "api/models-tags-by-type": "list of all tags: search with filter=",
     "api/datasets-tags-by-type": "list of all tags: search with filter=",
     "uploads": "uploads outside a repository",
 }
+
+
+def refuse_running(payload: Mapping[str, Any]) -> None:
+    """Refuse a new Space that is to run: its secrets would be sent here for nothing."""
+    for key, what in _BEGINNINGS.items():
+        if payload.get(key) and payload[key] != _FREE:
+            raise bad(f"this hub has no {what} {_NOTHING_RUNS}")
 
 
 def _none(what: str, of_repository: bool = False) -> Callable[[Call], Response]:
@@ -70,7 +85,7 @@ for _action, _what in _OF_REPOSITORIES.items():
     _paths = ["api/{kind}/{namespace}/{name}/", "api/{kind}/{name}/"]
     _add([f"{path}{_action}" for path in _paths], _none(_what, of_repository=True))
 for _action in _OF_SPACES:
-    _what = f"{_action} for Spaces: it keeps their files but runs nothing"
+    _what = f"{_action} {_NOTHING_RUNS}"
     _add([f"api/{{kind}}/{{namespace}}/{{name}}/{_action}"], _none(_what, of_repository=True))
 for _path, _what in _OTHERS.items():
     _add([_path], _none(_what))

@@ -229,6 +229,8 @@ def _apply(call: Call, repo: int, change: Change) -> str:
         after = dict(before)
         for key, value in change.operations:
             _operate(call, row, change.batch, after, key, value)
+        if len(after) > len(before):
+            _check_size(call, after)
         _check_clashes(before, after)
         if after == before:
             return str(head)
@@ -295,16 +297,30 @@ def _delete(files: dict[str, str], value: dict[str, Any], *, folder: bool) -> No
         del files[name]
 
 
+def _check_size(call: Call, files: dict[str, str]) -> None:
+    """Refuse so many files and folders that every look at them would take long."""
+    settings, folders = call.hub.settings, set[str]()
+    if len(files) > settings.max_files:
+        raise Refused(413, f"a commit may hold {settings.max_files} files, not {len(files)}")
+    for path in files:
+        while (path := path.rpartition("/")[0]) and path not in folders:
+            folders.add(path)
+        if len(folders) > settings.max_folders:
+            raise Refused(413, f"a commit may hold {settings.max_folders} folders, not more")
+
+
 def _check_clashes(before: Any, after: dict[str, str]) -> None:
     """Refuse new paths that some file system could not hold beside the others."""
     if after.keys() <= before.keys():
         return
     spelled: dict[str, str] = {}
+    seen: set[str] = set()
     for path in after:
-        parts = path.split("/")
-        for i in range(1, len(parts) + 1):
-            part = "/".join(parts[:i])
+        part = path
+        while part and part not in seen:
+            seen.add(part)
             if spelled.setdefault(folded(part), part) != part:
                 raise bad(f"{part!r} and {spelled[folded(part)]!r} differ in case only")
-            if i < len(parts) and part in after:
+            part = part.rpartition("/")[0]
+            if part in after:
                 raise bad(f"{part!r} cannot be a file and a folder")

@@ -5,8 +5,9 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
+from zoo.hub.server.api.absent import refuse_running
 from zoo.hub.server.call import Call, Routes, answer, in_thread, next_link
-from zoo.hub.server.common import Name, Refused, bad, checked_reference, kind_of, text_of
+from zoo.hub.server.common import SHA1, Name, Refused, bad, checked_reference, kind_of, text_of
 from zoo.hub.server.store import cards
 from zoo.hub.server.store.hub import wants_private
 
@@ -73,6 +74,7 @@ async def create(call: Call) -> Response:
     """Make a repository."""
     payload = await call.json()
     name = _named(call, payload)
+    refuse_running(payload)
     sdk = text_of(payload.get("sdk") or "", "sdk", 40)
     url = f"{call.base}/{name.url_path}"
     private = wants_private(payload, False)
@@ -143,9 +145,9 @@ def refs(call: Call) -> Response:
         known = call.hub.mirror.references(row, call.foreign)
     else:
         known = [
-            (kind, name, git.resolve(f"refs/{folder}/{name}") or "")
+            (kind, name, commit)
             for kind, folder in (("branch", "heads"), ("tag", "tags"))
-            for name in git.refs(folder)
+            for name, commit in git.marked(folder).items()
         ]
     for kind, key, folder in (("branch", "branches", "heads"), ("tag", "tags", "tags")):
         references[key] = [
@@ -218,9 +220,13 @@ async def tag(call: Call) -> Response:
 def commits(call: Call) -> Response:
     """List commits, newest first."""
     row = call.repo()
-    skip, limit = call.number("cursor", 0, 10**9), call.number("limit", 50, 1000) or 50
+    limit = call.number("limit", 50, 1000) or 50
     sha = call.revision(row, call.parameters["revision"])
-    history = call.hub.git(row).history(sha, skip, limit + 1)
+    if at := call.request.query_params.get("cursor"):  # the commit that the page begins with
+        if not SHA1.fullmatch(at):
+            raise bad("cursor must be one of ours")
+        sha = call.revision(row, at)
+    history = call.hub.git(row).history(sha, limit + 1)
     items = [
         {
             "id": revision.sha,
@@ -231,4 +237,5 @@ def commits(call: Call) -> Response:
         }
         for revision in history[:limit]
     ]
-    return answer(items, headers=next_link(call, skip + limit) if len(history) > limit else None)
+    more = next_link(call, history[limit].sha) if len(history) > limit else None
+    return answer(items, headers=more)

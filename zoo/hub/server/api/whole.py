@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from zoo.hub.server.api.absent import refuse_running
 from zoo.hub.server.api.repositories import iso
 from zoo.hub.server.call import Call, Routes, answer, in_thread
 from zoo.hub.server.common import SHA256, Name, Refused, bad, kind_of, object_of, text_of
@@ -155,6 +156,7 @@ async def share_large(call: Call) -> Response:
 async def duplicate(call: Call) -> Response:
     """Make a repository of the caller with the history, branches and tags of this one."""
     payload = await call.json()
+    refuse_running(payload)
     text = text_of(payload.get("repository"), "repository", 200)
     namespace, slash, name = text.partition("/")
     if not slash:

@@ -5,7 +5,6 @@ leaves the old commit or the new one. `git clone`, `git fsck` and `git gc` work 
 any other.
 """
 
-import functools
 import os
 import re
 import tempfile
@@ -25,8 +24,10 @@ from dulwich.repo import Repo
 from zoo.files import sync
 from zoo.hub.server.common import SHA1, Refused, bad
 from zoo.hub.server.store import packing
+from zoo.hub.server.store.listings import Listings
 from zoo.hub.server.store.objects import disk_errors
 from zoo.hub.server.store.packing import Batch, Repacked, repack
+from zoo.hub.server.store.stored import Stored
 
 FILE, FOLDER = 0o100644, 0o040000
 _POINTER = re.compile(
@@ -102,9 +103,26 @@ class Git:
 
     def refs(self, folder: str) -> dict[str, str]:
         """Return name -> id of `heads` or `tags` (for an annotated tag, of the tag object)."""
-        with self.open() as repo:
-            references = repo.refs.as_dict(_ref_name(f"refs/{folder}"))
-        return {name.decode(): sha.decode() for name, sha in sorted(references.items())}
+        found: dict[str, str] = {}
+        top = self.path / "refs" / folder
+        for place, _, files in os.walk(top):
+            for file in map(Path(place).joinpath, files):
+                with suppress(FileNotFoundError, UnicodeDecodeError):  # just deleted; half written
+                    if SHA1.fullmatch(sha := file.read_text("ascii").strip()):
+                        found[file.relative_to(top).as_posix()] = sha
+        # After the loose ones, which git removes when they are in here.
+        with suppress(FileNotFoundError):
+            lines = (self.path / "packed-refs").read_text("utf-8", "surrogateescape").splitlines()
+            for sha, _, name in (line.partition(" ") for line in lines):
+                if SHA1.fullmatch(sha) and name.startswith(f"refs/{folder}/"):
+                    found.setdefault(name.removeprefix(f"refs/{folder}/"), sha)
+        return dict(sorted(found.items()))
+
+    def marked(self, folder: str) -> dict[str, str]:
+        """Return name -> commit of `heads` or `tags`."""
+        with Stored(self.path) as stored:
+            found = self.refs(folder).items()
+            return {name: stored.chain(bytes.fromhex(sha))[-1].hex() for name, sha in found}
 
     def resolve(self, revision: str) -> str | None:
         """Return the commit that a branch, a tag or 40 hexadecimal digits name."""
@@ -180,7 +198,7 @@ class Git:
 
     def tree(self, commit: str) -> Mapping[str, str]:
         """Return path -> blob id of every file in a commit."""
-        return _flat_tree(str(self.path), self._tree_id(commit))
+        return _listings.get(self.path, self._tree_id(commit)).files
 
     def _tree_id(self, commit: str) -> str:
         with self.open() as repo:
@@ -191,7 +209,7 @@ class Git:
 
     def folders(self, commit: str) -> Mapping[str, str]:
         """Return path -> tree id of every folder in a commit."""
-        return _folder_ids(str(self.path), self._tree_id(commit))
+        return _listings.get(self.path, self._tree_id(commit)).folders
 
     def blob(self, sha: str) -> bytes:
         """Return the content of a blob (a small file, or a pointer).
@@ -217,8 +235,8 @@ class Git:
         with _contents_lock:
             contents = {sha: _contents[sha] for sha in wanted if sha in _contents}
         if missing := wanted - contents.keys():
-            with self.open() as repo:
-                new = {s: _parse(repo.object_store.get_raw(_id(s))[1]) for s in missing}
+            with Stored(self.path) as stored:
+                new = {sha: _content(stored, bytes.fromhex(sha)) for sha in missing}
             with _contents_lock:
                 if len(_contents) > _CONTENTS:
                     _contents.clear()
@@ -231,7 +249,7 @@ class Git:
         with self.open() as repo:
             return revision_of(repo.object_store[_id(sha)])
 
-    def history(self, sha: str, skip: int, limit: int) -> list[Revision]:
+    def history(self, sha: str, limit: int) -> list[Revision]:
         """Return commits from `sha` back, newest first."""
         revisions: list[Revision] = []
         with self.open() as repo:
@@ -239,10 +257,7 @@ class Git:
             while at and len(revisions) < limit:
                 commit = repo.object_store[at]
                 assert isinstance(commit, Commit)
-                if skip:
-                    skip -= 1
-                else:
-                    revisions.append(revision_of(commit))
+                revisions.append(revision_of(commit))
                 at = commit.parents[0] if commit.parents else None
         return revisions
 
@@ -361,36 +376,10 @@ def revision_of(commit: ShaFile) -> Revision:
     return Revision(commit.id.decode(), title, message.strip("\n"), author, commit.commit_time)
 
 
-def _walk(path: str, tree: str) -> Iterator[tuple[str, int, str]]:
-    repo = Repo(path)
-    try:
-        todo = [("", _id(tree))]
-        while todo:
-            prefix, sha = todo.pop()
-            folder = repo.object_store[sha]
-            assert isinstance(folder, Tree)
-            for name, mode, child in folder.items():
-                full = prefix + name.decode(errors="surrogateescape")
-                if mode == FOLDER:
-                    todo.append((full + "/", child))
-                yield full, mode, child.decode()
-    finally:
-        repo.close()
+def _content(stored: Stored, sha: bytes) -> Content:
+    size = stored.kind_and_size(sha)[1]
+    match = _POINTER.fullmatch(stored.read(sha)[1]) if size <= _POINTER_LIMIT else None
+    return Content(size, match[1].decode(), int(match[2])) if match else Content(size)
 
 
-# Trees never change under their id, so these caches need no invalidation.
-@functools.lru_cache(maxsize=64)
-def _flat_tree(path: str, tree: str) -> Mapping[str, str]:
-    return {name: sha for name, mode, sha in sorted(_walk(path, tree)) if mode != FOLDER}
-
-
-@functools.lru_cache(maxsize=64)
-def _folder_ids(path: str, tree: str) -> Mapping[str, str]:
-    return {name: sha for name, mode, sha in sorted(_walk(path, tree)) if mode == FOLDER}
-
-
-def _parse(data: bytes) -> Content:
-    match = _POINTER.fullmatch(data) if len(data) <= _POINTER_LIMIT else None
-    if match is None:
-        return Content(len(data))
-    return Content(len(data), match[1].decode(), int(match[2]))
+_listings = Listings()

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dulwich.errors import NotGitRepository
 from filelock import FileLock, Timeout
 
 from zoo.errors import HubError
@@ -30,6 +31,7 @@ from zoo.hub.server.store import cards
 from zoo.hub.server.store.accounts import Account
 from zoo.hub.server.store.git import Git
 from zoo.hub.server.store.index import Index
+from zoo.hub.server.store.kept import Kept
 from zoo.hub.server.store.objects import Objects, disk_errors, stamp_of
 from zoo.hub.server.store.touched import Touched
 
@@ -66,6 +68,7 @@ class Hub:
             raise HubError(f"another server is running on {root}; stop it first") from None
         self.index = Index(root / "index.sqlite")
         self.objects = Objects(root)
+        self.packs = Kept(self.objects.temporary)
         self.touched = Touched(self.index)
         self._locks: dict[int, threading.RLock] = {}
         self._lock = threading.Lock()
@@ -79,6 +82,7 @@ class Hub:
         if self.mirror:
             self.mirror.close()
         self.flush_downloads()
+        self.packs.close()
         self.index.close()
         self._folder_lock.release()
 
@@ -91,9 +95,13 @@ class Hub:
                 shutil.rmtree(folder, ignore_errors=True)  # never in the index, or deleted
         for row in rows.values():
             git = self.git(row)
-            git.clean()
-            if git.resolve("refs/heads/main") != row["head"]:
-                self.refresh(row["id"])
+            try:
+                git.clean()
+                if git.resolve("refs/heads/main") != row["head"]:
+                    self.refresh(row["id"])
+            except (NotGitRepository, OSError) as error:  # all others are served meanwhile
+                name = f"{row['namespace']}/{row['name']}"
+                log.error("%s cannot be read: put %s back (%s)", name, git.path, error)
 
     def git(self, row: Row) -> Git:
         """Return the git repository of a row."""

@@ -190,3 +190,9 @@ class Index:
             text,
             repo,
         )
+
+
+def is_orphan(error: Exception) -> bool:
+    """Say whether a row could not be written for its repository is not there any more."""
+    code = getattr(error, "sqlite_errorname", "")
+    return isinstance(error, sqlite3.IntegrityError) and code == "SQLITE_CONSTRAINT_FOREIGNKEY"

@@ -207,7 +207,7 @@ def history(call: Call) -> Response:
         f"<tr><td>{link(f'/{quote(call.name.url_path)}/tree/{commit.sha}', commit.sha[:10])}</td>"
         f"<td>{html.escape(commit.title)}</td><td class=what>{html.escape(commit.author)}</td>"
         f'<td class="n dim">{day(commit.time)}</td></tr>'
-        for commit in call.hub.git(row).history(sha, 0, _MOST)
+        for commit in call.hub.git(row).history(sha, _MOST)
     )
     return _frame(call, row, "history", f'<div class="files wide"><table>{rows}</table></div>')
 
