@@ -9,6 +9,7 @@ from huggingface_hub.errors import BadRequestError
 
 from zoo.hub import server
 from zoo.hub.server.store.hub import Hub
+from zoo.hub.server.store.index import Index
 
 
 @pytest.mark.parametrize("name", ["tree", "commits", "resolve", "blob", "revision", "info", "lfs"])
@@ -95,3 +96,24 @@ def test_one_repository_that_is_gone_does_not_stop_the_others(tmp_path, wire, ca
         assert again("GET", "/api/models/me/one").status == 500
         assert again("GET", "/api/models?author=me").status == 200
     assert "me/one cannot be read: put " in caplog.text
+
+
+def test_a_name_is_not_given_while_another_repository_gets_it(serve, wire, monkeypatch):
+    served = serve()
+    client = wire(served.address, served.token())
+    client("POST", "/api/repos/create", {"name": "old"})
+    repo, moved = Index.repo, []
+
+    def between(index, *name):
+        row = repo(index, *name)
+        if name[-1] == "new" and not moved:  # it is free, says the one who is to make it
+            move = {"fromRepo": "me/old", "toRepo": "me/new"}
+            moved.append(threading.Thread(target=client, args=("POST", "/api/repos/move", move)))
+            moved[0].start()
+            moved[0].join(1)
+        return row
+
+    monkeypatch.setattr(Index, "repo", between)
+    assert client("POST", "/api/repos/create", {"name": "new"}).status == 200
+    moved[0].join()
+    assert client("GET", "/api/models/me/old").status == 200

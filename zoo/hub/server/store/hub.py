@@ -272,7 +272,8 @@ class Hub:
         checked_name(new.name, "repository name")
         try:
             sql = "UPDATE repos SET namespace = ?, name = ? WHERE id = ?"
-            self.index.run(sql, new.namespace, new.name, row["id"])
+            with self.writing(0):  # names are given one at a time
+                self.index.run(sql, new.namespace, new.name, row["id"])
         except sqlite3.IntegrityError:
             kind = new.kind[:-1]
             raise Refused(409, f"A {kind} repository called {new.id} already exists") from None
