@@ -46,7 +46,12 @@ def _subject(item: "nn.Module | Graph | bytes", shape: tuple[int, ...] | None) -
         return Subject(given=item, input_shape=shape)
     if isinstance(item, bytes):
         return Subject(content=item)
-    return Subject(module=item, input_shape=shape)
+    from zoo.graph.program import check_module, check_shape, in_float32
+
+    check_module(item)
+    if shape is not None:
+        check_shape(shape)
+    return Subject(module=in_float32(item), input_shape=shape)
 
 
 def estimate(
