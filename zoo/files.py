@@ -17,6 +17,17 @@ os.umask(_UMASK)
 _MODE = 0o666 & ~_UMASK  # mkstemp makes private files; the zoo's files get the user's usual mode
 
 
+def given(path: Path, kind: str) -> None:
+    """Refuse a file or folder, as `kind` calls it, that is not there.
+
+    Raises:
+        MismatchError: it is not.
+
+    """
+    if not path.expanduser().exists():
+        raise MismatchError(f"no such {kind}: {path}")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as stream:

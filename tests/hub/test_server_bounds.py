@@ -144,17 +144,46 @@ def test_no_body_or_search_of_a_stranger_takes_long(serve_process, wire):
         client("POST", "/api/repos/create", {"name": f"repo{i}"})
     lists = b"[" + b"[]," * 340_000 + b"[]]"
     forms = b"paths=" + b"%41" * 300_000
+    wants = b"".join(b"0032want %040x\n" % i for i in range(300_000))
+    git = {"Content-Type": "application/x-git-upload-pack-request"}
     for method, path, body in [
         ("POST", "/api/validate-yaml", b'{"content": ' + lists[:4_500_000] + b"}"),
         ("POST", "/api/repos/create", b'{"name": ' + lists + b"}"),
         ("POST", "/api/models/me/repo0/paths-info/main", forms),
+        ("POST", "/me/repo0/git-upload-pack", wants),
+        ("POST", "/me/repo0/git-upload-pack", wants[:50] * 300_000),
         ("GET", "/api/models?search=" + "+".join("re" for _ in range(20_000)), None),
         ("GET", "/?search=" + "+".join("re" for _ in range(20_000)), None),
         ("GET", "/api/models/me/repo0/tree/main?" + "expand=true&" * 5000, None),
     ]:
-        took, answer = stranger(method, path, body)
+        took, answer = stranger(method, path, body, headers=git if "git" in path else {})
         assert 200 <= answer.status < 500, (path[:50], answer)
         assert took < MOST_CPU_S, (path[:50], took)
+
+
+@linux
+def test_no_talk_with_git_takes_long(serve_process, wire):
+    """Real git tells of some hundred commits that it has; a stranger told of 300,000."""
+    served = serve_process()
+    client = wire(served.address, server.token(served.folder, "me"))
+    stranger = Taken(served, wire(served.address))
+    client("POST", "/api/repos/create", {"name": "repo"})
+    head = client("GET", "/api/models/me/repo").json["sha"].encode()
+    can = b" multi_ack_detailed side-band-64k thin-pack ofs-delta shallow"
+    want = b"%04xwant %s%s\n" % (50 + len(can), head, can)
+    done, kind = b"0009done\n", {"Content-Type": "application/x-git-upload-pack-request"}
+    answer = stranger("POST", "/me/repo/git-upload-pack", want + b"0000" + done, headers=kind)[1]
+    assert (answer.status, b"PACK" in answer.body) == (200, True)
+    others = [b"%040x" % i for i in range(300_000)]
+    for lines in (
+        b"0000" + b"".join(b"0032have " + other + b"\n" for other in others),
+        b"0000" + (b"0032have " + head + b"\n") * 300_000,
+        b"".join(b"0034shallow " + other for other in others) + b"0000",
+    ):
+        body = want + lines + done
+        took, answer = stranger("POST", "/me/repo/git-upload-pack", body, headers=kind)
+        assert answer.status in (400, 503), (lines[:60], answer)
+        assert took < MOST_CPU_S, (lines[:60], took)
 
 
 def history(folder, commits, files):

@@ -84,6 +84,25 @@ PATHS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', '["\\udfff"]'])
+def test_values_that_no_json_can_hold(mine, value):
+    _, client = mine
+    body = f'{{"private": false, "mine": {value}}}'.encode()
+    answer = client("PUT", "/api/models/me/repo/settings", body)
+    assert (answer.status, answer.json) == (400, {"error": "this is not JSON"})
+
+
+def test_a_form_and_json_may_ask_for_as_many_paths(mine):
+    _, client = mine
+    paths, address = ["x"] * 20_001, "/api/models/me/repo/paths-info/main"
+    form = "&".join(f"paths={path}" for path in paths).encode()
+    assert client("POST", address, form).status == 400
+    kind = {"Content-Type": "application/json"}
+    assert client("POST", address, {"paths": paths[1:]}, headers=kind).status == 200
+    answer = client("POST", address, {"paths": paths}, headers=kind)
+    assert (answer.status, "ask in parts" in answer.json["error"]) == (400, True)
+
+
 def test_what_is_ignored_is_what_git_ignores(tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "core.quotepath=off"]
     subprocess.run([*git, "init", "-q"], check=True)

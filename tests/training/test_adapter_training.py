@@ -220,6 +220,9 @@ def test_convolutions_and_their_network_are_trained_without_wrappers(pictures, t
         for a, b in zip(model.parameters(), zoo.load("sesr-m3-x2").parameters(), strict=True)
     )
     assert changed == SparseAdapter.load(folder.file).nnz
+    origin = zoo.checkpoint("sesr-m3-x2")  # what starts from weights is bound by their licence
+    expected = f"not stated; started from sesr-m3-x2.{origin.tag}: {origin.license}"
+    assert folder.recipe.data["license"] == expected
 
 
 def test_a_masked_dora_is_a_sparse_adapter_and_resumes(train_tiny, tiny, tmp_path, monkeypatch):

@@ -289,3 +289,10 @@ def test_reading_targets_needs_no_torch() -> None:
         "[target(name) for name in target_names()]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_notebook_shows_a_table_with_how_each_number_is_known():
+    page = estimate(m5(), target("ethos-u55-256"), input_shape=TO_720P)._repr_html_()
+    assert page.startswith("<table><caption>ethos-u55-256</caption>")
+    for shown in (" MACs", " ms", "exact", "estimated"):
+        assert shown in page

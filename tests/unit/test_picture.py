@@ -1,6 +1,7 @@
 """Pairs that do not fit, pictures of every kind, and tiles without seams."""
 
 import dataclasses
+import io
 import tomllib
 from pathlib import Path
 
@@ -113,3 +114,10 @@ def test_pictures_of_every_mode_come_back_in_colour_and_size(model, mode):
     made = picture.run(model, recipe, given)
     assert made.image.size == (31, 22)
     assert made.image.mode == ("RGBA" if mode in ("LA", "RGBA") else "RGB")
+
+
+def test_a_notebook_shows_the_picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    result = zoo.run("looks", Image.fromarray(pixels))
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert np.array_equal(np.asarray(shown), np.asarray(result.image))

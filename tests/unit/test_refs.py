@@ -48,7 +48,7 @@ def test_the_home_of_a_user_who_does_not_exist_is_refused():
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "Sesr", "sesr.", ".sesr", "a b", "a/b/c", "org/", "/".join("ab") + "@", "ü/ö", "a\n"],
+    ["", " ", "Sésr", "sesr.", ".sesr", "a b", "a/b/c", "org/", "/".join("ab") + "@", "ü/ö", "a\n"],
 )
 def test_what_fits_no_form_is_refused_with_the_grammar(text):
     with pytest.raises(MismatchError, match="is not a ref; expected name"):
@@ -64,3 +64,8 @@ def test_a_repository_that_could_be_a_folder_is_refused_and_both_are_named(
     with pytest.raises(MismatchError, match=r"reads as a Hub repository.* write \./runs/sesr for"):
         parse(text)
     assert parse("./runs/sesr") == PathRef(Path("runs/sesr"))
+
+
+def test_capitals_are_shown_the_lower_case():
+    with pytest.raises(MismatchError, match=r"type sesr-m5-x2\.bsds"):
+        parse("SESR-M5-x2.BSDS")

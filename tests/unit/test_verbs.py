@@ -5,7 +5,10 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import zoo
+from zoo.errors import MismatchError
 
 
 def test_no_room_bears_the_name_of_a_verb():
@@ -39,3 +42,10 @@ def test_import_and_names_touch_nothing_global():
 
 def test_other_modules_are_attributes_as_ever():
     assert importlib.import_module("zoo.cache") is zoo.cache
+
+
+def test_nothing_in_the_place_of_something_is_refused_in_words():
+    with pytest.raises(MismatchError, match="nothing to run on"):
+        zoo.run("sesr-m5-x2", None)
+    with pytest.raises(MismatchError, match="target None"):
+        zoo.estimate("sesr-m5-x2", None)

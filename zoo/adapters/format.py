@@ -139,10 +139,15 @@ class SparseAdapter:
 
         """
         base = base_tensors(model)
-        for name, tensor in self.tensors.items():
-            live = base_tensor(base, name)
-            check_form(name, tensor.shape, tensor.dtype, live)
-            check_base(name, tensor, gather(live, tensor.indices))
+        try:
+            for name, tensor in self.tensors.items():
+                live = base_tensor(base, name)
+                check_form(name, tensor.shape, tensor.dtype, live)
+                check_base(name, tensor, gather(live, tensor.indices))
+        except MismatchError as error:
+            if "base" not in self.metadata:
+                raise
+            raise MismatchError(f"{error}; it was made for {self.metadata['base']}") from error
 
     def deltas(self, model: Base | None = None) -> dict[str, Tensor]:
         """Return what is added, by name: (nnz,) in fp32 (fp64 for an fp64 base).

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import storage
+from zoo.adapters import registry, storage
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
 from zoo.adapters.fusion import Fusion, Part, combine
 from zoo.adapters.plan import Edit, Key, SwitchPlan, TensorMemory
@@ -84,7 +84,10 @@ class Planner:
         self._memories: dict[str, TensorMemory] = {}
 
     def register(self, name: str, adapter: SparseAdapter | str | Path) -> None:
-        """Make an adapter known; of a file only the header is read and checked."""
+        """Make an adapter known; of a file only the header is read and checked.
+
+        A text that names no file here may name one that ships: "looks-oil".
+        """
         if name in self.sources:
             raise MismatchError(f"{name!r} is registered already; unregister it first")
         if isinstance(adapter, SparseAdapter):
@@ -93,7 +96,7 @@ class Planner:
                 self._check_form(tensor, change.shape, change.dtype)
             self.sources[name] = adapter
             return
-        header = storage.read_header(adapter)
+        header = storage.read_header(_file(adapter))
         self._find(header.tensors)
         for tensor, fields in header.tensors.items():
             self._check_form(tensor, tuple(fields["shape"]), getattr(torch, fields["dtype"]))
@@ -215,6 +218,13 @@ class Planner:
         check_form(memory.name, tensor.shape, dtype, memory.tensor)
         if self.strict:
             check_base(memory.name, tensor, before)
+
+
+def _file(source: str | Path) -> str | Path:
+    """Return the path of an adapter's file; that of a shipped one for its name."""
+    if isinstance(source, str) and source in registry.all_adapters() and not Path(source).exists():
+        return registry.file_path(registry.find(source)) or source
+    return source
 
 
 def _pristine(active: SwitchPlan | None, memory: TensorMemory, indices: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Switcher:
     # --- adapters ------------------------------------------------------------------------------
 
     def register(self, name: str, adapter: SparseAdapter | str | Path) -> None:
-        """Make an adapter known under `name`.
+        """Make an adapter known under `name`: one in memory, a file, or the name of a shipped one.
 
         Of a file only the header is read; the rest is read, and all of it checked, when it is first
         activated. So a thousand registered adapters cost nothing.

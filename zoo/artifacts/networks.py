@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import MismatchError
+from zoo.files import given
+from zoo.registry.artifact import Result
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.recipe import Recipe
 
@@ -73,8 +75,9 @@ class Network:
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
-    ) -> Any:
+    ) -> Result:
         """Return the result of the recipe's task for one input."""
+        self._given(source)
         from zoo.tasks import task_of
 
         task = task_of(self.recipe)
@@ -82,6 +85,7 @@ class Network:
 
     def default_output(self, source: Path) -> Path | None:
         """Return where the task's result goes by default."""
+        self._given(source)
         from zoo.tasks import task_of
 
         task = task_of(self.recipe)
@@ -93,6 +97,7 @@ class Network:
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
         """Return the task's metrics; for an integer network also those of its float weights."""
+        given(data, "file" if self.recipe.of_transformers else "folder")
         from zoo.models.forms import stored_form
         from zoo.tasks import task_of
 
@@ -103,6 +108,13 @@ class Network:
             plain = task.evaluate(network, self.recipe, data, **protocol)
             result["float"] = {k: v for k, v in plain.items() if isinstance(v, float)}
         return result
+
+    def _given(self, source: Any) -> None:
+        """Refuse a missing file before torch is imported; a language model takes any text."""
+        if source is None:
+            raise MismatchError(f"{self.ref} was given nothing to run on; see zoo.run")
+        if isinstance(source, str | Path) and not self.recipe.of_transformers:
+            given(Path(source), "file")
 
     def structure(self) -> "nn.Module":
         """Return the network, freshly initialised."""

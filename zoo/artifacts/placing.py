@@ -33,5 +33,11 @@ def placed(model: nn.Module, device: str, dtype: Any) -> nn.Module:
     try:
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UnknownNameError(f"device {device!r} cannot be used: {first}") from error
+        raise UnknownNameError(
+            f"device {device!r} cannot be used here; there is {' and '.join(_devices())}"
+        ) from error
+
+
+def _devices() -> list[str]:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu"] if found is None else ["cpu", found.type]

@@ -3,11 +3,14 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from zoo.cli import adapter, compression, exchange, hub, listing, models, training, upkeep
+from zoo.cli.completion import complete
+from zoo.cli.parser import Parser
 from zoo.cli.printing import add_common
 from zoo.errors import ZooError
 from zoo.version import __version__
@@ -15,17 +18,17 @@ from zoo.version import __version__
 SUMMARY = "A Hub-integrated model zoo and adapter registry for efficient edge AI."
 
 
-def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> Parser:
     """Return the parser for a command line; the flags of some commands depend on its words."""
-    parser = argparse.ArgumentParser(prog="zoo", description=SUMMARY)
+    parser = Parser(prog="zoo", description=SUMMARY)
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, act: Any, text: str, *, device: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, act: Any, text: str, *, device: bool = False) -> Parser:
         sub = subparsers.add_parser(name, help=text, description=text)
         sub.set_defaults(act=act)
         add_common(sub)
-        if name not in ("train", "export", "card", "serve", "compress", "import"):
+        if name not in ("train", "export", "card", "serve", "compress", "import", "completion"):
             sub.add_argument("--json", action="store_true", help="print the result as JSON")
         if device:
             sub.add_argument("--device", default="cpu", help="a torch device (default: cpu)")
@@ -43,9 +46,9 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for an error, 2 for wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    debug, args = "--debug" in words, argparse.Namespace()
     try:
-        args = _parser(words).parse_args(words)
+        args = _parsed(words)
         debug = args.debug
         logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING)
         if args.threads:
@@ -60,8 +63,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ZooError, OSError) as error:  # OSError: a full disk, a file that may not be read
         if debug:
             raise
-        print(f"zoo: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"zoo: {_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if hasattr(args, "resume"):
+            again = shlex.join(["zoo", *(word for word in words if word != "--resume"), "--resume"])
+            print(f"zoo: interrupted; to go on, type: {again}", file=sys.stderr)
         return 130
     return 0
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Return what the words say; wrong ones end the process with 2."""
+    parser = _parser(words)
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        parser.error(f"{words[0]} stands after the command, e.g. zoo list {words[0]}")
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        complete(_parser(shlex.split(os.environ.get("COMP_LINE", ""))[1:]))
+    return parser.parse_args(words)
+
+
+def _line(error: Exception) -> str:
+    """Return an error as one line; the system's own without their numbers."""
+    text = str(error)
+    if isinstance(error, OSError) and not isinstance(error, ZooError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split())

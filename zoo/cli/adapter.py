@@ -1,6 +1,7 @@
 """The command `zoo adapter`: list, train, info, convert, fuse, compare."""
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.printing import Arguments, add_common, print_json, print_table
+from zoo.cli.printing import Arguments, adapters, add_action, names, print_json, print_table
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -23,25 +24,14 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         required=True, metavar="ACTION"
     )
 
-    def action(name: str, act: Any, text: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=text, description=text)
-        sub.set_defaults(act=act)
-        add_common(sub, default=argparse.SUPPRESS)  # what was typed before the action stays
-        sub.add_argument(
-            "--json",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="print the result as JSON",
-        )
-        return sub
-
+    action = functools.partial(add_action, actions)
     sub = action("list", _list, "list the named adapters")
     sub.add_argument("pattern", nargs="?", default="*")
     sub.add_argument("--base", metavar="REF", help="only those of this base model")
     _add_train(action("train", _train, "train an adapter under Accelerate"))
     _add_joint(action("joint", _joint, "train a base together with its adapters"))
     sub = action("info", _info, "show an adapter: base, mask, size, what was measured")
-    sub.add_argument("adapter", help=_ADAPTER)
+    _adapter(sub, "adapter")
     sub.add_argument("--base", metavar="REF", help="check it against this base; time a switch")
     sub = action(
         "convert",
@@ -66,6 +56,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add_patch(action("patch", _patch, "put an adapter's patch into an int8 .tflite file"))
 
 
+def _adapter(sub: argparse.ArgumentParser, name: str, **how: Any) -> None:
+    sub.add_argument(name, help=_ADAPTER, **how).completer = adapters  # type: ignore[attr-defined]
+
+
 def _add_patch(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("file", help="the base's .tflite file; it stays as it is")
     sub.add_argument("patch", help="a .patch file: zoo export ... --adapters PATTERN")
@@ -74,7 +68,8 @@ def _add_patch(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("name", help="a named adapter, or the name of a new one")
+    named = sub.add_argument("name", help="a named adapter, or the name of a new one")
+    named.completer = adapters  # type: ignore[attr-defined]
     sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--data", required=True, help="a folder, a file, or rendered:text[:COUNT]")
     sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")
@@ -95,7 +90,8 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_joint(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("name", help="a recipe whose named adapters are trained with it")
+    named = sub.add_argument("name", help="a recipe whose named adapters are trained with it")
+    named.completer = names  # type: ignore[attr-defined]
     sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--data", required=True, help="a folder of photographs")
     sub.add_argument("--adapters", metavar="PATTERN", help="only those of its adapters")
@@ -109,7 +105,7 @@ def _add_joint(sub: argparse.ArgumentParser) -> None:
 
 
 def _several(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("adapters", nargs="+", metavar="ADAPTER", help=_ADAPTER)
+    _adapter(sub, "adapters", nargs="+", metavar="ADAPTER")
     sub.add_argument("--base", metavar="REF", help="default: the base that the adapters name")
     sub.add_argument("--weights", metavar="A,B,...", help="default: 1 each")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo import registry
 from zoo import verbs as api
+from zoo.cli.parser import Parser
 from zoo.cli.printing import Arguments
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.codec import convert
@@ -16,7 +17,7 @@ from zoo.registry.options import Option, options
 from zoo.registry.recipe import Compress
 
 
-def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -> None:
+def add(command: Callable[..., Parser], words: Sequence[str]) -> None:
     """Add the commands to the command line.
 
     Args:
@@ -48,7 +49,7 @@ def add(command: Callable[..., argparse.ArgumentParser], words: Sequence[str]) -
     sub.add_argument("--out", required=True, metavar="DIR")
 
 
-def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
+def _add_method(sub: Parser, words: Sequence[str]) -> None:
     """Add the flags of the method that the words name, and list the methods in the help."""
     from zoo.compression import catalogue
     from zoo.compression.choice import DEFAULT
@@ -62,6 +63,7 @@ def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
     listed = [f"  {other:10}{catalogue.find(other).SUMMARY}" for other in catalogue.names()]
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
     sub.description = "\n".join(["make a model smaller, by one of these methods:", *listed])
+    sub.hint = f"zoo compress --method {name} --help"
     sub.epilog = f"presets of {name}: {', '.join(method.PRESETS) or 'none'}"
     data = f"; data: {method.DATA}" if method.DATA else ""
     trains = "; trains, under Accelerate" if method.TRAINS else ""
@@ -75,12 +77,6 @@ def _add_method(sub: argparse.ArgumentParser, words: Sequence[str]) -> None:
                 "rename it, or uninstall the package that brings it"
             ) from error
     sub.set_defaults(tables=[o.name for o in options(method.Options) if o.shape == "table"])
-    _, unknown = sub.parse_known_args(words)  # for too few words, or --help, it prints its own line
-    for word in unknown:
-        if word.startswith("--"):
-            flags = [flag for option in options(method.Options) for flag in option.flags]
-            hint = f"zoo compress --method {name} --help lists them"
-            sub.error(str(UnknownNameError.near("flag", word.split("=")[0], flags, hint)))
 
 
 def _method(words: Sequence[str]) -> str | None:

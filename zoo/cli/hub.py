@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from zoo.cli.printing import Arguments
+from zoo.cli.printing import Arguments, add_action, print_table
 from zoo.errors import MissingExtraError
 from zoo.hub import where
 
@@ -16,8 +16,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     actions = command("hub", _none, "a hub of your own: serve, token, gc").add_subparsers(
         required=True, metavar="ACTION"
     )
-    sub = actions.add_parser("serve", help="serve a folder to every Hub tool")
-    sub.set_defaults(act=_serve)
+    sub = add_action(actions, "serve", _serve, "serve a folder to every Hub tool", json=False)
     _folder(sub)
     sub.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     sub.add_argument("--port", type=int, default=7870)
@@ -29,27 +28,24 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     tokens = actions.add_parser("token", help="make, list and revoke tokens").add_subparsers(
         required=True, metavar="ACTION"
     )
-    sub = tokens.add_parser("list", help="who has which token; the tokens themselves are not kept")
-    sub.set_defaults(act=_tokens)
+    sub = add_action(
+        tokens, "list", _tokens, "who has which token; the tokens themselves are not kept"
+    )
     _folder(sub)
-    _json(sub)
     sub.add_argument("--user", help="only this one's")
-    sub = tokens.add_parser("revoke", help="make a token worthless, at once")
-    sub.set_defaults(act=_revoke)
+    sub = add_action(tokens, "revoke", _revoke, "make a token worthless, at once")
     _folder(sub)
-    _json(sub)
     sub.add_argument("id", metavar="ID", help="as zoo hub token list shows it, or the token")
-    sub = tokens.add_parser("create", help="make a token; it is shown once")
-    sub.set_defaults(act=_token)
+    sub = add_action(tokens, "create", _token, "make a token; it is shown once")
     _folder(sub)
-    _json(sub)
     sub.add_argument("--user", required=True, help="its user; created if new")
     sub.add_argument("--role", choices=["read", "write", "admin"], default="write")
     sub.add_argument("--org", action="append", default=[], help="a team that the user belongs to")
     sub.add_argument("--name", default="token", help="what to call it")
     sub.add_argument("--days", type=float, help="how long it is valid; default: forever")
-    sub = actions.add_parser("gc", help="remove large files that nothing refers to; check all")
-    sub.set_defaults(act=_collect)
+    sub = add_action(
+        actions, "gc", _collect, "remove large files that nothing refers to; check all"
+    )
     _folder(sub)
     sub.add_argument("--check", action="store_true", help="also hash every large file again")
     sub.add_argument("--hours", type=float, default=24, help="keep younger ones; default: 24")
@@ -60,12 +56,6 @@ def _folder(sub: argparse.ArgumentParser) -> None:
         "--dir", type=Path, default=where.local_folder(), help="the hub's folder; default: that "
         "of --hub local",
     )  # fmt: skip
-
-
-def _json(sub: argparse.ArgumentParser) -> None:
-    # It may also stand after `zoo hub`; where it is not given here, that one stays.
-    sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
-                     help="print the result as JSON")  # fmt: skip
 
 
 def _none(args: Arguments) -> None:
@@ -118,10 +108,7 @@ def _tokens(args: Arguments) -> None:
         (made.id, made.user, made.role, made.label, _day(made.created), _day(made.expires))
         for made in found
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    print_table(rows)
 
 
 def _day(seconds: float | None) -> str:

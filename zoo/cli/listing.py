@@ -49,6 +49,17 @@ def _list(args: Arguments) -> None:
         print_table(rows)
     else:
         print(f"no recipe matches {args.pattern!r}; zoo list shows all", file=sys.stderr)
+    if sys.stdout.isatty() and (args.pattern, args.family, args.task) == ("*", None, None):
+        bases = ", ".join(_bases_alone())
+        print(f"\nother base models of adapters: {bases}; zoo adapter list shows all adapters")
+
+
+def _bases_alone() -> list[str]:
+    """Return the base models of named adapters that are not recipes."""
+    from zoo.adapters import registry as adapters
+
+    bases = {adapters.find(name).base for name in adapters.names()}
+    return sorted(base for base in bases if base.partition(".")[0] not in registry.names())
 
 
 def _list_commercial(args: Arguments, recipes: Sequence[Recipe]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import verbs as api
-from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table
+from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table, targets
 from zoo.errors import MismatchError
 
 
@@ -52,7 +52,7 @@ def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
         "--target", default="ethos-u55-256", metavar="T[,T2]",
         help="devices: names, groups (ethos-u55), globs ('stm32*'), all, or files ./NAME.toml "
         "(default: %(default)s)",
-    )  # fmt: skip
+    ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
     sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
     sub.add_argument(
         "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"

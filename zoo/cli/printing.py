@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,17 +18,39 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as left-aligned columns; the first row is the header."""
+    """Print rows as left-aligned columns, a line each on a terminal; the first is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    most = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(cells).rstrip()
+        print(line if most is None or len(line) <= most else f"{line[: most - 1]}…")
+
+
+def names(**_: Any) -> list[str]:
+    """Return what a shell offers in the place of a model: the recipes."""
+    from zoo import registry
+
+    return registry.names()
+
+
+def adapters(**_: Any) -> list[str]:
+    """Return what a shell offers in the place of an adapter: the named ones."""
+    from zoo.adapters import registry
+
+    return registry.names()
+
+
+def targets(**_: Any) -> list[str]:
+    """Return what a shell offers in the place of a target."""
+    from zoo.cost.target import target_names
+
+    return list(target_names())
 
 
 def add_ref(sub: argparse.ArgumentParser) -> None:
     """Let a command take the ref of a model."""
-    sub.add_argument("ref", metavar="REF", help=REF)
+    sub.add_argument("ref", metavar="REF", help=REF).completer = names  # type: ignore[attr-defined]
 
 
 def add_common(sub: argparse.ArgumentParser, **default: Any) -> None:
@@ -42,6 +66,21 @@ def add_common(sub: argparse.ArgumentParser, **default: Any) -> None:
         help="local (a hub in a folder of yours), or an address",
         **default,
     )
+
+
+def add_action(
+    actions: Any, name: str, act: Any, text: str, *, json: bool = True
+) -> argparse.ArgumentParser:
+    """Add an action of a command; what was typed before the action stays."""
+    sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    sub.set_defaults(act=act)
+    add_common(sub, default=argparse.SUPPRESS)
+    if json:
+        sub.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS,
+            help="print the result as JSON",
+        )  # fmt: skip
+    return sub
 
 
 def positive(text: str) -> int:

@@ -3,14 +3,15 @@
 import os
 
 from zoo import verbs as api
-from zoo.cli.printing import Arguments, Command
+from zoo.cli.printing import Arguments, Command, names
 from zoo.errors import MismatchError
 
 
 def add(command: Command) -> None:
     """Add the command to the command line."""
     sub = command("train", _train, "train a recipe under Accelerate")
-    sub.add_argument("name", metavar="NAME", help="a recipe: zoo list")
+    named = sub.add_argument("name", metavar="NAME", help="a recipe: zoo list")
+    named.completer = names  # type: ignore[attr-defined]
     sub.add_argument("--out", required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--data", required=True, help="a folder, or a Hub data set id")
     sub.add_argument("--data-license", metavar="TEXT", help="its licence, for the card")

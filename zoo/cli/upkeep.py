@@ -2,6 +2,7 @@
 
 import os
 
+from zoo.cli.completion import script
 from zoo.cli.printing import Arguments, Command, print_json, print_table
 from zoo.page import serve
 from zoo.version import __version__
@@ -17,6 +18,8 @@ def add(command: Command) -> None:
     sub.add_argument(
         "--unused-days", type=float, default=0.0, help="prune only what has been unused for longer"
     )
+    sub = command("completion", _completion, "print what makes a shell complete zoo's words")
+    sub.add_argument("shell", choices=["bash", "zsh", "fish"])
     command("env", _env, "show versions and settings, for a bug report")
 
 
@@ -41,6 +44,11 @@ def _cache(args: Arguments) -> None:
     total = sum(entry.size_bytes for entry in entries) / 1e6
     what = "in" if args.action == "list" else "removed from"
     print(f"{total:.1f} MB {what} {cache.root()}")
+
+
+def _completion(args: Arguments) -> None:
+    """Print a shell's completion script."""
+    print(script(args.shell))
 
 
 def _env(args: Arguments) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 
@@ -155,6 +156,23 @@ class Cost:
             f"activations {readable(self.peak_activation_bytes)}, "
             f"{self.latency_ms:,.{0 if self.latency_ms >= 100 else 2}f} ms ({word}{how}), {fit}"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a table, each number with how it is known."""
+        energy = [] if self.energy_mj is None else [("energy_mj", f"{self.energy_mj:.3g} mJ")]
+        rows = [
+            ("macs", f"{self.macs:,} MACs"),
+            ("weight_bytes", f"{readable(self.weight_bytes)} of weights"),
+            ("peak_activation_bytes", f"{readable(self.peak_activation_bytes)} of activations"),
+            ("latency_ms", f"{self.latency_ms:.3g} ms"),
+            *energy,
+        ]
+        cells = "".join(
+            f"<tr><td>{escape(text)}</td><td>{escape(self.obtained.get(key, ''))}</td></tr>"
+            for key, text in rows
+        )
+        reasons = "".join(f"<p>{escape(reason)}</p>" for reason in self.fits.reasons)
+        return f"<table><caption>{escape(self.target)}</caption>{cells}</table>{reasons}"
 
     @property
     def runs_tiled(self) -> bool:

@@ -250,6 +250,8 @@ def target(name: str) -> Target:
         MismatchError: the file cannot be read, or is not a target; says why.
 
     """
+    if not isinstance(name, str):
+        raise MismatchError(f"target {name!r}; expected a name, e.g. 'ethos-u55-256', or a file")
     if name.endswith(".toml"):
         return _of_file(Path(name).expanduser())
     if name not in target_names() and (found := matching(name)):

@@ -1,5 +1,6 @@
 """A picture that a network made: what `zoo.run` returns for tasks from a picture to a picture."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ class MadePicture:
         """What `zoo run` prints."""
         height, width = self.picture.pixels.shape[:2]
         return f"{width}x{height}, {self.seconds:.3f} s"
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows."""
+        data = io.BytesIO()
+        self.image.save(data, "PNG")
+        return data.getvalue()
 
     def save(self, path: str | Path) -> Path:
         """Write the picture in the format of the suffix; PNG keeps 16 bits."""

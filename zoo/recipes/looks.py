@@ -17,7 +17,7 @@ RECIPES = (
         # For `zoo adapter joint looks`: `alone` is the share of the steps before strengths and
         # mixtures are drawn (see `zoo.adapters.joint`).
         make=Train(
-            steps=3600,
+            steps=9000,
             batch_size=2,
             optimizer="soap",
             lr=3e-3,
@@ -27,7 +27,7 @@ RECIPES = (
             precision="bf16",
             eval_every=600,
             save_every=200,
-            options={"patch_size": 96, "filter": "", "alone": 0.5},
+            options={"patch_size": 96, "filter": "", "alone": 0.35},
         ),
         default_tag="free",
         paper="2406.13175",

@@ -1,4 +1,4 @@
-"""`Artifact`: what a ref turned out to be, and what can be done with it."""
+"""`Artifact`: what a ref turned out to be, and what can be done with it; `Result`: of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -7,6 +7,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.registry.recipe import Recipe
+
+
+class Result(Protocol):
+    """What `run` returns: of each task its own class, with more than this."""
+
+    @property
+    def text(self) -> str:
+        """What `zoo run` prints."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON types."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file, and return the file's path."""
 
 
 class Artifact(Protocol):
@@ -38,7 +52,7 @@ class Artifact(Protocol):
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
-    ) -> Any:
+    ) -> Result:
         """Return the result of one inference; with `out`, it is saved too.
 
         Args:

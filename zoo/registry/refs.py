@@ -77,4 +77,7 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
                 f"write ./{match['repo']} for the folder"
             )
         return RepoRef(match["repo"], match["revision"])
+    name, dot, tag = ref.lower().partition(".")
+    if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):
+        raise MismatchError(f"{ref!r} is not a ref: names are in lower case; type {ref.lower()}")
     raise MismatchError(f"{ref!r} is not a ref; expected {GRAMMAR}")

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.registry.artifact import Result
 from zoo.registry.recipe import Compress, Recipe, Train
 
 
@@ -135,20 +136,6 @@ class Data(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """What a card says about the data: `source`, number of `samples`, `held_out`, `sha256`."""
-
-
-class Result(Protocol):
-    """What `run` returns."""
-
-    @property
-    def text(self) -> str:
-        """What `zoo run` prints."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the facts as JSON types."""
-
-    def save(self, path: Path) -> Path:
-        """Write it to a file, and return the file's path."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,14 @@ from zoo.adapters.training import train
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base
 from zoo.artifacts.placing import dtype_of
+from zoo.artifacts.resolution import checkpoint, resolve, weights_of
 from zoo.cards import adapter as card
 from zoo.errors import MismatchError
 from zoo.files import probe
 from zoo.registry import catalogue, refs
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.layout import UNSTATED
+from zoo.registry.licences import joined
 from zoo.tasks import task_of
 from zoo.training.accelerator import is_main_process
 
@@ -58,7 +60,7 @@ def train_adapter(
             drawn by `zoo.data.render`.
         base: the base model, or where a named adapter's base is on this machine.
         task: of a new adapter.
-        data_license: for the card.
+        data_license: for the card, which adds that of the base.
         resume: continue a run that was killed; it ends with the same result.
         dtype: of the base, e.g. "bfloat16".
         tracker: "tensorboard", or another of Accelerate's.
@@ -83,7 +85,7 @@ def train_adapter(
         folder,
         data=rendered(data),
         source=data if data.startswith("rendered:") else None,
-        data_license=str(license or UNSTATED),
+        data_license=joined(str(license or UNSTATED), _of_base(base or recipe.base, model)),
         resume=resume,
         tracker=tracker,
         device=device,
@@ -94,6 +96,14 @@ def train_adapter(
     if result.file.is_file() and is_main_process():
         result = _described(result, model.model)
     return result
+
+
+def _of_base(ref: str, base: Base) -> dict[str, str]:
+    """Return the licence of a zoo base's weights, by what they did; {} for other bases."""
+    if base.recipe is None:
+        return {}
+    origin = resolve(ref)
+    return {f"started from {weights_of(origin)}": checkpoint(origin).license}
 
 
 def _own_pairs(own_filter: str, recipe: AdapterRecipe, data: str, out: Path, resume: bool) -> str:

@@ -1,14 +1,15 @@
 """Verbs that make things: a checkpoint, a folder for transformers, a deployable file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry
-from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
+from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve, weights_of
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
+from zoo.registry.licences import joined
 from zoo.registry.recipe import Recipe
 from zoo.verbs import exporting
 
@@ -87,7 +88,7 @@ def train(
         chosen,
         Path(out),
         data=str(data),
-        data_license=_joined(data_license or UNSTATED, inherited),
+        data_license=joined(data_license or UNSTATED, inherited),
         init=model,
         teacher=teacher,
         resume=resume,
@@ -115,18 +116,12 @@ def _begin(
         origin = resolve(start)
         recipe = recipe.override({"train.init": _label(origin)})
         model = _initial(origin, recipe.name)
-        licences[f"started from {_weights(origin)}"] = checkpoint(origin).license
+        licences[f"started from {weights_of(origin)}"] = checkpoint(origin).license
     if recipe.train.teacher is not None:
         origin = resolve(recipe.train.teacher)
         recipe, teacher = recipe.override({"train.teacher": _label(origin)}), origin.load()
-        licences[f"taught by {_weights(origin)}"] = checkpoint(origin).license
+        licences[f"taught by {weights_of(origin)}"] = checkpoint(origin).license
     return recipe, model, teacher, licences
-
-
-def _joined(data_license: str, inherited: Mapping[str, str]) -> str:
-    """Return the licence of weights: that of their data, and those that they inherit."""
-    others = [f"{how}: {text}" for how, text in inherited.items() if text != data_license]
-    return "; ".join([data_license, *others])
 
 
 def _label(origin: "Artifact") -> str:
@@ -135,14 +130,6 @@ def _label(origin: "Artifact") -> str:
         source = checkpoint(origin)
         return f"{source.recipe.name}.{source.tag}"
     return origin.ref
-
-
-def _weights(origin: "Artifact") -> str:
-    """Return which weights a ref means today: a bare name may mean others one day."""
-    if isinstance(refs.parse(origin.ref), refs.RepoRef):
-        return origin.ref
-    source = checkpoint(origin)
-    return f"{source.recipe.name}.{source.tag}"
 
 
 def _initial(origin: "Artifact", name: str) -> "torch.nn.Module":

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.cost import Cost, Target
     from zoo.graph.ir import Graph
-    from zoo.registry.artifact import Artifact
+    from zoo.registry.artifact import Artifact, Result
 
 
 def load(
@@ -116,7 +116,7 @@ def run(
     adapter: Ref | Mapping[str, float] | None = None,
     device: str = "cpu",
     dtype: Any = None,
-) -> Any:
+) -> "Result":
     """Run a model on one input; return the task's result object.
 
     Args:
@@ -273,7 +273,7 @@ def estimate(
         method: "roofline", "vela" (Ethos-U only; a `.tflite` file goes to it as it is),
             "measured" (only the CPU at hand), one that an installed package brings, or "auto".
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
-        **options: of the method, e.g. `time_limit_s=60` of "vela".
+        options: of the method, e.g. `time_limit_s=60` of "vela".
 
     Returns:
         The cost of one inference: times in ms, memory in bytes, energy in mJ. For a list: one
@@ -308,7 +308,8 @@ def estimate(
             device = cost.target(name)
             return cost.estimate(item, device, method=method, input_shape=input_shape, **options)
 
-    return price(target) if isinstance(target, str) else _each(price, target)
+    several = isinstance(target, Sequence) and not isinstance(target, str)
+    return _each(price, target) if several else price(cast("str", target))
 
 
 def _each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]":

@@ -157,9 +157,13 @@ class Call:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Return a JSON object from strangers' bytes."""
+    """Return a JSON object from strangers' bytes, which can be sent back as JSON.
+
+    Python's parser also takes NaN, 1e999 and half of a surrogate pair, which no answer can hold.
+    """
     try:
         value = json.loads(data)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise bad("this is not JSON") from None
     if not isinstance(value, dict):

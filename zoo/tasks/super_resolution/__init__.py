@@ -176,6 +176,11 @@ def pairs(folder: Path, scale: int) -> Iterator[Pair]:
         low_rgb = resize(high_rgb, 1 / scale)
         if originals:
             partner = path.with_stem(path.stem.removesuffix("_HR") + "_LR")
+            if not partner.exists():
+                raise MismatchError(
+                    f"{path} has no partner {partner.name}; expected one for each, or originals "
+                    "alone whose names do not end in _HR"
+                )
             low_rgb = _eight_bits(images.read(partner))
             if low_rgb.shape[:2] != (rows // scale, columns // scale):
                 raise MismatchError(

@@ -17,7 +17,7 @@ _ALL = "GET POST PUT PATCH DELETE"
 
 # Of one repository: what stands after its name -> what there is none of.
 _OF_REPOSITORIES = {
-    "discussions": "pull requests and discussions: commit to a branch, and talk elsewhere",
+    "discussions": "pull requests or discussions: commit to a branch, and talk elsewhere",
     "like": "likes",
     "likers": "likes",
     "leaderboard": "leaderboards",
@@ -31,7 +31,7 @@ _OF_SPACES = (
 )  # fmt: skip
 # Of no repository.
 _OTHERS = {
-    "api/settings/webhooks": "webhooks: ask for the commits, api/models/org/name/commits/main",
+    "api/settings/webhooks": "webhooks: poll api/models/org/name/commits/main instead",
     "api/notifications": "notifications",
     "api/jobs": "jobs",
     "api/scheduled-jobs": "jobs",
@@ -45,7 +45,7 @@ _OTHERS = {
     "api/organizations/{team}/followers": "followers",
     "api/spaces/semantic-search": "search by meaning: use search=",
     "api/spaces/templates": "templates of Spaces",
-    "api/spaces/hardware": "hardware for Spaces: it keeps their files, and runs nothing",
+    "api/spaces/hardware": "hardware for Spaces: it keeps their files but runs nothing",
     "api/models-tags-by-type": "list of all tags: search with filter=",
     "api/datasets-tags-by-type": "list of all tags: search with filter=",
     "uploads": "uploads outside a repository",
@@ -70,7 +70,7 @@ for _action, _what in _OF_REPOSITORIES.items():
     _paths = ["api/{kind}/{namespace}/{name}/", "api/{kind}/{name}/"]
     _add([f"{path}{_action}" for path in _paths], _none(_what, of_repository=True))
 for _action in _OF_SPACES:
-    _what = f"{_action} of Spaces: it keeps their files, and runs nothing"
+    _what = f"{_action} for Spaces: it keeps their files but runs nothing"
     _add([f"api/{{kind}}/{{namespace}}/{{name}}/{_action}"], _none(_what, of_repository=True))
 for _path, _what in _OTHERS.items():
     _add([_path], _none(_what))

@@ -20,12 +20,13 @@ from dulwich.server import DictBackend, UploadPackHandler
 from starlette.responses import Response
 
 from zoo.hub.server.api.downloads import Stream
-from zoo.hub.server.budget import GoneError
+from zoo.hub.server.budget import Budget, GoneError
 from zoo.hub.server.call import Call, Routes
 from zoo.hub.server.common import MIB, Refused, bad
 
 routes = Routes()
 _REQUEST = 16 * MIB  # of wants and haves
+_TALK_S = 0.15  # of the processor, until all that is asked for has been read
 _MEMORY = 8 * MIB  # a larger pack is put together on the disk
 _SERVICE = "git-upload-pack"
 _WANT = re.compile(rb"[0-9a-f]{4}want ([0-9a-f]{40})")
@@ -75,6 +76,7 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
 
     def read(size: int) -> bytes:
         nonlocal at
+        talk.require()
         data = body[at : at + size]
         at += len(data)
         return data
@@ -87,7 +89,9 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
     repo = _Repo(str(git.path))
     try:
         store = repo.object_store
-        repo.wanted = [sha for sha in _WANT.findall(body) if ObjectID(sha) in store]
+        repo.wanted = set(_WANT.findall(body))
+        if not all(ObjectID(sha) in store for sha in repo.wanted):  # no second is looked for
+            raise bad("not our ref: the repository does not hold everything that is asked for")
         by_id = any(store[ObjectID(sha)].type_name in (b"blob", b"tree") for sha in repo.wanted)
         proto = ReceivableProtocol(read, write)
         repositories: Any = {"/": repo}
@@ -97,6 +101,7 @@ def _run(call: Call, body: bytes, *, advertise: bool) -> IO[bytes]:
         if advertise:
             proto.write_pkt_line(f"# service={_SERVICE}\n".encode())
             proto.write_pkt_line(None)
+        talk = Budget(_TALK_S)
         handler.handle()
     except (ValueError, AssertionError, KeyError, EOFError, GitProtocolError) as error:
         out.close()

@@ -13,6 +13,7 @@ from zoo.hub.server.common import Refused, bad
 from zoo.hub.server.store.hub import Hub, Row
 
 routes = Routes()
+_MOST_PATHS = 20_000  # asked about at once
 LOOK_BACK_S = 0.25  # of the processor, at the commits that are not in the index yet
 
 
@@ -99,11 +100,13 @@ async def paths_info(call: Call) -> Response:
         paths, expand = payload.get("paths", []), bool(payload.get("expand"))
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
             raise bad('"paths" must be a list of texts')
+        if len(paths) > _MOST_PATHS:
+            raise bad(f'"paths" may hold {_MOST_PATHS}; ask in parts')
     else:
         try:
-            pairs = parse_qsl(data.decode(), max_num_fields=20_000)
+            pairs = parse_qsl(data.decode(), max_num_fields=_MOST_PATHS)
         except ValueError:
-            raise bad("this is not a form, or one of more than 20000 fields") from None
+            raise bad(f"this is not a form of at most {_MOST_PATHS} fields") from None
         paths = [value for key, value in pairs if key == "paths"]
         expand = ("expand", "true") in [(key, value.lower()) for key, value in pairs]
 
