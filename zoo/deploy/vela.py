@@ -137,7 +137,8 @@ def compile_file(content: bytes, npu: str, *, time_limit_s: float = TIME_LIMIT_S
         UnknownNameError, MissingExtraError, MismatchError: see `compile_graph`.
 
     """
-    parts = [(op.output, op) for op in outline(content).operators]
+    operators = enumerate(outline(content).operators)
+    parts = [(op.output or f"operator {number}", op) for number, op in operators]
     return _report(content, npu, parts, time_limit_s)
 
 
@@ -217,7 +218,7 @@ def _cpu_ops(found: Mapping[str, Any], parts: Parts) -> tuple[CpuOp, ...]:
             for where, op in (parts[place] for place in sorted(places))
         ]
     else:  # operators of several subgraphs, whose numbers say nothing
-        named = [(kind.lower(), output, reason) for kind, output, reason in said]
+        named = [(kind.lower(), output, why) for kind, output, why in dict.fromkeys(said)]
         named += [("operator", "", None)] * (found["cpuOps"] - len(named))
     advice = "replace it with operators that the accelerator has"
     return tuple(

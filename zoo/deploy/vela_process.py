@@ -57,7 +57,8 @@ def compiled(
     except ValueError:  # no report: it crashed
         last = (said.strip().splitlines() or ["no message"])[-1]
         raise MismatchError(
-            f"Vela ended with code {done.returncode} on {what} ({last}); take method roofline"
+            f"Vela crashed with code {done.returncode} on {what} ({last}); take method roofline, "
+            "or check the file with zoo show"
         ) from None
     if reason := result.get("refused"):
         raise MismatchError(f"Vela cannot compile {what}: {reason}")
