@@ -119,6 +119,21 @@ def test_a_compiler_that_crashes_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_crashes_the_compiler_does_not_crash_us(tmp_path: Path) -> None:
+    pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
+    path = tmp_path / "a.tflite"
+    x = torch.randn(4, *SHAPE[1:])
+    zoo.export(network(), path, format="tflite", int8=True, data=[x], input_shape=SHAPE)
+    model = flatbuffer.read(path.read_bytes(), tflite_schema.MODEL, tflite_schema.IDENTIFIER)
+    for table in model["subgraphs"][0]["tensors"]:
+        table["sparsity"] = table["quantization"]["details"] = None
+        table["quantization"]["scale"] = 0 * table["quantization"]["scale"]
+    path.write_bytes(flatbuffer.write(model, tflite_schema.MODEL, tflite_schema.IDENTIFIER))
+    with pytest.raises(MismatchError, match=r"Vela c.* this network for ethos-u55-128") as caught:
+        zoo.estimate(path, "ethos-u55-128", method="vela")
+    assert "\n" not in str(caught.value)
+
+
 def test_others_may_print_while_vela_works(capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing redirects the standard output of the whole process."""
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
