@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, UnsafeFileError
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,11 @@ class OtherModel:
         """Return the graph of one inference."""
         graph = self.structure()
         if input_shape not in (None, graph.input_shape):
-            raise MismatchError(
-                f"{self.ref} takes inputs of {graph.input_shape}; leave {input_shape} out"
-            )
+            raise self._other_shape(graph.input_shape, input_shape)
         return graph
+
+    def _other_shape(self, own: tuple[int, ...], given: Any) -> MismatchError:
+        return MismatchError(f"{self.ref} takes inputs of {own}; leave {given} out")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,26 @@ class TfliteModel(OtherModel):
         if out is not None:
             outcome.save(out)
         return outcome
+
+    def content(self, input_shape: tuple[int, ...] | None = None) -> bytes:
+        """Return the file's bytes, for programs that read them by themselves.
+
+        Raises:
+            MismatchError: another input shape than the file's is wanted.
+            MissingWeightsError, UnsafeFileError: it cannot be read, or is no TFLite file.
+
+        """
+        from zoo.deploy.tflite_outline import outline
+        from zoo.deploy.tflite_read import read_bytes
+
+        data = read_bytes(self.path)
+        try:
+            found = outline(data)
+        except UnsafeFileError as error:
+            raise UnsafeFileError(f"{self.path}: {error}") from error
+        if input_shape not in (None, found.input_shape):
+            raise self._other_shape(found.input_shape, input_shape)
+        return data
 
     def structure(self) -> Any:
         """Return the file's graph."""

@@ -35,8 +35,9 @@ def _parser(words: Sequence[str] = ()) -> Parser:
             sub.add_argument("--dtype", help="run in this type, e.g. bfloat16")
         return sub
 
-    for group in (listing, training, models, exchange, hub, adapter):
+    for group in (listing, training, exchange, hub, adapter):
         group.add(command)
+    models.add(command, words)
     compression.add(command, words)
     upkeep.add(command)
     return parser

@@ -1,6 +1,7 @@
 """The commands that use a model: run, evaluate, estimate, export, card."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import verbs as api
@@ -8,8 +9,14 @@ from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, 
 from zoo.errors import MismatchError
 
 
-def add(command: Command) -> None:
-    """Add the commands to the command line."""
+def add(command: Command, words: Sequence[str]) -> None:
+    """Add the commands to the command line.
+
+    Args:
+        command: adds one.
+        words: the command line; only for `zoo estimate` is the list of targets made.
+
+    """
     sub = command("run", _run, "run a model on a picture or a prompt", device=True)
     add_ref(sub)
     sub.add_argument("source", help="a picture file; for a language model: a prompt")
@@ -31,18 +38,32 @@ def add(command: Command) -> None:
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     sub = command("estimate", _estimate, "estimate what a model costs on a device")
-    add_ref(sub)
-    sub.add_argument(
-        "--target", default="ethos-u55-256", metavar="T[,T2]",
-        help="devices: names, or files ./NAME.toml (default: %(default)s)",
-    ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
-    sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
-    _add_shape(sub)
+    _add_estimate(sub, listed=words[:1] == ["estimate"])
     _add_export(command("export", _export, "write a deployable file"))
     sub = command("card", _card, "render the model card")
     add_ref(sub)
     sub.add_argument("--out", metavar="FILE", help="write there instead of to stdout")
     sub.add_argument("--check", action="store_true", help="check the existing README.md")
+
+
+def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
+    add_ref(sub)
+    sub.add_argument(
+        "--target", default="ethos-u55-256", metavar="T[,T2]",
+        help="devices: names, groups (ethos-u55), globs ('stm32*'), all, or files ./NAME.toml "
+        "(default: %(default)s)",
+    ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
+    sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
+    sub.add_argument(
+        "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"
+    )
+    _add_shape(sub)
+    if listed:
+        from zoo.cost.target import target, target_names
+
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        lines = [f"  {name:26}{target(name).summary}" for name in target_names()]
+        sub.epilog = "\n".join(["targets:", *lines])
 
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
@@ -127,15 +148,16 @@ def _estimate(args: Arguments) -> None:
     """Estimate what a model costs."""
     shape = _shape(args.shape) if args.shape is not None else None
     artifact = api.resolve(args.ref, weights=False)
-    costs = [
-        api.estimate(artifact, target, method=args.method, input_shape=shape)
-        for target in args.target.split(",")
-    ]
+    options = {} if args.time_limit is None else {"time_limit_s": float(args.time_limit)}
+    targets = args.target.split(",")
+    costs = api.estimate(artifact, targets, method=args.method, input_shape=shape, **options)
     if args.json:
         print_json([cost.to_json() for cost in costs])
         return
     for cost in costs:
         print(cost)
+        for line in cost.details:
+            print(f"  {line}")
 
 
 def _export(args: Arguments) -> None:

@@ -16,6 +16,16 @@ of the tensor arena; latency is a roofline (estimated) or timed here (measured).
 
 from zoo.cost.pricing import estimate, methods
 from zoo.cost.result import Cost, Fit, TiledRun
-from zoo.cost.target import Target, target, target_names
+from zoo.cost.target import Target, matching, target, target_names
 
-__all__ = ["Cost", "Fit", "Target", "TiledRun", "estimate", "methods", "target", "target_names"]
+__all__ = [
+    "Cost",
+    "Fit",
+    "Target",
+    "TiledRun",
+    "estimate",
+    "matching",
+    "methods",
+    "target",
+    "target_names",
+]

@@ -36,8 +36,26 @@ def estimator(method: str) -> Estimator:
     return module
 
 
+def chosen_method(target: Target, method: str) -> str:
+    """Return the name of the estimator: what the target says, for "auto"."""
+    return target.method if method == "auto" else method
+
+
+def _subject(item: "nn.Module | Graph | bytes", shape: tuple[int, ...] | None) -> Subject:
+    if isinstance(item, Graph):
+        return Subject(given=item, input_shape=shape)
+    if isinstance(item, bytes):
+        return Subject(content=item)
+    from zoo.graph.program import check_module, check_shape, in_float32
+
+    check_module(item)
+    if shape is not None:
+        check_shape(shape)
+    return Subject(module=in_float32(item), input_shape=shape)
+
+
 def estimate(
-    item: "nn.Module | Graph",
+    item: "nn.Module | Graph | bytes",
     target: Target,
     *,
     method: str = "auto",
@@ -47,7 +65,8 @@ def estimate(
     """Return what one inference costs on a target.
 
     Args:
-        item: a module in eval mode (it may be on the meta device) or its graph.
+        item: a module in eval mode (it may be on the meta device), its graph, or the bytes of a
+            `.tflite` file.
         target: the device.
         method: the name of an estimator, see `methods`, or "auto": what the target says.
         input_shape: e.g. (N, C, H, W); needed for a module.
@@ -59,17 +78,15 @@ def estimate(
             its own, the module cannot be traced, or the method does not return a valid cost.
 
     """
-    name = target.method if method == "auto" else method
+    name = chosen_method(target, method)
     chosen = estimator(name)
     if reason := chosen.refusal(target):
         raise MismatchError(reason)
-    graph = item if isinstance(item, Graph) else None
-    module = None if isinstance(item, Graph) else item
     try:
         settings = chosen.Options(**options)
     except TypeError as error:
         raise MismatchError(f"method {method!r}: {str(error).partition(') ')[2]}") from error
-    cost = chosen.estimate(Subject(module, graph, input_shape), target, settings)
+    cost = chosen.estimate(_subject(item, input_shape), target, settings)
     if not isinstance(cost, Cost):
         raise MismatchError(
             f"estimator {name!r} returned {cost!r:.80}; expected a Cost; see {ESTIMATORS}.contract"

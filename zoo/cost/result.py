@@ -95,6 +95,8 @@ class Cost:
         fits: whether the whole input fits, and if not, why.
         tiled: the run in tiles, where the network allows it and it fits or gains; else None.
         obtained: for each number the word exact, measured or estimated, and the method.
+        host: operators that the device does not have and leaves to its host CPU, a line each:
+            which one and where. They are in the notes too.
         notes: what a reader must know before trusting the numbers.
         ops: estimated cost of each op of one run (of one tile, if the best run is tiled).
 
@@ -117,6 +119,7 @@ class Cost:
     obtained: Mapping[str, str]
     notes: tuple[str, ...]
     ops: tuple[OpCost, ...]
+    host: tuple[str, ...] = ()
 
     @property
     def total_parameters(self) -> int:
@@ -130,7 +133,14 @@ class Cost:
         value["obtained"] = dict(self.obtained)
         value["input_shape"] = list(self.input_shape)
         value["fits"]["reasons"] = list(self.fits.reasons)
-        return {**value, "notes": list(self.notes), "ops": list(value["ops"])}
+        for name in ("host", "notes", "ops"):
+            value[name] = list(value[name])
+        return value
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What belongs under the one line: what does not fit, and what the host CPU runs."""
+        return (*self.fits.reasons, *self.host)
 
     def __str__(self) -> str:
         """One line: target, shape, counts, memory, latency and whether it fits."""
@@ -168,6 +178,13 @@ class Cost:
     def runs_tiled(self) -> bool:
         """Whether `latency_ms` is the tiled run's."""
         return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
+
+
+def exceeds(what: str, used: int, size: int, memory: str) -> str:
+    """Return why something does not fit: which limit, and by how much."""
+    return (
+        f"{readable(used)} of {what} exceed {readable(size)} of {memory} by {readable(used - size)}"
+    )
 
 
 def readable(count: float) -> str:

@@ -6,6 +6,7 @@ its name is the file's, `<chip>-<detail>`.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import tomllib
 from collections.abc import Mapping
@@ -211,6 +212,33 @@ def target_names() -> list[str]:
     return sorted(file.stem for file in TARGETS.glob("*.toml"))
 
 
+def matching(pattern: str) -> list[str]:
+    """Return the names of the targets that a pattern means, sorted.
+
+    Args:
+        pattern: "all"; a group, which is the beginning of names up to a dash, e.g. "ethos-u55" or
+            "stm32f746"; a glob, e.g. "stm32*"; or what `target` takes, a name or a file.
+
+    Raises:
+        UnknownNameError: nothing is called so; the message lists similar names.
+
+    ```python
+    from zoo import cost
+
+    print(cost.matching("ethos-*"))
+    ```
+
+    """
+    known = target_names()
+    if pattern in known or pattern.endswith(".toml"):
+        return [pattern]
+    if pattern == "all":
+        return known
+    if found := fnmatch.filter(known, pattern) or [n for n in known if n.startswith(f"{pattern}-")]:
+        return found
+    raise _unknown(pattern)
+
+
 def target(name: str) -> Target:
     """Return a target by its name, or read it from a file of yours.
 
@@ -226,6 +254,11 @@ def target(name: str) -> Target:
         raise MismatchError(f"target {name!r}; expected a name, e.g. 'ethos-u55-256', or a file")
     if name.endswith(".toml"):
         return _of_file(Path(name).expanduser())
+    if name not in target_names() and (found := matching(name)):
+        raise MismatchError(
+            f"{name!r} means {len(found)} targets ({', '.join(found)}); give one, or zoo.estimate "
+            f"a list: [{name!r}]"
+        )
     return _shipped(name)
 
 
@@ -238,10 +271,13 @@ def _of_file(path: Path) -> Target:
     return parse(path.stem, text)
 
 
+def _unknown(name: str) -> UnknownNameError:
+    known = target_names()
+    groups = sorted({name.rpartition("-")[0] for name in known if "-" in name})
+    listed = f"targets: {', '.join(known)}; all, groups and globs; or a file of yours: ./NAME.toml"
+    return UnknownNameError.near("target", name, [*known, *groups], listed)
+
+
 @functools.cache
 def _shipped(name: str) -> Target:
-    known = target_names()
-    if name not in known:
-        listed = f"targets: {', '.join(known)}; or a file of yours: ./NAME.toml"
-        raise UnknownNameError.near("target", name, known, listed)
     return parse(name, (TARGETS / f"{name}.toml").read_text(encoding="utf-8"))

@@ -16,7 +16,6 @@ thousand equally probable classes is 0 in int8. So an error of one step of the o
 square) is rounding, whatever the SNR; for a float file a step is 1e-6 of its largest output.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from torch.utils import _pytree
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
+from zoo.graph.program import check_module, in_float32, reason, refuse_meta
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.values import channels_first, channels_last, computed
 
@@ -54,24 +54,32 @@ def deployable(module: nn.Module) -> nn.Module:
     """Return a module as files compute it: itself, or a float32 copy if it has another precision.
 
     Raises:
-        MismatchError: the module is in training mode, or not on the CPU.
+        MismatchError: it is not a module in eval mode, or not on the CPU.
 
     """
+    check_module(module)
+    refuse_meta(module)
     name = type(module).__name__
-    if module.training:
-        raise MismatchError(f"{name} is in training mode; call .eval() before exporting it")
     tensors = [*module.parameters(), *module.buffers()]
     if any(tensor.device.type != "cpu" for tensor in tensors):
         raise MismatchError(f"{name} is not on the CPU; call .cpu() before exporting it")
-    if all(t.dtype is torch.float32 for t in tensors if t.is_floating_point()):
-        return module
-    return copy.deepcopy(module).float()
+    return in_float32(module)
 
 
 @torch.no_grad()
 def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the tensors that a module returns, in the order in which files return them."""
-    leaves = _pytree.tree_leaves(module(x.clone()))  # some modules write into their input
+    """Return the tensors that a module returns, in the order in which files return them.
+
+    Raises:
+        MismatchError: the module's own code fails on such an input, or returns no tensor.
+
+    """
+    try:
+        leaves = _pytree.tree_leaves(module(x.clone()))  # some modules write into their input
+    except Exception as error:  # the module's own code: anything may be raised
+        raise MismatchError(
+            f"{type(module).__name__} fails on an input of shape {tuple(x.shape)}: {reason(error)}"
+        ) from error
     outputs = [y for y in leaves if isinstance(y, Tensor)]
     if not outputs:
         raise MismatchError(f"{type(module).__name__} returns no tensor: a file needs an output")

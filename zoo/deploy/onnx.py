@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from zoo.deploy.fidelity import Fidelity, deployable, faithful, random_input, reference
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import replacing
+from zoo.graph.program import reason
 
 OPSET = 20  # what ONNX Runtime 1.17 (January 2024) and newer can read
 
@@ -183,11 +183,10 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...], axes: Axes) -> Any
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return the first line of the original error, without terminal colours."""
+    """Return the reason that the original error gives."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
-    lines = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().splitlines()
-    return (lines or [type(error).__name__])[0].rstrip(".")
+    return reason(error)
 
 
 def ran(runtime: Any, content: bytes, x: Tensor, settings: Any = None) -> list[Tensor]:

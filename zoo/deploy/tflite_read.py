@@ -38,6 +38,21 @@ def read_tflite(path: Path) -> Graph:
         MismatchError: it is one, but holds something that this reader does not support.
 
     """
+    data = read_bytes(path)
+    try:
+        return parse_tflite(data)
+    except (UnsafeFileError, MismatchError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        MissingWeightsError: it cannot be read.
+        UnsafeFileError: it is larger than a TFLite file can be.
+
+    """
     try:
         size = path.stat().st_size
         if size >= MAX_BYTES:
@@ -45,10 +60,7 @@ def read_tflite(path: Path) -> Graph:
         data = path.read_bytes()
     except OSError as error:
         raise MissingWeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    try:
-        return parse_tflite(data)
-    except (UnsafeFileError, MismatchError) as error:
-        raise type(error)(f"{path}: {error}") from error
+    return data
 
 
 def parse_tflite(data: bytes) -> Graph:

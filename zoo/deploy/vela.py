@@ -1,25 +1,24 @@
-"""Arm's compiler for the Ethos-U accelerators, called in process: the only importer of `ethosu`.
+"""Arm's compiler for the Ethos-U accelerators: what it is asked, and what its answer means.
 
 `regor`, the core of Vela 5, has no documented interface; what is used here is what its own command
 line calls, and a test compares the two. Vela's totals leave out what runs on the host CPU, so
-`VelaReport.cpu_ops` belongs to every total.
+`VelaReport.cpu_ops` belongs to every total. `zoo.deploy.vela_process` runs it.
 """
 
-import os
+import importlib.util
 import re
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.deploy import vela_process
 from zoo.deploy.formats import NPU
+from zoo.deploy.tflite_outline import Operator, outline
 from zoo.deploy.tflite_write import serialize_tflite
-from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
-from zoo.graph.ir import Graph, Op
+from zoo.deploy.vela_process import TIME_LIMIT_S
+from zoo.errors import MissingExtraError, UnknownNameError
+from zoo.graph.ir import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ class CpuOp:
 
     Attributes:
         kind: kind in the graph IR, e.g. "depth_to_space".
-        module: path in the network.
+        module: path in the network; for a file of another tool, the tensor that it makes.
         reason: Vela's reason.
         fix: what to change in the network.
 
@@ -96,6 +95,7 @@ class VelaReport:
         peak_bytes: peak use by memory: "Sram", "Dram", "OffChipFlash".
         weight_bytes: bytes of parameters before Vela's compression; `encoded_bytes` after.
         cpu_ops: what the totals leave out.
+        npu_ops: number of operators, as Vela splits and fuses them, in the totals.
 
     """
 
@@ -108,63 +108,74 @@ class VelaReport:
     weight_bytes: int
     encoded_bytes: int
     cpu_ops: tuple[CpuOp, ...]
+    npu_ops: int
 
 
-def compile_graph(graph: Graph, npu: str) -> VelaReport:
+def compile_graph(graph: Graph, npu: str, *, time_limit_s: float = TIME_LIMIT_S) -> VelaReport:
     """Compile an int8 graph, channels last, and return Vela's estimate.
 
     Args:
         graph: an integer graph with values, of one sample.
         npu: a name in `NPUS`, e.g. "ethos-u55-128".
+        time_limit_s: seconds after which the compiler is stopped.
 
     Raises:
         UnknownNameError: there is no such accelerator.
         MissingExtraError: ethos-u-vela is not installed.
-        MismatchError: Vela refuses the network; its reason is given.
+        MismatchError: Vela refuses the network, with its reason, or does not finish in time.
 
     """
-    return compile_file(serialize_tflite(graph), npu, graph)
+    parts = [(op.module, Operator(kind=op.kind, output=op.outputs[0])) for op in graph.ops]
+    return _report(serialize_tflite(graph), npu, parts, time_limit_s)
 
 
-def compile_file(content: bytes, npu: str, graph: Graph | None = None) -> VelaReport:
-    """Compile the bytes of a `.tflite` file; its graph, if given, names the operators.
+def compile_file(content: bytes, npu: str, *, time_limit_s: float = TIME_LIMIT_S) -> VelaReport:
+    """Compile the bytes of a `.tflite` file of any tool, as they are; see `compile_graph`.
 
     Raises:
+        UnsafeFileError: it is not a TFLite file, or damaged.
         UnknownNameError, MissingExtraError, MismatchError: see `compile_graph`.
 
     """
+    operators = enumerate(outline(content).operators)
+    parts = [(op.output or f"operator {number}", op) for number, op in operators]
+    return _report(content, npu, parts, time_limit_s)
+
+
+Parts = Sequence[tuple[str, Operator]]  # by their number in the file: where they come from
+
+
+def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> VelaReport:
     if npu not in NPUS:
         raise UnknownNameError.near("Ethos-U", npu, NPUS, f"one of {', '.join(NPUS)}")
-    try:
-        from ethosu import regor
-    except ImportError as error:
-        raise MissingExtraError.of("ethos-u-vela", "tflite") from error
-    device = NPUS[npu]
-    ini = (Path(regor.__file__).parent / "config_files" / "Arm" / "vela.ini").read_text()
-    with _quiet() as said:
-        try:
-            result = regor.compile(
-                device.architecture, content, "TFLITE", _system(device, ini), _options(device)
-            )
-        except Exception as error:  # pybind11 raises RuntimeError and others
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise MismatchError(f"Vela cannot compile this network for {npu}: {reason}") from error
-    report = result.perf_report
-    clock = _clock(ini, device.system_config)
+    spec = importlib.util.find_spec("ethosu")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError.of("ethos-u-vela", "tflite")
+    place = Path(next(iter(spec.submodule_search_locations))) / "config_files" / "Arm" / "vela.ini"
+    device, ini = NPUS[npu], place.read_text()
+    settings = {
+        "architecture": device.architecture,
+        "system": _system(device, ini),
+        "options": _options(device),
+    }
+    found = vela_process.compiled(
+        settings, content, time_limit_s=time_limit_s, what=f"this network for {npu}"
+    )
     return VelaReport(
         npu=npu,
-        cycles=int(report.totalCycles),
-        npu_cycles=int(report.npuCycles),
-        latency_ms=1e3 * int(report.totalCycles) / clock,
-        macs=int(report.macCount),
+        cycles=found["totalCycles"],
+        npu_cycles=found["npuCycles"],
+        latency_ms=1e3 * found["totalCycles"] / _clock(ini, device.system_config),
+        macs=found["macCount"],
         peak_bytes={
-            name: int(memory.peakUsage)
-            for name, memory in report.memories.items()
+            name: size
+            for name, size in found["peaks"].items()
             if name.lower() not in ("shram", "lutram")
         },
-        weight_bytes=int(report.originalWeights),
-        encoded_bytes=int(report.encodedWeights),
-        cpu_ops=_cpu_ops(graph, result, said()),
+        weight_bytes=found["originalWeights"],
+        encoded_bytes=found["encodedWeights"],
+        cpu_ops=_cpu_ops(found, parts),
+        npu_ops=found["npuOps"],
     )
 
 
@@ -193,61 +204,29 @@ def _clock(ini: str, section: str) -> float:
     return float(match[1])
 
 
-def _cpu_ops(graph: Graph | None, result: Any, said: str) -> tuple[CpuOp, ...]:
-    """Name the operators that Vela says it leaves, by the tensors they make."""
-    count = int(result.perf_report.cpuOps)
-    reasons = dict(re.findall(r"ofm: '([^']*)'\s*Reason: ([^\n]*)", said))
-    tables = result.opt_database.tables if count else {}
-    if graph is None:
-        named = [("operator", name, reason) for name, reason in reasons.items()]
-        named += [("operator", "", "no reason given")] * (count - len(named))
-    else:
-        left = [op for op in graph.ops if op.outputs[0] in reasons]
-        if len(left) < count:  # some lack an explanation: look for operators without a command
-            left += [op for op in _idle(graph, tables) if op not in left]
-        named = [(op.kind, op.module, reasons.get(op.outputs[0], "no reason given")) for op in left]
+def _cpu_ops(found: Mapping[str, Any], parts: Parts) -> tuple[CpuOp, ...]:
+    """Name the operators that Vela leaves: it says why of some, and passes all of them through."""
+    said = re.findall(r"operator: (\S+), ofm: '([^']*)'\s*Reason: ([^\n]*)", found["said"])
+    # Vela parts an activation from its layer, and then calls the layer's own output "_act".
+    reasons = {output.removesuffix("_act"): reason for _, output, reason in said}
+    numbers = {row["id"]: row["ext_key"] for row in found["tables"]["source"]}
+    rows = [row for row in found["tables"]["perf"] if row["operator"] == "Passthrough"]
+    places = [int(numbers.get(row["source_id"]) or -1) for row in rows]
+    if len(places) == found["cpuOps"] and all(0 <= place < len(parts) for place in places):
+        named = [
+            (op.kind, where, reasons.get(op.output.removesuffix("_act")))
+            for where, op in (parts[place] for place in sorted(places))
+        ]
+    else:  # operators of several subgraphs, whose numbers say nothing
+        named = [(kind.lower(), output, why) for kind, output, why in dict.fromkeys(said)]
+        named += [("operator", "", None)] * (found["cpuOps"] - len(named))
     advice = "replace it with operators that the accelerator has"
     return tuple(
-        CpuOp(kind=kind, module=where, reason=why.rstrip("."), fix=NPU.get(kind) or advice)
+        CpuOp(
+            kind=kind,
+            module=where,
+            reason=(why or "no reason given").rstrip("."),
+            fix=NPU.get(kind) or advice,
+        )
         for kind, where, why in named
     )
-
-
-def _idle(graph: Graph, tables: Mapping[str, Any]) -> list[Op]:
-    """Return the operators that no command of the accelerator came from."""
-    queued = {row["optimised_id"] for row in _rows(tables["queue"])}
-    sources = {row["source_id"] for row in _rows(tables["optimised"]) if row["id"] in queued}
-    idle = [row["ext_key"] for row in _rows(tables["source"]) if row["id"] not in sources]
-    places = [int(place) for place in idle if place.isdecimal()]
-    return [graph.ops[place] for place in places if place < len(graph.ops)]
-
-
-def _rows(table: Any) -> Iterator[dict[str, str]]:
-    for row in table.data:
-        yield dict(zip(table.header, row, strict=False))
-
-
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def _quiet() -> Iterator[Callable[[], str]]:
-    """Catch what the C++ code prints; yield a function that returns it.
-
-    It writes to the process's own files 1 and 2, past Python's sys.stdout.
-    """
-    text = ""
-    with _LOCK, tempfile.TemporaryFile() as file:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        saved = os.dup(1), os.dup(2)
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lambda: text
-        finally:
-            for place, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, place)
-                os.close(copy)
-            file.seek(0)
-            text = file.read().decode("utf-8", "replace")

@@ -1,10 +1,12 @@
 """`torch.export` of a deployed module, with errors that say where the problem is and what to do."""
 
 import contextlib
+import copy
 import io
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import fx, nn
@@ -12,6 +14,8 @@ from torch.export import ExportedProgram
 
 from zoo.errors import MismatchError
 
+_LOG = logging.getLogger("zoo")
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 _DATA_DEPENDENT = ("data-dependent", "Dynamic control flow", "unbacked symbol", "GuardOnData")
 
 
@@ -25,14 +29,9 @@ def export_program(module: nn.Module, input_shape: tuple[int, ...]) -> ExportedP
             control flow or shapes depend on values. The part of the module is named.
 
     """
+    check_module(module)
+    check_shape(input_shape)
     name = type(module).__name__
-    if module.training:
-        raise MismatchError(f"{name} is in training mode; call .eval() before tracing it")
-    if not input_shape or any(type(size) is not int or size < 1 for size in input_shape):
-        raise MismatchError(
-            f"the input shape {tuple(input_shape)} is not fixed; a deployed graph has one size, "
-            "e.g. (1, 3, 96, 96): make a graph for each"
-        )
     like = next(module.parameters(), torch.empty(0))
     example = torch.empty(input_shape, dtype=like.dtype, device=like.device)
     inside: list[str] = []
@@ -41,20 +40,101 @@ def export_program(module: nn.Module, input_shape: tuple[int, ...]) -> ExportedP
             program = torch.export.export(module, (example,), strict=False)
             if any(_mutates(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # ReLU(inplace=True) to its pure form
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the module's own code runs here: anything may be raised
         where = f" (in {inside[-1]!r})" if inside and inside[-1] else ""
-        advice = ""
-        if any(word in str(error) for word in _DATA_DEPENDENT):
-            advice = (
-                "; control flow and sizes that depend on values have no form on a device: compute "
-                "all branches and choose with torch.where, or fix the number of rounds"
-            )
         raise MismatchError(
             f"cannot trace {name} with an input of shape {tuple(input_shape)}{where}: "
-            f"{reason}{advice}"
+            f"{reason(error)}"
         ) from error
+    for node in program.graph.nodes:
+        _refuse_complex(node)
     return program
+
+
+def check_module(module: object) -> None:
+    """Raise a MismatchError if something is not a module whose deployed form can be looked for."""
+    name = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise MismatchError(f"{name} is TorchScript; give the nn.Module that it was made from")
+    if not isinstance(module, nn.Module):
+        raise MismatchError(
+            f"{module!r:.80} is neither a ref nor a torch.nn.Module; give a module in eval mode"
+        )
+    if module.training:
+        raise MismatchError(f"{name} is in training mode; call .eval() first")
+    for path, part in module.named_modules():
+        if type(part).__module__.startswith(_QUANTIZED):
+            raise MismatchError(
+                f"{type(part).__name__} at {path or 'the top level'} is quantized by torch, whose "
+                "integers no device here computes; give the float module and export with int8"
+            )
+
+
+def refuse_meta(module: nn.Module) -> None:
+    """Raise a MismatchError if a module is on the meta device, where it has no values."""
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise MismatchError(
+            f"{type(module).__name__} is on the meta device, where parameters have no values, and "
+            "this call needs them: build it on the CPU; without values there is "
+            'zoo.estimate(..., method="roofline")'
+        )
+
+
+def check_shape(shape: object) -> None:
+    """Raise a MismatchError if something is not one fixed shape."""
+    sizes = list(shape) if isinstance(shape, Iterable) else []
+    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+        shown = tuple(sizes) if isinstance(shape, tuple | list) else repr(shape)
+        raise MismatchError(
+            f"the input shape {shown} is not fixed; a deployed graph has one size, "
+            "e.g. (1, 3, 96, 96): make a graph for each"
+        )
+
+
+def in_float32(module: nn.Module) -> nn.Module:
+    """Return a module as deployed files compute it: itself, or a copy in float32, and say so."""
+    tensors = [*module.parameters(), *module.buffers()]
+    others = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
+    if not others:
+        return module
+    words = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+    _LOG.warning("%s has weights in %s; it is computed in float32", type(module).__name__, words)
+    return copy.deepcopy(module).float()
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the first line of an error, without terminal colours; its type if that says more."""
+    lines = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip().splitlines()
+    if not lines or isinstance(error, KeyError | AssertionError | NotImplementedError):
+        return ": ".join([type(error).__name__, *lines[:1]])
+    return lines[0].rstrip(".")
+
+
+def reason(error: BaseException) -> str:
+    """Return, in one line, why a module's code failed, and what to do if that is known."""
+    if any(word in str(error) for word in _DATA_DEPENDENT):
+        return (
+            "control flow and sizes that depend on values have no form on a device: compute "
+            "all branches and choose with torch.where, or fix the number of rounds"
+        )
+    line = _one_line(error)
+    if "should be the same" in line or "same dtype" in line:
+        line += "; files compute in float32: leave the module's own casts out"
+    return line
+
+
+def _refuse_complex(node: fx.Node) -> None:
+    value = node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else [value]
+    if not any(isinstance(v, torch.Tensor) and v.is_complex() for v in values):
+        return
+    stack = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())
+    schema = getattr(node.target, "_schema", None)
+    name = f"aten.{schema.name.split('::')[-1]}" if schema else f"the tensor {node.name!r}"
+    raise MismatchError(
+        f"{name} at {stack[-1][0] or 'the top level'} is made of complex numbers, which no device "
+        "has: compute with their real and imaginary parts"
+    )
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -15,7 +15,7 @@ from zoo.errors import MismatchError
 from zoo.graph.fold import absorb_padding, fold_batch_norm
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
-from zoo.graph.program import export_program
+from zoo.graph.program import export_program, refuse_meta
 
 _ALIASES = frozenset(
     {"contiguous", "clone", "dropout", "feature_dropout", "alias", "detach", "identity"}
@@ -75,12 +75,7 @@ def state_of(module: nn.Module) -> dict[str, NDArray[np.float32]]:
     # A shared tensor under each of its names: the exporter may use any of them.
     tensors: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
     tensors |= dict(module.named_buffers(remove_duplicate=False))
-    if any(tensor.is_meta for tensor in tensors.values()):
-        raise MismatchError(
-            f"{type(module).__name__} is on the meta device, where parameters have no values, and "
-            "this call needs them: build it on the CPU; without values there is "
-            'zoo.estimate(..., method="roofline")'
-        )
+    refuse_meta(module)
     return {name: t.detach().to("cpu", torch.float32).numpy() for name, t in tensors.items()}
 
 

@@ -1,5 +1,6 @@
 """What `zoo.export` does with each kind of model: float, quantized, trained for int8, packed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +41,15 @@ def write(
     facts: Mapping[str, str] | None = None,
 ) -> "OnnxFile | TfliteFile":
     """Write a module; `activations` says how its integers are stored, None keeps floats."""
+    from zoo.graph.program import check_module, check_shape
+
+    check_module(module)
+    check_shape(shape)
+    if 4 * math.prod(shape) >= 2**31:
+        raise MismatchError(
+            f"an input of shape {tuple(shape)} has {4 * math.prod(shape)} bytes, and files hold "
+            "tensors below 2 GiB; export for a smaller input and run the device on tiles"
+        )
     from zoo.deploy.fidelity import random_input
     from zoo.deploy.tflite import export_tflite
     from zoo.quantization.int8.calibration import Options

@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is priced: a module with the shape of its input, or a graph.
+    """What is priced: a module with the shape of its input, a graph, or a file.
 
     Attributes:
         module: in eval mode; it may be on the meta device. None: there is only a graph.
         given: the graph, of a file for example; None: it is traced from the module.
         input_shape: of one inference, e.g. (N, C, H, W); None takes the graph's.
+        content: the bytes of a `.tflite` file, for what reads files by itself.
 
     """
 
     module: "nn.Module | None" = None
     given: Graph | None = None
     input_shape: tuple[int, ...] | None = None
+    content: bytes | None = None
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -42,13 +44,17 @@ class Subject:
             MismatchError: no input shape is given, or the module cannot be traced.
 
         """
+        if self.content is not None:
+            from zoo.deploy.tflite_read import parse_tflite
+
+            return parse_tflite(self.content)
         return self.given if self.given is not None else self.retraced(self.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The input shape of one inference."""
-        if self.given is not None:
-            return self.given.input_shape
+        if self.given is not None or self.content is not None:
+            return self.graph.input_shape
         if self.input_shape is None:
             raise MismatchError("a module's cost depends on its input; give input_shape")
         return self.input_shape

@@ -42,10 +42,11 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     """Return the median time of repeated runs of a module."""
     if subject.module is None:
         raise MismatchError("a graph cannot be run; to measure, give the module")
+    graph = subject.graph  # first: a module that cannot be traced has no counts to go with a time
     timing = measure(subject.module, subject.shape)
     how = f"measured (median of {timing.runs} runs, {timing.threads} threads, {timing.machine})"
     return Cost(
-        **counts(subject.graph, memory.plan(subject.graph, target.dtype), target),
+        **counts(graph, memory.plan(graph, target.dtype), target),
         method="measured",
         latency_ms=timing.latency_ms,
         energy_mj=None,

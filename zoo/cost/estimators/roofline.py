@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from zoo.cost import memory
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
 from zoo.cost.memory import resident
-from zoo.cost.result import Cost, Fit, OpCost, TiledRun, readable
+from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds, readable
 from zoo.cost.target import Target
 from zoo.cost.tiling import Tile, best_tile
 from zoo.cost.work import WORK
@@ -65,6 +65,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         fits=fits,
         tiled=tiled,
         obtained=obtained("estimated (roofline)", target),
+        host=_host(best.ops),
         notes=_notes(best, target),
         ops=best.ops,
     )
@@ -126,10 +127,8 @@ def _fit(graph: Graph, whole: _Run, target: Target, tiled: TiledRun | None) -> F
     weights, flash = graph.weight_bytes(target.dtype), target.flash_bytes
     flash_fits = flash is None or weights <= flash
     if not flash_fits:
-        reasons.append(
-            f"{readable(weights)} of weights exceed {readable(flash or 0)} of flash; "
-            "take a smaller network"
-        )
+        limit = exceeds("weights", weights, flash or 0, "flash")
+        reasons.append(f"{limit}; take a smaller network")
     arena, sram = whole.plan.arena_bytes, target.sram_bytes
     sram_fits = target.spills or sram is None or arena <= sram
     if not sram_fits:
@@ -139,27 +138,28 @@ def _fit(graph: Graph, whole: _Run, target: Target, tiled: TiledRun | None) -> F
                 f"run {tiled.count} tiles of {tiled.height}x{tiled.width} pixels "
                 f"(halo {tiled.halo}), {readable(tiled.peak_activation_bytes)} each"
             )
-        reasons.append(
-            f"{readable(arena)} of activations exceed {readable(sram or 0)} of SRAM; {advice}"
-        )
+        reasons.append(f"{exceeds('activations', arena, sram or 0, 'SRAM')}; {advice}")
     return Fit(sram=sram_fits, flash=flash_fits, reasons=tuple(reasons))
 
 
 def _notes(run: _Run, target: Target) -> tuple[str, ...]:
-    notes = list(target.notes)
-    for cost in run.ops:
-        if cost.bound == "host":
-            kind, place = cost.kind.upper(), cost.module or "the top level"
-            notes.append(
-                f"{kind} at {place} is not an operator of this device and runs on its host CPU; "
-                "counted as one read and one write of SRAM, a lower bound"
-            )
+    notes = [*target.notes, *_host(run.ops)]
     kinds = [cost.kind.partition("+")[0] for cost in run.ops if cost.bound != "host"]
     rates = {f"rates.{kind if kind in target.rates else 'default'}" for kind in kinds}
     used = [name for name in target.assumed if name in rates or not name.startswith("rates.")]
     if used:
         notes.append(f"assumed, not measured by anybody: {', '.join(used)}")
     return tuple(dict.fromkeys(notes))
+
+
+def _host(ops: tuple[OpCost, ...]) -> tuple[str, ...]:
+    """Return a line for each op that the device hands to its host CPU."""
+    return tuple(
+        f"{op.kind.upper()} at {op.module or 'the top level'} is not an operator of this device "
+        "and runs on its host CPU; counted as one read and one write of SRAM, a lower bound"
+        for op in ops
+        if op.bound == "host"
+    )
 
 
 def deployed(graph: Graph, target: Target) -> Graph:
