@@ -120,7 +120,7 @@ def test_what_does_not_fit_a_layer_is_named(content: bytes) -> None:
     op = next(op for op in graph.ops if op.kind == "conv2d")
     source, weight, bias = op.inputs
     wrong = {
-        (source, "dtype", "uint8"): "its input is uint8; expected float32, int8 or int16",
+        (source, "dtype", "int32"): "its input is int32; expected float32, int8, uint8 or int16",
         (bias, "dtype", "int16"): "its bias is int16",
         (bias, "shape", (5,)): r"its bias is int32 \(5,\) for 4 outputs",
         (

@@ -33,6 +33,10 @@ def _inputs(graph: Graph, op: Op, steps: Steps) -> float:
     return graph.tensors[op.inputs[0]].elements
 
 
+def _products(graph: Graph, op: Op, steps: Steps) -> float:
+    return op.macs
+
+
 def _windows(graph: Graph, op: Op, steps: Steps) -> float:
     window: int = math.prod(op.attributes["kernel"])
     return graph.tensors[op.outputs[0]].elements * window
@@ -72,6 +76,8 @@ WORK: Column[Work] = Column(
         "fully_connected": Work(amount=_kernels),
         "avg_pool2d": Work(amount=_windows),
         "max_pool2d": Work(amount=_windows),
+        "lstm": Work(amount=_products),
+        "svdf": Work(amount=_products),
         "mean": Work(amount=_inputs),
         "reshape": Work(amount=_outputs, moves=True, free=True),
     },

@@ -9,6 +9,7 @@ from zoo.deploy.operators import (
     layers,
     movement,
     pools,
+    recurrent,
     resizing,
 )
 from zoo.deploy.operators.contract import Emit, TfliteOp
@@ -16,7 +17,7 @@ from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
 
 _PLACE = "zoo/deploy/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, recurrent)
 
 TFLITE: Column[TfliteOp] = Column(
     "TFLite operator", _PLACE, *(group.TFLITE for group in _GROUPS), absent={}
@@ -24,8 +25,11 @@ TFLITE: Column[TfliteOp] = Column(
 ONNX: Column[Emit] = Column(
     "ONNX operator",
     _PLACE,
-    *(group.ONNX for group in _GROUPS),
-    absent={"dequantize": "every value of these files is real already"},
+    *(group.ONNX for group in _GROUPS if group is not recurrent),
+    absent={
+        "dequantize": "every value of these files is real already",
+        **dict.fromkeys(("lstm", "svdf"), "only .tflite files hold it, with its state"),
+    },
 )
 # What to do if an Ethos-U leaves an operator to the host CPU; "" if it takes every form.
 NPU: Column[str] = Column(
@@ -43,6 +47,8 @@ NPU: Column[str] = Column(
         "softmax": "leave it out: the largest logit is the answer",
         "pad": "pad inside the convolution",
         "transpose": "keep channels last, or leave the order to the host",
+        "lstm": "keep it to one direction, without peepholes",
+        "svdf": "write it as a depthwise convolution over time and a fully connected layer",
     },
     absent={"dequantize": "it makes real numbers, which no Ethos-U has"},
 )

@@ -19,9 +19,18 @@ TENSOR_TYPES = {
     "int64": 4,
     "bool": 6,
     "int16": 7,
+    "complex64": 8,
     "int8": 9,
     "float64": 10,
+    "complex128": 11,
+    "uint64": 12,
+    "resource": 13,
+    "uint32": 15,
+    "uint16": 16,
 }
+# What else a tensor may be; nothing here reads it.
+OTHER_TYPES = {5: "string", 14: "variant", 17: "int4", 18: "bfloat16", 19: "int2", 20: "uint4"}
+OTHER_TYPES |= {21: "float8_e4m3fn", 22: "float8_e5m2"}
 ACTIVATIONS = {None: 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}
 SAME, VALID = 0, 1
 
@@ -64,17 +73,26 @@ OPERATORS = {
     "RESHAPE": Builtin(22, 17, int8=1, int16=1),
     "RESIZE_BILINEAR": Builtin(23, 15, int16=4),
     "SOFTMAX": Builtin(25, 9),
+    "SVDF": Builtin(27, 6, int8=3),
     "PAD": Builtin(34, 22),
     "TRANSPOSE": Builtin(39, 26, int16=4),
     "MEAN": Builtin(40, 27),
     "SUB": Builtin(41, 28, int16=5),
     "SQUEEZE": Builtin(43, 30),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": Builtin(44, 71),
     "PRELU": Builtin(54, 0, int8=1, int16=1),
     "MAXIMUM": Builtin(55, 39),
     "MINIMUM": Builtin(57, 39),
     "PADV2": Builtin(60, 43),
     "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, int16=4),
     "QUANTIZE": Builtin(114, 89, int8=1, int16=2),
+}
+# Operators of states by name, which a graph has as `zoo.graph.ir.State`.
+VARIABLES = {
+    "CALL_ONCE": Builtin(129, 103),
+    "VAR_HANDLE": Builtin(142, 111),
+    "READ_VARIABLE": Builtin(143, 112),
+    "ASSIGN_VARIABLE": Builtin(144, 113),
 }
 # What the codes 0, 1, 2, ... are called, for messages.
 _BY_CODE = """
@@ -150,11 +168,13 @@ OPTIONS = {
         dilation_h=_int(6, 1),
     ),
     5: _POOL,
+    6: _table("SVDFOptions", rank=_int(0), activation=_byte(1)),
     8: _table(
         "FullyConnectedOptions",
         activation=_byte(0),
         weights_format=_byte(1),
         keep_num_dims=_flag(2),
+        asymmetric_quantize_inputs=_flag(3),
     ),
     9: _table("SoftmaxOptions", beta=Field(0, "float32", default=0.0)),
     10: _table("ConcatenationOptions", axis=_int(0), activation=_byte(1)),
@@ -170,9 +190,20 @@ OPTIONS = {
     38: _table("DequantizeOptions"),
     39: _table("MaximumMinimumOptions"),
     43: _table("PadV2Options"),
+    71: _table(
+        "UnidirectionalSequenceLSTMOptions",
+        activation=_byte(0),
+        cell_clip=Field(1, "float32", default=0.0),
+        time_major=_flag(3),
+        diagonal_recurrent_tensors=_flag(5),
+    ),
     74: _table("ResizeNearestNeighborOptions", align_corners=_flag(0), half_pixel_centers=_flag(1)),
     89: _table("QuantizeOptions"),
     94: _table("DepthToSpaceOptions", block_size=_int(0)),
+    103: _table("CallOnceOptions", init_subgraph_index=_int(0)),
+    111: _table("VarHandleOptions", container=Field(0, "string"), shared_name=Field(1, "string")),
+    112: _table("ReadVariableOptions"),
+    113: _table("AssignVariableOptions"),
 }
 QUANTIZATION = _table(
     "QuantizationParameters",
@@ -200,6 +231,7 @@ OPERATOR = _table(
     outputs=Field(2, "vector", "int32"),
     builtin_options_type=Field(3, "uint8"),
     builtin_options=Field(4, "union", OPTIONS, tag="builtin_options_type"),
+    intermediates=Field(8, "vector", "int32"),
 )
 SUBGRAPH = _table(
     "SubGraph",

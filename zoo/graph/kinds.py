@@ -16,11 +16,12 @@ from zoo.graph.operators import (
     layers,
     movement,
     pools,
+    recurrent,
     resizing,
 )
 from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
 
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, recurrent)
 KINDS: dict[str, OpKind] = {row.name: row for group in _GROUPS for row in group.ROWS}
 
 

@@ -29,6 +29,8 @@ class FloatNetwork(nn.Module):
         wrong = [t.name for t in graph.tensors.values() if t.dtype != "float32"]
         if wrong or graph.layout != "channels_last":
             raise MismatchError(f"a float network needs float32 tensors; {wrong[:1]} is not")
+        if graph.states:
+            raise MismatchError("a network with states between calls is an IntegerNetwork")
         self._values = {name: torch.from_numpy(v.copy()) for name, v in graph.values.items()}
 
     @torch.inference_mode()
@@ -45,10 +47,12 @@ class FloatNetwork(nn.Module):
             if observe:
                 observe(name, value)
         for op in self.graph.ops:
-            result = FLOAT[op.kind](self.graph, op, *(values[name] for name in op.inputs))
-            values[op.outputs[0]] = result = activated(op, result)
-            if observe:
-                observe(op.outputs[0], result)
+            made = FLOAT[op.kind](self.graph, op, *(values[name] for name in op.inputs))
+            several = made if isinstance(made, tuple) else (activated(op, made),)
+            for name, result in zip(op.outputs, several, strict=True):
+                values[name] = result
+                if observe:
+                    observe(name, result)
         results = tuple(values[name] for name in self.graph.outputs)
         return results[0] if len(results) == 1 else results
 

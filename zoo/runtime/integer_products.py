@@ -147,7 +147,8 @@ def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _
         product = np.float32(source.scale) * np.float32(scales[0])
         factors = np.array([np.float64(product) / output.scale])
     added = bias - source.zero_point * weight.flatten(1).sum(1).numpy()
-    dtype, early = _sum_type(weight, magnitude, added, integer=integer)
+    kind = graph.tensors[op.inputs[0]].dtype
+    dtype, early = _sum_type(weight, magnitude, added, kind, integer=integer)
     rescale = Rescale(
         factors if len(factors) > 1 else np.repeat(factors, len(bound)),
         bound,
@@ -162,14 +163,19 @@ def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _
 
 
 def _sum_type(
-    weight: Tensor, magnitude: NDArray[np.float64], added: NDArray[np.float64], *, integer: bool
+    weight: Tensor,
+    magnitude: NDArray[np.float64],
+    added: NDArray[np.float64],
+    kind: str,
+    *,
+    integer: bool,
 ) -> tuple[torch.dtype, bool]:
-    """Return the type in which products are summed, and whether it also holds the bias."""
+    """Return the type in which products of inputs of a kind are summed; does it hold the bias?"""
     low, high = LIMITS["int8"]
-    fits = low <= float(weight.min()) and float(weight.max()) <= high
+    fits = kind == "int8" and low <= float(weight.min()) and float(weight.max()) <= high
     if integer and fits and int8_products_are_exact():
         return torch.int8, False
-    largest = magnitude * -low  # of stored inputs
+    largest = magnitude * max(map(abs, LIMITS[kind]))  # of stored inputs
     if largest.max() >= _EXACT_FLOAT32:
         return torch.float64, True
     return torch.float32, bool((largest + np.abs(added)).max() < _EXACT_FLOAT32)

@@ -14,18 +14,19 @@ from zoo.runtime.operators import (
     layers,
     movement,
     pools,
+    recurrent,
     resizing,
 )
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 _PLACE = "zoo/runtime/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, recurrent)
 
 FLOAT: Column[FloatKernel] = Column(
     "float kernel",
     _PLACE,
     *(group.FLOAT for group in _GROUPS),
-    absent=dict.fromkeys(("quantize", "dequantize"), "a float graph has no integers"),
+    absent={"quantize": "a float graph has no integers"},
 )
 INTEGER: Column[IntegerMaker] = Column(
     "integer kernel", _PLACE, *(group.INTEGER for group in _GROUPS), absent={}

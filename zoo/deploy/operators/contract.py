@@ -19,7 +19,10 @@ _ACTIVATIONS = {number: name for name, number in tflite_schema.ACTIVATIONS.items
 
 
 class OperatorCall:
-    """One operator of the file: its operands, options, and constants that become attributes."""
+    """One operator of the file: its operands, options, and constants that become attributes.
+
+    An operand that the file leaves out has the name "".
+    """
 
     def __init__(
         self,
@@ -114,12 +117,25 @@ class TfliteOp:
         names: names of the file's operators that are of this kind, as in the schema.
         write: returns the operator for an op of a graph.
         read: returns the op's operands and attributes for an operator of a file.
+        states: how many of the last operands it reads are states that the operator overwrites;
+            the op returns them after its outputs.
 
     """
 
     names: tuple[str, ...]
     write: Callable[[Graph, Op], Parts]
     read: Callable[[OperatorCall], Parsed]
+    states: int = 0
+
+
+def unwritten(graph: Graph, op: Op) -> Parts:
+    """Refuse to write a kind that is only read.
+
+    Raises:
+        MismatchError: always.
+
+    """
+    raise MismatchError(f"{op.label} is read from files, not written: keep the file it came from")
 
 
 def without_options(*counts: int) -> Callable[[OperatorCall], Parsed]:

@@ -50,7 +50,10 @@ def _read_fully_connected(call: OperatorCall) -> Parsed:
     call.expect(2, 3)
     if call.option("weights_format"):
         raise MismatchError(f"FULLY_CONNECTED at {call.output} has shuffled weights")
-    return call.inputs, call.activation()
+    attributes = call.activation()
+    if call.option("asymmetric_quantize_inputs", False):
+        attributes["asymmetric_inputs"] = True  # of floats, on int8 weights
+    return call.inputs, attributes
 
 
 def _onnx_conv2d(model: "Model", op: Op) -> None:

@@ -6,6 +6,14 @@ from zoo.graph.operators.elementwise import same_shape
 _ABSENT = dict.fromkeys(("aten", "lower"), "only files contain it: a module computes real numbers")
 
 ROWS = tuple(
-    OpKind(name=name, aten=None, lower=None, shape=same_shape, mixes_samples=never, absent=_ABSENT)
+    OpKind(
+        name=name,
+        aten=None,
+        lower=None,
+        shape=same_shape,
+        mixes_samples=never,
+        absent=_ABSENT,
+        plain=name == "dequantize",  # float16
+    )
     for name in ("quantize", "dequantize")
 )

@@ -87,7 +87,7 @@ def _check_bias(graph: Graph, op: Op, outputs: int) -> None:
     dtype = graph.tensors[op.inputs[0]].dtype
     if dtype not in (*BIAS_DTYPE, "float32"):
         raise _refuse(
-            op, f"its input is {dtype}; expected float32, int8 or int16: convert the file to those"
+            op, f"its input is {dtype}; expected float32, int8, uint8 or int16: convert the file"
         )
     if len(op.inputs) == 3:
         bias = graph.tensors[op.inputs[2]]

@@ -169,6 +169,7 @@ ROWS = (
         shape=_reshape_shape,
         mixes_samples=never,
         moves=True,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -178,6 +179,7 @@ ROWS = (
         shape=_transpose_shape,
         mixes_samples=_moves_batch,
         moves=True,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -187,6 +189,7 @@ ROWS = (
         shape=_depth_to_space_shape,
         mixes_samples=never,
         moves=True,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -195,6 +198,7 @@ ROWS = (
         lower=_lower_concat,
         shape=_concat_shape,
         mixes_samples=along_dims,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -203,6 +207,7 @@ ROWS = (
         lower=_lower_pad,
         shape=_pad_shape,
         mixes_samples=_pads_batch,
+        plain=True,
         shares_quantization=True,
     ),
 )

@@ -133,5 +133,7 @@ RULES: Column[Rule] = Column(
         "resize_nearest": _PLAIN,
         "resize_bilinear": _PLAIN,
     },
-    absent=dict.fromkeys(("quantize", "dequantize"), "only files hold it, quantized already"),
+    absent=dict.fromkeys(
+        ("quantize", "dequantize", "lstm", "svdf"), "only files hold it, quantized already"
+    ),
 )

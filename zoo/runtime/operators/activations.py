@@ -1,13 +1,14 @@
 """Stand-alone activations, and the softmax."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import Graph, Op
+from zoo.graph.ir import LIMITS, Graph, Op
 from zoo.runtime import fixedpoint, lut
 from zoo.runtime.integer_base import TYPES, Kernel, extent, quantization_of, reach, rounded
 from zoo.runtime.integer_tables import elementwise, output_rescale
@@ -60,30 +61,40 @@ def _relu6(graph: Graph, op: Op) -> Kernel:
 
 
 def _softmax(graph: Graph, op: Op) -> Kernel:
-    if graph.tensors[op.outputs[0]].dtype == "int16":
+    """Return the softmax of int8 or uint8, as such or, from int8, as int16."""
+    kinds = [graph.tensors[name].dtype for name in (op.inputs[0], op.outputs[0])]
+    if kinds == ["int16", "int16"]:
         return _wide_softmax(graph, op)
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
-    if (output.scale, output.zero_point) != (1 / 256, -128):
-        raise MismatchError("the output of a softmax has scale 1/256 and zero point -128")
+    low, high = LIMITS[kinds[1]]
+    bits = (high - low).bit_length()
+    same = kinds[0] == kinds[1] or kinds == ["int8", "int16"]
+    close = math.isclose(output.scale, 2.0**-bits, rel_tol=1e-3)  # as the runtimes allow
+    if not same or not close or output.zero_point != low:
+        raise MismatchError(
+            f"a softmax from {kinds[0]} to {kinds[1]} of scale {output.scale:g} and zero point "
+            f"{output.zero_point}; expected scale 1/{2**bits} and zero point {low}"
+        )
     values, small = fixedpoint.softmax_table(source.scale, op.attributes.get("beta", 1.0))
 
     def run(x: Tensor) -> Tensor:
         wide = x.to(torch.int64)
         difference = (wide.amax(-1, keepdim=True) - wide).numpy()
         total = small[difference].sum(-1, keepdims=True)
-        bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
-        # 12 integer bits; the int8 output has 8 of the result's 31.
-        exponent = 12 - (32 - bits) + 31 - 8
-        scaled = fixedpoint.high_multiply(fixedpoint.reciprocal(total, bits), values[difference])
-        result: NDArray[np.int64] = np.clip(fixedpoint.shift_right(scaled, exponent), 0, 255)
-        return torch.from_numpy((result - 128).astype(np.int8))
+        magnitude = np.frexp(total.astype(np.float64))[1].astype(np.int64)
+        # 12 integer bits; the output has some of the result's 31.
+        exponent = 12 - (32 - magnitude) + 31 - bits
+        factor = fixedpoint.reciprocal(total, magnitude)
+        scaled = fixedpoint.high_multiply(factor, values[difference])
+        result = np.clip(fixedpoint.shift_right(scaled, exponent) + low, low, high)
+        return torch.from_numpy(result).to(TYPES[kinds[1]])
 
     return run
 
 
 def _wide_softmax(graph: Graph, op: Op) -> Kernel:
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
-    if output.scale != 1 / 32768:
+    if (output.scale, output.zero_point) != (1 / 32768, 0):
         raise MismatchError("the output of an int16 softmax has scale 1/32768")
     table = lut.Softmax(source.scale * op.attributes.get("beta", 1.0))
 

@@ -1,19 +1,24 @@
 """From real numbers to integers, between integers of different meanings, and back."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
+from zoo.runtime import fixedpoint
 from zoo.runtime.integer_base import TYPES, Kernel, limits, quantization_of, reach
 from zoo.runtime.integer_tables import output_rescale
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 
 def _quantize(graph: Graph, op: Op) -> Kernel:
-    output = quantization_of(graph, op.outputs[0])
+    kinds = [graph.tensors[name].dtype for name in (op.inputs[0], op.outputs[0])]
+    if kinds[1] == "int32":
+        return _widened(graph, op)
+    output, dtype = quantization_of(graph, op.outputs[0]), TYPES[kinds[1]]
     low, high = limits(graph, op)
-    dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
-    if graph.tensors[op.inputs[0]].dtype == "float32":
+    if kinds[0] == "float32":
         scale = np.float32(output.scale).item()
 
         def from_real(x: Tensor) -> Tensor:
@@ -27,10 +32,31 @@ def _quantize(graph: Graph, op: Op) -> Kernel:
     return lambda x: rescale(x.double() - source.zero_point)
 
 
+def _widened(graph: Graph, op: Op) -> Kernel:
+    """Return a kernel from int16, or int8, to int32, which nothing but a program reads."""
+    source, output = quantization_of(graph, op.inputs[0]), graph.tensors[op.outputs[0]].quantization
+    if output is None:
+        raise MismatchError("its int32 output has no scale")
+    factor = np.float64(source.scale) / np.float64(output.scale)
+    multiplier, shift = fixedpoint.quantize_multiplier(float(factor))
+    if not np.isfinite(factor) or shift + reach(graph, op.inputs[0]).bit_length() > 31:
+        raise MismatchError("its results can exceed 32 bits; the scales do not fit each other")
+
+    def run(x: Tensor) -> Tensor:
+        steps = x.to(torch.int64) - source.zero_point
+        pair = torch.tensor(multiplier), torch.tensor(shift)
+        return (fixedpoint.multiply(steps, *pair) + output.zero_point).to(torch.int32)
+
+    return run
+
+
 def _dequantize(graph: Graph, op: Op) -> Kernel:
-    meaning = quantization_of(graph, op.inputs[0])
+    meaning = graph.tensors[op.inputs[0]].quantization
+    if meaning is None or len(meaning.scales) != 1:
+        raise MismatchError("its input does not have one scale")
     return lambda x: (x.float() - meaning.zero_point) * meaning.scale
 
 
-FLOAT: dict[str, FloatKernel] = {}
+# Of float16, which is how some files store weights.
+FLOAT: dict[str, FloatKernel] = {"dequantize": lambda graph, op, x: x.float()}
 INTEGER: dict[str, IntegerMaker] = {"quantize": _quantize, "dequantize": _dequantize}
