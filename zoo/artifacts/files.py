@@ -83,10 +83,19 @@ class TfliteModel(OtherModel):
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
     ) -> Any:
-        """Return the network's output for an array, a NumPy file or a picture."""
-        from zoo.deploy.tflite import run_tflite
+        """Return the network's outputs for arrays, a NumPy file, a picture or a sound."""
+        from zoo.deploy.tflite_run import run_tflite
 
         outcome = run_tflite(self.path, source)
+        if out is not None:
+            outcome.save(out)
+        return outcome
+
+    def stream(self, source: Any, out: Path | None = None) -> Any:
+        """Return the network's outputs for one frame of a source after the other."""
+        from zoo.deploy.tflite_run import stream_tflite
+
+        outcome = stream_tflite(self.path, source)
         if out is not None:
             outcome.save(out)
         return outcome

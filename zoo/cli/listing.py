@@ -93,7 +93,7 @@ def _show_file(args: Arguments, artifact: "Artifact") -> None:
 
     graph, path = artifact.graph(), artifact.path
     rows = describe(graph)
-    arena = plan(graph, graph.tensors[graph.inputs[0]].dtype, in_place=False).arena_bytes
+    arena = plan(graph, None, in_place=False).arena_bytes
     totals = {"file_bytes": path.stat().st_size, "macs": graph.macs, "arena_bytes": arena}
     if args.json:
         print_json({**totals, "ops": rows})

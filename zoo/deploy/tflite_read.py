@@ -136,6 +136,12 @@ class _Parser:
                 f"operator {index}, {_called(code, number)} at {', '.join(outputs)}, is not known; "
                 f"known: {', '.join(sorted(_NAMES.values()))}"
             )
+        newest = tflite_schema.NEWEST.get(name, code["version"])
+        if code["version"] > newest:
+            raise MismatchError(
+                f"operator {index}, {name} at {', '.join(outputs)}, has version {code['version']}; "
+                f"versions up to {newest} are known"
+            )
         inputs = self.tensors.pick(table["inputs"], f"operator {index}")
         options = table["builtin_options"] or {}
         if name in tflite_schema.VARIABLES:
