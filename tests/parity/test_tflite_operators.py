@@ -22,6 +22,7 @@ IMAGE = (1, 6, 5, 8)
 PROBABILITY = {
     "int8": Quantization(scales=(1 / 256,), zero_points=(-128,)),
     "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
+    "uint8": Quantization(scales=(1 / 256,), zero_points=(0,)),
 }
 WINDOW = {"kernel": (3, 2), "stride": (2, 2), "dilation": (1, 1), "padding": (0, 1, 0, 1)}
 AROUND = (0, 0, 3, 1, 1, 2, 0, 0)
@@ -78,6 +79,7 @@ def one_op(case: tuple[Any, ...], seed: int, dtype: str = "int8") -> Graph:
 
     def meaning() -> Quantization:
         scale, zero = np.float32(random.uniform(0.005, 0.05)), int(random.integers(-100, 100))
+        zero = abs(zero) + 5 if dtype == "uint8" else zero
         if dtype == "int16":  # runtimes agree on MUL when the scales have few bits
             scale, zero = np.float32(math.ceil(scale * 2**14) / 2**22), 0
         return Quantization(scales=(float(scale),), zero_points=(zero,))
@@ -115,8 +117,8 @@ def one_op(case: tuple[Any, ...], seed: int, dtype: str = "int8") -> Graph:
 def runs(number: int, dtype: str, judge: str) -> bool:
     """Whether a runtime has the operator."""
     kind = CASES[number][0]
-    if dtype == "int8":
-        return True
+    if dtype != "int16":
+        return dtype == "int8" or judge == "litert-reference"
     return kind not in OTHERWISE and (judge, kind) != ("tflite-micro", "resize_bilinear")
 
 
@@ -125,7 +127,7 @@ def runs(number: int, dtype: str, judge: str) -> bool:
     [
         pytest.param(n, dtype, judge, id=f"{n}-{CASES[n][0]}-{dtype}-{judge}")
         for n in range(len(CASES))
-        for dtype in ("int8", "int16")
+        for dtype in ("int8", "int16", "uint8")
         for judge in ("tflite-micro", "litert-reference")
         if runs(n, dtype, judge)
     ],

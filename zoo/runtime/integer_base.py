@@ -19,7 +19,9 @@ Results = Tensor | tuple[Tensor, ...]  # of one output, or of several
 Kernel = Callable[..., Tensor]
 _FREE = ("quantize", "softmax")  # make int16 with a zero point
 AT_ONCE = 2**18  # elements that are computed at once, so that intermediate results stay in caches
-TYPES = {name: getattr(torch, name) for name in (*LIMITS, "int32", "int64", "float32", "bool")}
+TYPES = {
+    name: getattr(torch, name) for name in (*LIMITS, "int32", "int64", "float16", "float32", "bool")
+}
 
 
 def quantization_of(graph: Graph, name: str) -> Quantization:

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from zoo.runtime.integer_base import (
     quantization_of,
     reach,
 )
-from zoo.runtime.rescale import Rescale, WideRescale
+from zoo.runtime.rescale import OnceRescale, Rescale, WideRescale
 
 _EXACT_FLOAT32 = 2**24
 # From inputs to the sums of some rows of the output at a time; of all rows of several samples.
@@ -111,7 +112,7 @@ class _Product:
 
     weight: Tensor
     bias: Tensor | None
-    rescale: Rescale | WideRescale
+    rescale: Rescale | OnceRescale | WideRescale
     zero_point: int
 
     @property
@@ -149,15 +150,17 @@ def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _
     added = bias - source.zero_point * weight.flatten(1).sum(1).numpy()
     kind = graph.tensors[op.inputs[0]].dtype
     dtype, early = _sum_type(weight, magnitude, added, kind, integer=integer)
-    rescale = Rescale(
-        factors if len(factors) > 1 else np.repeat(factors, len(bound)),
-        bound,
-        *limits(graph, op),
-        centre=bias,
-        added=None if early else added,
-        zero_point=output.zero_point,
-        dtype=TYPES[graph.tensors[op.outputs[0]].dtype],
-    )
+    factors = factors if len(factors) > 1 else np.repeat(factors, len(bound))
+    last: dict[str, Any] = {
+        "added": None if early else added,
+        "zero_point": output.zero_point,
+        "dtype": TYPES[graph.tensors[op.outputs[0]].dtype],
+    }
+    rescale: Rescale | OnceRescale
+    if op.kind == "fully_connected" and kind == "uint8":  # which only LiteRT has
+        rescale = OnceRescale(factors, bound + np.abs(bias), *limits(graph, op), **last)
+    else:
+        rescale = Rescale(factors, bound, *limits(graph, op), centre=bias, **last)
     summed = torch.from_numpy(added).to(dtype) if early else None
     return _Product(weight.to(dtype), summed, rescale, source.zero_point)
 

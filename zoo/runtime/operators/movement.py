@@ -1,12 +1,13 @@
 """Reshapes, transpositions, joins and borders."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph, Op
-from zoo.runtime.integer_base import Kernel, operands, same_quantization
+from zoo.runtime.integer_base import Kernel, operands, quantization_of, same_quantization
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 
@@ -40,12 +41,27 @@ def _depth_to_space(graph: Graph, op: Op) -> Kernel:
     return lambda x: _cells(x, op.attributes["block"])
 
 
+def _to_output(graph: Graph, op: Op, name: str) -> Kernel:
+    """Return what `concat` does to an operand: only in uint8 do runtimes rescale, in float32."""
+    source, output = (quantization_of(graph, n) for n in (name, op.outputs[0]))
+    if source == output:
+        return lambda x: x
+    scale = np.float32(source.scale) * (np.float32(1) / np.float32(output.scale))
+    table = np.arange(256, dtype=np.float32) * scale + np.float32(-source.zero_point) * scale
+    steps = np.copysign(np.floor(np.abs(table) + np.float32(0.5)), table) + output.zero_point
+    results = torch.from_numpy(steps.clip(0, 255).astype(np.uint8))
+    return lambda x: results[x.to(torch.int64)]
+
+
 def _concat(graph: Graph, op: Op) -> Kernel:
-    same_quantization(graph, op)
+    if graph.tensors[op.outputs[0]].dtype != "uint8":
+        same_quantization(graph, op)
+    rescaled = [_to_output(graph, op, name) for name in op.inputs]
     dim = op.attributes["dim"]
 
     def run(*inputs: Tensor) -> Tensor:
         tensors = operands(graph, op, inputs)
+        tensors = [into(x) for into, x in zip(rescaled, tensors, strict=True)]
         batch = max(operand.shape[0] for operand in tensors)
         same = [x.expand(batch, *x.shape[1:]) if dim % x.ndim else x for x in tensors]
         return torch.cat(same, dim)
