@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zoo.deploy import flatbuffer, tflite_schema
 
 _TYPES = tflite_schema.TENSOR_TYPES
-_BUILTINS = {**tflite_schema.OPERATORS, **tflite_schema.VARIABLES}
+_BUILTINS = {**tflite_schema.OPERATORS, **tflite_schema.FOLLOWED}
 
 
 class File:

@@ -81,9 +81,12 @@ WORK: Column[Work] = Column(
         "mean": Work(amount=_inputs),
         "reshape": Work(amount=_outputs, moves=True, free=True),
     },
-    dict.fromkeys(("transpose", "depth_to_space", "concat", "pad"), _MOVED),
+    dict.fromkeys(("transpose", "depth_to_space", "concat", "pad", "pack", "unpack"), _MOVED),
+    dict.fromkeys(("arg_max", "arg_min"), Work(amount=_inputs)),
     dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _ELEMENTS),
     dict.fromkeys((*_ACTIVATIONS, "tanh", "prelu", "softmax"), _ELEMENTS),
-    dict.fromkeys(("resize_nearest", "resize_bilinear", "quantize", "dequantize"), _ELEMENTS),
+    dict.fromkeys(
+        ("resize_nearest", "resize_bilinear", "quantize", "dequantize", "cast"), _ELEMENTS
+    ),
     absent={"batch_norm": "zoo.graph.fold makes it part of a layer, before anything is counted"},
 )

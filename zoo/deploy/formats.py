@@ -6,6 +6,7 @@ from zoo.deploy.operators import (
     activations,
     arithmetic,
     casts,
+    joining,
     layers,
     movement,
     pools,
@@ -17,7 +18,7 @@ from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
 
 _PLACE = "zoo/deploy/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, recurrent)
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, joining, recurrent)
 
 TFLITE: Column[TfliteOp] = Column(
     "TFLite operator", _PLACE, *(group.TFLITE for group in _GROUPS), absent={}
@@ -25,10 +26,13 @@ TFLITE: Column[TfliteOp] = Column(
 ONNX: Column[Emit] = Column(
     "ONNX operator",
     _PLACE,
-    *(group.ONNX for group in _GROUPS if group is not recurrent),
+    *(group.ONNX for group in _GROUPS if group not in (joining, recurrent)),
     absent={
         "dequantize": "every value of these files is real already",
         **dict.fromkeys(("lstm", "svdf"), "only .tflite files hold it, with its state"),
+        **dict.fromkeys(
+            ("cast", "pack", "unpack", "arg_max", "arg_min"), "so far only .tflite files hold it"
+        ),
     },
 )
 # What to do if an Ethos-U leaves an operator to the host CPU; "" if it takes every form.
@@ -39,7 +43,8 @@ NPU: Column[str] = Column(
         ("conv2d", "depthwise_conv2d", "fully_connected", "avg_pool2d", "max_pool2d"), ""
     ),
     dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "relu", "relu6", "prelu"), ""),
-    dict.fromkeys(("reshape", "concat", "quantize"), ""),
+    dict.fromkeys(("reshape", "concat", "quantize", "pack", "unpack"), ""),
+    dict.fromkeys(("arg_max", "arg_min"), "leave it to the program, which reads the scores"),
     dict.fromkeys(("resize_bilinear", "resize_nearest"), "enlarge by 2, 4 or 8 at a time"),
     {
         "depth_to_space": "export with --npu, which makes it a transposition",
@@ -47,6 +52,7 @@ NPU: Column[str] = Column(
         "softmax": "leave it out: the largest logit is the answer",
         "pad": "pad inside the convolution",
         "transpose": "keep channels last, or leave the order to the host",
+        "cast": "quantize instead, or leave it to the program",
         "lstm": "keep it to one direction, without peepholes",
         "svdf": "write it as a depthwise convolution over time and a fully connected layer",
     },

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from zoo.deploy import flatbuffer, tflite_schema
@@ -16,7 +17,7 @@ from zoo.graph.check import check
 from zoo.graph.ir import Graph, Kind, Op, State
 from zoo.graph.kinds import KINDS, counted
 
-_BUILTINS = {**tflite_schema.OPERATORS, **tflite_schema.VARIABLES}
+_BUILTINS = {**tflite_schema.OPERATORS, **tflite_schema.FOLLOWED}
 _NAMES = {builtin.code: name for name, builtin in _BUILTINS.items()}
 _KINDS = {name: kind for kind, row in TFLITE.items() for name in row.names}
 # Constants that operators of a small file may unfold into, in bytes.
@@ -144,8 +145,15 @@ class _Parser:
             )
         inputs = self.tensors.pick(table["inputs"], f"operator {index}")
         options = table["builtin_options"] or {}
-        if name in tflite_schema.VARIABLES:
-            self.variable(f"operator {index}, {name},", name, inputs, outputs, options)
+        if name in tflite_schema.FOLLOWED:
+            what = f"operator {index}, {name},"
+            wanted = {"CALL_ONCE": (0, 0), "VAR_HANDLE": (0, 1), "ASSIGN_VARIABLE": (2, 0)}
+            if (len(inputs), len(outputs)) != wanted.get(name, (1, 1)) or "" in (*inputs, *outputs):
+                raise UnsafeFileError(f"{what} has {len(inputs)} operands, {len(outputs)} outputs")
+            if name == "SHAPE":
+                self.shape(what, inputs[0], outputs[0])
+            else:
+                self.variable(what, name, inputs, outputs, options)
             return
         if not outputs or not inputs or "" in outputs:
             raise UnsafeFileError(f"operator {index}, {name}, has no outputs or no inputs")
@@ -189,6 +197,13 @@ class _Parser:
         else:
             self.ops.append(op)
 
+    def shape(self, what: str, source: str, output: str) -> None:
+        """Make a tensor's shape a constant: all of them are fixed."""
+        sizes, made = self.tensors.all[source].shape, self.tensors.all[output]
+        if made.shape != (len(sizes),) or made.dtype not in ("int32", "int64"):
+            raise UnsafeFileError(f"{what} makes {made.dtype} {made.shape} of {len(sizes)} sizes")
+        self.tensors.values[output] = np.array(sizes, made.dtype)
+
     def latest(self, name: str) -> str:
         """Return the tensor that holds by now what the file calls by this name."""
         if name in self.tensors.variables:
@@ -225,9 +240,6 @@ class _Parser:
         options: Mapping[str, Any],
     ) -> None:
         """Follow an operator of variables, which leaves no operator in the graph."""
-        wanted = {"CALL_ONCE": (0, 0), "VAR_HANDLE": (0, 1), "READ_VARIABLE": (1, 1)}
-        if (len(inputs), len(outputs)) != wanted.get(name, (2, 0)) or "" in (*inputs, *outputs):
-            raise UnsafeFileError(f"{what} has {len(inputs)} operands, {len(outputs)} outputs")
         if name == "CALL_ONCE":
             self.initialize(what, options.get("init_subgraph_index", 0))
             return

@@ -80,15 +80,22 @@ OPERATORS = {
     "SUB": Builtin(41, 28, int16=5),
     "SQUEEZE": Builtin(43, 30),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": Builtin(44, 71),
+    "CAST": Builtin(53, 37, int8=1, int16=1),
     "PRELU": Builtin(54, 0, int8=1, int16=1),
     "MAXIMUM": Builtin(55, 39),
+    "ARG_MAX": Builtin(56, 40),
     "MINIMUM": Builtin(57, 39),
     "PADV2": Builtin(60, 43),
+    "EXPAND_DIMS": Builtin(70, 52, int8=1, int16=1),
+    "ARG_MIN": Builtin(79, 57),
+    "PACK": Builtin(83, 59, int8=2, int16=3),
+    "UNPACK": Builtin(88, 64, int8=2, int16=3),
     "RESIZE_NEAREST_NEIGHBOR": Builtin(97, 74, int16=4),
     "QUANTIZE": Builtin(114, 89, int8=1, int16=2),
 }
-# Operators of states by name, which a graph has as `zoo.graph.ir.State`.
-VARIABLES = {
+# Operators that leave none in a graph: of states, which it has by name, and of known shapes.
+FOLLOWED = {
+    "SHAPE": Builtin(77, 55),
     "CALL_ONCE": Builtin(129, 103),
     "VAR_HANDLE": Builtin(142, 111),
     "READ_VARIABLE": Builtin(143, 112),
@@ -204,9 +211,16 @@ OPTIONS = {
     27: _table("ReducerOptions", keep_dims=_flag(0)),
     28: _table("SubOptions", activation=_byte(0), pot_scale_int16=_POT),
     30: _table("SqueezeOptions", squeeze_dims=Field(0, "vector", "int32")),
+    37: _table("CastOptions", in_data_type=_byte(0), out_data_type=_byte(1)),
     38: _table("DequantizeOptions"),
     39: _table("MaximumMinimumOptions"),
+    40: _table("ArgMaxOptions", output_type=_byte(0)),
     43: _table("PadV2Options"),
+    52: _table("ExpandDimsOptions"),
+    55: _table("ShapeOptions", out_type=_byte(0)),
+    57: _table("ArgMinOptions", output_type=_byte(0)),
+    59: _table("PackOptions", values_count=_int(0), axis=_int(1)),
+    64: _table("UnpackOptions", num=_int(0), axis=_int(1)),
     71: _table(
         "UnidirectionalSequenceLSTMOptions",
         activation=_byte(0),

@@ -13,6 +13,7 @@ from zoo.graph.operators import (
     activations,
     arithmetic,
     casts,
+    joining,
     layers,
     movement,
     pools,
@@ -21,7 +22,7 @@ from zoo.graph.operators import (
 )
 from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
 
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, recurrent)
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, joining, recurrent)
 KINDS: dict[str, OpKind] = {row.name: row for group in _GROUPS for row in group.ROWS}
 
 

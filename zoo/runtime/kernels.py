@@ -11,6 +11,7 @@ from zoo.runtime.operators import (
     activations,
     arithmetic,
     casts,
+    joining,
     layers,
     movement,
     pools,
@@ -20,7 +21,7 @@ from zoo.runtime.operators import (
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 _PLACE = "zoo/runtime/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, recurrent)
+_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, joining, recurrent)
 
 FLOAT: Column[FloatKernel] = Column(
     "float kernel",

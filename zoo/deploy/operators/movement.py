@@ -140,7 +140,9 @@ def _onnx_pad(model: "Model", op: Op) -> None:
 
 
 TFLITE = {
-    "reshape": TfliteOp(names=("RESHAPE", "SQUEEZE"), write=_write_reshape, read=_read_reshape),
+    "reshape": TfliteOp(
+        names=("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), write=_write_reshape, read=_read_reshape
+    ),
     "transpose": TfliteOp(names=("TRANSPOSE",), write=_write_transpose, read=_read_transpose),
     "depth_to_space": TfliteOp(
         names=("DEPTH_TO_SPACE",), write=_write_depth_to_space, read=_read_depth_to_space

@@ -1,4 +1,4 @@
-"""From real numbers to integers, between integers of different meanings, and back."""
+"""From real numbers to integers, between integers of different meanings and types, and back."""
 
 from zoo.graph.operators.contract import OpKind, never
 from zoo.graph.operators.elementwise import same_shape
@@ -13,7 +13,7 @@ ROWS = tuple(
         shape=same_shape,
         mixes_samples=never,
         absent=_ABSENT,
-        plain=name == "dequantize",  # float16
+        plain=name != "quantize",  # dequantize: of float16
     )
-    for name in ("quantize", "dequantize")
+    for name in ("quantize", "dequantize", "cast")
 )

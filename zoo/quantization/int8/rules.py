@@ -134,6 +134,10 @@ RULES: Column[Rule] = Column(
         "resize_bilinear": _PLAIN,
     },
     absent=dict.fromkeys(
-        ("quantize", "dequantize", "lstm", "svdf"), "only files hold it, quantized already"
+        (
+            *("quantize", "dequantize", "cast", "lstm", "svdf"),
+            *("pack", "unpack", "arg_max", "arg_min"),
+        ),
+        "only files hold it, quantized already",
     ),
 )

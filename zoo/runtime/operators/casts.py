@@ -57,6 +57,20 @@ def _dequantize(graph: Graph, op: Op) -> Kernel:
     return lambda x: (x.float() - meaning.zero_point) * meaning.scale
 
 
-# Of float16, which is how some files store weights.
-FLOAT: dict[str, FloatKernel] = {"dequantize": lambda graph, op, x: x.float()}
-INTEGER: dict[str, IntegerMaker] = {"quantize": _quantize, "dequantize": _dequantize}
+def _cast(graph: Graph, op: Op, x: Tensor) -> Tensor:
+    """Return the numbers as another type: cut, as C does it; scales mean nothing here."""
+    dtype = graph.tensors[op.outputs[0]].dtype
+    if dtype not in TYPES:
+        raise MismatchError(f"{op.label} makes {dtype}, which nothing here computes with")
+    return x.to(TYPES[dtype])
+
+
+FLOAT: dict[str, FloatKernel] = {
+    "dequantize": lambda graph, op, x: x.float(),  # of float16, as some files store weights
+    "cast": _cast,
+}
+INTEGER: dict[str, IntegerMaker] = {
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+    "cast": lambda graph, op: lambda x: _cast(graph, op, x),
+}
