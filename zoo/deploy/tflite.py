@@ -152,3 +152,16 @@ def describe(graph: Graph) -> list[Mapping[str, Any]]:
             }
         )
     return rows
+
+
+def tensors(graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    """Return name, shape and type of the inputs, the outputs and the states of a graph."""
+    groups = {"inputs": graph.inputs, "outputs": graph.outputs}
+    groups["states"] = tuple(state.name for state in graph.states)
+    return {
+        group: [
+            {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+            for name, tensor in ((name, graph.tensors[name]) for name in names)
+        ]
+        for group, names in groups.items()
+    }

@@ -15,10 +15,12 @@ import numpy as np
 
 from zoo.deploy import flatbuffer, tflite_schema
 from zoo.deploy.flatbuffer import Field, Table
+from zoo.deploy.tflite_tensors import printable
 from zoo.errors import UnsafeFileError
 
 _IDENTIFIER, _NAME = b"M001", "TFLITE_METADATA"
 _MOST_LABELS = 2**22  # bytes of one list
+_SHOWN = 5  # labels on a line
 _AXIS_LABELS, _VALUE_LABELS = 2, 3
 _FILE = Table("AssociatedFile", {"name": Field(0, "string"), "type": Field(2, "int8")})
 _NORMALIZATION = Table(
@@ -86,6 +88,32 @@ class About:
     labels: tuple[tuple[str, ...], ...] = ()
     signatures: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON types."""
+        return {
+            **self.texts,
+            "normalization": [
+                None if how is None else {"mean": list(how.mean), "std": list(how.std)}
+                for how in self.normalization
+            ],
+            "labels": [list(labels) for labels in self.labels],
+            "signatures": list(self.signatures),
+        }
+
+    @property
+    def lines(self) -> list[str]:
+        """The same for people, a line for each fact."""
+        lines = [f"{key}: {text}" for key, text in self.texts.items()]
+        for how in filter(None, self.normalization):
+            mean, std = (" ".join(f"{x:g}" for x in part) for part in (how.mean, how.std))
+            lines.append(f"pixels: minus {mean}, over {std}")
+        for labels in filter(None, self.labels):
+            more = f", ... {labels[-1]}" if len(labels) > _SHOWN else ""
+            lines.append(f"{len(labels)} labels: {', '.join(labels[:_SHOWN])}{more}")
+        if len(self.signatures) > 1:
+            lines.append(f"entry points: {', '.join(self.signatures)}; the main graph is run")
+        return lines
+
 
 def about(data: bytes) -> About:
     """Return what a file's bytes say about its network.
@@ -96,7 +124,7 @@ def about(data: bytes) -> About:
     """
     model = flatbuffer.read(data, tflite_schema.MODEL, tflite_schema.IDENTIFIER)
     keys = [entry["signature_key"] for entry in model["signature_defs"] or []]
-    signatures = tuple(key for key in keys if key)
+    signatures = tuple(printable(key) for key in keys if key)
     content = next(
         (_buffer(model, m["buffer"]) for m in model["metadata"] or [] if m["name"] == _NAME), b""
     )
@@ -107,7 +135,7 @@ def about(data: bytes) -> About:
     texts = {key: facts[key] for key in ("name", "description", "version", "author", "license")}
     outputs = graph.get("output_tensor_metadata") or []
     return About(
-        texts={key: " ".join(text.split()) for key, text in texts.items() if text},
+        texts={key: printable(" ".join(text.split())) for key, text in texts.items() if text},
         normalization=tuple(map(_normalization, graph.get("input_tensor_metadata") or [])),
         labels=tuple(_labels(data, output) for output in outputs),
         signatures=signatures,
@@ -153,4 +181,4 @@ def _labels(data: bytes, tensor: Mapping[str, Any]) -> tuple[str, ...]:
                 text = file.read(_MOST_LABELS + 1)
     except (KeyError, OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise UnsafeFileError(f"its labels {names[0]!r} cannot be read") from None
-    return tuple(text.decode("utf-8", "replace").splitlines())
+    return tuple(map(printable, text.decode("utf-8", "replace").splitlines()))

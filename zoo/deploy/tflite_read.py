@@ -282,4 +282,4 @@ def _called(code: Mapping[str, Any], number: int) -> str:
     names = tflite_schema.NAMES
     if number == names.index("CUSTOM"):
         return f"custom operator {code['custom_code']!r}"
-    return names[number] if 0 <= number < len(names) else f"code {number}"
+    return f"{names[number]} (code {number})" if 0 <= number < len(names) else f"code {number}"

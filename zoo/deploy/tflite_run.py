@@ -156,7 +156,7 @@ def stream_tflite(path: Path, source: Any) -> Outcome:
 
     Args:
         path: the file; it has one input.
-        source: an array, a NumPy file or a sound, as `Stream.push` takes it.
+        source: an array, a NumPy file or a sound, as `FrameStream.push` takes it.
 
     Returns:
         The outputs of all calls, along the first dimension.
@@ -166,7 +166,7 @@ def stream_tflite(path: Path, source: Any) -> Outcome:
 
     """
     facts = about(path.read_bytes())
-    stream = Stream(load_tflite(path))
+    stream = FrameStream(load_tflite(path))
     array = _array(stream.graph, 0, source, facts)
     start = time.perf_counter()
     outputs = stream.push(array)
@@ -175,7 +175,7 @@ def stream_tflite(path: Path, source: Any) -> Outcome:
     return _outcome(stream.graph, facts, outputs, time.perf_counter() - start)
 
 
-class Stream:
+class FrameStream:
     """A network that is fed piece by piece; how its input is cut does not change its outputs.
 
     Args:

@@ -34,7 +34,7 @@ class Tensors:
     def __init__(
         self, tables: Sequence[Mapping[str, Any]], buffers: Sequence[Mapping[str, Any]]
     ) -> None:
-        self.names = _unique([table["name"] or "tensor" for table in tables])
+        self.names = _unique([printable(table["name"] or "tensor") for table in tables])
         self.all: dict[str, Tensor] = {}
         self.values: dict[str, NDArray[Any]] = {}
         self.variables: set[str] = set()
@@ -138,6 +138,11 @@ def _data(name: str, index: int, buffers: Sequence[Mapping[str, Any]]) -> NDArra
         return None
     array: NDArray[Any] = buffer["data"]
     return array
+
+
+def printable(text: str) -> str:
+    """Return a file's text without what would steer a terminal or break a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
