@@ -136,3 +136,16 @@ class Subgraph:
 
     def _indices(self, names: Sequence[str]) -> NDArray[np.int32]:
         return np.array([self.places[name] if name else -1 for name in names], np.int32)
+
+
+def one(
+    name: str, inputs: list[Any], outputs: list[Any], constants: Any = (), **more: Any
+) -> bytes:
+    """A file of one operator: tensors as arguments of `Subgraph.tensor`, constants after them."""
+    file = File()
+    main = file.main
+    main.inputs = [main.tensor(f"x{i}", *tensor) for i, tensor in enumerate(inputs)]
+    main.outputs = [main.tensor(f"y{i}", *tensor) for i, tensor in enumerate(outputs)]
+    extra = [main.constant(f"c{i}", value) for i, value in enumerate(constants)]
+    main.op(name, [*main.inputs, *extra], main.outputs, **more)
+    return file.bytes()

@@ -45,8 +45,9 @@ LEFT_OUT = {
     ("coral_split_concat", "tflite-micro"): "it has no uint8 CONCATENATION",
     ("tflm_keyword_scrambled_8bit", "litert"): "it takes int8 states for int16 ones",
 }
-# Steps by which LiteRT's LSTM, which has other approximations of sigmoid and tanh, moves scores.
-LSTM_STEPS = {"coral_keras_lstm_mnist_ptq": 2, "tflm_mnist_lstm_int8": 2}
+# LiteRT's LSTM has other approximations of sigmoid and tanh: its int8 outputs are a step apart here
+# and there (test_tflite_recurrent.py), and so few scores after a softmax.
+LSTMS = ("coral_keras_lstm_mnist_ptq", "tflm_mnist_lstm_int8")
 RUNTIMES = {"tflite-micro": tflite_micro_calls, "litert": litert_calls}
 
 
@@ -66,6 +67,9 @@ def random_inputs(graph: Graph, count: int) -> list[list[Tensor]]:
                 unit = wave.reshape(node.shape) * random.uniform(0.3, 1)
             else:
                 unit = random.uniform(-1, 1, node.shape)
+            if node.dtype == "int32":  # the output's size, which the file leaves to its program
+                inputs.append(torch.tensor(graph.tensors[graph.outputs[0]].shape).int())
+                continue
             if node.dtype == "float32":
                 inputs.append(_real(graph, name, unit))
                 continue
@@ -106,15 +110,19 @@ def test_integers_to_the_bit(
         # files with such a layer no output of these inputs lies so near to a half.
         monkeypatch.setitem(INTEGER, "fully_connected", rounded_once)
     run, network = RUNTIMES[runtime](content), IntegerNetwork(graph)
-    seen = []
-    most = LSTM_STEPS.get(name, 0) if runtime == "litert" else 0
+    seen, apart = [], []
     for inputs in random_inputs(graph, 4 if largest > 4000 else 64):
         for mine, theirs in zip(several(network(*inputs)), run(*inputs), strict=True):
             assert mine.numpy().dtype == theirs.dtype
-            difference = np.abs(mine.numpy().astype(np.float64) - theirs)
-            assert difference.max() <= most
+            apart.append(np.abs(mine.numpy().astype(np.float64) - theirs).reshape(-1))
             seen.append(theirs.reshape(-1)[:100])
     assert len(np.unique(np.concatenate(seen))) > 1
+    steps = np.concatenate(apart)
+    if runtime == "litert" and name in LSTMS:
+        assert np.mean(steps > 0) < 0.05
+        assert np.mean(steps) < 0.1
+    else:
+        assert steps.max() == 0
 
 
 def test_all_public_files_are_tried(shared_data: Path) -> None:

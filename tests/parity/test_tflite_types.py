@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.runtimes import litert_calls
-from tests.tflite_files import File, Subgraph
+from tests.tflite_files import File, Subgraph, one
 from zoo.deploy.tflite_read import parse_tflite
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.runtime.integer import IntegerNetwork
@@ -208,63 +208,6 @@ def test_integers_without_a_scale_are_not_guessed() -> None:
         IntegerNetwork(parse_tflite(file.bytes()))
 
 
-def one(
-    name: str, inputs: list[Any], outputs: list[Any], constants: Any = (), **more: Any
-) -> bytes:
-    """A file of one operator: tensors as arguments of `Subgraph.tensor`, constants after them."""
-    file = File()
-    main = file.main
-    main.inputs = [main.tensor(f"x{i}", *tensor) for i, tensor in enumerate(inputs)]
-    main.outputs = [main.tensor(f"y{i}", *tensor) for i, tensor in enumerate(outputs)]
-    extra = [main.constant(f"c{i}", value) for i, value in enumerate(constants)]
-    main.op(name, [*main.inputs, *extra], main.outputs, **more)
-    return file.bytes()
-
-
-MEANING = ("int8", 0.1, -4)
-
-
-@pytest.mark.parametrize("meaning", [MEANING, ("uint8", 0.1, 4), ("int16", 0.1, 0), ("int32",)])
-def test_stacks_are_made_and_taken_apart(meaning: Any) -> None:
-    random, kind = np.random.default_rng(0), meaning[0]
-    version = {"int8": 2, "int16": 3}.get(kind, 1)
-    parts = [torch.from_numpy(random.integers(0, 99, (2, 3)).astype(kind)) for _ in range(3)]
-    for axis, shape in ((0, (3, 2, 3)), (1, (2, 3, 3)), (-1, (2, 3, 3))):
-        options = {"values_count": 3, "axis": axis}
-        content = one(
-            "PACK", [((2, 3), *meaning)] * 3, [(shape, *meaning)], version=version, options=options
-        )
-        (made,) = equal(content, *parts)
-        content = one(
-            "UNPACK",
-            [(shape, *meaning)],
-            [((2, 3), *meaning)] * 3,
-            version=version,
-            options={"num": 3, "axis": axis},
-        )
-        apart = equal(content, torch.from_numpy(made))
-        np.testing.assert_array_equal(np.stack(apart), np.stack([x.numpy() for x in parts]))
-
-
-@pytest.mark.parametrize("name", ["ARG_MAX", "ARG_MIN"])
-@pytest.mark.parametrize("meaning", [MEANING, ("uint8", 0.1, 4), ("float32",)])
-@pytest.mark.parametrize("made", ["int32", "int64"])
-def test_the_first_of_the_greatest(name: str, meaning: Any, made: str) -> None:
-    x = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (1, 5, 6)).astype(meaning[0]))
-    version = 2 if meaning[0] == "int8" else 1
-    for axis, shape in ((1, (1, 6)), (-1, (1, 5))):
-        options = {"output_type": {"int32": 2, "int64": 4}[made]}
-        content = one(
-            name,
-            [((1, 5, 6), *meaning)],
-            [(shape, made)],
-            [np.array(axis, np.int32)],
-            version=version,
-            options=options,
-        )
-        equal(content, x)
-
-
 @pytest.mark.parametrize(
     ("before", "after"),
     [("float32", "int32"), ("int32", "float32"), ("uint8", "float32"), ("bool", "float32"),
@@ -278,28 +221,50 @@ def test_casts(before: str, after: str) -> None:
     equal(one("CAST", [((1, 5), before)], [((1, 5), after)]), x)
 
 
-def test_shapes_are_constants() -> None:
-    """As converters write a flattening of a batch of any size."""
-    file = File()
+def transposed(seed: int, dtype: str, stride: int, padding: int, **more: Any) -> tuple[bytes, Any]:
+    """A transposed convolution of 4x3 pixels, and an input for it."""
+    random, file = np.random.default_rng(seed), File()
     main = file.main
-    main.inputs = [main.tensor("x", (1, 2, 3), shape_signature=np.array([-1, 2, 3], np.int32))]
-    main.constant("rest", np.array(6, np.int32))
-    for name, shape in (("sizes", (3,)), ("a", ()), ("b", ()), ("c", ()), ("wanted", (2,))):
-        main.tensor(name, shape, "int32")
-    main.outputs = [main.tensor("y", (1, 6))]
-    main.op("SHAPE", ["x"], ["sizes"], options={"out_type": 2})
-    main.op("UNPACK", ["sizes"], ["a", "b", "c"], options={"num": 3, "axis": 0})
-    main.op("PACK", ["a", "rest"], ["wanted"], options={"values_count": 2, "axis": 0})
-    main.op("RESHAPE", ["x", "wanted"], ["y"])
-    content = file.bytes()
-    assert [op.kind for op in parse_tflite(content).ops] == ["reshape"]
-    equal(content, reals(0, 1, 2, 3))
+    high, wide = (4 * stride, 3 * stride) if padding == SAME else (3 * stride + 3, 2 * stride + 2)
+    main.constant("size", np.array([1, high, wide, 6], np.int32))
+    scales = random.uniform(0.005, 0.02, 6).tolist()
+    if dtype == "float32":
+        main.inputs = [main.tensor("x", (1, 4, 3, 5))]
+        main.constant("w", random.normal(0, 1, (6, 3, 2, 5)).astype(np.float32))
+        main.constant("b", random.normal(0, 1, 6).astype(np.float32))
+        main.outputs = [main.tensor("y", (1, high, wide, 6))]
+        x = reals(seed, 1, 4, 3, 5)
+    else:
+        zero = {"int8": (-7, 11), "uint8": (120, 131), "int16": (0, 0)}[dtype]
+        main.inputs = [main.tensor("x", (1, 4, 3, 5), dtype, 0.02, zero[0])]
+        kind = "uint8" if dtype == "uint8" else "int8"
+        weight = random.integers(1 if kind == "uint8" else -127, 128, (6, 3, 2, 5)).astype(kind)
+        meaning = (scales[0], 77) if kind == "uint8" else (scales, 0)
+        main.constant("w", weight, *meaning)
+        bias = random.integers(-4000, 4000, 6).astype(np.int64 if dtype == "int16" else np.int32)
+        main.constant("b", bias, [0.02 * scale for scale in scales[: 1 if kind == "uint8" else 6]])
+        main.outputs = [main.tensor("y", (1, high, wide, 6), dtype, 0.15, zero[1])]
+        limits = np.iinfo(dtype)
+        values = random.integers(limits.min, limits.max + 1, (1, 4, 3, 5))
+        x = torch.from_numpy(values.astype(dtype))
+    options = {"padding": padding, "stride_h": stride, "stride_w": stride}
+    version = 4 if more.get("activation") else 3
+    main.op("TRANSPOSE_CONV", ["size", "w", "x", "b"], ["y"], version, {**options, **more})
+    return file.bytes(), x
 
 
-def test_several_outputs_that_do_not_fit_are_refused() -> None:
-    content = one("UNPACK", [((1, 3), *MEANING)], [((1,), *MEANING)] * 2, options={"axis": 1})
-    with pytest.raises(UnsafeFileError, match=r"unpack at y0 has 2 outputs; expected 3"):
-        parse_tflite(content)
-    content = one("ADD", [((1, 3),)] * 2, [((1, 3),)] * 2)
-    with pytest.raises(UnsafeFileError, match=r"add at y0 has 2 outputs; expected 1"):
-        parse_tflite(content)
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8", "int16"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [SAME, VALID])
+def test_transposed_convolutions(dtype: str, stride: int, padding: int) -> None:
+    content, x = transposed(stride, dtype, stride, padding)
+    equal(content, x, atol=1e-5 if dtype == "float32" else 0)
+    graph = parse_tflite(content)
+    assert graph.macs == 4 * 3 * 5 * 6 * 3 * 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_transposed_convolutions_with_an_activation(dtype: str) -> None:
+    content, x = transposed(0, dtype, 2, SAME, activation=1)
+    (ours,) = equal(content, x, atol=1e-5 if dtype == "float32" else 0)
+    assert ours.min() == (0 if dtype == "float32" else 11)

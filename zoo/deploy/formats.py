@@ -6,6 +6,7 @@ from zoo.deploy.operators import (
     activations,
     arithmetic,
     casts,
+    cutting,
     joining,
     layers,
     movement,
@@ -18,7 +19,18 @@ from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
 
 _PLACE = "zoo/deploy/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, joining, recurrent)
+_GROUPS = (
+    layers,
+    pools,
+    arithmetic,
+    activations,
+    movement,
+    resizing,
+    casts,
+    cutting,
+    joining,
+    recurrent,
+)
 
 TFLITE: Column[TfliteOp] = Column(
     "TFLite operator", _PLACE, *(group.TFLITE for group in _GROUPS), absent={}
@@ -26,12 +38,16 @@ TFLITE: Column[TfliteOp] = Column(
 ONNX: Column[Emit] = Column(
     "ONNX operator",
     _PLACE,
-    *(group.ONNX for group in _GROUPS if group not in (joining, recurrent)),
+    *(group.ONNX for group in _GROUPS if group not in (cutting, joining, recurrent)),
     absent={
         "dequantize": "every value of these files is real already",
         **dict.fromkeys(("lstm", "svdf"), "only .tflite files hold it, with its state"),
         **dict.fromkeys(
-            ("cast", "pack", "unpack", "arg_max", "arg_min"), "so far only .tflite files hold it"
+            (
+                *("cast", "pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
+                "transpose_conv2d",
+            ),
+            "so far only .tflite files hold it",
         ),
     },
 )
@@ -43,7 +59,8 @@ NPU: Column[str] = Column(
         ("conv2d", "depthwise_conv2d", "fully_connected", "avg_pool2d", "max_pool2d"), ""
     ),
     dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "relu", "relu6", "prelu"), ""),
-    dict.fromkeys(("reshape", "concat", "quantize", "pack", "unpack"), ""),
+    dict.fromkeys(("sigmoid", "tanh", "leaky_relu"), ""),
+    dict.fromkeys(("reshape", "concat", "quantize", "pack", "unpack", "split"), ""),
     dict.fromkeys(("arg_max", "arg_min"), "leave it to the program, which reads the scores"),
     dict.fromkeys(("resize_bilinear", "resize_nearest"), "enlarge by 2, 4 or 8 at a time"),
     {
@@ -52,6 +69,8 @@ NPU: Column[str] = Column(
         "softmax": "leave it out: the largest logit is the answer",
         "pad": "pad inside the convolution",
         "transpose": "keep channels last, or leave the order to the host",
+        "strided_slice": "slice without a stride, or in the program",
+        "transpose_conv2d": "keep its stride at 1x1, 1x2 or 2x2",
         "cast": "quantize instead, or leave it to the program",
         "lstm": "keep it to one direction, without peepholes",
         "svdf": "write it as a depthwise convolution over time and a fully connected layer",

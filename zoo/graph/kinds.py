@@ -13,6 +13,7 @@ from zoo.graph.operators import (
     activations,
     arithmetic,
     casts,
+    cutting,
     joining,
     layers,
     movement,
@@ -22,7 +23,18 @@ from zoo.graph.operators import (
 )
 from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
 
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, joining, recurrent)
+_GROUPS = (
+    layers,
+    pools,
+    arithmetic,
+    activations,
+    movement,
+    resizing,
+    casts,
+    cutting,
+    joining,
+    recurrent,
+)
 KINDS: dict[str, OpKind] = {row.name: row for group in _GROUPS for row in group.ROWS}
 
 

@@ -11,6 +11,7 @@ from zoo.runtime.operators import (
     activations,
     arithmetic,
     casts,
+    cutting,
     joining,
     layers,
     movement,
@@ -21,7 +22,18 @@ from zoo.runtime.operators import (
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 _PLACE = "zoo/runtime/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts, joining, recurrent)
+_GROUPS = (
+    layers,
+    pools,
+    arithmetic,
+    activations,
+    movement,
+    resizing,
+    casts,
+    cutting,
+    joining,
+    recurrent,
+)
 
 FLOAT: Column[FloatKernel] = Column(
     "float kernel",

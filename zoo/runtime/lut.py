@@ -90,9 +90,12 @@ def _sigmoids() -> Integers:
 _SIGMOID = _sigmoids()
 
 
-def _thirds(x: Integers, shift: int) -> Integers:
-    """Return 3 x 2^shift, rounded: the table's argument, 2^12 / 3 * 24 steps for 1."""
-    return x * (3 << shift) if shift >= 0 else (x * 3 + (1 << (-shift - 1))) >> -shift
+def _argument(x: Integers, scale: float) -> Integers:
+    """Return the table's argument, 3 x 2^12 steps for 1, of numbers of a scale, rounded."""
+    factor, shift = scale * 4096 * 3, 0
+    while factor <= 32767 / 2 and shift <= 30:
+        factor, shift = factor * 2, shift + 1
+    return (x * int(factor) + (1 << shift >> 1)) >> shift
 
 
 def _sigmoid(argument: Integers, bits: int) -> Integers:
@@ -102,15 +105,15 @@ def _sigmoid(argument: Integers, bits: int) -> Integers:
     return (base << bits) + rest * (_SIGMOID[place + 1] - base)
 
 
-def sigmoid(x: Integers, shift: int = 0) -> Integers:
-    """Return the sigmoid, of scale 2^-15, of numbers of scale 2^(shift - 12)."""
-    whole = _thirds(x, shift)
+def sigmoid(x: Integers, scale: float = 2.0**-12) -> Integers:
+    """Return the sigmoid, of scale 2^-15, of int16 numbers of a scale."""
+    whole = _argument(x, scale)
     value = np.where(abs(whole) >> 9 >= 255, 0x7FFF << 10, _sigmoid(abs(whole), 9))
     return np.where(whole >= 0, value + (1 << 9), (1 << 25) - value + (1 << 9) - 1) >> 10
 
 
-def tanh(x: Integers, shift: int = 0) -> Integers:
-    """Return the tanh, of scale 2^-15, of numbers of scale 2^(shift - 12)."""
-    whole = _thirds(x, shift)
+def tanh(x: Integers, scale: float = 2.0**-12) -> Integers:
+    """Return the tanh, of scale 2^-15, of int16 numbers of a scale."""
+    whole = _argument(x, scale)
     value = np.where(abs(whole) >> 8 >= 255, 0xFFFF << 8, _sigmoid(abs(whole), 8)) - (1 << 23)
     return np.where(whole >= 0, value + (1 << 7), -value + (1 << 7) - 1) >> 8

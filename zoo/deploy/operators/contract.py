@@ -189,8 +189,15 @@ def window_options(graph: Graph, op: Op) -> Options:
     }
 
 
-def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
+def window(
+    call: OperatorCall, kernel: tuple[int, int], size: tuple[int, ...] | None = None
+) -> dict[str, Any]:
     """Return the attributes that convolutions and pools share; SAME padding as numbers.
+
+    Args:
+        call: the operator.
+        kernel: height and width of its window.
+        size: height and width of what the window moves over; None: of the first operand.
 
     Raises:
         UnsafeFileError: a stride, dilation or kernel size is below 1.
@@ -202,7 +209,7 @@ def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
         raise UnsafeFileError(f"{call.name} at {call.output} has stride or kernel below 1")
     padding: tuple[int, ...] = (0, 0, 0, 0)
     if call.option("padding") == tflite_schema.SAME:
-        padding = same_padding(call.shape(0)[1:3], kernel, stride, dilation)
+        padding = same_padding(size or call.shape(0)[1:3], kernel, stride, dilation)
     attributes = {"kernel": kernel, "stride": stride, "dilation": dilation}
     return {**attributes, "padding": padding, **call.activation()}
 

@@ -105,6 +105,10 @@ _PROBABILITIES = {
     "int8": Quantization(scales=(1 / 256,), zero_points=(-128,)),
     "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
 }
+_TANH = {
+    "int8": Quantization(scales=(1 / 128,), zero_points=(0,)),
+    "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
+}
 
 RULES: Column[Rule] = Column(
     "rule to quantize it",
@@ -125,6 +129,9 @@ RULES: Column[Rule] = Column(
         "relu6": _PLAIN,
         "prelu": Rule(nudge=_prelu_nudge),
         "softmax": Rule(fixed=_PROBABILITIES),
+        "sigmoid": Rule(fixed=_PROBABILITIES),
+        "tanh": Rule(fixed=_TANH),
+        "leaky_relu": _PLAIN,
         "reshape": _MOVED,
         "transpose": _MOVED,
         "depth_to_space": _MOVED,
@@ -136,7 +143,8 @@ RULES: Column[Rule] = Column(
     absent=dict.fromkeys(
         (
             *("quantize", "dequantize", "cast", "lstm", "svdf"),
-            *("pack", "unpack", "arg_max", "arg_min"),
+            *("pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
+            "transpose_conv2d",
         ),
         "only files hold it, quantized already",
     ),

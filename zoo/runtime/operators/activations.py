@@ -1,6 +1,8 @@
 """Stand-alone activations, and the softmax."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from zoo.runtime.integer_base import TYPES, Kernel, extent, quantization_of, rea
 from zoo.runtime.integer_tables import elementwise, output_rescale
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 from zoo.runtime.rescale import Rescale
+
+_WIDE = 1 / 32768  # scale of an int16 curve
 
 
 def _float_prelu(graph: Graph, op: Op, x: Tensor, slope: Tensor) -> Tensor:
@@ -106,13 +110,81 @@ def _wide_softmax(graph: Graph, op: Op) -> Kernel:
     return run
 
 
+def _curve(
+    narrow: Callable[[lut.Integers], lut.Integers],
+    wide: Callable[[lut.Integers, float], lut.Integers],
+    output_bits: int,
+    low: int,
+) -> IntegerMaker:
+    """Return the maker of a curve that ends on both sides, in int8 and in int16.
+
+    Args:
+        narrow: from Q4.27 to Q0.31.
+        wide: from int16 of a scale to int16 of scale 2^-15.
+        output_bits: fractional bits of the int8 output.
+        low: zero point of the int8 output.
+
+    """
+
+    def arithmetic(graph: Graph, op: Op) -> Kernel:
+        source, dtype = quantization_of(graph, op.inputs[0]), graph.tensors[op.inputs[0]].dtype
+        output, kind = quantization_of(graph, op.outputs[0]), graph.tensors[op.outputs[0]].dtype
+        wanted = {"int8": (2.0**-output_bits, low), "int16": (_WIDE, 0)}.get(kind)
+        if dtype != kind or (output.scale, output.zero_point) != wanted:
+            raise MismatchError(
+                f"its output is {kind} of scale {output.scale:g} and zero point "
+                f"{output.zero_point}; expected int8 of scale 1/{2**output_bits} and {low}, or "
+                "int16 of scale 1/32768, as its input"
+            )
+        if kind == "int16":
+            return lambda x: torch.from_numpy(wide(x.numpy().astype(np.int64), source.scale))
+        multiplier, shift, radius = fixedpoint.q4(source.scale)
+
+        def run(x: Tensor) -> Tensor:
+            steps = x.numpy().astype(np.int64)
+            near = abs(steps) < radius
+            inner = fixedpoint.multiply(np.where(near, steps, 0), multiplier, np.int64(shift))
+            result = fixedpoint.shift_right(narrow(inner), 31 - output_bits) + low
+            ends = np.where(steps > 0, 127, -128)
+            return torch.from_numpy(np.where(near, result.clip(-128, 127), ends))
+
+        return run
+
+    make = elementwise(arithmetic)
+
+    def stored(graph: Graph, op: Op) -> Kernel:
+        kernel, dtype = make(graph, op), TYPES[graph.tensors[op.outputs[0]].dtype]
+        return lambda x: kernel(x).to(dtype)
+
+    return stored
+
+
+def _leaky_relu(graph: Graph, op: Op) -> Kernel:
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    # LiteRT's factors are float32, TFLite Micro's, which has no uint8, float64.
+    real: Any = np.float32 if graph.tensors[op.inputs[0]].dtype == "uint8" else np.float64
+    before, after = real(source.scale), real(output.scale)
+    slope = real(np.float32(op.attributes["negative_slope"]))
+    largest = reach(graph, op.inputs[0])
+    ahead = output_rescale(graph, op, float(before / after), largest)
+    below = output_rescale(graph, op, float(before * abs(slope) / after), largest)
+    sign = -1 if slope < 0 else 1
+    return lambda x: torch.where(x >= 0, ahead(x), below(x * sign))
+
+
 FLOAT: dict[str, FloatKernel] = {
+    "sigmoid": lambda graph, op, x: x.sigmoid(),
+    "tanh": lambda graph, op, x: x.tanh(),
+    "leaky_relu": lambda graph, op, x: F.leaky_relu(x, op.attributes["negative_slope"]),
     "relu": lambda graph, op, x: x.relu(),
     "relu6": lambda graph, op, x: x.clamp(0, 6),
     "prelu": _float_prelu,
     "softmax": lambda graph, op, x: torch.softmax(x * op.attributes["beta"], -1),
 }
 INTEGER: dict[str, IntegerMaker] = {
+    "sigmoid": _curve(fixedpoint.logistic, lut.sigmoid, 8, -128),
+    "tanh": _curve(fixedpoint.tanh, lut.tanh, 7, 0),
+    "leaky_relu": elementwise(_leaky_relu),
     "relu": elementwise(_relu),
     "relu6": elementwise(_relu6),
     "prelu": elementwise(_integer_prelu),

@@ -3,9 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.runtime import hybrid
 from zoo.runtime.integer_products import PRODUCTS as INTEGER
+from zoo.runtime.integer_products import spread
 from zoo.runtime.operators.contract import FloatKernel, pad_image
 
 __all__ = ["FLOAT", "INTEGER"]
@@ -27,6 +29,15 @@ def _conv2d(graph: Graph, op: Op, x: Tensor, weight: Tensor, *bias: Tensor) -> T
     return convolved(x, weight, *bias)
 
 
+def _transpose_conv2d(
+    graph: Graph, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    if hybrid.is_hybrid(graph, op):
+        raise MismatchError(f"{op.label} has float inputs and int8 weights, which no runtime takes")
+    y = spread(op, x, weight)
+    return y if bias is None else y + bias
+
+
 def _fully_connected(graph: Graph, op: Op, x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     rows = x.reshape(-1, weight.shape[1])
     if hybrid.is_hybrid(graph, op):
@@ -39,5 +50,6 @@ def _fully_connected(graph: Graph, op: Op, x: Tensor, weight: Tensor, *bias: Ten
 FLOAT: dict[str, FloatKernel] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _conv2d,
+    "transpose_conv2d": _transpose_conv2d,
     "fully_connected": _fully_connected,
 }

@@ -71,19 +71,12 @@ def _product(graph: Graph, weight: str, source: str) -> Step:
     return run
 
 
-def _power_of_two(scale: float) -> int:
-    mantissa, exponent = math.frexp(scale)
-    if mantissa != 0.5:
-        raise MismatchError(f"its cell state has scale {scale:g}; expected a power of two")
-    return exponent - 1
-
-
 def _sigmoid(x: Tensor) -> Tensor:
     return torch.from_numpy(lut.sigmoid(x.numpy()))
 
 
-def _tanh(x: Tensor, shift: int = 0) -> Tensor:
-    return torch.from_numpy(lut.tanh(x.numpy(), shift))
+def _tanh(x: Tensor, scale: float = _GATE) -> Tensor:
+    return torch.from_numpy(lut.tanh(x.numpy(), scale))
 
 
 def _saturated(x: Tensor) -> Tensor:
@@ -103,7 +96,8 @@ def _integer_lstm(graph: Graph, op: Op) -> Recurrent:
     outer = [_product(graph, name, hidden) for name in op.inputs[1 + GATES : 1 + 2 * GATES]]
     biases = [torch.from_numpy(graph.values[n].astype(np.float64)) for n in op.inputs[9:13]]
     scale = quantization_of(graph, cell).scale
-    tanh_shift = 15 + _power_of_two(scale) - 3
+    if math.frexp(scale)[0] != 0.5:
+        raise MismatchError(f"its cell state has scale {scale:g}; expected a power of two")
     meaning, wide = quantization_of(graph, hidden), LIMITS["int16"]
     keep = _rescaled(_UNIT * scale / scale, *wide)
     admit = _rescaled(_UNIT * _UNIT / scale, *wide)
@@ -121,7 +115,7 @@ def _integer_lstm(graph: Graph, op: Op) -> Recurrent:
         c = _saturated(keep(forget * c) + admit(let_in * candidate))
         if most is not None:
             c = c.clamp(-most, most)
-        return show(_tanh(c, tanh_shift) * let_out), c
+        return show(_tanh(c, scale) * let_out), c
 
     def run(x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hidden, cell = h.to(torch.int64), c.to(torch.int64)
