@@ -20,7 +20,7 @@ from zoo.graph.kinds import KINDS, counted
 _BUILTINS = {**tflite_schema.OPERATORS, **tflite_schema.FOLLOWED}
 _NAMES = {builtin.code: name for name, builtin in _BUILTINS.items()}
 _KINDS = {name: kind for kind, row in TFLITE.items() for name in row.names}
-# Constants that operators of a small file may unfold into, in bytes.
+# Bytes of constants and states that a small file may unfold into.
 _UNFOLDED = 2**24
 
 
@@ -222,6 +222,7 @@ class _Parser:
     def start(self, key: Any, name: str) -> NDArray[Any]:
         """Return what a state holds at first."""
         if key not in self.initial:
+            self.spend(self.tensors.all[name].bytes(), f"the state {name!r}")
             return self.tensors.start(name)
         value, tensor = self.initial[key], self.tensors.all[name]
         if (value.shape, value.dtype.name) != (tensor.shape, tensor.dtype):
@@ -244,7 +245,8 @@ class _Parser:
             self.initialize(what, options.get("init_subgraph_index", 0))
             return
         if name == "VAR_HANDLE":
-            self.handles[outputs[0]] = (options["container"] or "", options["shared_name"] or "")
+            names = (options.get("container"), options.get("shared_name"))
+            self.handles[outputs[0]] = (names[0] or "", names[1] or "")
             return
         key = self.handles.get(inputs[0])
         if key is None:
@@ -267,13 +269,17 @@ class _Parser:
                 raise MismatchError(f"{what} computes {name!r} from what it is not given")
             self.initial[key] = once.tensors.values[name]
 
+    def spend(self, size: int, what: str) -> None:
+        """Keep count of the memory that a small file asks for."""
+        self.budget -= size
+        if self.budget < 0:
+            raise UnsafeFileError(f"{what} unfolds far beyond the file's size")
+
     def compute(self, op: Op) -> None:
         """Make an operator on constants a constant: weights that are stored as float16, say."""
         from zoo.runtime.folding import results  # torch, which most files do without
 
-        self.budget -= sum(self.tensors.all[name].bytes() for name in op.outputs)
-        if self.budget < 0:
-            raise UnsafeFileError(f"{op.label} unfolds constants far beyond the file's size")
+        self.spend(sum(self.tensors.all[name].bytes() for name in op.outputs), op.label)
         self.tensors.values |= results(op, self.tensors.all, self.tensors.values)
 
 

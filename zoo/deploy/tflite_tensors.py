@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from zoo.deploy import tflite_schema
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.graph.ir import Quantization, Tensor
+from zoo.graph.ir import LIMITS, Quantization, Tensor
 
 MAX_BYTES = 2**31  # bytes of the file and of each tensor: FlatBuffers' own limit
 _TYPES = {number: name for name, number in tflite_schema.TENSOR_TYPES.items()}
@@ -93,7 +93,7 @@ class Tensors:
         data = _data(name, table["buffer"], buffers)
         if data is None:
             return
-        if data.nbytes != tensor.bytes():
+        if data.nbytes != tensor.bytes() or tensor.dtype == "resource":
             raise UnsafeFileError(
                 f"tensor {name!r} has {data.nbytes} bytes; its shape needs {tensor.bytes()}"
             )
@@ -119,13 +119,11 @@ def _tensor(name: str, table: Mapping[str, Any]) -> Tensor:
         )
     if len(shape) > 6 or any(size < 1 for size in shape):
         raise UnsafeFileError(f"tensor {name!r} has the impossible shape {shape}")
-    return Tensor(
-        name=name,
-        shape=shape,
-        dtype=dtype,
-        kind="activation",
-        quantization=_quantization(name, shape, table["quantization"]),
-    )
+    meaning = _quantization(name, shape, table["quantization"])
+    low, high = LIMITS.get(dtype, (-(2**31), 2**31))
+    if meaning and not all(low <= zero <= high for zero in meaning.zero_points):
+        raise UnsafeFileError(f"tensor {name!r} is {dtype} with a zero point outside of that")
+    return Tensor(name=name, shape=shape, dtype=dtype, kind="activation", quantization=meaning)
 
 
 def _data(name: str, index: int, buffers: Sequence[Mapping[str, Any]]) -> NDArray[Any] | None:

@@ -48,6 +48,11 @@ class IntegerNetwork(nn.Module):
         super().__init__()
         if graph.layout != "channels_last":
             raise MismatchError("an integer network needs the layout channels_last")
+        for tensor in graph.tensors.values():
+            if tensor.dtype not in TYPES:
+                raise MismatchError(
+                    f"tensor {tensor.name!r} holds {tensor.dtype}, which nothing here computes with"
+                )
         self.graph = graph
         self._steps: list[tuple[Kernel, tuple[str, ...], tuple[str, ...]]] = []
         for op in graph.ops:

@@ -38,7 +38,14 @@ class OperatorCall:
         self.options, self.tensors, self.values = options, tensors, values
 
     def shape(self, place: int) -> tuple[int, ...]:
-        """Return the shape of an operand."""
+        """Return the shape of an operand.
+
+        Raises:
+            MismatchError: the file leaves it out.
+
+        """
+        if not self.inputs[place]:
+            raise MismatchError(f"{self.name} at {self.output} leaves out operand {place}")
         return self.tensors[self.inputs[place]].shape
 
     def option(self, key: str, default: Any = 0) -> Any:

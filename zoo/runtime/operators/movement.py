@@ -41,12 +41,17 @@ def _depth_to_space(graph: Graph, op: Op) -> Kernel:
     return lambda x: _cells(x, op.attributes["block"])
 
 
+_MOST = float(np.finfo(np.float32).max)
+
+
 def _to_output(graph: Graph, op: Op, name: str) -> Kernel:
     """Return what `concat` does to an operand: only in uint8 do runtimes rescale, in float32."""
     source, output = (quantization_of(graph, n) for n in (name, op.outputs[0]))
     if source == output:
         return lambda x: x
-    scale = np.float32(source.scale) * (np.float32(1) / np.float32(output.scale))
+    scale = np.float32(source.scale) * np.float32(min(1 / output.scale, _MOST))
+    if scale >= 2**20:
+        raise MismatchError(f"its input {name!r} and output have scales that do not fit each other")
     table = np.arange(256, dtype=np.float32) * scale + np.float32(-source.zero_point) * scale
     steps = np.copysign(np.floor(np.abs(table) + np.float32(0.5)), table) + output.zero_point
     results = torch.from_numpy(steps.clip(0, 255).astype(np.uint8))
