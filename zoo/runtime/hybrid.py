@@ -17,6 +17,9 @@ from zoo.graph.ir import LIMITS, Graph, Op
 Sums = Callable[[Tensor, Tensor], Tensor]  # (inputs, weights), float64 -> their products' sums
 
 
+KINDS = ("conv2d", "depthwise_conv2d", "fully_connected")  # that runtimes have in this form
+
+
 def is_hybrid(graph: Graph, op: Op) -> bool:
     """Whether an op has a float input and int8 weights."""
     kinds = [graph.tensors[name].dtype for name in op.inputs[:2]]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import KINDS
+from zoo.runtime import hybrid
 from zoo.runtime.floating import activated
 from zoo.runtime.integer_base import TYPES, Results
 from zoo.runtime.kernels import FLOAT, INTEGER
@@ -140,6 +141,11 @@ def _kernel(graph: Graph, op: Op) -> Kernel:
     if not numbers or not (real or KINDS[op.kind].plain):
         return INTEGER.of(op)(graph, op)
     compute = FLOAT.of(op)
+    for name in op.inputs:
+        tensor = graph.tensors[name]
+        fits = tensor.quantization is None and (tensor.dtype == "float32" or not real)
+        if not fits and op.kind not in hybrid.KINDS:
+            raise MismatchError(f"its operand {name!r} is {tensor.dtype}; expected float32")
     constants = {
         name: torch.from_numpy(graph.values[name].copy())
         for name in op.inputs

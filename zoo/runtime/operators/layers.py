@@ -3,7 +3,6 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.runtime import hybrid
 from zoo.runtime.integer_products import PRODUCTS as INTEGER
@@ -32,8 +31,6 @@ def _conv2d(graph: Graph, op: Op, x: Tensor, weight: Tensor, *bias: Tensor) -> T
 def _transpose_conv2d(
     graph: Graph, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    if hybrid.is_hybrid(graph, op):
-        raise MismatchError(f"{op.label} has float inputs and int8 weights, which no runtime takes")
     y = spread(op, x, weight)
     return y if bias is None else y + bias
 
