@@ -10,6 +10,7 @@ from tests.parity.test_tflite_types import equal, reals
 from tests.tflite_files import File, one
 from zoo.deploy.tflite_read import parse_tflite
 from zoo.errors import MismatchError, UnsafeFileError
+from zoo.runtime.integer import IntegerNetwork
 
 MEANING = ("int8", 0.1, -4)
 
@@ -145,3 +146,44 @@ def test_several_outputs_that_do_not_fit_are_refused() -> None:
     content = one("ADD", [((1, 3),)] * 2, [((1, 3),)] * 2)
     with pytest.raises(UnsafeFileError, match=r"add at y0 has 2 outputs; expected 1"):
         parse_tflite(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["NEG", "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "FLOOR", "LOGISTIC", "TANH"]
+)
+def test_functions_of_reals(name: str) -> None:
+    x = reals(0, 2, 5, 6).abs() + 0.1
+    equal(one(name, [((2, 5, 6),)], [((2, 5, 6),)]), x, atol=2e-6)
+
+
+def test_squared_differences() -> None:
+    content = one("SQUARED_DIFFERENCE", [((1, 5, 6),), ((1, 1, 6),)], [((1, 5, 6),)])
+    equal(content, reals(0, 1, 5, 6), reals(1, 1, 1, 6), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SUM", "REDUCE_MAX", "REDUCE_MIN", "MEAN"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_reductions_of_reals(name: str, keep: bool) -> None:
+    for axes, shape in (([1], (1, 6)), ([-1, 1], (1,)), ([0], (5, 6))):
+        whole = {(1, 6): (1, 1, 6), (1,): (1, 1, 1), (5, 6): (1, 5, 6)}[shape]
+        made = [(whole if keep else shape,)]
+        options = {"keep_dims": keep}
+        axis = np.array(axes, np.int32)
+        equal(
+            one(name, [((1, 5, 6),)], made, [axis], options=options), reals(0, 1, 5, 6), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("meaning", [MEANING, ("float32",), ("int32",)])
+def test_repetitions(meaning: Any) -> None:
+    x = torch.from_numpy(np.arange(6).reshape(1, 2, 3).astype(meaning[0]))
+    times = np.array([1, 3, 2], np.int32)
+    equal(one("TILE", [((1, 2, 3), *meaning)], [((1, 6, 6), *meaning)], [times]), x)
+
+
+def test_functions_of_integers_are_refused_by_name() -> None:
+    content = one("EXP", [((1, 5), *MEANING)], [((1, 5), *MEANING)])
+    with pytest.raises(
+        MismatchError, match=r"exp at y0 has no integer kernel \(so far only floats"
+    ):
+        IntegerNetwork(parse_tflite(content))

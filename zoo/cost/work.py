@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from zoo.cost.target import Steps
 from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,9 @@ WORK: Column[Work] = Column(
         "reshape": Work(amount=_outputs, moves=True, free=True),
     },
     dict.fromkeys(("transpose", "depth_to_space", "concat", "pad", "pack", "unpack"), _MOVED),
-    dict.fromkeys(("strided_slice", "split"), _MOVED),
+    dict.fromkeys(("strided_slice", "split", "tile"), _MOVED),
+    dict.fromkeys((*FUNCTIONS, "squared_difference"), _ELEMENTS),
+    dict.fromkeys(REDUCTIONS, Work(amount=_inputs)),
     dict.fromkeys(("arg_max", "arg_min"), Work(amount=_inputs)),
     dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _ELEMENTS),
     dict.fromkeys((*_ACTIVATIONS, "tanh", "prelu", "softmax"), _ELEMENTS),

@@ -9,6 +9,7 @@ from zoo.deploy.operators import (
     cutting,
     joining,
     layers,
+    mathematics,
     movement,
     pools,
     recurrent,
@@ -17,10 +18,12 @@ from zoo.deploy.operators import (
 from zoo.deploy.operators.contract import Emit, TfliteOp
 from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 
 _PLACE = "zoo/deploy/operators"
 _GROUPS = (
     layers,
+    mathematics,
     pools,
     arithmetic,
     activations,
@@ -32,20 +35,23 @@ _GROUPS = (
     recurrent,
 )
 
+_UNTRACED = (cutting, joining, mathematics, recurrent)
+_REAL = (*FUNCTIONS, *REDUCTIONS, "squared_difference")
+
 TFLITE: Column[TfliteOp] = Column(
     "TFLite operator", _PLACE, *(group.TFLITE for group in _GROUPS), absent={}
 )
 ONNX: Column[Emit] = Column(
     "ONNX operator",
     _PLACE,
-    *(group.ONNX for group in _GROUPS if group not in (cutting, joining, recurrent)),
+    *(group.ONNX for group in _GROUPS if group not in _UNTRACED),
     absent={
         "dequantize": "every value of these files is real already",
         **dict.fromkeys(("lstm", "svdf"), "only .tflite files hold it, with its state"),
         **dict.fromkeys(
             (
                 *("cast", "pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
-                "transpose_conv2d",
+                *("transpose_conv2d", "tile", *_REAL),
             ),
             "so far only .tflite files hold it",
         ),
@@ -71,11 +77,15 @@ NPU: Column[str] = Column(
         "transpose": "keep channels last, or leave the order to the host",
         "strided_slice": "slice without a stride, or in the program",
         "transpose_conv2d": "keep its stride at 1x1, 1x2 or 2x2",
+        "tile": "repeat in the program",
         "cast": "quantize instead, or leave it to the program",
         "lstm": "keep it to one direction, without peepholes",
         "svdf": "write it as a depthwise convolution over time and a fully connected layer",
     },
-    absent={"dequantize": "it makes real numbers, which no Ethos-U has"},
+    absent={
+        "dequantize": "it makes real numbers, which no Ethos-U has",
+        **dict.fromkeys(_REAL, "an Ethos-U computes in integers"),
+    },
 )
 
 

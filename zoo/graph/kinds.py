@@ -16,6 +16,7 @@ from zoo.graph.operators import (
     cutting,
     joining,
     layers,
+    mathematics,
     movement,
     pools,
     recurrent,
@@ -25,6 +26,7 @@ from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
 
 _GROUPS = (
     layers,
+    mathematics,
     pools,
     arithmetic,
     activations,

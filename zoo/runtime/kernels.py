@@ -7,6 +7,7 @@ tensorflow/tflite-micro.
 """
 
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 from zoo.runtime.operators import (
     activations,
     arithmetic,
@@ -14,6 +15,7 @@ from zoo.runtime.operators import (
     cutting,
     joining,
     layers,
+    mathematics,
     movement,
     pools,
     recurrent,
@@ -24,6 +26,7 @@ from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 _PLACE = "zoo/runtime/operators"
 _GROUPS = (
     layers,
+    mathematics,
     pools,
     arithmetic,
     activations,
@@ -42,5 +45,10 @@ FLOAT: Column[FloatKernel] = Column(
     absent={"quantize": "a float graph has no integers"},
 )
 INTEGER: Column[IntegerMaker] = Column(
-    "integer kernel", _PLACE, *(group.INTEGER for group in _GROUPS), absent={}
+    "integer kernel",
+    _PLACE,
+    *(group.INTEGER for group in _GROUPS),
+    absent=dict.fromkeys(
+        (*FUNCTIONS, *REDUCTIONS, "squared_difference"), "so far only floats are computed so"
+    ),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.graph.ir import LIMITS, Op, Quantization
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 from zoo.quantization.int8.fake import double_rounding
 
 _TIE = 1e-3  # steps: moves an exact half, and nothing else that matters
@@ -144,7 +145,7 @@ RULES: Column[Rule] = Column(
         (
             *("quantize", "dequantize", "cast", "lstm", "svdf"),
             *("pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
-            "transpose_conv2d",
+            *("transpose_conv2d", "tile", *FUNCTIONS, *REDUCTIONS, "squared_difference"),
         ),
         "only files hold it, quantized already",
     ),
