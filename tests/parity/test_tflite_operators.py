@@ -35,7 +35,7 @@ def size(**options: bool) -> dict[str, Any]:
 
 
 # In int16 the runtimes have no kernel for these, or disagree.
-OTHERWISE = ("prelu", "relu", "relu6", "depth_to_space")
+OTHERWISE = ("prelu", "relu", "relu6", "depth_to_space", "hard_swish")
 # kind, shapes of operands (a list: constant), shape of the output, attributes, one quantization?
 CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("add", [IMAGE, IMAGE], IMAGE, {}, False),
@@ -50,6 +50,7 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("relu6", [IMAGE], IMAGE, {}, True),
     ("sigmoid", [IMAGE], IMAGE, {}, False),
     ("tanh", [IMAGE], IMAGE, {}, False),
+    ("hard_swish", [IMAGE], IMAGE, {}, False),
     ("leaky_relu", [IMAGE], IMAGE, {"negative_slope": 0.3}, False),
     ("leaky_relu", [IMAGE], IMAGE, {"negative_slope": 0.01}, False),
     ("mean", [IMAGE], (1, 8), {"dim": (1, 2), "keepdim": False}, False),
@@ -179,14 +180,8 @@ def test_every_integer_kernel_is_compared_with_the_runtimes() -> None:
     layers = {"conv2d", "depthwise_conv2d", "fully_connected"}  # test_tflite_reference.py
     recurrent = {"lstm", "svdf"}  # test_tflite_recurrent.py
     others = {"transpose_conv2d", "cast"}  # test_tflite_types.py
-    moved = {
-        "pack",
-        "unpack",
-        "strided_slice",
-        "split",
-        "arg_max",
-        "arg_min",
-    }  # test_tflite_moves.py
+    moved = {"pack", "unpack", "strided_slice", "split", "tile"}  # test_tflite_moves.py, and these
+    moved |= {"arg_max", "arg_min"}
     tried = {case[0] for case in CASES} | layers | recurrent | others | moved | {"dequantize"}
     assert tried == set(INTEGER)
 
@@ -243,6 +238,12 @@ def first(x: torch.Tensor) -> torch.Tensor:
 def test_int16_that_runtimes_do_not_agree_on_is_refused(kind: str) -> None:
     graph = one_op(next(case for case in CASES if case[0] == kind), 0, "int16")
     with pytest.raises(MismatchError, match="convert the file with maximum and minimum"):
+        IntegerNetwork(graph)
+
+
+def test_int16_that_no_runtime_has_is_refused() -> None:
+    graph = one_op(next(case for case in CASES if case[0] == "hard_swish"), 0, "int16")
+    with pytest.raises(MismatchError, match="runtimes have it in int8 and uint8 only"):
         IntegerNetwork(graph)
 
 

@@ -65,7 +65,7 @@ NPU: Column[str] = Column(
         ("conv2d", "depthwise_conv2d", "fully_connected", "avg_pool2d", "max_pool2d"), ""
     ),
     dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "relu", "relu6", "prelu"), ""),
-    dict.fromkeys(("sigmoid", "tanh", "leaky_relu"), ""),
+    dict.fromkeys(("sigmoid", "tanh", "leaky_relu", "hard_swish"), ""),
     dict.fromkeys(("reshape", "concat", "quantize", "pack", "unpack", "split"), ""),
     dict.fromkeys(("arg_max", "arg_min"), "leave it to the program, which reads the scores"),
     dict.fromkeys(("resize_bilinear", "resize_nearest"), "enlarge by 2, 4 or 8 at a time"),

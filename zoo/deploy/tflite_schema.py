@@ -112,6 +112,7 @@ OPERATORS = {
     "SQUARED_DIFFERENCE": Builtin(99, 76),
     "SPLIT_V": Builtin(102, 79, int16=2),
     "QUANTIZE": Builtin(114, 89, int8=1, int16=2),
+    "HARD_SWISH": Builtin(117, 91, int8=1),
 }
 # Operators that leave none in a graph: of states, which it has by name, and of known shapes.
 FOLLOWED = {
@@ -275,6 +276,7 @@ OPTIONS = {
     66: _table("SquareOptions"),
     76: _table("SquaredDifferenceOptions"),
     89: _table("QuantizeOptions"),
+    91: _table("HardSwishOptions"),
     94: _table("DepthToSpaceOptions", block_size=_int(0)),
     103: _table("CallOnceOptions", init_subgraph_index=_int(0)),
     111: _table("VarHandleOptions", container=Field(0, "string"), shared_name=Field(1, "string")),

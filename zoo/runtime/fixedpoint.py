@@ -129,3 +129,42 @@ def q4(real: float) -> tuple[int, int, int]:
     """
     multiplier, shift = quantize_multiplier(real * 2.0**27)
     return multiplier, shift, math.floor(15 * 2.0**27 / 2.0**shift)
+
+
+class HardSwish:
+    """x * relu6(x + 3) / 6 in 16 bits (`HardSwish` of TFLite's reference kernels).
+
+    Args:
+        source: scale of the input.
+        output: scale of the output.
+
+    """
+
+    def __init__(self, source: float, output: float) -> None:
+        fine = np.float32(1 / 128) * np.float32(source)
+        self._output, self._down = _narrow(float(fine / np.float32(output)))
+        self._gate, self._up = _narrow(float(fine / np.float32(3 / 32768)))
+        self.fits = -31 < self._down <= 0 and -31 < self._up < 16
+
+    def __call__(self, x: Integers) -> Integers:
+        """Return the result of int8 or uint8 steps from the zero point, without one itself."""
+        fine = x << 7
+        made = (fine * self._output + (1 << 14)) >> 15
+        gate = fine
+        if self._up > 0:
+            gate = _saturate(gate << (self._up - 1))
+        gate = (gate * self._gate + (1 << 14)) >> 15
+        gate = _saturate(gate << 1) if self._up > 0 else shift_right(gate, np.int64(-self._up))
+        gate = (gate + (1 << 15)) >> 1
+        product = gate * made
+        return shift_right(np.where(product < 0, -(-product >> 15), product >> 15), -self._down)
+
+
+def _saturate(x: Integers) -> Integers:
+    return np.clip(x, -(2**15), 2**15 - 1)
+
+
+def _narrow(real: float) -> tuple[int, int]:
+    """Return a factor's multiplier in 16 bits, and its shift."""
+    multiplier, shift = quantize_multiplier(real)
+    return min((multiplier + (1 << 15)) >> 16, 2**15 - 1), shift

@@ -87,6 +87,7 @@ TFLITE = {
     "relu6": TfliteOp(names=("RELU6",), write=alone, read=without_options(1)),
     "prelu": TfliteOp(names=("PRELU",), write=alone, read=without_options(2)),
     "sigmoid": TfliteOp(names=("LOGISTIC",), write=_write_sigmoid, read=without_options(1)),
+    "hard_swish": TfliteOp(names=("HARD_SWISH",), write=alone, read=without_options(1)),
     "tanh": TfliteOp(names=("TANH",), write=alone, read=without_options(1)),
     "leaky_relu": TfliteOp(names=("LEAKY_RELU",), write=_write_leaky_relu, read=_read_leaky_relu),
     "softmax": TfliteOp(names=("SOFTMAX",), write=_write_softmax, read=_read_softmax),
@@ -98,5 +99,6 @@ ONNX: dict[str, Emit] = {
     "softmax": _onnx_softmax,
     "sigmoid": _onnx_plain("Sigmoid"),
     "tanh": _onnx_plain("Tanh"),
+    "hard_swish": _onnx_plain("HardSwish"),
     "leaky_relu": _onnx_leaky_relu,
 }

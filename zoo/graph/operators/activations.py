@@ -124,9 +124,9 @@ ROWS = (
         mixes_samples=along_dims,
     ),
     _curve("leaky_relu", "leaky_relu", "negative_slope"),
+    _curve("hard_swish", "hardswish"),
     _curve("sigmoid", "sigmoid"),
     _curve("tanh", "tanh"),
-    _counted("hard_swish", "hardswish"),
     _counted("silu", "silu"),
     _counted("gelu", "gelu", "approximate"),
 )

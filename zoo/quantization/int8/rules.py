@@ -133,6 +133,7 @@ RULES: Column[Rule] = Column(
         "sigmoid": Rule(fixed=_PROBABILITIES),
         "tanh": Rule(fixed=_TANH),
         "leaky_relu": _PLAIN,
+        "hard_swish": _PLAIN,
         "reshape": _MOVED,
         "transpose": _MOVED,
         "depth_to_space": _MOVED,

@@ -159,6 +159,23 @@ def _curve(
     return stored
 
 
+def _hard_swish(graph: Graph, op: Op) -> Kernel:
+    if graph.tensors[op.outputs[0]].dtype == "int16":
+        raise MismatchError("runtimes have it in int8 and uint8 only")
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    curve = fixedpoint.HardSwish(source.scale, output.scale)
+    if not curve.fits:
+        raise MismatchError("its scales do not fit each other")
+    low, high = LIMITS[graph.tensors[op.outputs[0]].dtype]
+    dtype = TYPES[graph.tensors[op.outputs[0]].dtype]
+
+    def run(x: Tensor) -> Tensor:
+        steps = curve(x.numpy().astype(np.int64)) + output.zero_point
+        return torch.from_numpy(steps.clip(low, high)).to(dtype)
+
+    return run
+
+
 def _leaky_relu(graph: Graph, op: Op) -> Kernel:
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     # LiteRT's factors are float32, TFLite Micro's, which has no uint8, float64.
@@ -175,6 +192,7 @@ def _leaky_relu(graph: Graph, op: Op) -> Kernel:
 FLOAT: dict[str, FloatKernel] = {
     "sigmoid": lambda graph, op, x: x.sigmoid(),
     "tanh": lambda graph, op, x: x.tanh(),
+    "hard_swish": lambda graph, op, x: F.hardswish(x),
     "leaky_relu": lambda graph, op, x: F.leaky_relu(x, op.attributes["negative_slope"]),
     "relu": lambda graph, op, x: x.relu(),
     "relu6": lambda graph, op, x: x.clamp(0, 6),
@@ -185,6 +203,7 @@ INTEGER: dict[str, IntegerMaker] = {
     "sigmoid": _curve(fixedpoint.logistic, lut.sigmoid, 8, -128),
     "tanh": _curve(fixedpoint.tanh, lut.tanh, 7, 0),
     "leaky_relu": elementwise(_leaky_relu),
+    "hard_swish": elementwise(_hard_swish),
     "relu": elementwise(_relu),
     "relu6": elementwise(_relu6),
     "prelu": elementwise(_integer_prelu),
