@@ -15,7 +15,7 @@ from PIL import Image
 
 import zoo
 from tests.parity.test_tflite_recurrent import lstm, streamed
-from tests.tflite_files import File
+from tests.tflite_files import File, one
 from zoo.cli import main
 from zoo.deploy import flatbuffer, tflite_metadata
 from zoo.deploy.tflite import load_tflite
@@ -274,3 +274,33 @@ def test_what_cannot_be_streamed_says_so(
     assert "a stream has one input; the network takes a, b" in message
     message = refused(capsys, "run", "sesr-m5-x2", f"{tmp_path}/odd.npy", "--stream")
     assert "stream is for .tflite files" in message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros((3, 7), np.float32),
+        np.zeros((0, 4), np.float32),
+        np.array(["a"]),
+        np.zeros((1, 4), complex),
+        np.full((1, 5), 1000),
+    ],
+)
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_arrays_that_do_not_fit_say_so_in_one_line(
+    given: Any, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meaning = (kind, *(() if kind == "float32" else (0.1, 3)))
+    path = tmp_path / "net.tflite"
+    path.write_bytes(one("RELU", [((1, 4), *meaning)], [((1, 4), *meaning)], version=2))
+    np.save(tmp_path / "x.npy", given)
+    message = refused(capsys, "run", str(path), str(tmp_path / "x.npy"))
+    assert "x0" in message
+    assert "expected" in message
+
+
+def test_a_nan_has_no_integer(tmp_path: Path) -> None:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(one("RELU", [((1, 4), "int8", 0.1, 3)], [((1, 4), "int8", 0.1, 3)], version=2))
+    with pytest.raises(MismatchError, match="holds a NaN, which int8 has not"):
+        zoo.run(path, np.full((1, 4), np.nan))

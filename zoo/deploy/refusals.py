@@ -25,8 +25,8 @@ class Refusal:
 REFUSALS = (
     Refusal(
         what="an operator without a kind here",
-        says="is not known; known: ",
-        why="it has no integers here; the message gives its name, its number and those that have",
+        says="is not known: convert the network without it",
+        why="it is not computed here; the message gives its name, number and place",
     ),
     Refusal(
         what="a custom operator, such as `TFLite_Detection_PostProcess`",

@@ -134,8 +134,8 @@ class _Parser:
         name = _NAMES.get(number)
         if name is None:
             raise MismatchError(
-                f"operator {index}, {_called(code, number)} at {', '.join(outputs)}, is not known; "
-                f"known: {', '.join(sorted(_NAMES.values()))}"
+                f"operator {index}, {_called(code, number)} at {', '.join(outputs)}, is not known: "
+                f"convert the network without it; {len(_NAMES)} others are read"
             )
         newest = tflite_schema.NEWEST.get(name, code["version"])
         if code["version"] > newest:

@@ -290,6 +290,8 @@ def _inputs(graph: Graph, source: Any, facts: About) -> list[Tensor]:
     tensors = []
     for place, array in enumerate(arrays):
         shape = graph.tensors[names[place]].shape
+        if not array.size:
+            raise MismatchError(f"the input {names[place]!r} is empty; expected {shape}")
         whole = array[None] if shape and array.shape == shape[1:] else array
         tensors.append(_as_stored(graph, place, whole))
     return tensors
@@ -317,8 +319,20 @@ def _numpy(path: Path) -> Any:
 
 
 def _as_stored(graph: Graph, place: int, array: NDArray[Any]) -> Tensor:
+    """Return an input as the network takes it: reals quantized, integers as they are."""
     node = graph.tensors[graph.inputs[place]]
+    if array.dtype.kind not in "fiub":
+        raise MismatchError(
+            f"the input {node.name!r} is {array.dtype} {array.shape}; expected real numbers or "
+            f"{node.dtype}, {node.shape}"
+        )
+    if node.dtype == "float32":
+        return torch.from_numpy(array.astype(np.float32))
     if array.dtype.kind == "f":
+        if node.quantization is None:
+            raise MismatchError(f"the input {node.name!r} takes {node.dtype}, not {array.dtype}")
+        if np.isnan(array).any():
+            raise MismatchError(f"the input {node.name!r} holds a NaN, which {node.dtype} has not")
         return quantized(graph, torch.from_numpy(array.astype(np.float32)), place)
     wanted = np.dtype(node.dtype)
     if wanted.kind in "iu" and array.dtype.kind in "iu" and array.size:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.graph.fuse import LIMITS
 from zoo.graph.ir import Graph, Op
+from zoo.runtime.integer_base import check_inputs
 from zoo.runtime.kernels import FLOAT
 
 Observer = Callable[[str, Tensor], None]
@@ -41,6 +42,7 @@ class FloatNetwork(nn.Module):
 
         `observe` is called with the name and value of every activation.
         """
+        check_inputs(self.graph, inputs, batched=True)
         values = dict(self._values)
         for name, value in zip(self.graph.inputs, inputs, strict=True):
             values[name] = value

@@ -12,7 +12,7 @@ from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import KINDS
 from zoo.runtime import hybrid
 from zoo.runtime.floating import activated
-from zoo.runtime.integer_base import TYPES, Results
+from zoo.runtime.integer_base import TYPES, Results, check_inputs
 from zoo.runtime.kernels import FLOAT, INTEGER
 
 Kernel = Callable[..., Results]
@@ -86,13 +86,7 @@ class IntegerNetwork(nn.Module):
     @torch.inference_mode()
     def forward(self, *inputs: Tensor) -> Results:
         """Return the output integers (a tuple if there are several) for the input integers."""
-        if len(inputs) != len(self.graph.inputs):
-            raise MismatchError(
-                f"the network takes {len(self.graph.inputs)} inputs, "
-                f"{', '.join(self.graph.inputs)}; {len(inputs)} were given"
-            )
-        for name, given in zip(self.graph.inputs, inputs, strict=True):
-            self._check_input(name, given)
+        check_inputs(self.graph, inputs, batched=self.batched)
         count = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
         with _full_precision():
             if not self.batched or count <= self._chunk:
@@ -104,18 +98,6 @@ class IntegerNetwork(nn.Module):
                 ]
                 results = tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return results[0] if len(results) == 1 else results
-
-    def _check_input(self, name: str, given: Tensor) -> None:
-        tensor = self.graph.tensors[name]
-        wanted = tensor.shape
-        sample = self.batched and given.ndim == len(wanted)
-        fits = given.shape[1:] == wanted[1:] if sample else given.shape == wanted
-        if not fits or given.dtype is not TYPES[tensor.dtype]:
-            shape = ("N", *wanted[1:]) if self.batched else wanted
-            raise MismatchError(
-                f"input {name!r} is {given.dtype} {tuple(given.shape)}; expected {tensor.dtype} "
-                f"({', '.join(map(str, shape))}), channels last"
-            )
 
     def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         values = {

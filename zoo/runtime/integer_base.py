@@ -24,6 +24,26 @@ TYPES = {
 }
 
 
+def check_inputs(graph: Graph, inputs: tuple[Tensor, ...], *, batched: bool) -> None:
+    """Raise a MismatchError unless these are a graph's inputs, or with `batched` any number."""
+    if len(inputs) != len(graph.inputs):
+        raise MismatchError(
+            f"the network takes {len(graph.inputs)} inputs, {', '.join(graph.inputs)}; "
+            f"{len(inputs)} were given"
+        )
+    for name, given in zip(graph.inputs, inputs, strict=True):
+        tensor = graph.tensors[name]
+        wanted = tensor.shape
+        sample = batched and given.ndim == len(wanted)
+        fits = given.shape[1:] == wanted[1:] if sample else given.shape == wanted
+        if not fits or given.dtype is not TYPES[tensor.dtype]:
+            shape = ("N", *wanted[1:]) if batched else wanted
+            raise MismatchError(
+                f"input {name!r} is {given.dtype} {tuple(given.shape)}; expected {tensor.dtype} "
+                f"({', '.join(map(str, shape))}), channels last"
+            )
+
+
 def quantization_of(graph: Graph, name: str) -> Quantization:
     """Return the quantization of an integer tensor; only weights may have several scales."""
     tensor = graph.tensors[name]
