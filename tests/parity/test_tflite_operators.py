@@ -25,6 +25,7 @@ PROBABILITY = {
     "uint8": Quantization(scales=(1 / 256,), zero_points=(0,)),
 }
 TANH = {**PROBABILITY, "int8": Quantization(scales=(1 / 128,), zero_points=(0,))}
+TANH["uint8"] = Quantization(scales=(1 / 128,), zero_points=(128,))
 FIXED = {"softmax": PROBABILITY, "sigmoid": PROBABILITY, "tanh": TANH}
 WINDOW = {"kernel": (3, 2), "stride": (2, 2), "dilation": (1, 1), "padding": (0, 1, 0, 1)}
 AROUND = (0, 0, 3, 1, 1, 2, 0, 0)
@@ -125,7 +126,7 @@ def runs(number: int, dtype: str, judge: str) -> bool:
     """Whether a runtime has the operator."""
     kind = CASES[number][0]
     if dtype == "uint8":
-        return judge == "litert-reference" and kind not in ("sigmoid", "tanh")
+        return judge == "litert-reference"
     if dtype == "int8":
         return True
     return kind not in OTHERWISE and (judge, kind) != ("tflite-micro", "resize_bilinear")

@@ -140,6 +140,22 @@ def test_weights_of_float16() -> None:
     equal(content, reals(1, 1, 7, 6, 5), atol=1e-5)
 
 
+def test_float_weights_that_are_stored_as_integers() -> None:
+    """Weight-only quantization: a scale per channel, and an operator that makes them floats."""
+    random, file = np.random.default_rng(0), File()
+    main = file.main
+    main.inputs = [main.tensor("x", (1, 6))]
+    weight = random.integers(-127, 128, (4, 6)).astype(np.int8)
+    main.constant("w8", weight, random.uniform(0.01, 0.1, 4).tolist())
+    main.tensor("w", (4, 6))
+    main.outputs = [main.tensor("y", (1, 4))]
+    main.op("DEQUANTIZE", ["w8"], ["w"], version=5)
+    main.op("FULLY_CONNECTED", ["x", "w"], ["y"])
+    content = file.bytes()
+    assert [op.kind for op in parse_tflite(content).ops] == ["fully_connected"]
+    equal(content, reals(1, 1, 6), atol=1e-5)
+
+
 def test_constants_are_computed_when_a_file_is_read() -> None:
     """As converters leave them: a scale times a scale, weights that are turned."""
     random, file = np.random.default_rng(0), File()

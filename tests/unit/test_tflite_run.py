@@ -304,3 +304,19 @@ def test_a_nan_has_no_integer(tmp_path: Path) -> None:
     path.write_bytes(one("RELU", [((1, 4), "int8", 0.1, 3)], [((1, 4), "int8", 0.1, 3)], version=2))
     with pytest.raises(MismatchError, match="holds a NaN, which int8 has not"):
         zoo.run(path, np.full((1, 4), np.nan))
+
+
+def test_of_several_entry_points_the_main_graph_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = File()
+    for place, kind in enumerate(("RELU", "WHILE")):
+        graph = file.main if place == 0 else file.subgraph()
+        graph.inputs, graph.outputs = [graph.tensor("x", (1, 3))], [graph.tensor("y", (1, 3))]
+        graph.op(kind, ["x"], ["y"])
+    keys = [{"signature_key": key, "subgraph_index": i} for i, key in enumerate(("go", "learn"))]
+    file.more["signature_defs"] = keys
+    path = tmp_path / "net.tflite"
+    path.write_bytes(file.bytes())
+    assert zoo.run(path, np.array([[-1, 0, 2]], np.float32)).real.tolist() == [[0, 0, 2]]
+    assert "entry points: go, learn; the main graph is run" in said(capsys, "show", str(path))

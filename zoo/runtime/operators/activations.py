@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.errors import MismatchError
-from zoo.graph.ir import LIMITS, Graph, Op
+from zoo.graph.ir import LIMITS, Graph, Op, Quantization
 from zoo.runtime import fixedpoint, lut
 from zoo.runtime.integer_base import TYPES, Kernel, extent, quantization_of, reach, rounded
 from zoo.runtime.integer_tables import elementwise, output_rescale
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 from zoo.runtime.rescale import Rescale
 
+Floats = NDArray[np.float32]
 _WIDE = 1 / 32768  # scale of an int16 curve
 
 
@@ -110,9 +112,25 @@ def _wide_softmax(graph: Graph, op: Op) -> Kernel:
     return run
 
 
+def _sigmoid(x: Floats) -> Floats:
+    return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
+def _tabulated(
+    source: Quantization, output: Quantization, exact: Callable[[Floats], Floats]
+) -> Kernel:
+    """Return a uint8 curve on integers - zero point: each value computed in float32."""
+    steps = np.arange(256, dtype=np.float32) - np.float32(source.zero_point)
+    scaled = exact(np.float32(source.scale) * steps) * (np.float32(1) / np.float32(output.scale))
+    rounded = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled) + output.zero_point
+    results = torch.from_numpy(rounded.clip(0, 255).astype(np.int64))
+    return lambda x: results[x.to(torch.int64) + source.zero_point]
+
+
 def _curve(
     narrow: Callable[[lut.Integers], lut.Integers],
     wide: Callable[[lut.Integers, float], lut.Integers],
+    exact: Callable[[Floats], Floats],
     output_bits: int,
     low: int,
 ) -> IntegerMaker:
@@ -121,6 +139,7 @@ def _curve(
     Args:
         narrow: from Q4.27 to Q0.31.
         wide: from int16 of a scale to int16 of scale 2^-15.
+        exact: from reals to reals: uint8, which TFLite Micro does not have, is a table in LiteRT.
         output_bits: fractional bits of the int8 output.
         low: zero point of the int8 output.
 
@@ -130,6 +149,8 @@ def _curve(
         source, dtype = quantization_of(graph, op.inputs[0]), graph.tensors[op.inputs[0]].dtype
         output, kind = quantization_of(graph, op.outputs[0]), graph.tensors[op.outputs[0]].dtype
         wanted = {"int8": (2.0**-output_bits, low), "int16": (_WIDE, 0)}.get(kind)
+        if dtype == kind == "uint8":
+            return _tabulated(source, output, exact)
         if dtype != kind or (output.scale, output.zero_point) != wanted:
             raise MismatchError(
                 f"its output is {kind} of scale {output.scale:g} and zero point "
@@ -200,8 +221,8 @@ FLOAT: dict[str, FloatKernel] = {
     "softmax": lambda graph, op, x: torch.softmax(x * op.attributes["beta"], -1),
 }
 INTEGER: dict[str, IntegerMaker] = {
-    "sigmoid": _curve(fixedpoint.logistic, lut.sigmoid, 8, -128),
-    "tanh": _curve(fixedpoint.tanh, lut.tanh, 7, 0),
+    "sigmoid": _curve(fixedpoint.logistic, lut.sigmoid, _sigmoid, 8, -128),
+    "tanh": _curve(fixedpoint.tanh, lut.tanh, np.tanh, 7, 0),
     "leaky_relu": elementwise(_leaky_relu),
     "hard_swish": elementwise(_hard_swish),
     "relu": elementwise(_relu),

@@ -51,10 +51,17 @@ def _widened(graph: Graph, op: Op) -> Kernel:
 
 
 def _dequantize(graph: Graph, op: Op) -> Kernel:
-    meaning = graph.tensors[op.inputs[0]].quantization
-    if meaning is None or len(meaning.scales) != 1:
-        raise MismatchError("its input does not have one scale")
-    return lambda x: (x.float() - meaning.zero_point) * meaning.scale
+    tensor = graph.tensors[op.inputs[0]]
+    if (meaning := tensor.quantization) is None:
+        raise MismatchError("its input has no scale")
+    shape = [1] * len(tensor.shape)
+    if meaning.axis is not None:  # weights, which some files store as integers for floats
+        shape[meaning.axis] = -1
+    zeros = torch.tensor(meaning.zero_points, dtype=torch.float32).reshape(shape)
+    scales = torch.tensor(meaning.scales, dtype=torch.float32).reshape(shape)
+    if len(meaning.scales) == 1:
+        return lambda x: (x.float() - meaning.zero_point) * meaning.scale
+    return lambda x: (x.float() - zeros) * scales
 
 
 def _cast(graph: Graph, op: Op, x: Tensor) -> Tensor:
