@@ -14,7 +14,7 @@ from zoo.errors import MismatchError
 from zoo.runtime.integer import IntegerNetwork
 
 ROW: list[Any] = [((1, 4),)]
-WIDE = ((1, 4), "int16", 0.1)
+WIDE = ((1, 4), "int16", 0.125)
 
 
 def layer(**options: Any) -> bytes:

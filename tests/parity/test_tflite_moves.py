@@ -187,3 +187,27 @@ def test_functions_of_integers_are_refused_by_name() -> None:
         MismatchError, match=r"exp at y0 has no integer kernel \(so far only floats"
     ):
         IntegerNetwork(parse_tflite(content))
+
+
+def test_batches_are_cut_and_stacked_by_sample() -> None:
+    x = reals(0, 3, 5, 6)
+    for content in (
+        one(
+            "STRIDED_SLICE",
+            [((1, 5, 6),)],
+            [((1, 2, 6),)],
+            [np.array(part, np.int32) for part in ([0, 1, 0], [1, 4, 6], [1, 2, 1])],
+        ),
+        one("UNPACK", [((1, 5, 6),)], [((1, 6),)] * 5, options={"num": 5, "axis": 1}),
+        one("ARG_MAX", [((1, 5, 6),)], [((1, 6), "int32")], [np.array(1, np.int32)],
+            options={"output_type": 2}),
+        one("TILE", [((1, 5, 6),)], [((1, 5, 12),)], [np.array([1, 1, 2], np.int32)]),
+    ):  # fmt: skip
+        network = IntegerNetwork(parse_tflite(content))
+        assert network.batched
+        together = network(x)
+        alone = [network(sample[None]) for sample in x]
+        if not isinstance(together, tuple):
+            together, alone = (together,), [(y,) for y in alone]
+        for place, part in enumerate(together):
+            assert torch.equal(part, torch.cat([y[place] for y in alone]))

@@ -149,3 +149,21 @@ def test_a_public_file_with_one_input_feature_answers_the_same_each_time(
     network = load_tflite(public(shared_data, "tflm_hello_world_int8"))
     x = torch.tensor([[31]], dtype=torch.int8)
     assert len({int(network(x)) for _ in range(20)}) == 1
+
+
+# Four keep states, and one takes a size beside its picture.
+ALONE = {*LSTMS, "esphome_vad_v2", "seanet_transpose_conv0", "tflm_keyword_scrambled_8bit"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_batches_are_their_samples(name: str, shared_data: Path) -> None:
+    graph = read_tflite(public(shared_data, name))
+    network = IntegerNetwork(graph)
+    assert network.batched == (name not in ALONE)
+    if not network.batched:
+        return
+    calls = random_inputs(graph, 3)
+    together = several(network(*(torch.cat(column) for column in zip(*calls, strict=True))))
+    for place, inputs in enumerate(calls):
+        for whole, alone in zip(together, several(network(*inputs)), strict=True):
+            assert torch.equal(whole[place : place + 1], alone)

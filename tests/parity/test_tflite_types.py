@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.runtimes import litert_calls
+from tests.runtimes import litert_calls, tflite_micro_calls
 from tests.tflite_files import File, Subgraph, one
 from zoo.deploy.tflite_read import parse_tflite
 from zoo.errors import MismatchError, UnsafeFileError
@@ -284,3 +284,20 @@ def test_transposed_convolutions_with_an_activation(dtype: str) -> None:
     content, x = transposed(0, dtype, 2, SAME, activation=1)
     (ours,) = equal(content, x, atol=1e-5 if dtype == "float32" else 0)
     assert ours.min() == (0 if dtype == "float32" else 11)
+
+
+@pytest.mark.parametrize("name", ["ADD", "SUB"])
+def test_int16_sums_that_could_be_shifted_but_are_not(name: str) -> None:
+    """As older converters write them: with the schema's default, and scales of any kind."""
+    shape = (1, 6, 50)
+    content = one(
+        name,
+        [(shape, "int16", 0.0021), (shape, "int16", 0.0013)],
+        [(shape, "int16", 0.003)],
+        version=2 if name == "ADD" else 5,
+        options={"pot_scale_int16": True},
+    )
+    random = np.random.default_rng(0)
+    x, y = (torch.from_numpy(random.integers(-32768, 32768, shape).astype(np.int16)) for _ in "xy")
+    (ours,) = equal(content, x, y)
+    np.testing.assert_array_equal(ours, tflite_micro_calls(content)(x, y)[0])

@@ -79,7 +79,7 @@ REFUSALS = (
         why="quantize the activations, too",
     ),
     Refusal(
-        what="int16 sums that may be shifted rather than rescaled",
+        what="int16 sums whose scales are powers of two, and may be shifted",
         says="may shift int16 instead of rescaling it",
         why="runtimes do it differently; convert with `pot_scale_int16 = false`",
     ),

@@ -92,8 +92,12 @@ def _check_bias(graph: Graph, op: Op, outputs: int) -> None:
         )
     if len(op.inputs) == 3:
         bias = graph.tensors[op.inputs[2]]
-        if bias.shape != (outputs,) or bias.dtype != BIAS_DTYPE.get(dtype, dtype):
-            raise _refuse(op, f"its bias is {bias.dtype} {bias.shape} for {outputs} outputs")
+        wanted = BIAS_DTYPE.get(dtype, dtype)
+        if bias.shape != (outputs,) or bias.dtype != wanted:
+            raise _refuse(
+                op,
+                f"its bias is {bias.dtype} {bias.shape} for {outputs} outputs; expected {wanted}",
+            )
     quantization = graph.tensors[op.inputs[1]].quantization
     if quantization is not None and len(quantization.scales) not in (1, outputs):
         raise _refuse(op, f"{len(quantization.scales)} scales for {outputs} output channels")
