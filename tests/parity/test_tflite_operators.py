@@ -36,7 +36,7 @@ def size(**options: bool) -> dict[str, Any]:
 
 
 # In int16 the runtimes have no kernel for these, or disagree.
-OTHERWISE = ("prelu", "relu", "relu6", "depth_to_space", "hard_swish")
+OTHERWISE = ("prelu", "relu", "relu6", "depth_to_space", "hard_swish", "space_to_depth")
 # kind, shapes of operands (a list: constant), shape of the output, attributes, one quantization?
 CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("add", [IMAGE, IMAGE], IMAGE, {}, False),
@@ -68,6 +68,7 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("transpose", [IMAGE], (1, 8, 6, 5), {"dims": (0, 3, 1, 2)}, True),
     ("reshape", [IMAGE], (1, 240), {}, True),
     ("depth_to_space", [IMAGE], (1, 12, 10, 2), {"block": 2}, True),
+    ("space_to_depth", [(1, 6, 4, 3)], (1, 3, 2, 12), {"block": 2}, True),
     ("resize_bilinear", [IMAGE], (1, 11, 7, 8), size(), True),
     ("resize_bilinear", [IMAGE], (1, 11, 7, 8), size(half_pixel_centers=True), True),
     ("resize_bilinear", [IMAGE], (1, 11, 7, 8), size(align_corners=True), True),

@@ -84,7 +84,7 @@ WORK: Column[Work] = Column(
         "reshape": Work(amount=_outputs, moves=True, free=True),
     },
     dict.fromkeys(("transpose", "depth_to_space", "concat", "pad", "pack", "unpack"), _MOVED),
-    dict.fromkeys(("strided_slice", "split", "tile"), _MOVED),
+    dict.fromkeys(("strided_slice", "split", "tile", "space_to_depth"), _MOVED),
     dict.fromkeys((*FUNCTIONS, "squared_difference"), _ELEMENTS),
     dict.fromkeys(REDUCTIONS, Work(amount=_inputs)),
     dict.fromkeys(("arg_max", "arg_min"), Work(amount=_inputs)),

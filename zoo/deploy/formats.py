@@ -77,6 +77,7 @@ NPU: Column[str] = Column(
         "transpose": "keep channels last, or leave the order to the host",
         "strided_slice": "slice without a stride, or in the program",
         "transpose_conv2d": "keep its stride at 1x1, 1x2 or 2x2",
+        "space_to_depth": "cut the picture into blocks in the program",
         "tile": "repeat in the program",
         "cast": "quantize instead, or leave it to the program",
         "lstm": "keep it to one direction, without peepholes",

@@ -150,6 +150,14 @@ def _depth_to_space_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     return (batch, height * block, width * block, channels // block**2)
 
 
+def _space_to_depth_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
+    block = op.attributes["block"]
+    batch, height, width, channels = shapes[0]
+    if block < 1 or height % block or width % block:
+        raise _refuse(op, f"{height}x{width} pixels do not divide into blocks of {block}")
+    return (batch, height // block, width // block, channels * block**2)
+
+
 def _moves_batch(graph: Graph, op: Op) -> bool:
     return bool(op.attributes["dims"][0] != 0)
 
@@ -188,6 +196,17 @@ ROWS = (
         lower=_lower_depth_to_space,
         shape=_depth_to_space_shape,
         mixes_samples=never,
+        moves=True,
+        plain=True,
+        shares_quantization=True,
+    ),
+    OpKind(
+        name="space_to_depth",
+        aten=None,
+        lower=None,
+        shape=_space_to_depth_shape,
+        mixes_samples=never,
+        absent=dict.fromkeys(("aten", "lower"), "so far only files contain it"),
         moves=True,
         plain=True,
         shares_quantization=True,

@@ -146,7 +146,8 @@ RULES: Column[Rule] = Column(
         (
             *("quantize", "dequantize", "cast", "lstm", "svdf"),
             *("pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
-            *("transpose_conv2d", "tile", *FUNCTIONS, *REDUCTIONS, "squared_difference"),
+            *("transpose_conv2d", "tile", "space_to_depth"),
+            *(*FUNCTIONS, *REDUCTIONS, "squared_difference"),
         ),
         "only files hold it, quantized already",
     ),

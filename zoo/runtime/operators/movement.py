@@ -36,6 +36,18 @@ def _cells(x: Tensor, block: int) -> Tensor:
     return cells.permute(0, 1, 3, 2, 4, 5).reshape(n, height * block, width * block, -1)
 
 
+def _blocks(x: Tensor, block: int) -> Tensor:
+    """Move `(N, bH, bW, C)` to `(N, H, W, b*b*C)`, the cell's place first."""
+    n, height, width, channels = x.shape
+    cells = x.reshape(n, height // block, block, width // block, block, channels)
+    return cells.permute(0, 1, 3, 2, 4, 5).reshape(n, height // block, width // block, -1)
+
+
+def _space_to_depth(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: _blocks(x, op.attributes["block"])
+
+
 def _depth_to_space(graph: Graph, op: Op) -> Kernel:
     same_quantization(graph, op)
     return lambda x: _cells(x, op.attributes["block"])
@@ -85,6 +97,7 @@ def _pad(graph: Graph, op: Op) -> Kernel:
 FLOAT: dict[str, FloatKernel] = {
     "reshape": _float_reshape,
     "transpose": lambda graph, op, x: x.permute(op.attributes["dims"]),
+    "space_to_depth": lambda graph, op, x: _blocks(x, op.attributes["block"]),
     "depth_to_space": lambda graph, op, x: _cells(x, op.attributes["block"]),
     "concat": lambda graph, op, *parts: torch.cat(parts, op.attributes["dim"]),
     "pad": lambda graph, op, x: F.pad(x, op.attributes["padding"], value=op.attributes["value"]),
@@ -92,6 +105,7 @@ FLOAT: dict[str, FloatKernel] = {
 INTEGER: dict[str, IntegerMaker] = {
     "reshape": _integer_reshape,
     "transpose": _transpose,
+    "space_to_depth": _space_to_depth,
     "depth_to_space": _depth_to_space,
     "concat": _concat,
     "pad": _pad,
