@@ -87,6 +87,8 @@ class Tensors:
         if tensor.bytes() >= MAX_BYTES:
             raise UnsafeFileError(f"tensor {name!r} of shape {tensor.shape} has 2 GiB or more")
         self.all[name] = tensor
+        if table["is_variable"] and tensor.dtype == "resource":
+            raise UnsafeFileError(f"tensor {name!r} is a handle and a variable at once")
         if table["is_variable"]:
             self.variables.add(name)
             return
