@@ -83,6 +83,35 @@ def test_uint8_layers(name: str, activation: int, seed: int) -> None:
     assert len(np.unique(ours)) > 20
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "kernel", "made", "biased"),
+    [
+        ("CONV_2D", (1, 32, 32, 64), (256, 1, 1, 64), (1, 32, 32, 256), True),
+        ("DEPTHWISE_CONV_2D", (1, 64, 64, 64), (1, 3, 3, 64), (1, 64, 64, 64), True),
+        ("FULLY_CONNECTED", (400, 64), (600, 64), (400, 600), True),
+        ("FULLY_CONNECTED", (400, 64), (600, 64), (400, 600), False),
+    ],
+)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_quarter_of_a_million_uint8_results(
+    name: str, source: Any, kernel: Any, made: Any, biased: bool, seed: int
+) -> None:
+    """So many that the precision in which scales are multiplied shows."""
+    random, file = np.random.default_rng(seed), File()
+    main = file.main
+    scales = [float(np.float32(random.uniform(*span))) for span in ((0.01, 0.05), (0.004, 0.02))]
+    output = float(random.uniform(0.1, 0.4)) * (0.3 if name.startswith("DEPTH") else 1)
+    main.inputs = [main.tensor("x", source, "uint8", scales[0], 131)]
+    main.constant("w", random.integers(0, 255, kernel).astype(np.uint8), scales[1], 120)
+    offsets = random.integers(-4000, 4000, made[-1]).astype(np.int32)
+    main.constant("b", offsets, scales[0] * scales[1])
+    main.outputs = [main.tensor("y", made, "uint8", output, 120)]
+    options = {**CONV, "depth_multiplier": 1} if name != "FULLY_CONNECTED" else {}
+    options.pop("depth_multiplier" if name == "CONV_2D" else "", None)
+    main.op(name, ["x", "w", *["b"] * biased], ["y"], options=options)
+    equal(file.bytes(), pixels(seed, *source))
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("name", "channels"),

@@ -164,8 +164,12 @@ def _rescaling(
     if np.max(bound + np.abs(bias)) >= 2**31:
         raise MismatchError("its accumulator can exceed 32 bits")
     factors = source.scale * scales / output.scale
-    if op.kind == "fully_connected" and len(scales) == 1 and len(op.inputs) < 3:
-        # Without a bias, whose scale it would check, the kernel multiplies the scales in float32.
+    narrow = op.kind == "fully_connected" and len(op.inputs) < 3
+    if kind == "uint8":
+        narrow = op.kind != "fully_connected"
+    if len(scales) == 1 and narrow:
+        # TFLite Micro's fully connected layer multiplies the scales in float32 without a bias,
+        # whose scale it would check; LiteRT's uint8 convolutions always do.
         product = np.float32(source.scale) * np.float32(scales[0])
         factors = np.array([np.float64(product) / output.scale])
     factors = factors if len(factors) > 1 else np.repeat(factors, len(bound))
