@@ -330,3 +330,11 @@ def test_int16_sums_that_could_be_shifted_but_are_not(name: str) -> None:
     x, y = (torch.from_numpy(random.integers(-32768, 32768, shape).astype(np.int16)) for _ in "xy")
     (ours,) = equal(content, x, y)
     np.testing.assert_array_equal(ours, tflite_micro_calls(content)(x, y)[0])
+
+
+@pytest.mark.parametrize("scale", [0.0005, 0.01, 0.9])
+@pytest.mark.parametrize("name", ["LOGISTIC", "TANH"])
+def test_all_values_of_uint8_curves(name: str, scale: float) -> None:
+    meaning = (1 / 256, 0) if name == "LOGISTIC" else (1 / 128, 128)
+    content = one(name, [((1, 256), "uint8", scale, 77)], [((1, 256), "uint8", *meaning)])
+    equal(content, torch.arange(256, dtype=torch.uint8)[None])

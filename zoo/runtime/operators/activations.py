@@ -113,7 +113,8 @@ def _wide_softmax(graph: Graph, op: Op) -> Kernel:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    return np.float32(1) / (np.float32(1) + np.exp(-x))
+    with np.errstate(over="ignore"):  # far below zero, where the result is 0
+        return np.float32(1) / (np.float32(1) + np.exp(-x))
 
 
 def _tabulated(
