@@ -224,6 +224,14 @@ def test_what_a_file_may_hold_but_nothing_here_computes_is_named() -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_network_without_ends_is_refused() -> None:
+    for ends in ("inputs", "outputs"):
+        file = streamed()
+        setattr(file.main, ends, [])
+        with pytest.raises(MismatchError, match="has no inputs or no outputs"):
+            parse_tflite(file.bytes())
+
+
 def test_a_cycle_is_named() -> None:
     file = File()
     graph = file.main

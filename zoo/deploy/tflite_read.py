@@ -94,6 +94,8 @@ class _Parser:
         self.run()
         inputs = self.tensors.pick(self.subgraph["inputs"], "the graph's inputs")
         outputs = self.tensors.pick(self.subgraph["outputs"], "the graph's outputs")
+        if not inputs or not outputs or "" in (*inputs, *outputs):
+            raise MismatchError("its main graph has no inputs or no outputs: nothing to run")
         outputs = tuple(self.latest(name) for name in outputs)
         states = tuple(
             State(name=name, next=self.current[key], initial=self.start(key, name))
