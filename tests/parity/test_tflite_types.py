@@ -129,6 +129,21 @@ def test_floats_on_int8_weights(name: str, channels: bool, seed: int) -> None:
     equal(content, torch.zeros_like(x), atol=1e-5)  # a range of nothing
 
 
+@pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+def test_floats_on_int8_weights_whose_scales_are_all_the_same(name: str) -> None:
+    source, kernel, made, options = LAYERS[name]
+    random, file = np.random.default_rng(0), File()
+    main = file.main
+    main.inputs = [main.tensor("x", (2, *source[1:]))]
+    values = random.integers(-127, 128, kernel).astype(np.int8)
+    axis = 3 if name.startswith("DEPTH") else 0
+    main.constant("w", values, [0.01] * made[-1], quantized_dimension=axis)
+    main.constant("b", random.normal(0, 1, made[-1]).astype(np.float32))
+    main.outputs = [main.tensor("y", (2, *made[1:]))]
+    main.op(name, ["x", "w", "b"], ["y"], version=3, options=options)
+    equal(file.bytes(), reals(3, 2, *source[1:]), atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_floats_on_int8_weights_with_a_zero_point_of_their_own(seed: int) -> None:
     options = {"asymmetric_quantize_inputs": True, "activation": 1}
