@@ -18,20 +18,35 @@ ARENA = 2**24
 
 def tflite_micro(content: bytes) -> Run:
     """Return a function from batches of inputs to those of outputs, or skip the test."""
-    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=ARENA)
+    return _by_sample(tflite_micro_calls(content))
 
+
+def litert(content: bytes, resolver: str = "BUILTIN_REF") -> Run:
+    """Return such a function of LiteRT; the resolver "AUTO" is its XNNPACK kernels."""
+    return _by_sample(litert_calls(content, resolver))
+
+
+def _by_sample(call: Run) -> Run:
     def run(*inputs: Tensor) -> list[NDArray[Any]]:
-        outputs = []
-        for sample in zip(*inputs, strict=True):
-            for place, value in enumerate(sample):
-                interpreter.set_input(value[None].numpy(), place)
-            interpreter.invoke()
-            count = len(_outputs(content))
-            outputs.append([interpreter.get_output(place) for place in range(count)])
+        outputs = [call(*(x[None] for x in sample)) for sample in zip(*inputs, strict=True)]
         return [np.concatenate(column) for column in zip(*outputs, strict=True)]
 
     return run
+
+
+def tflite_micro_calls(content: bytes) -> Run:
+    """Return a function from the inputs of one call to its outputs; states last."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=ARENA)
+    count = len(_outputs(content))
+
+    def call(*inputs: Tensor) -> list[NDArray[Any]]:
+        for place, value in enumerate(inputs):
+            interpreter.set_input(value.numpy(), place)
+        interpreter.invoke()
+        return [interpreter.get_output(place) for place in range(count)]
+
+    return call
 
 
 def _outputs(content: bytes) -> tuple[str, ...]:
@@ -40,8 +55,8 @@ def _outputs(content: bytes) -> tuple[str, ...]:
     return parse_tflite(content).outputs
 
 
-def litert(content: bytes, resolver: str = "BUILTIN_REF") -> Run:
-    """Return such a function of LiteRT; the resolver "AUTO" is its XNNPACK kernels."""
+def litert_calls(content: bytes, resolver: str = "BUILTIN_REF") -> Run:
+    """Return such a function of LiteRT."""
     module = pytest.importorskip("ai_edge_litert.interpreter")
     interpreter = module.Interpreter(
         model_content=content,
@@ -52,16 +67,13 @@ def litert(content: bytes, resolver: str = "BUILTIN_REF") -> Run:
     places = [detail["index"] for detail in interpreter.get_input_details()]
     results = [detail["index"] for detail in interpreter.get_output_details()]
 
-    def run(*inputs: Tensor) -> list[NDArray[Any]]:
-        outputs = []
-        for sample in zip(*inputs, strict=True):
-            for place, value in zip(places, sample, strict=True):
-                interpreter.set_tensor(place, value[None].numpy())
-            interpreter.invoke()
-            outputs.append([interpreter.get_tensor(place) for place in results])
-        return [np.concatenate(column) for column in zip(*outputs, strict=True)]
+    def call(*inputs: Tensor) -> list[NDArray[Any]]:
+        for place, value in zip(places, inputs, strict=True):
+            interpreter.set_tensor(place, value.numpy())
+        interpreter.invoke()
+        return [interpreter.get_tensor(place) for place in results]
 
-    return run
+    return call
 
 
 TFLITE: dict[str, Callable[[bytes], Run]] = {
@@ -76,10 +88,13 @@ def open_everywhere(content: bytes) -> None:
     from zoo.deploy.tflite_read import parse_tflite
 
     tensors = parse_tflite(content).tensors.values()
-    large = sum(tensor.bytes() for tensor in tensors if not tensor.is_parameter) > ARENA // 2
+    computed = [tensor for tensor in tensors if not tensor.is_parameter]
+    # TFLite Micro sets its memory aside at once, and has next to nothing for uint8.
+    large = sum(tensor.bytes() for tensor in computed) > ARENA // 2
+    unfit = large or any(tensor.dtype == "uint8" for tensor in computed)
     for name, runtime in TFLITE.items():
-        if large and name == "tflite-micro":
-            continue  # its memory is set aside at once
+        if unfit and name == "tflite-micro":
+            continue
         try:
             runtime(content)
         except pytest.skip.Exception:

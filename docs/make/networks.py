@@ -15,6 +15,7 @@ from zoo.cost.result import Cost, readable
 from zoo.cost.target import Target
 from zoo.cost.work import WORK
 from zoo.deploy.formats import NPU, ONNX, TFLITE
+from zoo.deploy.refusals import REFUSALS
 from zoo.graph.ir import Graph
 from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
@@ -162,6 +163,13 @@ def operators() -> str:
         longer = [a for a in reasons if not any(a != b and b.startswith(a) for b in reasons)]
         why = "; ".join(dict.fromkeys(longer))
         lines.append(f"| `{name}` | {aten} | {' | '.join(cells)} | {why} |")
+    return "\n".join(lines)
+
+
+def refused() -> str:
+    """Return what is not read of `.tflite` files, in which words it is refused, and why."""
+    lines = ["| a file with | is refused with | why, and what to do |", "|---|---|---|"]
+    lines += [f"| {row.what} | `{row.says.strip(' :;')}` | {row.why} |" for row in REFUSALS]
     return "\n".join(lines)
 
 

@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.parity.test_tflite_recurrent import lstm, streamed, svdf
+from tests.parity.test_tflite_types import layer, transposed
+from tests.tflite_files import File, one
 from zoo.deploy.tflite_read import parse_tflite, read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError
@@ -53,9 +56,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 
 def small(graph: Graph) -> bool:
-    tensors = graph.tensors.values()
-    integers = all(graph.tensors[name].dtype == "int8" for name in graph.inputs)
-    return integers and sum(tensor.elements for tensor in tensors) < 10**6
+    return sum(tensor.elements for tensor in graph.tensors.values()) < 10**6
 
 
 def attack(content: bytes, count: int, seed: int) -> Counter[str]:
@@ -66,8 +67,10 @@ def attack(content: bytes, count: int, seed: int) -> Counter[str]:
             graph = parse_tflite(mutated(content, chance))
             network = IntegerNetwork(graph)
             if small(graph):
-                shapes = [graph.tensors[name].shape for name in graph.inputs]
-                network(*(torch.zeros(shape, dtype=torch.int8) for shape in shapes))
+                given = [graph.tensors[name] for name in graph.inputs]
+                inputs = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in given]
+                for _ in range(2 if graph.states else 1):
+                    network(*inputs)
             outcomes["ran"] += 1
         except ZooError as error:
             messages.append(str(error))
@@ -79,6 +82,38 @@ def attack(content: bytes, count: int, seed: int) -> Counter[str]:
 def test_mutated_files(content: bytes) -> None:
     outcomes = attack(content, 500, seed=0)
     assert set(outcomes) == {"ran", "UnsafeFileError", "MismatchError"}, outcomes
+
+
+def others() -> dict[str, bytes]:
+    """Files with states, several outputs, floats on integers, other types."""
+    return {
+        "lstm": lstm(0),
+        "svdf": svdf(0, "int8"),
+        "variables": streamed().bytes(),
+        "uint8": layer("CONV_2D", 0, "uint8", weights="uint8")[0],
+        "hybrid": layer("FULLY_CONNECTED", 0, "float32", weights="int8")[0],
+        "transposed": transposed(0, "int8", 2, 0)[0],
+        "split": split(),
+    }
+
+
+def split() -> bytes:
+    meaning = ("uint8", 0.1, 4)
+    sizes = [np.array([1, 2], np.int32), np.array(1, np.int32)]
+    parts = [((1, size, 6), *meaning) for size in (1, 2)]
+    return one("SPLIT_V", [((1, 3, 6), *meaning)], parts, sizes, options={"num_splits": 2})
+
+
+@pytest.mark.parametrize("name", others())
+def test_mutated_files_of_other_kinds(name: str) -> None:
+    outcomes = attack(others()[name], 300, seed=len(name))
+    assert {"ran", "UnsafeFileError"} <= set(outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", others())
+def test_many_mutated_files_of_other_kinds(name: str) -> None:
+    assert sum(attack(others()[name], 10_000, seed=1).values()) == 10_000
 
 
 @pytest.mark.slow
@@ -120,7 +155,7 @@ def test_what_does_not_fit_a_layer_is_named(content: bytes) -> None:
     op = next(op for op in graph.ops if op.kind == "conv2d")
     source, weight, bias = op.inputs
     wrong = {
-        (source, "dtype", "uint8"): "its input is uint8; expected float32, int8 or int16",
+        (source, "dtype", "int32"): "its input is int32; expected float32, int8, uint8 or int16",
         (bias, "dtype", "int16"): "its bias is int16",
         (bias, "shape", (5,)): r"its bias is int32 \(5,\) for 4 outputs",
         (
@@ -163,13 +198,70 @@ def test_an_unknown_operator_is_named() -> None:
         return flatbuffer.write(model, tflite_schema.MODEL, tflite_schema.IDENTIFIER)
 
     for content, name in (
-        (file(49), "SPLIT"),
-        (file(150), "GELU"),
+        (file(119), r"WHILE \(code 119\)"),
+        (file(103), r"UNIQUE \(code 103\)"),
         (file(999), "code 999"),
         (file(32, custom_code="TFLite_Detection"), "custom operator 'TFLite_Detection'"),
     ):
         with pytest.raises(MismatchError, match=f"operator 0, {name} at y, z, is not known"):
             parse_tflite(content)
+
+
+def test_what_a_file_may_hold_but_nothing_here_computes_is_named() -> None:
+    for file, message in (
+        (one("ADD", [((1, 4), "complex64")] * 2, [((1, 4), "complex64")]), "holds complex64"),
+        (one("ADD", [((1, 4), 17)] * 2, [((1, 4), 17)]), "holds int4, which nothing here"),
+        (one("ADD", [((1, 4), 5)] * 2, [((1, 4), 5)]), "holds string, which nothing here"),
+        (one("ADD", [((1, 4),)] * 2, [((1, 4),)], version=99), "ADD at y0, has version 99"),
+        (
+            one("CUSTOM", [((1, 4),)], [((1, 4),)], custom_code="TFLite_Detection_PostProcess"),
+            "operator 0, custom operator 'TFLite_Detection_PostProcess' at y0, is not known",
+        ),
+        (one("RESHAPE", [((2**15, 2**15),)], [((2**30,),)]), "has 2 GiB or more"),
+    ):
+        with pytest.raises((MismatchError, UnsafeFileError), match=message) as caught:
+            IntegerNetwork(parse_tflite(file))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_ends_is_refused() -> None:
+    for ends in ("inputs", "outputs"):
+        file = streamed()
+        setattr(file.main, ends, [])
+        with pytest.raises(MismatchError, match="has no inputs or no outputs"):
+            parse_tflite(file.bytes())
+
+
+def test_a_cycle_is_named() -> None:
+    file = File()
+    graph = file.main
+    graph.inputs = [graph.tensor("x", (1, 4))]
+    for name in "ab":
+        graph.tensor(name, (1, 4))
+    graph.outputs = ["b"]
+    graph.op("ADD", ["x", "b"], ["a"])
+    graph.op("ADD", ["x", "a"], ["b"])
+    with pytest.raises(UnsafeFileError, match="add at a reads 'b' before anything has made it"):
+        parse_tflite(file.bytes())
+
+
+def test_versions_are_those_that_litert_knows() -> None:
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    from zoo.deploy.tflite_schema import FOLLOWED, NEWEST, OPERATORS
+
+    assert {*OPERATORS, *FOLLOWED} <= {*NEWEST}
+    resolver = interpreter.OpResolverType.BUILTIN_REF
+    for name in (*OPERATORS, *FOLLOWED):
+        for version in (NEWEST[name], NEWEST[name] + 1):
+            content = one(name, [((1, 4),)], [((1, 4),)], version=version)
+            known = True
+            try:
+                interpreter.Interpreter(
+                    model_content=content, experimental_op_resolver_type=resolver
+                )
+            except ValueError as error:
+                known = "Didn't find op" not in str(error)
+            assert known == (version == NEWEST[name]), (name, version)
 
 
 def test_operators_have_the_names_of_the_schema() -> None:

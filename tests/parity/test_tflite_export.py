@@ -60,6 +60,9 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
         return sesr.eval(), torch.rand(16, 1, 12, 16)
     if name == "residual":
         return Residual().eval(), torch.rand(16, 3, 16, 16)
+    if name == "curves":  # of a fixed quantization, which the flattening takes over
+        curved = [nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3), nn.Sigmoid(), nn.Flatten()]
+        return nn.Sequential(*curved, nn.Linear(192, 5)).eval(), torch.randn(16, 3, 12, 10)
     body = [nn.Conv2d(1, 32, (10, 4), stride=2, padding=(5, 1), bias=False), nn.BatchNorm2d(32)]
     layers = [*body, nn.ReLU(), *depthwise_block(32), *depthwise_block(32)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 12), nn.Softmax(1)]
@@ -69,7 +72,7 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
     return module.eval(), x
 
 
-NAMES = ["sesr", "residual", "ds-cnn"]
+NAMES = ["sesr", "residual", "ds-cnn", "curves"]
 
 
 def last(x: Tensor) -> Tensor:

@@ -22,7 +22,11 @@ IMAGE = (1, 6, 5, 8)
 PROBABILITY = {
     "int8": Quantization(scales=(1 / 256,), zero_points=(-128,)),
     "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
+    "uint8": Quantization(scales=(1 / 256,), zero_points=(0,)),
 }
+TANH = {**PROBABILITY, "int8": Quantization(scales=(1 / 128,), zero_points=(0,))}
+TANH["uint8"] = Quantization(scales=(1 / 128,), zero_points=(128,))
+FIXED = {"softmax": PROBABILITY, "sigmoid": PROBABILITY, "tanh": TANH}
 WINDOW = {"kernel": (3, 2), "stride": (2, 2), "dilation": (1, 1), "padding": (0, 1, 0, 1)}
 AROUND = (0, 0, 3, 1, 1, 2, 0, 0)
 
@@ -32,7 +36,7 @@ def size(**options: bool) -> dict[str, Any]:
 
 
 # In int16 the runtimes have no kernel for these, or disagree.
-OTHERWISE = ("prelu", "relu", "relu6", "depth_to_space")
+OTHERWISE = ("prelu", "relu", "relu6", "depth_to_space", "hard_swish", "space_to_depth")
 # kind, shapes of operands (a list: constant), shape of the output, attributes, one quantization?
 CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("add", [IMAGE, IMAGE], IMAGE, {}, False),
@@ -45,6 +49,11 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("prelu", [IMAGE, [1, 1, 8]], IMAGE, {}, False),
     ("relu", [IMAGE], IMAGE, {}, False),
     ("relu6", [IMAGE], IMAGE, {}, True),
+    ("sigmoid", [IMAGE], IMAGE, {}, False),
+    ("tanh", [IMAGE], IMAGE, {}, False),
+    ("hard_swish", [IMAGE], IMAGE, {}, False),
+    ("leaky_relu", [IMAGE], IMAGE, {"negative_slope": 0.3}, False),
+    ("leaky_relu", [IMAGE], IMAGE, {"negative_slope": 0.01}, False),
     ("mean", [IMAGE], (1, 8), {"dim": (1, 2), "keepdim": False}, False),
     ("mean", [IMAGE], (1, 1, 1, 8), {"dim": (1, 2), "keepdim": True}, False),
     ("mean", [IMAGE], (1, 6, 5, 1), {"dim": (3,), "keepdim": True}, False),
@@ -59,6 +68,7 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("transpose", [IMAGE], (1, 8, 6, 5), {"dims": (0, 3, 1, 2)}, True),
     ("reshape", [IMAGE], (1, 240), {}, True),
     ("depth_to_space", [IMAGE], (1, 12, 10, 2), {"block": 2}, True),
+    ("space_to_depth", [(1, 6, 4, 3)], (1, 3, 2, 12), {"block": 2}, True),
     ("resize_bilinear", [IMAGE], (1, 11, 7, 8), size(), True),
     ("resize_bilinear", [IMAGE], (1, 11, 7, 8), size(half_pixel_centers=True), True),
     ("resize_bilinear", [IMAGE], (1, 11, 7, 8), size(align_corners=True), True),
@@ -78,6 +88,7 @@ def one_op(case: tuple[Any, ...], seed: int, dtype: str = "int8") -> Graph:
 
     def meaning() -> Quantization:
         scale, zero = np.float32(random.uniform(0.005, 0.05)), int(random.integers(-100, 100))
+        zero = abs(zero) + 5 if dtype == "uint8" else zero
         if dtype == "int16":  # runtimes agree on MUL when the scales have few bits
             scale, zero = np.float32(math.ceil(scale * 2**14) / 2**22), 0
         return Quantization(scales=(float(scale),), zero_points=(zero,))
@@ -94,7 +105,7 @@ def one_op(case: tuple[Any, ...], seed: int, dtype: str = "int8") -> Graph:
             kind="constant" if constant else "input",
             quantization=same if shared else meaning(),
         )
-    last = PROBABILITY[dtype] if kind == "softmax" else same if shared else meaning()
+    last = FIXED[kind][dtype] if kind in FIXED else same if shared else meaning()
     if (kind, dtype) == ("mul", "int16"):
         last = Quantization(scales=(2.0**-13,), zero_points=(0,))
     tensors["y"] = Tensor(name="y", shape=output, dtype=dtype, kind="output", quantization=last)
@@ -115,6 +126,8 @@ def one_op(case: tuple[Any, ...], seed: int, dtype: str = "int8") -> Graph:
 def runs(number: int, dtype: str, judge: str) -> bool:
     """Whether a runtime has the operator."""
     kind = CASES[number][0]
+    if dtype == "uint8":
+        return judge == "litert-reference"
     if dtype == "int8":
         return True
     return kind not in OTHERWISE and (judge, kind) != ("tflite-micro", "resize_bilinear")
@@ -125,7 +138,7 @@ def runs(number: int, dtype: str, judge: str) -> bool:
     [
         pytest.param(n, dtype, judge, id=f"{n}-{CASES[n][0]}-{dtype}-{judge}")
         for n in range(len(CASES))
-        for dtype in ("int8", "int16")
+        for dtype in ("int8", "int16", "uint8")
         for judge in ("tflite-micro", "litert-reference")
         if runs(n, dtype, judge)
     ],
@@ -143,8 +156,9 @@ def test_integers_are_the_runtimes(number: int, dtype: str, judge: str, judges: 
     inputs = [x.to(getattr(torch, dtype)) for x in inputs]
     wanted = judges[judge](content)(*inputs)
     given = network(*inputs).numpy()
-    if (CASES[number][0], dtype, judge) == ("softmax", "int16", "litert-reference"):
-        # LiteRT fills the kernel's tables in another precision than TFLite Micro.
+    kind = CASES[number][0]
+    if kind in ("softmax", "leaky_relu") and (dtype, judge) == ("int16", "litert-reference"):
+        # LiteRT computes the kernel's tables or factors in another precision than TFLite Micro.
         given, wanted = given.astype(np.int32), wanted.astype(np.int32)
         np.testing.assert_allclose(given, wanted, rtol=0, atol=1)
     else:
@@ -166,7 +180,12 @@ def test_integers_become_the_runtimes_real_numbers(dtype: str, judge: str, judge
 
 def test_every_integer_kernel_is_compared_with_the_runtimes() -> None:
     layers = {"conv2d", "depthwise_conv2d", "fully_connected"}  # test_tflite_reference.py
-    assert {case[0] for case in CASES} | layers | {"dequantize"} == set(INTEGER)
+    recurrent = {"lstm", "svdf"}  # test_tflite_recurrent.py
+    others = {"transpose_conv2d", "cast"}  # test_tflite_types.py
+    moved = {"pack", "unpack", "strided_slice", "split", "tile"}  # test_tflite_moves.py, and these
+    moved |= {"arg_max", "arg_min"}
+    tried = {case[0] for case in CASES} | layers | recurrent | others | moved | {"dequantize"}
+    assert tried == set(INTEGER)
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{n}-{CASES[n][0]}")
@@ -196,7 +215,7 @@ def test_onnx_runtime_is_within_one_step(number: int) -> None:
     wanted = first(IntegerNetwork(graph)(*inputs)).numpy().astype(np.int32)
     assert np.abs(steps - wanted).max() <= 1
     # Rarely, but for averages, whose halves are many, and where TFLite rounds twice at one bit.
-    often = ("avg_pool2d", "mean", "resize_bilinear", "quantize")
+    often = ("avg_pool2d", "mean", "resize_bilinear", "quantize", "leaky_relu")
     rare = 0.3 if CASES[number][0] in often else 0.06
     assert (steps != wanted).mean() < rare
 
@@ -221,6 +240,12 @@ def first(x: torch.Tensor) -> torch.Tensor:
 def test_int16_that_runtimes_do_not_agree_on_is_refused(kind: str) -> None:
     graph = one_op(next(case for case in CASES if case[0] == kind), 0, "int16")
     with pytest.raises(MismatchError, match="convert the file with maximum and minimum"):
+        IntegerNetwork(graph)
+
+
+def test_int16_that_no_runtime_has_is_refused() -> None:
+    graph = one_op(next(case for case in CASES if case[0] == "hard_swish"), 0, "int16")
+    with pytest.raises(MismatchError, match="runtimes have it in int8 and uint8 only"):
         IntegerNetwork(graph)
 
 

@@ -84,8 +84,8 @@ class TfliteModel(OtherModel):
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
     ) -> Any:
-        """Return the network's output for an array, a NumPy file or a picture."""
-        from zoo.deploy.tflite import run_tflite
+        """Return the network's outputs for arrays, a NumPy file, a picture or a sound."""
+        from zoo.deploy.tflite_run import run_tflite
 
         outcome = run_tflite(self.path, source)
         if out is not None:
@@ -111,6 +111,15 @@ class TfliteModel(OtherModel):
         if input_shape not in (None, found.input_shape):
             raise self._other_shape(found.input_shape, input_shape)
         return data
+
+    def stream(self, source: Any, out: Path | None = None) -> Any:
+        """Return the network's outputs for one frame of a source after the other."""
+        from zoo.deploy.tflite_run import stream_tflite
+
+        outcome = stream_tflite(self.path, source)
+        if out is not None:
+            outcome.save(out)
+        return outcome
 
     def structure(self) -> Any:
         """Return the file's graph."""

@@ -100,14 +100,15 @@ def _commercial(recipe: Recipe) -> dict[str, str]:
 
 def _show_file(args: Arguments, artifact: "Artifact") -> None:
     from zoo.cost.memory import plan
-    from zoo.deploy.tflite import describe
+    from zoo.deploy.tflite import describe, tensors
+    from zoo.deploy.tflite_metadata import about
 
     graph, path = artifact.graph(), artifact.path
-    rows = describe(graph)
-    arena = plan(graph, graph.tensors[graph.inputs[0]].dtype, in_place=False).arena_bytes
+    rows, facts, ends = describe(graph), about(path.read_bytes()), tensors(graph)
+    arena = plan(graph, None, in_place=False).arena_bytes
     totals = {"file_bytes": path.stat().st_size, "macs": graph.macs, "arena_bytes": arena}
     if args.json:
-        print_json({**totals, "ops": rows})
+        print_json({**totals, **ends, "about": facts.to_json(), "ops": rows})
         return
     table = [["#", "OPERATOR", "OUTPUT", "TYPE", "MACS", "WEIGHTS", "SCALE", "ZERO", "FROM"]]
     for row in rows:
@@ -122,6 +123,12 @@ def _show_file(args: Arguments, artifact: "Artifact") -> None:
         f"{totals['file_bytes']:,} bytes, {graph.macs:,} MACs, "
         f"{arena:,} bytes of activations (planned as TFLite Micro does)"
     )
+    for group, found in ends.items():
+        if len(found) > (group != "states"):
+            shown = (f"{t['name']} {t['dtype']} {'x'.join(map(str, t['shape']))}" for t in found)
+            print(f"{group}: {', '.join(shown)}")
+    for line in facts.lines:
+        print(line)
 
 
 def _show(args: Arguments) -> None:

@@ -19,7 +19,16 @@ def add(command: Command, words: Sequence[str]) -> None:
     """
     sub = command("run", _run, "run a model on a picture or a prompt", device=True)
     add_ref(sub)
-    sub.add_argument("source", help="a picture file; for a language model: a prompt")
+    sub.add_argument(
+        "source",
+        help="a picture file; for a language model: a prompt; for a .tflite file also .npy, .npz "
+        "(several inputs) and .wav files",
+    )
+    sub.add_argument(
+        "--stream",
+        action="store_true",
+        help="feed a .tflite file one frame of an array or a sound after the other",
+    )
     sub.add_argument("--out", help="where the result goes; the suffix chooses the format")
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
@@ -95,7 +104,10 @@ def _run(args: Arguments) -> None:
     """Run a model on one input."""
     artifact = api.resolve(args.ref)
     out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
-    result = artifact.run(args.source, out, device=args.device, dtype=args.dtype)
+    if args.stream:
+        result = api.run(artifact, args.source, out, stream=True)
+    else:
+        result = artifact.run(args.source, out, device=args.device, dtype=args.dtype)
     if args.json:
         print_json(result.to_json() | ({} if out is None else {"out": str(out)}))
     else:

@@ -40,12 +40,12 @@ class ArenaPlan:
 
 def plan(
     graph: Graph,
-    dtype: str,
+    dtype: str | None,
     *,
     in_place: bool = True,
     scratch: frozenset[str] = frozenset(),
 ) -> ArenaPlan:
-    """Pack the activations of `graph`, deployed in `dtype`, into one arena.
+    """Pack the activations of `graph`, deployed in `dtype` or each in its own, into one arena.
 
     With `in_place`, an elementwise op writes over an input of the same size that nothing reads
     later, and a reshape costs nothing. The graph's inputs lie in the arena and may be written

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from zoo.cost.target import Steps
 from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ def _outputs(graph: Graph, op: Op, steps: Steps) -> float:
 
 def _inputs(graph: Graph, op: Op, steps: Steps) -> float:
     return graph.tensors[op.inputs[0]].elements
+
+
+def _products(graph: Graph, op: Op, steps: Steps) -> float:
+    return op.macs
 
 
 def _windows(graph: Graph, op: Op, steps: Steps) -> float:
@@ -72,12 +77,21 @@ WORK: Column[Work] = Column(
         "fully_connected": Work(amount=_kernels),
         "avg_pool2d": Work(amount=_windows),
         "max_pool2d": Work(amount=_windows),
+        "transpose_conv2d": Work(amount=_products),
+        "lstm": Work(amount=_products),
+        "svdf": Work(amount=_products),
         "mean": Work(amount=_inputs),
         "reshape": Work(amount=_outputs, moves=True, free=True),
     },
-    dict.fromkeys(("transpose", "depth_to_space", "concat", "pad"), _MOVED),
+    dict.fromkeys(("transpose", "depth_to_space", "concat", "pad", "pack", "unpack"), _MOVED),
+    dict.fromkeys(("strided_slice", "split", "tile", "space_to_depth"), _MOVED),
+    dict.fromkeys((*FUNCTIONS, "squared_difference"), _ELEMENTS),
+    dict.fromkeys(REDUCTIONS, Work(amount=_inputs)),
+    dict.fromkeys(("arg_max", "arg_min"), Work(amount=_inputs)),
     dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _ELEMENTS),
     dict.fromkeys((*_ACTIVATIONS, "tanh", "prelu", "softmax"), _ELEMENTS),
-    dict.fromkeys(("resize_nearest", "resize_bilinear", "quantize", "dequantize"), _ELEMENTS),
+    dict.fromkeys(
+        ("resize_nearest", "resize_bilinear", "quantize", "dequantize", "cast"), _ELEMENTS
+    ),
     absent={"batch_norm": "zoo.graph.fold makes it part of a layer, before anything is counted"},
 )

@@ -215,6 +215,8 @@ class _Writer:
             self.point(place, start)
             for index, element in enumerate(value):
                 self.point(start + 4 + 4 * index, self.table(element, field.item))
+        elif field.type == "present":
+            self.point(place, self.table({}, Table("", {})))
         else:
             table = field.item[siblings[field.tag]] if field.type == "union" else field.item
             self.point(place, self.table(value, table))

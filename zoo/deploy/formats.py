@@ -6,17 +6,37 @@ from zoo.deploy.operators import (
     activations,
     arithmetic,
     casts,
+    cutting,
+    joining,
     layers,
+    mathematics,
     movement,
     pools,
+    recurrent,
     resizing,
 )
 from zoo.deploy.operators.contract import Emit, TfliteOp
 from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 
 _PLACE = "zoo/deploy/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+_GROUPS = (
+    layers,
+    mathematics,
+    pools,
+    arithmetic,
+    activations,
+    movement,
+    resizing,
+    casts,
+    cutting,
+    joining,
+    recurrent,
+)
+
+_UNTRACED = (cutting, joining, mathematics, recurrent)
+_REAL = (*FUNCTIONS, *REDUCTIONS, "squared_difference")
 
 TFLITE: Column[TfliteOp] = Column(
     "TFLite operator", _PLACE, *(group.TFLITE for group in _GROUPS), absent={}
@@ -24,8 +44,18 @@ TFLITE: Column[TfliteOp] = Column(
 ONNX: Column[Emit] = Column(
     "ONNX operator",
     _PLACE,
-    *(group.ONNX for group in _GROUPS),
-    absent={"dequantize": "every value of these files is real already"},
+    *(group.ONNX for group in _GROUPS if group not in _UNTRACED),
+    absent={
+        "dequantize": "every value of these files is real already",
+        **dict.fromkeys(("lstm", "svdf"), "only .tflite files hold it, with its state"),
+        **dict.fromkeys(
+            (
+                *("cast", "pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
+                *("transpose_conv2d", "tile", *_REAL),
+            ),
+            "so far only .tflite files hold it",
+        ),
+    },
 )
 # What to do if an Ethos-U leaves an operator to the host CPU; "" if it takes every form.
 NPU: Column[str] = Column(
@@ -35,7 +65,9 @@ NPU: Column[str] = Column(
         ("conv2d", "depthwise_conv2d", "fully_connected", "avg_pool2d", "max_pool2d"), ""
     ),
     dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "relu", "relu6", "prelu"), ""),
-    dict.fromkeys(("reshape", "concat", "quantize"), ""),
+    dict.fromkeys(("sigmoid", "tanh", "leaky_relu", "hard_swish"), ""),
+    dict.fromkeys(("reshape", "concat", "quantize", "pack", "unpack", "split"), ""),
+    dict.fromkeys(("arg_max", "arg_min"), "leave it to the program, which reads the scores"),
     dict.fromkeys(("resize_bilinear", "resize_nearest"), "enlarge by 2, 4 or 8 at a time"),
     {
         "depth_to_space": "export with --npu, which makes it a transposition",
@@ -43,8 +75,18 @@ NPU: Column[str] = Column(
         "softmax": "leave it out: the largest logit is the answer",
         "pad": "pad inside the convolution",
         "transpose": "keep channels last, or leave the order to the host",
+        "strided_slice": "slice without a stride, or in the program",
+        "transpose_conv2d": "keep its stride at 1x1, 1x2 or 2x2",
+        "space_to_depth": "cut the picture into blocks in the program",
+        "tile": "repeat in the program",
+        "cast": "quantize instead, or leave it to the program",
+        "lstm": "keep it to one direction, without peepholes",
+        "svdf": "write it as a depthwise convolution over time and a fully connected layer",
     },
-    absent={"dequantize": "it makes real numbers, which no Ethos-U has"},
+    absent={
+        "dequantize": "it makes real numbers, which no Ethos-U has",
+        **dict.fromkeys(_REAL, "an Ethos-U computes in integers"),
+    },
 )
 
 

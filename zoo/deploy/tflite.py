@@ -1,14 +1,10 @@
-"""What the verbs do with `.tflite` files: write one from a module, load, describe and run one."""
+"""What the verbs do with `.tflite` files: write one from a module, load and describe one."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.deploy.carray import write_c_array
@@ -17,14 +13,13 @@ from zoo.deploy.tflite_read import parse_tflite, read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.files import write_bytes
-from zoo.graph.ir import LIMITS, Graph
+from zoo.graph.ir import Graph
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import on_npu, without_clamps
 from zoo.quantization.int8.calibration import Options, checked_batch
 from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import IntegerNetwork
-from zoo.runtime.values import dequantized, quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +40,16 @@ class TfliteFile:
 
 
 def load_tflite(path: Path) -> IntegerNetwork | FloatNetwork:
-    """Return a file's network as a module, channels last; integers in and out if it has any."""
+    """Return a file's network as a module, channels last, that takes and returns its own tensors.
+
+    States of the file go from one call to the next; `reset` forgets them.
+    """
     graph = read_tflite(path)
-    integer = any(tensor.dtype in LIMITS for tensor in graph.tensors.values())
-    return IntegerNetwork(graph) if integer else FloatNetwork(graph)
+    try:
+        real = all(tensor.dtype == "float32" for tensor in graph.tensors.values())
+        return FloatNetwork(graph) if real and not graph.states else IntegerNetwork(graph)
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from error
 
 
 def export_tflite(
@@ -129,114 +130,6 @@ def write_graph(graph: Graph, path: Path, *, npu: bool = False, c_array: bool = 
         write_bytes(path, content)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a file's network computed.
-
-    Attributes:
-        output: as the file returns it, with the batch in front.
-        real: the same as real numbers.
-        seconds: time of the network alone.
-
-    """
-
-    output: NDArray[Any]
-    real: NDArray[Any]
-    seconds: float
-
-    def save(self, path: str | Path) -> Path:
-        """Write the output as a NumPy file."""
-        import io
-
-        stream = io.BytesIO()
-        np.save(stream, self.output)
-        write_bytes(Path(path), stream.getvalue())
-        return Path(path)
-
-    @property
-    def text(self) -> str:
-        """The five best of each sample, if these are scores; then type, shape and time."""
-        facts = self.to_json()
-        lines = [
-            "  ".join(f"{score['index']}: {score['value']:.4g}" for score in best)
-            for best in facts.get("best", [])
-        ]
-        lines.append(f"{facts['dtype']} {tuple(facts['shape'])}, {facts['seconds']:.3f} s")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return shape, time and, for vectors of scores, the five best of each sample."""
-        facts: dict[str, Any] = {
-            "shape": list(self.output.shape),
-            "dtype": str(self.output.dtype),
-            "seconds": round(self.seconds, 4),
-        }
-        if self.real.ndim == 2:
-            best = np.argsort(-self.real, axis=1, kind="stable")[:, :5]
-            facts["best"] = [
-                [{"index": int(i), "value": float(row[i])} for i in order]
-                for row, order in zip(self.real, best, strict=True)
-            ]
-        return facts
-
-
-def run_tflite(path: Path, source: Any) -> Outcome:
-    """Run a file's network on a NumPy file, an array or a picture.
-
-    Integers are taken as the file's own, floats as real numbers. Pictures are resized to the
-    input's size; their pixels are in [0, 255] if the input's range ends at 2 or above, else in
-    [-1, 1] if an int8 one begins below -0.5, else in [0, 1]: a file says no more than that.
-    """
-    network = load_tflite(path)
-    x = _input(network.graph, source)
-    start = time.perf_counter()
-    y = network(x)
-    seconds = time.perf_counter() - start
-    if isinstance(y, tuple):
-        raise MismatchError(f"{path} has {len(y)} outputs; use zoo.load and call the module")
-    return Outcome(output=y.numpy(), real=dequantized(network.graph, y).numpy(), seconds=seconds)
-
-
-def _input(graph: Graph, source: Any) -> Tensor:
-    tensor = graph.tensors[graph.inputs[0]]
-    if isinstance(source, str | Path) and Path(source).suffix != ".npy":
-        array = _picture(graph, source)
-    elif isinstance(source, str | Path):
-        try:
-            array = np.load(source, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise MismatchError(f"{source} is not a NumPy file: {error}") from error
-    else:
-        array = np.asarray(source)
-    if array.shape == tensor.shape[1:]:
-        array = array[None]
-    if array.dtype.kind == "f":
-        return quantized(graph, torch.from_numpy(array.astype(np.float32)))
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _picture(graph: Graph, source: str | Path) -> NDArray[np.float32]:
-    from PIL import Image
-
-    from zoo.data import images
-
-    tensor = graph.tensors[graph.inputs[0]]
-    if len(tensor.shape) != 4 or tensor.shape[3] not in (1, 3):
-        raise MismatchError(f"the network takes {tensor.shape}, not a picture; give a .npy file")
-    _, height, width, channels = tensor.shape
-    picture = images.to_pillow(images.read(source)).convert("L" if channels == 1 else "RGB")
-    small = picture.resize((width, height), Image.Resampling.BICUBIC)
-    pixels: NDArray[np.float32] = np.asarray(small).astype(np.float32)
-    low, high = 0.0, 1.0
-    if (meaning := tensor.quantization) is not None:
-        low, high = ((end - meaning.zero_point) * meaning.scale for end in LIMITS[tensor.dtype])
-    if high < 2:
-        signed = low < -0.5 and tensor.dtype == "int8"  # int16 is symmetric whatever it holds
-        pixels /= 127.5 if signed else 255
-        pixels -= 1 if signed else 0
-    return pixels.reshape(1, height, width, channels)
-
-
 def describe(graph: Graph) -> list[Mapping[str, Any]]:
     """Return one row per operator: what it is, makes, costs and how its output is quantized."""
     rows: list[Mapping[str, Any]] = []
@@ -259,3 +152,16 @@ def describe(graph: Graph) -> list[Mapping[str, Any]]:
             }
         )
     return rows
+
+
+def tensors(graph: Graph) -> dict[str, list[dict[str, Any]]]:
+    """Return name, shape and type of the inputs, the outputs and the states of a graph."""
+    groups = {"inputs": graph.inputs, "outputs": graph.outputs}
+    groups["states"] = tuple(state.name for state in graph.states)
+    return {
+        group: [
+            {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+            for name, tensor in ((name, graph.tensors[name]) for name in names)
+        ]
+        for group, names in groups.items()
+    }

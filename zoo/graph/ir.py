@@ -26,10 +26,13 @@ Kind = Literal["input", "output", "activation", "weight", "bias", "slope", "cons
 
 ITEM_BYTES = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "float16": 2, "bfloat16": 2}
 ITEM_BYTES |= {"int32": 4, "float32": 4, "int64": 8, "float64": 8}
+# Types that files may name and nothing here computes with; a handle of a state is a number.
+ITEM_BYTES |= {"uint16": 2, "uint32": 4, "uint64": 8, "complex64": 8, "complex128": 16}
+ITEM_BYTES |= {"resource": 4}
 # Biases of integer networks are added to the accumulator, so they have its width.
-BIAS_DTYPE = {"int8": "int32", "int16": "int64"}
+BIAS_DTYPE = {"int8": "int32", "uint8": "int32", "int16": "int64"}
 # Smallest and largest integer of a quantized activation.
-LIMITS = {"int8": (-128, 127), "int16": (-32768, 32767)}
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,22 @@ class Op:
 
 
 @dataclass(frozen=True, kw_only=True)
+class State:
+    """A value that a network keeps from one call to the next.
+
+    Attributes:
+        name: the tensor that holds it while a call reads it.
+        next: the tensor that the call leaves for the next one; `name` itself if it never changes.
+        initial: what the first call reads.
+
+    """
+
+    name: str
+    next: str
+    initial: "NDArray[Any]" = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """Operations in an order in which they can run, and every tensor by name.
 
@@ -146,6 +165,7 @@ class Graph:
         outputs: names of the output tensors.
         layout: the order of dimensions: "torch" or "channels_last".
         values: values of the parameters, by tensor name; empty in a traced graph.
+        states: what is kept between calls; only files have some.
 
     """
 
@@ -155,6 +175,7 @@ class Graph:
     outputs: tuple[str, ...]
     layout: Layout = "torch"
     values: "Mapping[str, NDArray[Any]]" = field(default_factory=dict, repr=False, compare=False)
+    states: tuple[State, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -207,8 +228,8 @@ class Graph:
     def lifetimes(self) -> dict[str, tuple[int, int]]:
         """First and last op index at which each activation exists, both included.
 
-        Inputs exist from the first op, outputs to the last; while an op runs, its inputs and
-        outputs both exist.
+        Inputs exist from the first op, outputs to the last, states all the time; while an op runs,
+        its inputs and outputs both exist.
         """
         spans = {name: (0, 0) for name in self.inputs}
         for index, op in enumerate(self.ops):
@@ -217,4 +238,7 @@ class Graph:
                 if name in spans:
                     spans[name] = (spans[name][0], index)
         end = max(len(self.ops) - 1, 0)
-        return spans | {name: (spans[name][0], end) for name in self.outputs if name in spans}
+        spans |= {name: (spans[name][0], end) for name in self.outputs if name in spans}
+        spans |= {state.name: (0, end) for state in self.states}
+        # Until it takes its place, what comes next exists beside what was.
+        return spans | {s.next: (spans[s.next][0], end) for s in self.states if s.next in spans}

@@ -13,14 +13,30 @@ from zoo.graph.operators import (
     activations,
     arithmetic,
     casts,
+    cutting,
+    joining,
     layers,
+    mathematics,
     movement,
     pools,
+    recurrent,
     resizing,
 )
 from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
 
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+_GROUPS = (
+    layers,
+    mathematics,
+    pools,
+    arithmetic,
+    activations,
+    movement,
+    resizing,
+    casts,
+    cutting,
+    joining,
+    recurrent,
+)
 KINDS: dict[str, OpKind] = {row.name: row for group in _GROUPS for row in group.ROWS}
 
 

@@ -56,19 +56,23 @@ _EXP_EIGHTH, _THIRD = 1895147668, 715827883
 _FRACTION = 26  # bits of the exponent's input, Q5.26
 
 
-def exp_of_negative(x: Integers) -> Integers:
-    """Return exp(x / 2^26) * 2^31 for x <= 0 (`exp_on_negative_values`, input Q5.26)."""
-    quarter = 1 << (_FRACTION - 2)
+def exp_of_negative(x: Integers, integer_bits: int = 5) -> Integers:
+    """Return exp(x / 2^f) * 2^31 for x <= 0, with f = 31 - integer_bits fractional bits.
+
+    `exp_on_negative_values`; with 5 integer bits the input is Q5.26.
+    """
+    fraction = 31 - integer_bits
+    quarter = 1 << (fraction - 2)
     inner = (x & (quarter - 1)) - quarter  # in [-1/4, 0)
-    y = (inner << 5) + (1 << 28)  # Q0.31, around -1/8
+    y = (inner << integer_bits) + (1 << 28)  # Q0.31, around -1/8
     square = high_multiply(y, y)
     cube, fourth = high_multiply(square, y), high_multiply(square, square)
     tail = high_multiply(shift_right(fourth, 2) + cube, _THIRD) + square
     result = _EXP_EIGHTH + high_multiply(_EXP_EIGHTH, y + shift_right(tail, 1))
     result = np.minimum(result, INT32_MAX)
     remainder = inner - x
-    for place, factor in enumerate(_EXP):
-        chosen = remainder & (1 << (_FRACTION - 2 + place)) != 0
+    for place, factor in enumerate(_EXP[: 2 + integer_bits]):
+        chosen = remainder & (1 << (fraction - 2 + place)) != 0
         result = np.where(chosen, high_multiply(result, factor), result)
     return np.where(x == 0, INT32_MAX, result)
 
@@ -91,12 +95,76 @@ def softmax_table(scale: float, beta: float) -> tuple[Integers, Integers]:
     return values, shift_right(values, 12)
 
 
-def reciprocal(x: Integers, bits: Integers) -> Integers:
-    """Return 2^62 / (x * 2^(32 - bits)) for x of `bits` bits (`GetReciprocal`): Newton, 3 steps."""
-    a = (x << (32 - bits)) - (1 << 31)
-    half = (a + INT32_MAX + 1) >> 1
+def _over_one_plus(x: Integers) -> Integers:
+    """Return 2^29 * 2 / (1 + x / 2^31) for x in [0, 2^31): Newton, 3 steps, Q2.29."""
+    half = (x + INT32_MAX + 1) >> 1
     y = 1515870810 + high_multiply(half, -1010580540)  # 48/17 - 32/17 * half, Q2.29
     for _ in range(3):
         error = (1 << 29) - high_multiply(half, y)
         y = y + (high_multiply(y, error) << 2)
-    return np.clip(y << 1, None, INT32_MAX)
+    return y
+
+
+def reciprocal(x: Integers, bits: Integers) -> Integers:
+    """Return 2^62 / (x * 2^(32 - bits)) for x of `bits` bits (`GetReciprocal`)."""
+    return np.clip(_over_one_plus((x << (32 - bits)) - (1 << 31)) << 1, None, INT32_MAX)
+
+
+def logistic(x: Integers) -> Integers:
+    """Return the sigmoid, Q0.31, of a number in Q4.27 (gemmlowp's `logistic`)."""
+    positive = np.clip(_over_one_plus(exp_of_negative(-abs(x), 4)) << 1, None, INT32_MAX)
+    return np.where(x > 0, positive, np.where(x < 0, INT32_MAX - positive, 1 << 30))
+
+
+def tanh(x: Integers) -> Integers:
+    """Return the tanh, Q0.31, of a number in Q4.27 (gemmlowp's `tanh`)."""
+    size = (_over_one_plus(exp_of_negative(-abs(x), 5)) - (1 << 29)) << 2
+    return np.sign(x) * np.clip(size, None, INT32_MAX)
+
+
+def q4(real: float) -> tuple[int, int, int]:
+    """Return (multiplier, shift, radius) that bring steps of a scale to Q4.27.
+
+    Steps of the radius and beyond (`CalculateInputRadius`) are where the curves have ended.
+    """
+    multiplier, shift = quantize_multiplier(real * 2.0**27)
+    return multiplier, shift, math.floor(15 * 2.0**27 / 2.0**shift)
+
+
+class HardSwish:
+    """x * relu6(x + 3) / 6 in 16 bits (`HardSwish` of TFLite's reference kernels).
+
+    Args:
+        source: scale of the input.
+        output: scale of the output.
+
+    """
+
+    def __init__(self, source: float, output: float) -> None:
+        fine = np.float32(1 / 128) * np.float32(source)
+        self._output, self._down = _narrow(float(fine / np.float32(output)))
+        self._gate, self._up = _narrow(float(fine / np.float32(3 / 32768)))
+        self.fits = -31 < self._down <= 0 and -31 < self._up < 16
+
+    def __call__(self, x: Integers) -> Integers:
+        """Return the result of int8 or uint8 steps from the zero point, without one itself."""
+        fine = x << 7
+        made = (fine * self._output + (1 << 14)) >> 15
+        gate = fine
+        if self._up > 0:
+            gate = _saturate(gate << (self._up - 1))
+        gate = (gate * self._gate + (1 << 14)) >> 15
+        gate = _saturate(gate << 1) if self._up > 0 else shift_right(gate, np.int64(-self._up))
+        gate = (gate + (1 << 15)) >> 1
+        product = gate * made
+        return shift_right(np.where(product < 0, -(-product >> 15), product >> 15), -self._down)
+
+
+def _saturate(x: Integers) -> Integers:
+    return np.clip(x, -(2**15), 2**15 - 1)
+
+
+def _narrow(real: float) -> tuple[int, int]:
+    """Return a factor's multiplier in 16 bits, and its shift."""
+    multiplier, shift = quantize_multiplier(real)
+    return min((multiplier + (1 << 15)) >> 16, 2**15 - 1), shift

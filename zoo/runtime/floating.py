@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.graph.fuse import LIMITS
 from zoo.graph.ir import Graph, Op
+from zoo.runtime.integer_base import check_inputs
 from zoo.runtime.kernels import FLOAT
 
 Observer = Callable[[str, Tensor], None]
@@ -29,6 +30,8 @@ class FloatNetwork(nn.Module):
         wrong = [t.name for t in graph.tensors.values() if t.dtype != "float32"]
         if wrong or graph.layout != "channels_last":
             raise MismatchError(f"a float network needs float32 tensors; {wrong[:1]} is not")
+        if graph.states:
+            raise MismatchError("a network with states between calls is an IntegerNetwork")
         self._values = {name: torch.from_numpy(v.copy()) for name, v in graph.values.items()}
 
     @torch.inference_mode()
@@ -39,16 +42,19 @@ class FloatNetwork(nn.Module):
 
         `observe` is called with the name and value of every activation.
         """
+        check_inputs(self.graph, inputs, batched=True)
         values = dict(self._values)
         for name, value in zip(self.graph.inputs, inputs, strict=True):
             values[name] = value
             if observe:
                 observe(name, value)
         for op in self.graph.ops:
-            result = FLOAT[op.kind](self.graph, op, *(values[name] for name in op.inputs))
-            values[op.outputs[0]] = result = activated(op, result)
-            if observe:
-                observe(op.outputs[0], result)
+            made = FLOAT[op.kind](self.graph, op, *(values[name] for name in op.inputs))
+            several = made if isinstance(made, tuple) else (activated(op, made),)
+            for name, result in zip(op.outputs, several, strict=True):
+                values[name] = result
+                if observe:
+                    observe(name, result)
         results = tuple(values[name] for name in self.graph.outputs)
         return results[0] if len(results) == 1 else results
 

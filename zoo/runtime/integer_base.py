@@ -15,17 +15,45 @@ from zoo.errors import MismatchError
 from zoo.graph.fuse import LIMITS as FUSED_LIMITS
 from zoo.graph.ir import LIMITS, Graph, Op, Quantization
 
+Results = Tensor | tuple[Tensor, ...]  # of one output, or of several
 Kernel = Callable[..., Tensor]
+_FREE = ("quantize", "softmax")  # make int16 with a zero point
 AT_ONCE = 2**18  # elements that are computed at once, so that intermediate results stay in caches
-TYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
+TYPES = {
+    name: getattr(torch, name) for name in (*LIMITS, "int32", "int64", "float16", "float32", "bool")
+}
+
+
+def check_inputs(graph: Graph, inputs: tuple[Tensor, ...], *, batched: bool) -> None:
+    """Raise a MismatchError unless these are a graph's inputs, or with `batched` any number."""
+    if len(inputs) != len(graph.inputs):
+        raise MismatchError(
+            f"the network takes {len(graph.inputs)} inputs, {', '.join(graph.inputs)}; "
+            f"{len(inputs)} were given"
+        )
+    for name, given in zip(graph.inputs, inputs, strict=True):
+        tensor = graph.tensors[name]
+        wanted = tensor.shape
+        sample = batched and given.ndim == len(wanted)
+        fits = given.shape[1:] == wanted[1:] if sample else given.shape == wanted
+        if not fits or given.dtype is not TYPES[tensor.dtype]:
+            shape = ("N", *wanted[1:]) if batched else wanted
+            raise MismatchError(
+                f"input {name!r} is {given.dtype} {tuple(given.shape)}; expected {tensor.dtype} "
+                f"({', '.join(map(str, shape))}), channels last"
+            )
 
 
 def quantization_of(graph: Graph, name: str) -> Quantization:
-    """Return the quantization of an int8 or int16 tensor; only weights may have several scales."""
+    """Return the quantization of an integer tensor; only weights may have several scales."""
     tensor = graph.tensors[name]
     if tensor.quantization is None or tensor.dtype not in LIMITS:
-        raise MismatchError(f"tensor {name!r} is {tensor.dtype}; expected quantized int8 or int16")
-    if tensor.dtype == "int16" and any(tensor.quantization.zero_points):
+        raise MismatchError(
+            f"tensor {name!r} is {tensor.dtype}; expected quantized int8, uint8 or int16"
+        )
+    maker = graph.producers.get(name)
+    free = maker is not None and maker.kind in _FREE
+    if tensor.dtype == "int16" and any(tensor.quantization.zero_points) and not free:
         raise MismatchError(f"tensor {name!r} is int16 with a zero point, unsupported by runtimes")
     if tensor.kind != "weight" and len(tensor.quantization.scales) != 1:
         raise MismatchError(f"tensor {name!r} has {len(tensor.quantization.scales)} scales, not 1")

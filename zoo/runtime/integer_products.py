@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from zoo.runtime.integer_base import (
     quantization_of,
     reach,
 )
-from zoo.runtime.rescale import Rescale, WideRescale
+from zoo.runtime.rescale import OnceRescale, Rescale, WideRescale
 
 _EXACT_FLOAT32 = 2**24
 # From inputs to the sums of some rows of the output at a time; of all rows of several samples.
@@ -111,7 +112,7 @@ class _Product:
 
     weight: Tensor
     bias: Tensor | None
-    rescale: Rescale | WideRescale
+    rescale: Rescale | OnceRescale | WideRescale
     zero_point: int
 
     @property
@@ -128,63 +129,88 @@ class _Product:
         return lambda x: int8_product(x.flatten(0, -2), columns).view(*x.shape[:-1], len(matrix))
 
 
+def _bias(graph: Graph, op: Op, outputs: int) -> NDArray[np.float64]:
+    if len(op.inputs) < 3:
+        return np.zeros(outputs)
+    return graph.values[op.inputs[2]].astype(np.float64)
+
+
 def _product(graph: Graph, op: Op, weight: Tensor, *, integer: bool = True) -> _Product:
     """Prepare a layer; `weight` is float64 with the output channels first."""
-    if graph.tensors[op.inputs[0]].dtype == "int16":
-        return _wide_product(graph, op, weight)
+    bias, kind = _bias(graph, op, len(weight)), graph.tensors[op.inputs[0]].dtype
+    if kind == "int16":
+        return _Product(weight, torch.from_numpy(bias), _rescaling(graph, op, weight), 0)
+    zero = quantization_of(graph, op.inputs[0]).zero_point
+    flat = weight.flatten(1)
+    added = bias - zero * flat.sum(1).numpy()
+    magnitude = flat.abs().sum(1).numpy()
+    dtype, early = _sum_type(weight, magnitude, added, kind, integer=integer)
+    rescale = _rescaling(graph, op, weight, None if early else added)
+    summed = torch.from_numpy(added).to(dtype) if early else None
+    return _Product(weight.to(dtype), summed, rescale, zero)
+
+
+def _rescaling(
+    graph: Graph, op: Op, weight: Tensor, added: NDArray[np.float64] | None = None
+) -> Rescale | OnceRescale | WideRescale:
+    """Return what makes a layer's output of its sums, which lack `added` by channel."""
+    kind = graph.tensors[op.inputs[0]].dtype
+    if kind == "int16":
+        return _wide_rescaling(graph, op, weight)
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
-    magnitude = weight.abs().flatten(1).sum(1).numpy()
-    bound = magnitude * reach(graph, op.inputs[0])
-    bias = np.zeros(len(bound))
-    if len(op.inputs) > 2:
-        bias = graph.values[op.inputs[2]].astype(np.float64)
+    bound = weight.abs().flatten(1).sum(1).numpy() * reach(graph, op.inputs[0])
+    bias = _bias(graph, op, len(bound))
     if np.max(bound + np.abs(bias)) >= 2**31:
         raise MismatchError("its accumulator can exceed 32 bits")
     factors = source.scale * scales / output.scale
-    if op.kind == "fully_connected" and len(scales) == 1 and len(op.inputs) < 3:
-        # Without a bias, whose scale it would check, the kernel multiplies the scales in float32.
+    narrow = op.kind == "fully_connected" and len(op.inputs) < 3
+    if kind == "uint8":
+        narrow = op.kind != "fully_connected"
+    if len(scales) == 1 and narrow:
+        # TFLite Micro's fully connected layer multiplies the scales in float32 without a bias,
+        # whose scale it would check; LiteRT's uint8 convolutions always do.
         product = np.float32(source.scale) * np.float32(scales[0])
         factors = np.array([np.float64(product) / output.scale])
-    added = bias - source.zero_point * weight.flatten(1).sum(1).numpy()
-    dtype, early = _sum_type(weight, magnitude, added, integer=integer)
-    rescale = Rescale(
-        factors if len(factors) > 1 else np.repeat(factors, len(bound)),
-        bound,
-        *limits(graph, op),
-        centre=bias,
-        added=None if early else added,
-        zero_point=output.zero_point,
-        dtype=TYPES[graph.tensors[op.outputs[0]].dtype],
-    )
-    summed = torch.from_numpy(added).to(dtype) if early else None
-    return _Product(weight.to(dtype), summed, rescale, source.zero_point)
+    factors = factors if len(factors) > 1 else np.repeat(factors, len(bound))
+    last: dict[str, Any] = {
+        "added": added,
+        "zero_point": output.zero_point,
+        "dtype": TYPES[graph.tensors[op.outputs[0]].dtype],
+    }
+    if op.kind == "fully_connected" and kind == "uint8":  # which only LiteRT has
+        return OnceRescale(factors, bound + np.abs(bias), *limits(graph, op), **last)
+    return Rescale(factors, bound, *limits(graph, op), centre=bias, **last)
 
 
 def _sum_type(
-    weight: Tensor, magnitude: NDArray[np.float64], added: NDArray[np.float64], *, integer: bool
+    weight: Tensor,
+    magnitude: NDArray[np.float64],
+    added: NDArray[np.float64],
+    kind: str,
+    *,
+    integer: bool,
 ) -> tuple[torch.dtype, bool]:
-    """Return the type in which products are summed, and whether it also holds the bias."""
+    """Return the type in which products of inputs of a kind are summed; does it hold the bias?"""
     low, high = LIMITS["int8"]
-    fits = low <= float(weight.min()) and float(weight.max()) <= high
+    fits = kind == "int8" and low <= float(weight.min()) and float(weight.max()) <= high
     if integer and fits and int8_products_are_exact():
         return torch.int8, False
-    largest = magnitude * -low  # of stored inputs
+    largest = magnitude * max(map(abs, LIMITS[kind]))  # of stored inputs
     if largest.max() >= _EXACT_FLOAT32:
         return torch.float64, True
     return torch.float32, bool((largest + np.abs(added)).max() < _EXACT_FLOAT32)
 
 
-def _wide_product(graph: Graph, op: Op, weight: Tensor) -> _Product:
-    """Prepare a layer on int16 activations, whose sums and biases are int64."""
+def _wide_rescaling(graph: Graph, op: Op, weight: Tensor) -> WideRescale:
+    """Return the last step of a layer on int16 activations, whose sums and biases are int64."""
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     scales = np.array(quantization_of(graph, op.inputs[1]).scales, np.float64)
     if len(op.inputs) < 3:
         raise MismatchError("without a bias, runtimes sum int16 products differently")
-    bias = torch.from_numpy(graph.values[op.inputs[2]].astype(np.float64))
-    bound = weight.abs().flatten(1).sum(1) * reach(graph, op.inputs[0]) + bias.abs()
-    rescale = WideRescale(source.scale * scales / output.scale, bound.numpy(), *limits(graph, op))
-    return _Product(weight, bias, rescale, 0)
+    bound = weight.abs().flatten(1).sum(1).numpy() * reach(graph, op.inputs[0])
+    bound += np.abs(_bias(graph, op, len(bound)))
+    return WideRescale(source.scale * scales / output.scale, bound, *limits(graph, op))
 
 
 def _conv2d(graph: Graph, op: Op) -> Kernel:
@@ -271,8 +297,32 @@ def _fully_connected(graph: Graph, op: Op) -> Kernel:
     return lambda x: product.rescale(linear(x.reshape(-1, weight.shape[1]))).reshape(-1, *shape)
 
 
+def spread(op: Op, x: Tensor, weight: Tensor) -> Tensor:
+    """Return a transposed convolution's sums (N, H, W, O), of (N, H', W', I) by (O, kH, kW, I)."""
+    a = op.attributes
+    image = F.conv_transpose2d(x.permute(0, 3, 1, 2), weight.permute(3, 0, 1, 2), None, a["stride"])
+    top, _, left, _ = a["padding"]
+    height, width = a["size"]
+    short = (max(0, left + width - image.shape[3]), max(0, top + height - image.shape[2]))
+    image = F.pad(image, (0, short[0], 0, short[1]))[:, :, top : top + height, left : left + width]
+    return image.permute(0, 2, 3, 1)
+
+
+def _transpose_conv2d(graph: Graph, op: Op) -> Kernel:
+    """Near borders fewer products are summed, so that zero points are taken off before."""
+    weight, zero = centered(graph, op.inputs[1]), quantization_of(graph, op.inputs[0]).zero_point
+    rescale, bias = _rescaling(graph, op, weight), _bias(graph, op, len(weight))
+
+    def run(x: Tensor) -> Tensor:
+        sums = spread(op, x.double() - zero, weight) + torch.from_numpy(bias)
+        return rescale(sums.contiguous())
+
+    return run
+
+
 PRODUCTS: dict[str, Callable[[Graph, Op], Kernel]] = {
     "conv2d": _conv2d,
     "depthwise_conv2d": _conv2d,
+    "transpose_conv2d": _transpose_conv2d,
     "fully_connected": _fully_connected,
 }

@@ -1,7 +1,8 @@
 """What elementwise integer kernels share: tables of all results, and the last rounding.
 
-Operators that act on elements are written as arithmetic on real integers. In int8 two operands have
-2^16 pairs of values: such an operator is evaluated once for all of them and then looked up.
+Operators that act on elements are written as arithmetic on real integers. In int8 and uint8 two
+operands have 2^16 pairs of values: such an operator is evaluated once for all of them and then
+looked up.
 """
 
 import functools
@@ -10,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.graph.ir import Graph, Op
+from zoo.graph.ir import LIMITS, Graph, Op
 from zoo.runtime.integer_base import TYPES, Kernel, in_groups, limits, operands, quantization_of
 from zoo.runtime.rescale import Rescale
 
@@ -26,12 +27,14 @@ def elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], Ke
             values = operands(graph, op, inputs)
             return arithmetic(*(x.double() - z for x, z in zip(values, zeros, strict=True)))
 
-        if {graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)} != {"int8"}:
+        dtypes = {graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)}
+        if dtypes not in ({"int8"}, {"uint8"}):
             return run
+        least, most = LIMITS[dtypes.pop()]
 
         @functools.cache
         def results() -> Tensor:
-            every = torch.arange(-128, 128, dtype=torch.float64)
+            every = torch.arange(least, most + 1, dtype=torch.float64)
             pairs = (every[:, None], every) if len(zeros) == 2 else (every,)
             return arithmetic(*(x - z for x, z in zip(pairs, zeros, strict=True))).flatten()
 
@@ -39,9 +42,9 @@ def elementwise(make: Callable[[Graph, Op], Kernel]) -> Callable[[Graph, Op], Ke
             first, *second = operands(graph, op, inputs)
             places = first.to(torch.int32)
             if second:
-                places = torch.add(second[0], places, alpha=256).add_(128 * 257)
+                places = torch.add(second[0], places, alpha=256).sub_(least * 257)
             else:
-                places += 128
+                places -= least
             return results().index_select(0, places.flatten()).view(places.shape)
 
         return in_groups(graph, op, look_up)

@@ -7,26 +7,48 @@ tensorflow/tflite-micro.
 """
 
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 from zoo.runtime.operators import (
     activations,
     arithmetic,
     casts,
+    cutting,
+    joining,
     layers,
+    mathematics,
     movement,
     pools,
+    recurrent,
     resizing,
 )
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 _PLACE = "zoo/runtime/operators"
-_GROUPS = (layers, pools, arithmetic, activations, movement, resizing, casts)
+_GROUPS = (
+    layers,
+    mathematics,
+    pools,
+    arithmetic,
+    activations,
+    movement,
+    resizing,
+    casts,
+    cutting,
+    joining,
+    recurrent,
+)
 
 FLOAT: Column[FloatKernel] = Column(
     "float kernel",
     _PLACE,
     *(group.FLOAT for group in _GROUPS),
-    absent=dict.fromkeys(("quantize", "dequantize"), "a float graph has no integers"),
+    absent={"quantize": "a float graph has no integers"},
 )
 INTEGER: Column[IntegerMaker] = Column(
-    "integer kernel", _PLACE, *(group.INTEGER for group in _GROUPS), absent={}
+    "integer kernel",
+    _PLACE,
+    *(group.INTEGER for group in _GROUPS),
+    absent=dict.fromkeys(
+        (*FUNCTIONS, *REDUCTIONS, "squared_difference"), "so far only floats are computed so"
+    ),
 )

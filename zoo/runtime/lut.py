@@ -1,7 +1,7 @@
-"""The int16 softmax of TFLite's kernels: two functions as tables of 513 points.
+"""int16 functions of TFLite's kernels that interpolate in tables: sigmoid, tanh, softmax.
 
-TFLite Micro fills the tables in float32, LiteRT in float64; here it is float32, as on devices.
-LiteRT's results differ by one step in one case in a thousand.
+The softmax has two tables of 513 points. TFLite Micro fills them in float32, LiteRT in float64;
+here it is float32, as on devices. LiteRT's results differ by one step in one case in a thousand.
 """
 
 from collections.abc import Callable
@@ -73,3 +73,47 @@ class Softmax:
         right = bits - 1
         result = (exps * inverse + (np.int64(1) << (right - 1))) >> right
         return np.clip(result, 0, 32767)
+
+
+def _sigmoids() -> Integers:
+    """Return sigmoid(i / 24), i = 0 ... 255, with 16 bits below the point; the last one is 1.
+
+    They are those of `reference_integer_ops::Logistic` and `Tanh`: here, too, each is moved by half
+    the error that interpolation makes midway to the next one.
+    """
+    exact = 2**16 / (1 + np.exp(-np.arange(0, 256, 0.5) / 24))
+    points, midway = exact[:-1:2], exact[1:-1:2]
+    error = midway - (points[:-1] + points[1:]) / 2
+    return np.append(np.rint(points[:-1] + error / 2), 2**16 - 1).astype(np.int64)
+
+
+_SIGMOID = _sigmoids()
+
+
+def _argument(x: Integers, scale: float) -> Integers:
+    """Return the table's argument, 3 x 2^12 steps for 1, of numbers of a scale, rounded."""
+    factor, shift = scale * 4096 * 3, 0
+    while factor <= 32767 / 2 and shift <= 30:
+        factor, shift = factor * 2, shift + 1
+    return (x * int(factor) + (1 << shift >> 1)) >> shift
+
+
+def _sigmoid(argument: Integers, bits: int) -> Integers:
+    """Return the table's value, interpolated, with 16 + `bits` bits, of arguments >= 0."""
+    place, rest = np.minimum(argument >> bits, 254), argument & ((1 << bits) - 1)
+    base = _SIGMOID[place]
+    return (base << bits) + rest * (_SIGMOID[place + 1] - base)
+
+
+def sigmoid(x: Integers, scale: float = 2.0**-12) -> Integers:
+    """Return the sigmoid, of scale 2^-15, of int16 numbers of a scale."""
+    whole = _argument(x, scale)
+    value = np.where(abs(whole) >> 9 >= 255, 0x7FFF << 10, _sigmoid(abs(whole), 9))
+    return np.where(whole >= 0, value + (1 << 9), (1 << 25) - value + (1 << 9) - 1) >> 10
+
+
+def tanh(x: Integers, scale: float = 2.0**-12) -> Integers:
+    """Return the tanh, of scale 2^-15, of int16 numbers of a scale."""
+    whole = _argument(x, scale)
+    value = np.where(abs(whole) >> 8 >= 255, 0xFFFF << 8, _sigmoid(abs(whole), 8)) - (1 << 23)
+    return np.where(whole >= 0, value + (1 << 7), -value + (1 << 7) - 1) >> 8

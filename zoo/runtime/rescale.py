@@ -228,3 +228,51 @@ class WideRescale:
         """Return the int16 results for float64 integers x, channels last, in `out` if given."""
         y = torch.addcmul(self._half, x, self._factor).floor_().clamp_(self.low, self.high)
         return y.to(torch.int16) if out is None else out.copy_(y)
+
+
+class OnceRescale:
+    """x -> clamp(x * factor, low, high) + zero_point, rounded once, halves up, in int64.
+
+    This is LiteRT's fully connected layer; TFLite Micro's rounds as `Rescale` does.
+
+    Args:
+        factors: real multipliers, one or one per channel (the last dimension).
+        bound: largest |x| per channel that can occur, `added` included.
+        low: smallest result, without the zero point.
+        high: largest result, without the zero point.
+        added: integers, one per channel, still to be added to the given values to make x.
+        zero_point: what is added to results last.
+        dtype: type of the results.
+
+    Raises:
+        MismatchError: a factor is not positive and finite, or x leaves int32.
+
+    """
+
+    def __init__(
+        self,
+        factors: NDArray[np.float64],
+        bound: NDArray[np.float64],
+        low: int,
+        high: int,
+        *,
+        added: NDArray[np.float64] | None,
+        zero_point: int,
+        dtype: torch.dtype,
+    ) -> None:
+        if not np.all(np.isfinite(factors) & (factors >= 0)):
+            raise MismatchError("a scale is not positive and finite")
+        pairs = np.array([fixedpoint.quantize_multiplier(float(r)) for r in factors], np.int64)
+        if np.any(pairs[:, 1] > 30) or np.any(bound >= 2.0**31):
+            raise MismatchError("its sums can exceed 32 bits; the scales do not fit each other")
+        self.low, self.high, self.zero_point, self.dtype = low, high, zero_point, dtype
+        self._multiplier, self._right = map(torch.from_numpy, (pairs[:, 0], 31 - pairs[:, 1]))
+        some = np.zeros(1) if added is None else added
+        self._added = torch.from_numpy(some.astype(np.int64))
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the results for integers x, of any type that holds them, channels last."""
+        half = torch.ones_like(self._right) << (self._right - 1)
+        scaled = ((x.to(torch.int64) + self._added) * self._multiplier + half) >> self._right
+        result = (scaled.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
+        return result if out is None else out.copy_(result)

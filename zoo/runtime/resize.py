@@ -50,3 +50,32 @@ def bilinear(x: Tensor, options: dict[str, Any]) -> Tensor:
     total += (lower[:, :, left] * (one - across) + lower[:, :, right] * across) * down
     rounding = torch.where(total > 0, 1 << (2 * _BITS - 1), -(1 << (2 * _BITS - 1)))
     return torch.div(total + rounding, 1 << (2 * _BITS), rounding_mode="trunc")
+
+
+def _real_positions(
+    size: int, count: int, align_corners: bool, half_pixel: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lower and upper index and the distance to the lower one, in float32."""
+    scale = np.float32(size) / np.float32(count)
+    if align_corners and count > 1:
+        scale = np.float32(size - 1) / np.float32(count - 1)
+    shift = np.float32(0.5 * half_pixel)
+    place = (np.arange(count, dtype=np.float32) + shift) * scale - shift
+    below = np.clip(np.floor(place), 0, None)
+    upper = np.clip(np.ceil(place), None, size - 1)
+    lower, higher = (torch.from_numpy(part.astype(np.int64)) for part in (below, upper))
+    return lower, higher, torch.from_numpy(place - below)
+
+
+def real_bilinear(x: Tensor, options: dict[str, Any]) -> Tensor:
+    """Resize float32 `(N, H, W, C)` by float32 weights (`ResizeBilinear`), uint8 pixels, too."""
+    corners, half = options["align_corners"], options["half_pixel_centers"]
+    height, width = options["size"]
+    top, bottom, down = _real_positions(x.shape[1], height, corners, half)
+    left, right, across = _real_positions(x.shape[2], width, corners, half)
+    down, across = down[:, None, None], across[:, None]
+    upper, lower = x[:, top], x[:, bottom]
+    total = upper[:, :, left] * (1 - down) * (1 - across)
+    total += lower[:, :, left] * down * (1 - across)
+    total += upper[:, :, right] * (1 - down) * across
+    return total + lower[:, :, right] * down * across

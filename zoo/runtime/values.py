@@ -18,9 +18,9 @@ def channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def quantized(graph: Graph, x: Tensor) -> Tensor:
-    """Return real inputs as the integers of the graph's input; halves go to the even integer."""
-    tensor = graph.tensors[graph.inputs[0]]
+def quantized(graph: Graph, x: Tensor, place: int = 0) -> Tensor:
+    """Return reals as the integers of one of the graph's inputs; halves go to the even integer."""
+    tensor = graph.tensors[graph.inputs[place]]
     if tensor.quantization is None:
         return x
     integers = torch.round(x / tensor.quantization.scale) + tensor.quantization.zero_point

@@ -114,6 +114,7 @@ def run(
     out: Ref | None = None,
     *,
     adapter: Ref | Mapping[str, float] | None = None,
+    stream: bool = False,
     device: str = "cpu",
     dtype: Any = None,
 ) -> "Result":
@@ -124,6 +125,8 @@ def run(
         source: a file, a picture or an array, as the task expects; for a language model, a prompt.
         out: a file to which the result is saved as well.
         adapter: what `load` takes; the model's own task runs.
+        stream: run a `.tflite` file on one frame of an array or a sound after the other, and keep
+            its states in between.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
 
@@ -146,6 +149,12 @@ def run(
     """
     target = None if out is None else Path(out)
     artifact = resolve(ref)
+    if stream:
+        from zoo.artifacts.files import TfliteModel
+
+        if not isinstance(artifact, TfliteModel) or adapter is not None:
+            raise MismatchError(f"stream is for .tflite files; run {artifact.ref} without it")
+        return artifact.stream(source, target)
     if adapter is None:
         return artifact.run(source, target, device=device, dtype=dtype)
     if artifact.recipe is None:
@@ -356,6 +365,7 @@ def _priced(
 def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None:
     """Refuse to price a file by the rates and sizes of another type of numbers."""
     found = {t.dtype for t in graph.tensors.values() if not t.is_parameter}
+    found |= {"int8"} if "uint8" in found else set()  # the same work on as many bytes
     stored = next((name for name in ("int8", "int16") if name in found), "float32")
     chosen = device.method if method == "auto" else method
     if chosen == "roofline" and stored != device.dtype:

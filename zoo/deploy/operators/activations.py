@@ -33,6 +33,34 @@ def _read_softmax(call: OperatorCall) -> Parsed:
     return call.inputs, {"dim": len(call.shape(0)) - 1, "beta": beta}
 
 
+def _write_leaky_relu(graph: Graph, op: Op) -> Parts:
+    return "LEAKY_RELU", {"alpha": op.attributes["negative_slope"]}, []
+
+
+def _read_leaky_relu(call: OperatorCall) -> Parsed:
+    call.expect(1)
+    alpha = call.option("alpha", 0.0)
+    if not -math.inf < alpha < math.inf:
+        raise UnsafeFileError(f"LEAKY_RELU at {call.output} has alpha {alpha}")
+    return call.inputs, {"negative_slope": alpha}
+
+
+def _write_sigmoid(graph: Graph, op: Op) -> Parts:
+    return "LOGISTIC", {}, []
+
+
+def _onnx_plain(node: str) -> Emit:
+    def emit(model: "Model", op: Op) -> None:
+        model.emit(op, node, [model.real(op.inputs[0])])
+
+    return emit
+
+
+def _onnx_leaky_relu(model: "Model", op: Op) -> None:
+    slope = float(op.attributes.get("negative_slope", 0.01))
+    model.emit(op, "LeakyRelu", [model.real(op.inputs[0])], alpha=slope)
+
+
 def _onnx_relu(model: "Model", op: Op) -> None:
     model.emit(op, "Relu", [model.real(op.inputs[0])])
 
@@ -58,6 +86,10 @@ TFLITE = {
     "relu": TfliteOp(names=("RELU",), write=alone, read=without_options(1)),
     "relu6": TfliteOp(names=("RELU6",), write=alone, read=without_options(1)),
     "prelu": TfliteOp(names=("PRELU",), write=alone, read=without_options(2)),
+    "sigmoid": TfliteOp(names=("LOGISTIC",), write=_write_sigmoid, read=without_options(1)),
+    "hard_swish": TfliteOp(names=("HARD_SWISH",), write=alone, read=without_options(1)),
+    "tanh": TfliteOp(names=("TANH",), write=alone, read=without_options(1)),
+    "leaky_relu": TfliteOp(names=("LEAKY_RELU",), write=_write_leaky_relu, read=_read_leaky_relu),
     "softmax": TfliteOp(names=("SOFTMAX",), write=_write_softmax, read=_read_softmax),
 }
 ONNX: dict[str, Emit] = {
@@ -65,4 +97,8 @@ ONNX: dict[str, Emit] = {
     "relu6": _onnx_relu6,
     "prelu": _onnx_prelu,
     "softmax": _onnx_softmax,
+    "sigmoid": _onnx_plain("Sigmoid"),
+    "tanh": _onnx_plain("Tanh"),
+    "hard_swish": _onnx_plain("HardSwish"),
+    "leaky_relu": _onnx_leaky_relu,
 }

@@ -1,5 +1,6 @@
 """Sums, products and extremes in files."""
 
+import math
 from typing import TYPE_CHECKING
 
 from zoo.deploy.operators.contract import (
@@ -13,7 +14,7 @@ from zoo.deploy.operators.contract import (
     alone,
 )
 from zoo.errors import MismatchError
-from zoo.graph.ir import Graph, Op
+from zoo.graph.ir import Graph, Op, Quantization
 
 if TYPE_CHECKING:
     from zoo.deploy.onnx_model import Model
@@ -26,9 +27,16 @@ def _write(graph: Graph, op: Op) -> Parts:
     return op.kind.upper(), options, []
 
 
+def _is_shift(meaning: Quantization | None) -> bool:
+    """Whether a scale is a power of two: only then LiteRT shifts."""
+    return meaning is not None and math.frexp(meaning.scales[0])[0] == 0.5
+
+
 def _read(call: OperatorCall) -> Parsed:
     call.expect(2)
-    if call.tensors[call.output].dtype == "int16" and call.option("pot_scale_int16", False):
+    tensors = [call.tensors[name] for name in (*call.inputs, call.output) if name]
+    shifts = tensors[-1].dtype == "int16" and call.option("pot_scale_int16", False)
+    if shifts and all(_is_shift(tensor.quantization) for tensor in tensors):
         raise MismatchError(
             f"{call.name} at {call.output} may shift int16 instead of rescaling it, which "
             "runtimes do differently; convert the file with pot_scale_int16 = false"

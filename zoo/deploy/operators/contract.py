@@ -19,7 +19,10 @@ _ACTIVATIONS = {number: name for name, number in tflite_schema.ACTIVATIONS.items
 
 
 class OperatorCall:
-    """One operator of the file: its operands, options, and constants that become attributes."""
+    """One operator of the file: its operands, options, and constants that become attributes.
+
+    An operand that the file leaves out has the name "".
+    """
 
     def __init__(
         self,
@@ -35,7 +38,14 @@ class OperatorCall:
         self.options, self.tensors, self.values = options, tensors, values
 
     def shape(self, place: int) -> tuple[int, ...]:
-        """Return the shape of an operand."""
+        """Return the shape of an operand.
+
+        Raises:
+            MismatchError: the file leaves it out.
+
+        """
+        if not self.inputs[place]:
+            raise MismatchError(f"{self.name} at {self.output} leaves out operand {place}")
         return self.tensors[self.inputs[place]].shape
 
     def option(self, key: str, default: Any = 0) -> Any:
@@ -114,12 +124,25 @@ class TfliteOp:
         names: names of the file's operators that are of this kind, as in the schema.
         write: returns the operator for an op of a graph.
         read: returns the op's operands and attributes for an operator of a file.
+        states: how many of the last operands it reads are states that the operator overwrites;
+            the op returns them after its outputs.
 
     """
 
     names: tuple[str, ...]
     write: Callable[[Graph, Op], Parts]
     read: Callable[[OperatorCall], Parsed]
+    states: int = 0
+
+
+def unwritten(graph: Graph, op: Op) -> Parts:
+    """Refuse to write a kind that is only read.
+
+    Raises:
+        MismatchError: always.
+
+    """
+    raise MismatchError(f"{op.label} is read from files, not written: keep the file it came from")
 
 
 def without_options(*counts: int) -> Callable[[OperatorCall], Parsed]:
@@ -173,8 +196,15 @@ def window_options(graph: Graph, op: Op) -> Options:
     }
 
 
-def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
+def window(
+    call: OperatorCall, kernel: tuple[int, int], size: tuple[int, ...] | None = None
+) -> dict[str, Any]:
     """Return the attributes that convolutions and pools share; SAME padding as numbers.
+
+    Args:
+        call: the operator.
+        kernel: height and width of its window.
+        size: height and width of what the window moves over; None: of the first operand.
 
     Raises:
         UnsafeFileError: a stride, dilation or kernel size is below 1.
@@ -186,7 +216,7 @@ def window(call: OperatorCall, kernel: tuple[int, int]) -> dict[str, Any]:
         raise UnsafeFileError(f"{call.name} at {call.output} has stride or kernel below 1")
     padding: tuple[int, ...] = (0, 0, 0, 0)
     if call.option("padding") == tflite_schema.SAME:
-        padding = same_padding(call.shape(0)[1:3], kernel, stride, dilation)
+        padding = same_padding(size or call.shape(0)[1:3], kernel, stride, dilation)
     attributes = {"kernel": kernel, "stride": stride, "dilation": dilation}
     return {**attributes, "padding": padding, **call.activation()}
 

@@ -10,6 +10,7 @@ from zoo.deploy.operators.contract import (
     TfliteOp,
     activation_code,
     onnx_window,
+    unwritten,
     window,
     window_options,
 )
@@ -41,6 +42,21 @@ def _read_conv2d(call: OperatorCall) -> Parsed:
     return call.inputs, attributes
 
 
+def _read_transpose_conv(call: OperatorCall) -> Parsed:
+    call.expect(3, 4)
+    call.rank4(1, 2)
+    # The size of the output stands first; it may be computed, and the output says it anyway.
+    _, kernel_height, kernel_width, _ = call.shape(1)
+    output = call.tensors[call.output].shape
+    if len(output) != 4:
+        raise MismatchError(f"{call.name} at {call.output} makes {output}; expected 4 dimensions")
+    size, kernel = output[1:3], (kernel_height, kernel_width)
+    attributes = window(call, kernel, size)
+    del attributes["dilation"]
+    inputs = (call.inputs[2], call.inputs[1], *call.inputs[3:])
+    return inputs, {**attributes, "size": size}
+
+
 def _write_fully_connected(graph: Graph, op: Op) -> Parts:
     keep = len(graph.tensors[op.outputs[0]].shape) > 2
     return "FULLY_CONNECTED", {"activation": activation_code(op), "keep_num_dims": keep}, []
@@ -50,7 +66,10 @@ def _read_fully_connected(call: OperatorCall) -> Parsed:
     call.expect(2, 3)
     if call.option("weights_format"):
         raise MismatchError(f"FULLY_CONNECTED at {call.output} has shuffled weights")
-    return call.inputs, call.activation()
+    attributes = call.activation()
+    if call.option("asymmetric_quantize_inputs", False):
+        attributes["asymmetric_inputs"] = True  # of floats, on int8 weights
+    return call.inputs, attributes
 
 
 def _onnx_conv2d(model: "Model", op: Op) -> None:
@@ -74,6 +93,9 @@ TFLITE = {
     "conv2d": TfliteOp(names=("CONV_2D",), write=_write_conv2d, read=_read_conv2d),
     "depthwise_conv2d": TfliteOp(
         names=("DEPTHWISE_CONV_2D",), write=_write_conv2d, read=_read_conv2d
+    ),
+    "transpose_conv2d": TfliteOp(
+        names=("TRANSPOSE_CONV",), write=unwritten, read=_read_transpose_conv
     ),
     "fully_connected": TfliteOp(
         names=("FULLY_CONNECTED",), write=_write_fully_connected, read=_read_fully_connected

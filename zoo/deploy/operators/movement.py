@@ -39,7 +39,7 @@ def _read_transpose(call: OperatorCall) -> Parsed:
 
 
 def _write_depth_to_space(graph: Graph, op: Op) -> Parts:
-    return "DEPTH_TO_SPACE", {"block_size": op.attributes["block"]}, []
+    return op.kind.upper(), {"block_size": op.attributes["block"]}, []
 
 
 def _read_depth_to_space(call: OperatorCall) -> Parsed:
@@ -122,6 +122,11 @@ def _onnx_depth_to_space(model: "Model", op: Op) -> None:
     model.emit(op, "DepthToSpace", [model.real(op.inputs[0])], blocksize=block, mode="DCR")
 
 
+def _onnx_space_to_depth(model: "Model", op: Op) -> None:
+    block = op.attributes["block"]
+    model.emit(op, "SpaceToDepth", [model.real(op.inputs[0])], blocksize=block)
+
+
 def _onnx_concat(model: "Model", op: Op) -> None:
     rank = len(model.shape(op.outputs[0]))
     inputs = [model.operand(name, rank) for name in op.inputs]
@@ -140,10 +145,15 @@ def _onnx_pad(model: "Model", op: Op) -> None:
 
 
 TFLITE = {
-    "reshape": TfliteOp(names=("RESHAPE", "SQUEEZE"), write=_write_reshape, read=_read_reshape),
+    "reshape": TfliteOp(
+        names=("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), write=_write_reshape, read=_read_reshape
+    ),
     "transpose": TfliteOp(names=("TRANSPOSE",), write=_write_transpose, read=_read_transpose),
     "depth_to_space": TfliteOp(
         names=("DEPTH_TO_SPACE",), write=_write_depth_to_space, read=_read_depth_to_space
+    ),
+    "space_to_depth": TfliteOp(
+        names=("SPACE_TO_DEPTH",), write=_write_depth_to_space, read=_read_depth_to_space
     ),
     "concat": TfliteOp(names=("CONCATENATION",), write=_write_concat, read=_read_concat),
     "pad": TfliteOp(names=("PAD", "PADV2"), write=_write_pad, read=_read_pad),
@@ -151,6 +161,7 @@ TFLITE = {
 ONNX: dict[str, Emit] = {
     "reshape": _onnx_reshape,
     "transpose": _onnx_transpose,
+    "space_to_depth": _onnx_space_to_depth,
     "depth_to_space": _onnx_depth_to_space,
     "concat": _onnx_concat,
     "pad": _onnx_pad,

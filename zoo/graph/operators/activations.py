@@ -48,6 +48,18 @@ def _prelu_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     return shapes[0]
 
 
+def _curve(name: str, aten: str, *attributes: str) -> OpKind:
+    return OpKind(
+        name=name,
+        aten={aten: attributes},
+        lower=lower_elementwise,
+        shape=same_shape,
+        mixes_samples=never,
+        elementwise=True,
+        scalar=True,
+    )
+
+
 def _counted(name: str, aten: str, *attributes: str) -> OpKind:
     """Return an activation that only costs are estimated for."""
     return OpKind(
@@ -111,10 +123,10 @@ ROWS = (
         shape=same_shape,
         mixes_samples=along_dims,
     ),
-    _counted("leaky_relu", "leaky_relu", "negative_slope"),
-    _counted("hard_swish", "hardswish"),
+    _curve("leaky_relu", "leaky_relu", "negative_slope"),
+    _curve("hard_swish", "hardswish"),
+    _curve("sigmoid", "sigmoid"),
+    _curve("tanh", "tanh"),
     _counted("silu", "silu"),
     _counted("gelu", "gelu", "approximate"),
-    _counted("sigmoid", "sigmoid"),
-    _counted("tanh", "tanh"),
 )

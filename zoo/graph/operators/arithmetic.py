@@ -43,6 +43,7 @@ ROWS = (
         mixes_samples=never,
         elementwise=True,
         fuses=True,
+        plain=True,
     ),
     OpKind(
         name="sub",
@@ -52,6 +53,7 @@ ROWS = (
         mixes_samples=never,
         elementwise=True,
         fuses=True,
+        plain=True,
     ),
     OpKind(
         name="mul",
@@ -61,6 +63,7 @@ ROWS = (
         mixes_samples=never,
         elementwise=True,
         fuses=True,
+        plain=True,
     ),
     OpKind(
         name="div",
@@ -80,6 +83,7 @@ ROWS = (
             mixes_samples=never,
             absent=_MADE,
             elementwise=True,
+            plain=True,
             shares_quantization=True,
         )
         for name in ("maximum", "minimum")

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Shape = tuple[int, ...]
 Trace = Callable[["Tracer", "fx.Node", dict[str, Any]], None]
 Lower = Callable[["Lowering", Op], None]
-Check = Callable[[Graph, Op, list[Shape]], Shape]
+Check = Callable[[Graph, Op, list[Shape]], Shape | list[Shape]]  # a list: of several outputs
 
 
 def never(graph: Graph, op: Op) -> bool:
@@ -43,8 +43,8 @@ class OpKind:
         aten: the ATen operators that trace to it, each with the names of the arguments that become
             attributes, or with the function that reads them.
         lower: emits its form in the layout "channels_last".
-        shape: refuses operands that do not fit, and returns the shape that they imply; channels
-            last.
+        shape: refuses operands that do not fit, and returns the shape that they imply, or those of
+            several outputs; channels last.
         mixes_samples: whether an op computes one sample of a batch from others.
         absent: of `aten`, `lower` and `shape`, those that are None, and why. A kind without a
             `shape` has no channels-last form, and so no entry in the columns of the rooms above.
@@ -56,6 +56,7 @@ class OpKind:
         scalar: elementwise on one operand, the same in every place.
         fuses: can apply an activation to its result.
         fusable: is such an activation, in every runtime of `.tflite` files.
+        plain: files also have it on integers that are only numbers, without a scale.
         shares_quantization: runtimes do not rescale in it: output and inputs have one quantization.
 
     """
@@ -73,6 +74,7 @@ class OpKind:
     scalar: bool = False
     fuses: bool = False
     fusable: bool = False
+    plain: bool = False
     shares_quantization: bool = False
 
 

@@ -1,6 +1,7 @@
 """Convolutions and fully connected layers, and the norms that are folded into them."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -87,12 +88,16 @@ def _check_bias(graph: Graph, op: Op, outputs: int) -> None:
     dtype = graph.tensors[op.inputs[0]].dtype
     if dtype not in (*BIAS_DTYPE, "float32"):
         raise _refuse(
-            op, f"its input is {dtype}; expected float32, int8 or int16: convert the file to those"
+            op, f"its input is {dtype}; expected float32, int8, uint8 or int16: convert the file"
         )
     if len(op.inputs) == 3:
         bias = graph.tensors[op.inputs[2]]
-        if bias.shape != (outputs,) or bias.dtype != BIAS_DTYPE.get(dtype, dtype):
-            raise _refuse(op, f"its bias is {bias.dtype} {bias.shape} for {outputs} outputs")
+        wanted = BIAS_DTYPE.get(dtype, dtype)
+        if bias.shape != (outputs,) or bias.dtype != wanted:
+            raise _refuse(
+                op,
+                f"its bias is {bias.dtype} {bias.shape} for {outputs} outputs; expected {wanted}",
+            )
     quantization = graph.tensors[op.inputs[1]].quantization
     if quantization is not None and len(quantization.scales) not in (1, outputs):
         raise _refuse(op, f"{len(quantization.scales)} scales for {outputs} output channels")
@@ -124,6 +129,27 @@ def _fully_connected_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     return output if whole else (elements // inputs, outputs)
 
 
+def _transpose_conv_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
+    """Return the shape that the op itself names: strides leave several that fit."""
+    outputs, inputs, _ = graph.kernel(op)
+    a, (batch, height, width, channels) = op.attributes, shapes[0]
+    if len(shapes[1]) != 4 or inputs != channels or len(a["size"]) != 2:
+        raise _refuse(op, f"a kernel of shape {shapes[1]} does not fit {channels} channels")
+    _check_bias(graph, op, outputs)
+    top, bottom, left, right = a["padding"]
+    window = {"kernel": a["kernel"], "stride": a["stride"], "dilation": (1, 1)}
+    forward = replace(op, attributes={**window, "padding": (top, bottom, left, right)})
+    if min(a["size"]) < 1 or positions(forward, (batch, *a["size"], outputs)) != (height, width):
+        raise _refuse(op, f"{height}x{width} do not come from {a['size']} by its stride")
+    return (batch, *a["size"], outputs)
+
+
+def _spread_products(graph: Graph, op: Op) -> int:
+    """Each element of the input is multiplied with one weight per output channel and place."""
+    outputs, _, window = graph.kernel(op)
+    return graph.tensors[op.inputs[0]].elements * outputs * window
+
+
 def _dot_products(graph: Graph, op: Op) -> int:
     """Each element of the output is a dot product with one kernel."""
     _, inputs, window = graph.kernel(op)
@@ -153,6 +179,17 @@ ROWS = (
         mixes_samples=never,
         roles=("activation", "weight", "bias"),
         macs=_dot_products,
+        fuses=True,
+    ),
+    OpKind(
+        name="transpose_conv2d",
+        aten=None,
+        lower=None,
+        shape=_transpose_conv_shape,
+        mixes_samples=never,
+        absent=dict.fromkeys(("aten", "lower"), "so far only files contain it"),
+        roles=("activation", "weight", "bias"),
+        macs=_spread_products,
         fuses=True,
     ),
     OpKind(

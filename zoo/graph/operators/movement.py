@@ -150,6 +150,14 @@ def _depth_to_space_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     return (batch, height * block, width * block, channels // block**2)
 
 
+def _space_to_depth_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
+    block = op.attributes["block"]
+    batch, height, width, channels = shapes[0]
+    if block < 1 or height % block or width % block:
+        raise _refuse(op, f"{height}x{width} pixels do not divide into blocks of {block}")
+    return (batch, height // block, width // block, channels * block**2)
+
+
 def _moves_batch(graph: Graph, op: Op) -> bool:
     return bool(op.attributes["dims"][0] != 0)
 
@@ -169,6 +177,7 @@ ROWS = (
         shape=_reshape_shape,
         mixes_samples=never,
         moves=True,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -178,6 +187,7 @@ ROWS = (
         shape=_transpose_shape,
         mixes_samples=_moves_batch,
         moves=True,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -187,6 +197,18 @@ ROWS = (
         shape=_depth_to_space_shape,
         mixes_samples=never,
         moves=True,
+        plain=True,
+        shares_quantization=True,
+    ),
+    OpKind(
+        name="space_to_depth",
+        aten=None,
+        lower=None,
+        shape=_space_to_depth_shape,
+        mixes_samples=never,
+        absent=dict.fromkeys(("aten", "lower"), "so far only files contain it"),
+        moves=True,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -195,6 +217,7 @@ ROWS = (
         lower=_lower_concat,
         shape=_concat_shape,
         mixes_samples=along_dims,
+        plain=True,
         shares_quantization=True,
     ),
     OpKind(
@@ -203,6 +226,7 @@ ROWS = (
         lower=_lower_pad,
         shape=_pad_shape,
         mixes_samples=_pads_batch,
+        plain=True,
         shares_quantization=True,
     ),
 )

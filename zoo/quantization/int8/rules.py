@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.graph.ir import LIMITS, Op, Quantization
 from zoo.graph.operators.contract import Column
+from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 from zoo.quantization.int8.fake import double_rounding
 
 _TIE = 1e-3  # steps: moves an exact half, and nothing else that matters
@@ -105,6 +106,10 @@ _PROBABILITIES = {
     "int8": Quantization(scales=(1 / 256,), zero_points=(-128,)),
     "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
 }
+_TANH = {
+    "int8": Quantization(scales=(1 / 128,), zero_points=(0,)),
+    "int16": Quantization(scales=(1 / 32768,), zero_points=(0,)),
+}
 
 RULES: Column[Rule] = Column(
     "rule to quantize it",
@@ -125,6 +130,10 @@ RULES: Column[Rule] = Column(
         "relu6": _PLAIN,
         "prelu": Rule(nudge=_prelu_nudge),
         "softmax": Rule(fixed=_PROBABILITIES),
+        "sigmoid": Rule(fixed=_PROBABILITIES),
+        "tanh": Rule(fixed=_TANH),
+        "leaky_relu": _PLAIN,
+        "hard_swish": _PLAIN,
         "reshape": _MOVED,
         "transpose": _MOVED,
         "depth_to_space": _MOVED,
@@ -133,5 +142,13 @@ RULES: Column[Rule] = Column(
         "resize_nearest": _PLAIN,
         "resize_bilinear": _PLAIN,
     },
-    absent=dict.fromkeys(("quantize", "dequantize"), "only files hold it, quantized already"),
+    absent=dict.fromkeys(
+        (
+            *("quantize", "dequantize", "cast", "lstm", "svdf"),
+            *("pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
+            *("transpose_conv2d", "tile", "space_to_depth"),
+            *(*FUNCTIONS, *REDUCTIONS, "squared_difference"),
+        ),
+        "only files hold it, quantized already",
+    ),
 )

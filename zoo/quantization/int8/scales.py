@@ -58,10 +58,9 @@ def quantizations(
     if dtype == "int16":
         return _symmetric_activations(graph, {name: wide[owner[name]] for name in owner}, owner)
     meanings = {name: _affine(*wide[group]) for name, group in owner.items()}
+    _fix(graph, meanings, owner, dtype)
     for op in graph.ops:
         rule = RULES.of(op)
-        if dtype in rule.fixed:
-            meanings[op.outputs[0]] = rule.fixed[dtype]
         if rule.sign and op.inputs[-1] in graph.values:
             _align(graph, op, meanings, {n for n in owner if owner[n] == owner[op.inputs[0]]})
     return meanings
@@ -82,11 +81,24 @@ def _symmetric_activations(
         name: symmetric(max(-low, high), 1 if owner[name] in products else 8)
         for name, (low, high) in wide.items()
     }
-    for op in graph.ops:
-        fixed = RULES.of(op).fixed
-        if "int16" in fixed:
-            meanings[op.outputs[0]] = fixed["int16"]
+    _fix(graph, meanings, owner, "int16")
     return meanings
+
+
+def _fix(
+    graph: Graph, meanings: dict[str, Quantization], owner: Mapping[str, str], dtype: str
+) -> None:
+    """Give what an operator makes in a fixed quantization that one, and all that only moves it."""
+    for op in graph.ops:
+        fixed, group = RULES.of(op).fixed.get(dtype), owner[op.outputs[0]]
+        if fixed is None:
+            continue
+        members = [name for name in owner if owner[name] == group]
+        makers = [graph.producers.get(name) for name in members]
+        others = [maker for maker in makers if maker is not op]
+        alone = all(maker is not None and maker.kind in SHARED for maker in others)
+        for name in members if alone else op.outputs:
+            meanings[name] = fixed
 
 
 def symmetric(largest: float, bits: int) -> Quantization:

@@ -10,14 +10,19 @@ from zoo.runtime.integer_tables import elementwise, output_rescale
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 from zoo.runtime.rescale import Rescale
 
-_ADD_SHIFT = {"int8": 20, "int16": 15}  # bits that `add` gains before it rescales its inputs
+_ADD_SHIFT = {
+    "int8": 20,
+    "uint8": 20,
+    "int16": 15,
+}  # bits that `add` gains before it rescales its inputs
 
 
 def _add(graph: Graph, op: Op) -> Kernel:
     first, second = (quantization_of(graph, name) for name in op.inputs)
     output = quantization_of(graph, op.outputs[0])
-    gain = _ADD_SHIFT[graph.tensors[op.outputs[0]].dtype]
-    if op.kind == "add" or gain == _ADD_SHIFT["int16"]:
+    dtype = graph.tensors[op.outputs[0]].dtype
+    gain = _ADD_SHIFT[dtype]
+    if op.kind == "add" or dtype != "int8":
         twice = 2 * max(first.scale, second.scale)
         ratios = [first.scale / twice, second.scale / twice]
         final = twice / (2**gain * output.scale)

@@ -1,12 +1,13 @@
 """Reshapes, transpositions, joins and borders."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph, Op
-from zoo.runtime.integer_base import Kernel, operands, same_quantization
+from zoo.runtime.integer_base import Kernel, operands, quantization_of, same_quantization
 from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 
@@ -35,17 +36,49 @@ def _cells(x: Tensor, block: int) -> Tensor:
     return cells.permute(0, 1, 3, 2, 4, 5).reshape(n, height * block, width * block, -1)
 
 
+def _blocks(x: Tensor, block: int) -> Tensor:
+    """Move `(N, bH, bW, C)` to `(N, H, W, b*b*C)`, the cell's place first."""
+    n, height, width, channels = x.shape
+    cells = x.reshape(n, height // block, block, width // block, block, channels)
+    return cells.permute(0, 1, 3, 2, 4, 5).reshape(n, height // block, width // block, -1)
+
+
+def _space_to_depth(graph: Graph, op: Op) -> Kernel:
+    same_quantization(graph, op)
+    return lambda x: _blocks(x, op.attributes["block"])
+
+
 def _depth_to_space(graph: Graph, op: Op) -> Kernel:
     same_quantization(graph, op)
     return lambda x: _cells(x, op.attributes["block"])
 
 
+_MOST = float(np.finfo(np.float32).max)
+
+
+def _to_output(graph: Graph, op: Op, name: str) -> Kernel:
+    """Return what `concat` does to an operand: only in uint8 do runtimes rescale, in float32."""
+    source, output = (quantization_of(graph, n) for n in (name, op.outputs[0]))
+    if source == output:
+        return lambda x: x
+    scale = np.float32(source.scale) * np.float32(min(1 / output.scale, _MOST))
+    if scale >= 2**20:
+        raise MismatchError(f"its input {name!r} and output have scales that do not fit each other")
+    table = np.arange(256, dtype=np.float32) * scale + np.float32(-source.zero_point) * scale
+    steps = np.copysign(np.floor(np.abs(table) + np.float32(0.5)), table) + output.zero_point
+    results = torch.from_numpy(steps.clip(0, 255).astype(np.uint8))
+    return lambda x: results[x.to(torch.int64)]
+
+
 def _concat(graph: Graph, op: Op) -> Kernel:
-    same_quantization(graph, op)
+    if graph.tensors[op.outputs[0]].dtype != "uint8":
+        same_quantization(graph, op)
+    rescaled = [_to_output(graph, op, name) for name in op.inputs]
     dim = op.attributes["dim"]
 
     def run(*inputs: Tensor) -> Tensor:
         tensors = operands(graph, op, inputs)
+        tensors = [into(x) for into, x in zip(rescaled, tensors, strict=True)]
         batch = max(operand.shape[0] for operand in tensors)
         same = [x.expand(batch, *x.shape[1:]) if dim % x.ndim else x for x in tensors]
         return torch.cat(same, dim)
@@ -64,6 +97,7 @@ def _pad(graph: Graph, op: Op) -> Kernel:
 FLOAT: dict[str, FloatKernel] = {
     "reshape": _float_reshape,
     "transpose": lambda graph, op, x: x.permute(op.attributes["dims"]),
+    "space_to_depth": lambda graph, op, x: _blocks(x, op.attributes["block"]),
     "depth_to_space": lambda graph, op, x: _cells(x, op.attributes["block"]),
     "concat": lambda graph, op, *parts: torch.cat(parts, op.attributes["dim"]),
     "pad": lambda graph, op, x: F.pad(x, op.attributes["padding"], value=op.attributes["value"]),
@@ -71,6 +105,7 @@ FLOAT: dict[str, FloatKernel] = {
 INTEGER: dict[str, IntegerMaker] = {
     "reshape": _integer_reshape,
     "transpose": _transpose,
+    "space_to_depth": _space_to_depth,
     "depth_to_space": _depth_to_space,
     "concat": _concat,
     "pad": _pad,

@@ -44,7 +44,7 @@ def _integer_avg(graph: Graph, op: Op) -> Kernel:
     same_quantization(graph, op)
     low, high = stored_limits(graph, op)
     kernel, stride, padding = (op.attributes[key] for key in ("kernel", "stride", "padding"))
-    most = LIMITS[graph.tensors[op.inputs[0]].dtype][1] + 1
+    most = max(map(abs, LIMITS[graph.tensors[op.inputs[0]].dtype]))
     dtype = torch.float32 if most * math.prod(kernel) < 2**24 else torch.float64
 
     def sums(x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.runtime import resize
 from zoo.runtime.integer_base import Kernel, same_quantization
@@ -34,7 +33,7 @@ def _float_nearest(graph: Graph, op: Op, x: Tensor) -> Tensor:
 def _float_bilinear(graph: Graph, op: Op, x: Tensor) -> Tensor:
     corners = op.attributes["align_corners"]
     if not corners and not op.attributes["half_pixel_centers"]:
-        raise MismatchError(f"{op.label} looks from pixel corners, which has no float form here")
+        return resize.real_bilinear(x, dict(op.attributes))
     image, size = x.permute(0, 3, 1, 2), op.attributes["size"]
     return F.interpolate(image, size, mode="bilinear", align_corners=corners).permute(0, 2, 3, 1)
 
@@ -47,6 +46,12 @@ def _integer_nearest(graph: Graph, op: Op) -> Kernel:
 
 def _integer_bilinear(graph: Graph, op: Op) -> Kernel:
     same_quantization(graph, op)
+    if graph.tensors[op.outputs[0]].dtype == "uint8":  # for which no runtime has integer weights
+
+        def from_pixels(x: Tensor) -> Tensor:
+            return (resize.real_bilinear(x.float(), dict(op.attributes)) + 0.5).to(x.dtype)
+
+        return from_pixels
     return lambda x: resize.bilinear(x.to(torch.int64), dict(op.attributes)).to(x.dtype)
 
 
