@@ -22,13 +22,14 @@ def layer(**options: Any) -> bytes:
     return one("FULLY_CONNECTED", ROW, ROW, [weight], options=options)
 
 
-def wide_layer() -> bytes:
+def wide_layer(*bias: Any) -> bytes:
     file = File()
     graph = file.main
     graph.inputs = [graph.tensor("x", *WIDE)]
     graph.constant("w", np.ones((4, 4), np.int8), 0.1)
     graph.outputs = [graph.tensor("y", *WIDE)]
-    graph.op("FULLY_CONNECTED", ["x", "w"], ["y"], version=7)
+    names = [graph.constant("b", value, 0.0125) for value in bias]
+    graph.op("FULLY_CONNECTED", ["x", "w", *names], ["y"], version=7)
     return file.bytes()
 
 
@@ -73,6 +74,7 @@ FILES: list[Callable[[], bytes]] = [
     hybrid_lstm,
     lambda: one("ADD", [WIDE] * 2, [WIDE], options={"pot_scale_int16": True}),
     wide_layer,
+    lambda: wide_layer(np.zeros(4, np.int32)),
     sliced,
 ]
 

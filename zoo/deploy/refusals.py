@@ -89,6 +89,11 @@ REFUSALS = (
         why="give the layer a bias, of zeros if need be",
     ),
     Refusal(
+        what="int16 layers whose bias is int32",
+        says="its bias is int32 (4,) for 4 outputs; expected int64",
+        why="runtimes do it differently; convert with int64 biases, the default",
+    ),
+    Refusal(
         what="slices with an ellipsis or a new axis",
         says="has an ellipsis or a new axis",
         why="converters write a reshape instead, if asked for fixed shapes",

@@ -73,9 +73,8 @@ def product(graph: Graph, op: Op, x: Tensor, *weights: Tensor, sums: Sums) -> Te
         raise MismatchError(f"{op.label} has float inputs and int8 weights that are not symmetric")
     # Scales that are all the same count as one, but in depthwise convolutions.
     one = op.kind != "depthwise_conv2d" and len(set(meaning.scales)) == 1
-    symmetric = (op.kind == "fully_connected" or one) and not op.attributes.get(
-        "asymmetric_inputs", False
-    )
+    wide = op.attributes.get("asymmetric_inputs", False)
+    symmetric = (op.kind == "fully_connected" or one) and not wide
     steps, scale, zero = (_symmetric if symmetric else _asymmetric)(x.flatten(1))
     centred = (steps.double() - zero).reshape(x.shape)  # borders are the real 0
     made = sums(centred, weights[0].double())
