@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zoo.graph.constants import Derived
+
 Layout = Literal["torch", "channels_last"]
 Kind = Literal["input", "output", "activation", "weight", "bias", "slope", "constant"]
 
@@ -146,6 +148,7 @@ class Graph:
         outputs: names of the output tensors.
         layout: the order of dimensions: "torch" or "channels_last".
         values: values of the parameters, by tensor name; empty in a traced graph.
+        derived: how constants come from others, in order; `folded` computes them.
 
     """
 
@@ -155,6 +158,7 @@ class Graph:
     outputs: tuple[str, ...]
     layout: Layout = "torch"
     values: "Mapping[str, NDArray[Any]]" = field(default_factory=dict, repr=False, compare=False)
+    derived: "tuple[Derived, ...]" = field(default=(), repr=False, compare=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
