@@ -155,7 +155,7 @@ def test_the_table_of_formats_has_a_row_per_kind() -> None:
     assert all(list(row) == keys for row in rows.values())
     assert rows["conv2d"] == {
         "kind": "conv2d",
-        "trace": "conv2d",
+        "trace": "conv2d, conv1d",
         **dict.fromkeys(("float", "integer", "onnx", "vela"), "yes"),
         "tflite": "CONV_2D",
         "note": "",

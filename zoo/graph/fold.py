@@ -48,6 +48,13 @@ class _Folding:
     def add(self, op: Op) -> None:
         if op.kind != "batch_norm":
             self.ops[op.outputs[0]] = op
+        elif (signal := self.signal(op)) is not None:  # norm, then reshape: the layer can take it
+            del self.ops[op.inputs[0]]
+            image = signal.inputs[0]
+            inner = self.ops.pop(image)
+            inputs = (inner.inputs[0], *self.parameters(op, inner.inputs[1:], f"{inner.name}.bias"))
+            self.ops[image] = dataclasses.replace(inner, inputs=inputs)
+            self.ops[op.outputs[0]] = dataclasses.replace(signal, outputs=op.outputs)
         elif (layer := self.layer(op)) is None:
             self.stay(op)
         else:
@@ -66,12 +73,26 @@ class _Folding:
             values={n: np.ascontiguousarray(v) for n, v in self.values.items() if n in used},
         )
 
+    def signal(self, norm: Op) -> Op | None:
+        """Return the reshape from (N, C, 1, L) to (N, C, L) between a layer and its norm."""
+        after = self.ops.get(norm.inputs[0])
+        if after is None or after.kind != "reshape" or not self.alone(norm.inputs[0]):
+            return None
+        before, shape = (self.tensors[n].shape for n in (after.inputs[0], norm.inputs[0]))
+        if len(shape) != 3 or before != (*shape[:2], 1, shape[2]):
+            return None
+        inner = dataclasses.replace(norm, inputs=(after.inputs[0], *norm.inputs[1:]))
+        return after if self.layer(inner) is not None else None
+
+    def alone(self, name: str) -> bool:
+        """Whether one op reads a tensor, and nobody outside."""
+        return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
+
     def layer(self, norm: Op) -> Op | None:
         """Return the layer that can take a norm: only the norm reads it, channel by channel."""
         inner = norm.inputs[0]
         layer = self.ops.get(inner)
-        alone = len(self.graph.consumers[inner]) == 1 and inner not in self.graph.outputs
-        if layer is None or layer.kind not in MAC_KINDS or not alone:
+        if layer is None or layer.kind not in MAC_KINDS or not self.alone(inner):
             return None
         if layer.kind == "fully_connected" and len(self.tensors[inner].shape) != 2:
             return None  # its channels are the last dimension, the norm's the second

@@ -27,6 +27,30 @@ def fuse(graph: Graph, activations: frozenset[str]) -> Graph:
     return graph
 
 
+def without_detours(graph: Graph) -> Graph:
+    """Return the graph, in the layout "torch", without reshapes that the next one undoes.
+
+    Layers of signals, (N, C, 1, L) inside and (N, C, L) between, leave such pairs.
+    """
+    origin: dict[str, str] = {}  # of what a reshape makes: what was reshaped
+    same: dict[str, str] = {}
+    ops = []
+    for op in graph.ops:
+        op = dataclasses.replace(op, inputs=tuple(same.get(name, name) for name in op.inputs))
+        if op.kind == "reshape":
+            source, output = origin.get(op.inputs[0], op.inputs[0]), op.outputs[0]
+            origin[output] = source
+            unchanged = graph.tensors[source].shape == graph.tensors[output].shape
+            if unchanged and output not in graph.outputs:
+                same[output] = source
+                continue
+            op = dataclasses.replace(op, inputs=(source,))
+        ops.append(op)
+    read = {name for op in ops for name in op.inputs} | set(graph.outputs)
+    kept = tuple(op for op in ops if op.kind != "reshape" or read.intersection(op.outputs))
+    return dataclasses.replace(graph, ops=kept)
+
+
 def _fuse_one(graph: Graph, op: Op) -> Graph:
     source = op.inputs[0]
     while (producer := graph.producers.get(source)) is not None:

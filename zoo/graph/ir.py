@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zoo.graph.constants import Derived
+
 Layout = Literal["torch", "channels_last"]
 Kind = Literal["input", "output", "activation", "weight", "bias", "slope", "constant"]
 
@@ -166,6 +168,7 @@ class Graph:
         layout: the order of dimensions: "torch" or "channels_last".
         values: values of the parameters, by tensor name; empty in a traced graph.
         states: what is kept between calls; only files have some.
+        derived: how constants come from others, in order; `folded` computes them.
 
     """
 
@@ -176,6 +179,7 @@ class Graph:
     layout: Layout = "torch"
     values: "Mapping[str, NDArray[Any]]" = field(default_factory=dict, repr=False, compare=False)
     states: tuple[State, ...] = ()
+    derived: "tuple[Derived, ...]" = field(default=(), repr=False, compare=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

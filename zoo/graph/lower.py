@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zoo.graph.check import check
-from zoo.graph.fuse import fuse
+from zoo.graph.fuse import fuse, without_detours
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import FUSABLE, LOWER
 from zoo.graph.layout import LAST, channels_last
@@ -35,7 +35,7 @@ def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
 
 def lowered(graph: Graph, state: Mapping[str, NDArray[np.float32]]) -> Graph:
     """Return the deployed form of a graph of `zoo.graph.trace.exported` with these values."""
-    result = Lowering(fuse(folded(graph, state), FUSABLE)).run()
+    result = Lowering(without_detours(fuse(folded(graph, state), FUSABLE))).run()
     check(result)
     return result
 

@@ -2,16 +2,18 @@
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
 
 from zoo.errors import MismatchError
+from zoo.graph.constants import Derived, Ref, with_derived
 from zoo.graph.fold import absorb_padding, fold_batch_norm
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
@@ -56,12 +58,12 @@ def exported(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
 
     It depends on no value. A trace is slow; a network with several sets of weights needs one.
     """
-    program = export_program(module, input_shape)
-    return Tracer(program.graph_signature).run(program.graph)
+    return Tracer(export_program(module, input_shape)).run()
 
 
 def folded(graph: Graph, state: Mapping[str, NDArray[np.float32]]) -> Graph:
     """Return the deployed graph of an `exported` one; `state` has the parameters' values, or {}."""
+    graph, state = dataclasses.replace(graph, derived=()), with_derived(graph, state)
     return counted(fold_batch_norm(absorb_padding(graph), state))
 
 
@@ -85,10 +87,28 @@ def _same_numbers(node: fx.Node) -> bool:
     return bool(source.meta["val"].dtype == node.meta["val"].dtype)
 
 
+def _only_broadcast(node: fx.Node, name: str) -> bool:
+    """Whether an expansion is read only by arithmetic that would do the same."""
+    if name not in ("expand", "expand_as", "broadcast_to"):
+        return False
+    source, rank = node.all_input_nodes[0].meta["val"].shape, node.meta["val"].ndim
+
+    def does_the_same(user: fx.Node) -> bool:
+        schema = getattr(user.target, "_schema", None)
+        operator = schema.name.split("::")[-1].rstrip("_") if schema else ""
+        others = [n.meta["val"].shape for n in user.all_input_nodes if n is not node]
+        wanted = torch.broadcast_shapes(source, *others)
+        return operator in ("add", "sub", "mul", "div") and wanted == user.meta["val"].shape
+
+    return len(source) == rank and all(does_the_same(user) for user in node.users)
+
+
 class Tracer:
     """Walks an exported graph once and collects ops and tensors."""
 
-    def __init__(self, signature: ExportGraphSignature) -> None:
+    def __init__(self, program: ExportedProgram) -> None:
+        signature = program.graph_signature
+        self.program = program
         self.sources = {
             spec.arg.name: spec.target or ""
             for spec in signature.input_specs
@@ -100,17 +120,26 @@ class Tracer:
         self.tensors: dict[str, Tensor] = {}
         self.parameters: dict[str, fx.Node] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
+        self.derived: list[Derived] = []
+        # Tensors that are no parameters, as `torch.tensor([0.5])` in a forward: by source.
+        self.literals = {
+            spec.target: program.constants[spec.target]
+            for spec in signature.input_specs
+            if spec.kind is InputKind.CONSTANT_TENSOR and spec.target
+        }
 
-    def run(self, graph: fx.Graph) -> Graph:
-        """Return the graph IR of an exported graph."""
+    def run(self) -> Graph:
+        """Return the graph IR of the exported program."""
         inputs: list[str] = []
         outputs: list[str] = []
-        for node in graph.nodes:
+        for node in self.program.graph.nodes:
             if node.op == "placeholder" and node.name not in self.sources:
                 inputs.append(self.add_tensor(node, "input"))
             elif node.op == "placeholder":
                 self.names[node] = node.name  # becomes a tensor when an op first reads it
                 self.parameters[node.name] = node
+                if (source := self.sources[node.name]) in self.literals:
+                    self.derive(node, self.literals[source].clone)
             elif node.op == "output":
                 pairs = zip(node.args[0], self.wanted, strict=True)
                 results = [
@@ -124,7 +153,42 @@ class Tracer:
             tensors=self.tensors,
             inputs=tuple(inputs),
             outputs=tuple(outputs),
+            derived=tuple(self.derived),
         )
+
+    def derive(self, node: fx.Node, call: Callable[..., Any]) -> None:
+        """Keep a computation on parameters alone for `folded`; its result is a parameter too."""
+
+        def ref(item: fx.Node) -> Any:
+            value = item.meta["val"]
+            dtype = value.dtype if isinstance(value, torch.Tensor) else None
+            return Ref(self.names[item], self.sources[self.names[item]], dtype)
+
+        source = f"({node.name})"
+        arguments = fx.node.map_arg((node.args, node.kwargs), ref)
+        self.derived.append(Derived(node.name, source, call, arguments))
+        self.names[node] = node.name
+        self.sources[node.name] = source
+        self.parameters[node.name] = node
+
+    def weight(self, node: fx.Node, shape: tuple[int, ...], call: Callable[..., Any]) -> str:
+        """Return the name of a layer's weight, which `call` makes of a parameter beforehand."""
+        name = f"{self.names[node]}.{'x'.join(map(str, shape))}"
+        if name not in self.sources:
+            if self.names[node] not in self.sources:
+                raise self.unmapped(node, "a weight that the network computes")
+            value = node.meta["val"]
+            ref = Ref(self.names[node], self.sources[self.names[node]], value.dtype)
+            self.sources[name] = f"({name})"
+            self.derived.append(Derived(name, f"({name})", call, ((ref,), {})))
+            self.tensors[name] = Tensor(
+                name=name,
+                shape=shape,
+                dtype=str(value.dtype).removeprefix("torch."),
+                kind="weight",
+                source=f"({name})",
+            )
+        return name
 
     def add_tensor(self, node: fx.Node, kind: Kind) -> str:
         """Add the tensor that a node stands for; return its name."""
@@ -153,11 +217,11 @@ class Tracer:
             self.tensors[name] = dataclasses.replace(self.tensors[name], kind="output")
         return name
 
-    def read(self, nodes: Iterable[fx.Node], roles: tuple[Kind, ...] = ()) -> tuple[str, ...]:
+    def read(self, nodes: Iterable[fx.Node | str], roles: tuple[Kind, ...] = ()) -> tuple[str, ...]:
         """Return the names of an op's operands, typing parameters by the operand's place."""
         names = []
         for place, node in enumerate(nodes):
-            name = self.names[node]
+            name = node if isinstance(node, str) else self.names[node]
             if name in self.sources and name not in self.tensors:
                 self.add_tensor(
                     self.parameters[name], roles[place] if place < len(roles) else "constant"
@@ -169,15 +233,48 @@ class Tracer:
         self,
         node: fx.Node,
         kind: str,
-        operands: Iterable[fx.Node],
+        operands: Iterable[fx.Node | str],
         attributes: dict[str, Any] | None = None,
     ) -> None:
         """Append the op whose output `node` stands for."""
         inputs = self.read(operands, KINDS[kind].roles)
-        output = self.add_tensor(node, "activation")
+        self.append(node, kind, inputs, self.add_tensor(node, "activation"), attributes)
+
+    def step(
+        self,
+        node: fx.Node,
+        part: str,
+        kind: str,
+        operands: Iterable[fx.Node | str],
+        attributes: dict[str, Any] | None = None,
+        *,
+        shape: tuple[int, ...] | None = None,
+    ) -> str:
+        """Append an op on the way to `node`, of its shape or another; return its output."""
+        value, name = node.meta["val"], f"{node.name}.{part}"
+        if isinstance(value, tuple):  # an operator with extra outputs, which nothing reads
+            value = value[0]
+        self.tensors[name] = Tensor(
+            name=name,
+            shape=tuple(value.shape) if shape is None else shape,
+            dtype=str(value.dtype).removeprefix("torch."),
+            kind="activation",
+        )
+        self.append(node, kind, self.read(operands, KINDS[kind].roles), name, attributes)
+        return name
+
+    def append(
+        self,
+        node: fx.Node,
+        kind: str,
+        inputs: tuple[str, ...],
+        output: str,
+        attributes: dict[str, Any] | None,
+    ) -> None:
+        """Append an op."""
         self.ops.append(
             Op(
-                name=node.name,
+                name=output,
                 kind=kind,
                 inputs=inputs,
                 outputs=(output,),
@@ -188,13 +285,35 @@ class Tracer:
         )
 
     def call(self, node: fx.Node) -> None:
-        """Append the op that an operator call becomes."""
+        """Append the op that an operator call becomes, if it computes anything of the input."""
         target = node.target
-        if target is operator.getitem and node.args[1] == 0 and node.args[0] in self.names:
-            self.names[node] = self.names[node.args[0]]  # type: ignore[index]
+        if target is operator.getitem and not node.users:
             return
-        if not isinstance(target, torch._ops.OpOverload):
+        if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
             raise self.unmapped(node, str(target))
+        if all(self.names.get(source) in self.sources for source in node.all_input_nodes):
+            self.before_deployment(node)
+        elif isinstance(target, torch._ops.OpOverload):
+            self.operator(node, target)
+        elif node.args[1] == 0:
+            self.names[node] = self.names[node.all_input_nodes[0]]
+        else:
+            raise self.unmapped(node, f"result {node.args[1]} of {node.args[0]}")
+
+    def before_deployment(self, node: fx.Node) -> None:
+        """Derive what depends on parameters alone."""
+        schema = getattr(node.target, "_schema", None)
+        name = schema.name.split("::")[-1].rstrip("_") if schema else ""
+        if name in _ALIASES or (name == "to" and _same_numbers(node)):
+            self.names[node] = self.names[node.all_input_nodes[0]]
+            return
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise self.unmapped(node, f"{node.target}, which is random,")
+        if schema is None or schema.returns:
+            self.derive(node, node.target)  # type: ignore[arg-type]
+
+    def operator(self, node: fx.Node, target: torch._ops.OpOverload) -> None:
+        """Append the op that an ATen operator becomes."""
         name = target._schema.name.split("::")[-1].rstrip("_")
         arguments = dict(zip((a.name for a in target._schema.arguments), node.args, strict=False))
         arguments = {
@@ -203,10 +322,8 @@ class Tracer:
         }
         if not target._schema.returns and not node.users:
             return  # an assertion of the exporter's (`.to` leaves one): it computes nothing
-        if name == "to" and _same_numbers(node):
-            self.names[node] = self.names[node.all_input_nodes[0]]
-            return
-        if name in _ALIASES and not arguments.get("train"):
+        same = name in _ALIASES and not arguments.get("train")
+        if same or (name == "to" and _same_numbers(node)) or _only_broadcast(node, name):
             self.names[node] = self.names[node.all_input_nodes[0]]
             return
         if name not in ATEN:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
@@ -24,6 +26,19 @@ def _trace_clamp(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
 
 
 _CLAMPS = {"clamp": _trace_clamp, "hardtanh": _trace_clamp}
+
+
+def _lower_clamp(lowering: "Lowering", op: Op) -> None:
+    shape = lowering.tensors[op.outputs[0]].shape
+    limits = {"maximum": op.attributes["min"], "minimum": op.attributes["max"]}
+    source, last = op.inputs[0], [kind for kind, limit in limits.items() if limit is not None][-1]
+    for kind, limit in limits.items():
+        if limit is None:
+            continue
+        value = np.full((1,) * len(shape), limit, np.float32)
+        inputs = (source, lowering.constant(f"{op.name}.{kind}.limit", value))
+        source = op.outputs[0] if kind == last else lowering.activation(f"{op.name}.{kind}", shape)
+        lowering.emit(op, name=source, kind=kind, inputs=inputs, outputs=(source,), attributes={})
 
 
 def _lower_prelu(lowering: "Lowering", op: Op) -> None:
@@ -99,10 +114,10 @@ ROWS = (
     OpKind(
         name="clamp",
         aten=_CLAMPS,
-        lower=None,
+        lower=_lower_clamp,
         shape=None,
         mixes_samples=never,
-        absent=dict.fromkeys(("lower", "shape"), "it must be fused into the operator before it"),
+        absent={"shape": "it is fused into the operator before it, or a maximum and a minimum"},
         elementwise=True,
         scalar=True,
         fusable=True,

@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import MismatchError
+from zoo.graph.ir import Op
+from zoo.graph.layout import NHWC
 from zoo.graph.operators.contract import OpKind, Trace, never
 from zoo.graph.operators.elementwise import broadcast, lower_elementwise
 
 if TYPE_CHECKING:
     from torch import fx
 
+    from zoo.graph.lower import Lowering
     from zoo.graph.trace import Tracer
 
 
@@ -28,6 +32,46 @@ def _trace(kind: str) -> Trace:
     return trace
 
 
+def _trace_negative(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    tracer.emit(node, "mul", [a["self"]], {"constant": -1})
+
+
+def _trace_reversed(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    if a["alpha"] != 1 or tracer.operands(a["other"]):
+        raise tracer.unmapped(node, str(node.target))
+    negative = tracer.step(node, "negative", "mul", [a["self"]], {"constant": -1})
+    tracer.emit(node, "add", [negative], {"constant": a["other"]})
+
+
+def _trace_power(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    if a.get("exponent", 2) != 2:
+        raise tracer.unmapped(node, f"aten.pow with exponent {a['exponent']}")
+    tracer.emit(node, "mul", [a["self"], a["self"]])
+
+
+def _trace_hard_sigmoid(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    above = tracer.step(node, "above", "add", [a["self"]], {"constant": 3.0})
+    clipped = tracer.step(node, "clipped", "relu6", [above])
+    tracer.emit(node, "mul", [clipped], {"constant": 1 / 6})
+
+
+def _lower_div(lowering: "Lowering", op: Op) -> None:
+    """Multiply with the inverse of a constant, which every runtime has."""
+    divisor = op.inputs[1]
+    if not lowering.graph.tensors[divisor].is_parameter:
+        raise MismatchError(
+            f"{op.label} divides by what it computes, and no integer kernel does: multiply instead"
+        )
+    inverse = f"{op.name}.inverse"
+    value = 1 / lowering.graph.values[divisor].reshape(
+        (1,) * (len(lowering.shape(op.outputs[0])) - len(lowering.shape(divisor)))
+        + lowering.shape(divisor)
+    )
+    value = value.transpose(NHWC) if value.ndim == 4 else value
+    inputs = (op.inputs[0], lowering.constant(inverse, value))
+    lowering.emit(op, kind="mul", inputs=inputs)
+
+
 _ADD, _SUB, _MUL, _DIV = (_trace(kind) for kind in ("add", "sub", "mul", "div"))
 _MADE = {
     "aten": "so far it occurs only in files, and zoo.graph.rewrite makes it from clamps",
@@ -37,7 +81,12 @@ _MADE = {
 ROWS = (
     OpKind(
         name="add",
-        aten={"add": _ADD, "sub": _SUB},  # minus a scalar is plus its negative
+        aten={
+            "add": _ADD,
+            "sub": _SUB,  # minus a scalar is plus its negative
+            "rsub": _trace_reversed,
+            "hardsigmoid": _trace_hard_sigmoid,
+        },
         lower=lower_elementwise,
         shape=broadcast,
         mixes_samples=never,
@@ -57,7 +106,13 @@ ROWS = (
     ),
     OpKind(
         name="mul",
-        aten={"mul": _MUL, "div": _DIV},  # over a scalar is times its inverse
+        aten={
+            "mul": _MUL,
+            "div": _DIV,  # over a scalar is times its inverse
+            "neg": _trace_negative,
+            "pow": _trace_power,
+            "square": _trace_power,
+        },
         lower=lower_elementwise,
         shape=broadcast,
         mixes_samples=never,
@@ -68,11 +123,12 @@ ROWS = (
     OpKind(
         name="div",
         aten={"div": _DIV},
-        lower=None,
+        lower=_lower_div,
         shape=None,
         mixes_samples=never,
-        absent=dict.fromkeys(("lower", "shape"), "so far only counted: it has no integer kernel"),
+        absent={"shape": "by a constant it is a product; another divisor is only counted"},
         elementwise=True,
+        fuses=True,
     ),
     *(
         OpKind(

@@ -10,6 +10,7 @@ from zoo.errors import MismatchError
 from zoo.graph.ir import BIAS_DTYPE, Graph, Op
 from zoo.graph.layout import NHWC
 from zoo.graph.operators.contract import OpKind, Shape, never
+from zoo.graph.operators.signals import trace_conv1d
 from zoo.graph.windows import padded, pair, positions
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ def _trace_conv2d(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
 def _trace_linear(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     operands = tracer.operands(a["input"], a["weight"], a["bias"])
     tracer.emit(node, "fully_connected", operands)
+
+
+def _trace_product(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """Read a product with a stored matrix, which is a layer."""
+    first, second = a["self"], a["mat2"] if "mat2" in a else a["other"]
+    stored = tracer.names[second] in tracer.sources and second.meta["val"].ndim == 2
+    if not stored:
+        raise tracer.unmapped(node, f"{node.target} of two tensors that the network computes")
+    rows, columns = (int(size) for size in second.meta["val"].shape)
+    weight = tracer.weight(second, (columns, rows), lambda matrix: matrix.t().contiguous())
+    tracer.emit(node, "fully_connected", [first, weight])
 
 
 def _trace_batch_norm(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
@@ -163,7 +175,7 @@ def _joins_rows(graph: Graph, op: Op) -> bool:
 ROWS = (
     OpKind(
         name="conv2d",
-        aten={"conv2d": _trace_conv2d},
+        aten={"conv2d": _trace_conv2d, "conv1d": trace_conv1d},
         lower=_lower_conv2d,
         shape=_conv2d_shape,
         mixes_samples=never,
@@ -173,7 +185,7 @@ ROWS = (
     ),
     OpKind(
         name="depthwise_conv2d",
-        aten={"conv2d": _trace_conv2d},
+        aten={"conv2d": _trace_conv2d, "conv1d": trace_conv1d},
         lower=_lower_conv2d,
         shape=_conv2d_shape,
         mixes_samples=never,
@@ -194,7 +206,7 @@ ROWS = (
     ),
     OpKind(
         name="fully_connected",
-        aten={"linear": _trace_linear},
+        aten={"linear": _trace_linear, "matmul": _trace_product, "mm": _trace_product},
         lower=_lower_fully_connected,
         shape=_fully_connected_shape,
         mixes_samples=_joins_rows,

@@ -21,6 +21,10 @@ def _trace_concat(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     tracer.emit(node, "concat", a["tensors"], {"dim": a["dim"]})  # one tensor may come twice
 
 
+def _trace_reshape(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    tracer.emit(node, "reshape", node.all_input_nodes[:1])  # `view_as` has two, and reads one
+
+
 def _trace_pixel_shuffle(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     # Channel c * b * b + i * b + j is row i, column j of channel c (torch); TFLite's operator has
     # the cell's place first. They agree when there is one channel.
@@ -33,6 +37,14 @@ def _trace_pad(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     # torch lists the last dimension first: (left, right, top, bottom, ...).
     attributes = {"padding": tuple(a["pad"]), "value": a["value"] or 0}
     tracer.emit(node, "pad", [a["self"]], attributes)
+
+
+def _trace_transpose(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    rank = node.meta["val"].ndim
+    dims = list(range(rank))
+    first, second = (a.get(f"dim{n}", n) % rank for n in (0, 1)) if rank > 1 else (0, 0)
+    dims[first], dims[second] = second, first
+    tracer.emit(node, "transpose", [a["self"]], {"dims": dims})
 
 
 def _lower_reshape(lowering: "Lowering", op: Op) -> None:
@@ -167,12 +179,15 @@ def _pads_batch(graph: Graph, op: Op) -> bool:
     return any(op.attributes["padding"][2 * rank - 2 :])
 
 
-_RESHAPES = ("view", "reshape", "flatten", "squeeze", "unsqueeze")
+_RESHAPES = (
+    *("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten"),
+    *("_unsafe_view", "view_as", "reshape_as"),
+)
 
 ROWS = (
     OpKind(
         name="reshape",
-        aten=dict.fromkeys(_RESHAPES, ()),
+        aten=dict.fromkeys(_RESHAPES, _trace_reshape),
         lower=_lower_reshape,
         shape=_reshape_shape,
         mixes_samples=never,
@@ -182,7 +197,10 @@ ROWS = (
     ),
     OpKind(
         name="transpose",
-        aten={"permute": ("dims",)},
+        aten={
+            "permute": ("dims",),
+            **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t"), _trace_transpose),
+        },
         lower=_lower_transpose,
         shape=_transpose_shape,
         mixes_samples=_moves_batch,

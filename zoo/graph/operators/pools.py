@@ -7,6 +7,7 @@ import numpy as np
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.contract import OpKind, Shape, Trace, along_dims, never
+from zoo.graph.operators.signals import trace_adaptive1d, trace_pool1d
 from zoo.graph.windows import padded, pair, positions
 
 if TYPE_CHECKING:
@@ -19,14 +20,25 @@ if TYPE_CHECKING:
 def _trace_pool(kind: str) -> Trace:
     def trace(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
         kernel, (vertical, horizontal) = pair(a["kernel_size"]), pair(a["padding"])
-        if a["ceil_mode"] or a.get("divisor_override") is not None:
-            raise tracer.unmapped(node, f"{node.target} with ceil_mode or divisor_override")
+        stride = pair(a["stride"]) if a["stride"] else kernel
+        if a.get("divisor_override") is not None:
+            raise tracer.unmapped(node, f"{node.target} with divisor_override")
+        padding = (vertical, vertical, horizontal, horizontal)
+        if a["ceil_mode"]:
+            padding = _reaching(tracer, node, kernel, stride, (vertical, horizontal))
+            if padding != (vertical, vertical, horizontal, horizontal) and a.get(
+                "count_include_pad"
+            ):
+                # torch counts what `padding` adds, and not what the last window adds.
+                if vertical or horizontal:
+                    raise tracer.unmapped(node, f"{node.target} with ceil_mode and counted padding")
+                a = {**a, "count_include_pad": False}
         if pair(a.get("dilation", 1)) != (1, 1):
             raise tracer.unmapped(node, f"{node.target} with dilation")
         attributes = {
             "kernel": kernel,
-            "stride": pair(a["stride"]) if a["stride"] else kernel,
-            "padding": (vertical, vertical, horizontal, horizontal),
+            "stride": stride,
+            "padding": padding,
             "dilation": (1, 1),
             "count_padding": bool(a.get("count_include_pad", False)),
         }
@@ -35,14 +47,52 @@ def _trace_pool(kind: str) -> Trace:
     return trace
 
 
+def _reaching(
+    tracer: "Tracer",
+    node: "fx.Node",
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> tuple[int, int, int, int]:
+    """Return a padding with which the last window of `ceil_mode` is whole, or ends too early."""
+    before, value = node.all_input_nodes[0].meta["val"].shape[-2:], node.meta["val"]
+    after = (value[0] if isinstance(value, tuple) else value).shape[-2:]
+    ends = [
+        max(p, (int(made) - 1) * s + k - int(size) - p)
+        for made, size, k, s, p in zip(after, before, kernel, stride, padding, strict=True)
+    ]
+    return (padding[0], ends[0], padding[1], ends[1])
+
+
+def _trace_extreme(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    shape, dims = (
+        a["self"].meta["val"].shape,
+        {dim % a["self"].meta["val"].ndim for dim in a["dim"]},
+    )
+    if len(shape) != 4 or dims != {2, 3}:
+        raise tracer.unmapped(node, f"aten.amax along {tuple(a['dim'])} of {tuple(shape)}")
+    size = (int(shape[2]), int(shape[3]))
+    attributes = _window(size)
+    if a["keepdim"]:
+        tracer.emit(node, "max_pool2d", [a["self"]], attributes)
+        return
+    pooled = (int(shape[0]), int(shape[1]), 1, 1)
+    most = tracer.step(node, "pooled", "max_pool2d", [a["self"]], attributes, shape=pooled)
+    tracer.emit(node, "reshape", [most])
+
+
+def _window(size: tuple[int, int]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"kernel": size, "stride": size, "padding": (0, 0, 0, 0)}
+    return attributes | {"dilation": (1, 1), "count_padding": False}
+
+
 def _trace_adaptive(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     size, wanted = a["self"].meta["val"].shape[-2:], pair(a["output_size"])
     if any(int(have) % want for have, want in zip(size, wanted, strict=True)):
-        raise tracer.unmapped(node, f"aten.adaptive_avg_pool2d from {tuple(size)} to {wanted}")
+        raise tracer.unmapped(node, f"{node.target} from {tuple(size)} to {wanted}")
     kernel = (int(size[0]) // wanted[0], int(size[1]) // wanted[1])
-    attributes: dict[str, Any] = {"kernel": kernel, "stride": kernel, "padding": (0, 0, 0, 0)}
-    attributes |= {"dilation": (1, 1), "count_padding": False}
-    tracer.emit(node, "avg_pool2d", [a["self"]], attributes)
+    kind = "max_pool2d" if "max" in str(node.target) else "avg_pool2d"
+    tracer.emit(node, kind, [a["self"]], _window(kernel))
 
 
 def _lower_pool(lowering: "Lowering", op: Op) -> None:
@@ -82,7 +132,12 @@ def _mean_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
 ROWS = (
     OpKind(
         name="avg_pool2d",
-        aten={"avg_pool2d": _trace_pool("avg_pool2d"), "adaptive_avg_pool2d": _trace_adaptive},
+        aten={
+            "avg_pool2d": _trace_pool("avg_pool2d"),
+            "adaptive_avg_pool2d": _trace_adaptive,
+            "avg_pool1d": trace_pool1d("avg_pool2d"),
+            "adaptive_avg_pool1d": trace_adaptive1d("avg_pool2d"),
+        },
         lower=_lower_pool,
         shape=_pool_shape,
         mixes_samples=never,
@@ -91,7 +146,13 @@ ROWS = (
     ),
     OpKind(
         name="max_pool2d",
-        aten={"max_pool2d": _trace_pool("max_pool2d")},
+        aten={
+            "max_pool2d": _trace_pool("max_pool2d"),
+            "adaptive_max_pool2d": _trace_adaptive,
+            "amax": _trace_extreme,
+            "max_pool1d": trace_pool1d("max_pool2d"),
+            "adaptive_max_pool1d": trace_adaptive1d("max_pool2d"),
+        },
         lower=_lower_pool,
         shape=_pool_shape,
         mixes_samples=never,

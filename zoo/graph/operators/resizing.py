@@ -21,9 +21,10 @@ def _trace(kind: str, *, exact: bool = False) -> Trace:
         corners = bool(a.get("align_corners", False))
         size = tuple(int(n) for n in node.meta["val"].shape[-2:])
         before = a[next(iter(a))].meta["val"].shape[-2:]
-        if kind == "resize_nearest" and any(n % int(m) for n, m in zip(size, before, strict=True)):
+        sizes = list(zip(size, map(int, before), strict=True))
+        if kind == "resize_nearest" and any(n % m and m % n for n, m in sizes):
             raise tracer.unmapped(
-                node, f"{node.target} from {tuple(before)} to {size}, not a whole multiple,"
+                node, f"{node.target} from {tuple(before)} to {size}, not a whole multiple or part,"
             )
         if not corners:
             _check_factors(tracer.where(node), a, size, before)
