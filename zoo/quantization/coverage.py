@@ -1,7 +1,7 @@
 """Which weights of a model can be stored as codes: what is packed, and what is left in floats.
 
 A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only if its
-class computes the same, and a weight that two modules share stays as it is. If too much of a model
+class computes the same, or if `exposed` turns it into such layers, and a weight that two modules share stays as it is. If too much of a model
 would be left in floats, it is refused before anything is changed.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from zoo.errors import MismatchError
+from zoo.quantization import exposed
 from zoo.quantization.plan import QuantizationPlan
 
 # The share of the requested weights that may stay in floats because their class is unknown.
@@ -93,12 +94,13 @@ def check(model: nn.Module, plan: QuantizationPlan, apart: Iterable[nn.Module | 
     seen = {id(value) for module in aside for value in module.parameters(recurse=False)}
     several = shared(model)
     packed = convolutions = 0
+    other = set(exposed.find(model))
     left: dict[str, list[tuple[str, int]]] = {}
     for name, module, key, value in _matrices(model):
         if id(value) in seen or _skipped(plan, name, key):
             continue
         seen.add(id(value))
-        if is_linear(module) and id(value) not in several:
+        if (is_linear(module) or other & {name, f"{name}.{key}"}) and id(value) not in several:
             packed += value.numel()
         elif isinstance(module, _ConvNd):
             convolutions += value.numel()

@@ -16,7 +16,9 @@ from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
 METHOD = "edge-zoo"  # its name in `quantization_config`
-FORMAT_VERSION = 1  # version of the layout of the stored tensors
+LAYOUT_VERSION = 1  # of the stored tensors of a linear layer
+EXPOSED_VERSION = 2  # ... where layers were something else before: `zoo.quantization.exposed`
+FORMAT_VERSION = EXPOSED_VERSION  # the newest that is read
 
 Cache = Literal["none", "decoded"]
 
