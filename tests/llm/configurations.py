@@ -1,10 +1,12 @@
 """Thirty-one tiny models of transformers: what the guide's table of configurations is made of.
 
-`python tests/llm/configurations.py run FOLDER NAME` opens a packed folder as its users do, in a
-process of its own, and prints the distance of its outputs from those stored beside it.
+`python tests/llm/configurations.py` prints the table; with a folder of packed models, it opens each
+as its users do, and prints the distances of its logits from those stored beside it.
 """
 
+import json
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration: the class that opens it, its making, and an input."""
+    """A configuration: the class that opens it, its making, an input, and what it is."""
 
     auto: str
     config: Callable[[], Any]
@@ -154,15 +156,60 @@ def answer(model: Any, case: Case) -> torch.Tensor:
     return logits
 
 
-def open_and_run(folder: Path, name: str) -> float:
-    """Return how far a packed folder's logits are from those stored beside it, relative."""
+def compressed(name: str, folder: Path) -> str:
+    """Save the model of a case, compress it into `folder / "packed"`; return its row of the table.
+
+    The packed model's logits and the float model's are stored beside it.
+    """
+    from zoo.quantization.language import opening, whole
+    from zoo.quantization.language.job import compress_model
+    from zoo.quantization.language.source import Source
+    from zoo.quantization.options import LayerOptions
+    from zoo.quantization.plan import QuantizationPlan
+
+    case, plan = CASES[name], QuantizationPlan(options=LayerOptions(method="rtn", bits=4))
+    model = case.model()
+    model.save_pretrained(folder / "model")
+    report = compress_model(folder / "model", folder / "packed", plan, device="cpu")
+    packed = opening.load(folder / "packed", dtype=torch.float32)
+    torch.save({"packed": answer(packed, case), "float": answer(model, case)}, folder / EXPECTED)
+    how = "whole" if whole.is_whole(Source(folder / "model"), plan) else "block by block"
+    return f"| {name} | `{type(model).__name__}` | {case.kind} | {how} | {len(report['layers'])} |"
+
+
+def opened(folders: Path) -> dict[str, tuple[float, float]]:
+    """Return how far each model's logits are from those that were stored, and from the float's."""
     import zoo.quantization  # noqa: F401  # as the guide says: it makes transformers know them
 
-    case = CASES[name]
-    model = getattr(t, case.auto).from_pretrained(folder)
-    expected = torch.load(folder / "expected.pt", weights_only=True)
-    return float((answer(model, case) - expected).norm() / expected.norm())
+    found = {}
+    for index, (name, case) in enumerate(CASES.items()):
+        folder = folders / str(index)
+        if not (folder / "packed").is_dir():
+            continue
+        model = getattr(t, case.auto).from_pretrained(folder / "packed")
+        logits, expected = answer(model, case), torch.load(folder / EXPECTED, weights_only=True)
+        found[name] = tuple(
+            float((logits - other).norm() / other.norm())
+            for other in (expected["packed"], expected["float"])
+        )
+    return found
+
+
+EXPECTED = "expected.pt"
+HEADER = """\
+| configuration | class | kind | packed | layers of two blocks |
+|---|---|---|---|---:|
+"""
+
+
+def table() -> str:
+    """Return the guide's table: what was packed, how, and how many layers."""
+    rows = []
+    for name in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(compressed(name, Path(folder)))
+    return HEADER + "\n".join(rows)
 
 
 if __name__ == "__main__":
-    print(open_and_run(Path(sys.argv[1]), sys.argv[2]))
+    print(json.dumps(opened(Path(sys.argv[1]))) if sys.argv[1:] else table())

@@ -228,8 +228,8 @@ def test_codes_out_of_range_are_refused():
 
 def test_a_newer_format_is_refused(copy, rewrite):
     config = json.loads((copy / "config.json").read_text())["quantization_config"]
-    rewrite(copy / "config.json", quantization_config={**config, "format_version": 2})
-    with pytest.raises(MismatchError, match="format_version 2; this zoo reads 1 to 1"):
+    rewrite(copy / "config.json", quantization_config={**config, "format_version": 3})
+    with pytest.raises(MismatchError, match="format_version 3; this zoo reads 1 to 2"):
         opening.load(copy)
     rewrite(copy / "config.json", quantization_config={**config, "options": {"sharpness": 1}})
     with pytest.raises(zoo.errors.ZooError, match="sharpness"):

@@ -1,8 +1,9 @@
 """Which weights of a model can be stored as codes: what is packed, and what is left in floats.
 
 A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only if its
-class computes the same, or if `exposed` turns it into such layers, and a weight that two modules share stays as it is. If too much of a model
-would be left in floats, it is refused before anything is changed.
+class computes the same, or if `exposed` turns it into such layers, and a weight that two modules
+share stays as it is. If too much of a model would be left in floats, it is refused before anything
+is changed.
 """
 
 import functools

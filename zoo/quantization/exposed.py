@@ -6,6 +6,7 @@ at a time. Exposed, each matrix is a layer like any other: it is calibrated on i
 stored under its own name.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -93,7 +94,9 @@ def expose(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
             delattr(parent, key)
             setattr(parent, key, Experts(_linear(matrix) for matrix in found))
             # One expert after another: the other ways need all matrices in one tensor.
-            parent.config._experts_implementation = "eager"
+            settings: Any = copy.copy(parent.config)  # other models may share it
+            settings._experts_implementation = "eager"
+            parent.config = settings
         else:
             raise MismatchError(f"{type(model).__name__} has no packed form for {name!r}")
         usual[name] = found
@@ -115,14 +118,14 @@ def conceal(model: nn.Module, names: Iterable[str]) -> None:
         owner, _, key = name.rpartition(".")
         parent, found = model.get_submodule(owner), model.get_submodule(name)
         if isinstance(found, Experts):
-            layers = [layer.weight for layer in found.children()]
+            layers: list[Any] = [layer.weight.detach() for layer in found.children()]
             delattr(parent, key)
-            setattr(parent, key, nn.Parameter(torch.stack(layers), layers[0].requires_grad))
+            setattr(parent, key, nn.Parameter(torch.stack(layers), requires_grad=False))
         elif isinstance(found, nn.Linear):
             setattr(parent, key, _transposed(found))
 
 
-def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+def _linear(weight: Any, bias: Any = None) -> nn.Linear:
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
     layer.weight = nn.Parameter(weight.detach().clone().contiguous(), requires_grad=False)
@@ -135,10 +138,11 @@ def _transposed(layer: nn.Linear) -> nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     with torch.device("meta"):
-        module: nn.Module = Conv1D(layer.out_features, layer.in_features)
+        module: Any = Conv1D(layer.out_features, layer.in_features)
     module.weight = nn.Parameter(layer.weight.detach().T.contiguous(), requires_grad=False)
     module.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    return module.eval()
+    made: nn.Module = module.eval()
+    return made
 
 
 def _is_transposed(module: nn.Module) -> bool:

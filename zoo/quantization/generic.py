@@ -1,5 +1,6 @@
 """Any network with linear layers, in memory: vision transformers, the zoo's own, mixtures."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -119,6 +120,7 @@ def _announce(model: nn.Module, facts: dict[str, Any]) -> None:
 
     quantizer: Any = AutoHfQuantizer.from_config(facts, pre_quantized=True)
     holder: Any = model
+    holder.config = copy.copy(holder.config)  # other models may share it
     holder.config.quantization_config = quantizer.quantization_config
     holder.hf_quantizer, holder.is_quantized = quantizer, True
 
