@@ -241,3 +241,14 @@ def test_another_shape_is_refused(copy):
     rewritten(copy, lambda tensors: tensors.update({name: tensors[name][:, :, :8].contiguous()}))
     with pytest.raises(MismatchError, match=r"model.layers.1.mlp.up_proj.codebook|mismatch"):
         opening.load(copy)
+
+
+def test_a_flipped_byte_of_codes_is_refused_by_plain_transformers(copy):
+    name = "model.layers.1.mlp.up_proj.codes"
+
+    def flip(tensors):
+        tensors[name][3, 2] ^= 1
+
+    rewritten(copy, flip)
+    with pytest.raises(UnsafeFileError, match=r"up_proj: the codes are not those that were writ"):
+        AutoModelForCausalLM.from_pretrained(copy)

@@ -18,12 +18,12 @@ from transformers.quantizers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, ZooError, newer
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError, newer
 from zoo.quantization import embeddings as tables
 from zoo.quantization import exposed
 from zoo.quantization.coverage import is_linear
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear
+from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear, digest
 
 
 class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -42,6 +42,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
             by which adapters that were trained on the base are known; none in older checkpoints.
         exposed: names of what was no `nn.Linear` and is packed as such; see
             `zoo.quantization.exposed`.
+        digests: name of a packed layer -> digest of its stored integers, by which damage is seen
+            when the checkpoint is loaded; none in older checkpoints.
 
     """
 
@@ -57,6 +59,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         tied: bool = False,
         base_tensors: Mapping[str, Mapping[str, str]] | None = None,
         exposed: list[str] | None = None,
+        digests: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -76,6 +79,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.embeddings, self.tied = embeddings, bool(tied)
         self.base_tensors = {name: dict(value) for name, value in (base_tensors or {}).items()}
         self.exposed = list(exposed or [])
+        self.digests = dict(digests or {})
         for value in (self.options, *self.overrides.values()):
             LayerOptions.from_dict(value)  # refuses unknown options
 
@@ -109,12 +113,19 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
             tables.pack(model, tied=config.tied)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        config: ZooQuantizationConfig = self.quantization_config
+        inner = _prefix(model, config)
         for name, module in model.named_modules():
             if not isinstance(module, PackedLinear | tables.Rows):
                 continue
             if not module.get_buffer("codes").is_meta:
                 try:
                     module.check()
+                    known = config.digests.get(f"{inner}{name}")
+                    if known not in (None, digest(dict(module.named_buffers()))):
+                        if not module.get_buffer("codes").any():  # what was not in the files
+                            raise MissingWeightsError(f"{name}.codes is missing")
+                        raise UnsafeFileError("the codes are not those that were written")
                 except ZooError as error:
                     raise type(error)(f"{name}: {error}; get the files again") from error
         return model
@@ -134,8 +145,8 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """Return False: codes have no gradient."""
-        return False
+        """Return True: codes have no gradient, but adapters beside them do."""
+        return True
 
     @property
     def is_compileable(self) -> bool:

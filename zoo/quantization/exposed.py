@@ -118,7 +118,7 @@ def conceal(model: nn.Module, names: Iterable[str]) -> None:
         owner, _, key = name.rpartition(".")
         parent, found = model.get_submodule(owner), model.get_submodule(name)
         if isinstance(found, Experts):
-            layers: list[Any] = [layer.weight.detach() for layer in found.children()]
+            layers = [x.get_parameter("weight").detach() for x in found.children()]
             delattr(parent, key)
             setattr(parent, key, nn.Parameter(torch.stack(layers), requires_grad=False))
         elif isinstance(found, nn.Linear):

@@ -15,7 +15,7 @@ from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.language import blocks
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packed import PackedLinear
+from zoo.quantization.packed import PackedLinear, digest
 from zoo.quantization.passes import CalibrationRuns
 from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.settings import settings
@@ -107,6 +107,11 @@ def quantize_model(
         left=[place for name in layers if name not in matrices for place in places[name]],
         bits_per_weight=sum(matrix.bits for matrix in matrices.values()) / count,
         exposed=others,
+        digests={
+            name: digest(dict(module.named_buffers()))
+            for name, module in model.named_modules()
+            if isinstance(module, PackedLinear)
+        },
     )
     _announce(model, facts)
     return Packing(report, count / total, distance)

@@ -20,6 +20,7 @@ def settings(
     embeddings: int = 0,
     tied: bool = False,
     base_tensors: Mapping[str, Mapping[str, str]] | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the fields of `zoo.integrations.bridge.ZooQuantizationConfig`, as JSON types.
 
@@ -32,6 +33,7 @@ def settings(
         embeddings: see there.
         tied: see there.
         base_tensors: see there.
+        digests: see there.
 
     Raises:
         MismatchError: there are no layers.
@@ -51,6 +53,7 @@ def settings(
         "embeddings": embeddings,
         "tied": tied,
         "base_tensors": dict(base_tensors or {}),
+        "digests": dict(digests or {}),
         **({"exposed": list(exposed)} if exposed else {}),
     }
 

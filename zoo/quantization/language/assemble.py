@@ -12,6 +12,7 @@ from zoo.quantization.language import shards
 from zoo.quantization.language.pipeline import Job, convert
 from zoo.quantization.language.source import COMPANIONS, CONFIG, INDEX
 from zoo.quantization.options import LayerOptions
+from zoo.quantization.packed import digest
 from zoo.quantization.settings import settings
 
 SHARD_BYTES = 5_000_000_000
@@ -51,7 +52,7 @@ def assemble(
         "packed_bytes": bits // 8,
         "tensor_bytes": total,
     }
-    write_json(out / CONFIG, _config(job, facts["bits_per_weight"]))
+    write_json(out / CONFIG, _config(job, facts["bits_per_weight"], _digests(files)))
     return facts
 
 
@@ -94,7 +95,21 @@ def _write_outside(job: Job, path: Path, tuned: bool) -> None:
         save_file(tensors, temporary)
 
 
-def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
+def _digests(files: list[Path]) -> dict[str, str]:
+    """Return the digest of every module that the files hold codes of."""
+    from safetensors import safe_open
+
+    found = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            for owner in (name.removesuffix(".codes") for name in names if name.endswith(".codes")):
+                own = [name for name in names if name.rpartition(".")[0] == owner]
+                found[owner] = digest({n.rpartition(".")[2]: file.get_tensor(n) for n in own})
+    return found
+
+
+def _config(job: Job, bits_per_weight: float, digests: dict[str, str]) -> dict[str, Any]:
     """Return the source's configuration with the quantization's added."""
     from zoo.quantization.language import blocks
 
@@ -120,5 +135,6 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
         base_tensors={
             f"{name}.weight": layer["base"] for name, layer in layers.items() if "base" in layer
         },
+        digests=digests,
     )
     return {**config, "quantization_config": quantization}
