@@ -200,8 +200,13 @@ def test_missing_and_surplus_tensors_are_refused(copy):
     name = "model.layers.1.mlp.up_proj.codes"
     kept = load_file(copy / "model.safetensors")[name]
     rewritten(copy, lambda tensors: tensors.pop(name))
-    with pytest.raises(MissingWeightsError, match=name):
+    with pytest.raises(UnsafeFileError, match=r"up_proj: the codes are missing"):
+        AutoModelForCausalLM.from_pretrained(copy)
+    norm = load_file(copy / "model.safetensors")["model.norm.weight"]
+    rewritten(copy, lambda t: (t.update({name: kept}), t.pop("model.norm.weight")))
+    with pytest.raises(MissingWeightsError, match=r"model\.norm\.weight"):
         opening.load(copy)
+    rewritten(copy, lambda t: t.update({"model.norm.weight": norm}))
     rewritten(copy, lambda t: t.update({name: kept, "model.extra": torch.zeros(1)}))
     with pytest.raises(MismatchError, match=r"unexpected keys: model.extra"):
         opening.load(copy)
@@ -250,5 +255,5 @@ def test_a_flipped_byte_of_codes_is_refused_by_plain_transformers(copy):
         tensors[name][3, 2] ^= 1
 
     rewritten(copy, flip)
-    with pytest.raises(UnsafeFileError, match=r"up_proj: the codes are not those that were writ"):
+    with pytest.raises(UnsafeFileError, match=r"up_proj: the codes are missing or not those"):
         AutoModelForCausalLM.from_pretrained(copy)

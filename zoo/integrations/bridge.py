@@ -18,7 +18,7 @@ from transformers.quantizers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError, newer
+from zoo.errors import MismatchError, UnsafeFileError, ZooError, newer
 from zoo.quantization import embeddings as tables
 from zoo.quantization import exposed
 from zoo.quantization.coverage import is_linear
@@ -123,9 +123,9 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
                     module.check()
                     known = config.digests.get(f"{inner}{name}")
                     if known not in (None, digest(dict(module.named_buffers()))):
-                        if not module.get_buffer("codes").any():  # what was not in the files
-                            raise MissingWeightsError(f"{name}.codes is missing")
-                        raise UnsafeFileError("the codes are not those that were written")
+                        raise UnsafeFileError(
+                            "the codes are missing or not those that were written"
+                        )
                 except ZooError as error:
                     raise type(error)(f"{name}: {error}; get the files again") from error
         return model
