@@ -39,12 +39,10 @@ def on_packed(config: LoraConfig) -> LoraConfig:
     """Let a LoRA configuration take packed layers as its targets; return it.
 
     ```python
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from peft import LoraConfig
     from zoo.integrations.lora import on_packed
 
-    model = AutoModelForCausalLM.from_pretrained("runs/3b")
-    model = get_peft_model(model, on_packed(LoraConfig(target_modules=["q_proj", "v_proj"])))
+    config = on_packed(LoraConfig(target_modules=["q_proj", "v_proj"]))  # for get_peft_model
     ```
 
     For `PeftModel.from_pretrained`, give `config=on_packed(LoraConfig.from_pretrained(folder))`.
