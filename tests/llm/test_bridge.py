@@ -200,8 +200,13 @@ def test_missing_and_surplus_tensors_are_refused(copy):
     name = "model.layers.1.mlp.up_proj.codes"
     kept = load_file(copy / "model.safetensors")[name]
     rewritten(copy, lambda tensors: tensors.pop(name))
-    with pytest.raises(MissingWeightsError, match=name):
+    with pytest.raises(UnsafeFileError, match=r"up_proj: the codes are missing"):
+        AutoModelForCausalLM.from_pretrained(copy)
+    norm = load_file(copy / "model.safetensors")["model.norm.weight"]
+    rewritten(copy, lambda t: (t.update({name: kept}), t.pop("model.norm.weight")))
+    with pytest.raises(MissingWeightsError, match=r"model\.norm\.weight"):
         opening.load(copy)
+    rewritten(copy, lambda t: t.update({"model.norm.weight": norm}))
     rewritten(copy, lambda t: t.update({name: kept, "model.extra": torch.zeros(1)}))
     with pytest.raises(MismatchError, match=r"unexpected keys: model.extra"):
         opening.load(copy)
@@ -228,8 +233,8 @@ def test_codes_out_of_range_are_refused():
 
 def test_a_newer_format_is_refused(copy, rewrite):
     config = json.loads((copy / "config.json").read_text())["quantization_config"]
-    rewrite(copy / "config.json", quantization_config={**config, "format_version": 2})
-    with pytest.raises(MismatchError, match="format_version 2; this zoo reads 1 to 1"):
+    rewrite(copy / "config.json", quantization_config={**config, "format_version": 3})
+    with pytest.raises(MismatchError, match="format_version 3; this zoo reads 1 to 2"):
         opening.load(copy)
     rewrite(copy / "config.json", quantization_config={**config, "options": {"sharpness": 1}})
     with pytest.raises(zoo.errors.ZooError, match="sharpness"):
@@ -241,3 +246,14 @@ def test_another_shape_is_refused(copy):
     rewritten(copy, lambda tensors: tensors.update({name: tensors[name][:, :, :8].contiguous()}))
     with pytest.raises(MismatchError, match=r"model.layers.1.mlp.up_proj.codebook|mismatch"):
         opening.load(copy)
+
+
+def test_a_flipped_byte_of_codes_is_refused_by_plain_transformers(copy):
+    name = "model.layers.1.mlp.up_proj.codes"
+
+    def flip(tensors):
+        tensors[name][3, 2] ^= 1
+
+    rewritten(copy, flip)
+    with pytest.raises(UnsafeFileError, match=r"up_proj: the codes are missing or not those"):
+        AutoModelForCausalLM.from_pretrained(copy)

@@ -11,13 +11,12 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
-    GPT2Config,
     GPTBigCodeConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     Mamba2Config,
     MambaConfig,
-    MixtralConfig,
 )
 
 from zoo.cli import main
@@ -44,10 +43,8 @@ CONFIGS = {
     "mamba2": Mamba2Config(**MAMBA2),
     "bigcode": GPTBigCodeConfig(**GPT),
 }
-REFUSED = {
-    "gpt2": (GPT2Config(**GPT), "Conv1D"),
-    "mixtral": (MixtralConfig(num_local_experts=4, **LLAMA), "MixtralExperts"),
-}
+MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+REFUSED = {"gpt-oss": (GptOssConfig(**MIXTURE, **LLAMA), "GptOssExperts")}
 IDS = torch.randint(256, (1, 40), generator=torch.Generator().manual_seed(1))
 RTN = LayerOptions(method="rtn", bits=4)
 VECTORS = LayerOptions(bits=4, dim=1, group_size=256, iterations=2)
@@ -112,7 +109,7 @@ def test_other_layers_are_refused_before_the_first_write(name, tmp_path):
 
 
 def test_what_is_skipped_by_name_is_left():
-    model = model_of(REFUSED["mixtral"][0])
+    model = model_of(REFUSED["gpt-oss"][0])
     plan = QuantizationPlan(options=VECTORS, skip=("*experts*",))
     report = quantize_model(model, [{"input_ids": IDS}] * 4, plan)
     assert report.share < 0.3  # and says so

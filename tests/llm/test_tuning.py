@@ -95,3 +95,16 @@ def test_both_need_a_text(base, tmp_path):
     rounded = QuantizationPlan(options=LayerOptions(method="rtn", bits=4), tune_steps=3)
     with pytest.raises(MismatchError, match="--data TEXT"):
         compress_model(base, tmp_path / "out", rounded, device="cpu")
+
+
+def test_a_budget_that_nothing_can_spend_is_refused(base, text, tmp_path):
+    with pytest.raises(MismatchError, match=r"budget is 9 bits .* dearest choices take only 4"):
+        compress_model(base, tmp_path / "out", plan(budget=9.0), text=text, device="cpu")
+
+
+@pytest.mark.parametrize("flag", ["skip", "override"])
+def test_a_pattern_without_a_match_is_refused(flag, base, text, tmp_path):
+    changes = {"skip": ("*.qproj",)} if flag == "skip" else {"overrides": {"*.qproj": {"bits": 4}}}
+    with pytest.raises(MismatchError, match=rf"--{flag} '\*\.qproj' matches no layer .*q_proj"):
+        compress_model(base, tmp_path / "out", plan(**changes), text=text, device="cpu")
+    assert not (tmp_path / "out").exists()

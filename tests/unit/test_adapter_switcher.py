@@ -332,6 +332,24 @@ def test_changing_an_active_weight_is_seen() -> None:
         switcher.verify()
 
 
+def test_updates_that_a_switch_takes_back_are_not_lost_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Net()
+    switcher = Switcher(model)
+    switcher.register("a", made(model, 0))
+    switcher.activate("a")
+    switcher.deactivate()
+    assert not caplog.text
+    switcher.activate("a")
+    optimizer = torch.optim.SGD(model.linear.parameters(), 0.1)
+    model(X).square().sum().backward()
+    optimizer.step()
+    switcher.deactivate()
+    assert "linear.weight was trained while an adapter was active" in caplog.text
+    assert "conv" not in caplog.text
+
+
 def test_a_copy_of_the_model_has_no_switcher() -> None:
     model = Net()
     switcher = Switcher(model)

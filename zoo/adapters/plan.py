@@ -59,6 +59,7 @@ class TensorMemory:
         self.line = integers(line)
         self.numbers = self.line.numpy() if live.device.type == "cpu" else None
         self._place = self.tensor.data_ptr(), self.tensor.stride()
+        self._version = -1 if live.is_inference() else live._version
 
     @property
     def moved(self) -> bool:
@@ -81,6 +82,12 @@ class TensorMemory:
         """Tell autograd: a backward pass through an earlier forward pass now raises."""
         if not self.tensor.is_inference():
             torch.autograd.graph.increment_version(self.tensor)
+            self._version = self.tensor._version
+
+    @property
+    def trained(self) -> bool:
+        """Whether somebody else, like an optimizer, has written since `written`."""
+        return not self.tensor.is_inference() and self.tensor._version != self._version
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:

@@ -4,6 +4,7 @@ A switch writes only the elements that differ: the base's values where the old a
 new adapter's. A restore brings back the base's own bits, never the result of a subtraction.
 """
 
+import logging
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ from zoo.adapters.plan import Key, SwitchPlan
 from zoo.adapters.planner import Planner
 from zoo.adapters.sparse import fingerprint
 from zoo.errors import MismatchError, ZooError
+
+log = logging.getLogger("zoo")
 
 What = str | Mapping[str, float]
 
@@ -228,6 +231,7 @@ class Switcher:
             return
         if plan is None:  # otherwise the planner has just looked
             self._planner.refresh(before)
+        self._warn_of_lost(before)
         start = time.perf_counter()
         try:
             self._journal = (before, plan)
@@ -239,6 +243,16 @@ class Switcher:
             raise
         self._counts["switches"] += 1
         self._seconds = time.perf_counter() - start
+
+    def _warn_of_lost(self, before: SwitchPlan | None) -> None:
+        """Say so if weights were trained that a switch is about to overwrite."""
+        for name, edit in (before.edits if before else {}).items():
+            if edit.memory.trained and not edit.holds():
+                log.warning(
+                    "%s was trained while an adapter was active: what the adapter covers returns "
+                    "to the base's values; deactivate() before training, or train an adapter",
+                    name,
+                )
 
     def _transition(self, before: SwitchPlan | None, plan: SwitchPlan | None) -> None:
         old = before.edits if before else {}

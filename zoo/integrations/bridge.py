@@ -5,7 +5,7 @@ remain those of transformers; this registers a configuration and a quantizer und
 name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,11 +18,12 @@ from transformers.quantizers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, ZooError, newer
+from zoo.errors import MismatchError, UnsafeFileError, ZooError, newer
 from zoo.quantization import embeddings as tables
+from zoo.quantization import exposed
 from zoo.quantization.coverage import is_linear
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear
+from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear, digest
 
 
 class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -39,6 +40,10 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         tied: with 8 bits, whether the head has the rows of the embedding.
         base_tensors: name of a packed weight -> type -> digest of the base's weight in that type,
             by which adapters that were trained on the base are known; none in older checkpoints.
+        exposed: names of what was no `nn.Linear` and is packed as such; see
+            `zoo.quantization.exposed`.
+        digests: name of a packed layer -> digest of its stored integers, by which damage is seen
+            when the checkpoint is loaded; none in older checkpoints.
 
     """
 
@@ -53,6 +58,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         embeddings: int = 0,
         tied: bool = False,
         base_tensors: Mapping[str, Mapping[str, str]] | None = None,
+        exposed: list[str] | None = None,
+        digests: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -71,6 +78,8 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
             raise MismatchError(f"embeddings is {embeddings!r}; this zoo reads 0 and 8 bits")
         self.embeddings, self.tied = embeddings, bool(tied)
         self.base_tensors = {name: dict(value) for name, value in (base_tensors or {}).items()}
+        self.exposed = list(exposed or [])
+        self.digests = dict(digests or {})
         for value in (self.options, *self.overrides.values()):
             LayerOptions.from_dict(value)  # refuses unknown options
 
@@ -98,25 +107,25 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
         config: ZooQuantizationConfig = self.quantization_config
-        inner = ""
-        if config.blocks and not _has(model, config.blocks):
-            inner = f"{config.blocks.split('.')[0]}."
-            if not _has(model, config.blocks.removeprefix(inner)):
-                raise MismatchError(
-                    f"the checkpoint packs the layers of {config.blocks!r}, which "
-                    f"{type(model).__name__} does not have"
-                )
+        inner = _prefix(model, config)
         pack(model, config, inner)
         if config.embeddings:
             tables.pack(model, tied=config.tied)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        config: ZooQuantizationConfig = self.quantization_config
+        inner = _prefix(model, config)
         for name, module in model.named_modules():
             if not isinstance(module, PackedLinear | tables.Rows):
                 continue
             if not module.get_buffer("codes").is_meta:
                 try:
                     module.check()
+                    known = config.digests.get(f"{inner}{name}")
+                    if known not in (None, digest(dict(module.named_buffers()))):
+                        raise UnsafeFileError(
+                            "the codes are missing or not those that were written"
+                        )
                 except ZooError as error:
                     raise type(error)(f"{name}: {error}; get the files again") from error
         return model
@@ -125,7 +134,10 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
         # A configuration that has been saved in between has the type as a text.
         kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
         tables.unpack(model, kind)
-        return unpack(model, kind)
+        unpack(model, kind)
+        config = self.quantization_config
+        exposed.conceal(model, _inside(model, config.exposed, _prefix(model, config)))
+        return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         """Return True: the buffers are the checkpoint."""
@@ -133,8 +145,8 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """Return False: codes have no gradient."""
-        return False
+        """Return True: codes have no gradient, but adapters beside them do."""
+        return True
 
     @property
     def is_compileable(self) -> bool:
@@ -142,9 +154,33 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
         return True
 
 
+def _prefix(model: nn.Module, config: ZooQuantizationConfig) -> str:
+    """Return what the checkpoint's names have in front of the model's: "", or "model."."""
+    if not config.blocks:
+        prefix = getattr(model, "base_model_prefix", "")
+        names = [*config.exposed, *config.overrides, *config.modules_to_not_convert]
+        inner = f"{prefix}." if prefix and not _has(model, prefix) else ""
+        return inner if any(name.startswith(inner) for name in names) else ""
+    if _has(model, config.blocks):
+        return ""
+    inner = f"{config.blocks.split('.')[0]}."
+    if not _has(model, config.blocks.removeprefix(inner)):
+        raise MismatchError(
+            f"the checkpoint packs the layers of {config.blocks!r}, which "
+            f"{type(model).__name__} does not have"
+        )
+    return inner
+
+
+def _inside(model: nn.Module, names: Iterable[str], inner: str) -> list[str]:
+    """Return the names that a model has, without what the checkpoint's have in front."""
+    return [kept for name in names if _has(model, (kept := name.removeprefix(inner)))]
+
+
 def _has(model: nn.Module, name: str) -> bool:
+    owner, _, key = name.rpartition(".")
     try:
-        model.get_submodule(name)
+        getattr(model.get_submodule(owner), key)
     except AttributeError:
         return False
     return True
@@ -152,6 +188,7 @@ def _has(model: nn.Module, name: str) -> bool:
 
 def pack(model: nn.Module, config: ZooQuantizationConfig, inner: str = "") -> None:
     """Replace the linear layers that `config` names with empty packed ones on the meta device."""
+    exposed.expose(model, _inside(model, config.exposed, inner))
     for name, layer in list(model.named_modules()):
         if not is_linear(layer):
             continue

@@ -1,10 +1,12 @@
 """Which weights of a model can be stored as codes: what is packed, and what is left in floats.
 
 A `PackedLinear` computes what `nn.Linear` computes. A layer of another class is packed only if its
-class computes the same, and a weight that two modules share stays as it is. If too much of a model
-would be left in floats, it is refused before anything is changed.
+class computes the same, or if `exposed` turns it into such layers, and a weight that two modules
+share stays as it is. If too much of a model would be left in floats, it is refused before anything
+is changed.
 """
 
+import fnmatch
 import functools
 import glob
 from collections import Counter
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from zoo.errors import MismatchError
+from zoo.quantization import exposed
 from zoo.quantization.plan import QuantizationPlan
 
 # The share of the requested weights that may stay in floats because their class is unknown.
@@ -85,20 +88,23 @@ def check(model: nn.Module, plan: QuantizationPlan, apart: Iterable[nn.Module | 
         apart: modules that stay as they are on purpose.
 
     Raises:
-        MismatchError: too much would be left; the message names the class that holds most of it.
+        MismatchError: a pattern of the plan matches nothing; or too much would be left, and the
+            message names the class that holds most of it.
 
     """
+    _check_patterns(model, plan)
     aside = [module for module in apart if module is not None]
     aside += [module for module in model.modules() if isinstance(module, nn.Embedding)]
     seen = {id(value) for module in aside for value in module.parameters(recurse=False)}
     several = shared(model)
     packed = convolutions = 0
+    other = set(exposed.find(model))
     left: dict[str, list[tuple[str, int]]] = {}
     for name, module, key, value in _matrices(model):
         if id(value) in seen or _skipped(plan, name, key):
             continue
         seen.add(id(value))
-        if is_linear(module) and id(value) not in several:
+        if (is_linear(module) or other & {name, f"{name}.{key}"}) and id(value) not in several:
             packed += value.numel()
         elif isinstance(module, _ConvNd):
             convolutions += value.numel()
@@ -116,6 +122,24 @@ def check(model: nn.Module, plan: QuantizationPlan, apart: Iterable[nn.Module | 
             f"is what can be packed; {convolutions:,} are in convolutions. Nothing was changed; to "
             "pack the linear layers all the same, skip the convolutions by name"
         )
+
+
+def _check_patterns(model: nn.Module, plan: QuantizationPlan) -> None:
+    """Refuse patterns that match nothing: a typing mistake would change the result in silence."""
+    names = [name for name, _ in model.named_modules()] + [n for n, _ in model.named_parameters()]
+    for name in exposed.find(model):
+        owner, _, key = name.rpartition(".")
+        stack: Any = getattr(model.get_submodule(owner), key)
+        if not isinstance(stack, nn.Module):
+            names += [f"{name}.{index}" for index in range(len(stack))]
+    for flag, patterns in (("skip", plan.skip), ("override", plan.overrides)):
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                known = next((name for name, m in model.named_modules() if is_linear(m)), names[-1])
+                raise MismatchError(
+                    f"--{flag} {pattern!r} matches no layer of {type(model).__name__}; names are "
+                    f"like {known!r}, and * stands for anything"
+                )
 
 
 def _matrices(model: nn.Module) -> Iterable[tuple[str, nn.Module, str, Tensor]]:

@@ -1,5 +1,6 @@
 """Any network with linear layers, in memory: vision transformers, the zoo's own, mixtures."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
-from zoo.quantization import coverage, verify
+from zoo.quantization import coverage, exposed, verify
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.language import blocks
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packed import PackedLinear
+from zoo.quantization.packed import PackedLinear, digest
 from zoo.quantization.passes import CalibrationRuns
 from zoo.quantization.plan import QuantizationPlan
+from zoo.quantization.settings import settings
 from zoo.quantization.team import Team
 
 Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -65,8 +67,10 @@ def quantize_model(
     """
     if isinstance(plan, LayerOptions):
         plan = QuantizationPlan(options=plan)
-    layers = blocks.linears(model)
-    if not layers:
+    others = [
+        name for name in exposed.find(model) if plan.of(name) is not None and plan.of(f"{name}.0")
+    ]
+    if not blocks.linears(model) and not others:
         raise MismatchError(f"{type(model).__name__} has no nn.Linear: nothing to quantize")
     coverage.check(model, plan)
     plan = coverage.without_shared(model, plan)
@@ -76,6 +80,8 @@ def quantize_model(
         raise MismatchError(f"{plan.options.method} needs batches; none were given")
     total = sum(value.numel() for value in model.parameters())
     before = [value.clone() for value in verify.answers(runs[0]())]
+    raw = exposed.expose(model, others)
+    layers = blocks.linears(model)
     usual = {name: layer.weight.data for name, layer in layers.items()}
     places = _places(model, layers)
     first = next(model.parameters())
@@ -93,9 +99,35 @@ def quantize_model(
             layer.weight.data = usual[name]
             for place in places[name]:
                 model.set_submodule(place, layer)
+        exposed.put_back(model, raw)
         raise
     count = sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices.values())
+    facts = settings(
+        {name: matrix.options for name, matrix in matrices.items()},
+        left=[place for name in layers if name not in matrices for place in places[name]],
+        bits_per_weight=sum(matrix.bits for matrix in matrices.values()) / count,
+        exposed=others,
+        digests={
+            name: digest(dict(module.named_buffers()))
+            for name, module in model.named_modules()
+            if isinstance(module, PackedLinear)
+        },
+    )
+    _announce(model, facts)
     return Packing(report, count / total, distance)
+
+
+def _announce(model: nn.Module, facts: dict[str, Any]) -> None:
+    """Let a model of transformers know that it is packed: `save_pretrained` then says so."""
+    if not hasattr(model, "config") or not hasattr(model, "save_pretrained"):
+        return
+    from transformers.quantizers import AutoHfQuantizer
+
+    quantizer: Any = AutoHfQuantizer.from_config(facts, pre_quantized=True)
+    holder: Any = model
+    holder.config = copy.copy(holder.config)  # other models may share it
+    holder.config.quantization_config = quantizer.quantization_config
+    holder.hf_quantizer, holder.is_quantized = quantizer, True
 
 
 def _places(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, list[str]]:

@@ -1,5 +1,7 @@
 """`PackedLinear`: a linear layer that keeps its weight as codes and decodes it where it is used."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,7 +18,9 @@ from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
 
 METHOD = "edge-zoo"  # its name in `quantization_config`
-FORMAT_VERSION = 1  # version of the layout of the stored tensors
+LAYOUT_VERSION = 1  # of the stored tensors of a linear layer
+EXPOSED_VERSION = 2  # ... where layers were something else before: `zoo.quantization.exposed`
+FORMAT_VERSION = EXPOSED_VERSION  # the newest that is read
 
 Cache = Literal["none", "decoded"]
 
@@ -38,6 +42,17 @@ def layout(grid: Grid, options: LayerOptions) -> Layout:
     if options.act_order:
         fields["order"] = ((grid.columns,), torch.int32)
     return fields
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the integers that a layer is stored as; floats, cast freely, not."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach()
+        if not value.is_floating_point():
+            state.update(f"{name}{tuple(value.shape)}".encode())
+            state.update(value.contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+    return state.hexdigest()
 
 
 class PackedLinear(nn.Module):

@@ -1,20 +1,19 @@
 """The finished folder: packed weights, configuration and tokenizer, which transformers opens."""
 
-import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from zoo.errors import MismatchError
 from zoo.files import replacing, write_json
 from zoo.quantization.embeddings import quantize_rows
 from zoo.quantization.language import shards
 from zoo.quantization.language.pipeline import Job, convert
 from zoo.quantization.language.source import COMPANIONS, CONFIG, INDEX
 from zoo.quantization.options import LayerOptions
+from zoo.quantization.packed import digest
+from zoo.quantization.settings import settings
 
 SHARD_BYTES = 5_000_000_000
 
@@ -53,7 +52,7 @@ def assemble(
         "packed_bytes": bits // 8,
         "tensor_bytes": total,
     }
-    write_json(out / CONFIG, _config(job, facts["bits_per_weight"]))
+    write_json(out / CONFIG, _config(job, facts["bits_per_weight"], _digests(files)))
     return facts
 
 
@@ -96,16 +95,25 @@ def _write_outside(job: Job, path: Path, tuned: bool) -> None:
         save_file(tensors, temporary)
 
 
-def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
+def _digests(files: list[Path]) -> dict[str, str]:
+    """Return the digest of every module that the files hold codes of."""
+    from safetensors import safe_open
+
+    found = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            for owner in (name.removesuffix(".codes") for name in names if name.endswith(".codes")):
+                own = [name for name in names if name.rpartition(".")[0] == owner]
+                found[owner] = digest({n.rpartition(".")[2]: file.get_tensor(n) for n in own})
+    return found
+
+
+def _config(job: Job, bits_per_weight: float, digests: dict[str, str]) -> dict[str, Any]:
     """Return the source's configuration with the quantization's added."""
     from zoo.quantization.language import blocks
-    from zoo.quantization.packed import FORMAT_VERSION, METHOD
 
     layers = job.state["layers"]
-    usual = _most_common([layer["options"] for layer in layers.values()])
-    overrides = {
-        name: layer["options"] for name, layer in layers.items() if layer["options"] != usual
-    }
     names = [
         f"{job.prefix}.{index}.{name}"
         for index, block in enumerate(job.blocks)
@@ -117,33 +125,16 @@ def _config(job: Job, bits_per_weight: float) -> dict[str, Any]:
         config["dtype"] = job.plan.rest_dtype
     if job.plan.embeddings:  # tied by the packed head: transformers ties float parameters
         config["tie_word_embeddings"] = False
-    return {
-        **config,
-        "quantization_config": {
-            "quant_method": METHOD,
-            "format_version": FORMAT_VERSION,
-            # In full: the defaults of another version may differ.
-            "options": _in_full(usual),
-            "overrides": {name: _in_full(options) for name, options in overrides.items()},
-            "blocks": job.prefix,
-            "modules_to_not_convert": [name for name in names if name not in layers],
-            "bits_per_weight": bits_per_weight,
-            "embeddings": job.plan.embeddings,
-            "tied": job.plan.embeddings > 0 and "head" not in job.tables,
-            "base_tensors": {
-                f"{name}.weight": layer["base"] for name, layer in layers.items() if "base" in layer
-            },
+    quantization = settings(
+        {name: LayerOptions.from_dict(layer["options"]) for name, layer in layers.items()},
+        left=[name for name in names if name not in layers],
+        bits_per_weight=bits_per_weight,
+        blocks=job.prefix,
+        embeddings=job.plan.embeddings,
+        tied=job.plan.embeddings > 0 and "head" not in job.tables,
+        base_tensors={
+            f"{name}.weight": layer["base"] for name, layer in layers.items() if "base" in layer
         },
-    }
-
-
-def _in_full(options: dict[str, Any]) -> dict[str, Any]:
-    return dataclasses.asdict(LayerOptions.from_dict(options))
-
-
-def _most_common(options: list[dict[str, Any]]) -> dict[str, Any]:
-    texts = [json.dumps(item, sort_keys=True) for item in options]
-    if not texts:
-        raise MismatchError("every layer is skipped: there is nothing to quantize")
-    best: dict[str, Any] = json.loads(max(sorted(set(texts)), key=texts.count))
-    return best
+        digests=digests,
+    )
+    return {**config, "quantization_config": quantization}

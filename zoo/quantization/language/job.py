@@ -15,7 +15,7 @@ from zoo.data.text import read_text, tokenize
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, sha256, write_json
 from zoo.quantization import coverage, verify
-from zoo.quantization.language import assemble, calibration
+from zoo.quantization.language import assemble, calibration, whole
 from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
 from zoo.quantization.language.source import CONFIG, Source
 from zoo.quantization.plan import QuantizationPlan
@@ -54,10 +54,13 @@ def compress_model(
 
     """
     began = time.perf_counter()
-    team = Team(device)
     source = Source(folder)
     if (out / CONFIG).is_file() and not (resume and (out / "work" / "state.json").is_file()):
         raise MismatchError(f"{out} holds a finished model; choose another --out, or remove it")
+    _ = source.config  # refuses what is quantized already
+    if whole.is_whole(source, plan):
+        return _whole(source, out, plan, text, Team(device), resume)
+    team = Team(device)
     skeleton = source.skeleton()
     coverage.check(skeleton, plan, [skeleton.get_output_embeddings()])
     if team.is_main:
@@ -86,6 +89,23 @@ def compress_model(
     report = team.gather(report)[0]
     job.remove()
     return report
+
+
+def _whole(
+    source: Source, out: Path, plan: QuantizationPlan, text: Path | None, team: Team, resume: bool
+) -> dict[str, Any]:
+    """Pack a model that is not worked on block by block, in the first process."""
+    report: dict[str, Any] = {}
+    problem: ZooError | None = None
+    if team.is_main:
+        try:
+            made = whole.compress_whole(source, out, plan, text=text, device=team.device)
+            report = {**made, **_circumstances(plan, team), "model": source.facts()}
+            write_json(out / REPORT, report)
+        except ZooError as error:
+            problem = error
+    _raise_first(team, problem)
+    return team.gather(report)[0]
 
 
 def _finish(job: Job, out: Path, stream: Tensor | None, shard_bytes: int) -> dict[str, Any]:
@@ -178,16 +198,22 @@ def _report(
     return {
         **sizes,
         "relative_error": sum(errors) / len(errors) if errors else 0.0,
-        "plan": job.plan.to_json(),
         "calibration": text,
         "model": job.fingerprint["model"],
-        "processes": job.team.size,
-        "device": job.team.device,
+        **_circumstances(job.plan, job.team),
+        "seconds": round(seconds, 1),
+        "layers": layers,
+    }
+
+
+def _circumstances(plan: QuantizationPlan, team: Team) -> dict[str, Any]:
+    return {
+        "plan": plan.to_json(),
+        "processes": team.size,
+        "device": team.device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": sys.platform,
-        "seconds": round(seconds, 1),
         "peak_bytes": peak_bytes(),
-        "layers": layers,
     }

@@ -8,6 +8,7 @@ takes the memory of the model, unlike the pipeline that follows.
 import dataclasses
 import fnmatch
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def overrides(
         raise MismatchError(
             f"the budget is {plan.budget:g} bits per weight; even the cheapest choices take "
             f"{least / weights:.3f}: raise it"
+        )
+    most = sum(max(stored_bits(shape, o) for o in offered) for shape in shapes)
+    if most < math.floor(plan.budget * weights):
+        raise MismatchError(
+            f"the budget is {plan.budget:g} bits per weight; even the dearest choices take only "
+            f"{most / weights:.3f}: lower it"
         )
     some = ids[:WINDOWS].to(device)
     hessians = _hessians(model, layers, some)

@@ -40,6 +40,21 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _opener(source: Source) -> Any:
+    """Return the class that opens a folder: that of decoders, or the one that it names."""
+    import transformers
+
+    if source.is_decoder:
+        return transformers.AutoModelForCausalLM
+    name = (source.raw_config.get("architectures") or [""])[0]
+    kind = getattr(transformers, name, None) if name.isidentifier() else None
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+        raise MismatchError(
+            f"{source.folder} names the class {name!r}, which transformers does not have"
+        )
+    return kind
+
+
 def load(
     folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> "PreTrainedModel":
@@ -53,8 +68,6 @@ def load(
         MismatchError: tensors are left over or have other shapes, or it is not a language model.
 
     """
-    from transformers import AutoModelForCausalLM
-
     source = Source(folder)
     method = source.raw_config.get("quantization_config", {}).get("quant_method")
     if method not in (None, METHOD):
@@ -64,7 +77,7 @@ def load(
         )
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = _opener(source).from_pretrained(
                 folder,
                 dtype=dtype or "auto",
                 device_map=device,

@@ -102,17 +102,21 @@ class Source:
 
     @cached_property
     def config(self) -> Any:
-        """The configuration as transformers reads it; code in the folder is never run."""
-        try:
-            from transformers import AutoConfig
-        except ImportError:
-            raise MissingExtraError.of("transformers", "llm") from None
+        """The configuration of a model that is not quantized, as transformers reads it."""
         if "quantization_config" in self.raw_config:
             method = self.raw_config["quantization_config"].get("quant_method")
             raise MismatchError(
                 f"{self.folder} is already quantized (quant_method {method!r}); give the model it "
                 "was made from"
             )
+        return self._configuration()
+
+    def _configuration(self) -> Any:
+        """Return the configuration; code in the folder is never run."""
+        try:
+            from transformers import AutoConfig
+        except ImportError:
+            raise MissingExtraError.of("transformers", "llm") from None
         try:
             return AutoConfig.from_pretrained(
                 self.folder, trust_remote_code=False, local_files_only=True
@@ -121,6 +125,19 @@ class Source:
             raise MismatchError(
                 f"{self.folder / CONFIG} is not a configuration transformers knows: {error}"
             ) from error
+
+    @cached_property
+    def is_decoder(self) -> bool:
+        """Whether the model goes on with a text and takes nothing else, packed or not."""
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+        config, kinds = self._configuration(), AutoModelForCausalLM._model_mapping
+        if type(config) not in kinds or config.get_text_config() is not config:
+            return False
+        named = (self.raw_config.get("architectures") or [""])[0]
+        # Without its head, as Bloom is on the Hub, a decoder is a decoder all the same.
+        bare = named.endswith("Model") and type(config) not in AutoModelForMaskedLM._model_mapping
+        return named in ("", kinds[type(config)].__name__) or bare
 
     def skeleton(self) -> "PreTrainedModel":
         """Return the model with parameters on the meta device, buffers computed, in eval mode."""
