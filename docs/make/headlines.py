@@ -69,9 +69,10 @@ def hearing() -> Row:
     """MicroNet-KWS-S on spoken digits."""
     found = zoo.checkpoint("micronet-kws-s").metrics["evaluations"]["FSDD test"]
     weights = zoo.estimate("micronet-kws-s", "ethos-u55-256").parameters["weights"]
+    share = f"{100 * found['accuracy']:.1f} % of {found['clips']} spoken digits"
     return (
         "**Hear words** with networks for microcontrollers (MicroNets)",
-        f"{100 * found['accuracy']:.1f} % of {found['clips']} spoken digits with {weights:,} weights",
+        f"{share} with {weights:,} weights",
         ("hear words", "guides/listen.md"),
     )
 

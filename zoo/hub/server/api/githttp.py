@@ -68,6 +68,12 @@ def _id(text: bytes) -> bytes:
     return bytes.fromhex(text.decode())
 
 
+def _stored_id(text: bytes, stored: Stored) -> bytes:
+    if (sha := _id(text)) not in stored:
+        raise _SaidError(f"upload-pack: not our ref {sha.hex()}")
+    return sha
+
+
 def _read_wish(lines: Iterator[bytes | None], stored: Stored) -> tuple[Wish, set[bytes]]:
     """Return what is asked for, and the capabilities of the client.
 
@@ -81,11 +87,7 @@ def _read_wish(lines: Iterator[bytes | None], stored: Stored) -> tuple[Wish, set
         if key == b"want":
             if not wish.wants:
                 words = set(value[40:].split())
-                value = value[:40]
-            sha = _id(value)
-            if sha not in wish.wants and sha not in stored:
-                raise _SaidError(f"upload-pack: not our ref {sha.hex()}")
-            wish.wants.add(sha)
+            wish.wants.add(_stored_id(value[:40] if not wish.wants else value, stored))
         elif key == b"shallow":
             if (sha := _id(value)) in stored:
                 wish.shallow.add(sha)
