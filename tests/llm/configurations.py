@@ -188,10 +188,11 @@ def opened(folders: Path) -> dict[str, tuple[float, float]]:
             continue
         model = getattr(t, case.auto).from_pretrained(folder / "packed")
         logits, expected = answer(model, case), torch.load(folder / EXPECTED, weights_only=True)
-        found[name] = tuple(
-            float((logits - other).norm() / other.norm())
-            for other in (expected["packed"], expected["float"])
+        stored, plain = (
+            float((logits - expected[key]).norm() / expected[key].norm())
+            for key in ("packed", "float")
         )
+        found[name] = stored, plain
     return found
 
 

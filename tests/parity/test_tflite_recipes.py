@@ -75,10 +75,11 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
         report = compile_graph(on_npu(graph), npu)
         assert report.macs == graph.macs + pooled  # averages too
         assert not report.cpu_ops
-    # The U85 has a mode of its own for images of one channel, with fewer products.
+    # The U85 has a mode of its own for images of one channel, with fewer products in the first layer.
     report = compile_graph(on_npu(graph), "ethos-u85-256")
     assert not report.cpu_ops
-    assert 0.95 * graph.macs < report.macs <= 1.05 * graph.macs
+    first = graph.ops[0].macs if graph.tensors[graph.inputs[0]].shape[-1] == 1 else 0
+    assert 0.95 * graph.macs - first / 2 < report.macs <= 1.05 * graph.macs
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-w4"])
