@@ -46,7 +46,7 @@ def test_a_space_that_is_to_run_is_refused_at_once(serve, monkeypatch, more):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     served = serve()
     api = HfApi(served.address, token=served.token())
-    with pytest.raises(BadRequestError, match="of Spaces: it keeps their files, and runs nothing"):
+    with pytest.raises(BadRequestError, match="for Spaces: it keeps their files but runs nothing"):
         api.create_repo("me/demo", repo_type="space", space_sdk="gradio", **more)
     assert not api.repo_exists("me/demo", repo_type="space")
     api.create_repo("me/demo", repo_type="space", space_sdk="gradio", space_hardware="cpu-basic")
