@@ -139,7 +139,7 @@ def test_metadata(metadata: Message, wheel: Path) -> None:
     extras = metadata.get_all("Provides-Extra")
     assert extras is not None
     assert set(extras) == {
-        *("train", "export", "tflite", "llm", "adapters", "docs"),
+        *("train", "export", "tflite", "llm", "adapters", "audio", "docs"),
         *("hub", "serve", "all", "dev"),
     }
     with zipfile.ZipFile(wheel) as archive:

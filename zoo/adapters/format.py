@@ -237,8 +237,7 @@ def check_base(name: str, tensor: SparseTensor, before: Tensor) -> None:
     if digest(before) != tensor.base_sha256:
         raise MismatchError(
             f"{name} differs from the base that the adapter was made for, at positions that it "
-            "changes; load the base model and revision that its metadata name, with no adapter "
-            "active"
+            "changes; load that base and revision, with no adapter active"
         )
 
 
