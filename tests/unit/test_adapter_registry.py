@@ -288,3 +288,18 @@ def test_pictures_are_a_function_of_kind_seed_and_number(tmp_path):
         render.render(tmp_path / "x", "cats", 1)
     with pytest.raises(MismatchError, match="already exists"):
         render.render(tmp_path, "text", 1)
+
+
+def test_a_shipped_adapter_is_registered_by_its_name():
+    model = zoo.load("looks")
+    switcher = Switcher(model)
+    switcher.register("oil", "looks-oil")
+    switcher.activate("oil")
+    changed = zoo.load("looks", adapter="looks-oil").state_dict()
+    assert all(torch.equal(value, changed[name]) for name, value in model.state_dict().items())
+
+
+def test_an_adapter_for_another_base_names_the_one_it_was_made_for():
+    for adapter in ("looks-oil", {"looks-oil": 0.5}):
+        with pytest.raises(MismatchError, match="it was made for looks"):
+            zoo.load("sesr-m5-x2", adapter=adapter)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-import zoo
 from zoo.adapters import SparseAdapter, Switcher, fuse
 from zoo.adapters.fusion import STRATEGIES
 from zoo.adapters.sparse import fingerprint
@@ -396,18 +395,3 @@ def test_hooks_that_fail_release_the_model() -> None:
     done.start()
     done.join(20)
     assert switcher.active == {"a": 1.0}
-
-
-def test_a_shipped_adapter_is_registered_by_its_name():
-    model = zoo.load("looks")
-    switcher = Switcher(model)
-    switcher.register("oil", "looks-oil")
-    switcher.activate("oil")
-    changed = zoo.load("looks", adapter="looks-oil").state_dict()
-    assert all(torch.equal(value, changed[name]) for name, value in model.state_dict().items())
-
-
-def test_an_adapter_for_another_base_names_the_one_it_was_made_for():
-    for adapter in ("looks-oil", {"looks-oil": 0.5}):
-        with pytest.raises(MismatchError, match="it was made for looks"):
-            zoo.load("sesr-m5-x2", adapter=adapter)

@@ -40,6 +40,16 @@ class Packing(dict[str, dict[str, Any]]):
 
 
 @torch.no_grad()
+def _others(model: nn.Module, plan: QuantizationPlan) -> list[str]:
+    """Return the wanted modules that hold linear layers in a form of their own."""
+    others = [
+        name for name in exposed.find(model) if plan.of(name) is not None and plan.of(f"{name}.0")
+    ]
+    if not blocks.linears(model) and not others:
+        raise MismatchError(f"{type(model).__name__} has no nn.Linear: nothing to quantize")
+    return others
+
+
 def quantize_model(
     model: nn.Module, batches: Iterable[Batch], plan: QuantizationPlan | LayerOptions
 ) -> Packing:
@@ -67,11 +77,7 @@ def quantize_model(
     """
     if isinstance(plan, LayerOptions):
         plan = QuantizationPlan(options=plan)
-    others = [
-        name for name in exposed.find(model) if plan.of(name) is not None and plan.of(f"{name}.0")
-    ]
-    if not blocks.linears(model) and not others:
-        raise MismatchError(f"{type(model).__name__} has no nn.Linear: nothing to quantize")
+    others = _others(model, plan)
     coverage.check(model, plan)
     plan = coverage.without_shared(model, plan)
     wanted = itertools.islice(batches, None if plan.calibrates else 1)
