@@ -1,8 +1,9 @@
 """From a slider to the new picture: 50 moves on the page's tab Looks, in Chromium.
 
 Goals: under 200 ms from the slider's event to the new picture on the screen (median of 50 moves, a
-photograph of 512 pixels), and the switch itself under 5 % of it. Every move asks for a mix that
-was not asked for before, so each is planned anew.
+photograph of 512 pixels), the switch itself under 5 % of it, a new mix planned in under 20 ms, and
+1920x1080 pixels restyled in under 1.5 s. Every move asks for a mix that was not asked for before,
+so each is planned anew.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import sys
 from typing import Any
 
 import torch
+from PIL import Image
 
+import zoo
 from benchmarks.common import report
 from zoo.page import restyling
 from zoo.page.app import serve
 
-GOAL_MS, SWITCH_SHARE = 200, 0.05
+GOAL_MS, SWITCH_SHARE, PLAN_MS, FULL_HD_S = 200, 0.05, 20, 1.5
 OLD = "looks-oil"  # stands still at one half; all others are moved
 # Set a slider as a hand does, and wait until the picture it brings is there.
 MOVE = """([id, value]) => new Promise((done, late) => {
@@ -77,7 +80,11 @@ def within(studio: restyling.Studio, moves: int) -> dict[str, float]:
         studio.mix(photo, {OLD: 0.5, name: float(value)}) for name, value in mixes(studio, moves)
     ]
     parts = ("plan_ms", "switch_ms", "forward_ms", "lora_ms")
-    return {part: statistics.median(getattr(mix, part) for mix in found) for part in parts}
+    times = {part: statistics.median(getattr(mix, part) for mix in found) for part in parts}
+    with Image.open(restyling.examples()[0]) as picture:
+        large = picture.convert("RGB").resize((1920, 1080))
+    taken = [zoo.run("looks", large, adapter=OLD).seconds for _ in range(5)]
+    return {**times, "full_hd_ms": 1000 * statistics.median(taken)}
 
 
 def summary(moved: list[float], inside: dict[str, float]) -> int:
@@ -87,10 +94,15 @@ def summary(moved: list[float], inside: dict[str, float]) -> int:
     names: dict[str, Any] = {
         "plan_ms": "  of it a new mix planned", "switch_ms": "  switched, out and in",
         "forward_ms": "  the picture", "lora_ms": "LoRA of equal size, in and out",
+        "full_hd_ms": "1920x1080 pixels",
     }  # fmt: skip
     rows += [[names[part], f"{value:.3g} ms"] for part, value in inside.items()]
     report("page_looks", torch.get_num_threads(), {"moves_ms": moved, **inside}, rows)
-    return int(median >= GOAL_MS or inside["switch_ms"] >= SWITCH_SHARE * median)
+    missed = (
+        median >= GOAL_MS, inside["switch_ms"] >= SWITCH_SHARE * median,
+        inside["plan_ms"] >= PLAN_MS, inside["full_hd_ms"] >= 1000 * FULL_HD_S,
+    )  # fmt: skip
+    return int(any(missed))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
         report = compile_graph(on_npu(graph), npu)
         assert report.macs == graph.macs + pooled  # averages too
         assert not report.cpu_ops
-    # The U85 has a mode of its own for images of one channel, with fewer products in the first layer.
+    # The U85 has a mode of its own for images of one channel, with fewer products for the first
+    # layer.
     report = compile_graph(on_npu(graph), "ethos-u85-256")
     assert not report.cpu_ops
     first = graph.ops[0].macs if graph.tensors[graph.inputs[0]].shape[-1] == 1 else 0
