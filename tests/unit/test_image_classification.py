@@ -68,10 +68,10 @@ class Reddish(nn.Module):
 
 def test_every_25th_picture_is_held_out_and_the_test_set_is_never_read(data, folder):
     assert (len(data.train), len(data.held_out)) == (57, 3)
-    red = data.held_out.pixels[:, 0, 0, 0].tolist()
+    red = data.held_out.samples[:, 0, 0, 0].tolist()
     assert red == [0, 25, 120]  # the first, 25th and 50th of 60, by label and name
     assert data.held_out.labels.tolist() == [0, 0, 1]
-    assert not set(red) & set(data.train.pixels[:, 0, 0, 0].tolist())
+    assert not set(red) & set(data.train.samples[:, 0, 0, 0].tolist())
     assert data.facts["source"] == "faces"
     assert (data.facts["images"], data.facts["held_out"]) == (57, 3)
     part = task.training_data(RECIPE, str(folder / "train"))
@@ -110,7 +110,7 @@ def test_a_sample_is_a_function_of_seed_step_and_row(data):
 def test_an_epoch_sees_every_picture_once(data):
     red = torch.cat([task.batch(data, RECIPE, step, range(19), 19)[0] for step in range(3)])[:, 0]
     seen = ((red[:, 0, 0] + 1) * 127.5).round().int().tolist()
-    assert sorted(seen) == sorted(data.train.pixels[:, 0, 0, 0].tolist())
+    assert sorted(seen) == sorted(data.train.samples[:, 0, 0, 0].tolist())
 
 
 def test_pictures_are_shifted_with_mirrored_edges_and_flipped():
@@ -129,7 +129,7 @@ def test_options_say_how_pictures_are_moved(data):
     kept = {
         number: pixels
         for number, pixels in zip(
-            data.train.pixels[:, 0, 0, 0].tolist(), data.train.pixels, strict=True
+            data.train.samples[:, 0, 0, 0].tolist(), data.train.samples, strict=True
         )
     }
     changed = {}

@@ -1,13 +1,42 @@
-"""Labels with probabilities: what `zoo.run` returns for tasks that classify."""
+"""Samples with labels, and labels with probabilities: input and output of tasks that classify."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.files import write_json
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Samples `(N, ...)`, as stored, with their label numbers `(N,)`."""
+
+    samples: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.labels)
+
+    def __getitem__(self, chosen: Any) -> "Labelled":
+        """Return some of them."""
+        return Labelled(self.samples[chosen], self.labels[chosen])
+
+
+def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the accuracy and the mean cross entropy, in nats, of logits `(N, labels)`."""
+    right = (logits.argmax(1) == labels).double().mean()
+    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, labels))}
+
+
+def standard_error(share: float, count: int) -> float:
+    """Return the standard error of a share that was counted on so many samples."""
+    return math.sqrt(share * (1 - share) / count)
 
 
 @dataclass(frozen=True)

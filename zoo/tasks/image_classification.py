@@ -8,7 +8,6 @@ logit for each label in `recipe.preprocessing`, which are also the names of the 
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.data import images
-from zoo.data.classified import Classified, classified
+from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -70,22 +69,6 @@ _BATCH = 128
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Pictures `(N, H, W, 3)` as bytes, channels last, with their label numbers `(N,)`."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.labels)
-
-    def __getitem__(self, chosen: Any) -> "Labelled":
-        """Return some of them."""
-        return Labelled(self.pixels[chosen], self.labels[chosen])
-
-
-@dataclass(frozen=True)
 class LabelledPictures:
     """The training data of a network.
 
@@ -120,8 +103,8 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
         )
     pictures = _decoded(files, recipe)
     digest = hashlib.sha256(json.dumps([path.parts[-2:] for path, _ in files]).encode())
-    digest.update(str(tuple(pictures.pixels.shape)).encode())
-    digest.update(pictures.pixels.numpy().data)
+    digest.update(str(tuple(pictures.samples.shape)).encode())
+    digest.update(pictures.samples.numpy().data)
     held = torch.arange(len(pictures)) % HOLD_OUT_EVERY == 0
     facts = {
         "source": folder.resolve().name,
@@ -203,7 +186,7 @@ def batch(
     shift = int(options["shift"])
     shifts = torch.from_numpy(random.integers(-shift, shift + 1, (total, 2)))[part]
     flips = torch.from_numpy(random.random(total) < 0.5)[part] & bool(options["flip"])
-    inputs = _inputs(_moved(chosen.pixels, shifts, flips), recipe)
+    inputs = _inputs(_moved(chosen.samples, shifts, flips), recipe)
     truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
     smoothing = float(options["label_smoothing"])
     return inputs, truth * (1 - smoothing) + smoothing / truth.shape[1]
@@ -247,9 +230,7 @@ def _logits(model: nn.Module, pixels: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _scores(model: nn.Module, pictures: Labelled, recipe: Recipe) -> dict[str, float]:
-    logits = _logits(model, pictures.pixels, recipe)
-    right = (logits.argmax(1) == pictures.labels).double().mean()
-    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, pictures.labels))}
+    return scores(_logits(model, pictures.samples, recipe), pictures.labels)
 
 
 def validate(model: nn.Module, data: LabelledPictures, recipe: Recipe) -> dict[str, float]:
@@ -264,13 +245,12 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
     """
     folder = _part(Path(data), "test", "val")
     pictures = _decoded(_files(folder, recipe), recipe)
-    scores = _scores(model, pictures, recipe)
-    share = scores["accuracy"]
+    found = _scores(model, pictures, recipe)
     size = "x".join(map(str, reversed(recipe.input_shape[2:])))
     return {
         "images": len(pictures),
-        **scores,
-        "standard_error": math.sqrt(share * (1 - share) / len(pictures)),
+        **found,
+        "standard_error": standard_error(found["accuracy"], len(pictures)),
         "protocol": f"likeliest of {len(_labels(recipe))} labels, whole picture as {size}",
     }
 
@@ -282,15 +262,15 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """
     files = _files(_part(source, "train"), recipe)
     chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
-    return list(_inputs(_decoded(chosen, recipe).pixels, recipe).split(_BATCH))
+    return list(_inputs(_decoded(chosen, recipe).samples, recipe).split(_BATCH))
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:
     """Return the labels of a picture with their probabilities; with `out`, save them too."""
     pixels = torch.from_numpy(_fitted(source, recipe).copy())[None]
     start = time.perf_counter()
-    scores = _logits(model, pixels, recipe)[0].softmax(0)
-    return classified(scores, _labels(recipe), recipe.name, time.perf_counter() - start, out)
+    likely = _logits(model, pixels, recipe)[0].softmax(0)
+    return classified(likely, _labels(recipe), recipe.name, time.perf_counter() - start, out)
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:

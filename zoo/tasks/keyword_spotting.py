@@ -11,7 +11,6 @@ What lies in a folder `_background_noise_` is mixed into the clips instead of ma
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.data import frontends, sound
-from zoo.data.classified import Classified, classified
+from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -66,22 +65,6 @@ _CALIBRATED, _BATCH = 512, 128
 
 
 @dataclass(frozen=True)
-class Clips:
-    """Clips `(N, samples)` of int16, with their label numbers `(N,)`."""
-
-    waves: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of clips."""
-        return len(self.labels)
-
-    def __getitem__(self, chosen: Any) -> "Clips":
-        """Return some of them."""
-        return Clips(self.waves[chosen], self.labels[chosen])
-
-
-@dataclass(frozen=True)
 class LabelledClips:
     """The training data of a network.
 
@@ -94,8 +77,8 @@ class LabelledClips:
 
     """
 
-    train: Clips
-    held_out: Clips
+    train: Labelled
+    held_out: Labelled
     noise: Tensor | None
     fingerprint: str
     facts: dict[str, Any]
@@ -145,7 +128,7 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
         )
     clips = _decoded(files, recipe)
     digest = hashlib.sha256(repr([path.parts[-2:] for path, _ in files]).encode())
-    digest.update(clips.waves.numpy().tobytes())
+    digest.update(clips.samples.numpy().tobytes())
     held = torch.arange(len(clips)) % HOLD_OUT_EVERY == 0
     noise = _background(_part(folder, "train"), recipe)
     facts = {
@@ -189,13 +172,13 @@ def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
     ]
 
 
-def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Clips:
+def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
     """Return the middle of each file."""
     rate, samples = _rate(recipe), int(recipe.preprocessing["samples"])
     waves = np.empty((len(files), samples), np.int16)
     for slot, (path, _) in enumerate(files):
         waves[slot] = _pcm(sound.fitted(sound.read(path, rate), samples))
-    return Clips(torch.from_numpy(waves), torch.tensor([number for _, number in files]))
+    return Labelled(torch.from_numpy(waves), torch.tensor([number for _, number in files]))
 
 
 def _pcm(wave: sound.Wave) -> NDArray[np.int16]:
@@ -239,22 +222,20 @@ def batch(
     """
     options, labels = recipe.train.options, _labels(recipe)
     numbers = draw(total, len(data.train), recipe.train.seed, step)
-    waves, chosen = [], []
-    masks = []
-    made = SILENCE in labels and not bool((data.train.labels == labels.index(SILENCE)).any())
+    silence = labels.index(SILENCE) if SILENCE in labels else -1
+    made = silence >= 0 and not bool((data.train.labels == silence).any())
+    waves, chosen, masks = [], [], []
     for row in rows:
         dice = np.random.Generator(np.random.Philox(key=[recipe.train.seed, step * 2**20 + row]))
-        wave, label = (
-            data.train.waves[numbers[row]].float() / 32768,
-            int(data.train.labels[numbers[row]]),
-        )
+        wave = data.train.samples[numbers[row]].float() / 32768
+        label = int(data.train.labels[numbers[row]])
         if made and dice.random() < 1 / len(labels):
-            wave, label = _noise(dice, data, len(wave)) * 10 ** dice.uniform(-3, -0.3), -1
+            wave, label = _noise(dice, data, len(wave)) * 10 ** dice.uniform(-3, -0.3), silence
         else:
             wave = _moved(wave, dice, _rate(recipe), options)
             wave = _mixed(wave, _noise(dice, data, len(wave)), dice.uniform(5, 40))
         waves.append(wave)
-        chosen.append(labels.index(SILENCE) if label < 0 else label)
+        chosen.append(label)
         masks.append(dice.random(4))
     inputs = _masked(features(torch.stack(waves), recipe), masks, int(options["masked"]))
     truth = F.one_hot(torch.tensor(chosen), len(labels)).float()
@@ -330,10 +311,8 @@ def _logits(model: nn.Module, waves: Tensor, recipe: Recipe) -> Tensor:
     return torch.cat([model(features(part, recipe).to(like)).float().cpu() for part in parts])
 
 
-def _scores(model: nn.Module, clips: Clips, recipe: Recipe) -> dict[str, float]:
-    logits = _logits(model, clips.waves, recipe)
-    right = (logits.argmax(1) == clips.labels).double().mean()
-    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, clips.labels))}
+def _scores(model: nn.Module, clips: Labelled, recipe: Recipe) -> dict[str, float]:
+    return scores(_logits(model, clips.samples, recipe), clips.labels)
 
 
 def validate(model: nn.Module, data: LabelledClips, recipe: Recipe) -> dict[str, float]:
@@ -348,12 +327,11 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
     """
     files = _files(_part(Path(data), "test", "val"), recipe)
     clips = _decoded(files, recipe)
-    scores = _scores(model, clips, recipe)
-    share = scores["accuracy"]
+    found = _scores(model, clips, recipe)
     return {
         "clips": len(files),
-        **scores,
-        "standard_error": math.sqrt(share * (1 - share) / len(files)),
+        **found,
+        "standard_error": standard_error(found["accuracy"], len(files)),
         "protocol": f"likeliest of {len(_labels(recipe))} labels, the middle of each clip, through "
         f"{recipe.preprocessing['front_end']}",
     }
@@ -366,15 +344,15 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """
     files = _files(_part(source, "train"), recipe)
     chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
-    return list(features(_decoded(chosen, recipe).waves, recipe).split(_BATCH))
+    return list(features(_decoded(chosen, recipe).samples, recipe).split(_BATCH))
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:
     """Return the words of a sound's middle with their probabilities; with `out`, save them too."""
     wave = sound.fitted(sound.read(source, _rate(recipe)), int(recipe.preprocessing["samples"]))
     start = time.perf_counter()
-    scores = _logits(model, torch.from_numpy(wave.copy())[None], recipe)[0].softmax(0)
-    return classified(scores, _labels(recipe), recipe.name, time.perf_counter() - start, out)
+    likely = _logits(model, torch.from_numpy(wave.copy())[None], recipe)[0].softmax(0)
+    return classified(likely, _labels(recipe), recipe.name, time.perf_counter() - start, out)
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
