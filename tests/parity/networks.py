@@ -38,11 +38,6 @@ def conv(
     return nn.Sequential(layer, nn.BatchNorm2d(o), *[nn.ReLU(inplace=True)] * act)
 
 
-def conv1d(i: int, o: int, k: int, stride: int = 1, groups: int = 1) -> nn.Module:
-    layer = nn.Conv1d(i, o, k, stride, k // 2, groups=groups, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm1d(o), nn.ReLU())
-
-
 def head(channels: int, classes: int = 5) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
@@ -50,6 +45,22 @@ def head(channels: int, classes: int = 5) -> nn.Module:
 def plus(*parts: nn.Module) -> nn.Module:
     """A shortcut around parts."""
     return Call(lambda x, body: F.relu(body(x) + x), body=nn.Sequential(*parts))
+
+
+def cut(*parts: nn.Module) -> nn.Module:
+    """Half of the channels pass, half go through parts (ShuffleNetV2, YOLO's C2f)."""
+    return joined(Half(0), nn.Sequential(Half(1), *parts))
+
+
+class Half(nn.Module):
+    """One half of the channels."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.chunk(2, 1)[self.place]
 
 
 def joined(*branches: nn.Module) -> nn.Module:
@@ -163,11 +174,6 @@ def old_weight_norm(layer: nn.Module) -> nn.Module:
         return nn.utils.weight_norm(layer)
 
 
-def causal(dilation: int) -> nn.Module:
-    layer = parametrizations.weight_norm(nn.Conv1d(6, 6, 3, dilation=dilation))
-    return Call(lambda x, c: F.relu(c(F.pad(x, (2 * dilation, 0))) + x), c=layer)
-
-
 class Mixer(nn.Module):
     """Layers across places and across channels, in turn, on rows of patches."""
 
@@ -261,6 +267,24 @@ IMAGES: dict[str, Maker] = {
     "ghostnet": lambda: nn.Sequential(
         conv(3, 8, 3, 2), joined(nn.Identity(), conv(8, 8, groups=8)), head(16)
     ),
+    "shufflenet-v2": lambda: nn.Sequential(
+        conv(3, 8, 3, 2), cut(conv(4, 4, 1), conv(4, 4, groups=4)), Shuffled(2), head(8)
+    ),
+    "focus": lambda: nn.Sequential(
+        Call(lambda x: torch.cat([x[..., i::2, j::2] for j in (0, 1) for i in (0, 1)], 1)),
+        *(conv(12, 8), head(8)),
+    ),
+    "silu": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), cut(nn.Conv2d(4, 4, 1), nn.SiLU()), head(8)
+    ),
+    "mobilenet-v3": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.Hardswish(), plus(nn.Conv2d(8, 8, 1), nn.Hardswish()), head(8)
+    ),
+    "tokens": lambda: nn.Sequential(
+        *(conv(3, 8, 3, 2), nn.Flatten(2)),
+        Call(lambda x, rows: rows(x.transpose(1, 2)), rows=nn.Linear(8, 4)),
+        Call(lambda y: y[:, 0] + y.unbind(1)[-1]),
+    ),
     "shufflenet": lambda: nn.Sequential(
         conv(3, 8, 3, 2),
         plus(conv(8, 8, 1, groups=2), Shuffled(2), conv(8, 8, groups=8), conv(8, 8, 1)),
@@ -333,43 +357,3 @@ IMAGES: dict[str, Maker] = {
     "in-place": InPlace,
     "functional": Functional,
 }
-SIGNALS: dict[str, Maker] = {
-    "m5": lambda: nn.Sequential(
-        conv1d(6, 8, 7, 2),
-        nn.MaxPool1d(2),
-        conv1d(8, 8, 3),
-        nn.AvgPool1d(2),
-        nn.Flatten(),
-        nn.Linear(32, 5),
-    ),
-    "quartznet": lambda: nn.Sequential(
-        conv1d(6, 6, 5, groups=6), conv1d(6, 8, 1), nn.Conv1d(8, 5, 1)
-    ),
-    "tc-resnet": lambda: nn.Sequential(
-        conv1d(6, 8, 3),
-        plus(conv1d(8, 8, 9), nn.Conv1d(8, 8, 9, padding=4), nn.BatchNorm1d(8)),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
-        nn.Linear(8, 5),
-    ),
-    "tcn": lambda: nn.Sequential(causal(1), causal(2), nn.Conv1d(6, 4, 1)),
-    "old-weight-norm": lambda: nn.Sequential(
-        old_weight_norm(nn.Conv1d(6, 8, 3)), nn.ReLU(), nn.Conv1d(8, 4, 1)
-    ),
-    "global-maximum-1d": lambda: nn.Sequential(
-        conv1d(6, 8, 3), nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(8, 5)
-    ),
-    "ds-cnn": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, 6)), conv(1, 8, 3, 2), conv(8, 8, 3, groups=8), conv(8, 8, 1), head(8)
-    ),
-}
-SHAPES = {**dict.fromkeys(IMAGES, (1, 3, 16, 16)), **dict.fromkeys(SIGNALS, (1, 6, 32))}
-
-
-def make(name: str) -> tuple[nn.Module, Tensor]:
-    """Return a network in eval mode, with statistics of its own, and inputs."""
-    torch.manual_seed(0)
-    module, x = {**IMAGES, **SIGNALS}[name](), torch.randn(6, *SHAPES[name][1:])
-    with torch.no_grad():
-        module.train()(x)
-    return module.eval(), x

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.parity.networks import SHAPES, make
+from tests.parity.signals import SHAPES, make
 from tests.parity.test_tflite_reference import rounded_once
 from tests.runtimes import TFLITE
 from zoo.deploy.fidelity import reference
@@ -24,7 +24,7 @@ from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.kernels import INTEGER
 from zoo.runtime.values import channels_last, quantized
 
-QUICK = ("shufflenet", "pyramid", "normalized", "functional", "tcn")
+QUICK = ("shufflenet", "shufflenet-v2", "focus", "pyramid", "normalized", "functional", "tcn")
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SHAPES]
 
 

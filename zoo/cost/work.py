@@ -66,7 +66,7 @@ def _channels(graph: Graph, op: Op, steps: Steps) -> float:
 
 
 _ELEMENTS, _MOVED = Work(amount=_outputs), Work(amount=_outputs, moves=True)
-_ACTIVATIONS = ("relu", "relu6", "clamp", "leaky_relu", "hard_swish", "silu", "gelu", "sigmoid")
+_ACTIVATIONS = ("relu", "relu6", "clamp", "leaky_relu", "hard_swish", "gelu", "sigmoid")
 
 WORK: Column[Work] = Column(
     "cost",

@@ -35,7 +35,7 @@ _GROUPS = (
     recurrent,
 )
 
-_UNTRACED = (cutting, joining, mathematics, recurrent)
+_UNTRACED = (joining, mathematics, recurrent)
 _REAL = (*FUNCTIONS, *REDUCTIONS, "squared_difference")
 
 TFLITE: Column[TfliteOp] = Column(
@@ -50,7 +50,7 @@ ONNX: Column[Emit] = Column(
         **dict.fromkeys(("lstm", "svdf"), "only .tflite files hold it, with its state"),
         **dict.fromkeys(
             (
-                *("cast", "pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
+                *("cast", "pack", "unpack", "arg_max", "arg_min", "split"),
                 *("transpose_conv2d", "tile", *_REAL),
             ),
             "so far only .tflite files hold it",

@@ -17,6 +17,7 @@ from zoo.graph.constants import Derived, Ref, with_derived
 from zoo.graph.fold import absorb_padding, fold_batch_norm
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
+from zoo.graph.operators.cutting import slice_of
 from zoo.graph.program import export_program, refuse_meta
 
 _ALIASES = frozenset(
@@ -120,6 +121,7 @@ class Tracer:
         self.tensors: dict[str, Tensor] = {}
         self.parameters: dict[str, fx.Node] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
+        self.parts: dict[fx.Node, list[tuple[fx.Node, int, range, bool]]] = {}  # of splits
         self.derived: list[Derived] = []
         # Tensors that are no parameters, as `torch.tensor([0.5])` in a forward: by source.
         self.literals = {
@@ -295,6 +297,9 @@ class Tracer:
             self.before_deployment(node)
         elif isinstance(target, torch._ops.OpOverload):
             self.operator(node, target)
+        elif node.args[0] in self.parts:
+            source, dim, part, gone = self.parts[node.args[0]][node.args[1]]  # type: ignore[index]
+            slice_of(self, node, source, dim, part, gone=gone)
         elif node.args[1] == 0:
             self.names[node] = self.names[node.all_input_nodes[0]]
         else:

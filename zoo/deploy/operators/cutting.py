@@ -1,10 +1,16 @@
 """Slices and cuts in `.tflite` files."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from zoo.deploy.operators.contract import OperatorCall, Parsed, Parts, TfliteOp
+from zoo.deploy.operators.contract import Emit, OperatorCall, Parsed, Parts, TfliteOp
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.graph.ir import Graph, Op
+from zoo.graph.layout import NCHW
+
+if TYPE_CHECKING:
+    from zoo.deploy.onnx_model import Model
 
 Slice = tuple[int, int, int]  # as for range()
 
@@ -104,7 +110,22 @@ def _write_split(graph: Graph, op: Op) -> Parts:
     return "SPLIT_V", {"num_splits": len(sizes)}, [sizes, axis]
 
 
+def _onnx_slice(model: "Model", op: Op) -> None:
+    slices, shape = op.attributes["slices"], model.graph.tensors[op.inputs[0]].shape
+    order = NCHW if len(slices) == 4 else range(len(slices))
+    # Only what is cut: the batch may be of any size.
+    cut = [
+        (axis, *slices[dim]) for axis, dim in enumerate(order) if slices[dim] != (0, shape[dim], 1)
+    ]
+    axes, start, stop, step = np.array(cut, np.int64).T
+    stop = np.where(stop < 0, np.iinfo(np.int64).min, stop)  # before the first element
+    parts = {"starts": start, "ends": stop, "axes": axes, "steps": step}
+    constants = [model.constant(f"{op.name}.{name}", value) for name, value in parts.items()]
+    model.emit(op, "Slice", [model.real(op.inputs[0]), *constants])
+
+
 TFLITE = {
     "strided_slice": TfliteOp(names=("STRIDED_SLICE", "SLICE"), write=_write_slice, read=_read),
     "split": TfliteOp(names=("SPLIT", "SPLIT_V"), write=_write_split, read=_read_split),
 }
+ONNX: dict[str, Emit] = {"strided_slice": _onnx_slice}

@@ -142,6 +142,5 @@ ROWS = (
     _curve("hard_swish", "hardswish"),
     _curve("sigmoid", "sigmoid"),
     _curve("tanh", "tanh"),
-    _counted("silu", "silu"),
     _counted("gelu", "gelu", "approximate"),
 )

@@ -72,6 +72,12 @@ def _lower_div(lowering: "Lowering", op: Op) -> None:
     lowering.emit(op, kind="mul", inputs=inputs)
 
 
+def _trace_silu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """x times its sigmoid: no file has an operator for it."""
+    share = tracer.step(node, "sigmoid", "sigmoid", [a["self"]])
+    tracer.emit(node, "mul", [a["self"], share])
+
+
 _ADD, _SUB, _MUL, _DIV = (_trace(kind) for kind in ("add", "sub", "mul", "div"))
 _MADE = {
     "aten": "so far it occurs only in files, and zoo.graph.rewrite makes it from clamps",
@@ -112,6 +118,7 @@ ROWS = (
             "neg": _trace_negative,
             "pow": _trace_power,
             "square": _trace_power,
+            "silu": _trace_silu,
         },
         lower=lower_elementwise,
         shape=broadcast,

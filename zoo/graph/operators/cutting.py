@@ -1,13 +1,96 @@
 """Parts of a tensor: slices with a stride, and a tensor cut into several."""
 
+from typing import TYPE_CHECKING, Any
+
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
+from zoo.graph.layout import NHWC
 from zoo.graph.operators.contract import OpKind, Shape, along_dims
 
+if TYPE_CHECKING:
+    from torch import fx
+
+    from zoo.graph.lower import Lowering
+    from zoo.graph.trace import Tracer
+
 _ABSENT = {
-    "aten": "so far only files contain it",
+    "aten": "so far only files contain it: each part of a module's split is traced as a slice",
     "lower": "it is not traced",
 }
+
+
+def slice_of(
+    tracer: "Tracer", node: "fx.Node", source: "fx.Node", dim: int, part: range, *, gone: bool
+) -> None:
+    """Append the slice of a tensor that a node stands for; of the whole, the tensor itself.
+
+    Args:
+        tracer: collects the ops.
+        node: stands for the result.
+        source: what is cut.
+        dim: along which.
+        part: which places stay.
+        gone: whether the dimension, of which one place stays, goes.
+
+    """
+    shape = [int(size) for size in source.meta["val"].shape]
+    whole = part == range(shape[dim])
+    if whole and not gone:
+        tracer.names[node] = tracer.names[source]
+        return
+    slices = [(0, size, 1) for size in shape]
+    slices[dim] = (part.start, part.stop, part.step)
+    attributes = {"slices": tuple(slices), "squeeze": ()}
+    if not gone:
+        tracer.emit(node, "strided_slice", [source], attributes)
+        return
+    shape[dim] = 1
+    cut = tracer.names[source]
+    if not whole:
+        cut = tracer.step(node, "slice", "strided_slice", [source], attributes, shape=tuple(shape))
+    tracer.emit(node, "reshape", [cut])
+
+
+def _trace_slice(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    source = a["self"]
+    dim = a["dim"] % len(source.meta["val"].shape)
+    size = int(source.meta["val"].shape[dim])
+    part = range(*slice(a["start"], a["end"], a["step"]).indices(size))
+    slice_of(tracer, node, source, dim, part, gone=False)
+
+
+def _trace_narrow(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    source = a["self"]
+    dim = a["dim"] % len(source.meta["val"].shape)
+    start = a["start"] % int(source.meta["val"].shape[dim])
+    slice_of(tracer, node, source, dim, range(start, start + a["length"]), gone=False)
+
+
+def _trace_select(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    source = a["self"]
+    dim = a["dim"] % len(source.meta["val"].shape)
+    place = a["index"] % int(source.meta["val"].shape[dim])
+    slice_of(tracer, node, source, dim, range(place, place + 1), gone=True)
+
+
+def _trace_parts(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """Note where each result of a split begins and ends; those that are used become slices."""
+    source, results = a["self"], node.meta["val"]
+    dim = a["dim"] % len(source.meta["val"].shape)
+    gone = len(results[0].shape) < len(source.meta["val"].shape)  # unbind
+    start, parts = 0, []
+    for result in results:
+        size = 1 if gone else int(result.shape[dim])
+        parts.append((source, dim, range(start, start + size), gone))
+        start += size
+    tracer.parts[node] = parts
+
+
+def _lower_slice(lowering: "Lowering", op: Op) -> None:
+    slices = op.attributes["slices"]
+    if len(slices) == 4:
+        slices = tuple(slices[dim] for dim in NHWC)
+    lowering.emit(op, attributes={**op.attributes, "slices": slices})
 
 
 def _slice_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
@@ -35,11 +118,15 @@ def _split_shape(graph: Graph, op: Op, shapes: list[Shape]) -> list[Shape]:
 ROWS = (
     OpKind(
         name="strided_slice",
-        aten=None,
-        lower=None,
+        aten={
+            "slice": _trace_slice,
+            "narrow": _trace_narrow,
+            "select": _trace_select,
+            **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _trace_parts),
+        },
+        lower=_lower_slice,
         shape=_slice_shape,
         mixes_samples=_slices_batch,
-        absent=_ABSENT,
         plain=True,
         shares_quantization=True,
     ),

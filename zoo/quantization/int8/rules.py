@@ -138,6 +138,7 @@ RULES: Column[Rule] = Column(
         "transpose": _MOVED,
         "depth_to_space": _MOVED,
         "concat": _MOVED,
+        "strided_slice": _MOVED,
         "pad": Rule(on_grid=_pads_on_grid, integer=_pad_integer),
         "resize_nearest": _PLAIN,
         "resize_bilinear": _PLAIN,
@@ -145,7 +146,7 @@ RULES: Column[Rule] = Column(
     absent=dict.fromkeys(
         (
             *("quantize", "dequantize", "cast", "lstm", "svdf"),
-            *("pack", "unpack", "arg_max", "arg_min", "strided_slice", "split"),
+            *("pack", "unpack", "arg_max", "arg_min", "split"),
             *("transpose_conv2d", "tile", "space_to_depth"),
             *(*FUNCTIONS, *REDUCTIONS, "squared_difference"),
         ),
