@@ -99,10 +99,11 @@ class BaseAndLora(BaseAndAdapters):
             save_file(best, self.setup.out / LORA_FILE)
 
 
-def recipe_of(seed: int, steps: int) -> Recipe:
-    """Return the recipe of the base with a seed and a number of steps."""
+def recipe_of(seed: int, steps: int, alone: float) -> Recipe:
+    """Return the recipe of the base with a seed, a number of steps and the share before mixes."""
     recipe = zoo.find("looks")
-    settings = dataclasses.replace(recipe.train, seed=seed, steps=steps)
+    options = {**recipe.train.options, "alone": alone}
+    settings = dataclasses.replace(recipe.train, seed=seed, steps=steps, options=options)
     return dataclasses.replace(recipe, make=settings)
 
 
@@ -120,7 +121,7 @@ def looks_of(seed: int) -> list[AdapterRecipe]:
 def train_all(args: argparse.Namespace, seed: int) -> dict[str, Path]:
     """Train what is missing; return the folders by kind, and of all weights by look."""
     folders = {kind: args.runs / f"{kind}-{seed}" for kind in ("sparse", "lora")}
-    recipe, looks = recipe_of(seed, args.steps), looks_of(seed)
+    recipe, looks = recipe_of(seed, args.steps, args.alone), looks_of(seed)
     train(recipe, looks, folders["sparse"], data=str(args.data), resume=True, device="cpu")
     if not (folders["lora"] / LORA_FILE).is_file():
         accelerator = accelerator_for("looks", recipe.train, folders["lora"], None, "cpu")
@@ -134,7 +135,7 @@ def train_all(args: argparse.Namespace, seed: int) -> dict[str, Path]:
         zoo.train(
             "looks", folders[name], init=str(folders["sparse"].resolve()), data=str(args.data),
             resume=True, device="cpu", seed=seed, steps=args.all_steps, batch_size=8,
-            options__filter=look.train.options["filter"],
+            options__filter=look.train.options["filter"], options__alone=args.alone,
         )  # fmt: skip
     return folders
 
@@ -214,7 +215,8 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--all-steps", type=int, default=1000)
+    parser.add_argument("--all-steps", type=int, default=800)
+    parser.add_argument("--alone", type=float, default=0.5, help="share of steps before mixtures")
     parser.add_argument("--pictures", type=int, default=16)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -223,8 +225,8 @@ def main() -> None:
     seeds = [judge(train_all(args, seed), photos) for seed in range(args.seeds)]
     verdicts, rows = summary(seeds)
     facts = {
-        "steps": args.steps, "all_weights_steps": args.all_steps, "pictures": len(photos),
-        "photos": args.photos.name, **verdicts, "seeds": seeds,
+        "steps": args.steps, "alone": args.alone, "all_weights_steps": args.all_steps,
+        "pictures": len(photos), "photos": args.photos.name, **verdicts, "seeds": seeds,
     }  # fmt: skip
     report("adapters_looks", 1, facts, rows)
 
