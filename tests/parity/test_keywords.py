@@ -1,5 +1,6 @@
 """Networks that hear: the published counts, front ends against the published features and words."""
 
+import functools
 import io
 import tomllib
 import zipfile
@@ -14,12 +15,17 @@ from torch import Tensor, nn
 from zoo.data import frontends, sound
 from zoo.deploy.tflite import export_tflite, load_tflite
 from zoo.graph.lower import lower
-from zoo.models.micronets import VisualWakeWords
+from zoo.models.micronets import DsCnn, VisualWakeWords
 from zoo.models.mlperf_tiny import AutoEncoder, StreamingWakeWord
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden/micronets.toml").read_text())
+ANOMALIES = {
+    "ad-l": (276, ((248, 2), (276, 1), (276, 1), (248, 2), (248, 2))),
+    "ad-m": (192, ((276, 2), (276, 1), (276, 1), (276, 2), (276, 2))),
+    "ad-s": (72, ((164, 2), (220, 1), (276, 2), (276, 2))),
+}
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "kws-s": (lambda: build(find("micronet-kws-s")), (1, 1, 49, 10)),
     "kws-m": (lambda: build(find("micronet-kws-m")), (1, 1, 49, 10)),
@@ -29,6 +35,8 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlperf-ad": (AutoEncoder, (1, 640)),
     "mlperf-sww": (StreamingWakeWord, (1, 40, 30, 1)),
 }
+for _name, (_width, _blocks) in ANOMALIES.items():
+    MAKERS[_name] = (functools.partial(DsCnn, (3, 3), _width, 1, _blocks, 4), (1, 1, 32, 32))
 FILES = {
     "kws-m": ("micronet_kws_m_int8", "mfcc-micronets", np.rint),
     "mlperf-kws": ("mlperf_kws_int8", "mfcc-mlperf", np.trunc),
