@@ -109,6 +109,19 @@ def test_a_killed_job_goes_on_to_the_same_bytes(done, base, text, tmp_path, mome
     assert digests(out) == digests(done[0])
 
 
+def test_damage_is_not_sent_to_resume(tiny_model, tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    plan = QuantizationPlan(options=LayerOptions(method="rtn", bits=4))
+    with pytest.raises(MismatchError, match=r"block 1 of 3 failed: .*layers.1.mlp.up_proj") as said:
+        compress_model(tmp_path / "model", tmp_path / "out", plan, device="cpu")
+    assert "--resume would fail here too" in str(said.value)
+    assert "--resume continues" not in str(said.value)
+    assert "\n" not in str(said.value)
+
+
 def test_lost_hidden_states_are_made_again(done, base, text, tmp_path, monkeypatch):
     from zoo.quantization.language.pipeline import Job
 

@@ -36,12 +36,20 @@ class TensorMemory:
         line: (span,) integers from its first to its last element in memory.
         numbers: the same as a NumPy array, on the CPU.
 
+    Args:
+        name: see above.
+        model: where the tensor lives.
+        tensors: see `base_tensors`.
+        place: the unwrapped model's own name for it.
+
     """
 
-    def __init__(self, name: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, tensors: Mapping[str, Tensor], place: str
+    ) -> None:
         self.name = name
         self.tensor = base_tensor(tensors, name)
-        path, _, self._leaf = name.rpartition(".")
+        path, _, self._leaf = place.rpartition(".")
         home = unwrapped(model).get_submodule(path)
         self._home = home._parameters if self._leaf in home._parameters else home._buffers
         live = self.tensor.detach()

@@ -12,7 +12,7 @@ from zoo.adapters import registry, storage
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
 from zoo.adapters.fusion import Fusion, Part, combine
 from zoo.adapters.plan import Edit, Key, SwitchPlan, TensorMemory
-from zoo.adapters.sparse import SparseTensor, base_tensors, gather, mask_digest
+from zoo.adapters.sparse import SparseTensor, base_tensors, gather, mask_digest, places
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.bits import integers
 
@@ -149,7 +149,11 @@ class Planner:
         """Find the memory of these tensors; the model is searched once for all of them."""
         if missing := [name for name in names if name not in self._memories]:
             tensors = base_tensors(self.model)
-            self._memories |= {name: TensorMemory(name, self.model, tensors) for name in missing}
+            own = places(self.model)
+            self._memories |= {
+                name: TensorMemory(name, self.model, tensors, own.get(name, name))
+                for name in missing
+            }
 
     def _memory(self, name: str) -> TensorMemory:
         self._find((name,))

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from zoo.adapters import registry
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form
-from zoo.adapters.sparse import BASE_TENSORS, SparseTensor, base_tensor, base_tensors, gather
+from zoo.adapters.sparse import (
+    BASE_TENSORS,
+    SparseTensor,
+    base_tensor,
+    base_tensors,
+    gather,
+    places,
+    unwrapped,
+)
 from zoo.errors import MismatchError
 from zoo.quantization.bits import digest, dtype_name
 from zoo.quantization.packed import PackedLinear
@@ -72,7 +80,7 @@ def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.M
             nothing was changed.
 
     """
-    layers = {f"{n}.weight": m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
+    layers = _packed(model)
     if any(layer.sidecar is not None for layer in layers.values()):
         raise MismatchError("an adapter is already on; take it off with sidecar.detach(model)")
     tensors = base_tensors(model)
@@ -104,6 +112,13 @@ def attach(model: nn.Module, adapter: SparseAdapter, alpha: float = 1.0) -> nn.M
         _put(tensors[name], adapter.tensors[name].indices, after)
     model.zoo_sidecar = {n: (adapter.tensors[n].indices, p[0]) for n, p in plain.items()}  # type: ignore[assignment]
     return model
+
+
+def _packed(model: nn.Module) -> dict[str, PackedLinear]:
+    """Return the packed layers by the checkpoint names of their weights."""
+    named = unwrapped(model).named_modules()
+    own = {f"{name}.weight": module for name, module in named if isinstance(module, PackedLinear)}
+    return {name: own[place] for name, place in places(model, own).items()}
 
 
 @torch.no_grad()

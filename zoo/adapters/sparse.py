@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -68,7 +69,8 @@ def mask_digest(indices: Tensor, numel: int) -> str:
 def fingerprint(model: Base) -> str:
     """Return the SHA-256 of every parameter and buffer: names, shapes, types and bits."""
     hasher = hashlib.sha256()
-    for name, tensor in sorted(base_tensors(model).items()):
+    tensors = _live(unwrapped(model)) if isinstance(model, nn.Module) else model
+    for name, tensor in sorted(tensors.items()):
         live = tensor.detach().cpu().contiguous()
         hasher.update(f"{name} {tuple(live.shape)} {live.dtype}\n".encode())
         hasher.update(live.view(-1).view(torch.uint8).numpy().data)
@@ -76,19 +78,69 @@ def fingerprint(model: Base) -> str:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return what `torch.compile` wrapped, or the model itself."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
+    """Return what `torch.compile` and peft wrapped, or the model itself."""
+    peft = sys.modules.get("peft")  # nobody has wrapped anything in what is not imported
+    while True:
+        inner = model._modules.get("_orig_mod")
+        if inner is None and peft is not None and isinstance(model, peft.PeftModel):
+            inner = model.get_base_model()
+        if inner is None:
+            return model
+        model = inner
 
 
-def base_tensors(model: Base) -> dict[str, Tensor]:
-    """Return every parameter and buffer by its checkpoint name, tied ones under each name."""
-    if not isinstance(model, nn.Module):
-        return dict(model)
+def places(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return which of the unwrapped model's own names each checkpoint name stands for.
+
+    The names are the model's own, without the `base_layer` of layers that peft has wrapped. For a
+    model of transformers they are also those of its class with a head, or without
+    (`base_model_prefix`): "model.layers.0..." for "layers.0..." of `AutoModel`, and the reverse.
+
+    Args:
+        model: the model.
+        names: the model's own names; None for those of all its parameters and buffers.
+
+    """
     model = unwrapped(model)
+    names = _live(model) if names is None else names
+    wrapped = _wrapped(model)
+    found = {}
+    for name in names:
+        parent, _, leaf = name.rpartition(".base_layer.")
+        found[f"{parent}.{leaf}" if parent in wrapped else name] = name
+    prefix = getattr(model, "base_model_prefix", "")
+    if isinstance(prefix, str) and prefix:
+        inner = isinstance(getattr(model, prefix, None), nn.Module)
+        for name, place in list(found.items()):
+            if not inner:
+                found.setdefault(f"{prefix}.{name}", place)
+            elif name.startswith(f"{prefix}."):
+                found.setdefault(name.removeprefix(f"{prefix}."), place)
+    return found
+
+
+def _wrapped(model: nn.Module) -> set[str]:
+    """Return the names of the layers that peft has put around others."""
+    tuners = sys.modules.get("peft.tuners.tuners_utils")
+    if tuners is None:
+        return set()
+    kind = tuners.BaseTunerLayer
+    return {name for name, module in model.named_modules() if isinstance(module, kind)}
+
+
+def _live(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by the model's own name, tied ones under each name."""
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
     return tensors
+
+
+def base_tensors(model: Base) -> dict[str, Tensor]:
+    """Return every parameter and buffer by its checkpoint names: see `places`."""
+    if not isinstance(model, nn.Module):
+        return dict(model)
+    tensors = _live(unwrapped(model))
+    return {name: tensors[place] for name, place in places(model).items()}
 
 
 def base_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:

@@ -175,10 +175,10 @@ class Job:
         except (OSError, MismatchError) as error:
             done = self.state["next"]
             kind = type(error) if isinstance(error, ZooError) else MismatchError
-            raise kind(
-                f"block {done} of {self.count} failed: {error}. The {done} finished blocks are "
-                f"kept in {self.work}: the same command with --resume continues"
-            ) from error
+            advice = f"What is done is in {self.work}: the same command with --resume continues"
+            if isinstance(error, MismatchError):  # the same weights and text lead to it again
+                advice = f"--resume would fail here too: mend that, remove {self.work}, begin again"
+            raise kind(f"block {done} of {self.count} failed: {error}. {advice}") from error
 
     def _hidden(self, which: int) -> HiddenStates:
         assert self.ids is not None
