@@ -5,7 +5,7 @@ from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.contract import OpKind, Shape, along_dims
 
 _ABSENT = {
-    "aten": "so far only files contain it: a module's stack is traced as reshapes and a concat",
+    "aten": "so far only files contain it: unsqueeze and torch.cat do the same in a module",
     "lower": "it is not traced",
 }
 _EXTREMES = {
