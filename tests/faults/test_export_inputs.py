@@ -67,7 +67,6 @@ FLOW = "control flow and sizes that depend on values have no form on a device: c
         (nn.LayerNorm(8), "aten.layer_norm at 1.1", "replace it with operators that devices have"),
         (nn.ConvTranspose2d(4, 4, 2), "aten.conv_transpose2d at 1.1", "replace it with operators"),
         (nn.GELU(), "gelu at 1.1", "replace it with one of add, avg_pool2d"),
-        (nn.SiLU(), "silu at 1.1", "or add it to zoo/graph/operators"),
         (nn.Softmax(2), "softmax at 1.1", "softmax goes over channels"),
         (
             nn.InstanceNorm2d(4),
