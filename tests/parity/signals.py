@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from tests.parity import tokens
 from tests.parity.networks import IMAGES, Call, Maker, conv, head, old_weight_norm, plus
 
 
@@ -48,13 +49,19 @@ SIGNALS: dict[str, Maker] = {
         nn.Unflatten(1, (1, 6)), conv(1, 8, 3, 2), conv(8, 8, 3, groups=8), conv(8, 8, 1), head(8)
     ),
 }
-SHAPES = {**dict.fromkeys(IMAGES, (1, 3, 16, 16)), **dict.fromkeys(SIGNALS, (1, 6, 32))}
+ALL = {**IMAGES, **SIGNALS, **tokens.PICTURES, **tokens.ROWS}
+ALL["signal-decoder"] = tokens.signal_decoder
+SHAPES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys((*IMAGES, *tokens.PICTURES), (1, 3, 16, 16)),
+    **dict.fromkeys((*SIGNALS, "signal-decoder"), (1, 6, 32)),
+    **dict.fromkeys(tokens.ROWS, (1, 6, tokens.WIDTH)),
+}
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
     """Return a network in eval mode, with statistics of its own, and inputs."""
     torch.manual_seed(0)
-    module, x = {**IMAGES, **SIGNALS}[name](), torch.randn(6, *SHAPES[name][1:])
+    module, x = ALL[name](), torch.randn(6, *SHAPES[name][1:])
     with torch.no_grad():
         module.train()(x)
     return module.eval(), x

@@ -1,41 +1,64 @@
 """Networks of the patterns of others: the files are what the module is, in every runtime."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.parity.signals import SHAPES, make
 from tests.parity.test_tflite_reference import rounded_once
-from tests.runtimes import TFLITE
+from tests.runtimes import LACKING, TFLITE, Run
 from zoo.deploy.fidelity import reference
 from zoo.deploy.onnx import export_onnx
 from zoo.deploy.tflite import export_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.deploy.vela import compile_graph
+from zoo.graph.ir import Graph
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import without_clamps
 from zoo.graph.trace import trace
+from zoo.quantization.int8.calibration import Options
 from zoo.quantization.int8.post_training import quantize
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.kernels import INTEGER
-from zoo.runtime.values import channels_last, quantized
+from zoo.runtime.values import channels_last, computed, quantized
 
 QUICK = ("shufflenet", "shufflenet-v2", "focus", "pyramid", "normalized", "functional", "tcn")
+QUICK += ("vit", "convnext", "decoder")
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SHAPES]
 
 
-def several(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
-    return [result] if isinstance(result, Tensor) else list(result)
+def having(graph: Graph) -> list[Callable[[bytes], Run]]:
+    """The runtimes that have every operator of a graph."""
+    kinds = {op.kind for op in graph.ops}
+    return [run for name, run in TFLITE.items() if LACKING.get(name) not in kinds]
+
+
+def ours(graph: Graph, q: Tensor) -> list[NDArray[Any]]:
+    """The integers of each output, sample by sample where a network takes one at a time."""
+    network = IntegerNetwork(graph)
+    parts = [network(part) for part in ([q] if network.batched else q.split(1))]
+    several = [part if isinstance(part, tuple) else (part,) for part in parts]
+    return [torch.cat(column).numpy() for column in zip(*several, strict=True)]
 
 
 def products(module: nn.Module, shape: tuple[int, ...]) -> int:
     """The multiplications of one sample that torch itself counts."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(torch.zeros(shape))
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator, which the counter knows not
+    try:
+        plain = sdpa_kernel(SDPBackend.MATH)  # nor the fused one of the CPU
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
+            module(torch.zeros(shape))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops() // 2
 
 
@@ -44,19 +67,20 @@ def test_files_compute_the_module(name: str, monkeypatch: pytest.MonkeyPatch) ->
     module, x = make(name)
     shape = SHAPES[name]
     wanted = reference(module, x)
-    content = serialize_tflite(without_clamps(lower(module, shape)))
-    for runtime in TFLITE.values():
+    floating = without_clamps(lower(module, shape))
+    content = serialize_tflite(floating)
+    for runtime in having(floating):
         for given, y in zip(runtime(content)(channels_last(x)), wanted, strict=True):
             np.testing.assert_allclose(given, channels_last(y).numpy(), rtol=1e-4, atol=1e-4)
-    graph = quantize(module, [x], shape)
+    graph = quantize(module, [x], shape, Options(npu=True))
     content, q = serialize_tflite(graph), quantized(graph, channels_last(x))
-    ours = several(IntegerNetwork(graph)(q))
-    for given, integers in zip(TFLITE["tflite-micro"](content)(q), ours, strict=True):
-        np.testing.assert_array_equal(given, integers.numpy())
+    for given, integers in zip(TFLITE["tflite-micro"](content)(q), ours(graph, q), strict=True):
+        np.testing.assert_array_equal(given, integers)
     monkeypatch.setitem(INTEGER, "fully_connected", rounded_once)  # as LiteRT's does, see there
-    ours = several(IntegerNetwork(graph)(q))
-    for given, integers in zip(TFLITE["litert-reference"](content)(q), ours, strict=True):
-        np.testing.assert_array_equal(given, integers.numpy())
+    if TFLITE["litert-reference"] in having(graph):
+        reference_run = TFLITE["litert-reference"](content)
+        for given, integers in zip(reference_run(q), ours(graph, q), strict=True):
+            np.testing.assert_array_equal(given, integers)
     assert compile_graph(graph, "ethos-u55-128").cycles > 0
 
 
@@ -71,3 +95,23 @@ def test_exports_are_near_and_counted(name: str, tmp_path: Path) -> None:
     # A norm that no layer takes is a depthwise layer on devices; torch does not count it.
     alone = sum(op.macs for op in graph.ops if op.module in norms)
     assert graph.macs - alone == products(module, shape)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_transposed_convolutions_of_every_kind(kernel: int, stride: int) -> None:
+    torch.manual_seed(kernel)
+    for padding in range(kernel):
+        for more in range(stride):
+            for groups in (1, 2, 4):
+                layer = nn.ConvTranspose2d(4, 8, kernel, stride, padding, more, groups).eval()
+                x = torch.randn(2, 4, 5, 6)
+                try:
+                    wanted = layer(x)
+                except RuntimeError:
+                    continue  # nothing is left of the picture
+                graph = lower(layer, (1, 4, 5, 6))
+                (given,) = computed(graph, x)
+                torch.testing.assert_close(given.permute(0, 3, 1, 2), wanted)
+                # Devices have no groups here: they multiply with the zeros between them.
+                assert graph.macs == 5 * 6 * 4 * 8 * kernel**2

@@ -21,7 +21,7 @@ from zoo.deploy.tflite_write import serialize_tflite
 from zoo.graph import kinds
 from zoo.graph.fuse import LIMITS as FUSED_LIMITS
 from zoo.graph.ir import Graph, Op
-from zoo.graph.kinds import FUSABLE, KINDS, MAC_KINDS
+from zoo.graph.kinds import FUSABLE, KINDS, LAYERS, MAC_KINDS
 from zoo.graph.operators.contract import Column, OpKind, never
 from zoo.graph.operators.elementwise import lower_elementwise, same_shape
 from zoo.graph.rewrite import INT16
@@ -115,7 +115,8 @@ def test_groups_of_a_room_hold_each_kind_once() -> None:
 
 
 def test_what_has_weights_counts_its_multiplications() -> None:
-    assert {name for name, row in KINDS.items() if "weight" in row.roles} == MAC_KINDS
+    assert {name for name, row in KINDS.items() if "weight" in row.roles} == LAYERS
+    assert {"batch_matmul"} == MAC_KINDS - LAYERS  # of two computed matrices
 
 
 def test_an_aten_operator_is_read_in_one_way() -> None:
@@ -163,7 +164,9 @@ def test_the_table_of_formats_has_a_row_per_kind() -> None:
     assert rows["pad"]["tflite"] == "PAD, PADV2"
     assert rows["pad"]["vela"] == "may stay on the host: pad inside the convolution"
     assert rows["gelu"]["trace"] == "gelu"
-    assert rows["gelu"]["integer"] == rows["gelu"]["tflite"] == ""
+    assert rows["gelu"]["tflite"] == "GELU"
+    assert rows["clamp"]["trace"] == "clamp, hardtanh"
+    assert rows["clamp"]["integer"] == rows["clamp"]["tflite"] == ""
     for row in rows.values():  # an empty cell is explained
         assert bool(row["note"]) == ("" in (row[key] for key in keys[:-1]))
 

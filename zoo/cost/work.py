@@ -66,7 +66,7 @@ def _channels(graph: Graph, op: Op, steps: Steps) -> float:
 
 
 _ELEMENTS, _MOVED = Work(amount=_outputs), Work(amount=_outputs, moves=True)
-_ACTIVATIONS = ("relu", "relu6", "clamp", "leaky_relu", "hard_swish", "gelu", "sigmoid")
+_ACTIVATIONS = ("relu", "relu6", "clamp", "leaky_relu", "hard_swish", "gelu", "elu", "sigmoid")
 
 WORK: Column[Work] = Column(
     "cost",
@@ -78,6 +78,7 @@ WORK: Column[Work] = Column(
         "avg_pool2d": Work(amount=_windows),
         "max_pool2d": Work(amount=_windows),
         "transpose_conv2d": Work(amount=_products),
+        "batch_matmul": Work(amount=_products),
         "lstm": Work(amount=_products),
         "svdf": Work(amount=_products),
         "mean": Work(amount=_inputs),
@@ -85,7 +86,7 @@ WORK: Column[Work] = Column(
     },
     dict.fromkeys(("transpose", "depth_to_space", "concat", "pad", "pack", "unpack"), _MOVED),
     dict.fromkeys(("strided_slice", "split", "tile", "space_to_depth"), _MOVED),
-    dict.fromkeys((*FUNCTIONS, "squared_difference"), _ELEMENTS),
+    dict.fromkeys((*FUNCTIONS, "rsqrt", "squared_difference"), _ELEMENTS),
     dict.fromkeys(REDUCTIONS, Work(amount=_inputs)),
     dict.fromkeys(("arg_max", "arg_min"), Work(amount=_inputs)),
     dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _ELEMENTS),

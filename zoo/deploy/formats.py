@@ -12,6 +12,7 @@ from zoo.deploy.operators import (
     mathematics,
     movement,
     pools,
+    products,
     recurrent,
     resizing,
 )
@@ -23,6 +24,7 @@ from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 _PLACE = "zoo/deploy/operators"
 _GROUPS = (
     layers,
+    products,
     mathematics,
     pools,
     arithmetic,
@@ -35,7 +37,7 @@ _GROUPS = (
     recurrent,
 )
 
-_UNTRACED = (joining, mathematics, recurrent)
+_UNTRACED = (joining, recurrent)
 _REAL = (*FUNCTIONS, *REDUCTIONS, "squared_difference")
 
 TFLITE: Column[TfliteOp] = Column(
@@ -51,7 +53,7 @@ ONNX: Column[Emit] = Column(
         **dict.fromkeys(
             (
                 *("cast", "pack", "unpack", "arg_max", "arg_min", "split"),
-                *("transpose_conv2d", "tile", *_REAL),
+                *("tile", *_REAL),
             ),
             "so far only .tflite files hold it",
         ),
@@ -65,7 +67,7 @@ NPU: Column[str] = Column(
         ("conv2d", "depthwise_conv2d", "fully_connected", "avg_pool2d", "max_pool2d"), ""
     ),
     dict.fromkeys(("add", "sub", "mul", "maximum", "minimum", "relu", "relu6", "prelu"), ""),
-    dict.fromkeys(("sigmoid", "tanh", "leaky_relu", "hard_swish"), ""),
+    dict.fromkeys(("sigmoid", "tanh", "leaky_relu", "hard_swish", "elu"), ""),
     dict.fromkeys(("reshape", "concat", "quantize", "pack", "unpack", "split"), ""),
     dict.fromkeys(("arg_max", "arg_min"), "leave it to the program, which reads the scores"),
     dict.fromkeys(("resize_bilinear", "resize_nearest"), "enlarge by 2, 4 or 8 at a time"),
@@ -77,6 +79,9 @@ NPU: Column[str] = Column(
         "transpose": "keep channels last, or leave the order to the host",
         "strided_slice": "slice without a stride, or in the program",
         "transpose_conv2d": "keep its stride at 1x1, 1x2 or 2x2",
+        "gelu": "export with --npu, which makes it of tanh and products",
+        "rsqrt": "normalise over batches (nn.BatchNorm2d), which costs nothing",
+        "batch_matmul": "multiply with stored matrices, or leave attention to the host",
         "space_to_depth": "cut the picture into blocks in the program",
         "tile": "repeat in the program",
         "cast": "quantize instead, or leave it to the program",

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from zoo.deploy.formats import ONNX
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op, Quantization
+from zoo.graph.kinds import is_batched
 from zoo.graph.layout import FIRST, NCHW, channels_first
 
 OPSET = 20
@@ -17,7 +18,7 @@ class Model:
     """An `onnx.ModelProto` under construction."""
 
     def __init__(self, graph: Graph, onnx: Any) -> None:
-        self.graph, self.onnx = graph, onnx
+        self.graph, self.onnx, self.batched = graph, onnx, is_batched(graph)
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
 
@@ -42,10 +43,10 @@ class Model:
         return helper.make_model(body, opset_imports=opsets, ir_version=9, producer_name="edge-zoo")
 
     def value(self, outer: str, name: str) -> Any:
-        """Return the type of an input or output: any batch of a tensor's shape."""
-        _, *rest = channels_first(self.graph.tensors[name].shape)
+        """Return the type of an input or output: any batch of a tensor's shape, if it takes any."""
+        first, *rest = channels_first(self.graph.tensors[name].shape)
         return self.onnx.helper.make_tensor_value_info(
-            outer, self.onnx.TensorProto.FLOAT, ["batch", *rest]
+            outer, self.onnx.TensorProto.FLOAT, ["batch" if self.batched else first, *rest]
         )
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:

@@ -33,6 +33,7 @@ from zoo.deploy.onnx_model import Model
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import write_bytes
 from zoo.graph.ir import Graph
+from zoo.graph.kinds import is_batched
 from zoo.quantization.int8.calibration import Options, checked_batch
 from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.values import channels_first, channels_last, computed
@@ -121,7 +122,10 @@ def _compare(
     settings.add_session_config_entry("session.x64quantprecision", "1")
     integers = computed(graph, x)
     name, wanted, most = type(module).__name__, reference(module, x), 0
-    outputs = ran(runtime, qdq_model(graph).SerializeToString(), x, settings)
+    content = qdq_model(graph).SerializeToString()
+    parts = [x] if is_batched(graph) else x.split(graph.input_shape[0])
+    made = [ran(runtime, content, part, settings) for part in parts]
+    outputs = [torch.cat(column) for column in zip(*made, strict=True)]
     for place, (y, right) in enumerate(zip(outputs, wanted, strict=True)):
         meaning = graph.tensors[graph.outputs[place]].quantization
         assert meaning is not None

@@ -1,7 +1,7 @@
 """What the verbs do with `.tflite` files: write one from a module, load and describe one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def export_tflite(
     module, first = deployable(module), calibration[0]
     shapes = ((1, *first.shape[1:]), input_shape)
     if int8:
+        options = replace(options, npu=npu)
         probe, graph = quantize_at(module, calibration, shapes, options)
     else:
         probe, graph = (without_clamps(lower(module, shape)) for shape in shapes)

@@ -95,7 +95,7 @@ OPERATORS = {
     "NEG": Builtin(59, 42),
     "PADV2": Builtin(60, 43),
     "SLICE": Builtin(65, 48, int16=4),
-    "TRANSPOSE_CONV": Builtin(67, 49),
+    "TRANSPOSE_CONV": Builtin(67, 49, int8=4, int16=4),
     "TILE": Builtin(69, 51),
     "EXPAND_DIMS": Builtin(70, 52, int8=1, int16=1),
     "LOG": Builtin(73, 0),
@@ -114,6 +114,9 @@ OPERATORS = {
     "SPLIT_V": Builtin(102, 79, int16=2),
     "QUANTIZE": Builtin(114, 89, int8=1, int16=2),
     "HARD_SWISH": Builtin(117, 91, int8=1),
+    "ELU": Builtin(111, 0, int8=1),
+    "BATCH_MATMUL": Builtin(126, 101),
+    "GELU": Builtin(150, 116),
 }
 # Operators that leave none in a graph: of states, which it has by name, and of known shapes.
 FOLLOWED = {
@@ -280,9 +283,11 @@ OPTIONS = {
     89: _table("QuantizeOptions"),
     91: _table("HardSwishOptions"),
     94: _table("DepthToSpaceOptions", block_size=_int(0)),
+    101: _table("BatchMatMulOptions", adj_x=_flag(0), adj_y=_flag(1)),
     103: _table("CallOnceOptions", init_subgraph_index=_int(0)),
     111: _table("VarHandleOptions", container=Field(0, "string"), shared_name=Field(1, "string")),
     112: _table("ReadVariableOptions"),
+    116: _table("GeluOptions", approximate=_flag(0)),
     113: _table("AssignVariableOptions"),
 }
 QUANTIZATION = _table(

@@ -128,7 +128,8 @@ class _Writer:
         return len(self.tables) - 1
 
     def operator(self, op: Op) -> dict[str, Any]:
-        name, options, extra = TFLITE.of(op).write(self.graph, op)
+        form = TFLITE.of(op)
+        name, options, extra = form.write(self.graph, op)
         inputs = [int(index) for index in self.indices(op.inputs)]
         for number, value in enumerate(extra):
             tensor = Tensor(
@@ -142,6 +143,8 @@ class _Writer:
                 else None,
             )
             inputs.append(self.add(tensor, value))
+        first = [inputs[place] for place in form.order]
+        inputs = first + [index for index in inputs if index not in first]
         builtin = tflite_schema.OPERATORS[name]
         version = builtin.version(self.graph.tensors[op.inputs[0]].dtype)
         index = self.codes.setdefault((name, version), len(self.codes))

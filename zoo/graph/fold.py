@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Kind, Op, Tensor
-from zoo.graph.kinds import MAC_KINDS
+from zoo.graph.kinds import LAYERS
 
 
 def fold_batch_norm(graph: Graph, state: Mapping[str, NDArray[Any]]) -> Graph:
@@ -92,7 +92,7 @@ class _Folding:
         """Return the layer that can take a norm: only the norm reads it, channel by channel."""
         inner = norm.inputs[0]
         layer = self.ops.get(inner)
-        if layer is None or layer.kind not in MAC_KINDS or not self.alone(inner):
+        if layer is None or layer.kind not in LAYERS or not self.alone(inner):
             return None
         if layer.kind == "fully_connected" and len(self.tensors[inner].shape) != 2:
             return None  # its channels are the last dimension, the norm's the second

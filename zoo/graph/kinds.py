@@ -8,7 +8,7 @@ missing.
 import dataclasses
 from collections.abc import Callable
 
-from zoo.graph.ir import Graph
+from zoo.graph.ir import Graph, Op
 from zoo.graph.operators import (
     activations,
     arithmetic,
@@ -18,14 +18,20 @@ from zoo.graph.operators import (
     layers,
     mathematics,
     movement,
+    norms,
     pools,
+    products,
     recurrent,
     resizing,
+    transposed,
 )
 from zoo.graph.operators.contract import Check, Column, Lower, OpKind, Trace
 
 _GROUPS = (
     layers,
+    transposed,
+    products,
+    norms,
     mathematics,
     pools,
     arithmetic,
@@ -44,6 +50,7 @@ def _where(holds: Callable[[OpKind], bool]) -> frozenset[str]:
     return frozenset(name for name, row in KINDS.items() if holds(row))
 
 
+LAYERS = _where(lambda row: "weight" in row.roles)
 MAC_KINDS = _where(lambda row: row.macs is not None)
 SCALAR_ACTIVATIONS = _where(lambda row: row.scalar)
 ELEMENTWISE = _where(lambda row: row.elementwise)
@@ -80,3 +87,21 @@ def counted(graph: Graph) -> Graph:
         for op, count in zip(graph.ops, counters, strict=True)
     ]
     return dataclasses.replace(graph, ops=tuple(ops))
+
+
+def is_batched(graph: Graph) -> bool:
+    """Whether every operation treats all samples of a batch the same, so that N may replace 1."""
+    if graph.states:
+        return False
+    for tensor in graph.tensors.values():
+        if not tensor.is_parameter and tensor.shape[:1] != (1,):
+            return False
+    return not any(_mixes_samples(graph, op) for op in graph.ops)
+
+
+def _mixes_samples(graph: Graph, op: Op) -> bool:
+    source = graph.tensors[op.inputs[0]]
+    rank = len(source.shape)
+    if any(len(graph.tensors[n].shape) != rank for n in op.inputs if n not in graph.values):
+        return True  # broadcasting would mistake samples for something else
+    return KINDS[op.kind].mixes_samples(graph, op)

@@ -15,6 +15,7 @@ from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import FUSABLE, LOWER
 from zoo.graph.layout import LAST, channels_last
 from zoo.graph.trace import exported, folded, state_of
+from zoo.graph.turns import without_turns
 
 Move = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -35,7 +36,8 @@ def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
 
 def lowered(graph: Graph, state: Mapping[str, NDArray[np.float32]]) -> Graph:
     """Return the deployed form of a graph of `zoo.graph.trace.exported` with these values."""
-    result = Lowering(without_detours(fuse(folded(graph, state), FUSABLE))).run()
+    plain = without_detours(fuse(folded(graph, state), FUSABLE))
+    result = without_turns(Lowering(plain).run())
     check(result)
     return result
 

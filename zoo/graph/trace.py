@@ -173,7 +173,13 @@ class Tracer:
         self.sources[node.name] = source
         self.parameters[node.name] = node
 
-    def weight(self, node: fx.Node, shape: tuple[int, ...], call: Callable[..., Any]) -> str:
+    def weight(
+        self,
+        node: fx.Node,
+        shape: tuple[int, ...],
+        call: Callable[..., Any],
+        kind: Kind = "weight",
+    ) -> str:
         """Return the name of a layer's weight, which `call` makes of a parameter beforehand."""
         name = f"{self.names[node]}.{'x'.join(map(str, shape))}"
         if name not in self.sources:
@@ -187,7 +193,7 @@ class Tracer:
                 name=name,
                 shape=shape,
                 dtype=str(value.dtype).removeprefix("torch."),
-                kind="weight",
+                kind=kind,
                 source=f"({name})",
             )
         return name

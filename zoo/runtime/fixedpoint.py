@@ -110,6 +110,42 @@ def reciprocal(x: Integers, bits: Integers) -> Integers:
     return np.clip(_over_one_plus((x << (32 - bits)) - (1 << 31)) << 1, None, INT32_MAX)
 
 
+_RSQRT_SHIFT = 20  # keeps the intermediate result whole
+
+
+def rsqrt_table(real: float, most: int, largest: int) -> Integers:
+    """Return 1 / sqrt(n) * real for n = 0, ..., most, as TFLite's int8 RSQRT; of 0 `largest`."""
+    multiplier, shift = quantize_multiplier(real)
+    results = [largest * 2]  # saturates, whatever the zero point
+    for n in range(1, most + 1):
+        inner, up = _inverse_root(n)
+        fine = multiply(np.int64(1), np.int64(inner), np.int64(up + _RSQRT_SHIFT))
+        results.append(int(multiply(fine, np.int64(multiplier), np.int64(shift - _RSQRT_SHIFT))))
+    return np.array(results, np.int64)
+
+
+def _inverse_root(n: int) -> tuple[int, int]:
+    """Return (multiplier, shift) of 1 / sqrt(n): five steps of Newton from 1, in Q3.28."""
+    if n == 1:
+        return INT32_MAX, 0
+    pairs = (32 - n.bit_length() - 1) // 2 - 1
+    shift, x = 11 - pairs, n << (2 * pairs)
+    half = shift_right(x >> 1, 1)
+    y = 1 << 28
+    for _ in range(5):
+        cube = _narrowed(high_multiply(high_multiply(y, y), y), 6)
+        y = _narrowed(high_multiply((1 << 28) + (1 << 27), y) - high_multiply(half, cube), 3)
+    inner = high_multiply(y, 1518500250)  # 1 / sqrt(2)
+    if shift < 0:
+        inner, shift = inner << -shift, 0
+    return inner, -shift
+
+
+def _narrowed(x: int, bits: int) -> int:
+    """Return a number with fewer integer bits (`Rescale`), saturated."""
+    return max(-INT32_MAX - 1, min(x << bits, INT32_MAX))
+
+
 def logistic(x: Integers) -> Integers:
     """Return the sigmoid, Q0.31, of a number in Q4.27 (gemmlowp's `logistic`)."""
     positive = np.clip(_over_one_plus(exp_of_negative(-abs(x), 4)) << 1, None, INT32_MAX)

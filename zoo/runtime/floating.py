@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.graph.fuse import LIMITS
 from zoo.graph.ir import Graph, Op
+from zoo.graph.kinds import is_batched
 from zoo.runtime.integer_base import check_inputs
 from zoo.runtime.kernels import FLOAT
 
@@ -16,6 +17,8 @@ Observer = Callable[[str, Tensor], None]
 
 class FloatNetwork(nn.Module):
     """Runs a float graph in the layout "channels_last", on the CPU.
+
+    It takes any batch of samples, if no operator mixes them: see `batched`.
 
     Args:
         graph: a graph with values, from `zoo.graph.lower` or from a float `.tflite` file.
@@ -32,6 +35,7 @@ class FloatNetwork(nn.Module):
             raise MismatchError(f"a float network needs float32 tensors; {wrong[:1]} is not")
         if graph.states:
             raise MismatchError("a network with states between calls is an IntegerNetwork")
+        self.batched = is_batched(graph)
         self._values = {name: torch.from_numpy(v.copy()) for name, v in graph.values.items()}
 
     @torch.inference_mode()

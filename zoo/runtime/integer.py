@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
-from zoo.graph.kinds import KINDS
+from zoo.graph.kinds import KINDS, is_batched
 from zoo.runtime import hybrid
 from zoo.runtime.floating import activated
 from zoo.runtime.integer_base import TYPES, Results, check_inputs
@@ -65,7 +65,7 @@ class IntegerNetwork(nn.Module):
                     raise
                 raise MismatchError(f"{op.label}: {error}") from error
             self._steps.append((kernel, inputs, op.outputs))
-        self.batched = _is_batched(graph)
+        self.batched = is_batched(graph)
         self.reset()
         last = {name: step for step, (_, names, _) in enumerate(self._steps) for name in names}
         kept = {*graph.outputs, *(state.next for state in graph.states)}
@@ -155,21 +155,3 @@ def _full_precision() -> Iterator[None]:
     finally:
         for module, precision in zip(modules, before, strict=True):
             module.fp32_precision = precision
-
-
-def _is_batched(graph: Graph) -> bool:
-    """Whether every operation treats all samples of a batch the same, so that N may replace 1."""
-    if graph.states:
-        return False
-    for tensor in graph.tensors.values():
-        if not tensor.is_parameter and tensor.shape[:1] != (1,):
-            return False
-    return not any(_mixes_samples(graph, op) for op in graph.ops)
-
-
-def _mixes_samples(graph: Graph, op: Op) -> bool:
-    source = graph.tensors[op.inputs[0]]
-    rank = len(source.shape)
-    if any(len(graph.tensors[n].shape) != rank for n in op.inputs if n not in graph.values):
-        return True  # broadcasting would mistake samples for something else
-    return KINDS[op.kind].mixes_samples(graph, op)

@@ -18,6 +18,7 @@ from zoo.runtime.operators import (
     mathematics,
     movement,
     pools,
+    products,
     recurrent,
     resizing,
 )
@@ -26,6 +27,7 @@ from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 _PLACE = "zoo/runtime/operators"
 _GROUPS = (
     layers,
+    products,
     mathematics,
     pools,
     arithmetic,

@@ -35,9 +35,10 @@ def dequantized(graph: Graph, y: Tensor, place: int = 0) -> Tensor:
 
 def computed(graph: Graph, x: Tensor) -> list[Tensor]:
     """Return the real outputs of a channels-last graph, float or integer, for real inputs."""
-    if graph.tensors[graph.inputs[0]].quantization is None:
-        outputs = FloatNetwork(graph)(channels_last(x))
-    else:
-        outputs = IntegerNetwork(graph)(quantized(graph, channels_last(x)))
-    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    real = graph.tensors[graph.inputs[0]].quantization is None
+    network = FloatNetwork(graph) if real else IntegerNetwork(graph)
+    given = quantized(graph, channels_last(x))
+    parts = [given] if network.batched else given.split(graph.input_shape[0])
+    made = [y if isinstance(y, tuple) else (y,) for y in map(network, parts)]
+    several = [torch.cat(column) for column in zip(*made, strict=True)]
     return [dequantized(graph, y, place) for place, y in enumerate(several)]

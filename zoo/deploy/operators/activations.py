@@ -14,7 +14,7 @@ from zoo.deploy.operators.contract import (
     alone,
     without_options,
 )
-from zoo.errors import MismatchError, UnsafeFileError
+from zoo.errors import UnsafeFileError
 from zoo.graph.ir import Graph, Op
 
 if TYPE_CHECKING:
@@ -61,6 +61,20 @@ def _onnx_leaky_relu(model: "Model", op: Op) -> None:
     model.emit(op, "LeakyRelu", [model.real(op.inputs[0])], alpha=slope)
 
 
+def _write_gelu(graph: Graph, op: Op) -> Parts:
+    return "GELU", {"approximate": op.attributes["approximate"] == "tanh"}, []
+
+
+def _read_gelu(call: OperatorCall) -> Parsed:
+    call.expect(1)
+    return call.inputs, {"approximate": "tanh" if call.option("approximate", False) else "none"}
+
+
+def _onnx_gelu(model: "Model", op: Op) -> None:
+    how = op.attributes["approximate"]
+    model.emit(op, "Gelu", [model.real(op.inputs[0])], approximate=how)
+
+
 def _onnx_relu(model: "Model", op: Op) -> None:
     model.emit(op, "Relu", [model.real(op.inputs[0])])
 
@@ -76,10 +90,11 @@ def _onnx_prelu(model: "Model", op: Op) -> None:
 
 
 def _onnx_softmax(model: "Model", op: Op) -> None:
-    if op.attributes.get("beta", 1.0) != 1.0:
-        raise MismatchError(f"{op.label} has a beta other than 1, which ONNX cannot express")
-    axis = model.axis(op, len(model.shape(op.inputs[0])) - 1)
-    model.emit(op, "Softmax", [model.real(op.inputs[0])], axis=axis)
+    beta, value = op.attributes.get("beta", 1.0), model.real(op.inputs[0])
+    if beta != 1.0:
+        factor = model.constant(f"{op.name}.beta", np.float32(beta))
+        value = model.node("Mul", [value, factor], f"{op.name}.scaled")
+    model.emit(op, "Softmax", [value], axis=model.axis(op, len(model.shape(op.inputs[0])) - 1))
 
 
 TFLITE = {
@@ -89,6 +104,8 @@ TFLITE = {
     "sigmoid": TfliteOp(names=("LOGISTIC",), write=_write_sigmoid, read=without_options(1)),
     "hard_swish": TfliteOp(names=("HARD_SWISH",), write=alone, read=without_options(1)),
     "tanh": TfliteOp(names=("TANH",), write=alone, read=without_options(1)),
+    "gelu": TfliteOp(names=("GELU",), write=_write_gelu, read=_read_gelu),
+    "elu": TfliteOp(names=("ELU",), write=alone, read=without_options(1)),
     "leaky_relu": TfliteOp(names=("LEAKY_RELU",), write=_write_leaky_relu, read=_read_leaky_relu),
     "softmax": TfliteOp(names=("SOFTMAX",), write=_write_softmax, read=_read_softmax),
 }
@@ -101,4 +118,6 @@ ONNX: dict[str, Emit] = {
     "tanh": _onnx_plain("Tanh"),
     "hard_swish": _onnx_plain("HardSwish"),
     "leaky_relu": _onnx_leaky_relu,
+    "gelu": _onnx_gelu,
+    "elu": _onnx_plain("Elu"),
 }

@@ -124,6 +124,8 @@ class TfliteOp:
         names: names of the file's operators that are of this kind, as in the schema.
         write: returns the operator for an op of a graph.
         read: returns the op's operands and attributes for an operator of a file.
+        order: where the first operands of the file's operator stand among the op's and, after
+            them, the constants of `write` (-1 is the last); the others follow in their order.
         states: how many of the last operands it reads are states that the operator overwrites;
             the op returns them after its outputs.
 
@@ -132,6 +134,7 @@ class TfliteOp:
     names: tuple[str, ...]
     write: Callable[[Graph, Op], Parts]
     read: Callable[[OperatorCall], Parsed]
+    order: tuple[int, ...] = ()
     states: int = 0
 
 

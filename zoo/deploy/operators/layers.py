@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from zoo.deploy import tflite_schema
 from zoo.deploy.operators.contract import (
     Emit,
     OperatorCall,
@@ -10,13 +13,13 @@ from zoo.deploy.operators.contract import (
     TfliteOp,
     activation_code,
     onnx_window,
-    unwritten,
     window,
     window_options,
 )
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
-from zoo.graph.layout import NCHW
+from zoo.graph.layout import NCHW, NHWC
+from zoo.graph.windows import same_padding
 
 if TYPE_CHECKING:
     from zoo.deploy.onnx_model import Model
@@ -57,6 +60,21 @@ def _read_transpose_conv(call: OperatorCall) -> Parsed:
     return inputs, {**attributes, "size": size}
 
 
+def _write_transpose_conv(graph: Graph, op: Op) -> Parts:
+    a, size = op.attributes, np.array(graph.tensors[op.outputs[0]].shape, np.int32)
+    if any(a["padding"]) and a["padding"] != same_padding(
+        a["size"], a["kernel"], a["stride"], (1, 1)
+    ):
+        raise MismatchError(f"{op.label} has padding {a['padding']}, which is not TFLite's SAME")
+    options = {
+        "padding": tflite_schema.SAME if any(a["padding"]) else tflite_schema.VALID,
+        "stride_h": a["stride"][0],
+        "stride_w": a["stride"][1],
+        "activation": activation_code(op),
+    }
+    return "TRANSPOSE_CONV", options, [size]
+
+
 def _write_fully_connected(graph: Graph, op: Op) -> Parts:
     keep = len(graph.tensors[op.outputs[0]].shape) > 2
     return "FULLY_CONNECTED", {"activation": activation_code(op), "keep_num_dims": keep}, []
@@ -81,12 +99,43 @@ def _onnx_conv2d(model: "Model", op: Op) -> None:
     model.emit(op, "Conv", inputs, **onnx_window(op), **options)
 
 
-def _onnx_fully_connected(model: "Model", op: Op) -> None:
-    if len(model.shape(op.inputs[0])) != 2 or len(model.shape(op.outputs[0])) != 2:
-        raise MismatchError(f"{op.label} takes rows (N, features) in an ONNX file; flatten first")
+def _onnx_transpose_conv(model: "Model", op: Op) -> None:
+    a, weight = op.attributes, model.graph.values[op.inputs[1]]
     inputs = [model.real(op.inputs[0])]
-    inputs += [model.parameter(name, model.graph.values[name]) for name in op.inputs[1:]]
-    model.emit(op, "Gemm", inputs, transB=1)
+    inputs.append(model.parameter(op.inputs[1], weight.transpose(3, 0, 1, 2), axis=1))
+    inputs += [model.parameter(name, model.graph.values[name]) for name in op.inputs[2:]]
+    pads, before = a["padding"], model.shape(op.inputs[0])[1:3]
+    more = [
+        size - ((n - 1) * s + k - pads[2 * side] - pads[2 * side + 1])
+        for side, (size, n, s, k) in enumerate(
+            zip(a["size"], before, a["stride"], a["kernel"], strict=True)
+        )
+    ]
+    model.emit(op, "ConvTranspose", inputs, **onnx_window(op), output_padding=more)
+
+
+def _onnx_fully_connected(model: "Model", op: Op) -> None:
+    ranks = [len(model.shape(name)) for name in (op.inputs[0], op.outputs[0])]
+    weight, *bias = (model.graph.values[name] for name in op.inputs[1:])
+    if ranks == [2, 2]:
+        names = zip(op.inputs[1:], (weight, *bias), strict=True)
+        inputs = [model.real(op.inputs[0]), *(model.parameter(n, value) for n, value in names)]
+        model.emit(op, "Gemm", inputs, transB=1)
+        return
+    if ranks[0] != ranks[1]:
+        raise MismatchError(f"{op.label} changes the number of dimensions in an ONNX file: flatten")
+    value = model.real(op.inputs[0])
+    if ranks[0] == 4:
+        value = model.node("Transpose", [value], f"{op.name}.last", perm=list(NHWC))
+    matrix = model.parameter(op.inputs[1], weight.T, axis=1)
+    value = model.node("MatMul", [value, matrix], f"{op.name}.product")
+    if bias:
+        added = model.parameter(op.inputs[2], bias[0])
+        value = model.node("Add", [value, added], f"{op.name}.sum")
+    if ranks[0] == 4:
+        model.emit(op, "Transpose", [value], perm=list(NCHW))
+    else:
+        model.emit(op, "Identity", [value])
 
 
 TFLITE = {
@@ -95,7 +144,10 @@ TFLITE = {
         names=("DEPTHWISE_CONV_2D",), write=_write_conv2d, read=_read_conv2d
     ),
     "transpose_conv2d": TfliteOp(
-        names=("TRANSPOSE_CONV",), write=unwritten, read=_read_transpose_conv
+        names=("TRANSPOSE_CONV",),
+        write=_write_transpose_conv,
+        read=_read_transpose_conv,
+        order=(-1, 1, 0),
     ),
     "fully_connected": TfliteOp(
         names=("FULLY_CONNECTED",), write=_write_fully_connected, read=_read_fully_connected
@@ -104,5 +156,6 @@ TFLITE = {
 ONNX: dict[str, Emit] = {
     "conv2d": _onnx_conv2d,
     "depthwise_conv2d": _onnx_conv2d,
+    "transpose_conv2d": _onnx_transpose_conv,
     "fully_connected": _onnx_fully_connected,
 }

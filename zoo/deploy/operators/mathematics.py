@@ -1,8 +1,11 @@
 """Functions and reductions of real numbers, and repetitions, in `.tflite` files."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from zoo.deploy.operators.contract import (
+    Emit,
     OperatorCall,
     Parsed,
     Parts,
@@ -13,6 +16,9 @@ from zoo.deploy.operators.contract import (
 from zoo.errors import UnsafeFileError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
+
+if TYPE_CHECKING:
+    from zoo.deploy.onnx_model import Model
 
 
 def _write_reduction(graph: Graph, op: Op) -> Parts:
@@ -38,10 +44,15 @@ def _read_tile(call: OperatorCall) -> Parsed:
     return call.inputs[:1], {"times": times}
 
 
+def _onnx_rsqrt(model: "Model", op: Op) -> None:
+    root = model.node("Sqrt", [model.real(op.inputs[0])], f"{op.name}.root")
+    model.emit(op, "Reciprocal", [root])
+
+
 TFLITE = {
     **{
         name: TfliteOp(names=(name.upper(),), write=alone, read=without_options(1))
-        for name in FUNCTIONS
+        for name in (*FUNCTIONS, "rsqrt")
     },
     "squared_difference": TfliteOp(
         names=("SQUARED_DIFFERENCE",), write=alone, read=without_options(2)
@@ -52,3 +63,4 @@ TFLITE = {
     },
     "tile": TfliteOp(names=("TILE",), write=_write_tile, read=_read_tile),
 }
+ONNX: dict[str, Emit] = {"rsqrt": _onnx_rsqrt}

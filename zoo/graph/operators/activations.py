@@ -6,6 +6,7 @@ import numpy as np
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
+from zoo.graph.layout import NCHW, NHWC
 from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
 from zoo.graph.operators.elementwise import broadcast, lower_elementwise, same_shape
 
@@ -49,10 +50,24 @@ def _lower_prelu(lowering: "Lowering", op: Op) -> None:
 
 
 def _lower_softmax(lowering: "Lowering", op: Op) -> None:
-    (dim,) = lowering.axes(op)
-    if dim != len(lowering.shape(op.inputs[0])) - 1:
-        raise MismatchError(f"{op.label}: softmax goes over channels (dim=1 of images)")
-    lowering.emit(op, attributes={"dim": dim, "beta": 1.0})
+    """Emit it along the last dimension, to which any other is turned and back."""
+    (dim,), shape = lowering.axes(op), lowering.tensors[op.inputs[0]].shape
+    last, beta = len(shape) - 1, op.attributes.get("beta", 1.0)
+    attributes = {"dim": last, "beta": beta}
+    if dim == last:
+        lowering.emit(op, attributes=attributes)
+        return
+    order: tuple[int, ...] = NCHW
+    back: tuple[int, ...] = NHWC  # attention goes over the width of (N, heads, rows, columns)
+    if len(shape) != 4 or dim != 2:
+        swapped = list(range(len(shape)))
+        swapped[dim], swapped[last] = last, dim
+        order = back = tuple(swapped)
+    turned = tuple(shape[place] for place in order)
+    source = lowering.before(op, "transpose", turned, {"dims": order})
+    made = lowering.activation(f"{op.name}.shares", turned)
+    lowering.emit(op, name=made, inputs=(source,), outputs=(made,), attributes=attributes)
+    lowering.emit(op, kind="transpose", inputs=(made,), attributes={"dims": back})
 
 
 def _prelu_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
@@ -75,18 +90,10 @@ def _curve(name: str, aten: str, *attributes: str) -> OpKind:
     )
 
 
-def _counted(name: str, aten: str, *attributes: str) -> OpKind:
-    """Return an activation that only costs are estimated for."""
-    return OpKind(
-        name=name,
-        aten={aten: attributes},
-        lower=None,
-        shape=None,
-        mixes_samples=never,
-        absent=dict.fromkeys(("lower", "shape"), "so far only counted: it has no integer kernel"),
-        elementwise=True,
-        scalar=True,
-    )
+def _trace_elu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    if (a["alpha"], a["scale"], a["input_scale"]) != (1, 1, 1):
+        raise tracer.unmapped(node, f"aten.elu with alpha {a['alpha']} and scale {a['scale']}")
+    tracer.emit(node, "elu", [a["self"]])
 
 
 ROWS = (
@@ -142,5 +149,14 @@ ROWS = (
     _curve("hard_swish", "hardswish"),
     _curve("sigmoid", "sigmoid"),
     _curve("tanh", "tanh"),
-    _counted("gelu", "gelu", "approximate"),
+    _curve("gelu", "gelu", "approximate"),
+    OpKind(
+        name="elu",
+        aten={"elu": _trace_elu},
+        lower=lower_elementwise,
+        shape=same_shape,
+        mixes_samples=never,
+        elementwise=True,
+        scalar=True,
+    ),
 )

@@ -1,5 +1,6 @@
 """Parts of a tensor: slices with a stride, and a tensor cut into several."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import MismatchError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.graph.lower import Lowering
     from zoo.graph.trace import Tracer
 
+_SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
 _ABSENT = {
     "aten": "so far only files contain it: each part of a module's split is traced as a slice",
     "lower": "it is not traced",
@@ -87,10 +89,22 @@ def _trace_parts(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
 
 
 def _lower_slice(lowering: "Lowering", op: Op) -> None:
-    slices = op.attributes["slices"]
+    slices, shape = op.attributes["slices"], lowering.tensors[op.inputs[0]].shape
     if len(slices) == 4:
         slices = tuple(slices[dim] for dim in NHWC)
-    lowering.emit(op, attributes={**op.attributes, "slices": slices})
+    cut = [dim for dim, part in enumerate(slices) if part != (0, shape[dim], 1)]
+    if len(slices) < 5 or len(cut) != 1:
+        lowering.emit(op, attributes={**op.attributes, "slices": slices})
+        return
+    (dim,) = cut  # runtimes cut 4 dimensions at most; what lies before and after needs one each
+    sides = math.prod(shape[:dim]), math.prod(shape[dim + 1 :])
+    source = lowering.before(op, "reshape", (sides[0], shape[dim], sides[1]), {})
+    size = len(range(*slices[dim]))
+    part = lowering.activation(f"{op.name}.part", (sides[0], size, sides[1]))
+    slices = ((0, sides[0], 1), slices[dim], (0, sides[1], 1))
+    attributes = {**op.attributes, "slices": slices}
+    lowering.emit(op, name=part, inputs=(source,), outputs=(part,), attributes=attributes)
+    lowering.emit(op, kind="reshape", inputs=(part,), attributes={})
 
 
 def _slice_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
@@ -122,7 +136,7 @@ ROWS = (
             "slice": _trace_slice,
             "narrow": _trace_narrow,
             "select": _trace_select,
-            **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _trace_parts),
+            **dict.fromkeys(_SPLITS, _trace_parts),
         },
         lower=_lower_slice,
         shape=_slice_shape,

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from zoo.graph.lower import Lowering
 
 
+def in_order(value: NDArray[Any]) -> NDArray[Any]:
+    """Return a parameter as its channels-last operator has it."""
+    return value.transpose(NHWC) if value.ndim == 4 else value
+
+
 def lower_elementwise(lowering: "Lowering", op: Op) -> None:
     """Emit an op as it is, with parameters of the output's rank and a scalar as a constant."""
     rank = len(lowering.shape(op.outputs[0]))
     names = []
 
     def move(value: NDArray[Any]) -> NDArray[Any]:
-        value = value.reshape((1,) * (rank - value.ndim) + value.shape)
-        return value.transpose(NHWC) if rank == 4 else value
+        return in_order(value.reshape((1,) * (rank - value.ndim) + value.shape))
 
     for place, name in enumerate(op.inputs):
         parameter = lowering.graph.tensors[name].is_parameter

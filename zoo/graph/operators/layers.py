@@ -1,15 +1,15 @@
 """Convolutions and fully connected layers, and the norms that are folded into them."""
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import BIAS_DTYPE, Graph, Op
-from zoo.graph.layout import NHWC
+from zoo.graph.layout import NCHW, NHWC
 from zoo.graph.operators.contract import OpKind, Shape, never
+from zoo.graph.operators.products import trace_product
 from zoo.graph.operators.signals import trace_conv1d
 from zoo.graph.windows import padded, pair, positions
 
@@ -47,17 +47,6 @@ def _trace_linear(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     tracer.emit(node, "fully_connected", operands)
 
 
-def _trace_product(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    """Read a product with a stored matrix, which is a layer."""
-    first, second = a["self"], a["mat2"] if "mat2" in a else a["other"]
-    stored = tracer.names[second] in tracer.sources and second.meta["val"].ndim == 2
-    if not stored:
-        raise tracer.unmapped(node, f"{node.target} of two tensors that the network computes")
-    rows, columns = (int(size) for size in second.meta["val"].shape)
-    weight = tracer.weight(second, (columns, rows), lambda matrix: matrix.t().contiguous())
-    tracer.emit(node, "fully_connected", [first, weight])
-
-
 def _trace_batch_norm(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     names = [n for n in ("running_mean", "running_var", "weight", "bias") if a[n] is not None]
     stored = all(a[name].name in tracer.sources for name in names)
@@ -74,8 +63,12 @@ def _lower_conv2d(lowering: "Lowering", op: Op) -> None:
 
 
 def _lower_fully_connected(lowering: "Lowering", op: Op) -> None:
-    if len(lowering.shape(op.inputs[0])) == 4:
-        raise MismatchError(f"{op.label} acts on the width of images; use a 1x1 convolution")
+    if len(lowering.shape(op.inputs[0])) == 4:  # on the last dimension, which lies in between
+        source = lowering.before(op, "transpose", lowering.shape(op.inputs[0]), {"dims": NCHW})
+        made = lowering.activation(f"{op.name}.rows", lowering.shape(op.outputs[0]))
+        lowering.layer(op, source, name=made, outputs=(made,))
+        lowering.emit(op, kind="transpose", inputs=(made,), macs=0, attributes={"dims": NHWC})
+        return
     flat = lowering.graph.producers.get(op.inputs[0])
     if flat is None or flat.kind != "reshape" or not lowering.reads_flat(flat):
         lowering.layer(op, op.inputs[0])
@@ -89,30 +82,32 @@ def _lower_fully_connected(lowering: "Lowering", op: Op) -> None:
     lowering.layer(op, op.inputs[0], move)
 
 
-def _refuse(op: Op, reason: str) -> MismatchError:
+def refuse(op: Op, reason: str) -> MismatchError:
+    """Return the error that an op's operands do not fit."""
     return MismatchError(f"{op.label}: {reason}")
 
 
-def _check_bias(graph: Graph, op: Op, outputs: int) -> None:
+def check_bias(graph: Graph, op: Op, outputs: int) -> None:
+    """Raise a MismatchError unless a layer's parameters are constants that fit its outputs."""
     for name in op.inputs[1:]:
         if name not in graph.values:
-            raise _refuse(op, f"its parameter {name!r} is not constant")
+            raise refuse(op, f"its parameter {name!r} is not constant")
     dtype = graph.tensors[op.inputs[0]].dtype
     if dtype not in (*BIAS_DTYPE, "float32"):
-        raise _refuse(
+        raise refuse(
             op, f"its input is {dtype}; expected float32, int8, uint8 or int16: convert the file"
         )
     if len(op.inputs) == 3:
         bias = graph.tensors[op.inputs[2]]
         wanted = BIAS_DTYPE.get(dtype, dtype)
         if bias.shape != (outputs,) or bias.dtype != wanted:
-            raise _refuse(
+            raise refuse(
                 op,
                 f"its bias is {bias.dtype} {bias.shape} for {outputs} outputs; expected {wanted}",
             )
     quantization = graph.tensors[op.inputs[1]].quantization
     if quantization is not None and len(quantization.scales) not in (1, outputs):
-        raise _refuse(op, f"{len(quantization.scales)} scales for {outputs} output channels")
+        raise refuse(op, f"{len(quantization.scales)} scales for {outputs} output channels")
 
 
 def _conv2d_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
@@ -123,43 +118,22 @@ def _conv2d_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     else:
         fits = channels % inputs == 0 and outputs % (channels // inputs) == 0
     if not fits:
-        raise _refuse(op, f"a kernel of shape {shapes[1]} does not fit {channels} channels")
-    _check_bias(graph, op, outputs)
+        raise refuse(op, f"a kernel of shape {shapes[1]} does not fit {channels} channels")
+    check_bias(graph, op, outputs)
     return (shapes[0][0], *positions(op, shapes[0]), outputs)
 
 
 def _fully_connected_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
     if len(shapes[1]) != 2:
-        raise _refuse(op, f"its weights have shape {shapes[1]}; expected 2 dimensions")
+        raise refuse(op, f"its weights have shape {shapes[1]}; expected 2 dimensions")
     outputs, inputs, _ = graph.kernel(op)
     elements = math.prod(shapes[0])
     if elements % inputs:
-        raise _refuse(op, f"{elements} values do not divide into rows of {inputs}")
-    _check_bias(graph, op, outputs)
+        raise refuse(op, f"{elements} values do not divide into rows of {inputs}")
+    check_bias(graph, op, outputs)
     output = graph.tensors[op.outputs[0]].shape
     whole = math.prod(output) == elements // inputs * outputs and output[-1] == outputs
     return output if whole else (elements // inputs, outputs)
-
-
-def _transpose_conv_shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
-    """Return the shape that the op itself names: strides leave several that fit."""
-    outputs, inputs, _ = graph.kernel(op)
-    a, (batch, height, width, channels) = op.attributes, shapes[0]
-    if len(shapes[1]) != 4 or inputs != channels or len(a["size"]) != 2:
-        raise _refuse(op, f"a kernel of shape {shapes[1]} does not fit {channels} channels")
-    _check_bias(graph, op, outputs)
-    top, bottom, left, right = a["padding"]
-    window = {"kernel": a["kernel"], "stride": a["stride"], "dilation": (1, 1)}
-    forward = replace(op, attributes={**window, "padding": (top, bottom, left, right)})
-    if min(a["size"]) < 1 or positions(forward, (batch, *a["size"], outputs)) != (height, width):
-        raise _refuse(op, f"{height}x{width} do not come from {a['size']} by its stride")
-    return (batch, *a["size"], outputs)
-
-
-def _spread_products(graph: Graph, op: Op) -> int:
-    """Each element of the input is multiplied with one weight per output channel and place."""
-    outputs, _, window = graph.kernel(op)
-    return graph.tensors[op.inputs[0]].elements * outputs * window
 
 
 def _dot_products(graph: Graph, op: Op) -> int:
@@ -194,19 +168,8 @@ ROWS = (
         fuses=True,
     ),
     OpKind(
-        name="transpose_conv2d",
-        aten=None,
-        lower=None,
-        shape=_transpose_conv_shape,
-        mixes_samples=never,
-        absent=dict.fromkeys(("aten", "lower"), "so far only files contain it"),
-        roles=("activation", "weight", "bias"),
-        macs=_spread_products,
-        fuses=True,
-    ),
-    OpKind(
         name="fully_connected",
-        aten={"linear": _trace_linear, "matmul": _trace_product, "mm": _trace_product},
+        aten={"linear": _trace_linear, "matmul": trace_product, "mm": trace_product},
         lower=_lower_fully_connected,
         shape=_fully_connected_shape,
         mixes_samples=_joins_rows,

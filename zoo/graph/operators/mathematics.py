@@ -6,7 +6,7 @@ from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
 from zoo.graph.operators.elementwise import broadcast, same_shape
 
 _ABSENT = dict.fromkeys(("aten", "lower"), "so far only files contain it, and only in floats")
-FUNCTIONS = ("neg", "exp", "log", "sqrt", "rsqrt", "square", "floor")
+FUNCTIONS = ("neg", "exp", "log", "sqrt", "square", "floor")
 REDUCTIONS = ("sum", "reduce_max", "reduce_min")
 
 

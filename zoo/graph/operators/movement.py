@@ -9,6 +9,7 @@ from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import LAST, NCHW, NHWC, order_matters
 from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
+from zoo.graph.operators.elementwise import in_order
 
 if TYPE_CHECKING:
     from torch import fx
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 def _trace_concat(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     tracer.emit(node, "concat", a["tensors"], {"dim": a["dim"]})  # one tensor may come twice
+
+
+def _trace_stack(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    shape = [int(size) for size in node.meta["val"].shape]
+    dim = a["dim"] % len(shape)
+    shape[dim] = 1
+    parts = [
+        tracer.step(node, f"part{place}", "reshape", [part], shape=tuple(shape))
+        for place, part in enumerate(a["tensors"])
+    ]
+    tracer.emit(node, "concat", parts, {"dim": dim})
 
 
 def _trace_reshape(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
@@ -61,8 +73,12 @@ def _lower_reshape(lowering: "Lowering", op: Op) -> None:
 
 
 def _lower_concat(lowering: "Lowering", op: Op) -> None:
-    (dim,) = lowering.axes(op)
-    lowering.emit(op, attributes={**op.attributes, "dim": dim})
+    (dim,), stored = lowering.axes(op), lowering.graph.tensors
+    names = [
+        lowering.parameter(op, place, in_order) if stored[name].is_parameter else name
+        for place, name in enumerate(op.inputs)
+    ]
+    lowering.emit(op, inputs=tuple(names), attributes={**op.attributes, "dim": dim})
 
 
 def _lower_pad(lowering: "Lowering", op: Op) -> None:
@@ -231,7 +247,7 @@ ROWS = (
     ),
     OpKind(
         name="concat",
-        aten={"cat": _trace_concat},
+        aten={"cat": _trace_concat, "stack": _trace_stack},
         lower=_lower_concat,
         shape=_concat_shape,
         mixes_samples=along_dims,

@@ -14,7 +14,8 @@ def _number(value: Any) -> int:
     return int(value if isinstance(value, int) else value[0])
 
 
-def _image(tracer: "Tracer", node: "fx.Node", source: "fx.Node") -> str:
+def image_of(tracer: "Tracer", node: "fx.Node", source: "fx.Node") -> str:
+    """Append the reshape of a signal to an image of one row; return its output."""
     *batch, channels, length = (int(size) for size in source.meta["val"].shape)
     if len(batch) != 1:
         raise tracer.unmapped(node, f"{node.target} without a batch")
@@ -22,9 +23,10 @@ def _image(tracer: "Tracer", node: "fx.Node", source: "fx.Node") -> str:
     return tracer.step(node, "image", "reshape", [source], shape=shape)
 
 
-def _emit(
+def emit_signal(
     tracer: "Tracer", node: "fx.Node", kind: str, operands: list[Any], attributes: dict[str, Any]
 ) -> None:
+    """Append a layer of such an image, and the reshape of its result to the signal of `node`."""
     value = node.meta["val"]
     batch, channels, length = (value[0] if isinstance(value, tuple) else value).shape
     shape = (int(batch), int(channels), 1, int(length))
@@ -49,9 +51,9 @@ def trace_conv1d(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
         "groups": groups,
     }
     weight = tracer.weight(a["weight"], (outputs, inputs, 1, window), lambda w: w.unsqueeze(2))
-    operands = [_image(tracer, node, a["input"]), weight, *tracer.operands(a["bias"])]
+    operands = [image_of(tracer, node, a["input"]), weight, *tracer.operands(a["bias"])]
     depthwise = groups > 1 and groups == a["input"].meta["val"].shape[1]
-    _emit(tracer, node, "depthwise_conv2d" if depthwise else "conv2d", operands, attributes)
+    emit_signal(tracer, node, "depthwise_conv2d" if depthwise else "conv2d", operands, attributes)
 
 
 def trace_pool1d(kind: str) -> Trace:
@@ -68,7 +70,7 @@ def trace_pool1d(kind: str) -> Trace:
             "dilation": (1, 1),
             "count_padding": bool(a.get("count_include_pad", False)),
         }
-        _emit(tracer, node, kind, [_image(tracer, node, a["self"])], attributes)
+        emit_signal(tracer, node, kind, [image_of(tracer, node, a["self"])], attributes)
 
     return trace
 
@@ -83,6 +85,6 @@ def trace_adaptive1d(kind: str) -> Trace:
         window = (1, length // wanted)
         attributes: dict[str, Any] = {"kernel": window, "stride": window, "padding": (0, 0, 0, 0)}
         attributes |= {"dilation": (1, 1), "count_padding": False}
-        _emit(tracer, node, kind, [_image(tracer, node, a["self"])], attributes)
+        emit_signal(tracer, node, kind, [image_of(tracer, node, a["self"])], attributes)
 
     return trace

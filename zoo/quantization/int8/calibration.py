@@ -23,10 +23,12 @@ class Options(Observer):
 
     Attributes:
         activations: "int8", or "int16" for twice the memory and 256 times the resolution.
+        npu: prefer operators that Ethos-U and TFLite Micro have over equivalent ones.
 
     """
 
     activations: Literal["int8", "int16"] = "int8"
+    npu: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,9 +67,13 @@ def observed(
         seen: dict[str, Range] = {}
 
         def observe(name: str, value: Array, seen: dict[str, Range] = seen) -> None:
-            seen[name] = _extremes(name, value, options)
+            low, high = _extremes(name, value, options)
+            least, most = seen.get(name, (low, high))
+            seen[name] = min(low, least), max(high, most)
 
-        network(batch.permute(0, 2, 3, 1) if batch.ndim == 4 else batch, observe=observe)
+        inputs = batch.permute(0, 2, 3, 1) if batch.ndim == 4 else batch
+        for part in [inputs] if network.batched else inputs.split(1):
+            network(part, observe=observe)
         for name, span in seen.items():
             ranges[name] = _merged(ranges.get(name), span, options)
     if network is None:

@@ -21,7 +21,7 @@ from zoo.errors import MismatchError
 from zoo.graph.ir import BIAS_DTYPE, LIMITS, Graph, Op, Quantization, Tensor
 from zoo.graph.kinds import MAC_KINDS, SHARED
 from zoo.graph.lower import lower
-from zoo.graph.rewrite import for_int16
+from zoo.graph.rewrite import for_int16, without_gelu
 from zoo.quantization.int8.calibration import Options, Range, observed
 from zoo.quantization.int8.rules import RULES
 from zoo.quantization.int8.scales import quantizations, short, symmetric
@@ -85,6 +85,8 @@ def prepared(
 ) -> Graph:
     """Return the float graph on which ranges are observed, and which is quantized with them."""
     graph = lower(module, input_shape)
+    if options.npu:
+        graph = without_gelu(graph)
     return for_int16(graph) if options.activations == "int16" else graph
 
 

@@ -117,6 +117,9 @@ RULES: Column[Rule] = Column(
     {
         "conv2d": Rule(axis=0, nudge=_layer_nudge),
         "depthwise_conv2d": Rule(axis=3, nudge=_layer_nudge),
+        "transpose_conv2d": Rule(axis=0, nudge=_layer_nudge),
+        "batch_matmul": _PLAIN,
+        "rsqrt": _PLAIN,
         "fully_connected": Rule(exact=True, nudge=_layer_nudge),
         "avg_pool2d": Rule(nudge=_average_nudge),
         "max_pool2d": _MOVED,
@@ -132,6 +135,8 @@ RULES: Column[Rule] = Column(
         "softmax": Rule(fixed=_PROBABILITIES),
         "sigmoid": Rule(fixed=_PROBABILITIES),
         "tanh": Rule(fixed=_TANH),
+        "gelu": _PLAIN,
+        "elu": _PLAIN,
         "leaky_relu": _PLAIN,
         "hard_swish": _PLAIN,
         "reshape": _MOVED,
@@ -147,7 +152,7 @@ RULES: Column[Rule] = Column(
         (
             *("quantize", "dequantize", "cast", "lstm", "svdf"),
             *("pack", "unpack", "arg_max", "arg_min", "split"),
-            *("transpose_conv2d", "tile", "space_to_depth"),
+            *("tile", "space_to_depth"),
             *(*FUNCTIONS, *REDUCTIONS, "squared_difference"),
         ),
         "only files hold it, quantized already",

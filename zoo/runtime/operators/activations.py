@@ -118,14 +118,45 @@ def _sigmoid(x: Floats) -> Floats:
 
 
 def _tabulated(
-    source: Quantization, output: Quantization, exact: Callable[[Floats], Floats]
+    source: Quantization, output: Quantization, exact: Callable[[Floats], Floats], dtype: str
 ) -> Kernel:
-    """Return a uint8 curve on integers - zero point: each value computed in float32."""
-    steps = np.arange(256, dtype=np.float32) - np.float32(source.zero_point)
+    """Return a curve of 8 bits on integers - zero point: each value computed in float32."""
+    low, high = LIMITS[dtype]
+    steps = np.arange(low, high + 1, dtype=np.float32) - np.float32(source.zero_point)
     scaled = exact(np.float32(source.scale) * steps) * (np.float32(1) / np.float32(output.scale))
     rounded = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled) + output.zero_point
-    results = torch.from_numpy(rounded.clip(0, 255).astype(np.int64))
-    return lambda x: results[x.to(torch.int64) + source.zero_point]
+    results = torch.from_numpy(rounded.clip(low, high).astype(np.int64)).to(TYPES[dtype])
+    return lambda x: results[x.to(torch.int64) + source.zero_point - low]
+
+
+def _table(graph: Graph, op: Op, exact: Callable[[Floats], Floats]) -> Kernel:
+    """Return an int8 or uint8 curve: each value computed in float32, as both runtimes do."""
+    _refuse_int16(graph, op)
+    source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
+    dtype = graph.tensors[op.outputs[0]].dtype
+    return _tabulated(source, output, exact, dtype)
+
+
+def _gelu(graph: Graph, op: Op) -> Kernel:
+    half, one = np.float32(0.5), np.float32(1)
+    if op.attributes["approximate"] == "tanh":
+        factor = np.float32(math.sqrt(2 / math.pi))
+
+        def curve(x: Floats) -> Floats:
+            inner = factor * (x + np.float32(0.044715) * x * x * x)
+            return np.asarray(half * x * (one + np.tanh(inner)), np.float32)
+    else:
+
+        def curve(x: Floats) -> Floats:
+            rest = torch.special.erfc(torch.from_numpy(x * np.float32(-math.sqrt(0.5))))
+            return half * x * np.asarray(rest, np.float32)
+
+    return _table(graph, op, curve)
+
+
+def _elu(graph: Graph, op: Op) -> Kernel:
+    none, one = np.float32(0), np.float32(1)
+    return _table(graph, op, lambda x: np.maximum(x, none) + (np.exp(np.minimum(x, none)) - one))
 
 
 def _curve(
@@ -151,7 +182,7 @@ def _curve(
         output, kind = quantization_of(graph, op.outputs[0]), graph.tensors[op.outputs[0]].dtype
         wanted = {"int8": (2.0**-output_bits, low), "int16": (_WIDE, 0)}.get(kind)
         if dtype == kind == "uint8":
-            return _tabulated(source, output, exact)
+            return _tabulated(source, output, exact, kind)
         if dtype != kind or (output.scale, output.zero_point) != wanted:
             raise MismatchError(
                 f"its output is {kind} of scale {output.scale:g} and zero point "
@@ -216,6 +247,8 @@ FLOAT: dict[str, FloatKernel] = {
     "tanh": lambda graph, op, x: x.tanh(),
     "hard_swish": lambda graph, op, x: F.hardswish(x),
     "leaky_relu": lambda graph, op, x: F.leaky_relu(x, op.attributes["negative_slope"]),
+    "gelu": lambda graph, op, x: F.gelu(x, approximate=op.attributes["approximate"]),
+    "elu": lambda graph, op, x: F.elu(x),
     "relu": lambda graph, op, x: x.relu(),
     "relu6": lambda graph, op, x: x.clamp(0, 6),
     "prelu": _float_prelu,
@@ -224,6 +257,8 @@ FLOAT: dict[str, FloatKernel] = {
 INTEGER: dict[str, IntegerMaker] = {
     "sigmoid": _curve(fixedpoint.logistic, lut.sigmoid, _sigmoid, 8, -128),
     "tanh": _curve(fixedpoint.tanh, lut.tanh, np.tanh, 7, 0),
+    "gelu": elementwise(_gelu),
+    "elu": elementwise(_elu),
     "leaky_relu": elementwise(_leaky_relu),
     "hard_swish": elementwise(_hard_swish),
     "relu": elementwise(_relu),

@@ -12,7 +12,8 @@ from zoo.runtime.operators.contract import FloatKernel, IntegerMaker
 
 
 def _slice(graph: Graph, op: Op, x: Tensor) -> Tensor:
-    batched = op.attributes["slices"][0] == (0, 1, 1) and 0 not in op.attributes["squeeze"]
+    one = graph.tensors[op.inputs[0]].shape[0] == 1
+    batched = one and op.attributes["slices"][0] == (0, 1, 1) and 0 not in op.attributes["squeeze"]
     for dim, (start, stop, step) in enumerate(op.attributes["slices"]):
         if dim or not batched:  # a batch of any size stays whole
             x = x.index_select(dim, torch.arange(start, stop, step))

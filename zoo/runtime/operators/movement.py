@@ -1,5 +1,7 @@
 """Reshapes, transpositions, joins and borders."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -70,6 +72,13 @@ def _to_output(graph: Graph, op: Op, name: str) -> Kernel:
     return lambda x: results[x.to(torch.int64)]
 
 
+def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """Return tensors joined; constants are repeated for each sample."""
+    batch = max(x.shape[0] for x in tensors)
+    same = [x.expand(batch, *x.shape[1:]) if dim % x.ndim else x for x in tensors]
+    return torch.cat(same, dim)
+
+
 def _concat(graph: Graph, op: Op) -> Kernel:
     if graph.tensors[op.outputs[0]].dtype != "uint8":
         same_quantization(graph, op)
@@ -79,9 +88,7 @@ def _concat(graph: Graph, op: Op) -> Kernel:
     def run(*inputs: Tensor) -> Tensor:
         tensors = operands(graph, op, inputs)
         tensors = [into(x) for into, x in zip(rescaled, tensors, strict=True)]
-        batch = max(operand.shape[0] for operand in tensors)
-        same = [x.expand(batch, *x.shape[1:]) if dim % x.ndim else x for x in tensors]
-        return torch.cat(same, dim)
+        return _joined(tensors, dim)
 
     return run
 
@@ -99,7 +106,7 @@ FLOAT: dict[str, FloatKernel] = {
     "transpose": lambda graph, op, x: x.permute(op.attributes["dims"]),
     "space_to_depth": lambda graph, op, x: _blocks(x, op.attributes["block"]),
     "depth_to_space": lambda graph, op, x: _cells(x, op.attributes["block"]),
-    "concat": lambda graph, op, *parts: torch.cat(parts, op.attributes["dim"]),
+    "concat": lambda graph, op, *parts: _joined(parts, op.attributes["dim"]),
     "pad": lambda graph, op, x: F.pad(x, op.attributes["padding"], value=op.attributes["value"]),
 }
 INTEGER: dict[str, IntegerMaker] = {
