@@ -1,6 +1,7 @@
 """What modules do that exporters get wrong: shared layers, other precisions, several outputs."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,23 @@ def test_a_wrong_file_is_refused_with_its_worst_layer(
         with pytest.raises(MismatchError, match="a fault of the export, not of rounding"):
             export_tflite(module, tmp_path / "a", SHAPE, [batch()], int8=int8)
     assert not list(tmp_path.iterdir())
+
+
+class Cancels(nn.Module):
+    """What is left after a large sum is taken off again has the large sum's steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = torch.cat([x[:, 2:], x[:, :2]], 1) * 14
+        return (x + large) - large
+
+
+def test_a_coarse_file_is_written_with_a_warning_that_names_the_layer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = nn.Sequential(Cancels())
+    assert 10 < export_tflite(module.eval(), tmp_path / "a", SHAPE, [batch()]).snr_db < 20
+    message = r"the file has an SNR of 1\d\.\d dB against Sequential; sub at 0 loses most"
+    assert re.search(message, caplog.text)
 
 
 def test_outputs_below_a_step_are_no_fault(tmp_path: Path) -> None:

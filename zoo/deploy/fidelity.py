@@ -1,7 +1,8 @@
 """Whether a file computes what its module computes: the one check of every format.
 
 Each export compares the outputs of what it is about to write with those of the module, on the first
-calibration batch, or on random inputs if there is none, and writes nothing below `MINIMUM_DB` of
+calibration batch, or on random inputs if there is none, warns of integer files below `GOOD_DB` and
+writes nothing below `MINIMUM_DB` of
 
     SNR = 10 log10( variance of the module's outputs / mean square of the difference )
 
@@ -16,6 +17,7 @@ thousand equally probable classes is 0 in int8. So an error of one step of the o
 square) is rounding, whatever the SNR; for a float file a step is 1e-6 of its largest output.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +33,8 @@ from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.values import channels_first, channels_last, computed
 
 MINIMUM_DB = {"float32": 80.0, "int8": 10.0, "int16": 10.0}
+GOOD_DB = 20.0  # below it a warning names the layer that loses most
+_LOG = logging.getLogger("zoo")
 _FLOAT_STEP = 1e-6
 _BEST_DB = {"int8": 45.0, "int16": 60.0}  # what rounding leaves: falling to this is not a loss
 _SIDE = 48
@@ -116,7 +120,7 @@ def faithful(
             f"{what} gives outputs of the shapes {shapes[0]} where {name} gives {shapes[1]}"
         )
     kind = graph.tensors[graph.inputs[0]].dtype if graph else "float32"
-    worst = Fidelity(max_abs_error=0.0, snr_db=math.inf)
+    worst, coarse = Fidelity(max_abs_error=0.0, snr_db=math.inf), False
     for place, (y, right) in enumerate(zip(given, wanted, strict=True)):
         if not bool(torch.isfinite(right).all()):
             raise MismatchError(f"{name} gives numbers that are not finite on the inputs compared")
@@ -125,7 +129,9 @@ def faithful(
             step = meaning.scale
         error = (y - right).double()
         snr = snr_db(right, error)
-        if not snr >= MINIMUM_DB[kind] and not float(error.square().mean()) <= step**2:
+        rounding = float(error.square().mean()) <= step**2
+        coarse |= snr < GOOD_DB and not rounding
+        if not snr >= MINIMUM_DB[kind] and not rounding:
             which = f" (output {place})" if len(wanted) > 1 else ""
             raise MismatchError(
                 f"{what} differs from {name}{which}: SNR {snr:.1f} dB, and {kind} files have at "
@@ -135,6 +141,9 @@ def faithful(
             max_abs_error=max(worst.max_abs_error, float(error.abs().max())),
             snr_db=min(worst.snr_db, snr),
         )
+    if coarse:
+        why = f"; {explain()}" if explain else ""
+        _LOG.warning("%s has an SNR of %.1f dB against %s%s", what, worst.snr_db, name, why)
     return worst
 
 
