@@ -14,6 +14,8 @@ from zoo.graph.ir import Graph
 if TYPE_CHECKING:
     from torch import nn
 
+    from zoo.graph.inputs import Shapes
+
 ESTIMATORS = "zoo.cost.estimators"
 PARTS = {"SUMMARY": str, "Options": type, "refusal": Callable, "estimate": Callable}
 
@@ -41,16 +43,17 @@ def chosen_method(target: Target, method: str) -> str:
     return target.method if method == "auto" else method
 
 
-def _subject(item: "nn.Module | Graph | bytes", shape: tuple[int, ...] | None) -> Subject:
+def _subject(item: "nn.Module | Graph | bytes", shape: "Shapes | None") -> Subject:
     if isinstance(item, Graph):
         return Subject(given=item, input_shape=shape)
     if isinstance(item, bytes):
         return Subject(content=item)
-    from zoo.graph.program import check_module, check_shape, in_float32
+    from zoo.graph.inputs import shapes
+    from zoo.graph.program import check_module, in_float32
 
     check_module(item)
     if shape is not None:
-        check_shape(shape)
+        shapes(shape)
     return Subject(module=in_float32(item), input_shape=shape)
 
 
@@ -59,7 +62,7 @@ def estimate(
     target: Target,
     *,
     method: str = "auto",
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: "Shapes | None" = None,
     **options: Any,
 ) -> Cost:
     """Return what one inference costs on a target.
@@ -69,7 +72,8 @@ def estimate(
             `.tflite` file.
         target: the device.
         method: the name of an estimator, see `methods`, or "auto": what the target says.
-        input_shape: e.g. (N, C, H, W); needed for a module.
+        input_shape: e.g. (N, C, H, W), or of several inputs, see `zoo.graph.inputs`; needed for a
+            module.
         options: of the estimator.
 
     Raises:

@@ -35,7 +35,7 @@ from zoo.graph.kinds import MOVEMENT
 from zoo.graph.lower import lowered
 from zoo.graph.rewrite import on_npu
 from zoo.graph.trace import exported, state_of
-from zoo.quantization.int8.calibration import Options, Range, checked_batch, observed
+from zoo.quantization.int8.calibration import Options, Range, checked_tensor, observed
 from zoo.quantization.int8.post_training import quantize_graph
 
 # Of looks on photographs kept from training, against the whole ranges: 0.1 dB better on average,
@@ -69,7 +69,7 @@ class Family:
 
     def __post_init__(self) -> None:
         batches = enumerate(self.calibration)
-        self.calibration = [checked_batch(batch, n, self.input_shape) for n, batch in batches]
+        self.calibration = [checked_tensor(batch, n, self.input_shape) for n, batch in batches]
         if not self.calibration or not self.adapters:
             raise MismatchError("there are no calibration inputs, or no adapters; give both")
         self.live = copy.deepcopy(deployable(self.module))

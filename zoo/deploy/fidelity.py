@@ -27,6 +27,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from zoo.errors import MismatchError
+from zoo.graph.inputs import (
+    Inputs,
+    Shapes,
+    arguments,
+    first_of,
+    made,
+    of_batch,
+    tensors,
+    words,
+)
 from zoo.graph.ir import Graph
 from zoo.graph.program import check_module, in_float32, reason, refuse_meta
 from zoo.runtime.floating import FloatNetwork
@@ -71,7 +81,7 @@ def deployable(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
+def reference(module: nn.Module, x: Inputs) -> list[Tensor]:
     """Return the tensors that a module returns, in the order in which files return them.
 
     Raises:
@@ -79,10 +89,11 @@ def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
 
     """
     try:
-        leaves = _pytree.tree_leaves(module(x.clone()))  # some modules write into their input
+        clones = _pytree.tree_map(torch.clone, arguments(x))  # some write into their input
+        leaves = _pytree.tree_leaves(module(*clones[0], **clones[1]))
     except Exception as error:  # the module's own code: anything may be raised
         raise MismatchError(
-            f"{type(module).__name__} fails on an input of shape {tuple(x.shape)}: {reason(error)}"
+            f"{type(module).__name__} fails on {words(of_batch(x))}: {reason(error)}"
         ) from error
     outputs = [y for y in leaves if isinstance(y, Tensor)]
     if not outputs:
@@ -163,14 +174,14 @@ def snr_db(wanted: Tensor, error: Tensor) -> float:
 
 
 def same_as_module(
-    module: nn.Module, graph: Graph, x: Tensor, floating: Callable[[], Graph]
+    module: nn.Module, graph: Graph, x: Inputs, floating: Callable[[], Graph]
 ) -> Fidelity:
     """Return how close the graph of a `.tflite` file is to its module; see `faithful`.
 
     Args:
         module: in eval mode, on the CPU.
         graph: channels last, float or integer.
-        x: inputs of that graph's size, `(N, C, H, W)`.
+        x: inputs of that graph's sizes, `(N, C, H, W)`.
         floating: returns the float graph from which an integer one was made.
 
     """
@@ -190,10 +201,12 @@ def same_as_module(
     )
 
 
-def weakest(module: nn.Module, graph: Graph, floating: Graph, x: Tensor) -> str:
+def weakest(module: nn.Module, graph: Graph, floating: Graph, x: Inputs) -> str:
     """Say what makes an integer graph inaccurate: the layer that loses most, and what may help."""
     wanted: dict[str, Tensor] = {}
-    outputs = FloatNetwork(floating)(channels_last(x), observe=wanted.__setitem__)
+    network = FloatNetwork(floating)
+    x = x if network.batched else first_of(x)  # one sample will do
+    outputs = network(*map(channels_last, tensors(x)), observe=wanted.__setitem__)
     first = outputs[0] if isinstance(outputs, tuple) else outputs
     right = channels_last(reference(module, x)[0])
     if snr_db(right, first - right) < MINIMUM_DB["float32"]:
@@ -222,5 +235,10 @@ def small(input_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def random_input(shape: tuple[int, ...]) -> Tensor:
-    """Return inputs in [0, 1), the same each time."""
+    """Return an input in [0, 1), the same each time."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def random_inputs(given: Shapes) -> Inputs:
+    """Return such inputs of one shape or of several."""
+    return made(given, random_input)

@@ -12,9 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.deploy.fidelity import Fidelity, deployable, faithful, random_input, reference
+from zoo.deploy.fidelity import Fidelity, deployable, faithful, random_inputs, reference
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import replacing
+from zoo.graph.inputs import (
+    Shapes,
+    arguments,
+    changed,
+    is_several,
+    made,
+    of_batch,
+    shapes,
+    tensors,
+    words,
+)
 from zoo.graph.program import reason
 
 OPSET = 20  # what ONNX Runtime 1.17 (January 2024) and newer can read
@@ -43,7 +54,7 @@ class OnnxFile:
 def export_onnx(
     module: nn.Module,
     path: Path,
-    input_shape: tuple[int, ...],
+    input_shape: Shapes,
     *,
     dynamic: bool = True,
     metadata: Mapping[str, str] | None = None,
@@ -55,8 +66,9 @@ def export_onnx(
     Args:
         module: in eval mode, on the CPU, with its weights.
         path: the file, which is replaced in one step or not at all.
-        input_shape: shape of one input, e.g. (N, C, H, W).
-        dynamic: leave the batch open, and height and width of a 4-dimensional input too, or
+        input_shape: shape of the input, e.g. (N, C, H, W); of several a tuple of shapes, or a
+            mapping by their names. Several are `input0`, `input1`, or have their own names.
+        dynamic: of one input, leave the batch open, and height and width of a picture too, or
             as many of these as the module takes: a layer that flattens a picture fixes its size.
         metadata: stored in the file's metadata properties, e.g. the recipe's name.
 
@@ -67,13 +79,14 @@ def export_onnx(
     """
     onnx, runtime = packages("onnxscript")
     module = deployable(module)
-    for axes in _open_axes(module, input_shape, dynamic):
+    single = next(iter(shapes(input_shape).values()))
+    for axes in _open_axes(module, single, dynamic) if not is_several(input_shape) else [{}]:
         try:
             model = _convert(module, input_shape, axes)
             content = _content(onnx, model, metadata or {})
             found = [_compared(runtime, module, content, input_shape)]
             if axes:
-                found += [_compared(runtime, module, content, _other(input_shape, axes))]
+                found += [_compared(runtime, module, content, _other(single, axes))]
             break
         except MismatchError as error:  # the exporter may need sizes that the module does not
             problem = error
@@ -96,9 +109,9 @@ def _content(onnx: Any, model: Any, metadata: Mapping[str, str]) -> bytes:
     return content
 
 
-def _compared(runtime: Any, module: nn.Module, content: bytes, shape: tuple[int, ...]) -> Fidelity:
-    x = random_input(shape)
-    wanted, outputs = reference(module, x), ran(runtime, content, x)
+def _compared(runtime: Any, module: nn.Module, content: bytes, shape: Shapes) -> Fidelity:
+    x = random_inputs(shape)
+    wanted, outputs = reference(module, x), ran(runtime, content, tensors(x))
     return faithful(type(module).__name__, wanted, outputs, what="ONNX Runtime")
 
 
@@ -155,28 +168,31 @@ def _other(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
     return (batch + 1, *rest)
 
 
-def _convert(module: nn.Module, input_shape: tuple[int, ...], axes: Axes) -> Any:
-    count = len(reference(module, torch.zeros(input_shape)))
+def _convert(module: nn.Module, input_shape: Shapes, axes: Axes) -> Any:
+    count = len(reference(module, made(input_shape, torch.zeros)))
     names = ["output"] if count == 1 else [f"output{place}" for place in range(count)]
     # An axis of size 1 would be taken for a constant.
-    shape = (max(input_shape[0], 2), *input_shape[1:]) if axes else input_shape
+    shape = changed(input_shape, lambda s: (max(s[0], 2), *s[1:])) if axes else input_shape
+    positional, named = arguments(made(shape, torch.zeros))
+    places = [f"input{name}" if name.isdigit() else name or "input" for name in shapes(shape)]
     dims = {axis: torch.export.Dim(name) for axis, name in axes.items()}
     try:
         with _quiet():
             program = torch.onnx.export(
                 module,
-                (torch.zeros(shape),),
+                positional,
+                kwargs=named,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["input"],
+                input_names=places,
                 output_names=names,
                 dynamic_shapes=(dims,) if axes else None,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, from several packages
         raise MismatchError(
-            f"cannot export {type(module).__name__} with an input of shape "
-            f"{tuple(input_shape)} to ONNX: {_first_cause(error)}; replace that part of it"
+            f"cannot export {type(module).__name__} with {words(input_shape)} to ONNX: "
+            f"{_first_cause(error)}; replace that part of it"
         ) from error
     assert program is not None
     return program.model_proto
@@ -189,16 +205,20 @@ def _first_cause(error: BaseException) -> str:
     return reason(error)
 
 
-def ran(runtime: Any, content: bytes, x: Tensor, settings: Any = None) -> list[Tensor]:
-    """Return the outputs of ONNX Runtime for a file's bytes."""
+def ran(
+    runtime: Any, content: bytes, inputs: Sequence[Tensor], settings: Any = None
+) -> list[Tensor]:
+    """Return the outputs of ONNX Runtime for a file's bytes and its inputs in order."""
     settings = settings or runtime.SessionOptions()
     settings.log_severity_level = 4  # its errors are raised
     try:
         session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-        return [torch.from_numpy(y) for y in session.run(None, {"input": x.numpy()})]
+        names = [place.name for place in session.get_inputs()]
+        given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(y) for y in session.run(None, given)]
     except Exception as error:  # its exceptions have no class in common
         raise MismatchError(
-            f"ONNX Runtime does not run the file with an input of shape {tuple(x.shape)}: "
+            f"ONNX Runtime does not run the file with {words(of_batch(tuple(inputs)))}: "
             f"{_first_cause(error)}; replace that part of the module"
         ) from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.deploy.fidelity import (
     Fidelity,
@@ -32,6 +32,7 @@ from zoo.deploy.onnx import OnnxFile, packages, ran
 from zoo.deploy.onnx_model import Model
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import write_bytes
+from zoo.graph.inputs import Inputs, Shapes, of_one, tensors
 from zoo.graph.ir import Graph
 from zoo.graph.kinds import is_batched
 from zoo.quantization.int8.calibration import Options, checked_batch
@@ -44,8 +45,8 @@ _LOST_DB = 3.0  # how much further another runtime may be from the module than o
 def export_qdq(
     module: nn.Module,
     path: Path,
-    input_shape: tuple[int, ...],
-    calibration: Sequence[Tensor],
+    input_shape: Shapes,
+    calibration: Sequence[Inputs],
     *,
     metadata: Mapping[str, str] | None = None,
     options: Options = Options(),  # noqa: B008  # frozen
@@ -57,8 +58,10 @@ def export_qdq(
     Args:
         module: on the CPU, with its weights.
         path: the file, which is replaced in one step or not at all.
-        input_shape: shape of one inference, (1, C, H, W).
-        calibration: batches of inputs, `(N, C, H, W)`, that ranges are learned from.
+        input_shape: shape of one inference, (1, C, H, W); of several inputs a tuple of shapes, or
+            a mapping by their names.
+        calibration: batches of inputs, `(N, C, H, W)`, or tuples or mappings of them, that ranges
+            are learned from.
         metadata: stored in the file's metadata properties.
         options: how ranges are chosen.
 
@@ -71,8 +74,8 @@ def export_qdq(
     _, runtime = packages()
     module = deployable(module)
     calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
-    first = calibration[0] if calibration else torch.empty(0)
-    shapes = ((1, *first.shape[1:]), input_shape)
+    first: Inputs = calibration[0] if calibration else torch.empty(0)
+    shapes = (of_one(first), input_shape)
     probe, graph = quantize_at(module, calibration, shapes, options)
 
     def explain() -> str:
@@ -114,7 +117,7 @@ def _compare(
     runtime: Any,
     module: nn.Module,
     graph: Graph,
-    x: Tensor,
+    x: Inputs,
     explain: Callable[[], str] | None = None,
 ) -> tuple[Fidelity, int]:
     """Return how close ONNX Runtime is to the module, and to our integers in steps."""
@@ -123,8 +126,9 @@ def _compare(
     integers = computed(graph, x)
     name, wanted, most = type(module).__name__, reference(module, x), 0
     content = qdq_model(graph).SerializeToString()
-    parts = [x] if is_batched(graph) else x.split(graph.input_shape[0])
-    made = [ran(runtime, content, part, settings) for part in parts]
+    size = graph.input_shape[0]
+    split = [[t] if is_batched(graph) else t.split(size) for t in tensors(x)]
+    made = [ran(runtime, content, part, settings) for part in zip(*split, strict=True)]
     outputs = [torch.cat(column) for column in zip(*made, strict=True)]
     for place, (y, right) in enumerate(zip(outputs, wanted, strict=True)):
         meaning = graph.tensors[graph.outputs[place]].quantization

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.deploy.carray import write_c_array
 from zoo.deploy.fidelity import deployable, random_input, same_as_module, small
@@ -13,6 +13,7 @@ from zoo.deploy.tflite_read import parse_tflite, read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.files import write_bytes
+from zoo.graph.inputs import Inputs, Shapes, of_one
 from zoo.graph.ir import Graph
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import on_npu, without_clamps
@@ -55,8 +56,8 @@ def load_tflite(path: Path) -> IntegerNetwork | FloatNetwork:
 def export_tflite(
     module: nn.Module,
     path: Path,
-    input_shape: tuple[int, ...],
-    calibration: Sequence[Tensor],
+    input_shape: Shapes,
+    calibration: Sequence[Inputs],
     *,
     int8: bool = True,
     npu: bool = False,
@@ -68,8 +69,10 @@ def export_tflite(
     Args:
         module: on the CPU, with its weights.
         path: the file, which is replaced in one step or not at all.
-        input_shape: shape of one inference, (1, C, H, W).
-        calibration: batches of inputs, `(N, C, H, W)`; int8 ranges and the comparison need them.
+        input_shape: shape of one inference, (1, C, H, W); of several inputs a tuple of shapes, or
+            a mapping by their names.
+        calibration: batches of inputs, `(N, C, H, W)`, or tuples or mappings of them; int8 ranges
+            and the comparison need them.
         int8: quantize; else float32.
         npu: prefer operators that Ethos-U accelerators have over equivalent ones.
         c_array: write the file as a C array, see `zoo.deploy.carray`.
@@ -84,7 +87,7 @@ def export_tflite(
         raise MismatchError("there are no calibration inputs; give at least one batch")
     calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
     module, first = deployable(module), calibration[0]
-    shapes = ((1, *first.shape[1:]), input_shape)
+    shapes = (of_one(first), input_shape)
     if int8:
         options = replace(options, npu=npu)
         probe, graph = quantize_at(module, calibration, shapes, options)

@@ -11,6 +11,7 @@ from torch import nn
 
 from zoo.graph.check import check
 from zoo.graph.fuse import fuse, without_detours
+from zoo.graph.inputs import Shapes
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import FUSABLE, LOWER
 from zoo.graph.layout import LAST, channels_last
@@ -20,7 +21,7 @@ from zoo.graph.turns import without_turns
 Move = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def lower(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+def lower(module: nn.Module, input_shape: Shapes) -> Graph:
     """Return the deployed network in the layout "channels_last", in float, with its values.
 
     Batch norms are folded, activations fused, scalars become constants, every layer has a bias, and

@@ -6,21 +6,22 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
 from zoo.errors import MismatchError
+from zoo.graph.inputs import Shapes, arguments, made, shapes, words
 
 _LOG = logging.getLogger("zoo")
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 _DATA_DEPENDENT = ("data-dependent", "Dynamic control flow", "unbacked symbol", "GuardOnData")
 
 
-def export_program(module: nn.Module, input_shape: tuple[int, ...]) -> ExportedProgram:
-    """Return a module in eval mode as a graph of pure operators, for one input of this shape.
+def export_program(module: nn.Module, input_shape: Shapes) -> ExportedProgram:
+    """Return a module in eval mode as a graph of pure operators, for inputs of one shape.
 
     Nothing is computed, so the module may be on the meta device.
 
@@ -30,21 +31,21 @@ def export_program(module: nn.Module, input_shape: tuple[int, ...]) -> ExportedP
 
     """
     check_module(module)
-    check_shape(input_shape)
+    shapes(input_shape)
     name = type(module).__name__
     like = next(module.parameters(), torch.empty(0))
-    example = torch.empty(input_shape, dtype=like.dtype, device=like.device)
+    example = made(input_shape, lambda s: torch.empty(s, dtype=like.dtype, device=like.device))
+    positional, named = arguments(example)
     inside: list[str] = []
     try:
         with _quiet(), _following(module, inside), torch.no_grad():
-            program = torch.export.export(module, (example,), strict=False)
+            program = torch.export.export(module, positional, named, strict=False)
             if any(_mutates(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # ReLU(inplace=True) to its pure form
     except Exception as error:  # the module's own code runs here: anything may be raised
         where = f" (in {inside[-1]!r})" if inside and inside[-1] else ""
         raise MismatchError(
-            f"cannot trace {name} with an input of shape {tuple(input_shape)}{where}: "
-            f"{reason(error)}"
+            f"cannot trace {name} with {words(input_shape)}{where}: {reason(error)}"
         ) from error
     for node in program.graph.nodes:
         _refuse_complex(node)
@@ -77,17 +78,6 @@ def refuse_meta(module: nn.Module) -> None:
             f"{type(module).__name__} is on the meta device, where parameters have no values, and "
             "this call needs them: build it on the CPU; without values there is "
             'zoo.estimate(..., method="roofline")'
-        )
-
-
-def check_shape(shape: object) -> None:
-    """Raise a MismatchError if something is not one fixed shape."""
-    sizes = list(shape) if isinstance(shape, Iterable) else []
-    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
-        shown = tuple(sizes) if isinstance(shape, tuple | list) else repr(shape)
-        raise MismatchError(
-            f"the input shape {shown} is not fixed; a deployed graph has one size, "
-            "e.g. (1, 3, 96, 96): make a graph for each"
         )
 
 

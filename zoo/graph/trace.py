@@ -15,6 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from zoo.errors import MismatchError
 from zoo.graph.constants import Derived, Ref, with_derived
 from zoo.graph.fold import absorb_padding, fold_batch_norm
+from zoo.graph.inputs import Shapes
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
 from zoo.graph.operators.cutting import slice_of
@@ -25,14 +26,14 @@ _ALIASES = frozenset(
 )
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = False) -> Graph:
+def trace(module: nn.Module, input_shape: Shapes, *, values: bool = False) -> Graph:
     """Return the graph of a deployed module for one input of this shape, e.g. (N, C, H, W).
 
     Batch normalisations are folded into the layers before them, or become layers.
 
     Args:
         module: in eval mode. Nothing is computed, so it may be on the meta device.
-        input_shape: fixed shape of the one input.
+        input_shape: fixed shape of the input, or of several; see `zoo.graph.inputs`.
         values: whether the graph also holds the constants; these need a real device.
 
     Returns:
@@ -54,7 +55,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], *, values: bool = Fal
     return folded(exported(module, input_shape), state_of(module) if values else {})
 
 
-def exported(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+def exported(module: nn.Module, input_shape: Shapes) -> Graph:
     """Return the operators of a module as it calls them: what `folded` begins with.
 
     It depends on no value. A trace is slow; a network with several sets of weights needs one.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from zoo.graph.inputs import Inputs, tensors
 from zoo.graph.ir import LIMITS, Graph
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import IntegerNetwork
@@ -33,12 +34,16 @@ def dequantized(graph: Graph, y: Tensor, place: int = 0) -> Tensor:
     return y if meaning is None else (y.float() - meaning.zero_point) * meaning.scale
 
 
-def computed(graph: Graph, x: Tensor) -> list[Tensor]:
-    """Return the real outputs of a channels-last graph, float or integer, for real inputs."""
+def computed(graph: Graph, x: Inputs) -> list[Tensor]:
+    """Return the real outputs of a channels-last graph, float or integer, for real inputs.
+
+    A graph that mixes samples is given one at a time.
+    """
     real = graph.tensors[graph.inputs[0]].quantization is None
     network = FloatNetwork(graph) if real else IntegerNetwork(graph)
-    given = quantized(graph, channels_last(x))
-    parts = [given] if network.batched else given.split(graph.input_shape[0])
-    made = [y if isinstance(y, tuple) else (y,) for y in map(network, parts)]
+    given = [quantized(graph, channels_last(t), place) for place, t in enumerate(tensors(x))]
+    split = [[t] if network.batched else t.split(graph.input_shape[0]) for t in given]
+    parts = [network(*part) for part in zip(*split, strict=True)]
+    made = [y if isinstance(y, tuple) else (y,) for y in parts]
     several = [torch.cat(column) for column in zip(*made, strict=True)]
     return [dequantized(graph, y, place) for place, y in enumerate(several)]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from zoo.deploy.onnx import OnnxFile
     from zoo.deploy.tflite import TfliteFile
+    from zoo.graph.inputs import Inputs, Shapes
     from zoo.registry.checkpoint import Checkpoint
 
 
@@ -32,8 +33,8 @@ def activations(
 def write(
     module: "torch.nn.Module",
     path: Path,
-    shape: tuple[int, ...],
-    inputs: "Sequence[torch.Tensor] | None",
+    shape: "Shapes",
+    inputs: "Sequence[Inputs] | None",
     format: str,
     activations: Literal["int8", "int16"] | None,
     *,
@@ -41,16 +42,17 @@ def write(
     facts: Mapping[str, str] | None = None,
 ) -> "OnnxFile | TfliteFile":
     """Write a module; `activations` says how its integers are stored, None keeps floats."""
-    from zoo.graph.program import check_module, check_shape
+    from zoo.graph.inputs import shapes
+    from zoo.graph.program import check_module
 
     check_module(module)
-    check_shape(shape)
-    if 4 * math.prod(shape) >= 2**31:
-        raise MismatchError(
-            f"an input of shape {tuple(shape)} has {4 * math.prod(shape)} bytes, and files hold "
-            "tensors below 2 GiB; export for a smaller input and run the device on tiles"
-        )
-    from zoo.deploy.fidelity import random_input
+    for single in shapes(shape).values():
+        if 4 * math.prod(single) >= 2**31:
+            raise MismatchError(
+                f"an input of shape {single} has {4 * math.prod(single)} bytes, and files hold "
+                "tensors below 2 GiB; export for a smaller input and run the device on tiles"
+            )
+    from zoo.deploy.fidelity import random_inputs
     from zoo.deploy.tflite import export_tflite
     from zoo.quantization.int8.calibration import Options
 
@@ -66,7 +68,7 @@ def write(
         module,
         path,
         shape,
-        inputs or [random_input(shape)],  # a float file is only compared on it
+        inputs or [random_inputs(shape)],  # a float file is only compared on it
         int8=activations is not None,
         npu=npu,
         c_array=format == "c",
@@ -74,11 +76,22 @@ def write(
     )
 
 
-def batches(data: Any, *, needed: bool) -> "Sequence[torch.Tensor] | None":
+def single(shape: "Shapes | None") -> tuple[int, ...] | None:
+    """Return the shape of a checkpoint's one input."""
+    from zoo.graph.inputs import is_several
+
+    if shape is None:
+        return None
+    if is_several(shape):
+        raise MismatchError(f"a checkpoint's network has one input; {shape!r} is of several")
+    return tuple(shape)  # type: ignore[arg-type]
+
+
+def batches(data: Any, *, needed: bool) -> "Sequence[Inputs] | None":
     """Return a module's calibration inputs."""
     import torch
 
-    if isinstance(data, torch.Tensor):
+    if isinstance(data, torch.Tensor | Mapping):
         return [data]
     if isinstance(data, str | Path) or (needed and not data):
         raise MismatchError(

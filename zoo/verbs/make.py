@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.deploy.onnx import OnnxFile
     from zoo.deploy.tflite import TfliteFile
+    from zoo.graph.inputs import Inputs, Shapes
     from zoo.registry.artifact import Artifact
     from zoo.registry.checkpoint import Checkpoint
 
@@ -259,8 +260,8 @@ def export(
     int8: bool = False,
     int16: bool = False,
     npu: bool = False,
-    data: "Ref | Sequence[torch.Tensor] | None" = None,
-    input_shape: tuple[int, ...] | None = None,
+    data: "Ref | Sequence[Inputs] | None" = None,
+    input_shape: "Shapes | None" = None,
 ) -> "OnnxFile | TfliteFile":
     """Write a model as a deployable file; return its path and how close it is to the model.
 
@@ -276,9 +277,11 @@ def export(
         int16: the same with int16 activations (int16x8); not for onnx.
         npu: use only operators that Ethos-U accelerators have; not for onnx.
         data: folder of inputs, or Hub data set, that the ranges are learned from; for a module,
-            batches of its inputs, (N, C, H, W). A network that was trained for int8 has its own
+            batches of its inputs, (N, C, H, W); of several inputs a list of tuples, or of mappings
+            by the names of its arguments. A network that was trained for int8 has its own
             ranges, and the file then computes what `zoo.load(ref)` does.
-        input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's.
+        input_shape: of one inference, e.g. (1, C, H, W); None takes the recipe's. Of a module with
+            several inputs a tuple of shapes, or a mapping by name.
 
     Returns:
         The file's `path`, and its `max_abs_error` against the model.
@@ -313,7 +316,7 @@ def export(
     if not (data is None or isinstance(data, str | Path)):
         raise MismatchError("the data of a checkpoint is a folder or a Hub data set; give its name")
     source = checkpoint(item)
-    shape = input_shape or source.recipe.input_shape
+    shape = exporting.single(input_shape) or source.recipe.input_shape
     where = None if data is None else exporting.data_path(data)
     if source.recipe.of_transformers:
         if format != "onnx" or int8 or data is not None:

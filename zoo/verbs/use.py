@@ -10,6 +10,7 @@ from zoo.errors import MismatchError
 from zoo.registry import refs
 from zoo.registry.layout import CARD
 from zoo.registry.recipe import Recipe
+from zoo.verbs.exporting import single
 
 _LOG = logging.getLogger("zoo")
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.cost import Cost, Target
+    from zoo.graph.inputs import Shapes
     from zoo.graph.ir import Graph
     from zoo.registry.artifact import Artifact, Result
 
@@ -248,7 +250,7 @@ def estimate(
     target: str,
     *,
     method: str = ...,
-    input_shape: tuple[int, ...] | None = ...,
+    input_shape: "Shapes | None" = ...,
     **options: Any,
 ) -> "Cost": ...
 
@@ -259,7 +261,7 @@ def estimate(
     target: Sequence[str],
     *,
     method: str = ...,
-    input_shape: tuple[int, ...] | None = ...,
+    input_shape: "Shapes | None" = ...,
     **options: Any,
 ) -> "list[Cost]": ...
 
@@ -269,7 +271,7 @@ def estimate(
     target: str | Sequence[str],
     *,
     method: str = "auto",
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: "Shapes | None" = None,
     **options: Any,
 ) -> "Cost | list[Cost]":
     """Return what a deployed network costs on a target, and how each number is known.
@@ -281,7 +283,8 @@ def estimate(
             ("ethos-u55") or of "all" gives a list of costs.
         method: "roofline", "vela" (Ethos-U only; a `.tflite` file goes to it as it is),
             "measured" (only the CPU at hand), one that an installed package brings, or "auto".
-        input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape.
+        input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape. Of a module with
+            several inputs a tuple of shapes, or a mapping by the names of its arguments.
         options: of the method, e.g. `time_limit_s=60` of "vela".
 
     Returns:
@@ -309,7 +312,7 @@ def estimate(
 
         def price(name: str) -> "Cost":
             device = cost.target(name)
-            subject, shape = _priced(artifact, device, method, input_shape)
+            subject, shape = _priced(artifact, device, method, single(input_shape))
             return cost.estimate(subject, device, method=method, input_shape=shape, **options)
     else:
 

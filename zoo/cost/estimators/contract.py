@@ -18,6 +18,8 @@ from zoo.graph.ir import Graph
 if TYPE_CHECKING:
     from torch import nn
 
+    from zoo.graph.inputs import Shapes
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -26,14 +28,15 @@ class Subject:
     Attributes:
         module: in eval mode; it may be on the meta device. None: there is only a graph.
         given: the graph, of a file for example; None: it is traced from the module.
-        input_shape: of one inference, e.g. (N, C, H, W); None takes the graph's.
+        input_shape: of one inference, e.g. (N, C, H, W), or of several inputs, see
+            `zoo.graph.inputs`; None takes the graph's.
         content: the bytes of a `.tflite` file, for what reads files by itself.
 
     """
 
     module: "nn.Module | None" = None
     given: Graph | None = None
-    input_shape: tuple[int, ...] | None = None
+    input_shape: "Shapes | None" = None
     content: bytes | None = None
 
     @functools.cached_property
@@ -51,15 +54,22 @@ class Subject:
         return self.given if self.given is not None else self.retraced(self.shape)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The input shape of one inference."""
+    def shape(self) -> "Shapes":
+        """The input shape of one inference, or several."""
         if self.given is not None or self.content is not None:
             return self.graph.input_shape
         if self.input_shape is None:
             raise MismatchError("a module's cost depends on its input; give input_shape")
         return self.input_shape
 
-    def retraced(self, shape: tuple[int, ...]) -> Graph:
+    @property
+    def first_shape(self) -> tuple[int, ...]:
+        """The shape of the first input."""
+        from zoo.graph.inputs import shapes
+
+        return next(iter(shapes(self.shape).values()))
+
+    def retraced(self, shape: "Shapes") -> Graph:
         """Return the module's graph for another input shape."""
         from zoo.graph.trace import trace
 

@@ -16,6 +16,7 @@ from zoo.cost.estimators.contract import Subject, counts, obtained
 from zoo.cost.result import Cost, Fit
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
+from zoo.graph.inputs import Shapes, arguments, made
 
 WARM_UP_RUNS = 2
 LEAST_RUNS = 5
@@ -79,7 +80,7 @@ class Measurement:
     machine: str
 
 
-def measure(module: nn.Module, input_shape: tuple[int, ...]) -> Measurement:
+def measure(module: nn.Module, input_shape: Shapes) -> Measurement:
     """Time a module in eval mode on the CPU, on random input of this shape.
 
     Latency hardly depends on the values, so a module on the meta device is given random weights.
@@ -91,14 +92,15 @@ def measure(module: nn.Module, input_shape: tuple[int, ...]) -> Measurement:
     if device.type != "cpu":
         module = copy.deepcopy(module).to("cpu")
     generator = torch.Generator().manual_seed(0)
-    example = torch.rand(input_shape, generator=generator)
+    example = made(input_shape, lambda shape: torch.rand(shape, generator=generator))
+    positional, named = arguments(example)
     times: list[float] = []
     with torch.inference_mode():
         for _ in range(WARM_UP_RUNS):
-            module(example)
+            module(*positional, **named)
         while len(times) < LEAST_RUNS or (sum(times) < ENOUGH_SECONDS and len(times) < MOST_RUNS):
             start = time.perf_counter()
-            module(example)
+            module(*positional, **named)
             times.append(time.perf_counter() - start)
     quarter, _, three_quarters = statistics.quantiles(times, n=4)
     return Measurement(

@@ -55,7 +55,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         graph = _integer(subject)
         report = vela.compile_graph(graph, target.name, time_limit_s=options.time_limit_s)
         numbers = counts(graph, memory.plan(graph, "int8"), target)
-        numbers["input_shape"] = subject.shape  # as it was given, not channels last
+        numbers["input_shape"] = subject.first_shape  # as it was given, not channels last
     numbers["peak_activation_bytes"] = report.peak_bytes.get("Sram", 0)
     numbers["weight_bytes"] = report.encoded_bytes
     own, host = subject.content is None, tuple(str(op) for op in report.cpu_ops)

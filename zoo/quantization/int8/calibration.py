@@ -1,14 +1,15 @@
 """Ranges of activations, observed on calibration inputs."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor as Array
 
 from zoo.errors import MismatchError
+from zoo.graph.inputs import Inputs, Shape, Shapes, of_one, shapes, tensors
 from zoo.graph.ir import LIMITS, Graph
 from zoo.quantization.int8.observer import Observer
 from zoo.runtime.floating import FloatNetwork
@@ -37,11 +38,11 @@ class Options(Observer):
 
 
 def observed(
-    at: Callable[[tuple[int, ...]], Graph],
-    calibration: Iterable[Array],
+    at: Callable[[Shapes], Graph],
+    calibration: Iterable[Inputs],
     options: Options,
     *,
-    like: tuple[int, ...] | None = None,
+    like: Shapes | None = None,
 ) -> dict[str, Range]:
     """Return the range of every activation, by tensor name.
 
@@ -57,13 +58,14 @@ def observed(
     """
     ranges: dict[str, Range] = {}
     network: FloatNetwork | None = None
-    shape: tuple[int, ...] = ()
+    shape: Shapes | None = None
     for number, batch in enumerate(calibration):
         batch = checked_batch(batch, number, like)
-        _check_varied(batch, number)
-        if network is None or tuple(batch.shape[1:]) != shape:
-            shape = tuple(batch.shape[1:])
-            network = FloatNetwork(at((1, *shape)))
+        for tensor in tensors(batch):
+            _check_varied(tensor, number)
+        if network is None or of_one(batch) != shape:
+            shape = of_one(batch)
+            network = FloatNetwork(at(shape))
         seen: dict[str, Range] = {}
 
         def observe(name: str, value: Array, seen: dict[str, Range] = seen) -> None:
@@ -71,9 +73,10 @@ def observed(
             least, most = seen.get(name, (low, high))
             seen[name] = min(low, least), max(high, most)
 
-        inputs = batch.permute(0, 2, 3, 1) if batch.ndim == 4 else batch
-        for part in [inputs] if network.batched else inputs.split(1):
-            network(part, observe=observe)
+        inputs = [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in tensors(batch)]
+        parts = [[x] if network.batched else x.split(1) for x in inputs]
+        for part in zip(*parts, strict=True):
+            network(*part, observe=observe)
         for name, span in seen.items():
             ranges[name] = _merged(ranges.get(name), span, options)
     if network is None:
@@ -81,13 +84,41 @@ def observed(
     return ranges
 
 
-def checked_batch(batch: Array, number: int, like: tuple[int, ...] | None = None) -> Array:
+def checked_batch(batch: Inputs, number: int, like: Shapes | None = None) -> Inputs:
     """Return a calibration batch in float32, as networks compute it.
 
     Raises:
         MismatchError: it is not made of floats, is empty or not finite, or does not fit `like`.
 
     """
+    one = isinstance(batch, Array)
+    wanted = {"": None} if like is None else shapes(like)
+    given = {"": batch} if one or not isinstance(batch, tuple | list | Mapping) else _named(batch)
+    if like is None and not one:
+        wanted = dict.fromkeys(given)
+    if list(given) != list(wanted):
+        raise MismatchError(
+            f"calibration batch {number} has the inputs {', '.join(given) or 'of one tensor'}; the "
+            f"network takes {', '.join(wanted) or 'one tensor'}"
+        )
+    checked = {
+        name: checked_tensor(x, f"{number}{f' ({name})' if name else ''}", wanted[name])
+        for name, x in given.items()
+    }
+    if len({len(x) for x in checked.values()}) > 1:
+        raise MismatchError(f"calibration batch {number} has inputs of different batch sizes")
+    if isinstance(batch, Mapping):
+        return checked
+    return checked[""] if one else tuple(checked.values())
+
+
+def _named(batch: Inputs) -> dict[str, Any]:
+    pairs = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    return {str(name): x for name, x in pairs}
+
+
+def checked_tensor(batch: Any, number: int | str, like: Shape | None) -> Array:
+    """Return one tensor of a batch; see `checked_batch`."""
     if not isinstance(batch, Array) or not batch.is_floating_point() or batch.ndim < 2:
         what = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Array) else type(batch)
         raise MismatchError(f"calibration batch {number} is {what}; expected floats (N, ...)")

@@ -8,16 +8,15 @@ products they are added to.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor as Array
 from torch import nn
 
 from zoo.errors import MismatchError
+from zoo.graph.inputs import Inputs, Shapes
 from zoo.graph.ir import BIAS_DTYPE, LIMITS, Graph, Op, Quantization, Tensor
 from zoo.graph.kinds import MAC_KINDS, SHARED
 from zoo.graph.lower import lower
@@ -31,8 +30,8 @@ Values = Mapping[str, NDArray[Any]]  # of a graph's parameters, by tensor name
 
 def quantize(
     module: nn.Module,
-    calibration: Iterable[Array],
-    input_shape: tuple[int, ...],
+    calibration: Iterable[Inputs],
+    input_shape: Shapes,
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> Graph:
     """Return the integer graph, channels last, of a module in eval mode.
@@ -67,20 +66,27 @@ def quantize(
 
 def quantize_at(
     module: nn.Module,
-    calibration: Iterable[Array],
-    input_shapes: Iterable[tuple[int, ...]],
+    calibration: Iterable[Inputs],
+    input_shapes: Iterable[Shapes],
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> list[Graph]:
     """Return the integer graph for each of several input shapes; see `quantize`."""
-    at = functools.cache(functools.partial(prepared, module, options=options))  # a trace is slow
-    shapes = list(input_shapes)
+    shapes, known = list(input_shapes), list[tuple[Shapes, Graph]]()
+
+    def at(shape: Shapes) -> Graph:
+        for seen, graph in known:  # a trace is slow
+            if seen == shape:
+                return graph
+        known.append((shape, prepared(module, shape, options)))
+        return known[-1][1]
+
     ranges = observed(at, calibration, options, like=shapes[-1])
     return [quantize_graph(at(shape), ranges, options.activations) for shape in shapes]
 
 
 def prepared(
     module: nn.Module,
-    input_shape: tuple[int, ...],
+    input_shape: Shapes,
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> Graph:
     """Return the float graph on which ranges are observed, and which is quantized with them."""
@@ -92,7 +98,7 @@ def prepared(
 
 def calibrate(
     module: nn.Module,
-    calibration: Iterable[Array],
+    calibration: Iterable[Inputs],
     options: Options = Options(),  # noqa: B008  # frozen
 ) -> dict[str, Range]:
     """Return the range (low, high) of every activation of the lowered module, by tensor name.
@@ -106,7 +112,7 @@ def calibrate(
         MismatchError: the module or the calibration inputs cannot be used; the message says why.
 
     """
-    return observed(functools.partial(prepared, module, options=options), calibration, options)
+    return observed(lambda shape: prepared(module, shape, options), calibration, options)
 
 
 def quantize_graph(
