@@ -1,10 +1,12 @@
 """Tables of the guide about networks: what there is, what it costs, which operators there are."""
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import zoo
+from benchmarks.common import RESULTS
 from zoo import registry
 from zoo.artifacts.resolution import resolve
 from zoo.cards.parts import TARGETS
@@ -170,6 +172,23 @@ def refused() -> str:
     """Return what is not read of `.tflite` files, in which words it is refused, and why."""
     lines = ["| a file with | is refused with | why, and what to do |", "|---|---|---|"]
     lines += [f"| {row.what} | `{row.says.strip(' :;')}` | {row.why} |" for row in REFUSALS]
+    return "\n".join(lines)
+
+
+def exported() -> str:
+    """Return what became of networks in the patterns of others, from the benchmark's results."""
+    found = json.loads((RESULTS / "export_networks.json").read_text())["networks"]
+    lines = [
+        "| network | operators | int8 `.tflite` | int8 ONNX | cycles, Ethos-U55-128 | on the host |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, row in found.items():
+        onnx = "refused" if row["onnx_snr_db"] is None else f"{row['onnx_snr_db']:.0f} dB"
+        host = ", ".join(f"`{kind}`" for kind in row["on_host"])
+        lines.append(
+            f"| {name} | {row['operators']} | {row['snr_db']:.0f} dB | {onnx} | "
+            f"{row['cycles']:,.0f} | {host} |"
+        )
     return "\n".join(lines)
 
 

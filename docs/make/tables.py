@@ -137,7 +137,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/tables/adapters.md": {"adapters": adapters},
     "docs/tables/quantized.md": {"llm": gptvq_tables.perplexities},
     "docs/tables/costs.md": {"costs": costs, "all-costs": networks.costs_by_target},
-    "docs/tables/operators.md": {"operators": networks.operators, "refused": networks.refused},
+    "docs/tables/operators.md": {
+        "operators": networks.operators,
+        "exported": networks.exported,
+        "refused": networks.refused,
+    },
     "docs/benchmarks.md": {
         "machines": claims.machines,
         "enlarging": claims.enlarging,

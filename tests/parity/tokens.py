@@ -136,7 +136,7 @@ def rms() -> nn.Module:
 
 PICTURES: dict[str, Callable[[], nn.Module]] = {
     "vit": Vit,
-    "mixer": mixer,
+    "mlp-mixer": mixer,
     "convnext": convnext,
     "decoder": decoder,
     "group-norms": normed,
