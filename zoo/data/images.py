@@ -279,7 +279,7 @@ def _encode_deep(picture: Picture) -> bytes:
 def find(folder: Path) -> list[Path]:
     """Return the picture files directly in `folder`, in name order; hidden files are left out.
 
-    Hidden is also what macOS leaves beside each picture on foreign disks and in archives, "._1.jpg".
+    Hidden is also what macOS leaves beside each picture in archives: "._1.jpg".
 
     Raises:
         MismatchError: there is no such folder, or no picture in it.
