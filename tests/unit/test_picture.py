@@ -77,6 +77,38 @@ def test_pairs_of_unequal_size_or_without_a_partner_are_refused(pairs):
         picture.training_data(small(), str(pairs))
 
 
+def test_two_pictures_of_one_name_are_refused(pairs):
+    Image.new("RGB", (96, 80)).save(pairs / "before/1.jpg")
+    with pytest.raises(MismatchError, match=r"before has 1.jpg and 1.png; expected one picture of"):
+        picture.training_data(small(), str(pairs))
+
+
+def test_a_partner_of_a_kind_that_is_not_read_is_named(pairs):
+    (pairs / "after/1.bmp").rename(pairs / "after/1.gif")
+    with pytest.raises(MismatchError, match=r"'1', which has no partner \(1.gif is none of .png"):
+        picture.training_data(small(), str(pairs))
+
+
+def test_mixtures_are_made_of_photographs_alone(pairs):
+    with pytest.raises(MismatchError, match="holds pairs; a base and its adapters learn from a"):
+        picture.mixed_data(small(), str(pairs))
+    with pytest.raises(MismatchError, match=r"train.options.filter is 'night'; a base and its"):
+        picture.mixed_data(small(filter="night"), str(pairs / "before"))
+    assert picture.mixed_data(small(), str(pairs / "before")).facts["pictures"] == 2
+
+
+def test_a_picture_of_nan_is_refused():
+    photo = Image.new("RGB", (16, 16), "tomato")
+    with pytest.raises(MismatchError, match=r"makes NaN .* \(strengths are from 0 to 1"):
+        zoo.run("looks", photo, adapter={"looks-oil": 1e9})
+
+
+def test_an_odd_side_is_refused_and_not_cut_off():
+    model = zoo.load("looks")
+    with pytest.raises(ValueError, match=r"15 rows and 16 columns; expected even numbers: zoo.run"):
+        model(torch.rand(1, 6, 15, 16))
+
+
 def test_pairs_and_a_filter_exclude_each_other(pairs):
     with pytest.raises(MismatchError, match=r"holds pairs, and train.options.filter is 'night'"):
         picture.training_data(small(filter="night"), str(pairs))

@@ -71,11 +71,12 @@ def samples(folder: Path, look: str, longest: int = _LONGEST) -> list[Sample]:
     `look` says what comes after: a filter of `zoo.data.filters`, or "" for the same again.
 
     Raises:
-        MismatchError: no pictures; a partner is missing or of another size; pairs and a filter.
+        MismatchError: no pictures; a partner is missing, of another size or there twice; pairs and
+            a filter.
         UnknownNameError: no such filter.
 
     """
-    if (folder / BEFORE).is_dir() or (folder / AFTER).is_dir():
+    if holds_pairs(folder):
         if look:
             raise MismatchError(
                 f"{folder} holds pairs, and train.options.filter is {look!r}; give a folder of "
@@ -91,6 +92,11 @@ def samples(folder: Path, look: str, longest: int = _LONGEST) -> list[Sample]:
     return found
 
 
+def holds_pairs(folder: Path) -> bool:
+    """Say whether a folder holds pairs, or what is left of them."""
+    return (folder / BEFORE).is_dir() or (folder / AFTER).is_dir()
+
+
 def _shrunk(picture: Pixels, longest: int) -> Pixels:
     share = longest / max(picture.shape[:2])
     if share >= 1:
@@ -104,15 +110,33 @@ def to_bytes(picture: filters.Array) -> Pixels:
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Return the pictures of a folder by their names without suffix, by which pairs are known.
+
+    Raises:
+        MismatchError: no pictures, or two of one name.
+
+    """
+    found: dict[str, Path] = {}
+    for path in images.find(folder):
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise MismatchError(
+                f"{folder} has {other.name} and {path.name}; expected one picture of each name: "
+                "rename or remove one"
+            )
+    return found
+
+
 def _pairs(folder: Path) -> list[Sample]:
-    befores, afters = (
-        {path.stem: path for path in images.find(folder / part)} for part in (BEFORE, AFTER)
-    )
+    befores, afters = (by_stem(folder / part) for part in (BEFORE, AFTER))
     if alone := sorted(set(befores) ^ set(afters)):
-        place = BEFORE if alone[0] in befores else AFTER
+        place, other = (BEFORE, AFTER) if alone[0] in befores else (AFTER, BEFORE)
+        unread = sorted(f.name for f in (folder / other).iterdir() if f.stem == alone[0])
+        reason = f" ({unread[0]} is none of {', '.join(images.SUFFIXES)})" if unread else ""
         raise MismatchError(
-            f"{folder / place} has {alone[0]!r}, which has no partner; expected files of the same "
-            f"names in {BEFORE}/ and {AFTER}/"
+            f"{folder / place} has {alone[0]!r}, which has no partner{reason}; expected files of "
+            f"the same names in {BEFORE}/ and {AFTER}/"
         )
     found = []
     for stem, path in befores.items():

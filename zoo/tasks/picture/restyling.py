@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.data import images
 from zoo.data.made import MadePicture
+from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
 from zoo.tasks.picture.material import to_bytes, unit, with_texture
 
@@ -64,7 +65,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     Grey pictures become colour ones and 16 bits 8: a look may have any colour. Alpha is kept.
 
     Raises:
-        MismatchError: not a picture, or a place that cannot be written to.
+        MismatchError: not a picture, a place that cannot be written to, or a result of NaN.
 
     """
     given = images.read(source)
@@ -76,6 +77,11 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     start = time.perf_counter()
     made = restyle(model, to_tensor(pixels))[0].permute(1, 2, 0).numpy()
     seconds = time.perf_counter() - start
+    if not np.isfinite(made).all():
+        raise MismatchError(
+            f"{recipe.name} makes NaN of this picture: an adapter is far too strong (strengths are "
+            "from 0 to 1), or the weights are damaged"
+        )
     # The profile of a grey picture does not describe colours.
     profile = given.profile if given.pixels.shape[2] == 3 else None
     result = MadePicture(images.Picture(to_bytes(made), alpha, profile), recipe.name, seconds)
