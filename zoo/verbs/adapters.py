@@ -160,11 +160,10 @@ def train_joint(
 
     """
     recipe = catalogue.find(name).override(settings or {})
-    bases = (name, f"{name}.{recipe.default_tag}")
-    known = [registry.find(n) for n in registry.names(adapters or "*")]
+    chosen = registry.names(adapters or "*", base=name)
     folder = joint.train(
         recipe,
-        [adapter for adapter in known if adapter.base in bases],
+        [registry.find(adapter) for adapter in chosen],
         Path(out).expanduser(),
         data=data,
         data_license=str(data_license or UNSTATED),
