@@ -111,6 +111,32 @@ def test_a_bare_name_and_its_default_tag_are_one_base(tmp_path, capsys):
     assert main(["adapter", *words]) == 0
 
 
+def test_adapters_go_in_before_the_type_is_changed():
+    for adapter in ("looks-oil", {"looks-oil": 0.5, "looks-film": 0.5}):
+        exact = zoo.load("looks", adapter=adapter).state_dict()
+        small = zoo.load("looks", adapter=adapter, dtype="bfloat16").state_dict()
+        assert all(torch.equal(value.bfloat16(), small[name]) for name, value in exact.items())
+
+
+def test_a_picture_is_run_with_adapters_from_the_command_line(tmp_path, capsys):
+    photo, out = tmp_path / "a.png", tmp_path / "b.png"
+    Image.effect_noise((24, 16), 90).save(photo)
+    words = ["run", "looks", str(photo), "--out", str(out), "--adapter"]
+    for text, adapter in {
+        "looks-oil": "looks-oil",
+        "looks-oil,looks-film=0.5": {"looks-oil": 1.0, "looks-film": 0.5},
+    }.items():
+        assert main([*words, text]) == 0
+        made = zoo.run("looks", photo, adapter=adapter).image
+        assert np.array_equal(np.asarray(Image.open(out)), np.asarray(made))
+    capsys.readouterr()
+    for text in ("looks-oil=much", "looks-oil=nan", "looks-oil,looks-oil", "=1", ","):
+        assert main([*words, text]) == 1
+        assert f"--adapter {text!r}; expected NAME=STRENGTH,..., each once" in line(capsys)
+    assert main([*words, ""]) == 1
+    assert "'' is not a ref" in line(capsys)
+
+
 @pytest.mark.parametrize("kind", ["text", "screens"])
 def test_shipped_adapters_are_better_on_their_own_and_worse_elsewhere(kind, tmp_path):
     """Four pictures of a seed that nothing was trained or chosen on; fonts of Pillow alone."""
