@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.adapters import registry
 from zoo.data import filters
 from zoo.errors import MismatchError
 from zoo.graph.trace import trace
@@ -97,10 +98,12 @@ def test_mixtures_are_made_of_photographs_alone(pairs):
     assert picture.mixed_data(small(), str(pairs / "before")).facts["pictures"] == 2
 
 
-def test_a_picture_of_nan_is_refused():
+@pytest.mark.parametrize("adapter", ["looks-oil", "sesr-m5-x2-text"])
+def test_a_picture_of_nan_is_refused(adapter):
     photo = Image.new("RGB", (16, 16), "tomato")
+    base = registry.find(adapter).base
     with pytest.raises(MismatchError, match=r"makes NaN .* \(strengths are from 0 to 1"):
-        zoo.run("looks", photo, adapter={"looks-oil": 1e9})
+        zoo.run(base, photo, adapter={adapter: 1e15})
 
 
 def test_an_odd_side_is_refused_and_not_cut_off():

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.data import images
-from zoo.data.made import MadePicture
-from zoo.errors import MismatchError
+from zoo.data.made import MadePicture, finite
 from zoo.registry.recipe import Recipe
 from zoo.tasks.picture.material import to_bytes, unit, with_texture
 
@@ -77,14 +76,11 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     start = time.perf_counter()
     made = restyle(model, to_tensor(pixels))[0].permute(1, 2, 0).numpy()
     seconds = time.perf_counter() - start
-    if not np.isfinite(made).all():
-        raise MismatchError(
-            f"{recipe.name} makes NaN of this picture: an adapter is far too strong (strengths are "
-            "from 0 to 1), or the weights are damaged"
-        )
     # The profile of a grey picture does not describe colours.
     profile = given.profile if given.pixels.shape[2] == 3 else None
-    result = MadePicture(images.Picture(to_bytes(made), alpha, profile), recipe.name, seconds)
+    result = MadePicture(
+        images.Picture(to_bytes(finite(made)), alpha, profile), recipe.name, seconds
+    )
     if out is not None:
         result.save(out)
     return result
