@@ -124,6 +124,14 @@ def test_pictures_too_small_are_refused_with_the_size_that_is_needed(pairs):
         picture.training_data(small(patch_size=7), str(pairs))
 
 
+def test_pictures_that_are_left_out_for_their_size_are_counted(pairs, caplog):
+    for part in ("before", "after"):
+        Image.new("RGB", (71, 5000)).save(pairs / part / "narrow.png")
+    assert picture.training_data(small(), str(pairs)).facts["pictures"] == 2
+    assert "1 of 4 pictures of" in caplog.text
+    assert "are smaller than 72x72 pixels and left out" in caplog.text
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (49, 63), (64, 100)])
 def test_tiles_give_what_one_pass_gives(model, size):
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """A filter of one's own: named explicitly, made into pairs, refused where it does not fit."""
 
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,6 +133,27 @@ def test_a_run_that_could_not_start_leaves_nothing_in_the_way(photos, tmp_path, 
     with pytest.raises(MismatchError, match=r"fails on 0\.png"):  # and not that "." has no name
         train_adapter("mylook", ".", base="looks", task="picture", data="photos",
                       own_filter="mine.py:broken", device="cpu")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_same_pairs(photos, tmp_path):
+    (tmp_path / "dice.py").write_text(
+        "import numpy as np\n\ndef drawn(picture):\n"
+        "    return (picture * np.random.default_rng().random()).astype(np.uint8)\n"
+    )
+    for number in range(2):
+        Image.effect_noise((150, 146), 90).save(photos / f"{number}.png")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
+    launch += f" --mixed_precision no --dynamo_backend no --main_process_port {port} -m zoo"
+    launch += " adapter train mylook --base looks --task picture --set train.steps=1"
+    words = ["--data", photos, "--out", tmp_path / "run", "--filter", f"{tmp_path}/dice.py:drawn"]
+    done = subprocess.run(
+        [sys.executable, *launch.split(), *words], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "run-pairs/after").iterdir())) == 2
 
 
 def test_photographs_need_a_filter(photos, tmp_path):

@@ -31,7 +31,7 @@ from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.layout import UNSTATED
 from zoo.registry.licences import joined
 from zoo.tasks import task_of
-from zoo.training.accelerator import is_main_process
+from zoo.training.accelerator import accelerator_for, is_main_process
 from zoo.training.run_folder import RunFolder
 
 log = logging.getLogger("zoo")
@@ -74,7 +74,7 @@ def train_adapter(
     recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
-    data = _with_own_filter(own_filter, recipe, data, folder, resume)
+    data = _with_own_filter(own_filter, recipe, data, folder, resume, device)
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):
@@ -107,7 +107,12 @@ def _of_base(ref: str, base: Base) -> dict[str, str]:
 
 
 def _with_own_filter(
-    own_filter: str | None, recipe: AdapterRecipe, data: str, out: Path, resume: bool
+    own_filter: str | None,
+    recipe: AdapterRecipe,
+    data: str,
+    out: Path,
+    resume: bool,
+    device: str | None,
 ) -> str:
     """Return `data`, or the folder of pairs that a user's own function makes of photographs."""
     from zoo.tasks import picture
@@ -128,7 +133,11 @@ def _with_own_filter(
     RunFolder(out, CONFIG).newest(resume)  # refuses before anything is made
     place = out.resolve()  # "." has no name
     pairs = place.parent / f"{place.name}-pairs"
-    return str(picture.pairs_by(own_filter, photos, pairs, resume=resume))
+    accelerator = accelerator_for(recipe.name, recipe.train, out, None, device)
+    with accelerator.main_process_first():  # a filter that draws at random makes them once
+        if accelerator.is_main_process:
+            picture.pairs_by(own_filter, photos, pairs, resume=resume)
+    return str(pairs)
 
 
 def train_joint(

@@ -1,6 +1,7 @@
 """What pictures are learned from: photographs and a filter, or pairs of before and after."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from zoo.data import filters, images
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
 
+_LOG = logging.getLogger("zoo")
 BEFORE, AFTER = "before", "after"  # folders of pairs
 _LONGEST = 768  # pixels; larger photographs are shrunk: looks are for what a screen shows
 _HOLD_OUT_EVERY, _LAST_HELD_OUT, _HELD_OUT_SIDE = 10, 16, 240
@@ -168,6 +170,11 @@ def material(recipe: Recipe, folder: Path) -> Material:
             f"{folder} has {len(found)} pictures of at least {least}x{least} pixels (of "
             f"{len(all_of_them)} in all); expected two or more"
         )
+    if len(found) < len(all_of_them):
+        _LOG.warning(
+            "%d of %d pictures of %s are smaller than %dx%d pixels and left out",
+            len(all_of_them) - len(found), len(all_of_them), folder, least, least,
+        )  # fmt: skip
     every = max(_HOLD_OUT_EVERY, -(-len(found) // _LAST_HELD_OUT))
     held = [_middle(sample) for sample in found[::every]]
     train = [sample for number, sample in enumerate(found) if number % every]
