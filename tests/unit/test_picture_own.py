@@ -1,5 +1,6 @@
 """A filter of one's own: named explicitly, made into pairs, refused where it does not fit."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
-from zoo.adapters import registry
+import zoo
+from zoo.adapters import SparseAdapter, registry
 from zoo.errors import MismatchError
 from zoo.tasks import picture
 from zoo.verbs.adapters import train_adapter
@@ -39,6 +43,13 @@ def photos(tmp_path):
     for number in range(2):
         Image.new("RGB", (80, 76), (200, 100, number)).save(tmp_path / f"photos/{number}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture(autouse=True)
+def accelerated():
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 def test_a_function_of_a_file_makes_pairs(photos, tmp_path):
@@ -180,6 +191,44 @@ def test_a_new_look_starts_with_the_mask_of_its_task():
     assert (recipe.mask.kind, recipe.mask.density) == ("snip", 0.15)
     assert recipe.mask.share("body.0.bias") == 1
     assert recipe.mask.share("body.0.weight") == 0.15
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Pairs, one of which has a name that is not UTF-8 where the disk takes such names."""
+    for part in ("before", "after"):
+        (tmp_path / "pairs" / part).mkdir(parents=True)
+        for name in (b"0.png", b"1.png", b"\xff.png"):
+            file = tmp_path / "pairs" / part / os.fsdecode(name)
+            try:
+                Image.effect_noise((150, 146), 90).convert("RGB").save(file)
+            except OSError:
+                assert name == b"\xff.png"
+    return tmp_path / "pairs"
+
+
+def test_a_look_is_learned_in_bfloat16_and_from_any_file_name(noise, tmp_path):
+    run = tmp_path / "run"
+    train_adapter("mylook", run, base="looks", task="picture", data=noise, dtype="bfloat16",
+                  settings={"train.steps": 1}, device="cpu")  # fmt: skip
+    assert next(iter(SparseAdapter.load(run).tensors.values())).dtype == torch.bfloat16
+    assert zoo.run("looks", noise / "before/0.png", adapter=run, dtype="bfloat16")
+
+
+def test_vectors_are_refused_for_dora_by_name(noise, tmp_path):
+    settings = {"train.steps": 1, "method": "shira-dora"}
+    with pytest.raises(
+        MismatchError, match=r"act.0.weight is a vector, .* leave vectors out: --set"
+    ):
+        train_adapter("mylook", tmp_path / "run", base="looks", task="picture", data=noise,
+                      settings={**settings, "mask.exclude": ("*.bias",)}, device="cpu")  # fmt: skip
+
+
+def test_a_filter_is_a_text(photos, tmp_path):
+    with pytest.raises(
+        MismatchError, match=r"the filter is a function; expected the text FILE\.py"
+    ):
+        picture.from_file(lambda pixels: pixels)
 
 
 def test_a_filter_is_for_pictures_alone(photos, tmp_path):

@@ -41,7 +41,7 @@ def train_adapter(
     name: str,
     out: str | Path,
     *,
-    data: str,
+    data: str | Path,
     base: str | None = None,
     task: str | None = None,
     data_license: str | None = None,
@@ -74,7 +74,7 @@ def train_adapter(
     recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
-    data = _with_own_filter(own_filter, recipe, data, folder, resume, device)
+    data = _with_own_filter(own_filter, recipe, str(data), folder, resume, device)
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,13 @@ def samples(folder: Path, look: str, longest: int = _LONGEST) -> list[Sample]:
     for path in images.find(folder):
         before = _shrunk(rgb(path), longest)
         after = before if change is None else to_bytes(change(unit(before)))
-        found.append(Sample(path.name, before, after))
+        found.append(Sample(_label(path), before, after))
     return found
+
+
+def _label(path: Path) -> str:
+    """Return a file's name as text that can be stored: names on disk need not be UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def holds_pairs(folder: Path) -> bool:
@@ -149,7 +155,7 @@ def _pairs(folder: Path) -> list[Sample]:
                 f"the pair {stem!r} of {folder} has pictures of {sizes[0]} and {sizes[1]} pixels; "
                 "expected the same size before and after"
             )
-        found.append(Sample(path.name, before, after))
+        found.append(Sample(_label(path), before, after))
     return found
 
 

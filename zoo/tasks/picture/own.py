@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +31,10 @@ def from_file(place: str) -> Change:
         MismatchError: not of that form, no such file, it fails, or it has no such function.
 
     """
+    if not isinstance(place, str):
+        raise MismatchError(
+            f"the filter is a {type(place).__name__}; expected the text FILE.py:function"
+        )
     file, colon, name = place.rpartition(":")
     path = Path(file).expanduser()
     if not colon or path.suffix != ".py" or not path.is_file():
@@ -93,7 +98,7 @@ def pairs_by(place: str, photos: Path, out: Path, *, resume: bool) -> Path:
     change = from_file(place)
     digest = hashlib.sha256()
     for path in images.find(photos):
-        digest.update(f"{path.name}\0{sha256(path)}\0".encode())
+        digest.update(os.fsencode(path.name) + f"\0{sha256(path)}\0".encode())
     file, _, name = place.rpartition(":")
     facts = {
         "function": name,
