@@ -32,10 +32,10 @@ class UnknownNameError(ZooError, LookupError):
     """A name under which nothing is registered."""
 
     @classmethod
-    def near(cls, kind: str, given: str, known: Iterable[str], hint: str) -> "UnknownNameError":
+    def near(cls, kind: str, given: object, known: Iterable[str], hint: str) -> "UnknownNameError":
         """Build the error for an unknown name, listing the known names closest to it."""
         names = sorted(known)
-        close = difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(str(given).lower(), names, n=3, cutoff=0.5)
         guess = f"; did you mean {' or '.join(close)}?" if close else ""
         return cls(f"unknown {kind} {given!r}{guess} ({hint})")
 

@@ -24,7 +24,11 @@ def given(path: Path, kind: str) -> None:
         MismatchError: it is not.
 
     """
-    if not path.expanduser().exists():
+    try:
+        there = path.expanduser().exists()
+    except OSError as error:  # a name too long, a folder that may not be read
+        raise MismatchError(f"no such {kind}: {str(path)[:200]} ({error.strerror})") from error
+    if not there:
         raise MismatchError(f"no such {kind}: {path}")
 
 

@@ -219,6 +219,20 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert facts["switch"]["obtained"].startswith("estimated")
     changed = np.frombuffer(out.read_bytes(), np.uint8) != np.fromfile(result, np.uint8)
     assert 0 < changed.sum() <= facts["written_bytes"]
+    refuse(capsys, ["export", *export[1:-1], str(tmp_path), "--int8"], "it is a folder; expected a")
+    patch = out.parent / "oil.patch"
+    base, bytes_of_patch = out.read_bytes(), patch.read_bytes()
+    for lost, name in ((out, "base"), (patch, "patch")):
+        words = ["adapter", "patch", str(out), str(patch), "--out", str(lost)]
+        refuse(capsys, words, f"is the {name} itself, which would be lost")
+    assert (out.read_bytes(), patch.read_bytes()) == (base, bytes_of_patch)
+    for words in ([str(patch), str(out)], [str(tmp_path / "photos/a.png"), str(patch)]):
+        refuse(capsys, ["adapter", "patch", *words], f"{words[0]}: it does not begin like a TFLite")
+
+
+def refuse(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(words) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_what_a_switch_costs_by_hand() -> None:

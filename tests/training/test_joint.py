@@ -150,6 +150,11 @@ def test_what_cannot_be_trained_together_is_refused_by_name(photos, tmp_path):
     for message, adapters in cases.items():
         with pytest.raises(MismatchError, match=message):
             joint.train(recipe(), adapters, tmp_path / "no", data=str(photos), device="cpu")
+    for share in (-1.0, 2.0):
+        with pytest.raises(
+            MismatchError, match=f"train.options.alone is {share}; expected a share"
+        ):
+            fit(tmp_path / "no", photos, **{"options.alone": share})
     fit(tmp_path / "run", photos, NAMES[:2], steps=2)
     with pytest.raises(ZooError, match="resume with the same settings"):
         fit(tmp_path / "run", photos, NAMES[:2], resume=True, steps=4)

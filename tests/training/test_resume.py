@@ -173,6 +173,19 @@ def test_a_used_folder_is_refused_untouched(copy, train, capsys):
     assert weights(copy) == before
 
 
+@pytest.mark.parametrize("name", ["README.md", "LICENSE"])
+def test_a_folder_of_something_else_is_refused_untouched(train, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    for words in ([], ["--resume"]):
+        assert train(tmp_path, *words) == 1
+        assert capsys.readouterr().err == (
+            f"zoo: {tmp_path} holds no run, and one would overwrite its {name}; choose another "
+            "folder\n"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -106,6 +106,33 @@ def test_wrong_names_are_told() -> None:
         fuse(made(a=A), BASE, {"a": float("nan")})
 
 
+@pytest.mark.parametrize("weight", ["much", None, 1j, [0.5], 10**400, float("inf")])
+def test_a_weight_that_is_no_finite_number_is_refused(weight: object) -> None:
+    with pytest.raises(MismatchError, match=r"the weight of a is .*; expected a finite number"):
+        fuse(made(a=A), BASE, {"a": weight})
+
+
+def test_a_weight_beyond_the_range_of_the_changes_is_refused() -> None:
+    with pytest.raises(MismatchError, match=r"the weight of b is 1e\+39, .* beyond the range"):
+        fuse(made(a=A, b=B), BASE, {"a": 1.0, "b": 1e39})
+
+
+def test_what_fusing_cannot_use_is_refused_in_one_line() -> None:
+    with pytest.raises(MismatchError, match=r"weights are .*; expected numbers by name"):
+        fuse(made(a=A), BASE, ["a"])
+    with pytest.raises(UnknownNameError, match="unknown adapter 3"):
+        fuse(made(a=A), BASE, {3: 1.0})
+    with pytest.raises(MismatchError, match="order is 'a'; expected names"):  # not its letters
+        fuse(made(a=A, b=B), BASE, strategy="priority", order="a")
+    with pytest.raises(UnknownNameError, match=r"'c' .*order names given adapters"):
+        fuse(made(a=A, b=B), BASE, strategy="priority", order=["c"])
+    with pytest.raises(MismatchError, match="density is 'half'"):
+        fuse(made(a=A), BASE, strategy="dare", density="half")
+    for both in ({"a": "looks-oil"}, {"a": "looks-oil", "b": "looks-film"}):
+        with pytest.raises(MismatchError, match="the adapter 'a' is a str; expected a Sparse"):
+            (compare if len(both) > 1 else fuse)(both, BASE)
+
+
 def test_the_report_equals_brute_force() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(30, 20, bias=False), nn.Linear(20, 10))

@@ -88,6 +88,55 @@ def test_a_base_that_is_not_a_recipe_is_named_with_the_line_that_loads_it(base, 
         zoo.load(base)
 
 
+def test_an_adapter_in_a_models_place_is_told_from_a_model(folder, tmp_path, capsys):
+    for words in (["show", "looks-oil"], ["run", "looks-oil", "x"], ["card", "looks-oil"],
+                  ["estimate", "looks-oil"]):  # fmt: skip
+        assert main(words) == 1
+        message = "'looks-oil' is not a recipe but an adapter of looks.free: type zoo adapter info"
+        assert message in line(capsys)
+    file = str(folder / "sparse_adapter.safetensors")
+    for ref, message in ((str(folder), "is an adapter, which goes into its base"),
+                         (file, "is a file that holds no model; expected")):  # fmt: skip
+        for words in (["run", ref, "x"], ["estimate", ref], ["evaluate", ref, "--data", "x"]):
+            assert main(words) == 1
+            assert f"{ref} {message}" in line(capsys)
+
+
+def test_a_bare_name_and_its_default_tag_are_one_base(tmp_path, capsys):
+    """As one's own look, whose base is what was typed, beside a shipped one."""
+    assert registry.names(base="looks") == registry.names(base="looks.free") != []
+    mine = registry.recipe_for("mine", "looks", "picture", {})
+    write_folder(tmp_path / "mine", mine, adapter_refs.adapter("looks-oil"), {})
+    words = ["fuse", str(tmp_path / "mine"), "looks-film", "--out", str(tmp_path / "x.safetensors")]
+    assert main(["adapter", *words]) == 0
+
+
+def test_adapters_go_in_before_the_type_is_changed():
+    for adapter in ("looks-oil", {"looks-oil": 0.5, "looks-film": 0.5}):
+        exact = zoo.load("looks", adapter=adapter).state_dict()
+        small = zoo.load("looks", adapter=adapter, dtype="bfloat16").state_dict()
+        assert all(torch.equal(value.bfloat16(), small[name]) for name, value in exact.items())
+
+
+def test_a_picture_is_run_with_adapters_from_the_command_line(tmp_path, capsys):
+    photo, out = tmp_path / "a.png", tmp_path / "b.png"
+    Image.effect_noise((24, 16), 90).save(photo)
+    words = ["run", "looks", str(photo), "--out", str(out), "--adapter"]
+    for text, adapter in {
+        "looks-oil": "looks-oil",
+        "looks-oil,looks-film=0.5": {"looks-oil": 1.0, "looks-film": 0.5},
+    }.items():
+        assert main([*words, text]) == 0
+        made = zoo.run("looks", photo, adapter=adapter).image
+        assert np.array_equal(np.asarray(Image.open(out)), np.asarray(made))
+    capsys.readouterr()
+    for text in ("looks-oil=much", "looks-oil=nan", "looks-oil,looks-oil", "=1", ","):
+        assert main([*words, text]) == 1
+        assert f"--adapter {text!r}; expected NAME=STRENGTH,..., each once" in line(capsys)
+    assert main([*words, ""]) == 1
+    assert "'' is not a ref" in line(capsys)
+
+
 @pytest.mark.parametrize("kind", ["text", "screens"])
 def test_shipped_adapters_are_better_on_their_own_and_worse_elsewhere(kind, tmp_path):
     """Four pictures of a seed that nothing was trained or chosen on; fonts of Pillow alone."""
@@ -266,14 +315,18 @@ def test_the_command_line_lists_shows_fuses_and_compares(folder, tmp_path, capsy
         (["info", "sesr-m5-x2-text", "--base", "sesr-m3-x2"], "is this the base model"),
         (["fuse", "sesr-m5-x2-text", "--weights", "1,2", "--out", "x"], "1 adapters and 2 weights"),
         (["fuse", "sesr-m5-x2-text", "--weights", "a", "--out", "x"], "expected numbers"),
+        (["fuse", "looks-oil", "looks-oil", "--out", "x"], "looks-oil is given twice"),
         (["compare", "sesr-m5-x2-text"], "two or more"),
+        (["compare", "looks-oil", "looks-film", "--picture", "a.jpg"], "expected a .png file"),
+        (["convert", "sesr-m5-x2", "--base", "sesr-m5-x2", "--out", "{tmp}", "--density", "nan"],
+         "density is nan; expected more than 0, at most 1"),
         (["train", "mine", "--data", "d", "--out", "o"], "needs --base and --task"),
         (["train", "sesr-m5-x2-text", "--data", "d", "--out", "o", "--task", "causal-lm"],
          "is for the task super-resolution"),
     ],
 )  # fmt: skip
-def test_wrong_commands_are_one_line(words, message, capsys):
-    assert main(["adapter", *words]) == 1
+def test_wrong_commands_are_one_line(words, message, tmp_path, capsys):
+    assert main(["adapter", *(word.replace("{tmp}", str(tmp_path)) for word in words)]) == 1
     assert message in line(capsys)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import zoo
 from zoo.cost import estimate, target, target_names
 from zoo.cost.result import readable
 from zoo.cost.target import parse
@@ -250,15 +251,18 @@ def test_what_cannot_be_estimated_is_refused() -> None:
     width=st.integers(1, 200),
     halo=st.integers(0, 9),
     budget=st.integers(1, 20_000),
+    multiple=st.sampled_from([1, 1, 2, 4]),
 )
 def test_tiles_cover_the_image_within_the_budget(
-    height: int, width: int, halo: int, budget: int
+    height: int, width: int, halo: int, budget: int, multiple: int
 ) -> None:
-    tile = best_tile(height, width, halo, budget)
+    height, width, halo = (n * multiple for n in (height, width, halo))
+    tile = best_tile(height, width, halo, budget, multiple)
     if tile is None:
-        smallest = min(height, 2 * halo + 1) * min(width, 2 * halo + 1)
-        assert smallest > budget
+        least = 2 * halo + multiple
+        assert min(height, least) * min(width, least) > budget
         return
+    assert (tile.height % multiple, tile.width % multiple) == (0, 0)
     assert tile.height * tile.width <= budget
     assert tile.height <= height
     assert tile.width <= width
@@ -266,6 +270,14 @@ def test_tiles_cover_the_image_within_the_budget(
     assert tile.count == rows * columns
     if height * width <= budget:
         assert tile.count == 1
+
+
+def test_tiles_of_a_network_in_steps_of_two_pixels_are_even() -> None:
+    cost = zoo.estimate("looks", "stm32f746-216mhz-cmsisnn")
+    assert cost.tiled is not None
+    assert (cost.tiled.height % 2, cost.tiled.width % 2) == (0, 0)
+    with pytest.raises(MismatchError, match="has 95 rows and 96 columns; expected even numbers"):
+        zoo.estimate("looks", "stm32f746-216mhz-cmsisnn", input_shape=(1, 6, 95, 96))
 
 
 def pieces(length: int, size: int, halo: int) -> int:

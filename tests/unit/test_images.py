@@ -10,9 +10,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageCms
 
-from zoo.data.images import read
+from zoo.data.images import find, read
 from zoo.errors import MismatchError
 
 GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6  # colour types of PNG
@@ -131,6 +132,17 @@ def test_webp_keeps_colour_and_alpha():
     picture = read(encoded(Image.fromarray(array), "WEBP", lossless=True))
     np.testing.assert_array_equal(picture.pixels, array[..., :3])
     np.testing.assert_array_equal(picture.alpha, array[..., 3])
+
+
+def test_the_a_of_lab_is_a_colour_and_not_alpha():
+    colours = Image.fromarray(noise(2, 3, 3)).resize((12, 8), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    ImageCms.profileToProfile(
+        colours, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    ).save(file, "TIFF")
+    picture = read(file.getvalue())
+    assert picture.alpha is None
+    assert np.abs(picture.pixels.astype(int) - np.asarray(colours)).mean() < 8
 
 
 def test_one_bit_pictures_are_grey():
@@ -280,3 +292,16 @@ def test_the_pixel_limit_can_be_raised_above_pillows_own_and_must_be_a_number(tm
         )
         last = done.stderr.splitlines()[-1]
         assert re.search(message, last), done.stderr
+
+
+@pytest.mark.parametrize("source", [3, ["a.png"], {}, io.BytesIO(b"x"), torch.zeros(3, 8, 8)])
+def test_what_is_no_picture_is_refused_by_its_type(source):
+    message = f"the picture is a {type(source).__name__}; expected a path, the bytes"
+    with pytest.raises(MismatchError, match=message):
+        read(source)
+
+
+def test_hidden_files_are_not_pictures(tmp_path):
+    for name in ("1.jpg", "._1.jpg", ".1-abc.png"):  # ._: what macOS leaves beside each file
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find(tmp_path)] == ["1.jpg"]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.adapters import registry
 from zoo.data import filters
 from zoo.errors import MismatchError
 from zoo.graph.trace import trace
@@ -77,6 +78,40 @@ def test_pairs_of_unequal_size_or_without_a_partner_are_refused(pairs):
         picture.training_data(small(), str(pairs))
 
 
+def test_two_pictures_of_one_name_are_refused(pairs):
+    Image.new("RGB", (96, 80)).save(pairs / "before/1.jpg")
+    with pytest.raises(MismatchError, match=r"before has 1.jpg and 1.png; expected one picture of"):
+        picture.training_data(small(), str(pairs))
+
+
+def test_a_partner_of_a_kind_that_is_not_read_is_named(pairs):
+    (pairs / "after/1.bmp").rename(pairs / "after/1.gif")
+    with pytest.raises(MismatchError, match=r"'1', which has no partner \(1.gif is none of .png"):
+        picture.training_data(small(), str(pairs))
+
+
+def test_mixtures_are_made_of_photographs_alone(pairs):
+    with pytest.raises(MismatchError, match="holds pairs; a base and its adapters learn from a"):
+        picture.mixed_data(small(), str(pairs))
+    with pytest.raises(MismatchError, match=r"train.options.filter is 'night'; a base and its"):
+        picture.mixed_data(small(filter="night"), str(pairs / "before"))
+    assert picture.mixed_data(small(), str(pairs / "before")).facts["pictures"] == 2
+
+
+@pytest.mark.parametrize("adapter", ["looks-oil", "sesr-m5-x2-text"])
+def test_a_picture_of_nan_is_refused(adapter):
+    photo = Image.new("RGB", (16, 16), "tomato")
+    base = registry.find(adapter).base
+    with pytest.raises(MismatchError, match=r"makes NaN .* \(strengths are from 0 to 1"):
+        zoo.run(base, photo, adapter={adapter: 1e15})
+
+
+def test_an_odd_side_is_refused_and_not_cut_off():
+    model = zoo.load("looks")
+    with pytest.raises(ValueError, match=r"15 rows and 16 columns; expected even numbers: zoo.run"):
+        model(torch.rand(1, 6, 15, 16))
+
+
 def test_pairs_and_a_filter_exclude_each_other(pairs):
     with pytest.raises(MismatchError, match=r"holds pairs, and train.options.filter is 'night'"):
         picture.training_data(small(filter="night"), str(pairs))
@@ -87,6 +122,14 @@ def test_pictures_too_small_are_refused_with_the_size_that_is_needed(pairs):
         picture.training_data(small(patch_size=96), str(pairs))
     with pytest.raises(MismatchError, match="patch_size is 7; expected an even number"):
         picture.training_data(small(patch_size=7), str(pairs))
+
+
+def test_pictures_that_are_left_out_for_their_size_are_counted(pairs, caplog):
+    for part in ("before", "after"):
+        Image.new("RGB", (71, 5000)).save(pairs / part / "narrow.png")
+    assert picture.training_data(small(), str(pairs)).facts["pictures"] == 2
+    assert "1 of 4 pictures of" in caplog.text
+    assert "are smaller than 72x72 pixels and left out" in caplog.text
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (49, 63), (64, 100)])

@@ -55,6 +55,12 @@ def test_what_fits_no_form_is_refused_with_the_grammar(text):
         parse(text)
 
 
+@pytest.mark.parametrize("thing", [3, None, ["looks-oil"], ("looks-oil", 0.5), {"looks-oil"}])
+def test_what_is_no_text_is_refused_with_the_grammar(thing):
+    with pytest.raises(MismatchError, match="is not a ref; expected name"):
+        parse(thing)
+
+
 @pytest.mark.parametrize("text", ["runs/sesr", "runs/sesr@main"])
 def test_a_repository_that_could_be_a_folder_is_refused_and_both_are_named(
     text, tmp_path, monkeypatch

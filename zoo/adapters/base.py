@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo import tasks
 from zoo.adapters.recipe import AdapterRecipe
+from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
 from zoo.tasks.contract import recipe_of
 
@@ -27,8 +28,19 @@ class Base:
     tokenizer: Any = None
 
     def task_recipe(self, adapter: AdapterRecipe) -> Recipe:
-        """Return what the adapter's task reads: the base's recipe with the adapter's training."""
+        """Return what the adapter's task reads: the base's recipe with the adapter's training.
+
+        Raises:
+            MismatchError: the adapter is for another task than the base.
+
+        """
         if self.recipe is not None:
+            own = self.recipe.subtask
+            if adapter.task != own and not self.recipe.of_transformers:
+                raise MismatchError(
+                    f"{adapter.name} is for the task {adapter.task}, and its base "
+                    f"{self.recipe.name} for {own}; give --task {own}, or another base"
+                )
             return replace(self.recipe, make=adapter.train, subtask=adapter.task)
         facts = tasks.named(adapter.task).FACTS
         return recipe_of(self.model, facts, adapter.train, adapter.name, adapter.summary)

@@ -37,9 +37,12 @@ def from_full_finetune(
         metadata: to keep with the adapter.
 
     Raises:
-        MismatchError: a tensor is missing or has another shape, or nothing changed.
+        MismatchError: a tensor is missing or has another shape, nothing changed, or the density is
+            not a share.
 
     """
+    if not 0 < density <= 1:
+        raise MismatchError(f"density is {density}; expected more than 0, at most 1")
     options = options or MaskOptions()
     after = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else tuned
     changes: dict[str, tuple[Tensor, Tensor]] = {}

@@ -269,7 +269,9 @@ def _sorted(
         raise MismatchError(f"{name}: an index is given twice")
     if overwrite and what.dtype != live.dtype:
         raise MismatchError(f"{name} is {live.dtype}; it cannot be overwritten by {what.dtype}")
-    if what.dtype not in FLOATS or not what.isfinite().all():
-        raise MismatchError(f"{name}: values must be finite floating point, not {what.dtype}")
+    if what.dtype not in FLOATS:
+        raise MismatchError(f"{name}: values are {what.dtype}; expected floating point")
+    if not what.isfinite().all():
+        raise MismatchError(f"{name}: a value is NaN or infinite; expected finite ones")
     before = digest(gather(live, where))
     return SparseTensor(where, what, tuple(live.shape), live.dtype, before)

@@ -16,8 +16,11 @@ Adapters are taken in the order of their names, so that the result does not depe
 """  # noqa: E501
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -51,13 +54,15 @@ class Fusion:
     order: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.order, str) or not isinstance(self.order, Iterable):
+            raise MismatchError(f'order is {self.order!r}; expected names: ["first", "second"]')
         object.__setattr__(self, "order", tuple(self.order))  # plans are found by equal fusions
         if self.strategy not in STRATEGIES:
             raise UnknownNameError.near(
                 "strategy", self.strategy, STRATEGIES, f"there are {', '.join(STRATEGIES)}"
             )
-        if not 0 < self.density <= 1:
-            raise MismatchError(f"density is {self.density}; expected more than 0, at most 1")
+        if not isinstance(self.density, Real) or not 0 < self.density <= 1:
+            raise MismatchError(f"density is {self.density!r}; expected more than 0, at most 1")
 
 
 class FusionOptions(TypedDict, total=False):
@@ -80,11 +85,16 @@ class Part:
 
 
 def combine(tensor: str, parts: Sequence[Part], fusion: Fusion) -> tuple[Indices, Change]:
-    """Return sorted positions and the fused change there, in the precision of the parts."""
+    """Return sorted positions and the fused change there, in the precision of the parts.
+
+    Raises:
+        MismatchError: a weight takes a change out of the range of that precision.
+
+    """
     parts = sorted(parts, key=lambda part: part.name)
     if fusion.strategy == "dare":
         parts = [_dropped(tensor, part, fusion) for part in parts]
-    weighted = [part.change * part.change.dtype.type(part.weight) for part in parts]
+    weighted = [_weighted(tensor, part) for part in parts]
     if len(parts) == 1:
         return parts[0].indices, weighted[0]
     union = np.unique(np.concatenate([part.indices for part in parts]))
@@ -109,6 +119,18 @@ def combine(tensor: str, parts: Sequence[Part], fusion: Fusion) -> tuple[Indices
         agreed[place[agrees]] += change[agrees]
         count[place[agrees]] += 1
     return union, agreed / np.maximum(count, 1).astype(total.dtype)
+
+
+def _weighted(tensor: str, part: Part) -> Change:
+    kind = part.change.dtype.type
+    with np.errstate(over="ignore"):
+        change = part.change * kind(part.weight)
+    if not np.isfinite(change).all():
+        raise MismatchError(
+            f"the weight of {part.name} is {part.weight:g}, with which its change of {tensor} is "
+            f"beyond the range of {change.dtype}; give a smaller one"
+        )
+    return change
 
 
 def _chosen(
@@ -145,16 +167,42 @@ def _dropped(tensor: str, part: Part, fusion: Fusion) -> Part:
 
 
 def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the weight of each name, 1 if not given; names of weight 0 are left out."""
+    """Return the weight of each name, 1 if not given; names of weight 0 are left out.
+
+    Raises:
+        UnknownNameError: a weight is for another name.
+        MismatchError: these are not weights by name, or one is not a finite number.
+
+    """
+    if not isinstance(weights, Mapping | None):
+        raise MismatchError(f'weights are {weights!r}; expected numbers by name: {{"a": 0.5}}')
     given = dict(weights or {})
     for name in given:
         if name not in names:
             raise UnknownNameError.near("adapter", name, names, "weights name given adapters")
-    by_name = {name: float(given.get(name, 1.0)) for name in sorted(names)}
-    for name, weight in by_name.items():
-        if not np.isfinite(weight):
-            raise MismatchError(f"the weight of {name} is {weight}; expected a finite number")
+    by_name = {name: _number(name, given.get(name, 1.0)) for name in sorted(names)}
     return {name: weight for name, weight in by_name.items() if weight != 0}
+
+
+def _number(name: str, weight: Any) -> float:
+    try:
+        number = float(weight)
+    except (TypeError, ValueError, OverflowError):  # "much", None, 10**400
+        number = math.nan
+    if not math.isfinite(number):
+        text = reprlib.repr(weight)
+        raise MismatchError(f"the weight of {name} is {text}; expected a finite number")
+    return number
+
+
+def refuse_others(adapters: Mapping[str, SparseAdapter]) -> None:
+    """Raise a MismatchError unless all of these are adapters: a name or a file is not one."""
+    for name, adapter in adapters.items():
+        if not isinstance(adapter, SparseAdapter):
+            raise MismatchError(
+                f"the adapter {name!r} is a {type(adapter).__name__}; expected a SparseAdapter: "
+                "SparseAdapter.load(FILE)"
+            )
 
 
 def fuse(
@@ -199,7 +247,11 @@ def fuse(
 
     """
     fusion = Fusion(strategy, density, seed, order)
+    refuse_others(adapters)
     alphas = weights_of(list(adapters), weights)
+    for name in fusion.order:
+        if name not in adapters:
+            raise UnknownNameError.near("adapter", name, adapters, "order names given adapters")
     changes = {}
     for name in alphas:
         adapters[name].check(model)

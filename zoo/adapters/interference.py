@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapters.format import SparseAdapter
-from zoo.adapters.fusion import weights_of
+from zoo.adapters.fusion import refuse_others, weights_of
 from zoo.adapters.meeting import Meeting, meet
 from zoo.adapters.sparse import Base
 from zoo.errors import MismatchError
@@ -153,6 +153,7 @@ def compare(
     """
     if len(adapters) < 2:
         raise MismatchError(f"{len(adapters)} adapters given; two or more can be compared")
+    refuse_others(adapters)
     alphas = {name: 0.0 for name in adapters} | weights_of(list(adapters), weights)
     changes = {}
     for name, adapter in adapters.items():

@@ -12,7 +12,7 @@ instead, so that weights that add up make pictures that go together:
 | three pairs | 1 + 1, t + (1 - t), or both drawn |
 | several at once | three or more, drawn or all 1 |
 
-The task says what a mixture's target is: `mixed_batch` and `mixed_scores`, see
+The task says what a mixture's target is: `mixed_data`, `mixed_batch` and `mixed_scores`, see
 `zoo.tasks.picture`. A run folder holds the base's checkpoint, a folder `adapters/<name>` of each
 adapter, `mask-*.safetensors`, `log.jsonl` and the state to resume from.
 """
@@ -142,17 +142,21 @@ class BaseAndAdapters:
                 raise MismatchError(f"train.{name} is not for a base with adapters")
         if settings.accumulation_steps > 1:
             raise MismatchError("train.accumulation_steps: a step has passes of its own here")
+        share = settings.options.get("alone", 1.0)
+        if not 0 <= share <= 1:
+            raise MismatchError(f"train.options.alone is {share}; expected a share, 0 to 1")
         self.recipe, self.adapters = recipe, list(adapters)
         self.names = [adapter.name for adapter in adapters]
 
     def training_data(self, task: Task, source: str) -> Data:
-        """Return the task's training data, for the base."""
-        if missing := [n for n in ("mixed_batch", "mixed_scores") if not hasattr(task, n)]:
+        """Return what the task makes mixtures of."""
+        needed = ("mixed_data", "mixed_batch", "mixed_scores")
+        if missing := [name for name in needed if not hasattr(task, name)]:
             raise MismatchError(
                 f"the task {self.recipe.subtask!r} has no {' and '.join(missing)}; a base with "
                 "adapters is trained for mixtures, see zoo.tasks.picture"
             )
-        return task.training_data(self.recipe, source)
+        return task.mixed_data(self.recipe, source)  # type: ignore[attr-defined]
 
     def build(self, setup: Setup) -> nn.Module:
         """Return the base, freshly initialised, and deltas of zero at each adapter's mask."""

@@ -88,6 +88,8 @@ class Planner:
 
         A text that names no file here may name one that ships: "looks-oil".
         """
+        if not isinstance(name, str) or not name:
+            raise MismatchError(f"an adapter cannot be called {name!r}; expected a text")
         if name in self.sources:
             raise MismatchError(f"{name!r} is registered already; unregister it first")
         if isinstance(adapter, SparseAdapter):
@@ -226,6 +228,11 @@ class Planner:
 
 def _file(source: str | Path) -> str | Path:
     """Return the path of an adapter's file; that of a shipped one for its name."""
+    if not isinstance(source, str | Path):
+        raise MismatchError(
+            f"the adapter is a {type(source).__name__}; expected a SparseAdapter, its file, or the "
+            "name of one (zoo adapter list)"
+        )
     if isinstance(source, str) and source in registry.all_adapters() and not Path(source).exists():
         return registry.file_path(registry.find(source)) or source
     return source

@@ -53,11 +53,15 @@ def all_adapters() -> Mapping[str, AdapterRecipe]:
 
 
 def names(pattern: str = "*", base: str | None = None) -> list[str]:
-    """Return the names that match a shell-style pattern, of one base model if `base` is given."""
+    """Return the names that match a shell-style pattern, of one base model if `base` is given.
+
+    A base's bare name means what it means in `zoo.load`: the weights of its default tag.
+    """
+    wanted = base and with_tag(base)
     return [
         name
         for name, recipe in all_adapters().items()
-        if fnmatch.fnmatchcase(name, pattern) and base in (None, recipe.base)
+        if fnmatch.fnmatchcase(name, pattern) and wanted in (None, with_tag(recipe.base))
     ]
 
 
@@ -84,10 +88,9 @@ def may_ship(recipe: AdapterRecipe) -> bool:
     Its own licence must allow it, and that of the weights it was trained on, where this package
     has them; the licence of any other base is its user's to look up.
     """
-    base = _parsed(recipe.base)
-    if isinstance(base, refs.NameRef) and base.name in catalogue.all_recipes():
-        tag = base.tag or catalogue.find(base.name).default_tag
-        of_base = catalogue.shipped_licences(base.name).get(tag)
+    name, dot, tag = with_tag(recipe.base).partition(".")
+    if dot and name in catalogue.all_recipes():
+        of_base = catalogue.shipped_licences(name).get(tag)
         if of_base is not None and not commercial(of_base):
             return False
     return commercial(licence(recipe))
@@ -139,6 +142,14 @@ def new(name: str, base: str, task: str) -> AdapterRecipe:
     return AdapterRecipe(
         name=name, summary=summary, base=base, task=task, train=facts.adapter, mask=mask
     )
+
+
+def with_tag(base: str) -> str:
+    """Return a recipe's base with the tag that a bare name means today; others as they are."""
+    parsed = _parsed(base)
+    if isinstance(parsed, refs.NameRef) and parsed.name in catalogue.all_recipes():
+        return f"{parsed.name}.{parsed.tag or catalogue.find(parsed.name).default_tag}"
+    return base
 
 
 def base_ref(base: str) -> str:

@@ -136,7 +136,8 @@ class Switcher:
 
         Raises:
             UnknownNameError: there is no such adapter or strategy.
-            MismatchError: an adapter does not belong to this base.
+            MismatchError: an adapter does not belong to this base, or a weight is not a finite
+                number.
             UnsafeFileError: its file is damaged.
 
         """
@@ -202,10 +203,14 @@ class Switcher:
     # --- internals -----------------------------------------------------------------------------
 
     def _key(self, what: What, alpha: float, fusion: Fusion) -> Key | None:
+        if not isinstance(what, str | Mapping):
+            raise MismatchError(
+                f'what to activate is {what!r}; expected a name, or weights by name: {{"a": 0.5}}'
+            )
         if not isinstance(what, str) and alpha != 1.0:
             raise MismatchError("alpha is for a single adapter; give weights by name instead")
         weights = {what: alpha} if isinstance(what, str) else what
-        for name in weights:
+        for name in (*weights, *fusion.order):
             self._planner.known(name)
         kept = weights_of(list(weights), weights)
         return Key(tuple(sorted(kept.items())), fusion) if kept else None

@@ -201,6 +201,8 @@ class AdapterValues:
         return backward
 
     def _apply(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        if self.base.recipe is not None and inputs.is_floating_point():
+            inputs = inputs.to(next(self.base.model.parameters()).dtype)  # a base held in bfloat16
         forward = getattr(self.setup.task, "forward", None)
         return network(inputs) if forward is None else forward(network, inputs)
 

@@ -97,8 +97,24 @@ def _at(ref: str, path: Path) -> "Artifact":
         return TfliteModel(ref, path)
     if (path / CONFIG).is_file() and not is_checkpoint(path) and _generates_text(path / CONFIG):
         return LanguageModel(ref, path)
+    _refuse_parts(path)
     checkpoint = Checkpoint.read(path)
     return Network(ref, checkpoint.recipe, lambda: checkpoint)
+
+
+def _refuse_parts(path: Path) -> None:
+    """Say what to do with a file, or with an adapter, which is only a part of a model."""
+    if (path / ADAPTER).is_file():
+        raise MissingWeightsError(
+            f"{path} is an adapter, which goes into its base model: type zoo adapter info {path}, "
+            'or in Python: zoo.load(BASE, adapter="...")'
+        )
+    if path.is_file():
+        raise MissingWeightsError(
+            f"{path} is a file that holds no model; expected a checkpoint's folder or a .tflite "
+            'file. An adapter goes into its base, in Python: zoo.load(BASE, adapter="..."); a '
+            ".patch into its .tflite file: zoo adapter patch"
+        )
 
 
 def _of_the_hub(repo: str, revision: str | None, weights: bool) -> "Artifact":
@@ -183,6 +199,7 @@ def checkpoint(ref: "Ref | Artifact") -> "Checkpoint":
     from zoo.registry.checkpoint import Checkpoint
 
     if isinstance(ref, str | Path) and isinstance(parsed := refs.parse(ref), refs.PathRef):
+        _refuse_parts(parsed.path)
         return Checkpoint.read(parsed.path)
     artifact = resolve(ref)
     if isinstance(artifact, Network):

@@ -242,13 +242,15 @@ def _chosen(args: Arguments) -> "tuple[dict[str, SparseAdapter], dict[str, float
     labels = [Path(text).stem if text[:1] in "./~" else text for text in args.adapters]
     if len(set(labels)) < len(labels):
         labels = list(args.adapters)
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise MismatchError(f"{twice[0]} is given twice; give it once, with a larger weight")
     weights = [1.0] * len(labels)
     if args.weights:
         try:
             weights = [float(part) for part in args.weights.split(",")]
         except ValueError:
             raise MismatchError(f"--weights {args.weights!r}; expected numbers: 0.8,0.5") from None
-    if len(weights) != len(labels) or len(set(labels)) < len(labels):
+    if len(weights) != len(labels):
         raise MismatchError(f"{len(labels)} adapters and {len(weights)} weights; expected as many")
     adapters = {
         label: adapter_refs.adapter(text) for label, text in zip(labels, args.adapters, strict=True)
@@ -257,13 +259,14 @@ def _chosen(args: Arguments) -> "tuple[dict[str, SparseAdapter], dict[str, float
 
 
 def _base_of(args: Arguments) -> Any:
+    from zoo.adapters import registry
     from zoo.artifacts import adapters as adapter_refs
     from zoo.artifacts.base import load_base
 
     if args.base:
         return load_base(args.base)
     recipes = [adapter_refs.about(ref) for ref in args.adapters]
-    bases = {recipe.base for recipe in recipes if recipe}
+    bases = {registry.with_tag(recipe.base) for recipe in recipes if recipe}
     if len(bases) != 1:
         raise MismatchError(
             f"the adapters name {len(bases)} base models ({', '.join(sorted(bases)) or 'none'}); "
@@ -290,6 +293,8 @@ def _compare(args: Arguments) -> None:
     from zoo.adapters import compare
     from zoo.verbs.adapters import loss_on
 
+    if args.picture and Path(args.picture).suffix.lower() != ".png":
+        raise MismatchError(f"--picture {args.picture!r}; expected a .png file")
     chosen, weights = _chosen(args)
     base = _base_of(args)
     loss = loss_on(base, args.adapters[0], args.data) if args.data else None

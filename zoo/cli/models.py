@@ -1,11 +1,21 @@
 """The commands that use a model: run, evaluate, estimate, export, card."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import verbs as api
-from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table, targets
+from zoo.cli.printing import (
+    Arguments,
+    Command,
+    adapters,
+    add_ref,
+    positive,
+    print_json,
+    print_table,
+    targets,
+)
 from zoo.errors import MismatchError
 
 
@@ -30,6 +40,10 @@ def add(command: Command, words: Sequence[str]) -> None:
         help="feed a .tflite file one frame of an array or a sound after the other",
     )
     sub.add_argument("--out", help="where the result goes; the suffix chooses the format")
+    sub.add_argument(
+        "--adapter", metavar="NAME[=STRENGTH],...",
+        help="put adapters in, e.g. looks-pencil, or looks-pencil=1,looks-film=0.6",
+    ).completer = adapters  # type: ignore[attr-defined]  # fmt: skip
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
     sub.add_argument(
@@ -106,6 +120,11 @@ def _run(args: Arguments) -> None:
     out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
     if args.stream:
         result = api.run(artifact, args.source, out, stream=True)
+    elif (what := args.adapter) is not None:
+        chosen = _strengths("--adapter", what, default="1") if set(what) & set("=,") else what
+        result = api.run(
+            args.ref, args.source, out, adapter=chosen, device=args.device, dtype=args.dtype
+        )
     else:
         result = artifact.run(args.source, out, device=args.device, dtype=args.dtype)
     if args.json:
@@ -211,7 +230,7 @@ def _export_patches(args: Arguments, out: str) -> None:
         out,
         data=args.data,
         adapters=args.adapters,
-        mixes=[_strengths(text) for text in args.mix],
+        mixes=[_strengths("--mix", text) for text in args.mix],
         npu=args.npu,
         input_shape=_shape(args.shape) if args.shape is not None else None,
     )
@@ -223,14 +242,22 @@ def _export_patches(args: Arguments, out: str) -> None:
         )
 
 
-def _strengths(text: str) -> dict[str, float]:
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name: float(strength) for name, strength in pairs}
-    except ValueError:
-        raise MismatchError(
-            f"--mix {text!r}; expected NAME=STRENGTH,..., e.g. looks-film=0.5,looks-night=1"
-        ) from None
+def _strengths(flag: str, text: str, default: str = "") -> dict[str, float]:
+    """Return NAME=STRENGTH,... by name; a name without a strength gets the default, if any."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, strength = part.rpartition("=") if "=" in part else (part, "", default)
+        try:
+            number = float(strength)
+        except ValueError:
+            number = math.nan
+        if not name or name in found or not math.isfinite(number):
+            raise MismatchError(
+                f"{flag} {text!r}; expected NAME=STRENGTH,..., each once, e.g. "
+                "looks-film=0.5,looks-night=1"
+            )
+        found[name] = number
+    return found
 
 
 def _card(args: Arguments) -> None:

@@ -75,9 +75,9 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
         name: what messages call it, instead of its path.
 
     Raises:
-        MismatchError: the file is missing, not a picture, truncated, or has more than `MAX_PIXELS`
-            pixels (a few kilobytes can claim gigabytes: the size is checked before anything is
-            decoded).
+        MismatchError: the source is none of these; or the file is missing, not a picture,
+            truncated, or has more than `MAX_PIXELS` pixels (a few kilobytes can claim gigabytes:
+            the size is checked before anything is decoded).
 
     ```python
     from pathlib import Path
@@ -92,8 +92,13 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pillow(source)
+    if not isinstance(source, str | bytes | Path):
+        raise MismatchError(
+            f"the picture is a {type(source).__name__}; expected a path, the bytes of a file, a "
+            "Pillow image, or an array of 8 or 16 bits (a tensor: tensor.numpy())"
+        )
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-    label = name or ("the picture" if isinstance(source, bytes) else source)
+    label = name or ("the picture" if isinstance(source, bytes) else source or Path())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit applies
@@ -157,7 +162,8 @@ def _from_pillow(image: Image.Image, label: str | Path = "the picture") -> Pictu
         raise MismatchError(
             f"{label}: pictures of mode {image.mode!r} are not supported; expected 8/16 bit"
         )
-    clear = "A" in image.getbands() or "transparency" in image.info
+    # Not by the bands: LAB has one called A, which is a colour.
+    clear = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA")
     if image.mode == "CMYK":
         profile = None  # it describes inks, not the RGB returned here
@@ -271,7 +277,9 @@ def _encode_deep(picture: Picture) -> bytes:
 
 
 def find(folder: Path) -> list[Path]:
-    """Return the picture files directly in `folder`, in name order.
+    """Return the picture files directly in `folder`, in name order; hidden files are left out.
+
+    Hidden is also what macOS leaves beside each picture in archives: "._1.jpg".
 
     Raises:
         MismatchError: there is no such folder, or no picture in it.
@@ -279,7 +287,11 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise MismatchError(f"no such folder: {folder}")
-    pictures = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    pictures = sorted(
+        f
+        for f in folder.iterdir()
+        if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file()
+    )
     if not pictures:
         raise MismatchError(f"no pictures in {folder}; expected {', '.join(SUFFIXES)} files")
     return pictures

@@ -5,9 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.data import images
+from zoo.errors import MismatchError
+
+
+def finite(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a network made, before it is rounded: NaN would become any pixel.
+
+    Raises:
+        MismatchError: a value is NaN or infinite.
+
+    """
+    if not np.isfinite(pixels).all():
+        raise MismatchError(
+            "the network makes NaN of this picture: an adapter is far too strong (strengths are "
+            "from 0 to 1), or the weights are damaged"
+        )
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -206,9 +206,17 @@ class PatchedFile:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Return the bytes of a file, which itself stays as it is."""
+        """Return the bytes of a file, which itself stays as it is.
+
+        Raises:
+            MissingWeightsError: there is no such file.
+            UnsafeFileError: it is not a `.tflite` file, or damaged.
+
+        """
         try:
             return cls(Path(path).read_bytes())
+        except UnsafeFileError as error:
+            raise UnsafeFileError(f"{path}: {error}") from error
         except OSError as error:
             raise MissingWeightsError(f"{path} cannot be read: {error.strerror}") from error
 

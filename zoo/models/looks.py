@@ -31,6 +31,7 @@ class Looks(nn.Module):
     """
 
     scale = 1  # of the output against the input
+    multiple = 2  # of which height and width of an input are
     skip: Tensor
 
     def __init__(self, channels: int, blocks: int) -> None:
@@ -55,7 +56,18 @@ class Looks(nn.Module):
         return 2 * (len(self.body) + 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restyle `(N, 6, H, W)`: colours and texture in [0, 1], to colours `(N, 3, H, W)`."""
+        """Restyle `(N, 6, H, W)`: colours and texture in [0, 1], to colours `(N, 3, H, W)`.
+
+        Raises:
+            ValueError: H or W is odd: the last row or column would be lost.
+
+        """
+        height, width = x.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"the picture has {height} rows and {width} columns; expected even numbers: "
+                "zoo.run takes pictures of any size"
+            )
         x = x.contiguous(memory_format=torch.channels_last) - MID_GREY
         first = features = self.first(x)
         for conv, act in zip(self.body, self.act, strict=True):

@@ -135,8 +135,7 @@ def shipped() -> list[str]:
     tag = catalogue.find(BASE).default_tag
     names = [
         name
-        for base in (BASE, f"{BASE}.{tag}")
-        for name in registry.names(base=base)
+        for name in registry.names(base=BASE)
         if registry.file_path(registry.find(name)) is not None
     ]
     if not names or tag not in catalogue.shipped_tags(BASE):

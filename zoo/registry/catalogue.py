@@ -21,7 +21,7 @@ from zoo.content import content
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.files import read_json
 from zoo.registry.layout import UNSTATED, facts_file
-from zoo.registry.recipe import Recipe, Train
+from zoo.registry.recipe import NAME, Recipe, Train
 
 ENTRY_POINTS = "zoo.recipes"
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -91,7 +91,7 @@ def find(name: str) -> Recipe:
 
     Raises:
         UnknownNameError: there is no such recipe; the message lists similar names, or says how to
-            load the base model of adapters that is called so.
+            load the adapter, or the base model of adapters, that is called so.
 
     ```python
     import zoo
@@ -102,6 +102,11 @@ def find(name: str) -> Recipe:
     """
     recipes = all_recipes()
     if name not in recipes:
+        if base := _base_of(name):
+            raise UnknownNameError(
+                f"{name!r} is not a recipe but an adapter of {base}: type zoo adapter info {name}, "
+                f'or in Python: zoo.load("{base}", adapter="{name}")'
+            )
         if adapter := _adapter_of(name):
             raise UnknownNameError(
                 f"{name!r} is not a recipe but a base model of adapters; load it with one, in "
@@ -110,6 +115,14 @@ def find(name: str) -> Recipe:
             )
         raise UnknownNameError.near("recipe", name, recipes, "type: zoo list")
     return recipes[name]
+
+
+def _base_of(adapter: str) -> str | None:
+    """Return the base model of an adapter that ships, or None."""
+    file = content("adapters") / f"{adapter}.toml"
+    if not NAME.fullmatch(adapter) or not file.is_file():
+        return None
+    return str(tomllib.loads(file.read_text(encoding="utf-8")).get("base"))
 
 
 def _adapter_of(base: str) -> str | None:

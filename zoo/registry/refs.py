@@ -6,6 +6,7 @@ is ever guessed.
 """
 
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
     """
     if isinstance(ref, Path):
         return PathRef(ref)
+    if not isinstance(ref, str):
+        raise MismatchError(f"{reprlib.repr(ref)} is not a ref; expected {GRAMMAR}")
     if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", ref):
         try:  # a tilde is special only in front: ./~a is the folder ~a, not a home
             return PathRef(Path(ref).expanduser() if ref.startswith("~") else Path(ref))
@@ -73,8 +76,8 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
     if match := _REPO.fullmatch(ref):
         if Path(match["repo"]).exists():
             raise MismatchError(
-                f"{ref!r} reads as a Hub repository, and a folder of that name is here: "
-                f"write ./{match['repo']} for the folder"
+                f"{ref!r} reads as a Hub repository, and that path is here: "
+                f"write ./{match['repo']} for the path"
             )
         return RepoRef(match["repo"], match["revision"])
     name, dot, tag = ref.lower().partition(".")

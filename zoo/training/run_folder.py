@@ -15,6 +15,7 @@ from typing import Any
 from zoo.errors import MismatchError
 from zoo.files import sync, write_bytes, write_json
 from zoo.registry.codec import leaves
+from zoo.registry.layout import CARD, LICENSE
 
 LOG, FACTS = "log.jsonl", "run.json"
 _STATE = "state-"
@@ -41,7 +42,8 @@ class RunFolder:
         """Return the state to resume from, or None to start.
 
         Raises:
-            MismatchError: the folder is in use and `resume` is off, or it holds only a result.
+            MismatchError: the folder is in use and `resume` is off, it holds only a result, or a
+                run would overwrite what is in it.
 
         """
         states = sorted(self.path.glob(f"{_STATE}*"))
@@ -54,6 +56,11 @@ class RunFolder:
             raise MismatchError(
                 f"{self.path} already holds a run; add --resume to go on with it, or choose "
                 "another folder"
+            )
+        if not used and (lost := [n for n in (CARD, LICENSE) if (self.path / n).exists()]):
+            raise MismatchError(
+                f"{self.path} holds no run, and one would overwrite its {' and '.join(lost)}; "
+                "choose another folder"
             )
         return None
 

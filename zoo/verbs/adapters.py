@@ -15,7 +15,7 @@ from zoo.adapters import joint, registry
 from zoo.adapters.apply import apply
 from zoo.adapters.base import Base
 from zoo.adapters.conversion import from_full_finetune, from_lora
-from zoo.adapters.folder import FILE, AdapterFolder
+from zoo.adapters.folder import CONFIG, FILE, AdapterFolder
 from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.training import train
@@ -31,7 +31,8 @@ from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.layout import UNSTATED
 from zoo.registry.licences import joined
 from zoo.tasks import task_of
-from zoo.training.accelerator import is_main_process
+from zoo.training.accelerator import accelerator_for, is_main_process
+from zoo.training.run_folder import RunFolder
 
 log = logging.getLogger("zoo")
 
@@ -40,7 +41,7 @@ def train_adapter(
     name: str,
     out: str | Path,
     *,
-    data: str,
+    data: str | Path,
     base: str | None = None,
     task: str | None = None,
     data_license: str | None = None,
@@ -73,8 +74,7 @@ def train_adapter(
     recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
-    if own_filter is not None:
-        data = _own_pairs(own_filter, recipe, data, folder, resume)
+    data = _with_own_filter(own_filter, recipe, str(data), folder, resume, device)
     custom = _union([recipe.mask.source]) if recipe.mask.kind == "custom" else None
     license = data_license or recipe.data.get("license")
     if license is None and data.startswith("rendered:"):
@@ -106,17 +106,37 @@ def _of_base(ref: str, base: Base) -> dict[str, str]:
     return {f"started from {weights_of(origin)}": checkpoint(origin).license}
 
 
-def _own_pairs(own_filter: str, recipe: AdapterRecipe, data: str, out: Path, resume: bool) -> str:
-    """Return the folder of pairs that a user's own function makes of photographs."""
+def _with_own_filter(
+    own_filter: str | None,
+    recipe: AdapterRecipe,
+    data: str,
+    out: Path,
+    resume: bool,
+    device: str | None,
+) -> str:
+    """Return `data`, or the folder of pairs that a user's own function makes of photographs."""
     from zoo.tasks import picture
 
     if recipe.task != picture.FACTS.name:
+        if own_filter is None:
+            return data
         raise MismatchError(f"--filter makes pictures; {recipe.name} is for the task {recipe.task}")
-    pairs = out.with_name(f"{out.name}-pairs")
-    if not (resume and pairs.is_dir()):
-        if pairs.exists():
-            raise MismatchError(f"{pairs} exists; remove it, or give another --out")
-        picture.make_pairs(Path(data).expanduser(), picture.from_file(own_filter), pairs)
+    photos, look = Path(data).expanduser(), str(recipe.train.options.get("filter", ""))
+    if own_filter is None:
+        picture.check_goal(photos, look)
+        return data
+    if look:
+        raise MismatchError(
+            f"--filter {own_filter!r}, and {recipe.name} has the filter {look!r} "
+            "(train.options.filter); give one of them"
+        )
+    RunFolder(out, CONFIG).newest(resume)  # refuses before anything is made
+    place = out.resolve()  # "." has no name
+    pairs = place.parent / f"{place.name}-pairs"
+    accelerator = accelerator_for(recipe.name, recipe.train, out, None, device)
+    with accelerator.main_process_first():  # a filter that draws at random makes them once
+        if accelerator.is_main_process:
+            picture.pairs_by(own_filter, photos, pairs, resume=resume)
     return str(pairs)
 
 
@@ -149,11 +169,10 @@ def train_joint(
 
     """
     recipe = catalogue.find(name).override(settings or {})
-    bases = (name, f"{name}.{recipe.default_tag}")
-    known = [registry.find(n) for n in registry.names(adapters or "*")]
+    chosen = registry.names(adapters or "*", base=name)
     folder = joint.train(
         recipe,
-        [adapter for adapter in known if adapter.base in bases],
+        [registry.find(adapter) for adapter in chosen],
         Path(out).expanduser(),
         data=data,
         data_license=str(data_license or UNSTATED),

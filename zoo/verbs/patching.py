@@ -57,6 +57,8 @@ def export_patches(
             "adapter", unknown[0], chosen, f"of {adapters}: {_some(chosen)}"
         )
     probe(path.parent)
+    if path.is_dir():
+        raise MismatchError(f"cannot write {path}: it is a folder; expected a .tflite file")
     shape = input_shape or source.recipe.input_shape
     inputs = calibration_inputs(source, data_path(data))
     family = Family(source.load(), chosen, inputs, shape, npu=npu)
@@ -107,11 +109,16 @@ def patch_file(base: Ref, patch: Ref, out: Ref | None = None) -> dict[str, Any]:
         out: where the result is written; None only checks.
 
     Raises:
-        MismatchError: the patch is for another file.
+        MismatchError: the patch is for another file, or `out` is one of the two that are read.
         UnsafeFileError: it is damaged.
 
     """
     file, change = PatchedFile.read(base), Patch.load(patch)
+    for name, kept in (("base", base), ("patch", patch)):
+        if out is not None and Path(out).resolve() == Path(kept).resolve():
+            raise MismatchError(
+                f"--out {out} is the {name} itself, which would be lost; give another file"
+            )
     written = file.apply(change)
     if out is not None:
         write_bytes(Path(out), bytes(file.content))

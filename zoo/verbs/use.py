@@ -102,11 +102,14 @@ def _with_adapter(
     if not pretrained or not isinstance(ref, str | Path):
         raise MismatchError("an adapter needs its trained base: give a ref, pretrained=True")
     kind = dtype_of(dtype)
-    base = load_base(ref, kind).model
     if isinstance(adapter, Mapping):
-        chosen = fuse({name: adapters.adapter(name) for name in adapter}, base, adapter)
+        parts = {name: adapters.adapter(name) for name in adapter}
     else:
-        chosen = adapters.adapter(adapter)
+        parts = {"": adapters.adapter(adapter)}
+    # An adapter fits the type that it was made for: the base gets that first, then what is asked.
+    made_for = {tensor.dtype for part in parts.values() for tensor in part.tensors.values()}
+    base = load_base(ref, kind if kind in made_for else None).model
+    chosen = fuse(parts, base, adapter) if isinstance(adapter, Mapping) else parts[""]
     return placed(apply(base, chosen), device, kind)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.adapters.masks import Indices
 from zoo.adapters.methods.contract import Attachment, Options, Values
 from zoo.adapters.methods.shira import HookRoute
+from zoo.errors import MismatchError
 
 SCALE = 2.0  # as lora_alpha = 2 rank
 
@@ -37,11 +38,20 @@ class MaskedDora(HookRoute):
         rank: the rank of B (rows, rank) and A (rank, columns); convolutions count as (out, rest).
         seed: the seed of A; B begins at zero.
 
+    Raises:
+        MismatchError: the mask has a vector, such as a bias.
+
     """
 
     def __init__(
         self, model: nn.Module, indices: Mapping[str, Tensor], rank: int, seed: int
     ) -> None:
+        vectors = [name for name, p in model.named_parameters() if name in indices and p.dim() < 2]
+        if vectors:
+            raise MismatchError(
+                f"{vectors[0]} is a vector, and DoRA takes matrices and convolutions; take the "
+                f"method shira, or leave vectors out: --set 'mask.exclude={','.join(vectors)}'"
+            )
         super().__init__(model, indices)
         self.factors = nn.ParameterDict()
         self._norms: list[Tensor] = []

@@ -50,7 +50,8 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     tiled, tile_run = None, None
     sram = target.sram_bytes
     if halo is not None and sram is not None and whole.plan.arena_bytes > sram:
-        tiled, tile_run = _tiled(graph, whole, target, subject.retraced, halo)
+        multiple = getattr(module, "multiple", 1)
+        tiled, tile_run = _tiled(graph, whole, target, subject.retraced, (halo, multiple))
     fits = _fit(graph, whole, target, tiled)
     if tiled and fits.sram and tiled.latency_ms >= whole.latency_ms:
         tiled = None  # DRAM holds the whole image, and tiles would not be faster
@@ -95,12 +96,13 @@ def _tiled(
     whole: _Run,
     target: Target,
     retrace: Callable[[tuple[int, ...]], Graph],
-    halo: int,
+    sides: tuple[int, int],
 ) -> tuple[TiledRun | None, _Run | None]:
     batch, channels, height, width = graph.input_shape
     sram = target.sram_bytes or 0
     budget = sram * height * width // max(whole.plan.arena_bytes, 1)  # memory goes with pixels
-    while tile := best_tile(height, width, halo, budget):
+    halo, multiple = sides
+    while tile := best_tile(height, width, halo, budget, multiple):
         run = _run(retrace((batch, channels, tile.height, tile.width)), target)
         if run.plan.arena_bytes <= sram:
             return _tiled_run(tile, run, target), run

@@ -29,6 +29,7 @@ from zoo.tasks.contract import Metric, TaskFacts, Trial, short
 from zoo.tasks.picture.material import (
     BEFORE,
     Material,
+    holds_pairs,
     material,
     patches,
     rgb,
@@ -37,20 +38,23 @@ from zoo.tasks.picture.material import (
     unit,
     with_texture,
 )
-from zoo.tasks.picture.own import from_file, make_pairs
+from zoo.tasks.picture.own import check_goal, from_file, make_pairs, pairs_by
 from zoo.tasks.picture.restyling import default_output, restyle, run, to_tensor
 
 __all__ = [
     "FACTS",
     "batch",
     "calibration",
+    "check_goal",
     "default_output",
     "evaluate",
     "from_file",
     "loss",
     "make_pairs",
     "mixed_batch",
+    "mixed_data",
     "mixed_scores",
+    "pairs_by",
     "restyle",
     "run",
     "to_bytes",
@@ -97,6 +101,24 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     """Return rows of a step: `(n, 6, P, P)` and `(n, 3, P, P)`, P = train.options.patch_size."""
     return patches(data, recipe, step, rows, total)
+
+
+def mixed_data(recipe: Recipe, source: str) -> Material:
+    """Return the pictures of a folder, of which mixtures of filters are made.
+
+    Raises:
+        MismatchError: the folder holds pairs, the base has a filter, or see `training_data`.
+
+    """
+    folder = Path(source).expanduser()
+    look = str(recipe.train.options.get("filter", ""))
+    if look or holds_pairs(folder):
+        what = f"train.options.filter is {look!r}" if look else f"{folder} holds pairs"
+        raise MismatchError(
+            f"{what}; a base and its adapters learn from a folder of photographs, and the filters "
+            "are those of the adapters"
+        )
+    return material(recipe, folder)
 
 
 def mixed_batch(

@@ -1,6 +1,8 @@
 """What pictures are learned from: photographs and a filter, or pairs of before and after."""
 
 import hashlib
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from zoo.data import filters, images
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
 
+_LOG = logging.getLogger("zoo")
 BEFORE, AFTER = "before", "after"  # folders of pairs
 _LONGEST = 768  # pixels; larger photographs are shrunk: looks are for what a screen shows
 _HOLD_OUT_EVERY, _LAST_HELD_OUT, _HELD_OUT_SIDE = 10, 16, 240
@@ -71,11 +74,12 @@ def samples(folder: Path, look: str, longest: int = _LONGEST) -> list[Sample]:
     `look` says what comes after: a filter of `zoo.data.filters`, or "" for the same again.
 
     Raises:
-        MismatchError: no pictures; a partner is missing or of another size; pairs and a filter.
+        MismatchError: no pictures; a partner is missing, of another size or there twice; pairs and
+            a filter.
         UnknownNameError: no such filter.
 
     """
-    if (folder / BEFORE).is_dir() or (folder / AFTER).is_dir():
+    if holds_pairs(folder):
         if look:
             raise MismatchError(
                 f"{folder} holds pairs, and train.options.filter is {look!r}; give a folder of "
@@ -87,8 +91,18 @@ def samples(folder: Path, look: str, longest: int = _LONGEST) -> list[Sample]:
     for path in images.find(folder):
         before = _shrunk(rgb(path), longest)
         after = before if change is None else to_bytes(change(unit(before)))
-        found.append(Sample(path.name, before, after))
+        found.append(Sample(_label(path), before, after))
     return found
+
+
+def _label(path: Path) -> str:
+    """Return a file's name as text that can be stored: names on disk need not be UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
+def holds_pairs(folder: Path) -> bool:
+    """Say whether a folder holds pairs, or what is left of them."""
+    return (folder / BEFORE).is_dir() or (folder / AFTER).is_dir()
 
 
 def _shrunk(picture: Pixels, longest: int) -> Pixels:
@@ -104,15 +118,33 @@ def to_bytes(picture: filters.Array) -> Pixels:
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Return the pictures of a folder by their names without suffix, by which pairs are known.
+
+    Raises:
+        MismatchError: no pictures, or two of one name.
+
+    """
+    found: dict[str, Path] = {}
+    for path in images.find(folder):
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise MismatchError(
+                f"{folder} has {other.name} and {path.name}; expected one picture of each name: "
+                "rename or remove one"
+            )
+    return found
+
+
 def _pairs(folder: Path) -> list[Sample]:
-    befores, afters = (
-        {path.stem: path for path in images.find(folder / part)} for part in (BEFORE, AFTER)
-    )
+    befores, afters = (by_stem(folder / part) for part in (BEFORE, AFTER))
     if alone := sorted(set(befores) ^ set(afters)):
-        place = BEFORE if alone[0] in befores else AFTER
+        place, other = (BEFORE, AFTER) if alone[0] in befores else (AFTER, BEFORE)
+        unread = sorted(f.name for f in (folder / other).iterdir() if f.stem == alone[0])
+        reason = f" ({unread[0]} is none of {', '.join(images.SUFFIXES)})" if unread else ""
         raise MismatchError(
-            f"{folder / place} has {alone[0]!r}, which has no partner; expected files of the same "
-            f"names in {BEFORE}/ and {AFTER}/"
+            f"{folder / place} has {alone[0]!r}, which has no partner{reason}; expected files of "
+            f"the same names in {BEFORE}/ and {AFTER}/"
         )
     found = []
     for stem, path in befores.items():
@@ -123,7 +155,7 @@ def _pairs(folder: Path) -> list[Sample]:
                 f"the pair {stem!r} of {folder} has pictures of {sizes[0]} and {sizes[1]} pixels; "
                 "expected the same size before and after"
             )
-        found.append(Sample(path.name, before, after))
+        found.append(Sample(_label(path), before, after))
     return found
 
 
@@ -144,6 +176,11 @@ def material(recipe: Recipe, folder: Path) -> Material:
             f"{folder} has {len(found)} pictures of at least {least}x{least} pixels (of "
             f"{len(all_of_them)} in all); expected two or more"
         )
+    if len(found) < len(all_of_them):
+        _LOG.warning(
+            "%d of %d pictures of %s are smaller than %dx%d pixels and left out",
+            len(all_of_them) - len(found), len(all_of_them), folder, least, least,
+        )  # fmt: skip
     every = max(_HOLD_OUT_EVERY, -(-len(found) // _LAST_HELD_OUT))
     held = [_middle(sample) for sample in found[::every]]
     train = [sample for number, sample in enumerate(found) if number % every]

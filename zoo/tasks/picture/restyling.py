@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.data import images
-from zoo.data.made import MadePicture
+from zoo.data.made import MadePicture, finite
 from zoo.registry.recipe import Recipe
 from zoo.tasks.picture.material import to_bytes, unit, with_texture
 
@@ -64,7 +64,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     Grey pictures become colour ones and 16 bits 8: a look may have any colour. Alpha is kept.
 
     Raises:
-        MismatchError: not a picture, or a place that cannot be written to.
+        MismatchError: not a picture, a place that cannot be written to, or a result of NaN.
 
     """
     given = images.read(source)
@@ -78,7 +78,9 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     seconds = time.perf_counter() - start
     # The profile of a grey picture does not describe colours.
     profile = given.profile if given.pixels.shape[2] == 3 else None
-    result = MadePicture(images.Picture(to_bytes(made), alpha, profile), recipe.name, seconds)
+    result = MadePicture(
+        images.Picture(to_bytes(finite(made)), alpha, profile), recipe.name, seconds
+    )
     if out is not None:
         result.save(out)
     return result

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.data import images
-from zoo.data.made import MadePicture
+from zoo.data.made import MadePicture, finite
 from zoo.data.resize import taps
 from zoo.registry.recipe import Recipe
 
@@ -96,6 +96,10 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
 
     Memory beyond the two pictures does not grow with their size: everything happens in tiles.
     With `out`, the result is saved there too.
+
+    Raises:
+        MismatchError: not a picture, a place that cannot be written to, or a result of NaN.
+
     """
     picture = images.read(source)
     if out is not None:
@@ -157,4 +161,4 @@ def _run_tile(
 
 def _quantize(values: NDArray[np.float32], picture: images.Picture) -> NDArray[Any]:
     """Return values in [0, 1] as integers of the picture's type, rounded and clipped."""
-    return (np.clip(values, 0, 1) * picture.white + 0.5).astype(picture.pixels.dtype)
+    return (np.clip(finite(values), 0, 1) * picture.white + 0.5).astype(picture.pixels.dtype)
