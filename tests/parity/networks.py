@@ -20,8 +20,8 @@ class Call(nn.Module):
         super().__init__()
         self.function, self.parts = function, nn.ModuleDict(parts)
 
-    def forward(self, x: Tensor) -> Tensor | Sequence[Tensor]:
-        return self.function(x, **self.parts)
+    def forward(self, *x: Tensor) -> Tensor | Sequence[Tensor]:
+        return self.function(*x, **self.parts)
 
 
 def conv(

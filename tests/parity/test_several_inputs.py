@@ -114,3 +114,19 @@ def test_shapes_that_do_not_fit_are_named(shape: Any, message: str, tmp_path: Pa
 def test_a_checkpoint_takes_one_shape(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="a checkpoint's network has one input"):
         zoo.export("sesr-m5-x2", tmp_path / "a.onnx", input_shape=((1, 1, 8, 8), (1, 5)))
+
+
+def test_the_state_of_a_recurrent_layer_is_an_input(tmp_path: Path) -> None:
+    """(layers, 1, width): not a batch of samples."""
+    torch.manual_seed(0)
+    layer = nn.GRU(5, 6, 2, batch_first=True).eval()
+    shapes = ((1, 7, 5), (2, 1, 6))
+    data = [(torch.randn(1, 7, 5), torch.randn(2, 1, 6)) for _ in range(8)]
+    for format in ("tflite", "onnx"):
+        for int8 in (False, True):
+            path = tmp_path / f"{int8}.{format}"
+            file = zoo.export(
+                layer, path, format=format, int8=int8, input_shape=shapes,
+                data=data if int8 else None,
+            )  # fmt: skip
+            assert file.snr_db > (20 if int8 else 100)

@@ -1,6 +1,7 @@
 """Networks of tokens: encoders, small vision transformers, mixers, with random weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -134,6 +135,28 @@ def rms() -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.RMSNorm(WIDTH), gated)
 
 
+def detector() -> nn.Module:
+    """Boxes, and the probabilities of objects and classes, side by side (YOLO)."""
+
+    def forward(x: Tensor, body: nn.Module, head: nn.Module) -> Tensor:
+        y = head(body(x))
+        return torch.cat([y[:, :4], y[:, 4:5].sigmoid(), y[:, 5:].sigmoid()], 1).flatten(2)
+
+    return Call(forward, body=conv(3, 8, 3, 2), head=nn.Conv2d(8, 9, 1))
+
+
+def recurrent(kind: Callable[..., nn.Module], **options: Any) -> nn.Module:
+    """Frames through a recurrent layer; a layer of its last output."""
+    width = 8 * (1 + options.get("bidirectional", False))
+
+    def forward(x: Tensor, frames: nn.Module, head: nn.Module) -> tuple[Tensor, ...]:
+        y, last = frames(x)
+        return head(y[:, -1]), *(last if isinstance(last, tuple) else (last,))
+
+    layer = kind(WIDTH, 8, batch_first=True, **options)
+    return Call(forward, frames=layer, head=nn.Linear(width, 5))
+
+
 PICTURES: dict[str, Callable[[], nn.Module]] = {
     "vit": Vit,
     "mlp-mixer": mixer,
@@ -141,6 +164,7 @@ PICTURES: dict[str, Callable[[], nn.Module]] = {
     "decoder": decoder,
     "group-norms": normed,
     "selective": stacked,
+    "detector": detector,
 }
 ROWS: dict[str, Callable[[], nn.Module]] = {
     "attention": Attention,
@@ -150,4 +174,10 @@ ROWS: dict[str, Callable[[], nn.Module]] = {
         inner=nn.MultiheadAttention(WIDTH, 4, batch_first=True),
     ),
     "rms-norm": rms,
+    "lstm": lambda: recurrent(nn.LSTM, num_layers=2),
+    "bidirectional-lstm": lambda: recurrent(nn.LSTM, bidirectional=True, bias=False),
+    "gru": lambda: recurrent(nn.GRU, bidirectional=True),
+    "gru-without-bias": lambda: recurrent(nn.GRU, bias=False),
+    "rnn": lambda: recurrent(nn.RNN),
+    "rnn-relu": lambda: recurrent(nn.RNN, nonlinearity="relu"),
 }

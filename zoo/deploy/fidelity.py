@@ -31,7 +31,7 @@ from zoo.graph.inputs import (
     Inputs,
     Shapes,
     arguments,
-    first_of,
+    calls,
     made,
     of_batch,
     tensors,
@@ -99,6 +99,19 @@ def reference(module: nn.Module, x: Inputs) -> list[Tensor]:
     if not outputs:
         raise MismatchError(f"{type(module).__name__} returns no tensor: a file needs an output")
     return outputs
+
+
+def of_samples(module: nn.Module, x: Inputs, graph: Graph) -> list[Tensor]:
+    """Return what a file with this graph gives, called for each sample and joined.
+
+    That is the module's result for the batch, unless an output has its samples elsewhere than
+    first, as the states of recurrent layers have. See `reference`.
+    """
+    wanted, parts = reference(module, x), calls(x, graph.firsts)
+    if len(parts) == 1 or all(y.ndim and len(y) == len(parts) for y in wanted):
+        return wanted
+    each = [reference(module, part) for part in parts]
+    return [torch.cat(column) for column in zip(*each, strict=True)]
 
 
 def faithful(
@@ -193,7 +206,7 @@ def same_as_module(
 
     return faithful(
         type(module).__name__,
-        reference(module, x),
+        of_samples(module, x, graph),
         outputs,
         graph if integer else None,
         what="the file",
@@ -205,7 +218,7 @@ def weakest(module: nn.Module, graph: Graph, floating: Graph, x: Inputs) -> str:
     """Say what makes an integer graph inaccurate: the layer that loses most, and what may help."""
     wanted: dict[str, Tensor] = {}
     network = FloatNetwork(floating)
-    x = x if network.batched else first_of(x)  # one sample will do
+    x = x if network.batched else calls(x, floating.firsts)[0]  # one sample will do
     outputs = network(*map(channels_last, tensors(x)), observe=wanted.__setitem__)
     first = outputs[0] if isinstance(outputs, tuple) else outputs
     right = channels_last(reference(module, x)[0])

@@ -22,8 +22,8 @@ from zoo.deploy.fidelity import (
     Fidelity,
     deployable,
     faithful,
+    of_samples,
     random_input,
-    reference,
     small,
     snr_db,
     weakest,
@@ -32,7 +32,7 @@ from zoo.deploy.onnx import OnnxFile, packages, ran
 from zoo.deploy.onnx_model import Model
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import write_bytes
-from zoo.graph.inputs import Inputs, Shapes, of_one, tensors
+from zoo.graph.inputs import Inputs, Shapes, calls, of_one, tensors
 from zoo.graph.ir import Graph
 from zoo.graph.kinds import is_batched
 from zoo.quantization.int8.calibration import Options, checked_batch
@@ -75,7 +75,7 @@ def export_qdq(
     module = deployable(module)
     calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
     first: Inputs = calibration[0] if calibration else torch.empty(0)
-    shapes = (of_one(first), input_shape)
+    shapes = (of_one(first, input_shape), input_shape)
     probe, graph = quantize_at(module, calibration, shapes, options)
 
     def explain() -> str:
@@ -124,11 +124,10 @@ def _compare(
     settings = runtime.SessionOptions()
     settings.add_session_config_entry("session.x64quantprecision", "1")
     integers = computed(graph, x)
-    name, wanted, most = type(module).__name__, reference(module, x), 0
+    name, wanted, most = type(module).__name__, of_samples(module, x, graph), 0
     content = qdq_model(graph).SerializeToString()
-    size = graph.input_shape[0]
-    split = [[t] if is_batched(graph) else t.split(size) for t in tensors(x)]
-    made = [ran(runtime, content, part, settings) for part in zip(*split, strict=True)]
+    parts = [x] if is_batched(graph) else calls(x, graph.firsts)
+    made = [ran(runtime, content, tensors(part), settings) for part in parts]
     outputs = [torch.cat(column) for column in zip(*made, strict=True)]
     for place, (y, right) in enumerate(zip(outputs, wanted, strict=True)):
         meaning = graph.tensors[graph.outputs[place]].quantization

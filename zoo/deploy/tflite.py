@@ -87,7 +87,7 @@ def export_tflite(
         raise MismatchError("there are no calibration inputs; give at least one batch")
     calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
     module, first = deployable(module), calibration[0]
-    shapes = (of_one(first), input_shape)
+    shapes = (of_one(first, input_shape), input_shape)
     if int8:
         options = replace(options, npu=npu)
         probe, graph = quantize_at(module, calibration, shapes, options)

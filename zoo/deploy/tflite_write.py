@@ -75,6 +75,7 @@ class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.buffers: list[dict[str, Any]] = [{}]  # buffer 0 means "no data"
+        self.stored: dict[bytes, int] = {}
         self.tables: list[dict[str, Any]] = []
         self.places: dict[str, int] = {}
         self.codes: dict[tuple[str, int], int] = {}
@@ -114,9 +115,10 @@ class _Writer:
     def add(self, tensor: Tensor, value: NDArray[Any] | None) -> int:
         buffer = 0
         if value is not None:
-            buffer = len(self.buffers)
-            data = np.ascontiguousarray(value, np.dtype(tensor.dtype).newbyteorder("<"))
-            self.buffers.append({"data": np.frombuffer(data.tobytes(), np.uint8)})
+            data = np.ascontiguousarray(value, np.dtype(tensor.dtype).newbyteorder("<")).tobytes()
+            buffer = self.stored.setdefault(data, len(self.buffers))  # equal values lie there once
+            if buffer == len(self.buffers):
+                self.buffers.append({"data": np.frombuffer(data, np.uint8)})
         table = {
             "shape": np.array(tensor.shape, np.int32),
             "type": tflite_schema.TENSOR_TYPES[tensor.dtype],

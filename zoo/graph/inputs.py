@@ -5,7 +5,7 @@ name, a mapping. Batches have the same form, with tensors in place of shapes. Gr
 their inputs in that order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,21 +83,25 @@ def of_batch(batch: Inputs) -> Shapes:
     return tuple(tuple(x.shape) for x in batch)
 
 
-def of_one(batch: Inputs) -> Shapes:
-    """Return the shapes of one sample of a batch."""
-    return changed(of_batch(batch), lambda shape: (1, *shape[1:]))
+def of_one(batch: Inputs, like: Shapes | None = None) -> Shapes:
+    """Return the shapes of one call of a batch; first sizes are those of `like`, or 1."""
+    firsts = iter([shape[0] for shape in shapes(like).values()] if like is not None else [])
+    return changed(of_batch(batch), lambda shape: (next(firsts, 1), *shape[1:]))
 
 
-def first_of(batch: Inputs) -> Inputs:
-    """Return the first sample of a batch."""
-    return each(batch, lambda x: x[:1])
+def calls(batch: Inputs, firsts: Sequence[int]) -> list[Inputs]:
+    """Return a batch as the inputs of single calls, whose first sizes are `firsts`.
 
-
-def each(batch: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """Return the same form with each tensor changed."""
-    if isinstance(batch, Mapping):
-        return {name: change(x) for name, x in batch.items()}
-    return change(batch) if isinstance(batch, Tensor) else tuple(map(change, batch))
+    Those are 1 for samples, and may be more for states: (layers, 1, width).
+    """
+    each = [x.split(size) for x, size in zip(tensors(batch), firsts, strict=True)]
+    found: list[Inputs] = []
+    for parts in zip(*each, strict=True):
+        if isinstance(batch, Mapping):
+            found.append(dict(zip(batch, parts, strict=True)))
+        else:
+            found.append(parts[0] if isinstance(batch, Tensor) else tuple(parts))
+    return found
 
 
 def is_several(given: Shapes) -> bool:

@@ -186,6 +186,11 @@ class Graph:
         """Shape of the first input, e.g. (N, C, H, W)."""
         return self.tensors[self.inputs[0]].shape
 
+    @property
+    def firsts(self) -> list[int]:
+        """The first size of each input: 1, of a sample, but for states and the like."""
+        return [self.tensors[name].shape[0] for name in self.inputs]
+
     def kernel(self, op: Op) -> tuple[int, int, int]:
         """Outputs, inputs per output and window size of a MAC op's weights."""
         shape = self.tensors[op.inputs[1]].shape

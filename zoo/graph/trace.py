@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,7 @@ class Tracer:
         self.parameters: dict[str, fx.Node] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
         self.parts: dict[fx.Node, list[tuple[fx.Node, int, range, bool]]] = {}  # of splits
+        self.results: dict[fx.Node, list[str]] = {}  # of operators with several that are read
         self.derived: list[Derived] = []
         # Tensors that are no parameters, as `torch.tensor([0.5])` in a forward: by source.
         self.literals = {
@@ -182,18 +183,31 @@ class Tracer:
         kind: Kind = "weight",
     ) -> str:
         """Return the name of a layer's weight, which `call` makes of a parameter beforehand."""
-        name = f"{self.names[node]}.{'x'.join(map(str, shape))}"
+        return self.stored("x".join(map(str, shape)), (node,), shape, call, kind)
+
+    def stored(
+        self,
+        part: str,
+        nodes: Sequence[fx.Node],
+        shape: tuple[int, ...],
+        call: Callable[..., Any],
+        kind: Kind,
+    ) -> str:
+        """Return the name of what `call` makes of parameters beforehand; `part` tells it apart."""
+        name = f"{self.names[nodes[0]]}.{part}"
         if name not in self.sources:
-            if self.names[node] not in self.sources:
-                raise self.unmapped(node, "a weight that the network computes")
-            value = node.meta["val"]
-            ref = Ref(self.names[node], self.sources[self.names[node]], value.dtype)
+            if any(self.names[node] not in self.sources for node in nodes):
+                raise self.unmapped(nodes[0], "a weight that the network computes")
+            refs = tuple(
+                Ref(self.names[node], self.sources[self.names[node]], node.meta["val"].dtype)
+                for node in nodes
+            )
             self.sources[name] = f"({name})"
-            self.derived.append(Derived(name, f"({name})", call, ((ref,), {})))
+            self.derived.append(Derived(name, f"({name})", call, (refs, {})))
             self.tensors[name] = Tensor(
                 name=name,
                 shape=shape,
-                dtype=str(value.dtype).removeprefix("torch."),
+                dtype=str(nodes[0].meta["val"].dtype).removeprefix("torch."),
                 kind=kind,
                 source=f"({name})",
             )
@@ -307,6 +321,8 @@ class Tracer:
         elif node.args[0] in self.parts:
             source, dim, part, gone = self.parts[node.args[0]][node.args[1]]  # type: ignore[index]
             slice_of(self, node, source, dim, part, gone=gone)
+        elif node.args[0] in self.results:
+            self.names[node] = self.results[node.args[0]][node.args[1]]  # type: ignore[index]
         elif node.args[1] == 0:
             self.names[node] = self.names[node.all_input_nodes[0]]
         else:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.graph.inputs import Inputs, tensors
+from zoo.graph.inputs import Inputs, calls, tensors
 from zoo.graph.ir import LIMITS, Graph
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import IntegerNetwork
@@ -42,8 +42,7 @@ def computed(graph: Graph, x: Inputs) -> list[Tensor]:
     real = graph.tensors[graph.inputs[0]].quantization is None
     network = FloatNetwork(graph) if real else IntegerNetwork(graph)
     given = [quantized(graph, channels_last(t), place) for place, t in enumerate(tensors(x))]
-    split = [[t] if network.batched else t.split(graph.input_shape[0]) for t in given]
-    parts = [network(*part) for part in zip(*split, strict=True)]
-    made = [y if isinstance(y, tuple) else (y,) for y in parts]
+    parts = [tuple(given)] if network.batched else calls(tuple(given), graph.firsts)
+    made = [y if isinstance(y, tuple) else (y,) for y in (network(*tensors(p)) for p in parts)]
     several = [torch.cat(column) for column in zip(*made, strict=True)]
     return [dequantized(graph, y, place) for place, y in enumerate(several)]

@@ -3,10 +3,12 @@
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Kind, Op
 from zoo.graph.operators.contract import OpKind, Shape, never
+from zoo.graph.operators.unrolled import READERS
 
-_ABSENT = dict.fromkeys(
-    ("aten", "lower"), "only files contain it: a module's loop is unrolled into plain operators"
-)
+_ABSENT = {
+    "aten": "only files contain it",
+    "lower": "only files contain it: a module's loop is unrolled into plain operators",
+}
 GATES = 4  # of an LSTM: input, forget, cell, output
 _WEIGHTS: tuple[Kind, ...] = ("weight",) * 8
 _BIASES: tuple[Kind, ...] = ("bias",) * 4
@@ -59,11 +61,11 @@ ROWS = (
         # x, four input weights, four recurrent weights, four biases, hidden state, cell state
         # -> outputs of all steps, the two states after the last one.
         name="lstm",
-        aten=None,
+        aten=READERS,
         lower=None,
         shape=_lstm_shape,
         mixes_samples=never,
-        absent=_ABSENT,
+        absent={"lower": _ABSENT["lower"]},
         roles=("activation", *_WEIGHTS, *_BIASES),
         macs=_lstm_macs,
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor as Array
 
 from zoo.errors import MismatchError
-from zoo.graph.inputs import Inputs, Shape, Shapes, of_one, shapes, tensors
+from zoo.graph.inputs import Inputs, Shape, Shapes, calls, of_one, shapes, tensors
 from zoo.graph.ir import LIMITS, Graph
 from zoo.quantization.int8.observer import Observer
 from zoo.runtime.floating import FloatNetwork
@@ -63,8 +63,8 @@ def observed(
         batch = checked_batch(batch, number, like)
         for tensor in tensors(batch):
             _check_varied(tensor, number)
-        if network is None or of_one(batch) != shape:
-            shape = of_one(batch)
+        if network is None or of_one(batch, like) != shape:
+            shape = of_one(batch, like)
             network = FloatNetwork(at(shape))
         seen: dict[str, Range] = {}
 
@@ -73,10 +73,9 @@ def observed(
             least, most = seen.get(name, (low, high))
             seen[name] = min(low, least), max(high, most)
 
-        inputs = [x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in tensors(batch)]
-        parts = [[x] if network.batched else x.split(1) for x in inputs]
-        for part in zip(*parts, strict=True):
-            network(*part, observe=observe)
+        inputs = tuple(x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in tensors(batch))
+        for part in [inputs] if network.batched else calls(inputs, network.graph.firsts):
+            network(*tensors(part), observe=observe)
         for name, span in seen.items():
             ranges[name] = _merged(ranges.get(name), span, options)
     if network is None:
@@ -105,7 +104,8 @@ def checked_batch(batch: Inputs, number: int, like: Shapes | None = None) -> Inp
         name: checked_tensor(x, f"{number}{f' ({name})' if name else ''}", wanted[name])
         for name, x in given.items()
     }
-    if len({len(x) for x in checked.values()}) > 1:
+    counts = {len(x) / ((wanted[name] or (1,))[0]) for name, x in checked.items()}
+    if len(counts) > 1 or counts.pop() % 1:
         raise MismatchError(f"calibration batch {number} has inputs of different batch sizes")
     if isinstance(batch, Mapping):
         return checked

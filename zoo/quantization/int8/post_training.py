@@ -166,8 +166,19 @@ def quantize_graph(
                     name = f"{op.name}.{place}"
                 tensors[name], values[name] = dataclasses.replace(made[0], name=name), made[1]
             inputs.append(name)
-        op = dataclasses.replace(op, inputs=tuple(inputs))
-        ops.append(_finished(op, meanings, activations))
+        op = _finished(dataclasses.replace(op, inputs=tuple(inputs)), meanings, activations)
+        fixed = RULES.of(op).fixed.get(activations)
+        if fixed is not None and meanings[op.outputs[0]] != fixed:
+            output, exact = op.outputs[0], f"{op.outputs[0]}.exact"
+            tensors[exact] = dataclasses.replace(
+                tensors[output], name=exact, kind="activation", quantization=fixed
+            )
+            ops.append(dataclasses.replace(op, outputs=(exact,)))
+            op = Op(
+                name=output, kind="quantize", inputs=(exact,), outputs=(output,), attributes={},
+                macs=0, module=op.module,
+            )  # fmt: skip
+        ops.append(op)
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)
 
 

@@ -88,7 +88,11 @@ def _symmetric_activations(
 def _fix(
     graph: Graph, meanings: dict[str, Quantization], owner: Mapping[str, str], dtype: str
 ) -> None:
-    """Give what an operator makes in a fixed quantization that one, and all that only moves it."""
+    """Give what an operator makes in a fixed quantization that one, and all that only moves it.
+
+    Where others share its quantization (scores beside probabilities) theirs stays: the operator is
+    rescaled to it, see `zoo.quantization.int8.post_training`.
+    """
     for op in graph.ops:
         fixed, group = RULES.of(op).fixed.get(dtype), owner[op.outputs[0]]
         if fixed is None:
@@ -96,8 +100,12 @@ def _fix(
         members = [name for name in owner if owner[name] == group]
         makers = [graph.producers.get(name) for name in members]
         others = [maker for maker in makers if maker is not op]
-        alone = all(maker is not None and maker.kind in SHARED for maker in others)
-        for name in members if alone else op.outputs:
+        alone = all(
+            maker is not None
+            and (maker.kind in SHARED or RULES.of(maker).fixed.get(dtype) == fixed)
+            for maker in others
+        )
+        for name in members if alone else ():
             meanings[name] = fixed
 
 
