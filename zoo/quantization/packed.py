@@ -14,6 +14,7 @@ from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids import Grid, make_grid
 from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.grids.contract import Layout
+from zoo.quantization.kernels.decode import from_steps, from_tables
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
@@ -193,8 +194,18 @@ class PackedLinear(nn.Module):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return W (out_features, in_features)."""
-        plain = isinstance(self.grid, Codebooks) and self.names in (*_PLAIN, _PRODUCT)
-        weight = decode_codebooks(self) if plain else self.matrix().dequantize()
+        weight, names = None, tuple(name for name in self.names if name != "order")
+        if isinstance(self.grid, Codebooks) and names in (*_PLAIN, _PRODUCT):
+            weight = decode_codebooks(self, dtype)
+        elif names == _STEPS:
+            zero = unpacked(self.get_buffer("zero"), self.grid.index_bits, self.out_features)
+            codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+            weight = from_steps(self.grid, codes, scale, zero, dtype)
+        if weight is None:
+            return self.matrix().dequantize().to(dtype)
+        if "order" in self.names:
+            places = self.get_buffer("order").long().argsort()
+            weight = weight.index_select(1, places)
         return weight.to(dtype)
 
     @property
@@ -264,15 +275,19 @@ class PackedLinear(nn.Module):
 
 _PLAIN = (("codes", "codebook", "codebook_scale"), ("codes", "codebook"))
 _PRODUCT = ("codes", "factor", "basis")
+_STEPS = ("codes", "scale", "zero")
 
 
-def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
-    """Return W (rows, columns) in float32 of codebooks without block scales.
+def decode_codebooks(
+    layer: PackedLinear, dtype: torch.dtype = torch.float32, *, scaled: bool = True
+) -> Tensor:
+    """Return W (rows, columns) of codebooks without block scales; columns are in stored order.
 
-    Without `scaled` it is in units of the codebooks' scales: whole numbers.
+    It is of type `dtype` where there is a kernel, else in float32. Without `scaled` it is in units
+    of the codebooks' scales: whole numbers.
 
-    The d numbers of a centroid are moved as one integer of 4 d bytes: an order of magnitude faster
-    than indexing d floats. Codes of 4 bits are looked up two at a time.
+    In torch, the d numbers of a centroid are moved as one integer of 4 d bytes: an order of
+    magnitude faster than indexing d floats. Codes of 4 bits are looked up two at a time.
     """
     grid = layer.grid
     assert isinstance(grid, Codebooks)
@@ -284,6 +299,9 @@ def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
     else:
         table = from_half_bits(codebook)
     codes, bits = layer.get_buffer("codes"), grid.index_bits
+    wanted = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
+    if (weight := from_tables(grid, codes, table.to(wanted), grid.group_rows)) is not None:
+        return weight
     width = grid.span // grid.dim  # codes of a row in one column group
     per_look = 2 if bits == 4 and width % 2 == 0 and grid.cells % 2 == 0 else 1
     if per_look == 2:
