@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.data.texts import text_file
 from zoo.errors import MismatchError, UnsafeFileError
+from zoo.files import given
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ class LanguageModel(OtherModel):
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
         """Return the perplexity on a text."""
+        data = text_file(data, test=True)
+        given(data, "file")  # before torch is loaded
         from zoo.tasks.text_generation import evaluate
 
         return evaluate(self.load(device=device, dtype=dtype), None, data, **protocol)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.texts import text_file
 from zoo.errors import MismatchError
 from zoo.files import given
 from zoo.registry.artifact import Result
@@ -97,6 +98,8 @@ class Network:
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
         """Return the task's metrics; for an integer network also those of its float weights."""
+        if self.recipe.of_transformers:
+            data = text_file(data, test=True)
         given(data, "file" if self.recipe.of_transformers else "folder")
         from zoo.models.forms import stored_form
         from zoo.tasks import task_of

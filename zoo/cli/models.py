@@ -36,7 +36,8 @@ def add(command: Command, words: Sequence[str]) -> None:
         "--data",
         required=True,
         metavar="DIR",
-        help="a folder laid out as the task expects, or a text",
+        help="a folder laid out as the task expects, or a text: a file, a folder, wikitext2, "
+        "org/name",
     )
     sub.add_argument(
         "--length", type=positive, help="length of a language model's windows, in tokens"

@@ -51,6 +51,8 @@ def make(
     before = known.make if known is not None and isinstance(known.make, Compress) else None
     choice = choose(before, method, options, None if before else _kind(ref, known))
     check_data(choice, data)
+    if choice.method.TAKES == "language-model":
+        data, test = _texts(data, test)
     where: Ref | Recipe = base if base is not None else before.base if before else ref
     source: Checkpoint | Path
     base_ref = ""
@@ -79,6 +81,16 @@ def make(
         _write(recipe, out, result, source, license, data)
     team.wait()
     return Checkpoint.read(out)
+
+
+def _texts(data: Path | None, test: Path | None) -> tuple[Path | None, Path | None]:
+    """Return the files of the texts to learn from and to judge by."""
+    from zoo.data.texts import text_file
+
+    return (
+        None if data is None else text_file(data),
+        None if test is None else text_file(test, test=True),
+    )
 
 
 def _recipe_of_name(ref: "Ref") -> Recipe | None:

@@ -175,7 +175,8 @@ def compress(
         out: a new folder, or the folder of a job to resume.
         method: "gptvq", "gptq" or "rtn" for a language model, "int8" for a network, or a method
             and one of its presets, like "gptvq-2d-2b"; a recipe has its own.
-        data: what the method learns from: a text, or for a network a folder of inputs.
+        data: what the method learns from: a folder of inputs, or for a language model a text: a
+            file, a folder of them, "wikitext2", "c4", "tinystories", or "org/name" on the Hub.
         test: what to measure the result on, for the card; the base of a language model is measured
             on it too.
         base: where a recipe's base model is, if not on the Hub.
