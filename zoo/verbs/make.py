@@ -256,7 +256,7 @@ def export(
     item: "Ref | Artifact | torch.nn.Module",
     path: Ref,
     *,
-    format: str = "onnx",
+    format: str | None = None,
     int8: bool = False,
     int16: bool = False,
     npu: bool = False,
@@ -272,7 +272,7 @@ def export(
         item: ref of a checkpoint, or a module of your own, in eval mode, on the CPU.
         path: where to write the file.
         format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
-            (a `.tflite` file as a C array).
+            (a `.tflite` file as a C array); None takes the one that the suffix of `path` means.
         int8: quantize to int8, with ranges seen on `data`.
         int16: the same with int16 activations (int16x8); not for onnx.
         npu: use only operators that Ethos-U accelerators have; not for onnx.
@@ -301,6 +301,7 @@ def export(
     """
     from zoo.files import probe
 
+    format = exporting.format_of(Path(path), format)
     activations = exporting.activations(format, int8=int8, int16=int16, npu=npu)
     probe(Path(path).parent)  # before the work, not after it
     if not isinstance(item, str | Path) and not is_artifact(item):
