@@ -1,5 +1,6 @@
 """Artifacts that the zoo did not make: a `.tflite` file, and folders of other libraries."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,23 @@ from typing import Any
 from zoo.data.texts import text_file
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.files import given
+
+
+def text_to_judge(data: Path, protocol: Mapping[str, Any]) -> Path:
+    """Return a text's file; refuse what is missing before a language model is loaded.
+
+    Raises:
+        MismatchError: there is no such text; see `zoo.data.texts`.
+        MissingExtraError: the protocol has tasks of lm-eval, which is not installed.
+
+    """
+    path = text_file(data, test=True)
+    given(path, "file")
+    if protocol.get("tasks"):
+        from zoo.tasks.text_generation.zero_shot import require
+
+        require()
+    return path
 
 
 @dataclass(frozen=True)
@@ -161,8 +179,7 @@ class LanguageModel(OtherModel):
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
         """Return the perplexity on a text."""
-        data = text_file(data, test=True)
-        given(data, "file")  # before torch is loaded
+        data = text_to_judge(data, protocol)
         from zoo.tasks.text_generation import evaluate
 
         return evaluate(self.load(device=device, dtype=dtype), None, data, **protocol)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.data.texts import text_file
+from zoo.artifacts.files import text_to_judge
 from zoo.errors import MismatchError
 from zoo.files import given
 from zoo.registry.artifact import Result
@@ -99,8 +99,9 @@ class Network:
     ) -> dict[str, Any]:
         """Return the task's metrics; for an integer network also those of its float weights."""
         if self.recipe.of_transformers:
-            data = text_file(data, test=True)
-        given(data, "file" if self.recipe.of_transformers else "folder")
+            data = text_to_judge(data, protocol)
+        else:
+            given(data, "folder")
         from zoo.models.forms import stored_form
         from zoo.tasks import task_of
 
