@@ -27,8 +27,8 @@ from zoo.quantization.bits import digests
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.embeddings import check_plain
 from zoo.quantization.language import blocks
+from zoo.quantization.language.announcer import Announcer
 from zoo.quantization.language.calibration import HiddenStates
-from zoo.quantization.language.progress import Progress
 from zoo.quantization.language.source import Source
 from zoo.quantization.layers import quantize_layers
 from zoo.quantization.passes import CalibrationRuns
@@ -84,7 +84,7 @@ class Job:
         team.wait()
         self.state = self._open(resume)
         self.calls: list[blocks.BlockCall] = []
-        self.progress = Progress()
+        self.announce = Announcer()
 
     @property
     def count(self) -> int:
@@ -338,7 +338,7 @@ class Job:
         worst = max((facts["relative_error"] for facts in layers.values()), default=0.0)
         damp = max((facts["damp"] for facts in layers.values()), default=0.0)
         if self.team.is_main:
-            self.progress(
+            self.announce(
                 f"block {index + 1}/{self.count}  error {worst:.5f}  damp {damp:g}  "
                 f"{seconds:.1f} s  {peak_bytes() / 1e9:.2f} GB"
             )

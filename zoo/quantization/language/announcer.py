@@ -6,7 +6,7 @@ import time
 QUIET_SECONDS = 20.0  # between two lines where nobody looks on; short jobs say nothing there
 
 
-class Progress:
+class Announcer:
     """Prints lines, not all of them if stderr is not a terminal."""
 
     def __init__(self) -> None:

@@ -5,25 +5,25 @@ import sys
 import pytest
 
 import zoo
-from zoo.quantization.language import progress
+from zoo.quantization.language import announcer
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_lines_are_rare_where_nobody_looks_on(terminal, monkeypatch, capsys):
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(announcer.time, "monotonic", lambda: now)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    say = progress.Progress()
+    say = announcer.Announcer()
     for number in range(100):
         now += 1.0
         say(f"step {number}")
     lines = capsys.readouterr().err.splitlines()
-    every = 1 if terminal else int(progress.QUIET_SECONDS)
+    every = 1 if terminal else int(announcer.QUIET_SECONDS)
     assert lines == [f"step {number}" for number in range(100) if (number + 1) % every == 0]
 
 
 def test_a_job_without_a_terminal_is_not_silent(base, text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(announcer, "QUIET_SECONDS", 0.0)
     options = {"windows": 4, "length": 32, "iterations": 1, "group_size": 1024}
     zoo.compress(
         base, tmp_path / "out", data=text, budget=3, tune_steps=2, tune_length=32, **options
