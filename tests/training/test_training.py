@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import zoo
+from tests.limits import HANGS_SECONDS
 from zoo.errors import install
 from zoo.training import loop as module
 
@@ -116,7 +117,7 @@ def test_two_processes_equal_one_with_the_double_batch(small, train, tmp_path, r
         [sys.executable, *launch.split(), *small(two, batch_size=4, clip_norm=0.1, **ADAMW)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held out: psnr_y_db") == 1  # one process speaks
@@ -134,7 +135,10 @@ def test_torchrun_on_a_machine_without_an_accelerator_makes_one_run(small, tmp_p
         del words[words.index("--device") : words.index("--device") + 2]
     launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m zoo"
     done = subprocess.run(
-        [sys.executable, *launch.split(), *words], capture_output=True, text=True, timeout=300
+        [sys.executable, *launch.split(), *words],
+        capture_output=True,
+        text=True,
+        timeout=HANGS_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held out: psnr_y_db") == 1
