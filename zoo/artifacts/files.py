@@ -149,7 +149,27 @@ class TfliteModel(OtherModel):
 
 
 @dataclass(frozen=True)
-class LanguageModel(OtherModel):
+class TransformersModel(OtherModel):
+    """A folder with a model that transformers saved: an encoder, or one for pictures or sound."""
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot do more: its task is none of the zoo's."""
+        return (
+            f"{self.ref} is a model of transformers for a task that is not the zoo's: transformers "
+            "runs it, and zoo compress makes it smaller"
+        )
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
+        """Return the model, opened by transformers without trusting the folder."""
+        from zoo.artifacts.placing import dtype_of
+        from zoo.quantization.language.opening import load
+
+        return load(self.path, device=device, dtype=dtype_of(dtype))
+
+
+@dataclass(frozen=True)
+class LanguageModel(TransformersModel):
     """A folder with a causal language model that transformers saved."""
 
     @property
@@ -159,13 +179,6 @@ class LanguageModel(OtherModel):
             f"{self.ref} is a language model, which is not costed as a graph of fixed shapes; "
             "zoo compress makes it smaller"
         )
-
-    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
-        """Return the model, opened by transformers without trusting the folder."""
-        from zoo.artifacts.placing import dtype_of
-        from zoo.quantization.language.opening import load
-
-        return load(self.path, device=device, dtype=dtype_of(dtype))
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None

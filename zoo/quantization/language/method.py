@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from zoo.errors import MismatchError
 from zoo.quantization.plan import QuantizationPlan, Schedule
 from zoo.registry.compressed import Compressed
 
@@ -67,8 +68,13 @@ def compress(
     """
     from zoo.data.text import read_text
     from zoo.quantization.language.job import compress_model
+    from zoo.quantization.language.source import Source
     from zoo.quantization.team import Team
 
+    if test is not None and not Source(source).is_decoder:
+        raise MismatchError(
+            f"--test measures perplexity, which the model in {source} has none of: leave it out"
+        )
     for text in (data, test):
         if text is not None:
             read_text(text)  # before the work, not after it
