@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.limits import HANGS_SECONDS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -20,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 VIEWS = ["Looks", "Enlarge", "Adapters", "Enlarging", "Drawing", "Text"]
 STAMPS = [".venv/.installed-serve", ".venv/.installed-model"]  # what the target `demo` stands on
 PROBE = ["-m", "pip", "download", "--quiet", "--no-deps", "groovy"]  # a few kilobytes
-MOST_SECONDS = 300  # for SmolLM2's first answer, on a busy machine
+MOST_SECONDS = HANGS_SECONDS
 
 
 @pytest.fixture(scope="module")

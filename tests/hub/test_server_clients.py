@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANGS_SECONDS
+
 # huggingface_hub uploads by a call that its own HTTP library has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 STEPS = Path(__file__).with_name("client_steps.py")
@@ -32,7 +34,7 @@ def steps(serve, client_environment, mode, megabytes, skipped):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANGS_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])

@@ -12,6 +12,8 @@ import urllib.request
 
 import pytest
 
+from tests.limits import HANGS_SECONDS
+
 PULL = """
 import hashlib, sys
 from huggingface_hub import HfApi
@@ -56,7 +58,7 @@ def test_olah_pulls(serve, wire, client_environment, tmp_path):
             env=client_environment(f"http://{mirror}"),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANGS_SECONDS,
             check=False,
         )
     finally:

@@ -148,7 +148,12 @@ def test_tampering_is_noticed(made, tmp_path):
     [
         ("{base} --method gptvq-9d-2b --data {text}", "unknown method 'gptvq-9d-2b'; did you"),
         ("{base} --bits 9 --data {text}", "bits * dim is 18"),
-        ("{base} --method gptvq", "add --data, a text file to calibrate on (rtn needs none)"),
+        (
+            "{base} --method gptvq",
+            "add --data, a text to calibrate on: a file, a folder, wikitext2,",
+        ),
+        ("{base} --data wikitext-2", "unknown text 'wikitext-2'; did you mean wikitext2?"),
+        ("{base} --data {base}", "holds no text (.txt, "),
         ("{base} --data missing.txt", "missing.txt cannot be read"),
         ("{base} --data {text} --length 100000", "takes at most 256"),
         ("{base} --data {text} --set sharpness=1", "unknown option 'sharpness'"),

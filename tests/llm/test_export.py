@@ -70,5 +70,5 @@ def test_the_command_writes_codes_that_onnx_runtime_looks_up(
     with torch.no_grad():
         wanted = zoo.load(out)(torch.from_numpy(ids)).logits
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
-    assert main(["export", str(out), "--format", "tflite", "--out", str(file)]) == 1
+    assert main(["export", str(out), "--out", str(file.with_suffix(".tflite"))]) == 1
     assert "--format onnx only" in capsys.readouterr().err

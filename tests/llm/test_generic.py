@@ -1,11 +1,14 @@
 """Any network with linear layers: a vision transformer, and a mixture of experts."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
 from zoo.errors import MismatchError
+from zoo.integrations.bridge import unpack
 from zoo.quantization.generic import quantize_model
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear
@@ -84,3 +87,54 @@ def test_what_cannot_be_quantized_is_refused():
     broken.experts[1].weight.data[0, 0] = float("inf")
     with pytest.raises(MismatchError, match=r"experts.1.weight holds NaN or infinity"):
         quantize_model(broken, [torch.randn(200, 16)], OPTIONS)
+
+
+def _unet():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    model = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(16, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        layers_per_block=1,
+    )
+    return model.eval(), {"sample": torch.rand(1, 1, 8, 8), "timestep": 3}
+
+
+def _mixin():
+    from huggingface_hub import PyTorchModelHubMixin
+
+    class Shared(nn.Module, PyTorchModelHubMixin):
+        def __init__(self, width: int = 16):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(width, 32), nn.ReLU(), nn.Linear(32, 4))
+
+        def forward(self, x):
+            return self.inner(x)
+
+    return Shared().eval(), (torch.randn(300, 16),)
+
+
+@pytest.mark.parametrize("make", [_unet, _mixin])
+def test_a_library_that_could_not_read_codes_does_not_write_them(make, tmp_path):
+    model, batch = make()
+    skip = () if make is _mixin else ("*conv*",)
+    plan = QuantizationPlan(options=LayerOptions(method="rtn", bits=4), skip=skip)
+    kept = copy.deepcopy(model)
+    quantize_model(model, [batch], plan)
+    with pytest.raises(MismatchError, match=r"is packed, .*keep model\.state_dict\(\)") as raised:
+        model.save_pretrained(tmp_path / "packed")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "packed").exists()
+    quantize_model(kept, [batch], plan)
+    kept.load_state_dict(model.state_dict())
+    unpack(model)
+    model.save_pretrained(tmp_path / "floats")
+    again = type(model).from_pretrained(tmp_path / "floats").eval()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)

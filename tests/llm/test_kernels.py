@@ -74,6 +74,48 @@ def test_the_kernel_has_the_bits_of_torch(shape, rows, columns, tokens, threads)
     assert (found - packed.bias - expected).abs().max() < 1e-4 * (1 + expected.abs().max())
 
 
+KINDS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+UNIFORM = [LayerOptions(method="rtn", bits=b, group_size=g) for b, g in ((2, 7), (4, 64), (8, 32))]
+CODEBOOKS = [
+    LayerOptions(bits=bits, dim=dim, group_size=size, iterations=1) for bits, dim, size in SHAPES
+]
+MORE = [
+    LayerOptions(method="gptq", bits=3, act_order=True),
+    LayerOptions(bits=2, dim=2, group_size=512, iterations=1, act_order=True),
+    LayerOptions(bits=3, dim=1, group_size=512, iterations=1, codebook_rank=-1),
+    LayerOptions(bits=2, dim=2, group_size=512, iterations=1, codebook_bits=16),
+    LayerOptions(bits=2, dim=2, group_size=512, iterations=1, scale_block=16),  # has no kernel
+]
+
+
+@WITHOUT_COMPILER
+@settings(max_examples=60)
+@given(
+    st.sampled_from(UNIFORM + CODEBOOKS + MORE),
+    st.integers(1, 40),
+    st.integers(1, 200),
+    st.sampled_from(KINDS),
+    st.integers(1, 3),
+)
+def test_a_whole_weight_has_the_bits_of_its_grid(options, rows, columns, kind, threads):
+    torch.manual_seed(rows + columns)
+    weight = torch.randn(rows, columns)
+    hessian = torch.diag(torch.rand(columns) + 0.1)
+    matrix = quantize_matrix(weight, hessian, options)
+    packed = PackedLinear.of(matrix)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = packed.dequantize(kind)
+    finally:
+        torch.set_num_threads(before)
+    assert found.dtype == kind
+    assert torch.equal(found, matrix.dequantize().to(kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matvec, "library", lambda: None)
+        assert torch.equal(packed.dequantize(kind), found)
+
+
 def by_the_book(packed: PackedLinear, x: torch.Tensor) -> np.ndarray:
     """The order that `codebook_matvec.c` promises, number by number in float32."""
     grid, lanes = packed.grid, matvec.LANES
@@ -116,7 +158,7 @@ def test_instruction_sets_change_no_bit(flags, tmp_path, monkeypatch):
     words = ["cc", "-std=c11", "-ffp-contract=off", "-shared", "-fPIC", *flags]
     subprocess.run([*words, "-o", str(built), str(source)], check=True)
     other = ctypes.CDLL(str(built))
-    for name in ("zoo_codebook_matvec", "zoo_rows_matvec"):
+    for name in ("zoo_codebook_matvec", "zoo_rows_matvec", "zoo_decode"):
         getattr(other, name).argtypes = getattr(matvec.library(), name).argtypes
     for shape in SHAPES:
         packed = layer(*shape, 37, 130)
@@ -126,6 +168,10 @@ def test_instruction_sets_change_no_bit(flags, tmp_path, monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr(matvec, "library", lambda: other)
                 assert torch.equal(packed(x), expected)
+        with monkeypatch.context() as patch:
+            whole = packed.dequantize()
+            patch.setattr(matvec, "library", lambda: other)
+            assert torch.equal(packed.dequantize(), whole)
     codes, scale = torch.randint(-127, 128, (37, 130), dtype=torch.int8), half_bits(torch.rand(37))
     expected = matvec.rows_matvec(x, codes, scale)
     with monkeypatch.context() as patch:

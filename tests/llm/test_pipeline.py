@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.limits import HANGS_SECONDS
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.quantization.language import blocks, opening
 from zoo.quantization.language.calibration import windows
@@ -213,7 +214,7 @@ def test_two_processes_give_the_bytes_of_one(done, base, text, tmp_path):
         job("run", base, out, text, RANK=str(rank), LOCAL_RANK=str(rank), **environment)
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in jobs]
+    errors = [process.communicate(timeout=HANGS_SECONDS)[1] for process in jobs]
     assert [process.returncode for process in jobs] == [0, 0], errors
     assert json.loads((out / "report.json").read_text())["processes"] == 2
     assert digests(out) == digests(done[0])

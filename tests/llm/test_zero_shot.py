@@ -89,3 +89,15 @@ def test_without_lm_eval_the_answer_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     with pytest.raises(MissingExtraError, match=r"pip install .*lm-eval$"):
         zero_shot.zero_shot(None, None, ["piqa"])
+
+
+@pytest.mark.parametrize("kind", ["plain", "packed"])
+def test_the_line_comes_before_the_model_is_loaded(kind, packed, base, text, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    for owner in ("files.LanguageModel", "networks.Network"):
+        monkeypatch.setattr(f"zoo.artifacts.{owner}.load", None)
+    folder = {"plain": base, "packed": packed}[kind]
+    assert main(["evaluate", str(folder), "--data", str(text), "--tasks", "piqa"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("zoo: zero-shot tasks need lm-eval; type: ")
+    assert said.count("\n") == 1

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from tests.limits import HANGS_SECONDS
+
 
 def perform(kind: str, **arguments: Any) -> None:
     """Do a job on the CPU, and undo what Accelerate keeps globally."""
@@ -59,7 +61,7 @@ def two_processes(jobs: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[N
             processes.append(started)
         yield
         for process in processes:
-            process.wait(timeout=120)
+            process.wait(timeout=HANGS_SECONDS)
     finally:
         for process in processes:
             process.kill()

@@ -13,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import zoo
+from tests.limits import HANGS_SECONDS
 from zoo.adapters import SparseAdapter, masks
 from zoo.adapters.apply import apply
 from zoo.adapters.compact import CompactValues
@@ -138,7 +139,7 @@ def test_two_processes_equal_one_with_the_double_batch(tiny_command, train_tiny,
         [sys.executable, *launch.split(),
          *tiny_command(two, train__batch_size=2, mask__kind="custom", mask__source=one,
                   train__clip_norm=0.1)],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=HANGS_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held out:") == 1  # one process speaks

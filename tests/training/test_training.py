@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import zoo
+from tests.limits import HANGS_SECONDS
 from zoo.errors import install
 from zoo.training import loop as module
 
@@ -114,10 +115,8 @@ def test_two_processes_equal_one_with_the_double_batch(small, train, tmp_path, r
     launch += f" --mixed_precision no --dynamo_backend no --main_process_port {port} -m zoo"
     done = subprocess.run(
         [sys.executable, *launch.split(), *small(two, batch_size=4, clip_norm=0.1, **ADAMW)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+        capture_output=True, text=True, timeout=HANGS_SECONDS,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held out: psnr_y_db") == 1  # one process speaks
     assert read_losses(two) == pytest.approx(read_losses(one), abs=1e-6)
@@ -134,8 +133,9 @@ def test_torchrun_on_a_machine_without_an_accelerator_makes_one_run(small, tmp_p
         del words[words.index("--device") : words.index("--device") + 2]
     launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m zoo"
     done = subprocess.run(
-        [sys.executable, *launch.split(), *words], capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, *launch.split(), *words],
+        capture_output=True, text=True, timeout=HANGS_SECONDS,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held out: psnr_y_db") == 1
     assert zoo.checkpoint(tmp_path / "run").metrics["training"]["processes"] == 2

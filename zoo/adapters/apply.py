@@ -7,7 +7,7 @@ from torch import nn
 
 from zoo.adapters.compact import put
 from zoo.adapters.format import added
-from zoo.adapters.sparse import base_tensors, gather
+from zoo.adapters.sparse import base_tensors, gather, is_packed
 
 if TYPE_CHECKING:
     from zoo.adapters.format import SparseAdapter
@@ -25,7 +25,7 @@ def apply(model: nn.Module, adapter: "SparseAdapter", alpha: float = 1.0) -> nn.
     """
     from zoo.adapters import sidecar
 
-    if sidecar.is_packed(model):  # codes cannot hold the sum
+    if is_packed(model):  # codes cannot hold the sum
         return sidecar.attach(model, adapter, alpha)
     adapter.check(model)
     changes = adapter.deltas(model)

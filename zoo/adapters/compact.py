@@ -6,7 +6,8 @@ backward pass runs, each weight's dense gradient is gathered into the vector's g
 dropped at once, so one layer's dense gradient is alive at a time; linear layers with few masked
 entries never make one (`zoo.adapters.sampled`). After a step the masked
 entries become round(base + delta) (`write`): the network that is trained is, bit for bit, the one
-that is served, and a bf16 base loses no update that is smaller than its rounding.
+that is served, and a bf16 base loses no update that is smaller than its rounding. Where the base is
+packed, deltas lie beside the codes instead (`zoo.adapters.beside`).
 """
 
 import functools
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import sampled
+from zoo.adapters import masks, sampled
+from zoo.adapters.beside import Learned, PackedWeight
 from zoo.errors import MismatchError
 
 
@@ -37,7 +39,7 @@ class CompactValues:
     """
 
     def __init__(self, model: nn.Module, indices: Mapping[str, Tensor]) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = masks.weights_of(model)
         if missing := sorted(set(indices) - set(parameters)):
             raise MismatchError(f"the model has no weight named {missing[0]!r}")
         self.names = list(indices)
@@ -51,6 +53,7 @@ class CompactValues:
             ]
         )
         self.trained = nn.ParameterDict({"deltas": nn.Parameter(torch.zeros_like(self.base))})
+        self._beside: dict[str, Learned] = {}  # where the weight is packed
 
     @property
     def values(self) -> nn.Parameter:
@@ -72,8 +75,13 @@ class CompactValues:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in parts)
             parameter.grad = None
+        weights = masks.weights_of(model)
         for name, part in parts.items():
-            if layer := sampled.takes(model, name, self.flat[part]):
+            if isinstance(packed := weights[name], PackedWeight):
+                add = functools.partial(self._add, part)
+                self._beside[name] = Learned(packed.layer, self.flat[part], add)
+                handles.append(self._beside[name])
+            elif layer := sampled.takes(model, name, self.flat[part]):
                 add = functools.partial(self._add, part)
                 handles.append(sampled.Sampled(layer, self.flat[part], add))
             else:
@@ -95,18 +103,24 @@ class CompactValues:
     @torch.no_grad()
     def write(self, model: nn.Module, values: Tensor | None = None) -> None:
         """Set the masked entries to round(base + delta), with `values` as deltas if given."""
-        fused = self.base + (self.values if values is None else values).to(self.base)
-        self._put(model, fused)
+        deltas = (self.values if values is None else values).to(self.base)
+        self._put(model, self.base + deltas)
+        parts = self.slices()
+        for name, learned in self._beside.items():
+            learned.put(deltas[parts[name]])
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
         """Put the base's values back into the model, bit for bit."""
         self._put(model, self.base)
+        for learned in self._beside.values():
+            learned.remove()
 
     def _put(self, model: nn.Module, values: Tensor) -> None:
         parameters = dict(model.named_parameters())
         for name, part in self.slices().items():
-            put(parameters[name], self.flat[part], values[part])
+            if name not in self._beside:
+                put(parameters[name], self.flat[part], values[part])
 
     @torch.no_grad()
     def deltas(self, values: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.adapters import storage
+from zoo.adapters import origin, storage
 from zoo.adapters.sparse import (
     BASE_TENSORS,
     FLOATS,
@@ -23,6 +23,7 @@ from zoo.adapters.sparse import (
     SparseTensor,
     base_tensor,
     base_tensors,
+    check_shape,
     gather,
 )
 from zoo.errors import MismatchError
@@ -131,16 +132,19 @@ class SparseAdapter:
         )
 
     def check(self, model: Base) -> None:
-        """Check that `model` is the pristine base this adapter was made for.
+        """Check that `model` is the pristine base this adapter was made for, or packed from it.
 
         Raises:
             MismatchError: a tensor is missing, has another shape or type, or differs, even by one
-                unit in the last place, at a position that the adapter changes.
+                unit in the last place, at a position that the adapter changes; for packed
+                layers see `zoo.adapters.sidecar`.
 
         """
-        base = base_tensors(model)
+        base, packed = base_tensors(model), origin.check(self.tensors, self.metadata, model)
         try:
             for name, tensor in self.tensors.items():
+                if name in packed:
+                    continue
                 live = base_tensor(base, name)
                 check_form(name, tensor.shape, tensor.dtype, live)
                 check_base(name, tensor, gather(live, tensor.indices))
@@ -224,8 +228,7 @@ def added(name: str, before: Tensor, change: Tensor) -> Tensor:
 
 def check_form(name: str, shape: tuple[int, ...], dtype: torch.dtype, live: Tensor) -> None:
     """Check a base tensor's shape and type against those that an adapter was made for."""
-    if tuple(live.shape) != shape:
-        raise MismatchError(f"{name} has shape {tuple(live.shape)}; the adapter expects {shape}")
+    check_shape(name, shape, tuple(live.shape))
     if live.dtype != dtype:
         raise MismatchError(
             f"{name} is {live.dtype}; the adapter was made for {dtype} (load the base in that type)"

@@ -1,5 +1,9 @@
-"""Hooks on a model that keep forward passes and switches apart."""
+"""Hooks on a model that keep forward passes and switches apart.
 
+`generate` of a language model is many passes and counts as one.
+"""
+
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from zoo.adapters.gate import Gate
 from zoo.adapters.sparse import unwrapped
 from zoo.errors import MismatchError
+
+GENERATE = "generate"
 
 
 class _Held(threading.local):
@@ -32,6 +38,7 @@ class Guard:
         self.gate = gate
         self.check = check
         self.handles: list[RemovableHandle] = []
+        self.generating: list[nn.Module] = []  # those whose `generate` holds the gate
         self._mine = _Held()
 
     def __deepcopy__(self, memo: Any) -> "Guard":
@@ -86,11 +93,26 @@ def attach(model: nn.Module, gate: Gate, check: Callable[[], None]) -> Guard:
             module.register_forward_pre_hook(guard.before, prepend=True),
             module.register_forward_hook(guard.after, always_call=True),
         ]
+        if hasattr(type(module), GENERATE) and GENERATE not in vars(module):
+            # Of plain parts, so that copies and pickles of the model have one of their own.
+            vars(module)[GENERATE] = functools.partial(_generate, guard, module)
+            guard.generating.append(module)
     return guard
+
+
+def _generate(guard: Guard, module: nn.Module, *args: Any, **options: Any) -> Any:
+    """Generate as one pass."""
+    whole = getattr(type(module), GENERATE)
+    if guard.gate is None:
+        return whole(module, *args, **options)
+    with guard.gate.shared():
+        return whole(module, *args, **options)
 
 
 def detach(model: nn.Module, guard: Guard) -> None:
     """Remove the hooks."""
     for handle in guard.handles:
         handle.remove()
+    for module in guard.generating:
+        vars(module).pop(GENERATE, None)
     guard.gate = None

@@ -25,17 +25,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.adapters.beside import PackedWeight, refuse_adapted
 from zoo.adapters.recipe import MaskOptions
 from zoo.errors import MismatchError
+from zoo.quantization.packed import PackedLinear
 
+Weight = nn.Parameter | PackedWeight
 Indices = dict[str, Tensor]
 
 
-def targets(model: nn.Module, options: MaskOptions) -> dict[str, nn.Parameter]:
+def targets(model: nn.Module, options: MaskOptions) -> dict[str, Weight]:
     """Return the weight tensors that a mask covers, by checkpoint name, in the model's order.
 
     A tensor that two modules share appears once, under its first name. Without `include`,
     embeddings that are tied to an output layer are left out: a change to one changes both.
+    Packed layers have their weights here too; 8-bit embeddings and heads have not.
 
     Raises:
         MismatchError: no tensor is left.
@@ -45,29 +49,50 @@ def targets(model: nn.Module, options: MaskOptions) -> dict[str, nn.Parameter]:
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    weights = {}
-    for name, parameter in model.named_parameters():
-        tied = id(parameter) in embeddings and uses[id(parameter)] > 1
+    weights: dict[str, Weight] = {}
+    everything = weights_of(model)
+    for name, weight in everything.items():
+        tied = id(weight) in embeddings and uses[id(weight)] > 1
         wanted = (
             any(fnmatch.fnmatchcase(name, pattern) for pattern in options.include)
             if options.include
-            else parameter.dim() >= 2 and not tied
+            else weight.dim() >= 2 and not tied
         )
         if wanted and not any(fnmatch.fnmatchcase(name, p) for p in options.exclude):
-            weights[name] = parameter
+            weights[name] = weight
     if not weights:
-        names = [name for name, p in model.named_parameters() if p.dim() >= 2]
+        names = [name for name, p in everything.items() if p.dim() >= 2]
         raise MismatchError(
-            f"no weight matches include {list(options.include)} and  exclude "
+            f"no weight matches include {list(options.include)} and exclude "
             f"{list(options.exclude)}; there are, for example: {', '.join(names[:3])}"
         )
-    for name, parameter in weights.items():
-        if not parameter.is_floating_point() or parameter.is_meta:
+    for name, weight in weights.items():
+        if not weight.is_floating_point() or weight.is_meta:
             raise MismatchError(
-                f"{name} is {parameter.dtype} on {parameter.device}; expected a loaded "
+                f"{name} is {weight.dtype} on {weight.device}; expected a loaded "
                 "floating-point weight"
             )
+        if isinstance(weight, PackedWeight):
+            refuse_adapted(weight.layer)
     return weights
+
+
+def weights_of(model: nn.Module) -> dict[str, Weight]:
+    """Return what an adapter can change: parameters, and the weights of packed layers.
+
+    By the model's own names, in its order; what two modules share, once.
+    """
+    found: dict[str, Weight] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        own: list[tuple[str, Weight]] = list(module.named_parameters(recurse=False))
+        if isinstance(module, PackedLinear):
+            own.insert(0, ("weight", PackedWeight(module)))
+        for name, weight in own:
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                found[f"{path}.{name}" if path else name] = weight
+    return found
 
 
 def count(numel: int, density: float) -> int:
@@ -266,7 +291,7 @@ def _struct(shape: torch.Size, number: int, options: MaskOptions) -> Tensor:
 
 
 def _checked(
-    chosen: Mapping[str, nn.Parameter], custom: Mapping[str, Tensor] | None
+    chosen: Mapping[str, Weight], custom: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """Return the given indices, sorted and checked against the model."""
     if not custom:
@@ -288,37 +313,40 @@ def _checked(
 
 def _stream(
     model: nn.Module,
-    chosen: Mapping[str, nn.Parameter],
+    chosen: Mapping[str, Weight],
     score: str,
     backward: Callable[[], None],
     batches: int,
     pick: _Picker,
 ) -> None:
     """Score by gradients, dropping each tensor's gradient as soon as it has been scored."""
-    names = {id(parameter): name for name, parameter in chosen.items()}
-    needed = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in names)
-        parameter.grad = None
+    names = {id(weight): name for name, weight in chosen.items()}
+    parameters = dict(model.named_parameters())
+    needed = {name: parameter.requires_grad for name, parameter in parameters.items()}
 
-    def take(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        gradient = parameter.grad.detach()
-        parameter.grad = None
+    def take(weight: Weight) -> None:
+        assert weight.grad is not None
+        gradient = weight.grad.detach()
+        weight.grad = None
         if score == "snip":
-            gradient = gradient * parameter.detach()
-        pick(names[id(parameter)], gradient.abs())
+            gradient = gradient * weight.detach()
+        pick(names[id(weight)], gradient.abs())
 
     handles: list[Any] = []
     try:
+        for weight in (*parameters.values(), *chosen.values()):
+            weight.requires_grad_(id(weight) in names)
+            weight.grad = None
         for number in range(batches):
             if number == batches - 1:
-                handles = [p.register_post_accumulate_grad_hook(take) for p in chosen.values()]
+                handles = [w.register_post_accumulate_grad_hook(take) for w in chosen.values()]
             backward()
     finally:
         for handle in handles:
             handle.remove()
-        for name, parameter in model.named_parameters():
+        for weight in chosen.values():
+            weight.requires_grad_(False)
+        for name, parameter in parameters.items():
             parameter.requires_grad_(needed[name])
             parameter.grad = None
     missing = [name for name in chosen if name not in pick.numel]

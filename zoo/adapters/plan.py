@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.adapters.encoding import block_size
 from zoo.adapters.fusion import Fusion
+from zoo.adapters.packed_plan import PackedEdit
 from zoo.adapters.sparse import base_tensor, unwrapped
 from zoo.errors import MismatchError
 from zoo.quantization.bits import integers
@@ -184,16 +185,22 @@ class SwitchPlan:
     """All edits of one state of the model, by tensor name."""
 
     key: Key
-    edits: Mapping[str, Edit]
+    edits: Mapping[str, Edit | PackedEdit]
     nbytes: int
 
     @classmethod
-    def of(cls, key: Key, edits: Iterable[Edit]) -> "SwitchPlan":
+    def of(cls, key: Key, parts: Iterable[Edit | PackedEdit]) -> "SwitchPlan":
         """Pack the edits: per device one block of memory, brought there in one copy."""
-        edits = list(edits)
-        _refuse_shared_memory([edit.memory for edit in edits])
-        packed: dict[str, Edit] = {}
+        packed: dict[str, Edit | PackedEdit] = {}
+        edits: list[Edit] = []
         nbytes = 0
+        for part in parts:
+            if isinstance(part, Edit):
+                edits.append(part)
+            else:
+                packed[part.memory.name] = part
+                nbytes += part.nbytes
+        _refuse_shared_memory([edit.memory for edit in edits])
         for device in {edit.memory.tensor.device for edit in edits}:
             here = [edit for edit in edits if edit.memory.tensor.device == device]
             fields = [part for edit in here for part in (edit.where, edit.new, edit.old)]

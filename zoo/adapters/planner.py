@@ -1,5 +1,6 @@
 """`Planner`: the adapters that a switcher knows, and the plans worked out from them."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -8,11 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import registry, storage
+from zoo.adapters import origin, registry, storage
 from zoo.adapters.format import SparseAdapter, added, check_base, check_form, delta
 from zoo.adapters.fusion import Fusion, Part, combine
+from zoo.adapters.packed_plan import PackedEdit, PackedMemory
 from zoo.adapters.plan import Edit, Key, SwitchPlan, TensorMemory
-from zoo.adapters.sparse import SparseTensor, base_tensors, gather, mask_digest, places
+from zoo.adapters.sparse import (
+    SparseTensor,
+    base_tensors,
+    check_shape,
+    gather,
+    mask_digest,
+    packed_layers,
+    places,
+)
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.bits import integers
 
@@ -81,7 +91,7 @@ class Planner:
         self.read: Recent[str, SparseAdapter] = Recent(cache_bytes)
         self.built = self.reused = 0
         self._checked: set[str] = set()
-        self._memories: dict[str, TensorMemory] = {}
+        self._memories: dict[str, TensorMemory | PackedMemory] = {}
 
     def register(self, name: str, adapter: SparseAdapter | str | Path) -> None:
         """Make an adapter known; of a file only the header is read and checked.
@@ -131,7 +141,11 @@ class Planner:
         return plan
 
     def _check_form(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        live = self._memory(name).tensor
+        memory = self._memory(name)
+        if isinstance(memory, PackedMemory):
+            check_shape(name, shape, memory.shape)
+            return
+        live = memory.tensor
         check_form(name, shape, dtype if self.strict else live.dtype, live)
 
     def refresh(self, active: SwitchPlan | None) -> None:
@@ -150,22 +164,26 @@ class Planner:
     def _find(self, names: Iterable[str]) -> None:
         """Find the memory of these tensors; the model is searched once for all of them."""
         if missing := [name for name in names if name not in self._memories]:
-            tensors = base_tensors(self.model)
-            own = places(self.model)
-            self._memories |= {
-                name: TensorMemory(name, self.model, tensors, own.get(name, name))
-                for name in missing
-            }
+            tensors, own = base_tensors(self.model), places(self.model)
+            packed = packed_layers(self.model)
+            for name in missing:
+                self._memories[name] = (
+                    PackedMemory(name, self.model, packed[name])
+                    if name in packed
+                    else TensorMemory(name, self.model, tensors, own.get(name, name))
+                )
 
-    def _memory(self, name: str) -> TensorMemory:
+    def _memory(self, name: str) -> TensorMemory | PackedMemory:
         self._find((name,))
         return self._memories[name]
 
     def _build(self, key: Key, active: SwitchPlan | None) -> SwitchPlan:
         adapters = {name: self._adapter(name) for name, _ in key.weights}
-        edits = []
+        edits: list[Edit | PackedEdit] = []
         names = sorted({t for adapter in adapters.values() for t in adapter.tensors})
         self._find(names)
+        for name in set(adapters) - self._checked if self.strict else ():
+            origin.check(adapters[name].tensors, adapters[name].metadata, self.model)
         for tensor in names:
             memory = self._memory(tensor)
             parts = [
@@ -173,7 +191,10 @@ class Planner:
                 for name, alpha in key.weights
                 if tensor in adapters[name].tensors
             ]
-            edits.append(Edit.of(memory, *self._fused(active, memory, parts, key.fusion)))
+            if isinstance(memory, PackedMemory):
+                edits.append(_beside(memory, parts, key.fusion))
+            else:
+                edits.append(Edit.of(memory, *self._fused(active, memory, parts, key.fusion)))
         plan = SwitchPlan.of(key, edits)
         self._checked.update(adapters)
         return plan
@@ -226,6 +247,24 @@ class Planner:
             check_base(memory.name, tensor, before)
 
 
+def _beside(
+    memory: PackedMemory, parts: list[tuple[str, float, SparseAdapter]], fusion: Fusion
+) -> PackedEdit:
+    """Return what lies beside a packed weight for adapters that have been checked."""
+    shares, weight = [], None
+    for name, alpha, adapter in parts:
+        tensor, before = adapter.tensors[memory.name], None
+        if adapter.mode == "overwrite":
+            weight = memory.tensor if weight is None else weight
+            before = gather(weight, tensor.indices)
+        change = delta(tensor, before).numpy()
+        shares.append(Part(name, alpha, tensor.indices.numpy(), change))
+    where, change_there = combine(memory.name, shares, fusion)
+    indices = torch.from_numpy(where)
+    mask = mask_digest(indices, math.prod(memory.shape))
+    return PackedEdit.of(memory, indices, torch.from_numpy(np.asarray(change_there)), mask)
+
+
 def _file(source: str | Path) -> str | Path:
     """Return the path of an adapter's file; that of a shipped one for its name."""
     if not isinstance(source, str | Path):
@@ -242,7 +281,7 @@ def _pristine(active: SwitchPlan | None, memory: TensorMemory, indices: Tensor) 
     """Return the base's values at flat positions, whatever is active."""
     values = gather(memory.tensor, indices)
     edit = active.edits.get(memory.name) if active else None
-    if edit is None or not len(indices):
+    if not isinstance(edit, Edit) or not len(indices):
         return values
     rows = memory.offsets(indices) // edit.block
     written = edit.where.cpu()

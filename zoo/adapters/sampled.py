@@ -64,6 +64,12 @@ def sampler(indices: Tensor, shape: torch.Size, add: Callable[[Tensor], None]) -
     return give
 
 
+def sampler_for(indices: Tensor, shape: torch.Size, add: Callable[[Tensor], None]) -> Any:
+    """Return `sampler`, or None where the whole product is faster or the only one there is."""
+    few = indices.numel() <= MAX_DENSITY * shape.numel()
+    return sampler(indices, shape, add) if few and _works(indices.device) else None
+
+
 @functools.cache
 def _works(device: torch.device) -> bool:
     """Say whether PyTorch has the product on a device: not every build and backend does."""

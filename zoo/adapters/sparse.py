@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.quantization.bits import dtype_name
+from zoo.quantization.packed import PackedLinear
 
 Base = nn.Module | Mapping[str, Tensor]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -135,12 +136,46 @@ def _live(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def base_tensors(model: Base) -> dict[str, Tensor]:
-    """Return every parameter and buffer by its checkpoint names: see `places`."""
+def base_tensors(model: Base) -> Mapping[str, Tensor]:
+    """Return every parameter and buffer by its checkpoint names: see `places`.
+
+    Weights of packed layers are among them, decoded anew each time that one is asked for.
+    """
     if not isinstance(model, nn.Module):
-        return dict(model)
+        return model
     tensors = _live(unwrapped(model))
-    return {name: tensors[place] for name, place in places(model).items()}
+    found = {name: tensors[place] for name, place in places(model).items()}
+    packed = packed_layers(model)
+    return Decoded(found, packed) if packed else found
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Say whether a model has packed layers."""
+    return any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    """Return the packed layers by the checkpoint names of their weights."""
+    named = unwrapped(model).named_modules()
+    own = {f"{name}.weight": module for name, module in named if isinstance(module, PackedLinear)}
+    return {name: own[place] for name, place in places(model, own).items()} if own else {}
+
+
+class Decoded(Mapping[str, Tensor]):
+    """Tensors by name, of which those of packed layers are decoded when they are asked for."""
+
+    def __init__(self, plain: Mapping[str, Tensor], packed: Mapping[str, PackedLinear]) -> None:
+        self.plain, self.packed = plain, packed
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer = self.packed.get(name)
+        return self.plain[name] if layer is None else layer.dequantize()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.plain, **self.packed})
+
+    def __len__(self) -> int:
+        return len({**self.plain, **self.packed})
 
 
 def base_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
@@ -161,6 +196,12 @@ def base_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if tensor.dtype not in FLOATS:
         raise MismatchError(f"{name} is {tensor.dtype}; sparse adapters change {_listed(FLOATS)}")
     return tensor
+
+
+def check_shape(name: str, wanted: tuple[int, ...], live: tuple[int, ...]) -> None:
+    """Check a base tensor's shape against that which an adapter was made for."""
+    if live != wanted:
+        raise MismatchError(f"{name} has shape {live}; the adapter expects {wanted}")
 
 
 def gather(tensor: Tensor, indices: Tensor) -> Tensor:

@@ -111,7 +111,20 @@ def gguf_file(given: str | Path) -> Path:
 
 def _of_the_zoo(ref: str | Path, dtype: Any) -> Base:
     artifact = resolution.resolve(ref)
-    return Base(artifact.load(dtype=dtype), artifact.recipe)
+    model = artifact.load(dtype=dtype)
+    if artifact.recipe is not None and artifact.recipe.of_transformers:
+        return Base(model, tokenizer=_tokenizer(artifact.path))  # packed: trained like any of them
+    return Base(model, artifact.recipe)
+
+
+def _tokenizer(folder: Path | None) -> Any:
+    """Return the tokenizer of a checkpoint that transformers opens; None if it has none."""
+    from zoo.data.text import tokenizer
+
+    try:
+        return None if folder is None else tokenizer(folder)
+    except MismatchError:
+        return None
 
 
 def _language_model(path: Path, dtype: Any, **options: Any) -> Base:

@@ -1,10 +1,30 @@
 """Artifacts that the zoo did not make: a `.tflite` file, and folders of other libraries."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.data.texts import text_file
 from zoo.errors import MismatchError, UnsafeFileError
+from zoo.files import given
+
+
+def text_to_judge(data: Path, protocol: Mapping[str, Any]) -> Path:
+    """Return a text's file; refuse what is missing before a language model is loaded.
+
+    Raises:
+        MismatchError: there is no such text; see `zoo.data.texts`.
+        MissingExtraError: the protocol has tasks of lm-eval, which is not installed.
+
+    """
+    path = text_file(data, test=True)
+    given(path, "file")
+    if protocol.get("tasks"):
+        from zoo.tasks.text_generation.zero_shot import require
+
+        require()
+    return path
 
 
 @dataclass(frozen=True)
@@ -129,7 +149,27 @@ class TfliteModel(OtherModel):
 
 
 @dataclass(frozen=True)
-class LanguageModel(OtherModel):
+class TransformersModel(OtherModel):
+    """A folder with a model that transformers saved: an encoder, or one for pictures or sound."""
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot do more: its task is none of the zoo's."""
+        return (
+            f"{self.ref} is a model of transformers for a task that is not the zoo's: transformers "
+            "runs it, and zoo compress makes it smaller"
+        )
+
+    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
+        """Return the model, opened by transformers without trusting the folder."""
+        from zoo.artifacts.placing import dtype_of
+        from zoo.quantization.language.opening import load
+
+        return load(self.path, device=device, dtype=dtype_of(dtype))
+
+
+@dataclass(frozen=True)
+class LanguageModel(TransformersModel):
     """A folder with a causal language model that transformers saved."""
 
     @property
@@ -139,13 +179,6 @@ class LanguageModel(OtherModel):
             f"{self.ref} is a language model, which is not costed as a graph of fixed shapes; "
             "zoo compress makes it smaller"
         )
-
-    def load(self, *, device: str = "cpu", dtype: Any = None) -> Any:
-        """Return the model, opened by transformers without trusting the folder."""
-        from zoo.artifacts.placing import dtype_of
-        from zoo.quantization.language.opening import load
-
-        return load(self.path, device=device, dtype=dtype_of(dtype))
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
@@ -159,6 +192,7 @@ class LanguageModel(OtherModel):
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
         """Return the perplexity on a text."""
+        data = text_to_judge(data, protocol)
         from zoo.tasks.text_generation import evaluate
 
         return evaluate(self.load(device=device, dtype=dtype), None, data, **protocol)

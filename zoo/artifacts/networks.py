@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.artifacts.files import text_to_judge
 from zoo.errors import MismatchError
 from zoo.files import given
 from zoo.registry.artifact import Result
@@ -97,7 +98,10 @@ class Network:
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any
     ) -> dict[str, Any]:
         """Return the task's metrics; for an integer network also those of its float weights."""
-        given(data, "file" if self.recipe.of_transformers else "folder")
+        if self.recipe.of_transformers:
+            data = text_to_judge(data, protocol)
+        else:
+            given(data, "folder")
         from zoo.models.forms import stored_form
         from zoo.tasks import task_of
 

@@ -15,6 +15,7 @@ from zoo.registry.recipe import Compress, Recipe
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+    from zoo.artifacts.files import TransformersModel
     from zoo.registry.artifact import Artifact
     from zoo.registry.checkpoint import Checkpoint
 
@@ -89,14 +90,15 @@ def _as_trained(recipe: Recipe, wanted: str | None) -> Recipe:
 
 
 def _at(ref: str, path: Path) -> "Artifact":
-    from zoo.artifacts.files import LanguageModel, TfliteModel
+    from zoo.artifacts.files import TfliteModel
     from zoo.artifacts.networks import Network
     from zoo.registry.checkpoint import Checkpoint
 
     if path.suffix == ".tflite":
         return TfliteModel(ref, path)
-    if (path / CONFIG).is_file() and not is_checkpoint(path) and _generates_text(path / CONFIG):
-        return LanguageModel(ref, path)
+    foreign = (path / CONFIG).is_file() and not is_checkpoint(path)
+    if foreign and (found := _of_transformers(ref, path)) is not None:
+        return found
     _refuse_parts(path)
     checkpoint = Checkpoint.read(path)
     return Network(ref, checkpoint.recipe, lambda: checkpoint)
@@ -118,7 +120,7 @@ def _refuse_parts(path: Path) -> None:
 
 
 def _of_the_hub(repo: str, revision: str | None, weights: bool) -> "Artifact":
-    from zoo.artifacts.files import LanguageModel, OtherModel
+    from zoo.artifacts.files import OtherModel
     from zoo.artifacts.networks import Network
     from zoo.hub import exchange
     from zoo.registry.checkpoint import Checkpoint
@@ -138,17 +140,24 @@ def _of_the_hub(repo: str, revision: str | None, weights: bool) -> "Artifact":
         return Network(ref, seen.recipe, lambda: Checkpoint.read(whole().path), seen)
     if not weights:  # its files must say what another library's model can do
         path = exchange.pull(repo, commit).path
-    text = (path / CONFIG).is_file() and _generates_text(path / CONFIG)
-    return LanguageModel(ref, path) if text else OtherModel(ref, path)
+    return _of_transformers(ref, path) or OtherModel(ref, path)
 
 
-def _generates_text(config: Path) -> bool:
-    """Say whether a config, as written by `save_pretrained`, names a class that continues text."""
+def _of_transformers(ref: str, path: Path) -> "TransformersModel | None":
+    """Return the model of a config as transformers' `save_pretrained` writes it; None for others.
+
+    One that names a class which continues text is a language model.
+    """
+    from zoo.artifacts.files import LanguageModel, TransformersModel
+
     try:
-        classes = read_json(config)["architectures"]
-        return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    except (MismatchError, KeyError, TypeError, AttributeError):
-        return False
+        config = read_json(path / CONFIG)
+        classes = [str(name) for name in config["architectures"]]
+    except (MismatchError, KeyError, TypeError):
+        return None
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes):
+        return LanguageModel(ref, path)
+    return TransformersModel(ref, path) if isinstance(config.get("model_type"), str) else None
 
 
 def _shipped(recipe: Recipe, wanted: str | None) -> "Checkpoint":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def render(checkpoint: "Checkpoint", repo: str | None) -> str:
     """Return the card: front matter for the Hub, then Markdown that starts with the import."""
     recipe = checkpoint.recipe
-    compress = recipe.compress
+    compress, writes = recipe.compress, recipe.task == "text-generation"
     plan = QuantizationPlan.read(compress.method, compress.options)
     report = checkpoint.metrics.get("compression", {})
     layers = report.get("layers", {})
@@ -32,7 +32,9 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
             for name, result in checkpoint.metrics.get("evaluations", {}).items()
             if "perplexity" in result
         ],
-        costs=_costs(report["tensor_bytes"]) if report else [],
+        costs=_costs(report["tensor_bytes"]) if report and writes else [],
+        writes=writes,
+        opener="AutoModelForCausalLM" if writes else recipe.model.split(":")[1],
         decode=checkpoint.metrics.get("decode"),
         calibration=report.get("calibration"),
         worst=sorted(

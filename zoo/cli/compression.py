@@ -30,7 +30,7 @@ def add(command: Callable[..., Parser], words: Sequence[str]) -> None:
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--method", metavar="M", help="see above; also M-PRESET, e.g. gptvq-2d-2b")
     sub.add_argument("--preset", metavar="NAME", help="a named set of the method's options")
-    sub.add_argument("--data", metavar="DATA", help="what the method learns from")
+    sub.add_argument("--data", metavar="DATA", help="what the method learns from; see below")
     sub.add_argument("--test", metavar="DATA", help="measure the result on it")
     sub.add_argument("--base", metavar="REF", help="where a recipe's base model is: ./DIR")
     sub.add_argument("--license", metavar="ID", help="of the weights, for the card")

@@ -50,7 +50,8 @@ def add(command: Command, words: Sequence[str]) -> None:
         "--data",
         required=True,
         metavar="DIR",
-        help="a folder laid out as the task expects, or a text",
+        help="a folder laid out as the task expects, or a text: a file, a folder, wikitext2, "
+        "org/name",
     )
     sub.add_argument(
         "--length", type=positive, help="length of a language model's windows, in tokens"
@@ -91,7 +92,7 @@ def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
     add_ref(sub)
-    sub.add_argument("--format", default="onnx", help="onnx, tflite or c")
+    sub.add_argument("--format", help="onnx, tflite or c; default: as --out ends, else onnx")
     sub.add_argument("--int8", action="store_true", help="quantize to int8")
     sub.add_argument(
         "--int16", action="store_true", help="int16 activations, int8 weights (tflite)"
@@ -193,9 +194,14 @@ def _estimate(args: Arguments) -> None:
 
 def _export(args: Arguments) -> None:
     """Write a deployable file."""
+    from zoo.verbs.exporting import format_of
+
+    if args.out:
+        format_of(Path(args.out), args.format)  # before anything is resolved
     artifact = api.resolve(args.ref)
     name = artifact.path.stem if artifact.recipe is None else artifact.recipe.name
-    out = args.out or f"{name}.{args.format}"
+    out = args.out or f"{name}.{args.format or 'onnx'}"
+    args.format = format_of(Path(out), args.format)
     if args.adapters or args.mix:
         _export_patches(args, out)
         return

@@ -213,10 +213,7 @@ def unpack(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             continue
         with torch.device("meta"):
             plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-        weight = layer.dequantize()
-        if layer.sidecar is not None:
-            weight = layer.sidecar.add_to(weight)
-        plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        plain.weight = nn.Parameter(layer.floats(dtype), requires_grad=False)
         if layer.bias is not None:
             plain.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
         model.set_submodule(name, plain)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.settings import settings
 from zoo.quantization.team import Team
 
+SAVE = "save_pretrained"
 Batch = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
@@ -124,8 +126,12 @@ def quantize_model(
 
 
 def _announce(model: nn.Module, facts: dict[str, Any]) -> None:
-    """Let a model of transformers know that it is packed: `save_pretrained` then says so."""
-    if not hasattr(model, "config") or not hasattr(model, "save_pretrained"):
+    """Let `save_pretrained` say that the model is packed, or refuse where it could not."""
+    if not hasattr(model, SAVE):
+        return
+    transformers: Any = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        vars(model)[SAVE] = partial(_save, model)
         return
     from transformers.quantizers import AutoHfQuantizer
 
@@ -134,6 +140,22 @@ def _announce(model: nn.Module, facts: dict[str, Any]) -> None:
     holder.config = copy.copy(holder.config)  # other models may share it
     holder.config.quantization_config = quantizer.quantization_config
     holder.hf_quantizer, holder.is_quantized = quantizer, True
+
+
+def _save(model: nn.Module, *args: Any, **options: Any) -> Any:
+    """Save as the model's library does, unless it would write codes that it cannot read again.
+
+    Raises:
+        MismatchError: layers are packed.
+
+    """
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise MismatchError(
+            f"{type(model).__name__} is packed, and its library's from_pretrained would not open "
+            "it again: keep model.state_dict(), which loads into a model packed the same way, or "
+            "call zoo.integrations.bridge.unpack(model) first"
+        )
+    return getattr(type(model), SAVE)(model, *args, **options)
 
 
 def _places(model: nn.Module, layers: Mapping[str, nn.Linear]) -> dict[str, list[str]]:

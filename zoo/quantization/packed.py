@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from zoo.errors import MismatchError, UnsafeFileError
@@ -13,6 +14,7 @@ from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids import Grid, make_grid
 from zoo.quantization.grids.codebook import Codebooks
 from zoo.quantization.grids.contract import Layout
+from zoo.quantization.kernels.decode import from_steps, from_tables
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, packed_bytes
@@ -26,13 +28,49 @@ Cache = Literal["none", "decoded"]
 
 
 class Beside(Protocol):
-    """What is added to a packed weight without touching its codes."""
+    """What is added to a packed weight without touching its codes.
+
+    Attributes:
+        anchor: while S is trained, a leaf that requires a gradient, by which a graph reaches
+            `learn` even where the layer's input needs none; None for an S that is not trained.
+
+    """
+
+    anchor: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x S^T."""
 
     def add_to(self, weight: Tensor) -> Tensor:
-        """Return W + S."""
+        """Return W + S for W, which may be overwritten."""
+
+    def learn(self, dy: Tensor, x: Tensor) -> None:
+        """Take the gradient of W + S, dY^T X, for dY (tokens, rows) and X (tokens, columns)."""
+
+
+class _Product(torch.autograd.Function):
+    """y = x (W + S)^T + b whose graph keeps codes, not floats: W is decoded again, backwards."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, anchor: Tensor | None, layer: "PackedLinear"
+    ) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(x.detach() if anchor is not None else None)
+        return F.linear(x, layer.floats(x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        layer: PackedLinear = ctx.layer
+        (x,) = ctx.saved_tensors
+        flat = dy.reshape(-1, layer.out_features)
+        dx = dy @ layer.floats(dy.dtype) if ctx.needs_input_grad[0] else None
+        if x is None or layer.sidecar is None:
+            return dx, flat.sum(0) if ctx.needs_input_grad[1] else None, None, None
+        layer.sidecar.learn(flat, x.reshape(-1, layer.in_features))
+        reached = dy.new_zeros((), dtype=torch.float32)
+        return dx, flat.sum(0) if ctx.needs_input_grad[1] else None, reached, None
 
 
 def layout(grid: Grid, options: LayerOptions) -> Layout:
@@ -90,8 +128,8 @@ class PackedLinear(nn.Module):
         empty = torch.empty(out_features, dtype=dtype) if bias else None
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
         self.cache: Cache = "none"
-        self._decoded: Tensor | None = None
-        self.sidecar: Beside | None = None  # see zoo.adapters.sidecar
+        self._decoded: tuple[Tensor, Beside | None] | None = None
+        self.sidecar: Beside | None = None  # see zoo.adapters.beside
         self._dtype = dtype or torch.get_default_dtype()
         grid = self.grid
         self._books: tuple[Tensor, Tensor | None] | None = None  # factors are multiplied once
@@ -156,8 +194,18 @@ class PackedLinear(nn.Module):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return W (out_features, in_features)."""
-        plain = isinstance(self.grid, Codebooks) and self.names in (*_PLAIN, _PRODUCT)
-        weight = decode_codebooks(self) if plain else self.matrix().dequantize()
+        weight, names = None, tuple(name for name in self.names if name != "order")
+        if isinstance(self.grid, Codebooks) and names in (*_PLAIN, _PRODUCT):
+            weight = decode_codebooks(self, dtype)
+        elif names == _STEPS:
+            zero = unpacked(self.get_buffer("zero"), self.grid.index_bits, self.out_features)
+            codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
+            weight = from_steps(self.grid, codes, scale, zero, dtype)
+        if weight is None:
+            return self.matrix().dequantize().to(dtype)
+        if "order" in self.names:
+            places = self.get_buffer("order").long().argsort()
+            weight = weight.index_select(1, places)
         return weight.to(dtype)
 
     @property
@@ -170,24 +218,33 @@ class PackedLinear(nn.Module):
         if self.get_buffer("codes").is_meta:
             shape = (self.out_features, self.in_features)
             return torch.empty(shape, dtype=self._dtype, device="meta")
-        weight = self.dequantize()
-        return (weight if self.sidecar is None else self.sidecar.add_to(weight)).to(self._dtype)
+        return self.floats(self._dtype)
+
+    def floats(self, dtype: torch.dtype) -> Tensor:
+        """Return W and what is added to it, rounded once to `dtype`."""
+        kept, beside = self._decoded, self.sidecar
+        if kept is not None and kept[0].dtype == dtype and kept[1] is beside:
+            return kept[0]
+        weight = self.dequantize(dtype if beside is None else torch.float32)
+        if beside is not None:
+            weight = beside.add_to(weight).to(dtype)
+        if self.cache == "decoded" and (beside is None or beside.anchor is None):
+            self._decoded = weight, beside
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (..., out_features) for x (..., in_features)."""
-        y = self._packed(x)
-        return y if self.sidecar is None else y + self.sidecar(x).to(y.dtype)
-
-    def _packed(self, x: Tensor) -> Tensor:
-        if self.cache == "decoded":
-            if self._decoded is None or self._decoded.dtype != x.dtype:
-                self._decoded = self.dequantize(x.dtype)
-            return F.linear(x, self._decoded, self.bias)
+        anchor = None if self.sidecar is None else self.sidecar.anchor
+        training = torch.is_grad_enabled() and (x.requires_grad or anchor is not None)
         tokens = x.numel() // max(self.in_features, 1)
-        training = x.requires_grad and torch.is_grad_enabled()
-        if self._matvec is not None and 0 < tokens <= FEW and not training:
-            return self._few(x, self._matvec)
-        return F.linear(x, self.dequantize(x.dtype), self.bias)
+        if self._matvec is not None and 0 < tokens <= FEW and not training and self.cache == "none":
+            y = self._few(x, self._matvec)
+            return y if self.sidecar is None else y + self.sidecar(x).to(y.dtype)
+        again = self.cache == "none" and not torch.compiler.is_compiling()
+        if training and (again or anchor is not None):
+            product: Tensor = _Product.apply(x, self.bias, anchor, self)  # type: ignore[no-untyped-call]
+            return product
+        return F.linear(x, self.floats(x.dtype), self.bias)
 
     def _few(self, x: Tensor, matvec: Matvec) -> Tensor:
         flat = x.reshape(-1, self.in_features).to(torch.float32)
@@ -218,15 +275,19 @@ class PackedLinear(nn.Module):
 
 _PLAIN = (("codes", "codebook", "codebook_scale"), ("codes", "codebook"))
 _PRODUCT = ("codes", "factor", "basis")
+_STEPS = ("codes", "scale", "zero")
 
 
-def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
-    """Return W (rows, columns) in float32 of codebooks without block scales.
+def decode_codebooks(
+    layer: PackedLinear, dtype: torch.dtype = torch.float32, *, scaled: bool = True
+) -> Tensor:
+    """Return W (rows, columns) of codebooks without block scales; columns are in stored order.
 
-    Without `scaled` it is in units of the codebooks' scales: whole numbers.
+    It is of type `dtype` where there is a kernel, else in float32. Without `scaled` it is in units
+    of the codebooks' scales: whole numbers.
 
-    The d numbers of a centroid are moved as one integer of 4 d bytes: an order of magnitude faster
-    than indexing d floats. Codes of 4 bits are looked up two at a time.
+    In torch, the d numbers of a centroid are moved as one integer of 4 d bytes: an order of
+    magnitude faster than indexing d floats. Codes of 4 bits are looked up two at a time.
     """
     grid = layer.grid
     assert isinstance(grid, Codebooks)
@@ -238,6 +299,9 @@ def decode_codebooks(layer: PackedLinear, *, scaled: bool = True) -> Tensor:
     else:
         table = from_half_bits(codebook)
     codes, bits = layer.get_buffer("codes"), grid.index_bits
+    wanted = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
+    if (weight := from_tables(grid, codes, table.to(wanted), grid.group_rows)) is not None:
+        return weight
     width = grid.span // grid.dim  # codes of a row in one column group
     per_look = 2 if bits == 4 and width % 2 == 0 and grid.cells % 2 == 0 else 1
     if per_look == 2:

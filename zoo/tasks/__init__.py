@@ -38,8 +38,14 @@ def task_of(recipe: Recipe) -> "Task":
 
     Raises:
         UnknownNameError: there is no task for its `subtask`.
+        MismatchError: only transformers runs it.
 
     """
+    if recipe.of_transformers and recipe.subtask != "text-generation":
+        raise MismatchError(
+            f"{recipe.name} is for {recipe.task}, which transformers runs and the zoo does not: "
+            f"import zoo.quantization, then {recipe.model.split(':')[1]}.from_pretrained(FOLDER)"
+        )
     if recipe.subtask not in extensions.members(POINT):
         raise UnknownNameError(
             f"recipe {recipe.name!r} is for the task {recipe.subtask!r}, which this zoo does not "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.data.text import Texts, draw, fingerprint, forward, next_token_loss, read_text
+from zoo.data.texts import text_file
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe, Train
 from zoo.tasks.contract import Demo, Metric, TaskFacts, Trial, recipe_of, short
@@ -52,13 +53,13 @@ _BATCH = 8
 
 
 def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Texts:
-    """Return the blocks `(length + 1,)` of a text file.
+    """Return the blocks `(length + 1,)` of a text: a file, or what `zoo.data.texts` has a name for.
 
     Raises:
         MismatchError: there is no such file, or it is too short.
 
     """
-    path, length = Path(source).expanduser(), int(recipe.train.options["length"])
+    path, length = text_file(source), int(recipe.train.options["length"])
     text = read_text(path)
     cut = len(text) * 9 // 10
     train, held = (_blocks(tokenizer, part, length) for part in (text[:cut], text[cut:]))

@@ -10,7 +10,7 @@ from zoo import registry
 from zoo.artifacts.resolution import checkpoint, resolve
 from zoo.compression.choice import ChosenMethod, check_data, choose, methods_for
 from zoo.errors import MismatchError, MissingWeightsError
-from zoo.files import probe, sha256, write_bytes, write_json
+from zoo.files import probe, read_json, sha256, write_bytes, write_json
 from zoo.registry import refs
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.compressed import Compressed
@@ -28,6 +28,27 @@ from zoo.registry.recipe import FORMAT_VERSION, Compress, Recipe
 if TYPE_CHECKING:
     from zoo.artifacts.resolution import Ref
 
+TEXT = "text-generation"
+# The Hub's `pipeline_tag` of a model of transformers, by the end of its class's name.
+_TASKS = {
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForImageClassification": "image-classification",
+    "ForSemanticSegmentation": "image-segmentation",
+    "ForObjectDetection": "object-detection",
+    "ForAudioClassification": "audio-classification",
+    "ForCTC": "automatic-speech-recognition",
+    "WhisperForConditionalGeneration": "automatic-speech-recognition",
+    "T5ForConditionalGeneration": "translation",
+    "MTModel": "translation",
+    "BartForConditionalGeneration": "summarization",
+    "ForConditionalGeneration": "image-text-to-text",
+    "ForCausalLM": TEXT,
+    "LMHeadModel": TEXT,
+    "Model": "feature-extraction",
+}
 _UNLISTED = {FACTS, METRICS, LICENSE, CARD, "report.json"}
 
 
@@ -51,6 +72,8 @@ def make(
     before = known.make if known is not None and isinstance(known.make, Compress) else None
     choice = choose(before, method, options, None if before else _kind(ref, known))
     check_data(choice, data)
+    if choice.method.TAKES == "language-model":
+        data, test = _texts(data, test)
     where: Ref | Recipe = base if base is not None else before.base if before else ref
     source: Checkpoint | Path
     base_ref = ""
@@ -64,7 +87,7 @@ def make(
     elif isinstance(source, Checkpoint):
         recipe = _recipe_of_network(source, base_ref, choice)
     else:
-        recipe = _recipe_of_model(ref, choice)
+        recipe = _recipe_of_model(ref, choice, source)
     result = choice.method.compress(
         source, out, choice.options, data=data, test=test, resume=resume, device=device
     )
@@ -79,6 +102,16 @@ def make(
         _write(recipe, out, result, source, license, data)
     team.wait()
     return Checkpoint.read(out)
+
+
+def _texts(data: Path | None, test: Path | None) -> tuple[Path | None, Path | None]:
+    """Return the files of the texts to learn from and to judge by."""
+    from zoo.data.texts import text_file
+
+    return (
+        None if data is None else text_file(data),
+        None if test is None else text_file(test, test=True),
+    )
 
 
 def _recipe_of_name(ref: "Ref") -> Recipe | None:
@@ -127,8 +160,8 @@ def _recipe_of_network(source: Checkpoint, base: str, choice: ChosenMethod) -> R
     )
 
 
-def _recipe_of_model(ref: "Ref | Recipe", choice: ChosenMethod) -> Recipe:
-    """Return the recipe of a language model of the user's own: a record of what is done."""
+def _recipe_of_model(ref: "Ref | Recipe", choice: ChosenMethod, folder: Path) -> Recipe:
+    """Return the recipe of a model of the user's own: a record of what is done."""
     parsed = None if isinstance(ref, Recipe) else refs.parse(ref)
     if isinstance(parsed, refs.RepoRef):
         base = parsed.repo + (f"@{parsed.revision}" if parsed.revision else "")
@@ -137,15 +170,17 @@ def _recipe_of_model(ref: "Ref | Recipe", choice: ChosenMethod) -> Recipe:
         base = stem = parsed.path.resolve().name  # never a path of the user's machine
     else:
         raise MismatchError(f"{ref!r} is not a language model")
+    named = (read_json(folder / CONFIG).get("architectures") or ["AutoModelForCausalLM"])[0]
+    task = next((task for end, task in _TASKS.items() if named.endswith(end)), TEXT)
     return Recipe(
         name=_name(stem, choice.options.label),
         summary=f"{stem}, {choice.options.summary}",
-        task="text-generation",
-        subtask="text-generation",
-        model="transformers:AutoModelForCausalLM",
+        task=task,
+        subtask=task,
+        model=f"transformers:{'AutoModelForCausalLM' if task == TEXT else named}",
         args={},
-        input_shape=(1, 1024),
-        preprocessing={"tokenizer": "of the base model"},
+        input_shape=(1, 1024) if task == TEXT else (1,),
+        preprocessing={"tokenizer" if task == TEXT else "as": "of the base model"},
         make=Compress(base=base, method=choice.name, options=choice.said),
         default_tag="own",
         paper=choice.method.PAPER,
@@ -158,7 +193,7 @@ def _name(stem: str, label: str) -> str:
 
 def _folder(ref: "Ref | Recipe") -> Path:
     """Return the folder of the language model a ref means, from the Hub if need be."""
-    from zoo.artifacts.files import LanguageModel
+    from zoo.artifacts.files import TransformersModel
 
     if isinstance(ref, Recipe):
         raise MismatchError(f"{ref.name} is not a language model")
@@ -169,7 +204,7 @@ def _folder(ref: "Ref | Recipe") -> Path:
             "save_pretrained, or by: zoo import FILE.gguf --out DIR"
         )
     artifact = resolve(ref)
-    if not isinstance(artifact, LanguageModel):
+    if not isinstance(artifact, TransformersModel):
         raise MismatchError(
             f"{ref} is not a language model; give the model it was made from, or, for a network, "
             f"another --method: {', '.join(methods_for('network'))}"

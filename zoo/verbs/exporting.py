@@ -16,13 +16,43 @@ if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
 
 
+# The suffixes of each format's files; the first is the default.
+FORMATS = {
+    "onnx": (".onnx",),
+    "tflite": (".tflite", ".lite"),
+    "c": (".c", ".h", ".cc", ".cpp", ".hpp", ".inc"),
+}
+
+
+def format_of(path: Path, format: str | None) -> str:
+    """Return the format to write: what was asked for, or what the file's suffix stands for.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        MismatchError: the suffix stands for none, or for another one.
+
+    """
+    if format is not None and format not in FORMATS:
+        raise UnknownNameError.near("format", format, FORMATS, f"known: {', '.join(FORMATS)}")
+    suffix = path.suffix.lower()
+    if not suffix:
+        return format or "onnx"
+    meant = next((name for name, suffixes in FORMATS.items() if suffix in suffixes), None)
+    if meant is None:
+        known = ", ".join(f"{name} ({suffixes[0]})" for name, suffixes in FORMATS.items())
+        raise MismatchError(f"{path.name} ends in {path.suffix}, and formats are: {known}")
+    if format not in (None, meant):
+        raise MismatchError(
+            f"{path.name} would be a {format} file that is named like {meant}; name it "
+            f"{path.stem}{FORMATS[str(format)][0]}, or leave --format {format} out"
+        )
+    return meant
+
+
 def activations(
     format: str, *, int8: bool, int16: bool, npu: bool
 ) -> Literal["int8", "int16"] | None:
     """Return how activations are stored, None for floats; refuse what a format does not have."""
-    formats = ("onnx", "tflite", "c")
-    if format not in formats:
-        raise UnknownNameError.near("format", format, formats, f"known: {', '.join(formats)}")
     if int8 and int16:
         raise MismatchError("int8 and int16 exclude each other; give one")
     if format == "onnx" and (int16 or npu):

@@ -176,7 +176,8 @@ def compress(
         out: a new folder, or the folder of a job to resume.
         method: "gptvq", "gptq" or "rtn" for a language model, "int8" for a network, or a method
             and one of its presets, like "gptvq-2d-2b"; a recipe has its own.
-        data: what the method learns from: a text, or for a network a folder of inputs.
+        data: what the method learns from: a folder of inputs, or for a language model a text: a
+            file, a folder of them, "wikitext2", "c4", "tinystories", or "org/name" on the Hub.
         test: what to measure the result on, for the card; the base of a language model is measured
             on it too.
         base: where a recipe's base model is, if not on the Hub.
@@ -256,7 +257,7 @@ def export(
     item: "Ref | Artifact | torch.nn.Module",
     path: Ref,
     *,
-    format: str = "onnx",
+    format: str | None = None,
     int8: bool = False,
     int16: bool = False,
     npu: bool = False,
@@ -272,7 +273,7 @@ def export(
         item: ref of a checkpoint, or a module of your own, in eval mode, on the CPU.
         path: where to write the file.
         format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
-            (a `.tflite` file as a C array).
+            (a `.tflite` file as a C array); None takes the one that the suffix of `path` means.
         int8: quantize to int8, with ranges seen on `data`.
         int16: the same with int16 activations (int16x8); not for onnx.
         npu: use only operators that Ethos-U accelerators have; not for onnx.
@@ -303,6 +304,7 @@ def export(
     """
     from zoo.files import probe
 
+    format = exporting.format_of(Path(path), format)
     activations = exporting.activations(format, int8=int8, int16=int16, npu=npu)
     probe(Path(path).parent)  # before the work, not after it
     if not isinstance(item, str | Path) and not is_artifact(item):

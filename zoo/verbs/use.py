@@ -186,7 +186,8 @@ def evaluate(
 
     Args:
         ref: what `load` takes.
-        data: a folder, laid out as the task expects; for a language model, a text file.
+        data: a folder, laid out as the task expects; for a language model, a text: a file, a folder
+            of them, "wikitext2", "c4", "tinystories", or "org/name" on the Hub.
         record: also store the metrics in the checkpoint, and in its card, under this name.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.

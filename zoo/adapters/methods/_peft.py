@@ -9,7 +9,9 @@ from torch import nn
 from zoo.adapters import masks
 from zoo.adapters.methods.contract import Options, Sparse, Values
 from zoo.adapters.recipe import MaskOptions
+from zoo.adapters.sparse import is_packed
 from zoo.errors import MismatchError, MissingExtraError
+from zoo.quantization.packed import PackedLinear
 
 
 class PeftRoute:
@@ -64,9 +66,13 @@ def factors(model: nn.Module, options: Options, *, dora: bool) -> PeftRoute:
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=2 * options.rank,
-        target_modules=linear_targets(model, options.mask),
+        target_modules=linear_targets(model, options.mask, nn.Linear | PackedLinear),
         use_dora=dora,
     )
+    if is_packed(model):
+        from zoo.integrations.lora import on_packed
+
+        config = on_packed(config)
     return PeftRoute(peft.get_peft_model(model, config), {"mask": masks.digest({})})
 
 
@@ -84,14 +90,14 @@ def package() -> Any:
     return peft
 
 
-def linear_targets(model: nn.Module, options: MaskOptions) -> list[str]:
-    """Return the names of the linear layers that a mask covers; PEFT's SHiRA supports no others."""
+def linear_targets(model: nn.Module, options: MaskOptions, kind: Any = nn.Linear) -> list[str]:
+    """Return the names of the layers that a mask covers; PEFT takes those of `kind`, no others."""
     names = []
     for name in masks.targets(model, options):
         layer = model.get_submodule(name.rpartition(".")[0])
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, kind):
             raise MismatchError(
-                f"{name} belongs to {type(layer).__name__}; PEFT's SHiRA takes linear layers only: "
+                f"{name} belongs to {type(layer).__name__}, which this method of PEFT cannot take: "
                 "use method shira, or mask.include"
             )
         names.append(name.rpartition(".")[0])

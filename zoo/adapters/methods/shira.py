@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo.adapters import masks
 from zoo.adapters.compact import CompactValues
 from zoo.adapters.methods.contract import Attachment, Options, Sparse, Values
+from zoo.adapters.sparse import base_tensors
 
 
 def budget(model: nn.Module, options: Options) -> None:
@@ -60,4 +61,4 @@ class HookRoute:
     def result(self, values: Values, folder: Path) -> Sparse:
         """Return what a sparse adapter is made of, of the pristine base."""
         self.compact.restore(self.model)
-        return self.deltas(values), dict(self.model.named_parameters())
+        return self.deltas(values), base_tensors(self.model)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from zoo.adapters import masks
 from zoo.adapters.masks import Indices
 from zoo.adapters.methods.contract import Attachment, Options, Values
 from zoo.adapters.methods.shira import HookRoute
@@ -70,9 +71,9 @@ class MaskedDora(HookRoute):
 
     def _weights(self) -> list[tuple[Tensor, slice]]:
         """Return each target as a matrix in fp32, and its part of the flat vectors."""
-        parameters = dict(self.model.named_parameters())
+        weights = masks.weights_of(self.model)
         return [
-            (parameters[name].detach().flatten(1).float(), part)
+            (weights[name].detach().flatten(1).float(), part)
             for name, part in self.compact.slices().items()
         ]
 

@@ -314,3 +314,69 @@ int zoo_rows_matvec(int32_t count, int32_t columns, int32_t tokens, int32_t thre
   free(planes), free(last);
   return 0;
 }
+
+/* Whole matrices, for products with many tokens. */
+
+typedef struct {
+  uint64_t of[2];
+} Sixteen;
+typedef struct {
+  uint64_t of[4];
+} Thirty2;
+
+#define COPY(type) \
+  for (int i = 0; i < count; i++) ((type *)out)[i] = ((const type *)table)[codes[i]]
+
+/* The entries of `bytes` bytes at `count` codes. */
+static void copy(const char *table, int bytes, const uint8_t *codes, int count, char *out) {
+  switch (bytes) {
+    case 2: COPY(uint16_t); break;
+    case 4: COPY(uint32_t); break;
+    case 8: COPY(uint64_t); break;
+    case 16: COPY(Sixteen); break;
+    default: COPY(Thirty2);
+  }
+}
+
+/* scale * (code - zero), rounded to the nearest bfloat16 if `bytes` is 2. */
+static void steps(const uint8_t *codes, int count, float scale, float zero, int bytes, char *out) {
+  if (bytes == 4) {
+    for (int i = 0; i < count; i++) ((float *)out)[i] = scale * ((float)codes[i] - zero);
+    return;
+  }
+  for (int i = 0; i < count; i++) {
+    const float value = scale * ((float)codes[i] - zero);
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    ((uint16_t *)out)[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
+
+/* out (rows, cells), `bytes` bytes a cell: from `tables` (column groups, row groups, 2^bits), or,
+   without, scales and zeros (column groups, rows); returns 0, or 1 without memory. */
+int zoo_decode(const Shape *s, int32_t bytes, const uint8_t *codes, const char *tables,
+               const uint16_t *scale, const uint8_t *zero, char *out) {
+  const int groups = (s->cells + s->group_cells - 1) / s->group_cells;
+  const int row_groups = (s->rows + s->group_rows - 1) / s->group_rows;
+  const int row_bytes = (s->cells * s->bits + 7) / 8, size = (1 << s->bits) * bytes;
+  const Cut cut = cut_of(s->bits);
+  int failed = 0;
+#pragma omp parallel for num_threads(s->threads) reduction(| : failed) if (s->threads > 1)
+  for (int part = 0; part < s->threads; part++) {
+    uint8_t *row_codes = malloc(s->cells + 2 * SLACK);
+    const int end = (int)((int64_t)s->rows * (part + 1) / s->threads);
+    failed |= !row_codes;
+    for (int row = (int)((int64_t)s->rows * part / s->threads); row_codes && row < end; row++) {
+      unpack(codes + (size_t)row * row_bytes, &cut, s->cells, row_codes);
+      for (int g = 0; g < groups; g++) {
+        const int count = count_cells(s, g), first = first_cell(s, g);
+        const size_t owner = (size_t)g * row_groups + row / s->group_rows;
+        char *to = out + ((size_t)row * s->cells + first) * bytes;
+        if (tables) copy(tables + owner * size, bytes, row_codes + first, count, to);
+        else steps(row_codes + first, count, from_half(scale[owner]), zero[owner], bytes, to);
+      }
+    }
+    free(row_codes);
+  }
+  return failed;
+}

@@ -38,7 +38,9 @@ _FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
 _VARIANTS = (("-march=native", "-fopenmp"), ("-mcpu=native",), ("-march=native",), ())
 
 
-class _Shape(ctypes.Structure):
+class Shape(ctypes.Structure):
+    """The sizes of a packed weight, as the kernels take them."""
+
     _fields_ = (
         ("rows", ctypes.c_int32),
         ("cells", ctypes.c_int32),
@@ -63,7 +65,7 @@ class Matvec:
         self.grid = grid
         cells = grid.span // grid.dim
         sizes = (grid.rows, grid.cells, grid.dim, grid.index_bits, cells, grid.group_rows)
-        self._shapes = {tokens: _Shape(*sizes, tokens, 1) for tokens in range(1, FEW + 1)}
+        self._shapes = {tokens: Shape(*sizes, tokens, 1) for tokens in range(1, FEW + 1)}
 
     def __call__(self, x: Tensor, codes: Tensor, codebook: Tensor, scale: Tensor) -> Tensor | None:
         """Return x W^T (tokens, rows) for float32 x (tokens, columns).
@@ -182,8 +184,13 @@ def library() -> ctypes.CDLL | None:
             "packed weights are decoded in torch, %s could not be used: %s", compiler, error
         )
         return None
-    functions.zoo_codebook_matvec.argtypes = [ctypes.POINTER(_Shape), *[ctypes.c_void_p] * 5]
+    functions.zoo_codebook_matvec.argtypes = [ctypes.POINTER(Shape), *[ctypes.c_void_p] * 5]
     functions.zoo_rows_matvec.argtypes = [*[ctypes.c_int32] * 4, *[ctypes.c_void_p] * 4]
+    functions.zoo_decode.argtypes = [
+        ctypes.POINTER(Shape),
+        ctypes.c_int32,
+        *[ctypes.c_void_p] * 5,
+    ]
     return functions
 
 

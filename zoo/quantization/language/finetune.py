@@ -21,6 +21,7 @@ from zoo.errors import MismatchError
 from zoo.files import replacing
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.grids.contract import Parameters
+from zoo.quantization.language.announcer import Announcer
 
 log = logging.getLogger("zoo")
 
@@ -230,6 +231,7 @@ def _train(
     groups = [{"params": [leaf], "size": size} for leaf, size in zip(leaves, sizes, strict=True)]
     adam = torch.optim.Adam(groups, betas=(0.9, 0.95), eps=1e-12)
     first = _resume(state, leaves, adam, options)
+    announce = Announcer()
     for step, batch in enumerate(_batches(windows, options)):
         if step < first:
             continue
@@ -247,7 +249,7 @@ def _train(
         for group in adam.param_groups:
             group["lr"] = _rate(step, options) * group["size"]
         adam.step()
-        log.info("tuning step %d of %d: divergence %.4f", step + 1, options.steps, total)
+        announce(f"tuning step {step + 1}/{options.steps}  divergence {total:.4f}")
         if state is not None and (step + 1) % 25 == 0:
             _save(state, leaves, adam, step + 1, options)
 

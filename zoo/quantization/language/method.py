@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from zoo.errors import MismatchError
 from zoo.quantization.plan import QuantizationPlan, Schedule
 from zoo.registry.compressed import Compressed
 
 TAKES = "language-model"
-DATA = "a text file to calibrate on"
+DATA = "a text to calibrate on: a file, a folder, wikitext2, c4, tinystories, or org/name"
 TRAINS = False
 TEST_WINDOWS = 12
 
@@ -67,8 +68,13 @@ def compress(
     """
     from zoo.data.text import read_text
     from zoo.quantization.language.job import compress_model
+    from zoo.quantization.language.source import Source
     from zoo.quantization.team import Team
 
+    if test is not None and not Source(source).is_decoder:
+        raise MismatchError(
+            f"--test measures perplexity, which the model in {source} has none of: leave it out"
+        )
     for text in (data, test):
         if text is not None:
             read_text(text)  # before the work, not after it

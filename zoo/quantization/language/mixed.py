@@ -19,6 +19,7 @@ from zoo.errors import MismatchError
 from zoo.quantization.core import Hessian, LayerOptions, prepare, quantize_matrix, stored_bits
 from zoo.quantization.language import blocks
 from zoo.quantization.language.allocate import Choice, allocate, expected_loss, sensitivities
+from zoo.quantization.language.announcer import Announcer
 from zoo.quantization.plan import QuantizationPlan
 
 BITS = (1.5, 2.0, 2.5, 3.0, 4.0)
@@ -95,7 +96,9 @@ def overrides(
     hessians = _hessians(model, layers, some)
     costs = sensitivities(model, list(layers), some, seed=plan.seed)
     choices: dict[str, list[Choice]] = {}
-    for name, layer in layers.items():
+    announce = Announcer()
+    for number, (name, layer) in enumerate(layers.items()):
+        announce(f"budget: layer {number + 1}/{len(layers)}")
         hessian = hessians[name].finish()
         ready = functools.partial(prepare, hessian, len(hessian))
         choices[name] = [

@@ -27,6 +27,7 @@ from zoo.quantization.bits import digests
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.embeddings import check_plain
 from zoo.quantization.language import blocks
+from zoo.quantization.language.announcer import Announcer
 from zoo.quantization.language.calibration import HiddenStates
 from zoo.quantization.language.source import Source
 from zoo.quantization.layers import quantize_layers
@@ -83,6 +84,7 @@ class Job:
         team.wait()
         self.state = self._open(resume)
         self.calls: list[blocks.BlockCall] = []
+        self.announce = Announcer()
 
     @property
     def count(self) -> int:
@@ -314,7 +316,7 @@ class Job:
             for name, facts in layers.items():
                 facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
-        self._progress(index, layers, seconds)
+        self._say(index, layers, seconds)
 
     def _write(self, index: int, block: nn.Module, matrices: Mapping[str, QuantizedMatrix]) -> None:
         """Write what the finished checkpoint will hold of a block."""
@@ -331,16 +333,15 @@ class Job:
         with replacing(self.block_file(index)) as temporary:
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
-    def _progress(self, index: int, layers: Mapping[str, Any], seconds: float) -> None:
-        if not (self.team.is_main and sys.stderr.isatty()):
-            return
+    def _say(self, index: int, layers: Mapping[str, Any], seconds: float) -> None:
+        """Say where the job is."""
         worst = max((facts["relative_error"] for facts in layers.values()), default=0.0)
         damp = max((facts["damp"] for facts in layers.values()), default=0.0)
-        print(
-            f"block {index + 1}/{self.count}  error {worst:.5f}  damp {damp:g}  "
-            f"{seconds:.1f} s  {peak_bytes() / 1e9:.2f} GB",
-            file=sys.stderr,
-        )
+        if self.team.is_main:
+            self.announce(
+                f"block {index + 1}/{self.count}  error {worst:.5f}  damp {damp:g}  "
+                f"{seconds:.1f} s  {peak_bytes() / 1e9:.2f} GB"
+            )
 
     def remove(self) -> None:
         """Remove the state once the result is written."""

@@ -137,6 +137,7 @@ class Source:
         named = (self.raw_config.get("architectures") or [""])[0]
         # Without its head, as Bloom is on the Hub, a decoder is a decoder all the same.
         bare = named.endswith("Model") and type(config) not in AutoModelForMaskedLM._model_mapping
+        bare = bare and not config.is_encoder_decoder
         return named in ("", kinds[type(config)].__name__) or bare
 
     def skeleton(self) -> "PreTrainedModel":

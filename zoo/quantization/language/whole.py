@@ -29,6 +29,7 @@ PREPARATION = (
     "video_preprocessor_config.json",
 )
 TOKENS = 16  # tokens of the pass by which a model packed without calibration is checked
+SAMPLES = 16000  # of a sound: a second of what most models were trained on
 
 
 def is_whole(source: Source, plan: QuantizationPlan) -> bool:
@@ -111,7 +112,7 @@ def _batches(
     """Return the inputs that a model learns from, or one of noise for plans without calibration."""
     kind = model.main_input_name
     if not plan.calibrates:
-        return [sample(model)], None
+        return [_taken(model, sample(model))], None
     if kind != "input_ids":
         raise MismatchError(
             f"{type(model).__name__} takes {kind}, and a text is none: add --method rtn, or "
@@ -144,12 +145,13 @@ def sample(model: Any) -> dict[str, Tensor]:
     if kind == "input_ids":
         return _called(model, ids)
     if kind == "pixel_values":
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        values = torch.rand(1, config.num_channels, height, width, generator=draw)
+        values = _picture(config)
     elif kind == "input_features":
         length = 2 * config.max_source_positions
         values = torch.rand(1, config.num_mel_bins, length, generator=draw)
+    elif kind == "input_values":  # a sound, or its spectrogram
+        size = (config.max_length, config.num_mel_bins) if _seen(config) else (SAMPLES,)
+        values = torch.rand(1, *size, generator=draw)
     else:
         raise MismatchError(
             f"{type(model).__name__} takes {kind}, of which zoo compress can make none: pack it "
@@ -157,6 +159,46 @@ def sample(model: Any) -> dict[str, Tensor]:
         )
     both = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
     return {kind: values.to(model.device), **both}
+
+
+@torch.no_grad()
+def _taken(model: Any, made: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an input that a model really takes: as made, or with a picture if it needs one too.
+
+    Raises:
+        MismatchError: its own code raises, whatever it is given.
+
+    """
+    tries, seen = [made], getattr(model.config, "vision_config", None)
+    if seen is not None and "pixel_values" not in made:
+        tries.append({**made, "pixel_values": _picture(seen).to(model.device)})
+    problem: Exception | None = None
+    for inputs in tries:
+        try:
+            model(**inputs)
+        except Exception as error:  # of code that is not ours: anything
+            problem = problem or error
+        else:
+            return inputs
+    assert problem is not None
+    said = str(problem).strip().splitlines() or [""]
+    raise MismatchError(
+        f"{type(model).__name__} does not take the {' and '.join(made)} that zoo compress makes "
+        f"({type(problem).__name__}: {said[0]}): pack it on inputs of your own with "
+        "zoo.quantization.generic.quantize_model(model, batches, plan)"
+    ) from problem
+
+
+def _picture(config: Any) -> Tensor:
+    """Return a picture of noise, (1, C, H, W)."""
+    size, draw = getattr(config, "image_size", 224), torch.Generator().manual_seed(0)
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.rand(1, config.num_channels, height, width, generator=draw)
+
+
+def _seen(config: Any) -> bool:
+    """Say whether a model of sounds looks at a spectrogram."""
+    return hasattr(config, "num_mel_bins") and hasattr(config, "max_length")
 
 
 def _save(model: Any, source: Source, out: Path) -> int:

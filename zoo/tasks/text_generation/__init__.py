@@ -102,16 +102,20 @@ def evaluate(
     tasks: Sequence[str] = (),
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Return the perplexity on a text file: see `zoo.tasks.text_generation.perplexity`.
+    """Return the perplexity on a text: see `zoo.tasks.text_generation.perplexity`.
+
+    A text is a file, or what `zoo.data.texts` has a name for.
 
     With `tasks`, also return the metrics of those lm-eval tasks: see
     `zoo.tasks.text_generation.zero_shot`.
     """
     from zoo.data.text import read_text, tokenize
     from zoo.data.text import tokenizer as read_tokenizer
+    from zoo.data.texts import text_file
     from zoo.tasks.text_generation.perplexity import perplexity
     from zoo.tasks.text_generation.zero_shot import zero_shot
 
+    data = text_file(data, test=True)
     ids = tokenize(Path(model.name_or_path), read_text(data))
     longest = getattr(model.config, "max_position_embeddings", length)
     facts = perplexity(model, ids, length=min(length, longest), stride=stride, windows=windows)

@@ -7,6 +7,21 @@ from typing import Any
 from zoo.errors import MismatchError, MissingExtraError, install
 
 
+def require() -> None:
+    """Refuse to begin without lm-eval.
+
+    Raises:
+        MissingExtraError: it is not installed.
+
+    """
+    try:
+        import lm_eval.models.huggingface  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"zero-shot tasks need lm-eval; type: {install('lm-eval')}"
+        ) from error
+
+
 def zero_shot(
     model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None
 ) -> dict[str, dict[str, float]]:
@@ -24,14 +39,11 @@ def zero_shot(
         MismatchError: lm-eval has no such task.
 
     """
-    try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise MissingExtraError(
-            f"zero-shot tasks need lm-eval; type: {install('lm-eval')}"
-        ) from error
+    require()
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
     names, folders = [], []
     for task in tasks:
         if task.endswith((".yaml", ".yml")):
