@@ -79,6 +79,17 @@ class Clips:
         )
 
 
+def together(*several: Clips) -> Clips:
+    """Return the clips of several sets as one."""
+    parts = [clips.some([k]).frames for clips in several for k in range(len(clips))]
+    return _joined(
+        parts,
+        [machine for clips in several for machine in clips.machines],
+        np.concatenate([clips.anomalies for clips in several]),
+        [name for clips in several for name in clips.names],
+    )
+
+
 def _joined(
     parts: Sequence[Tensor], machines: Iterable[str], anomalies: Any, names: Iterable[str]
 ) -> Clips:

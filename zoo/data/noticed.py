@@ -12,7 +12,7 @@ class Noticed:
     """How anomalous a clip is.
 
     Attributes:
-        score: the higher, the less normal: mean squared error in dB^2, or -ln p(machine).
+        score: the higher, the less normal: a mean square in dB^2, or -ln p(machine).
         machine: the one that the clip was judged as; "" if the network does not tell them apart.
         windows: how many were judged.
         recipe: name of the recipe.

@@ -1,7 +1,12 @@
 """How well a score ranks: areas under the curve of hits against false alarms."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from zoo.errors import MismatchError
 
 
 def auc(scores: ArrayLike, positives: ArrayLike) -> float:
@@ -39,3 +44,38 @@ def _curve(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.float64]:
     hits = np.cumsum(truth[order])[last] / truth.sum()
     false = np.cumsum(~truth[order])[last] / (~truth).sum()
     return np.stack([np.append(0, false), np.append(0, hits)])
+
+
+def areas(
+    scores: NDArray[np.float64],
+    anomalies: NDArray[np.bool_],
+    machines: Sequence[str],
+    max_fpr: float,
+) -> dict[str, Any]:
+    """Return the areas of scores `(N,)`: of each machine, their means, and of all clips together.
+
+    A machine that has no normal or no anomalous clips is left out.
+
+    Returns:
+        `auc`, `pauc`, `pooled_auc`, `pooled_pauc`, and `per_machine` with a row for each.
+
+    Raises:
+        MismatchError: no machine has both.
+
+    """
+
+    def both(chosen: NDArray[np.bool_]) -> dict[str, float]:
+        found, truth = scores[chosen], anomalies[chosen]
+        return {"auc": auc(found, truth), "pauc": partial_auc(found, truth, max_fpr)}
+
+    of = np.array(machines)
+    names = sorted(name for name in set(machines) if len(set(anomalies[of == name])) == 2)
+    if not names:
+        raise MismatchError(
+            "no machine has both normal and anomalous clips to judge on; expected names such as "
+            "normal_id_01_00000000.wav and anomaly_id_01_00000000.wav"
+        )
+    rows: list[dict[str, Any]] = [{"machine": name, **both(of == name)} for name in names]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in ("auc", "pauc")}
+    pooled = {f"pooled_{key}": area for key, area in both(np.ones(len(of), bool)).items()}
+    return {**means, **pooled, "per_machine": rows}

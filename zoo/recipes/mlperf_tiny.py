@@ -109,16 +109,17 @@ RECIPES = (
             "hop": 1,
             "mean_db": -30.0,  # published: energies in dB as they are; so it learns sooner
             "deviation_db": 12.0,
+            "residual": "clip",  # published: "window"
         },
         make=Train(
-            steps=1000,  # more of them, and it gives back anomalies too
+            steps=1500,
             batch_size=512,
-            lr=1e-3,
+            lr=3e-3,
             warmup_steps=100,
             ema_decay=0.995,
             eval_every=500,
             save_every=500,
-            options={"mixup": 0.0},
+            options={"mixup": 0.4},
         ),
         default_tag="toycar",
         paper="2106.07597",

@@ -6,7 +6,9 @@ normal. A classifier, whose recipe has labels, sees them as pictures `(N, 1, H, 
 of several machines is heard: one that it no longer recognises is not as it was. Data are folders of
 sounds or files of arrays, see `zoo.data.machines`; or `train`, and `test`, in them.
 
-A clip's score is the mean, over its windows, of the squared error in dB^2 or of -ln p(machine).
+A classifier's score of a clip is the mean of -ln p(machine) over its windows. An autoencoder's is a
+mean square in dB^2, of what the recipe's `residual` names: the errors of each `window`, as MLPerf
+Tiny has it, or their mean over the `clip`, in which chance cancels and what is always wrong stays.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ from zoo import registry
 from zoo.data import frontends, machines
 from zoo.data.machines import Clips
 from zoo.data.noticed import Noticed
-from zoo.data.ranking import auc, partial_auc
+from zoo.data.ranking import areas
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -40,6 +42,7 @@ __all__ = [
     "evaluate",
     "for_data",
     "loss",
+    "own",
     "run",
     "taught",
     "training_data",
@@ -265,23 +268,32 @@ def _windows(clips: Clips, recipe: Recipe, clip: int) -> Iterator[Tensor]:
 @torch.inference_mode()
 def scores(model: nn.Module, clips: Clips, recipe: Recipe) -> NDArray[np.float64]:
     """Return the score of each clip `(N,)`; a classifier's `(N, machines)`, of each machine."""
-    like = next(model.parameters())
+    like = next(model.parameters(), torch.zeros(()))
     found = []
     for clip in range(len(clips)):
-        parts = []
+        total, count = torch.zeros(1, dtype=torch.float64), 0
         for windows in _windows(clips, recipe, clip):
             x = inputs(windows, recipe)
-            output = model(x.to(like)).float().cpu()
-            if _classifies(recipe):
-                parts.append(-output.double().log_softmax(1))
-            else:
-                error = (output - x).double().square().mean(1)
-                parts.append(error * recipe.preprocessing["deviation_db"] ** 2)
-        found.append(torch.cat(parts).mean(0))
+            total = total + _judged(model(x.to(like)).cpu(), x, recipe).sum(0)
+            count += len(windows)
+        mean = total / count
+        mean = mean.square() if recipe.preprocessing.get("residual") == "clip" else mean
+        found.append(mean if _classifies(recipe) else mean.mean())
     return torch.stack(found).numpy()
 
 
-def _own(model: nn.Module, clips: Clips, recipe: Recipe) -> NDArray[np.float64]:
+def _judged(output: Tensor, x: Tensor, recipe: Recipe) -> Tensor:
+    """Return of each window what is averaged over a clip, in double precision.
+
+    -ln p `(n, machines)`, or the errors in dB `(n, inputs)`, squared if they are to be.
+    """
+    if _classifies(recipe):
+        return -output.double().log_softmax(1)
+    error = (output.double() - x) * recipe.preprocessing["deviation_db"]
+    return error if recipe.preprocessing["residual"] == "clip" else error.square()
+
+
+def own(model: nn.Module, clips: Clips, recipe: Recipe) -> NDArray[np.float64]:
     """Return the score `(N,)` of each clip as one of its machine."""
     found = scores(model, clips, recipe)
     if not _classifies(recipe):
@@ -291,36 +303,7 @@ def _own(model: nn.Module, clips: Clips, recipe: Recipe) -> NDArray[np.float64]:
 
 def validate(model: nn.Module, data: NormalClips, recipe: Recipe) -> dict[str, float]:
     """Return the mean score of the normal clips held out of the training set."""
-    return {"score": float(_own(model, data.held_out, recipe).mean())}
-
-
-def ranked(found: NDArray[np.float64], clips: Clips) -> dict[str, Any]:
-    """Return the areas of scores `(N,)`: of each machine, their means, and of all clips together.
-
-    A machine that has no normal or no anomalous clips is left out.
-
-    Raises:
-        MismatchError: no machine has both.
-
-    """
-    rows = []
-    for machine in sorted(set(clips.machines)):
-        mine = np.array([of == machine for of in clips.machines])
-        truth = clips.anomalies[mine]
-        if 0 < truth.sum() < len(truth):
-            rows.append({"machine": machine, **_areas(found[mine], truth)})
-    if not rows:
-        raise MismatchError(
-            "no machine has both normal and anomalous clips; expected names such as "
-            "normal_id_01_00000000.wav and anomaly_id_01_00000000.wav"
-        )
-    pooled = {f"pooled_{key}": area for key, area in _areas(found, clips.anomalies).items()}
-    means = {key: float(np.mean([row[key] for row in rows])) for key in ("auc", "pauc")}
-    return {**means, **pooled, "per_machine": rows}
-
-
-def _areas(found: NDArray[np.float64], truth: NDArray[np.bool_]) -> dict[str, float]:
-    return {"auc": auc(found, truth), "pauc": partial_auc(found, truth, MAX_FALSE_ALARMS)}
+    return {"score": float(own(model, data.held_out, recipe).mean())}
 
 
 def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
@@ -329,16 +312,18 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
     `normal_95` is the score that 95 % of the normal clips do not reach.
     """
     clips = _read(machines.part(Path(data), "test"), recipe)
-    found = _own(model, clips, recipe)
+    found = own(model, clips, recipe)
     normal = found[~clips.anomalies]
     anomalies = int(clips.anomalies.sum())
-    kind = "-ln p of the machine" if _classifies(recipe) else "squared error in dB^2"
+    kind = "-ln p of the machine, mean over"
+    if not _classifies(recipe):
+        kind = f"mean square of the {recipe.preprocessing['residual']}'s error in dB,"
     return {
         "clips": len(clips),
-        **ranked(found, clips),
+        **areas(found, clips.anomalies, clips.machines, MAX_FALSE_ALARMS),
         "score": float(normal.mean()),
         "normal_95": float(np.quantile(normal, 0.95)),
-        "protocol": f"{kind}, mean over windows of {_frames(recipe)} frames; pAUC to "
+        "protocol": f"{kind} windows of {_frames(recipe)} frames; pAUC to "
         f"{MAX_FALSE_ALARMS:.0%} false alarms after McClish; {anomalies} of the clips anomalous",
     }
 
