@@ -32,7 +32,8 @@ from zoo.deploy.tflite_read import read_tflite
 from zoo.deploy.vela import compile_graph
 from zoo.files import replacing_folder
 from zoo.registry.recipe import Recipe
-from zoo.runtime.values import channels_first, computed
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.values import channels_last, dequantized, quantized
 from zoo.tasks import anomaly_detection as task
 
 NPU = "ethos-u55-128"
@@ -103,10 +104,39 @@ class File(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.graph = read_tflite(path)
+        self.network = IntegerNetwork(self.graph)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs of a batch."""
-        return channels_first(computed(self.graph, x)[0])
+        """Return the outputs `(N, ...)` of a batch."""
+        output = self.network(quantized(self.graph, channels_last(x)))
+        assert isinstance(output, Tensor)
+        return dequantized(self.graph, output)
+
+
+class Litert(nn.Module):
+    """A `.tflite` file, run by LiteRT, which rounds once in fully connected layers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.graph = read_tflite(path)
+        self.interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of a batch `(N, inputs)`."""
+        source, output = (
+            details[0]["index"]
+            for details in (
+                self.interpreter.get_input_details(),
+                self.interpreter.get_output_details(),
+            )
+        )
+        self.interpreter.resize_tensor_input(source, list(x.shape))
+        self.interpreter.allocate_tensors()
+        self.interpreter.set_tensor(source, quantized(self.graph, x).numpy())
+        self.interpreter.invoke()
+        return dequantized(self.graph, torch.from_numpy(self.interpreter.get_tensor(output)))
 
 
 def judged(found: Scores, clips: Clips) -> dict[str, Any]:
@@ -114,14 +144,14 @@ def judged(found: Scores, clips: Clips) -> dict[str, Any]:
     return areas(found, clips.anomalies, clips.machines, task.MAX_FALSE_ALARMS)
 
 
-def published(path: Path, test: Clips) -> dict[str, Any]:
-    """Return what MLPerf Tiny's file reaches, by its own score and by ours."""
+def published(file: nn.Module, test: Clips) -> dict[str, Any]:
+    """Return what MLPerf Tiny's file, run by one of the two, reaches by its own score and ours."""
     result = {}
     for residual in ("window", "clip"):
         recipe = zoo.find(AUTOENCODER)
         own = {"mean_db": 0.0, "deviation_db": 1.0, "residual": residual}
         recipe = replace(recipe, preprocessing={**recipe.preprocessing, **own})
-        result[residual] = judged(task.own(File(path), test, recipe), test)
+        result[residual] = judged(task.own(file, test, recipe), test)
     return result
 
 
@@ -255,9 +285,10 @@ def main() -> None:
     test = data[AUTOENCODER].test
     alone = {kind: [judged(s, test) for _, s in found[steps[kind]]] for kind, found in ours.items()}
     known = [judged(s, test) for _, s in theirs[classified]]
-    file = published(args.published, test)
+    file = published(File(args.published), test)
+    litert = published(Litert(args.published), test)
     result = {
-        "published": file,
+        "published": {"ours": file, "litert": litert},
         "seeds": args.seeds,
         "chosen": {"steps": steps | {CLASSIFIER: classified}, "share": share},
         AUTOENCODER: alone,
@@ -271,16 +302,19 @@ def main() -> None:
     head = [f"car {k}: AUC pAUC" for k in range(1, 5)]
     table = [
         ["", *head, "mean AUC", "mean pAUC", "pooled AUC", "pooled pAUC"],
-        row("MLPerf's file, its score", [file["window"]]),
-        row("MLPerf's file, our score", [file["clip"]]),
-        row("autoencoder, MLPerf's score", alone["window"]),
-        row("autoencoder, our score", alone["clip"]),
+        row("MLPerf's file, on LiteRT", [litert["window"]]),
+        row("MLPerf's file, as TFLite Micro", [file["window"]]),
+        row("MLPerf's file, the clip's error", [file["clip"]]),
+        row("autoencoder, windows' errors", alone["window"]),
+        row("autoencoder, the clip's error", alone["clip"]),
         row("MicroNet-AD-S", known),
         row(f"mix, {share:.0%} of it", mix),
     ]
     report("anomaly_toycar", 1, result, table)
     least = statistics.mean(r["auc"] for r in mix)
-    if abs(file["window"]["pooled_auc"] - 0.8595) > 0.002 or least < 0.90:
+    retrained = statistics.mean(r["pooled_auc"] for r in alone["clip"])
+    off = abs(litert["window"]["pooled_auc"] - 0.8595)
+    if off > 0.002 or retrained < 0.85 or least < 0.90:
         raise SystemExit("a goal is missed")
 
 
