@@ -260,8 +260,62 @@ def row(name: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name, *each, mean(means) + spread, *rest]
 
 
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, choose, judge."""
+    folder, seeds, runs = args.runs / "data", args.seeds, args.runs
+    write(args.data, folder)
+    data = {name: sets(folder, name) for name in STEPS}
+    encoders = candidates(AUTOENCODER, seeds, folder, runs, data[AUTOENCODER], ("window", "clip"))
+    classifiers = candidates(CLASSIFIER, seeds, folder, runs, data[CLASSIFIER], ("window",))
+    known = classifiers["window"]
+    steps = {
+        kind: best_steps(found, data[AUTOENCODER].chosen_by) for kind, found in encoders.items()
+    }
+    steps[CLASSIFIER] = best_steps(known, data[CLASSIFIER].chosen_by)
+    test = data[AUTOENCODER].test
+    share, mix = mixed(encoders["clip"][steps["clip"]], known[steps[CLASSIFIER]], data[AUTOENCODER])
+    return {
+        "seeds": seeds,
+        "chosen": {"steps": steps, "share": share},
+        "published": {
+            "litert": published(Litert(args.published), test),
+            "ours": published(File(args.published), test),
+        },
+        AUTOENCODER: {
+            kind: [judged(s, test) for _, s in found[steps[kind]]]
+            for kind, found in encoders.items()
+        },
+        CLASSIFIER: [judged(s, test) for _, s in known[steps[CLASSIFIER]]],
+        "mix": mix,
+        "int8": {
+            name: integers(name, count, folder, runs, data[name].test)
+            for name, count in ((AUTOENCODER, steps["clip"]), (CLASSIFIER, steps[CLASSIFIER]))
+        },
+    }
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return what is printed."""
+    head = [f"car {k}: AUC pAUC" for k in range(1, 5)]
+    file = result["published"]
+    return [
+        ["", *head, "mean AUC", "mean pAUC", "pooled AUC", "pooled pAUC"],
+        row("MLPerf's file, on LiteRT", [file["litert"]["window"]]),
+        row("MLPerf's file, as TFLite Micro", [file["ours"]["window"]]),
+        row("MLPerf's file, the clip's error", [file["ours"]["clip"]]),
+        row("autoencoder, windows' errors", result[AUTOENCODER]["window"]),
+        row("autoencoder, the clip's error", result[AUTOENCODER]["clip"]),
+        row("MicroNet-AD-S", result[CLASSIFIER]),
+        row(f"mix, {result['chosen']['share']:.0%} of it", result["mix"]),
+        *(
+            row(f"{name}, int8, one seed", [found["int8"]])
+            for name, found in result["int8"].items()
+        ),
+    ]
+
+
 def main() -> None:
-    """Judge the published file, train, choose, judge."""
+    """Measure, print, compare with the goals."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the three sets")
     parser.add_argument("--published", type=Path, required=True, help="mlperf_ad01_int8.tflite")
@@ -269,52 +323,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = args.runs / "data"
-    write(args.data, folder)
-    data = {name: sets(folder, name) for name in STEPS}
-    judge = {name: data[name].chosen_by for name in STEPS}
-    ours = candidates(
-        AUTOENCODER, args.seeds, folder, args.runs, data[AUTOENCODER], ("window", "clip")
-    )
-    theirs = candidates(CLASSIFIER, args.seeds, folder, args.runs, data[CLASSIFIER], ("window",))[
-        "window"
-    ]
-    steps = {kind: best_steps(found, judge[AUTOENCODER]) for kind, found in ours.items()}
-    classified = best_steps(theirs, judge[CLASSIFIER])
-    share, mix = mixed(ours["clip"][steps["clip"]], theirs[classified], data[AUTOENCODER])
-    test = data[AUTOENCODER].test
-    alone = {kind: [judged(s, test) for _, s in found[steps[kind]]] for kind, found in ours.items()}
-    known = [judged(s, test) for _, s in theirs[classified]]
-    file = published(File(args.published), test)
-    litert = published(Litert(args.published), test)
-    result = {
-        "published": {"ours": file, "litert": litert},
-        "seeds": args.seeds,
-        "chosen": {"steps": steps | {CLASSIFIER: classified}, "share": share},
-        AUTOENCODER: alone,
-        CLASSIFIER: known,
-        "mix": mix,
-        "int8": {
-            name: integers(name, count, folder, args.runs, data[name].test)
-            for name, count in ((AUTOENCODER, steps["clip"]), (CLASSIFIER, classified))
-        },
-    }
-    head = [f"car {k}: AUC pAUC" for k in range(1, 5)]
-    table = [
-        ["", *head, "mean AUC", "mean pAUC", "pooled AUC", "pooled pAUC"],
-        row("MLPerf's file, on LiteRT", [litert["window"]]),
-        row("MLPerf's file, as TFLite Micro", [file["window"]]),
-        row("MLPerf's file, the clip's error", [file["clip"]]),
-        row("autoencoder, windows' errors", alone["window"]),
-        row("autoencoder, the clip's error", alone["clip"]),
-        row("MicroNet-AD-S", known),
-        row(f"mix, {share:.0%} of it", mix),
-    ]
-    report("anomaly_toycar", 1, result, table)
-    least = statistics.mean(r["auc"] for r in mix)
-    retrained = statistics.mean(r["pooled_auc"] for r in alone["clip"])
-    off = abs(litert["window"]["pooled_auc"] - 0.8595)
-    if off > 0.002 or retrained < 0.85 or least < 0.90:
+    result = measure(args)
+    report("anomaly_toycar", 1, result, table(result))
+    off = abs(result["published"]["litert"]["window"]["pooled_auc"] - 0.8595)
+    retrained = statistics.mean(r["pooled_auc"] for r in result[AUTOENCODER]["clip"])
+    if off > 0.002 or retrained < 0.85 or statistics.mean(r["auc"] for r in result["mix"]) < 0.90:
         raise SystemExit("a goal is missed")
 
 

@@ -274,6 +274,7 @@ def test_from_the_command_to_a_file(tmp_path: Path) -> None:
         assert result["clips"] == 10
         assert 0 <= result["pooled_auc"] <= 1
         assert zoo.run(tmp_path / name, folder / "normal_id_01_00000000.wav").score > 0
+        assert "No weights trained on ToyCar are shipped" in zoo.card(tmp_path / name)
         file = zoo.export(
             tmp_path / name, tmp_path / "a.tflite", format="tflite", int8=True, data=str(folder)
         )
