@@ -81,7 +81,7 @@ def hearing() -> Row:
 def noticing() -> Row:
     """Both networks that notice anomalies on ToyCar, and their mix."""
     found = stored("anomaly_toycar")
-    mixed = statistics.mean(result["auc"] for result in found["mix"])
+    mixed = statistics.mean(result["auc"] for result in found["mix"]["each"])
     file = found["published"]["litert"]["window"]
     return (
         "**Notice a machine that sounds wrong**, from its normal sounds alone",
