@@ -1,6 +1,5 @@
 """Networks that hear: the published counts, front ends against the published features and words."""
 
-import functools
 import io
 import tomllib
 import zipfile
@@ -15,28 +14,24 @@ from torch import Tensor, nn
 from zoo.data import frontends, sound
 from zoo.deploy.tflite import export_tflite, load_tflite
 from zoo.graph.lower import lower
-from zoo.models.micronets import DsCnn, VisualWakeWords
-from zoo.models.mlperf_tiny import AutoEncoder, StreamingWakeWord
+from zoo.models.micronets import VisualWakeWords
+from zoo.models.mlperf_tiny import StreamingWakeWord
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden/micronets.toml").read_text())
-ANOMALIES = {
-    "ad-l": (276, ((248, 2), (276, 1), (276, 1), (248, 2), (248, 2))),
-    "ad-m": (192, ((276, 2), (276, 1), (276, 1), (276, 2), (276, 2))),
-    "ad-s": (72, ((164, 2), (220, 1), (276, 2), (276, 2))),
-}
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "kws-s": (lambda: build(find("micronet-kws-s")), (1, 1, 49, 10)),
     "kws-m": (lambda: build(find("micronet-kws-m")), (1, 1, 49, 10)),
     "kws-l": (lambda: build(find("micronet-kws-l")), (1, 1, 49, 10)),
     "vww-4": (lambda: VisualWakeWords(2), (1, 1, 128, 128)),
     "mlperf-kws": (lambda: build(find("mlperf-tiny-kws")), (1, 1, 49, 10)),
-    "mlperf-ad": (AutoEncoder, (1, 640)),
+    "ad-s": (lambda: build(find("micronet-ad-s")), (1, 1, 32, 32)),
+    "ad-m": (lambda: build(find("micronet-ad-m")), (1, 1, 32, 32)),
+    "ad-l": (lambda: build(find("micronet-ad-l")), (1, 1, 32, 32)),
+    "mlperf-ad": (lambda: build(find("mlperf-tiny-ad")), (1, 640)),
     "mlperf-sww": (StreamingWakeWord, (1, 40, 30, 1)),
 }
-for _name, (_width, _blocks) in ANOMALIES.items():
-    MAKERS[_name] = (functools.partial(DsCnn, (3, 3), _width, 1, _blocks, 4), (1, 1, 32, 32))
 FILES = {
     "kws-m": ("micronet_kws_m_int8", "mfcc-micronets", np.rint),
     "mlperf-kws": ("mlperf_kws_int8", "mfcc-mlperf", np.trunc),
@@ -127,10 +122,28 @@ def test_frames_are_the_same_numbers_whatever_stands_beside_them(name: str) -> N
     front = frontends.named(name)
     wave = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32))
     whole = front(wave[None])[0, 0]
-    assert whole.shape == (front.frames(16000), 10)
+    assert whole.shape == (front.frames(16000), front.width)
     for first, last in ((0, 1), (7, 9), (20, 41)):
         part = wave[first * front.hop : (last - 1) * front.hop + front.window]
         assert torch.equal(front(part[None])[0, 0], whole[first:last])
+
+
+@pytest.mark.parametrize("name", ["log-mel-micronets", "log-mel-mlperf"])
+def test_energies_in_db_are_those_of_librosas_formula(name: str) -> None:
+    """As transformers has it: librosa's filters, and its spectra without padding."""
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+    front = frontends.named(name)
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    wave[8000:] = 0  # the floor
+    filters = mel_filter_bank(513, front.bands, 0, 8000, 16000, norm="slaney", mel_scale="slaney")
+    energies = spectrogram(
+        wave, window_function(1024, "hann", periodic=True), 1024, 512, power=2.0, center=False,
+        mel_filters=filters, mel_floor=0.0,
+    )  # fmt: skip
+    found = front(torch.from_numpy(wave)[None])[0, 0].numpy().T
+    assert np.abs(found - 10 * np.log10(energies + np.finfo(np.float64).eps)).max() < 1e-4
+    assert found.min() == pytest.approx(-156.5, abs=0.1)
 
 
 def test_the_cosine_transform_is_scipys() -> None:

@@ -153,6 +153,9 @@ def _evaluate(args: Arguments) -> None:
     for row in [*result[each], *means]:
         rows.append([str(row[sample]), *(f"{row[key]:.4f}" for key in columns)])
     print_table(rows)
+    for key, value in result.items():  # what the table has no column for
+        if isinstance(value, float) and key not in columns:
+            print(f"{key}: {value:.6g}")
     print(f"protocol: {result['protocol']}")
 
 

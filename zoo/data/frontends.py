@@ -1,4 +1,4 @@
-"""What comes before a network that hears: from waves to cepstra, by the name of a front end.
+"""What comes before a network that hears: from waves to features, by the name of a front end.
 
 A front end is part of its model: with another window, level or scaling of the first coefficient
 a published network loses 2 to 5 points. So a recipe names it, and a checkpoint keeps the name.
@@ -10,6 +10,14 @@ a published network loses 2 to 5 points. So a recipe names it, and a checkpoint 
 
 Both take 16 kHz, magnitudes (not powers), bands from 20 to 4000 Hz, the first ten rows of the
 cosine transform of type II, all times sqrt(2/40), and a clip whose largest sample is 1.
+
+For machines, energies in dB of 64 ms every 32 ms, of bands from 0 to 8000 Hz that are narrow below
+1 kHz and widen above (Slaney's scale, as librosa has it), as loud as they were recorded:
+
+| name | bands |
+|---|---|
+| `log-mel-micronets` | 64 |
+| `log-mel-mlperf` | 128 |
 """
 
 import functools
@@ -26,7 +34,7 @@ from torch import Tensor
 
 from zoo.errors import UnknownNameError
 
-_SILENCE = 1e-4  # a clip whose peak is lower is left as it is: it would be noise made loud
+SILENCE = 1e-4  # the peak of a clip that has no sound in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +47,13 @@ class FrontEnd:
         window: samples of a frame, weighted by a periodic Hann window.
         hop: samples from a frame to the next.
         fft: points of the transform, the frame and zeros after it.
-        bands: triangles between `low` and `high` Hz, evenly spaced on the scale
-            1127 ln(1 + f / 700).
-        mel: whose triangles: those of TensorFlow's operator `mfcc`, or of `tf.signal`. They differ
-            in which bins count and in the type they are computed in.
+        bands: triangles between `low` and `high` Hz, evenly spaced in mel.
+        mel: whose triangles: those of TensorFlow's operator `mfcc`, or of `tf.signal`, on the scale
+            1127 ln(1 + f / 700), which differ in which bins count; or Slaney's.
+        power: 1 sums magnitudes, 2 powers.
         floor: the least energy before the logarithm, or what is added to it.
         adds: whether `floor` is added.
-        coefficients: how many of the cosine transform are kept.
+        coefficients: how many of the cosine transform are kept; 0 gives the bands, in dB.
 
     """
 
@@ -57,7 +65,8 @@ class FrontEnd:
     bands: int = 40
     low: float = 20.0
     high: float = 4000.0
-    mel: Literal["mfcc", "signal"]
+    mel: Literal["mfcc", "signal", "slaney"]
+    power: Literal[1, 2] = 1
     floor: float
     adds: bool
     coefficients: int = 10
@@ -66,22 +75,29 @@ class FrontEnd:
         """Return how many whole frames that many samples hold."""
         return max(0, 1 + (samples - self.window) // self.hop)
 
+    @property
+    def width(self) -> int:
+        """Features of a frame."""
+        return self.coefficients or self.bands
+
     def __call__(self, waves: Tensor) -> Tensor:
-        """Map waves `(N, samples)` to features `(N, 1, frames, coefficients)` in float32.
+        """Map waves `(N, samples)` to features `(N, 1, frames, width)` in float32.
 
         Frames are independent of each other: they are the same numbers in a file and in a stream.
         """
         frames = waves.double().unfold(1, self.window, self.hop) * _hann(self.window)
         spectrum = torch.fft.rfft(frames, self.fft).abs()
-        energies = spectrum @ _triangles(self)
+        energies = spectrum**self.power @ _triangles(self)
         energies = energies + self.floor if self.adds else energies.clamp_min(self.floor)
+        if not self.coefficients:
+            return (10 * energies.log10()).float()[:, None]
         return (energies.log() @ _cosines(self)).float()[:, None]
 
 
 def at_full_scale(waves: Tensor) -> Tensor:
     """Return waves `(N, samples)`, each with a largest sample of 1; silence is left as it is."""
     peak = waves.abs().amax(1, keepdim=True)
-    return torch.where(peak < _SILENCE, waves, waves / peak.clamp_min(_SILENCE))
+    return torch.where(peak < SILENCE, waves, waves / peak.clamp_min(SILENCE))
 
 
 @functools.cache
@@ -93,22 +109,45 @@ def _mel(frequency: NDArray[np.floating] | float) -> NDArray[np.float64]:
     return np.asarray(1127 * np.log1p(np.asarray(frequency) / 700))
 
 
+def _slaney_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return frequencies: 200/3 Hz a step up to 1 kHz, from there 27 steps to 6.4 times as much."""
+    return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+
+
+def _slaney_mel(hertz: float) -> float:
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000, 6.4)
+
+
 @functools.cache
 def _triangles(front: FrontEnd) -> Tensor:
-    """Return the weights `(fft / 2 + 1, bands)` of the bins in each band, linear in mel."""
+    """Return the weights `(fft / 2 + 1, bands)` of the bins in each band.
+
+    They are linear in mel; Slaney's are linear in Hz, each with an area of 1.
+    """
+    if front.mel == "slaney":
+        ends = _slaney_mel(front.low), _slaney_mel(front.high)
+        edges = _slaney_hertz(np.linspace(*ends, front.bands + 2))
+        place = np.arange(front.fft // 2 + 1)[:, None] * front.rate / front.fft
+        area = (edges[2:] - edges[:-2]) / 2
+        return torch.from_numpy(_between(place, edges) / area)
     width = front.rate / front.fft
     bins = np.arange(front.fft // 2 + 1)
     edges = np.linspace(_mel(front.low), _mel(front.high), front.bands + 2)
     place = _mel(bins * width)[:, None]
-    rising = (place - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - place) / (edges[2:] - edges[1:-1])
-    weights = np.clip(np.minimum(rising, falling), 0, None)
+    weights = _between(place, edges)
     if front.mel == "mfcc":  # only whole bins inside the band, as `MfccMelFilterbank` has it
         outside = (bins < int(1.5 + front.low / width)) | (bins > int(front.high / width))
         weights[outside] = 0
     else:
         weights[0] = 0
     return torch.from_numpy(weights)
+
+
+def _between(place: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the heights `(places, edges - 2)` of triangles from edge to edge but one."""
+    rising = (place - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - place) / (edges[2:] - edges[1:-1])
+    return np.clip(np.minimum(rising, falling), 0, None)
 
 
 @functools.cache
@@ -128,6 +167,13 @@ FRONT_ENDS: Mapping[str, FrontEnd] = MappingProxyType(
             ),
             FrontEnd(
                 name="mfcc-mlperf", window=480, fft=512, mel="signal", floor=1e-6, adds=True
+            ),
+            *(
+                FrontEnd(
+                    name=name, window=1024, hop=512, fft=1024, bands=bands, low=0, high=8000,
+                    mel="slaney", power=2, floor=2.0**-52, adds=True, coefficients=0,
+                )
+                for name, bands in (("log-mel-micronets", 64), ("log-mel-mlperf", 128))
             ),
         )
     }

@@ -1,4 +1,4 @@
-"""MicroNets (arXiv 2010.11267) for microcontrollers: keyword spotting."""
+"""MicroNets (arXiv 2010.11267) for microcontrollers: keyword spotting, anomaly detection."""
 
 from zoo.registry.recipe import Recipe, Train
 
@@ -6,11 +6,18 @@ WORDS = (
     "down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "silence", "unknown",
 )  # fmt: skip
 
+MACHINES = ("00", "02", "04", "06")  # the paper's: four slide rails of MIMII
+
 # The paper's table 5: outputs of the first convolution, then outputs and stride of each pair.
-_SIZES = {
+_WORDS = {
     "s": (84, [[112, 2], [84, 1], [84, 1], [84, 1], [196, 1]]),
     "m": (140, [[140, 2], [140, 1], [140, 1], [112, 1], [196, 1]]),
     "l": (276, [[248, 2], [276, 1], [276, 1], [248, 1], [248, 1], [248, 1], [248, 1]]),
+}
+_MACHINES = {
+    "s": (72, [[164, 2], [220, 1], [276, 2], [276, 2]]),
+    "m": (192, [[276, 2], [276, 1], [276, 1], [276, 2], [276, 2]]),
+    "l": (276, [[248, 2], [276, 1], [276, 1], [248, 2], [248, 2]]),
 }
 
 TRAIN = Train(
@@ -29,7 +36,22 @@ TRAIN = Train(
     options={"speed": 0.15, "shift": 0.1, "masked": 8, "label_smoothing": 0.1},
 )
 
-RECIPES = tuple(
+_NOTICE = Train(
+    steps=400,
+    batch_size=64,
+    optimizer="adamw",
+    lr=3e-3,
+    warmup_steps=50,
+    weight_decay=0.01,
+    ema_decay=0.99,
+    clip_norm=5.0,
+    log_every=50,
+    eval_every=200,
+    save_every=200,
+    options={"mixup": 0.3},
+)
+
+_KEYWORDS = tuple(
     Recipe(
         name=f"micronet-kws-{size}",
         summary=f"Keyword spotting on a microcontroller: MicroNet-KWS-{size.upper()}, twelve words",
@@ -50,5 +72,35 @@ RECIPES = tuple(
             "train": {"batch_size": 4, "precision": "no"},
         },
     )
-    for size, (width, blocks) in _SIZES.items()
+    for size, (width, blocks) in _WORDS.items()
 )  # fmt: skip
+
+_ANOMALIES = tuple(
+    Recipe(
+        name=f"micronet-ad-{size}",
+        summary=f"Notices a machine that sounds wrong: MicroNet-AD-{size.upper()}, which tells "
+        "machines apart",
+        task="audio-classification",
+        subtask="anomaly-detection",
+        model="zoo.models.micronets:DsCnn",
+        args={
+            "kernel": [3, 3], "width": width, "stride": 1, "blocks": blocks,
+            "num_classes": len(MACHINES), "act": "relu6",
+        },
+        input_shape=(1, 1, 32, 32),
+        preprocessing={
+            "front_end": "log-mel-micronets", "frames": 64, "hop": 20, "mean_db": -30.0,
+            "deviation_db": 1.0, "labels": list(MACHINES),
+        },
+        make=_NOTICE,
+        default_tag="toycar",
+        paper="2010.11267",
+        tiny={
+            "args": {"width": 4, "blocks": [[4, 2], [4, 1]]},
+            "train": {"batch_size": 4, "precision": "no"},
+        },
+    )
+    for size, (width, blocks) in _MACHINES.items()
+)  # fmt: skip
+
+RECIPES = (*_KEYWORDS, *_ANOMALIES)

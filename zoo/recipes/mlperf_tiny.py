@@ -1,4 +1,4 @@
-"""The benchmarks of MLPerf Tiny (arXiv 2106.07597): pictures, wake words, keywords."""
+"""The benchmarks of MLPerf Tiny (arXiv 2106.07597): pictures, keywords, anomalies."""
 
 from zoo.recipes.micronets import TRAIN as KEYWORDS
 from zoo.recipes.micronets import WORDS
@@ -94,5 +94,35 @@ RECIPES = (
             "args": {"width": 4, "blocks": [[4, 1]]},
             "train": {"batch_size": 4, "precision": "no"},
         },
+    ),
+    Recipe(
+        name="mlperf-tiny-ad",
+        summary="Anomaly detection of MLPerf Tiny: an autoencoder of spectrograms",
+        task="audio-classification",
+        subtask="anomaly-detection",
+        model="zoo.models.mlperf_tiny:AutoEncoder",
+        args={"inputs": 640, "width": 128, "code": 8},
+        input_shape=(1, 640),
+        preprocessing={
+            "front_end": "log-mel-mlperf",
+            "frames": 5,
+            "hop": 1,
+            "mean_db": -30.0,  # published: energies in dB as they are; so it learns sooner
+            "deviation_db": 12.0,
+            "residual": "clip",  # published: "window"
+        },
+        make=Train(
+            steps=1500,
+            batch_size=512,
+            lr=3e-3,
+            warmup_steps=100,
+            ema_decay=0.995,
+            eval_every=500,
+            save_every=500,
+            options={"mixup": 0.4},
+        ),
+        default_tag="toycar",
+        paper="2106.07597",
+        tiny={"args": {"width": 8, "code": 4}, "train": {"batch_size": 4, "precision": "no"}},
     ),
 )
