@@ -138,15 +138,15 @@ def write_trained(
     format: str,
 ) -> "OnnxFile | TfliteFile":
     """Write the integer network of a checkpoint, with the ranges that were trained."""
+    from zoo.deploy.file_network import integer_network
     from zoo.deploy.tflite import write_quantized
-    from zoo.quantization.int8.network import read_quantization
 
     if data is not None:
         raise MismatchError(
             f"{source.recipe.name}.{source.tag} has the ranges it was trained with; leave --data "
             "out"
         )
-    network = read_quantization(source.load(), source.quantization)
+    network = integer_network(source)
     if format == "onnx":
         from zoo.deploy.onnx_qdq import export_quantized
 
