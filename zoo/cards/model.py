@@ -190,7 +190,7 @@ def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]
 
 def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
     if quantization["scheme"] == "file":
-        return "arithmetic", f"int8: the integers of {FILE}, the published file", "exact"
+        return "arithmetic", f"that of {FILE}, the published file, bit for bit", "exact"
     bits = WEIGHT_BITS[quantization["scheme"]]
     text = f"int8, weights of {bits} bits: the integers that the exported file computes"
     return "arithmetic", text, "exact"

@@ -180,7 +180,7 @@ def _show_weights(entry: Mapping[str, Any], kind: str) -> None:
     if entry["quantization"]:
         scheme = entry["quantization"]["scheme"]
         if scheme == "file":
-            print("         int8: the integers of the published file")
+            print("         computes what the published file does, bit for bit")
         else:
             how = "" if kind == "compress" else "trained for it; "
             print(f"         {scheme}: {how}measured on the device's own integers")

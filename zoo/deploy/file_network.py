@@ -1,13 +1,18 @@
 """`FileNetwork`: the integers of a published `.tflite` file, between real inputs and logits."""
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.deploy.carray import write_c_array
+from zoo.deploy.tflite import TfliteFile, write_graph
 from zoo.deploy.tflite_read import parse_tflite
 from zoo.errors import MismatchError
+from zoo.files import write_bytes
 from zoo.graph.ir import LIMITS, Graph
 from zoo.graph.layout import channels_first
 from zoo.quantization.int8.network import QuantizedNetwork, read_quantization
@@ -39,7 +44,7 @@ class FileNetwork(QuantizedNetwork):
         super().__init__(network, {}, "int8")
         if rounding not in ("nearest", "truncate"):
             raise MismatchError(f"rounding is {rounding!r}; expected nearest or truncate")
-        self.rounding = rounding
+        self.rounding, self.content = rounding, content
         self._file = without_softmax(parse_tflite(content))
 
     def graph(self, input_shape: tuple[int, ...]) -> Graph:
@@ -65,6 +70,17 @@ class FileNetwork(QuantizedNetwork):
     def quantization(self) -> dict[str, Any]:
         """Return what a checkpoint stores besides the tensors and the file."""
         return {"scheme": SCHEME, "rounding": self.rounding}
+
+
+def write_file(network: FileNetwork, path: Path, *, npu: bool, c_array: bool) -> TfliteFile:
+    """Write the very file, or with `npu` the same integers by operators that Ethos-U has."""
+    if npu:
+        write_graph(parse_tflite(network.content), path, npu=True, c_array=c_array)
+    elif c_array:
+        write_c_array(network.content, path)
+    else:
+        write_bytes(path, network.content)
+    return TfliteFile(path=path, max_abs_error=0.0, snr_db=math.inf)
 
 
 def without_softmax(graph: Graph) -> Graph:

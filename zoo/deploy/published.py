@@ -43,6 +43,7 @@ def convert(file: Path, out: Path) -> Checkpoint:
         raise MismatchError(f"{out} already exists; choose another --out, or remove it")
     graph, recipe = parse_tflite(content), recipe_of(facts)
     integer = graph.tensors[graph.inputs[0]].quantization is not None
+    real = all(tensor.dtype == "float32" for tensor in graph.tensors.values())
     return Checkpoint.write(
         out,
         recipe,
@@ -51,7 +52,7 @@ def convert(file: Path, out: Path) -> Checkpoint:
         tag=TAG if integer else f"{TAG}-float",
         license=facts.license,
         data={"source": facts.data, "published": facts.url, "sha256": digest},
-        quantization={"scheme": SCHEME, "rounding": facts.rounding} if integer else None,
+        quantization=None if real else {"scheme": SCHEME, "rounding": facts.rounding},
         beside={FILE: content},
     )
 
@@ -84,7 +85,7 @@ def float_tensors(graph: Graph, recipe: Recipe) -> dict[str, Tensor]:
         raise MismatchError(f"the file has {len(layers[1])} layers, {recipe.name} {len(layers[0])}")
     kinds = {name: op.kind for op in layers[1] for name in op.inputs[1:]}
     for mine, theirs in zip(*places, strict=True):
-        value, key = real(graph, theirs), own.tensors[mine].source
+        value, key = as_real(graph, theirs), own.tensors[mine].source
         if value.ndim == 4:
             value = value.permute(_ORDER[kinds[theirs]])
         if value.numel() != state[key].numel():
@@ -96,7 +97,7 @@ def float_tensors(graph: Graph, recipe: Recipe) -> dict[str, Tensor]:
     return state
 
 
-def real(graph: Graph, name: str) -> Tensor:
+def as_real(graph: Graph, name: str) -> Tensor:
     """Return a constant of a channels-last graph as the real numbers that it stands for."""
     value, meaning = graph.values[name], graph.tensors[name].quantization
     if meaning is None:
