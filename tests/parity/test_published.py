@@ -34,6 +34,7 @@ INTEGERS = {
     "mlperf-tiny-ic": "mlperf_ic_resnet8_int8",
     "mlperf-tiny-vww": "mlperf_vww_96_int8",
     "mlperf-tiny-ad": "mlperf_ad01_int8",
+    "mlperf-tiny-sww": "str_ww_ref_model",
 }
 FLOATS = {
     "mlperf-tiny-kws": "mlperf_kws_float32",
@@ -43,11 +44,18 @@ FLOATS = {
 }
 
 
+def file_of(data: Path, name: str) -> Path:
+    """Return the integer file of a recipe."""
+    folder = data / ("sww" if name == "mlperf-tiny-sww" else "tflite")
+    return folder / f"{INTEGERS[name]}.tflite"
+
+
 def likely(recipe: zoo.Recipe, count: int) -> torch.Tensor:
     """Return inputs in the range of a network's own."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(count, *recipe.input_shape[1:], generator=generator)
-    low, high = recipe.preprocessing.get("range", (-20, 20))
+    usual = (0, 1) if recipe.subtask == "wake-word" else (-20, 20)
+    low, high = recipe.preprocessing.get("range", usual)
     return x * (high - low) + low
 
 
@@ -243,7 +251,7 @@ def test_facts_are_whole(facts: Published) -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 def test_every_integer_is_tflite_micros(shared_data: Path, tmp_path: Path, name: str) -> None:
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    file = shared_data / "tflite" / f"{INTEGERS[name]}.tflite"
+    file = file_of(shared_data, name)
     made = zoo.import_tflite(file, tmp_path / "made")
     assert (made.recipe.name, made.tag) == (name, "published")
     network = zoo.load(made.path)
@@ -262,7 +270,7 @@ def test_every_integer_is_tflite_micros(shared_data: Path, tmp_path: Path, name:
 def test_weights_to_start_from_compute_what_the_integers_do(
     shared_data: Path, tmp_path: Path, name: str
 ) -> None:
-    made = zoo.import_tflite(shared_data / "tflite" / f"{INTEGERS[name]}.tflite", tmp_path / "made")
+    made = zoo.import_tflite(file_of(shared_data, name), tmp_path / "made")
     x = likely(made.recipe, 8)
     with torch.no_grad():
         network = zoo.load(made.path)
@@ -296,7 +304,7 @@ def test_float_files_compute_the_same(shared_data: Path, tmp_path: Path, name: s
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["micronet-kws-m", "mlperf-tiny-kws"])
 def test_it_hears_words(shared_data: Path, tmp_path: Path, name: str) -> None:
-    made = zoo.import_tflite(shared_data / "tflite" / f"{INTEGERS[name]}.tflite", tmp_path / "made")
+    made = zoo.import_tflite(file_of(shared_data, name), tmp_path / "made")
     with zipfile.ZipFile(shared_data / "speech-commands-12/kws01_wav.zip") as archive:
         members = {member.split("/")[0]: member for member in archive.namelist()}
         right = [
@@ -313,7 +321,7 @@ def test_it_hears_words(shared_data: Path, tmp_path: Path, name: str) -> None:
 def test_it_hears_words_as_well_as_published(
     shared_data: Path, tmp_path: Path, name: str, least: float
 ) -> None:
-    made = zoo.import_tflite(shared_data / "tflite" / f"{INTEGERS[name]}.tflite", tmp_path / "made")
+    made = zoo.import_tflite(file_of(shared_data, name), tmp_path / "made")
     with zipfile.ZipFile(shared_data / "speech-commands-12/kws01_wav.zip") as archive:
         archive.extractall(tmp_path / "words")
     assert zoo.evaluate(made.path, tmp_path / "words")["accuracy"] >= least

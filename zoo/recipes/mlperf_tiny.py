@@ -86,6 +86,28 @@ RECIPES = (
         },
     ),
     Recipe(
+        name="mlperf-tiny-sww",
+        summary="Streaming wake word of MLPerf Tiny: one word in a sound without end",
+        task="audio-classification",
+        subtask="wake-word",
+        model="zoo.models.mlperf_tiny:StreamingWakeWord",
+        args={"num_classes": 3},
+        input_shape=(1, 40, 30, 1),
+        preprocessing={
+            "front_end": "log-mel-wake-word",
+            "samples": 15872,  # of 30 frames
+            "level": "as recorded",
+            "labels": ["marvin", "silence", "unknown"],
+            "smoothing": 1,
+            "threshold": 0.95,
+            "refractory_s": 1.0,
+        },
+        make=KEYWORDS,
+        default_tag="speech-commands",
+        paper="2106.07597",
+        tiny={"train": {"batch_size": 4, "precision": "no"}},  # the network has only one width
+    ),
+    Recipe(
         name="mlperf-tiny-ad",
         summary="Anomaly detection of MLPerf Tiny: an autoencoder of spectrograms",
         task="audio-classification",
