@@ -32,7 +32,8 @@ from zoo.deploy.tflite_read import read_tflite
 from zoo.deploy.vela import compile_graph
 from zoo.files import replacing_folder
 from zoo.registry.recipe import Recipe
-from zoo.runtime.values import channels_first, computed
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.values import channels_last, dequantized, quantized
 from zoo.tasks import anomaly_detection as task
 
 NPU = "ethos-u55-128"
@@ -103,10 +104,39 @@ class File(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.graph = read_tflite(path)
+        self.network = IntegerNetwork(self.graph)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs of a batch."""
-        return channels_first(computed(self.graph, x)[0])
+        """Return the outputs `(N, ...)` of a batch."""
+        output = self.network(quantized(self.graph, channels_last(x)))
+        assert isinstance(output, Tensor)
+        return dequantized(self.graph, output)
+
+
+class Litert(nn.Module):
+    """A `.tflite` file, run by LiteRT, which rounds once in fully connected layers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.graph = read_tflite(path)
+        self.interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of a batch `(N, inputs)`."""
+        source, output = (
+            details[0]["index"]
+            for details in (
+                self.interpreter.get_input_details(),
+                self.interpreter.get_output_details(),
+            )
+        )
+        self.interpreter.resize_tensor_input(source, list(x.shape))
+        self.interpreter.allocate_tensors()
+        self.interpreter.set_tensor(source, quantized(self.graph, x).numpy())
+        self.interpreter.invoke()
+        return dequantized(self.graph, torch.from_numpy(self.interpreter.get_tensor(output)))
 
 
 def judged(found: Scores, clips: Clips) -> dict[str, Any]:
@@ -114,14 +144,14 @@ def judged(found: Scores, clips: Clips) -> dict[str, Any]:
     return areas(found, clips.anomalies, clips.machines, task.MAX_FALSE_ALARMS)
 
 
-def published(path: Path, test: Clips) -> dict[str, Any]:
-    """Return what MLPerf Tiny's file reaches, by its own score and by ours."""
+def published(file: nn.Module, test: Clips) -> dict[str, Any]:
+    """Return what MLPerf Tiny's file, run by one of the two, reaches by its own score and ours."""
     result = {}
     for residual in ("window", "clip"):
         recipe = zoo.find(AUTOENCODER)
         own = {"mean_db": 0.0, "deviation_db": 1.0, "residual": residual}
         recipe = replace(recipe, preprocessing={**recipe.preprocessing, **own})
-        result[residual] = judged(task.own(File(path), test, recipe), test)
+        result[residual] = judged(task.own(file, test, recipe), test)
     return result
 
 
@@ -178,27 +208,40 @@ def standard(found: Scores, clips: Clips, by: Scores, by_clips: Clips) -> Scores
     return made
 
 
-def mixed(
-    first: Sequence[tuple[Scores, Scores]], second: Sequence[tuple[Scores, Scores]], data: Sets
-) -> tuple[float, list[dict[str, Any]]]:
-    """Return the classifier's share that is best on the choosing clips, and what it reaches."""
+Pairs = Sequence[tuple[Scores, Scores]]  # of each seed: on the choosing clips, and on the test
 
-    def mix(seed: int, share: float, part: int) -> Scores:
-        clips = (data.chosen_by, data.test)[part]
-        both = [
-            standard(found[seed][part], clips, found[seed][0], data.chosen_by)
-            for found in (first, second)
+
+def mix(first: Pairs, second: Pairs, shares: Mapping[str, float], data: Sets, part: int) -> Any:
+    """Return what both reach together, by seed: `shares` of the second for each machine."""
+    clips = (data.chosen_by, data.test)[part]
+    share = np.array([shares[of] for of in clips.machines])
+    results = []
+    for both in zip(first, second, strict=True):
+        one, other = (standard(s[part], clips, s[0], data.chosen_by) for s in both)
+        results.append(judged((1 - share) * one + share * other, clips))
+    return results
+
+
+def best_shares(first: Pairs, second: Pairs, data: Sets) -> dict[str, dict[str, float]]:
+    """Return the shares that are best on the choosing clips: for each machine, and for all."""
+    names = sorted(set(data.test.machines))
+    table = np.array(
+        [
+            np.mean(
+                [
+                    [row["auc"] for row in result["per_machine"]]
+                    for result in mix(first, second, dict.fromkeys(names, share), data, 0)
+                ],
+                axis=0,
+            )
+            for share in SHARES
         ]
-        return (1 - share) * both[0] + share * both[1]
-
-    seeds = range(len(first))
-    share = max(
-        SHARES,
-        key=lambda share: statistics.mean(
-            judged(mix(seed, share, 0), data.chosen_by)["auc"] for seed in seeds
-        ),
     )
-    return share, [judged(mix(seed, share, 1), data.test) for seed in seeds]
+    each = [SHARES[k] for k in table.argmax(0)]
+    return {
+        "each": dict(zip(names, each, strict=True)),
+        "one": dict.fromkeys(names, SHARES[int(table.mean(1).argmax())]),
+    }
 
 
 def integers(name: str, steps: int, folder: Path, runs: Path, test: Clips) -> dict[str, Any]:
@@ -230,8 +273,64 @@ def row(name: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name, *each, mean(means) + spread, *rest]
 
 
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, choose, judge."""
+    folder, seeds, runs = args.runs / "data", args.seeds, args.runs
+    write(args.data, folder)
+    data = {name: sets(folder, name) for name in STEPS}
+    encoders = candidates(AUTOENCODER, seeds, folder, runs, data[AUTOENCODER], ("window", "clip"))
+    classifiers = candidates(CLASSIFIER, seeds, folder, runs, data[CLASSIFIER], ("window",))
+    known = classifiers["window"]
+    steps = {
+        kind: best_steps(found, data[AUTOENCODER].chosen_by) for kind, found in encoders.items()
+    }
+    steps[CLASSIFIER] = best_steps(known, data[CLASSIFIER].chosen_by)
+    test = data[AUTOENCODER].test
+    both = encoders["clip"][steps["clip"]], known[steps[CLASSIFIER]]
+    shares = best_shares(*both, data[AUTOENCODER])
+    return {
+        "seeds": seeds,
+        "chosen": {"steps": steps, "shares": shares},
+        "published": {
+            "litert": published(Litert(args.published), test),
+            "ours": published(File(args.published), test),
+        },
+        AUTOENCODER: {
+            kind: [judged(s, test) for _, s in found[steps[kind]]]
+            for kind, found in encoders.items()
+        },
+        CLASSIFIER: [judged(s, test) for _, s in known[steps[CLASSIFIER]]],
+        "mix": {kind: mix(*both, found, data[AUTOENCODER], 1) for kind, found in shares.items()},
+        "int8": {
+            name: integers(name, count, folder, runs, data[name].test)
+            for name, count in ((AUTOENCODER, steps["clip"]), (CLASSIFIER, steps[CLASSIFIER]))
+        },
+    }
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return what is printed."""
+    head = [f"car {k}: AUC pAUC" for k in range(1, 5)]
+    file = result["published"]
+    return [
+        ["", *head, "mean AUC", "mean pAUC", "pooled AUC", "pooled pAUC"],
+        row("MLPerf's file, on LiteRT", [file["litert"]["window"]]),
+        row("MLPerf's file, as TFLite Micro", [file["ours"]["window"]]),
+        row("MLPerf's file, the clip's error", [file["ours"]["clip"]]),
+        row("autoencoder, windows' errors", result[AUTOENCODER]["window"]),
+        row("autoencoder, the clip's error", result[AUTOENCODER]["clip"]),
+        row("MicroNet-AD-S", result[CLASSIFIER]),
+        row("mix, one share for all", result["mix"]["one"]),
+        row("mix, a share for each car", result["mix"]["each"]),
+        *(
+            row(f"{name}, int8, one seed", [found["int8"]])
+            for name, found in result["int8"].items()
+        ),
+    ]
+
+
 def main() -> None:
-    """Judge the published file, train, choose, judge."""
+    """Measure, print, compare with the goals."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the three sets")
     parser.add_argument("--published", type=Path, required=True, help="mlperf_ad01_int8.tflite")
@@ -239,48 +338,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = args.runs / "data"
-    write(args.data, folder)
-    data = {name: sets(folder, name) for name in STEPS}
-    judge = {name: data[name].chosen_by for name in STEPS}
-    ours = candidates(
-        AUTOENCODER, args.seeds, folder, args.runs, data[AUTOENCODER], ("window", "clip")
-    )
-    theirs = candidates(CLASSIFIER, args.seeds, folder, args.runs, data[CLASSIFIER], ("window",))[
-        "window"
-    ]
-    steps = {kind: best_steps(found, judge[AUTOENCODER]) for kind, found in ours.items()}
-    classified = best_steps(theirs, judge[CLASSIFIER])
-    share, mix = mixed(ours["clip"][steps["clip"]], theirs[classified], data[AUTOENCODER])
-    test = data[AUTOENCODER].test
-    alone = {kind: [judged(s, test) for _, s in found[steps[kind]]] for kind, found in ours.items()}
-    known = [judged(s, test) for _, s in theirs[classified]]
-    file = published(args.published, test)
-    result = {
-        "published": file,
-        "seeds": args.seeds,
-        "chosen": {"steps": steps | {CLASSIFIER: classified}, "share": share},
-        AUTOENCODER: alone,
-        CLASSIFIER: known,
-        "mix": mix,
-        "int8": {
-            name: integers(name, count, folder, args.runs, data[name].test)
-            for name, count in ((AUTOENCODER, steps["clip"]), (CLASSIFIER, classified))
-        },
-    }
-    head = [f"car {k}: AUC pAUC" for k in range(1, 5)]
-    table = [
-        ["", *head, "mean AUC", "mean pAUC", "pooled AUC", "pooled pAUC"],
-        row("MLPerf's file, its score", [file["window"]]),
-        row("MLPerf's file, our score", [file["clip"]]),
-        row("autoencoder, MLPerf's score", alone["window"]),
-        row("autoencoder, our score", alone["clip"]),
-        row("MicroNet-AD-S", known),
-        row(f"mix, {share:.0%} of it", mix),
-    ]
-    report("anomaly_toycar", 1, result, table)
-    least = statistics.mean(r["auc"] for r in mix)
-    if abs(file["window"]["pooled_auc"] - 0.8595) > 0.002 or least < 0.90:
+    result = measure(args)
+    report("anomaly_toycar", 1, result, table(result))
+    off = abs(result["published"]["litert"]["window"]["pooled_auc"] - 0.8595)
+    retrained = statistics.mean(r["pooled_auc"] for r in result[AUTOENCODER]["clip"])
+    mixed = statistics.mean(r["auc"] for r in result["mix"]["each"])
+    if off > 0.002 or retrained < 0.85 or mixed < 0.90:
         raise SystemExit("a goal is missed")
 
 

@@ -74,13 +74,18 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         license=checkpoint.license,
         licensed="file" if "published" in data else "data",
         command=_command(checkpoint),
-        family=(content("cards") / "families" / f"{recipe.family}.md")
-        .read_text(encoding="utf-8")
-        .strip()
-        if (content("cards") / "families" / f"{recipe.family}.md").is_file()
-        else "Not described by the authors of this recipe.",
+        family=limits(recipe),
         files=sorted(checkpoint.config["files"].items()),
     )
+
+
+def limits(recipe: Recipe) -> str:
+    """Return what a family's authors say of its limits; of one task's networks, if they do."""
+    for name in (f"{recipe.family}.{recipe.subtask}.md", f"{recipe.family}.md"):
+        file = content("cards") / "families" / name
+        if file.is_file():
+            return file.read_text(encoding="utf-8").strip()
+    return "Not described by the authors of this recipe."
 
 
 def front_matter(checkpoint: "Checkpoint") -> dict[str, Any]:

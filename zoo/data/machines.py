@@ -121,7 +121,8 @@ def spectrogram(source: Any, front: FrontEnd, least: int) -> Tensor:
     """
     if not isinstance(source, str | Path):
         energies = np.asarray(source)
-        if energies.ndim == 2 and energies.dtype.kind == "f" and not len(energies) % front.bands:
+        bands = {k * front.bands for k in (1, 2, 4)}  # a wave of so few samples is no frame
+        if energies.ndim == 2 and energies.dtype.kind == "f" and len(energies) in bands:
             return _of_energies(energies, front, least, "the array")
     wave = sound.read(source, front.rate)
     name = str(source) if isinstance(source, str | Path) else "the array"
@@ -142,6 +143,10 @@ def spectrogram(source: Any, front: FrontEnd, least: int) -> Tensor:
 def _of_energies(energies: NDArray[np.floating], front: FrontEnd, least: int, name: str) -> Tensor:
     if not np.isfinite(energies).all():
         raise MismatchError(f"{name} has an energy that is not a number")
+    if len(energies) % front.bands:
+        raise MismatchError(
+            f"{name} has {len(energies)} bands; expected {front.bands}, or a multiple"
+        )
     if energies.shape[1] < least:
         raise _short(name, energies.shape[1], least, front)
     found = torch.from_numpy(np.ascontiguousarray(energies.T, np.float64))

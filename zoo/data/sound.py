@@ -1,5 +1,7 @@
 """Sounds: reading files of any rate and number of channels as mono waves of one rate."""
 
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from zoo.errors import MismatchError, MissingExtraError
 Wave = NDArray[np.float32]
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 MOST_SECONDS = 2 * 3600.0
+_LOG = logging.getLogger("zoo")
 
 
 def find(folder: Path) -> list[Path]:
@@ -31,8 +34,9 @@ def find(folder: Path) -> list[Path]:
 def read(source: Any, rate: int) -> Wave:
     """Return a sound as mono `(samples,)` at `rate` samples a second, full scale from -1 to 1.
 
-    Channels are averaged, and other rates are resampled by soxr. An array is taken to have that
-    rate already: `(samples,)` or `(samples, channels)`, floats, or integers of their full scale.
+    Channels are averaged, and other rates are resampled by soxr, which a line says. An array is
+    taken to have that rate already: `(samples,)` or `(samples, channels)`, floats, or integers of
+    their full scale.
 
     Raises:
         MismatchError: there is no such file, it is no sound, empty, or longer than two hours; or
@@ -81,8 +85,15 @@ def _of_file(path: Path, rate: int) -> Wave:
     mono = _mono(wave, str(path))
     if found == rate:
         return mono
+    _note(found, rate)
     resampled: Wave = soxr.resample(mono, found, rate, quality="HQ")
     return resampled
+
+
+@functools.cache  # once for a folder of thousands
+def _note(found: int, rate: int) -> None:
+    lost = f"; above {found // 2} Hz there is nothing to hear" if found < rate else ""
+    _LOG.warning("sounds of %d Hz are resampled to %d Hz%s", found, rate, lost)
 
 
 def _mono(wave: NDArray[Any], name: str) -> Wave:

@@ -309,11 +309,11 @@ def validate(model: nn.Module, data: NormalClips, recipe: Recipe) -> dict[str, f
 def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
     """Return how well the scores of clips rank, of a folder or `.npz` file, or of `test` in it.
 
-    `normal_95` is the score that 95 % of the normal clips do not reach.
+    `normal_95`, a threshold to begin with, is the score that 95 % of the normal clips do not
+    exceed.
     """
     clips = _read(machines.part(Path(data), "test"), recipe)
     found = own(model, clips, recipe)
-    normal = found[~clips.anomalies]
     anomalies = int(clips.anomalies.sum())
     kind = "-ln p of the machine, mean over"
     if not _classifies(recipe):
@@ -321,8 +321,7 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
     return {
         "clips": len(clips),
         **areas(found, clips.anomalies, clips.machines, MAX_FALSE_ALARMS),
-        "score": float(normal.mean()),
-        "normal_95": float(np.quantile(normal, 0.95)),
+        "score": float(found[~clips.anomalies].mean()),
         "protocol": f"{kind} windows of {_frames(recipe)} frames; pAUC to "
         f"{MAX_FALSE_ALARMS:.0%} false alarms after McClish; {anomalies} of the clips anomalous",
     }
@@ -349,8 +348,9 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     """
     clips = machines.single(source, _front(recipe), _frames(recipe))
     start = time.perf_counter()
-    found, machine = scores(model, clips, recipe), clips.machines[0]
+    found, machine = scores(model, clips, recipe), ""
     if _classifies(recipe):
+        machine = clips.machines[0]
         number = _number(recipe, machine) if machine else int(found[0].argmin())
         machine, found = recipe.preprocessing["labels"][number], found[:, number]
     count = sum(len(windows) for windows in _windows(clips, recipe, 0))
