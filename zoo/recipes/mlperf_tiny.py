@@ -1,7 +1,7 @@
 """The benchmarks of MLPerf Tiny (arXiv 2106.07597): pictures, keywords, anomalies."""
 
+from zoo.recipes.micronets import PERSON, PICTURES, WORDS
 from zoo.recipes.micronets import TRAIN as KEYWORDS
-from zoo.recipes.micronets import WORDS
 from zoo.registry.recipe import Recipe, Train
 
 _CIFAR10 = (
@@ -9,22 +9,10 @@ _CIFAR10 = (
 )  # fmt: skip
 
 
-_TRAIN = Train(
-    steps=10_000,  # 27 times each of the 48,000 pictures of CIFAR-10 used for training
-    batch_size=128,
-    optimizer="soap",
-    lr=3e-3,
-    warmup_steps=300,
-    weight_decay=0.02,
-    ema_decay=0.999,
-    precision="bf16",  # on CPUs that have it, half the time of float32
-    options={"shift": 4, "flip": True, "label_smoothing": 0.0},
-)
-
-
 def _recipe(
     name: str,
     summary: str,
+    subtask: str,
     model: str,
     size: int,
     span: tuple[int, int],
@@ -35,7 +23,7 @@ def _recipe(
         name=name,
         summary=summary,
         task="image-classification",
-        subtask="image-classification",
+        subtask=subtask,
         model=f"zoo.models.mlperf_tiny:{model}",
         args={"num_classes": len(labels)},
         input_shape=(1, 3, size, size),
@@ -45,7 +33,7 @@ def _recipe(
             "resize": "whole, bicubic",
             "labels": list(labels),
         },
-        make=_TRAIN,
+        make=PICTURES,
         default_tag=tag,
         paper="2106.07597",
         tiny={"train": {"batch_size": 4, "precision": "no"}},  # the networks have only one width
@@ -56,6 +44,7 @@ RECIPES = (
     _recipe(
         "mlperf-tiny-ic",
         "Image classification of MLPerf Tiny: ResNet-8 on 32x32 pixels",
+        "image-classification",
         "ResNet8",
         32,
         (-1, 1),  # published: 0 to 255; this way zero padding continues mid grey
@@ -65,10 +54,11 @@ RECIPES = (
     _recipe(
         "mlperf-tiny-vww",
         "Visual wake words of MLPerf Tiny, person or none: MobileNetV1 x0.25 on 96x96 pixels",
+        "visual-wake-words",
         "MobileNetV1",
         96,
         (0, 1),  # as published
-        ("none", "person"),
+        PERSON,
         "coco",
     ),
     Recipe(
@@ -94,6 +84,28 @@ RECIPES = (
             "args": {"width": 4, "blocks": [[4, 1]]},
             "train": {"batch_size": 4, "precision": "no"},
         },
+    ),
+    Recipe(
+        name="mlperf-tiny-sww",
+        summary="Streaming wake word of MLPerf Tiny: one word in a sound without end",
+        task="audio-classification",
+        subtask="wake-word",
+        model="zoo.models.mlperf_tiny:StreamingWakeWord",
+        args={"num_classes": 3},
+        input_shape=(1, 40, 30, 1),
+        preprocessing={
+            "front_end": "log-mel-wake-word",
+            "samples": 15872,  # of 30 frames
+            "level": "as recorded",
+            "labels": ["marvin", "silence", "unknown"],
+            "smoothing": 1,
+            "threshold": 0.95,
+            "refractory_s": 1.0,
+        },
+        make=KEYWORDS,
+        default_tag="speech-commands",
+        paper="2106.07597",
+        tiny={"train": {"batch_size": 4, "precision": "no"}},  # the network has only one width
     ),
     Recipe(
         name="mlperf-tiny-ad",

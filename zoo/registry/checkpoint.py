@@ -202,6 +202,7 @@ class Checkpoint:
         data: Mapping[str, Any] | None = None,
         card: str | None = None,
         quantization: Mapping[str, Any] | None = None,
+        beside: Mapping[str, bytes] | None = None,
     ) -> Self:
         """Write a checkpoint. A crash leaves the old one, the new one or none, never a mixture.
 
@@ -218,6 +219,7 @@ class Checkpoint:
             data: what is known about the training data; `source` says where they come from.
             card: text of README.md; None for none.
             quantization: what makes it an integer network, see `quantization`.
+            beside: further files, by name; they are verified and sent with the weights.
 
         """
         import safetensors.torch
@@ -229,6 +231,8 @@ class Checkpoint:
         )
         (path / CONFIG).unlink(missing_ok=True)
         write_bytes(path / WEIGHTS, payload)
+        for name, content in (beside or {}).items():
+            write_bytes(path / name, content)
         write_json(path / METRICS, metrics)
         config = {
             "format_version": FORMAT_VERSION,
@@ -237,7 +241,10 @@ class Checkpoint:
             "license": license,
             "data": dict(data or {}),
             "recipe": recipe.to_json(),
-            "files": {WEIGHTS: {"sha256": sha256(path / WEIGHTS), "bytes": len(payload)}},
+            "files": {
+                name: {"sha256": sha256(path / name), "bytes": (path / name).stat().st_size}
+                for name in (WEIGHTS, *(beside or ()))
+            },
         }
         if quantization is not None:
             config["quantization"] = dict(quantization)
@@ -262,6 +269,13 @@ class Checkpoint:
 def _license_text(config: Mapping[str, Any]) -> str:
     """Return what the folder's licence file says: the weights follow their data, not the code."""
     source = config["data"].get("source", "data that were not recorded")
+    if "published" in config["data"]:
+        return (
+            f"The weights in this folder ({config['recipe']['name']}.{config['tag']}) are those of "
+            f"{config['data']['published']},\ntrained on {source}.\n"
+            f"Licence of that file, and hence of the weights: {config['license']}.\n"
+            f"The code that uses them: {config['recipe']['license']}.\n"
+        )
     return (
         f"The weights in this folder ({config['recipe']['name']}.{config['tag']}) were trained on "
         f"{source}.\nLicence of that data, and hence of the weights: {config['license']}.\n"

@@ -4,8 +4,9 @@
 config.json         format version, recipe, tag, licence of the weights, data, sha256 of the files;
                     for a quantized network also `quantization`: its scheme ("int8", "int8-w4")
                     and the range [low, high] of each activation by label, see
-                    `zoo.quantization.int8.network`
+                    `zoo.quantization.int8.network`, or "file", see `zoo.deploy.file_network`
 model.safetensors   the deployed network's tensors, in float
+model.tflite        only of a published file: that file, whose integers are the network's
 metrics.json        what was measured, and how
 README.md           the card
 LICENSE             of the weights, in words
@@ -21,6 +22,7 @@ from zoo.errors import MismatchError
 from zoo.files import read_json
 
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
+FILE = "model.tflite"
 LICENSE = "LICENSE"
 FACTS = "zoo.json"
 ADAPTER = "adapter.json"  # makes a folder a sparse adapter's

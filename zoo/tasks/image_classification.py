@@ -1,9 +1,9 @@
 """Image classification: which of a few labels a picture has.
 
 Networks see `(N, 3, H, W)`, RGB in the range of `recipe.preprocessing` and the size of
-`recipe.input_shape`; a picture of another size is resized as a whole, bicubically. They return a
-logit for each label in `recipe.preprocessing`, which are also the names of the data's folders:
-`label/*.jpg`, or `train/label/*.jpg` and `test/label/*.jpg`.
+`recipe.input_shape`, or `(N, 1, H, W)`, grey; a picture of another size is resized as a whole,
+bicubically. They return a logit for each label in `recipe.preprocessing`, which are also the names
+of the data's folders: `label/*.jpg`, or `train/label/*.jpg` and `test/label/*.jpg`.
 """
 
 import hashlib
@@ -143,24 +143,25 @@ def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
 
 
 def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
-    height, width = recipe.input_shape[2:]
-    pixels = np.empty((len(files), height, width, 3), np.uint8)
+    channels, height, width = recipe.input_shape[1:]
+    pixels = np.empty((len(files), height, width, channels), np.uint8)
     for slot, (path, _) in enumerate(files):
         pixels[slot] = _fitted(path, recipe)
     return Labelled(torch.from_numpy(pixels), torch.tensor([number for _, number in files]))
 
 
 def _fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
-    """Return a picture as bytes `(H, W, 3)` of the recipe's size; alpha is dropped."""
-    height, width = recipe.input_shape[2:]
-    picture = images.to_pillow(images.Picture(images.read(source).pixels)).convert("RGB")
+    """Return a picture as bytes `(H, W, C)` of the recipe's size; alpha is dropped."""
+    channels, height, width = recipe.input_shape[1:]
+    picture = images.to_pillow(images.Picture(images.read(source).pixels))
+    picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return np.asarray(picture).reshape(height, width, channels)
 
 
 def _inputs(pixels: Tensor, recipe: Recipe) -> Tensor:
-    """Return bytes `(N, H, W, 3)` as `(N, 3, H, W)` in the recipe's range."""
+    """Return bytes `(N, H, W, C)` as `(N, C, H, W)` in the recipe's range."""
     low, high = recipe.preprocessing["range"]
     return (pixels.float() * ((high - low) / 255) + low).permute(0, 3, 1, 2)
 
@@ -175,7 +176,7 @@ def batch(
     by up to `train.options.shift` pixels, its edges mirrored, and half of the pictures are flipped.
 
     Returns:
-        Pictures `(len(rows), 3, H, W)`, and the probability of each label `(len(rows), labels)`:
+        Pictures `(len(rows), C, H, W)`, and the probability of each label `(len(rows), labels)`:
         1 for the true one, less `train.options.label_smoothing`, which is spread over all labels.
 
     """
@@ -223,7 +224,7 @@ def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Ten
 
 @torch.inference_mode()
 def _logits(model: nn.Module, pixels: Tensor, recipe: Recipe) -> Tensor:
-    """Return the logits `(N, labels)`, on the CPU, of bytes `(N, H, W, 3)`."""
+    """Return the logits `(N, labels)`, on the CPU, of bytes `(N, H, W, C)`."""
     like = next(model.parameters())
     parts = [model(_inputs(part, recipe).to(like)).float().cpu() for part in pixels.split(_BATCH)]
     return torch.cat(parts)
@@ -256,7 +257,7 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
 
 
 def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
-    """Return batches `(N, 3, H, W)` from which quantization learns ranges.
+    """Return batches `(N, C, H, W)` from which quantization learns ranges.
 
     They are 512 pictures, evenly spread over a folder, or over its folder `train` if it has one.
     """
@@ -274,9 +275,9 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
-    """Paint 60 pictures of at most 32 pixels a side, a colour for each label."""
+    """Paint 60 pictures, a colour for each label; a large network sees them at half its size."""
     recipe = recipe or registry.find("mlperf-tiny-ic")
-    sides = (min(side, 32) for side in recipe.input_shape[2:])
+    sides = (max(side // 2, 32) for side in recipe.input_shape[2:])
     recipe = replace(short(recipe), input_shape=(*recipe.input_shape[:2], *sides))
     labels, dice = _labels(recipe), np.random.default_rng(0)
     for number, label in enumerate(labels):

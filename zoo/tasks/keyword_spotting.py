@@ -1,8 +1,9 @@
 """Keyword spotting: which of a few words a clip of a second says.
 
-Networks see features `(N, 1, frames, coefficients)` of the front end that the recipe names, and
-return a logit for each of the recipe's labels. Data are a folder with one folder of sounds for each
-label, or `train` and `test` with such folders. Of the labels, two are special:
+Networks see features `(N, 1, frames, coefficients)` of the front end that the recipe names, or
+`(N, coefficients, frames, 1)`, and return a logit for each of the recipe's labels. Data are a
+folder with one folder of sounds for each label, or `train` and `test` with such folders. Of the
+labels, two are special:
 
 - `unknown` is also what lies in folders that are no label;
 - `silence` is made, of noise of many colours and levels, where it has no folder.
@@ -197,9 +198,22 @@ def _background(folder: Path, recipe: Recipe) -> Tensor | None:
 
 
 def features(waves: Tensor, recipe: Recipe) -> Tensor:
-    """Return the features `(N, 1, frames, coefficients)` of clips `(N, samples)`, int16 or real."""
+    """Return the features `(N, 1, frames, width)` of clips `(N, samples)`, int16 or real.
+
+    Clips are brought to full scale, unless the recipe's `level` is "as recorded".
+    """
     real = waves.float() / 32768 if waves.dtype == torch.int16 else waves
-    return frontends.named(recipe.preprocessing["front_end"])(frontends.at_full_scale(real))
+    if recipe.preprocessing.get("level") != "as recorded":
+        real = frontends.at_full_scale(real)
+    return frontends.named(recipe.preprocessing["front_end"])(real)
+
+
+def inputs(found: Tensor, recipe: Recipe) -> Tensor:
+    """Return features `(N, 1, frames, width)` as a network takes them: some have bands as channels.
+
+    Those get `(N, width, frames, 1)`.
+    """
+    return found if recipe.input_shape[1] == 1 else found.permute(0, 3, 2, 1)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -237,10 +251,10 @@ def batch(
         waves.append(wave)
         chosen.append(label)
         masks.append(dice.random(4))
-    inputs = _masked(features(torch.stack(waves), recipe), masks, int(options["masked"]))
+    heard = _masked(features(torch.stack(waves), recipe), masks, int(options["masked"]))
     truth = F.one_hot(torch.tensor(chosen), len(labels)).float()
     smoothing = float(options["label_smoothing"])
-    return inputs, truth * (1 - smoothing) + smoothing / len(labels)
+    return inputs(heard, recipe), truth * (1 - smoothing) + smoothing / len(labels)
 
 
 def _moved(
@@ -276,17 +290,17 @@ def _mixed(wave: Tensor, noise: Tensor, ratio_db: float) -> Tensor:
     return wave + noise * power * 10 ** (-ratio_db / 20)
 
 
-def _masked(inputs: Tensor, masks: Sequence[NDArray[np.float64]], most: int) -> Tensor:
+def _masked(found: Tensor, masks: Sequence[NDArray[np.float64]], most: int) -> Tensor:
     """Return features with a run of frames and one coefficient of each set to their mean."""
-    frames, coefficients = inputs.shape[2:]
-    for row, (length, start, whether, which) in zip(inputs, masks, strict=True):
+    frames, coefficients = found.shape[2:]
+    for row, (length, start, whether, which) in zip(found, masks, strict=True):
         count = int(length * (most + 1))
         first = int(start * (frames - count + 1))
         row[:, first : first + count] = row.mean(1, keepdim=True)
         if whether < 0.5:
             place = int(which * coefficients)
             row[..., place] = row[..., place].mean()
-    return inputs
+    return found
 
 
 def loss(output: Tensor, target: Tensor) -> Tensor:
@@ -308,7 +322,8 @@ def _logits(model: nn.Module, waves: Tensor, recipe: Recipe) -> Tensor:
     """Return the logits `(N, labels)`, on the CPU, of clips `(N, samples)`."""
     like = next(model.parameters())
     parts = waves.split(_BATCH)
-    return torch.cat([model(features(part, recipe).to(like)).float().cpu() for part in parts])
+    made = [model(inputs(features(part, recipe), recipe).to(like)) for part in parts]
+    return torch.cat([logits.float().cpu() for logits in made])
 
 
 def _scores(model: nn.Module, clips: Labelled, recipe: Recipe) -> dict[str, float]:
@@ -344,7 +359,8 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """
     files = _files(_part(source, "train"), recipe)
     chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
-    return list(features(_decoded(chosen, recipe).samples, recipe).split(_BATCH))
+    found = features(_decoded(chosen, recipe).samples, recipe)
+    return list(inputs(found, recipe).split(_BATCH))
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:

@@ -1,7 +1,7 @@
 """The verbs, grouped by what they do. Each imports what it needs when it is called."""
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
-from zoo.verbs.make import compress, export, import_gguf, train
+from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.share import card, check_card, push
 from zoo.verbs.use import estimate, evaluate, load, run
 
@@ -14,6 +14,7 @@ __all__ = [
     "evaluate",
     "export",
     "import_gguf",
+    "import_tflite",
     "load",
     "pull",
     "pull_all",

@@ -181,15 +181,23 @@ def write_trained(
     format: str,
 ) -> "OnnxFile | TfliteFile":
     """Write the integer network of a checkpoint, with the ranges that were trained."""
+    from zoo.deploy.file_network import FileNetwork, integer_network, write_file
     from zoo.deploy.tflite import write_quantized
-    from zoo.quantization.int8.network import read_quantization
 
     if data is not None:
         raise MismatchError(
             f"{source.recipe.name}.{source.tag} has the ranges it was trained with; leave --data "
             "out"
         )
-    network = read_quantization(source.load(), source.quantization)
+    network = integer_network(source)
+    if isinstance(network, FileNetwork):
+        network.graph(shape)  # of this shape and no other
+        if format == "onnx":
+            raise MismatchError(
+                f"the integers of {source.recipe.name}.{source.tag} are those of a .tflite file; "
+                "add --format tflite, or leave --int8 out for its float weights"
+            )
+        return write_file(network, path, npu=npu, c_array=format == "c")
     if format == "onnx":
         from zoo.deploy.onnx_qdq import export_quantized
 

@@ -1,6 +1,7 @@
 """Verbs that make things: a checkpoint, a folder for transformers, a deployable file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ def _begin(
         recipe = recipe.override({"train.init": "none"})
     elif start is not None:
         origin = resolve(start)
-        recipe = recipe.override({"train.init": _label(origin)})
+        recipe = _as_heard(recipe, origin).override({"train.init": _label(origin)})
         model = _initial(origin, recipe.name)
         licences[f"started from {weights_of(origin)}"] = checkpoint(origin).license
     if recipe.train.teacher is not None:
@@ -132,6 +133,18 @@ def _begin(
         recipe, teacher = recipe.override({"train.teacher": _label(origin)}), origin.load()
         licences[f"taught by {weights_of(origin)}"] = checkpoint(origin).license
     return recipe, model, teacher, licences
+
+
+def _as_heard(recipe: Recipe, origin: "Artifact") -> Recipe:
+    """Return the recipe with what comes before the network as the weights to start from have it.
+
+    Weights are for one range of pixels, and one front end; the labels are the new data's.
+    """
+    theirs = origin.recipe
+    if theirs is None or theirs.model != recipe.model:
+        return recipe
+    kept = {key: value for key, value in theirs.preprocessing.items() if key != "labels"}
+    return replace(recipe, preprocessing={**recipe.preprocessing, **kept})
 
 
 def _label(origin: "Artifact") -> str:
@@ -251,6 +264,34 @@ def import_gguf(file: Ref, out: Ref) -> Path:
     from zoo.deploy.gguf import convert
 
     return convert(gguf_file(file), Path(out))
+
+
+def import_tflite(file: Ref, out: Ref) -> "Checkpoint":
+    """Turn a `.tflite` file that Arm or MLPerf Tiny published into a checkpoint; return it.
+
+    The file is known by its SHA-256 (`zoo.registry.published`). The checkpoint, tagged
+    "published", has its front end, labels and licence: it runs on sounds and pictures, and computes
+    the file's integers. Its float weights are where `train(..., init=out)` starts.
+
+    Args:
+        file: its path.
+        out: the new folder.
+
+    Returns:
+        The checkpoint in `out`, card included.
+
+    Raises:
+        MissingWeightsError: there is no such file.
+        UnsafeFileError: it is not a TFLite file.
+        MismatchError: it is not one of those files, or `out` exists already.
+
+    """
+    from zoo.cards.model import render
+    from zoo.deploy.published import convert
+
+    made = convert(Path(file).expanduser(), Path(out))
+    made.write_card(render(made))
+    return made
 
 
 def export(

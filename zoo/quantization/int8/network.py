@@ -85,11 +85,15 @@ class QuantizedNetwork(nn.Module):
             self._integers[shape] = IntegerNetwork(self.graph(shape))
         integer = self._integers[shape]
         inputs = channels_last(x.detach().to("cpu", torch.float32))
-        y = integer(quantized(integer.graph, inputs))
+        y = integer(self.integers(integer.graph, inputs))
         if isinstance(y, tuple):
             raise MismatchError(f"{type(self.network).__name__} has {len(y)} outputs; expected one")
         y = dequantized(integer.graph, y)
         return (y.permute(0, 3, 1, 2) if y.ndim == 4 else y).to(x.device)
+
+    def integers(self, graph: Graph, x: Tensor) -> Tensor:
+        """Return real inputs, channels last, as the integers that the device gets."""
+        return quantized(graph, x)
 
     def quantization(self) -> dict[str, Any]:
         """Return what a checkpoint stores besides the float network's tensors."""
