@@ -179,7 +179,7 @@ def exported() -> str:
     """Return what became of networks in the patterns of others, from the benchmark's results."""
     found = json.loads((RESULTS / "export_networks.json").read_text())["networks"]
     lines = [
-        "| network | operators | int8 `.tflite` | int8 ONNX | cycles, Ethos-U55-128 | on the host |",
+        "| network | operators | `.tflite` | ONNX | Ethos-U55-128, cycles | on the host |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for name, row in found.items():

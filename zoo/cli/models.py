@@ -102,6 +102,11 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     _add_shape(sub)
     sub.add_argument("--out", metavar="FILE")
     sub.add_argument(
+        "--front-end",
+        action="store_true",
+        help="instead of the network, C source of what comes before one that hears (.h)",
+    )
+    sub.add_argument(
         "--adapters", metavar="PATTERN",
         help="also write these as patches of the int8 .tflite file: names, or ./DIR",
     )  # fmt: skip
@@ -199,6 +204,9 @@ def _export(args: Arguments) -> None:
     """Write a deployable file."""
     from zoo.verbs.exporting import format_of
 
+    if args.front_end:
+        _export_front_end(args)
+        return
     if args.out:
         format_of(Path(args.out), args.format)  # before anything is resolved
     artifact = api.resolve(args.ref)
@@ -223,6 +231,18 @@ def _export(args: Arguments) -> None:
     if (steps := getattr(file, "max_steps", None)) is not None:
         line += f", ONNX Runtime within {steps} step{'s' * (steps != 1)} of the int8 reference"
     print(line)
+
+
+def _export_front_end(args: Arguments) -> None:
+    """Write the front end of a network that hears."""
+    from zoo.verbs.exporting import write_heard
+
+    artifact = api.resolve(args.ref, weights=False)
+    file = write_heard(artifact, Path(args.out or "front_end.h"))
+    print(
+        f"{file.path}  {file.flash_bytes} bytes of tables, {file.ram_bytes} bytes of memory, "
+        f"{file.operations} operations a frame"
+    )
 
 
 def _export_patches(args: Arguments, out: str) -> None:

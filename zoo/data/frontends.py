@@ -116,6 +116,20 @@ class FrontEnd:
         return ((decibels - 10 * math.log10(self.window) - low) / (high - low)).clamp(0, 1)
 
 
+def tables(
+    front: FrontEnd,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return what a front end multiplies with.
+
+    Returns:
+        The taper `(window,)`, the bands' weights `(fft / 2 + 1, bands)` and the cosines
+        `(bands, coefficients)`, or None if it has none.
+
+    """
+    cosines = _cosines(front).numpy() if front.coefficients else None
+    return _taper(front.taper, front.window).numpy(), _triangles(front).numpy(), cosines
+
+
 def at_full_scale(waves: Tensor) -> Tensor:
     """Return waves `(N, samples)`, each with a largest sample of 1; silence is left as it is."""
     peak = waves.abs().amax(1, keepdim=True)

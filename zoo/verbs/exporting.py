@@ -10,9 +10,11 @@ from zoo.errors import MismatchError, UnknownNameError
 if TYPE_CHECKING:
     import torch
 
+    from zoo.deploy.front_end import FrontEndFile
     from zoo.deploy.onnx import OnnxFile
     from zoo.deploy.tflite import TfliteFile
     from zoo.graph.inputs import Inputs, Shapes
+    from zoo.registry.artifact import Artifact
     from zoo.registry.checkpoint import Checkpoint
 
 
@@ -203,3 +205,21 @@ def write_trained(
 
         return export_quantized(network, network.graph, path, shape, metadata=facts_of(source))
     return write_quantized(network, network.graph, path, shape, npu=npu, c_array=format == "c")
+
+
+def write_heard(item: "Artifact", path: Path) -> "FrontEndFile":
+    """Write the front end of a network that hears as C source, for its device.
+
+    Raises:
+        MismatchError: the network has none, or the name is not that of a header.
+
+    """
+    from zoo.data import frontends
+    from zoo.deploy.front_end import write_front_end
+
+    facts = item.recipe.preprocessing if item.recipe else {}
+    if "front_end" not in facts:
+        raise MismatchError(f"{item.ref} has no front end; networks that hear have one")
+    if path.suffix.lower() not in FORMATS["c"]:
+        raise MismatchError(f"{path.name} is C source; name it {path.stem}.h")
+    return write_front_end(frontends.named(str(facts["front_end"])), path)

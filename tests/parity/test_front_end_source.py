@@ -1,0 +1,120 @@
+"""Front ends as C source: compiled, they give the numbers of torch."""
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from zoo.cli import main
+from zoo.data import frontends
+from zoo.deploy.front_end import write_front_end
+
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler on the PATH")
+CALLS = """#include "fe.h"
+void frame(const float *s, float before, float *f) { fe_frame(s, before, f); }
+float gain(const float *s, int n) { return fe_gain(s, n); }
+void quantize(const float *f, int n, float scale, int zero, int8_t *out) {
+    fe_quantize(f, n, scale, zero, out);
+}
+"""
+
+
+def compiled(folder: Path) -> Any:
+    """Return the functions of `fe.h`; warnings and undefined behaviour fail."""
+    (folder / "calls.c").write_text(CALLS)
+    flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+    command = [str(COMPILER), *flags, str(folder / "calls.c"), "-o", str(folder / "fe.so"), "-lm"]
+    subprocess.run(command, check=True, timeout=120)
+    library = ctypes.CDLL(str(folder / "fe.so"))
+    library.gain.restype = ctypes.c_float
+    return library
+
+
+def floats(values: NDArray[np.float32]) -> Any:
+    return values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+
+
+def features(library: Any, front: frontends.FrontEnd, wave: NDArray[np.float32]) -> Any:
+    rows = np.zeros((front.frames(len(wave)), front.width), np.float32)
+    for number, row in enumerate(rows):
+        start = number * front.hop
+        frame = np.ascontiguousarray(wave[start : start + front.window])
+        before = ctypes.c_float(wave[start - 1] if start else 0)
+        library.frame(floats(frame), before, floats(row))
+    return rows
+
+
+def tone(seconds: float) -> NDArray[np.float32]:
+    moments = np.arange(int(16000 * seconds)) / 16000
+    noise = np.random.default_rng(0).standard_normal(len(moments))
+    wave = 0.4 * np.sin(2 * np.pi * 700 * moments) + 0.05 * noise * moments
+    return wave.astype(np.float32)
+
+
+WAVES: dict[str, Callable[[], NDArray[np.float32]]] = {
+    "tone": lambda: tone(1.0),
+    "silence": lambda: np.zeros(16000, np.float32),
+    "click": lambda: np.eye(1, 16000, 5000, dtype=np.float32)[0],
+    "loud": lambda: np.sign(tone(0.5)),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", sorted(frontends.FRONT_ENDS))
+def test_compiled_features_are_those_of_torch(name: str, tmp_path: Path) -> None:
+    front = frontends.named(name)
+    file = write_front_end(front, tmp_path / "fe.h")
+    library = compiled(tmp_path)
+    assert 3000 < file.ram_bytes < 7000 < file.flash_bytes + 400 < 14000
+    for make in WAVES.values():
+        wave = make()
+        wanted = front(torch.from_numpy(wave)[None])[0, 0].numpy()
+        given = features(library, front, wave)
+        # Decibels, and silence, magnify what float32 leaves of a sum.
+        atol = 2e-4 if wave.any() and front.coefficients else 1e-3
+        np.testing.assert_allclose(given, wanted, atol=atol)
+
+
+@needs_compiler
+def test_a_clip_is_levelled_and_rounded_as_here(tmp_path: Path) -> None:
+    front = frontends.named("mfcc-micronets")
+    write_front_end(front, tmp_path / "fe.h")
+    library, wave = compiled(tmp_path), tone(1.0) * 0.3
+    gain = library.gain(floats(wave), len(wave))
+    level = frontends.at_full_scale(torch.from_numpy(wave)[None])
+    np.testing.assert_allclose(wave * gain, level[0].numpy(), rtol=1e-6)
+    quiet = np.full(100, 5e-5, np.float32)
+    assert library.gain(floats(quiet), len(quiet)) == 1.0
+    given = features(library, front, level[0].numpy()).reshape(-1)
+    scale, zero = np.float32(0.3), 7
+    rounded = np.zeros(len(given), np.int8)
+    library.quantize(
+        floats(given), len(given), ctypes.c_float(scale), zero,
+        rounded.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+    )  # fmt: skip
+    wanted = front(level)[0, 0].numpy().reshape(-1)
+    steps = np.clip(np.rint(wanted / scale) + zero, -128, 127)
+    assert (rounded == steps).mean() > 0.99
+    assert np.abs(rounded - steps).max() <= 1
+
+
+def test_the_command_writes_the_front_end_of_what_hears(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ears.h"
+    assert main(["export", "micronet-kws-s", "--front-end", "--out", str(out)]) == 0
+    assert "bytes of tables" in capsys.readouterr().out
+    assert "static void ears_frame(" in out.read_text()
+    assert main(["export", "sesr-m5-x2", "--front-end", "--out", str(out)]) != 0
+    assert "has no front end" in capsys.readouterr().err
+    assert main(["export", "micronet-kws-s", "--front-end", "--out", "ears.onnx"]) != 0
+    assert "name it ears.h" in capsys.readouterr().err
