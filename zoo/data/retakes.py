@@ -150,7 +150,7 @@ def _reverberant(wave: Wave, rate: int, dice: Dice) -> Wave:
     echoes[: round(0.002 * rate)] = 0
     echoes *= 10 ** (-dice.uniform(0, 15) / 20) / np.sqrt(np.sum(echoes**2))
     echoes[0] = 1
-    size = len(wave) + len(echoes)
+    size = 1 << (len(wave) + len(echoes) - 1).bit_length()  # quick to transform
     return np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)[
         : len(wave)
     ].astype(np.float32)
