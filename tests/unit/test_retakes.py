@@ -10,7 +10,8 @@ from zoo.data.retakes import Retakes
 from zoo.data.sound import trimmed
 
 RATE = 16000
-PLAIN = Retakes(speed=0, shift=0, equalised=0, reverberant=0, clipped=0, noisy=0)
+DRY = {"equalised": 0, "reverberant": 0, "clipped": 0, "noisy": 0, "hiss_db": np.inf}
+PLAIN = Retakes(speed=0, shift=0, **DRY)
 
 
 def word(seconds: float = 0.4, hertz: float = 500, rate: int = RATE) -> np.ndarray:
@@ -67,8 +68,14 @@ def test_noise_is_as_far_below_the_voice_as_it_says(ratio_db: float) -> None:
     assert found == pytest.approx(ratio_db, abs=1.0)
 
 
+def test_nothing_is_as_quiet_as_no_recording_is() -> None:
+    quiet = Retakes(equalised=0, reverberant=0, clipped=0, noisy=0)
+    found = quiet.of(word(), dice(), [], None)
+    assert 1e-4 < found[:1000].std() < 2e-3
+
+
 def test_speeds_and_places_reach_as_far_as_they_may_and_no_farther() -> None:
-    moved = Retakes(equalised=0, reverberant=0, clipped=0, noisy=0)
+    moved = Retakes(**DRY)
     pitches, centres = [], []
     for seed in range(60):
         found = moved.of(word(), dice(seed), [], None).astype(np.float64)
@@ -83,7 +90,9 @@ def test_speeds_and_places_reach_as_far_as_they_may_and_no_farther() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 0.75))
 def test_a_word_that_fits_is_never_cut(seed: int, seconds: float) -> None:
-    far = Retakes(speed=0.2, shift=0.5, equalised=0, reverberant=0, clipped=0, noisy=0)
+    far = Retakes(
+        speed=0.2, shift=0.5, equalised=0, reverberant=0, clipped=0, noisy=0, hiss_db=np.inf
+    )
     found = far.of(word(seconds), dice(seed), [], None)
     assert found[0] == 0 or found[-1] == 0
     assert len(trimmed(found, -60)) >= len(trimmed(word(seconds), -35)) / 1.21 - 2

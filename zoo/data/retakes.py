@@ -30,6 +30,8 @@ class Retakes:
         clipped: the share that is too loud for its microphone.
         noisy: the share with noise `noise_db` below the voice.
         noise_db: the least and the largest ratio of voice to noise, in dB.
+        hiss_db: the ratio where there is no noise but the microphone's own: a sound without any
+            has features that nothing recorded has.
 
     """
 
@@ -42,15 +44,16 @@ class Retakes:
     clipped: float = 0.15
     noisy: float = 0.92
     noise_db: tuple[float, float] = (0.0, 40.0)
+    hiss_db: float = 60.0
 
-    def of(self, wave: Wave, dice: Dice, speech: Sequence[Wave], noise: Wave | None) -> Wave:
+    def of(self, wave: Wave, dice: Dice, speech: Sequence[Wave], recorded: Wave | None) -> Wave:
         """Return a retake `(samples,)` of a clip, its largest sample 1.
 
         Args:
             wave: the clip.
             dice: chooses everything.
             speech: other clips, of which babble is made.
-            noise: recorded noise, which then takes the place of most of what is made.
+            recorded: recorded noise, which then takes the place of most of what is made.
 
         """
         played = _played(trimmed(wave), 1 + dice.uniform(-self.speed, self.speed))
@@ -63,14 +66,15 @@ class Retakes:
         if dice.random() < self.clipped:
             most = float(np.abs(placed).max()) * dice.uniform(0.2, 0.7)
             placed = placed.clip(-most, most)
+        below_db, noise = self.hiss_db, dice.standard_normal(len(placed)).astype(np.float32)
         if dice.random() < self.noisy:
-            below = level * 10 ** (-dice.uniform(*self.noise_db) / 20)
-            placed = placed + below * self.noise(dice, speech, noise)
+            below_db, noise = dice.uniform(*self.noise_db), self.noise(dice, speech, recorded)
+        placed = placed + np.float32(level * 10 ** (-below_db / 20)) * noise
         return _full(placed)
 
-    def silence(self, dice: Dice, noise: Wave | None) -> Wave:
+    def silence(self, dice: Dice, recorded: Wave | None) -> Wave:
         """Return noise alone `(samples,)`, its largest sample 1."""
-        return _full(self.noise(dice, (), noise))
+        return _full(self.noise(dice, (), recorded))
 
     def noise(self, dice: Dice, speech: Sequence[Wave], recorded: Wave | None) -> Wave:
         """Return noise `(samples,)` of unit power: recorded, or of one of five kinds."""

@@ -46,7 +46,7 @@ from zoo.tasks.keyword_spotting.clips import (
     part_of,
     rate_of,
 )
-from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, retakes_of
+from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, retaken, retakes_of
 
 __all__ = [
     "FACTS",
@@ -268,11 +268,16 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
 def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """Return batches of features from which quantization learns ranges.
 
-    They are of 512 clips, evenly spread over a folder, or over its folder `train` if it has one.
+    They are of 512 clips, evenly spread over a folder, or over its folder `train` if it has one;
+    of retakes of them where the recipe trains on those.
     """
     files = files_of(part_of(source, "train"), recipe)
-    chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
-    return list(features(decoded(chosen, recipe).samples, recipe).split(_BATCH))
+    chosen = decoded(files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED], recipe)
+    waves = chosen.samples
+    if retakes_of(recipe):
+        noise = background(part_of(source, "train"), recipe)
+        waves = retaken(waves, LabelledClips(chosen, chosen, noise, "", {}), recipe)
+    return list(features(waves, recipe).split(_BATCH))
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:

@@ -19,7 +19,7 @@ from zoo.tasks.keyword_spotting.clips import (
     rate_of,
 )
 
-_HELD_OUT = 2**20  # numbers of the retakes that are judged: none that training hears
+_HELD_OUT = 2**20  # numbers of retakes that training does not hear
 
 
 def dice_of(seed: int, number: int) -> np.random.Generator:
@@ -83,10 +83,15 @@ def held_out(data: LabelledClips, recipe: Recipe) -> Labelled:
     labels = labels_of(recipe)
     silence, held = made_silence(data, labels), data.held_out
     quiet = 0 if silence < 0 else len(held) // max(1, len(labels) - 1)
-    chosen = [*range(len(held)), *[-1] * quiet]
+    waves = retaken(held.samples, data, recipe, quiet)
+    return Labelled(waves, torch.cat([held.labels, torch.full((quiet,), silence)]))
+
+
+def retaken(clips: Tensor, data: LabelledClips, recipe: Recipe, quiet: int = 0) -> Tensor:
+    """Return a retake in 16 bits of each clip `(N, samples)`, and so many of silence after them."""
+    chosen = [*range(len(clips)), *[-1] * quiet]
     waves = [
-        pcm(_retake(held.samples, data, recipe, clip, _HELD_OUT + place).numpy())
+        pcm(_retake(clips, data, recipe, clip, _HELD_OUT + place).numpy())
         for place, clip in enumerate(chosen)
     ]
-    numbers = torch.cat([held.labels, torch.full((quiet,), silence)])
-    return Labelled(torch.from_numpy(np.stack(waves)), numbers)
+    return torch.from_numpy(np.stack(waves))
