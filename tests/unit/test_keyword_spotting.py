@@ -133,3 +133,34 @@ def test_own_words_from_the_command_to_a_file(tmp_path: Path) -> None:
         tmp_path / "run", tmp_path / "a.tflite", format="tflite", int8=True, data=str(folder)
     )
     assert file.path.is_file()
+
+
+def test_retakes_are_of_every_label_alike_and_the_same_after_a_break(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "few", "many", clips=12)
+    for take in range(60):
+        soundfile.write(folder / f"many/more{take}.wav", tone(700 + take), RATE)
+    recipe = task.for_data(RECIPE, str(folder)).override({"train.options.retakes": 3})
+    data = task.training_data(recipe, str(folder))
+    inputs, targets = task.batch(data, recipe, 5, range(120), 120)
+    counts = torch.bincount(targets.argmax(1), minlength=4)
+    assert counts[3] == 0
+    assert counts[:3].min() > 20
+    fresh = task.training_data(recipe, str(folder))
+    parts = [task.batch(fresh, recipe, 5, range(k, k + 40), 120) for k in (80, 0, 40)]
+    again = torch.cat([parts[1][0], parts[2][0], parts[0][0]])
+    assert torch.equal(inputs, again)
+    assert len(fresh.heard) <= 3 * (len(data.train) + len(data.train) // 4)
+
+
+def test_what_val_holds_is_held_out_and_judged_as_retakes(tmp_path: Path) -> None:
+    folder_of(tmp_path / "train", "a", "b", clips=12)
+    folder_of(tmp_path / "val", "a", "b", clips=4)
+    recipe = task.for_data(RECIPE, str(tmp_path))
+    data = task.training_data(recipe, str(tmp_path))
+    assert (len(data.train), len(data.held_out)) == (24, 8)
+    again = task.training_data(recipe.override({"train.options.retakes": 2}), str(tmp_path))
+    silence = recipe.preprocessing["labels"].index("silence")
+    assert again.held_out.labels.tolist() == [*data.held_out.labels.tolist(), silence, silence]
+    assert again.facts["held_out"] == 10
+    assert not torch.equal(again.held_out.samples[:8], data.held_out.samples)
+    assert torch.equal(again.train.samples, data.train.samples)

@@ -7,9 +7,11 @@ a published network loses 2 to 5 points. So a recipe names it, and a checkpoint 
 |---|---|---|---|---|
 | `mfcc-micronets` | 40 ms, 20 ms | 1024 | of TensorFlow's `mfcc` | floor 1e-12 |
 | `mfcc-mlperf` | 30 ms, 20 ms | 512 | of `tf.signal` | plus 1e-6 |
+| `mfcc-wide` | 40 ms, 20 ms | 1024 | of TensorFlow's `mfcc`, to 7600 Hz | floor 1e-12 |
 
-Both take 16 kHz, magnitudes (not powers), bands from 20 to 4000 Hz, the first ten rows of the
-cosine transform of type II, all times sqrt(2/40), and a clip whose largest sample is 1.
+These take 16 kHz, magnitudes (not powers), bands from 20 to 4000 Hz (`mfcc-wide`: to 7600, where
+hissing sounds differ), the first ten rows of the cosine transform of type II, all times
+sqrt(2/40), and a clip whose largest sample is 1.
 
 For machines, energies in dB of 64 ms every 32 ms, of bands from 0 to 8000 Hz that are narrow below
 1 kHz and widen above (Slaney's scale, as librosa has it), as loud as they were recorded:
@@ -205,6 +207,10 @@ FRONT_ENDS: Mapping[str, FrontEnd] = MappingProxyType(
             ),
             FrontEnd(
                 name="mfcc-mlperf", window=480, fft=512, mel="signal", floor=1e-6, adds=True
+            ),
+            FrontEnd(
+                name="mfcc-wide", window=640, fft=1024, high=7600.0, mel="mfcc", floor=1e-12,
+                adds=False,
             ),
             *(
                 FrontEnd(

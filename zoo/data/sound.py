@@ -109,3 +109,15 @@ def fitted(wave: Wave, samples: int) -> Wave:
         start = -missing // 2
         return wave[start : start + samples]
     return np.pad(wave, (missing // 2, missing - missing // 2))
+
+
+def trimmed(wave: Wave, below_db: float = -35.0, edge: int = 0) -> Wave:
+    """Return a wave from its first to its last sample that is not `below_db` of the loudest.
+
+    Up to `edge` samples before and after are kept too. Silence is left as it is.
+    """
+    level = np.abs(wave)
+    heard = np.flatnonzero(level > level.max(initial=0) * 10 ** (below_db / 20))
+    if not len(heard):
+        return wave
+    return wave[max(0, heard[0] - edge) : heard[-1] + 1 + edge]

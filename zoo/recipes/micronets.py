@@ -35,7 +35,7 @@ TRAIN = Train(
     log_every=50,
     eval_every=150,
     save_every=150,
-    options={"speed": 0.15, "shift": 0.1, "masked": 8, "label_smoothing": 0.1},
+    options={"speed": 0.15, "shift": 0.1, "masked": 8, "label_smoothing": 0.1, "retakes": 0},
 )
 
 PICTURES = Train(

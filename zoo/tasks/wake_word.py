@@ -29,8 +29,6 @@ from zoo.registry.recipe import Recipe
 from zoo.tasks import keyword_spotting
 from zoo.tasks.contract import Metric, TaskFacts, Trial
 from zoo.tasks.keyword_spotting import (
-    SILENCE,
-    UNKNOWN,
     batch,
     calibration,
     for_data,
@@ -39,6 +37,7 @@ from zoo.tasks.keyword_spotting import (
     training_data,
     validate,
 )
+from zoo.tasks.keyword_spotting.clips import SILENCE, UNKNOWN, inputs
 
 __all__ = [
     "FACTS",
@@ -158,7 +157,7 @@ class Listener:
     @torch.inference_mode()
     def _judged(self, windows: Sequence[Tensor]) -> Tensor:
         """Return the probabilities `(N, labels)` of windows."""
-        x = keyword_spotting.inputs(torch.stack(list(windows))[:, None], self.recipe)
+        x = inputs(torch.stack(list(windows))[:, None], self.recipe)
         logits: Tensor = self.model(x.to(next(self.model.parameters())))
         return logits.float().cpu().softmax(1)
 
