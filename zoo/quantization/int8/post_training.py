@@ -167,19 +167,26 @@ def quantize_graph(
                 tensors[name], values[name] = dataclasses.replace(made[0], name=name), made[1]
             inputs.append(name)
         op = _finished(dataclasses.replace(op, inputs=tuple(inputs)), meanings, activations)
-        fixed = RULES.of(op).fixed.get(activations)
-        if fixed is not None and meanings[op.outputs[0]] != fixed:
-            output, exact = op.outputs[0], f"{op.outputs[0]}.exact"
-            tensors[exact] = dataclasses.replace(
-                tensors[output], name=exact, kind="activation", quantization=fixed
-            )
-            ops.append(dataclasses.replace(op, outputs=(exact,)))
-            op = Op(
-                name=output, kind="quantize", inputs=(exact,), outputs=(output,), attributes={},
-                macs=0, module=op.module,
-            )  # fmt: skip
-        ops.append(op)
+        ops += _rescaled(op, tensors, meanings, activations)
     return dataclasses.replace(graph, ops=tuple(ops), tensors=tensors, values=values)
+
+
+def _rescaled(
+    op: Op, tensors: dict[str, Tensor], meanings: Mapping[str, Quantization], activations: str
+) -> list[Op]:
+    """Return an op, and a rescaling where runtimes fix its output, and others share that tensor."""
+    fixed, output = RULES.of(op).fixed.get(activations), op.outputs[0]
+    if fixed is None or meanings[output] == fixed:
+        return [op]
+    exact = f"{output}.exact"
+    tensors[exact] = dataclasses.replace(
+        tensors[output], name=exact, kind="activation", quantization=fixed
+    )
+    rescaling = Op(
+        name=output, kind="quantize", inputs=(exact,), outputs=(output,), attributes={}, macs=0,
+        module=op.module,
+    )  # fmt: skip
+    return [dataclasses.replace(op, outputs=(exact,)), rescaling]
 
 
 def _largest(op: Op, name: str, states: Iterable[Values]) -> NDArray[np.float64]:
