@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo import verbs as api
 from zoo.cli.printing import (
@@ -17,6 +19,11 @@ from zoo.cli.printing import (
     targets,
 )
 from zoo.errors import MismatchError
+
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
+
+MICROPHONE = "microphone"
 
 
 def add(command: Command, words: Sequence[str]) -> None:
@@ -37,7 +44,8 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument(
         "--stream",
         action="store_true",
-        help="feed a .tflite file one frame of an array or a sound after the other",
+        help="feed a .tflite file one frame of an array or a sound after the other; say when words "
+        "are said in a long sound, or, with the source 'microphone', as they are",
     )
     sub.add_argument("--out", help="where the result goes; the suffix chooses the format")
     sub.add_argument(
@@ -123,6 +131,9 @@ def _add_shape(sub: argparse.ArgumentParser) -> None:
 def _run(args: Arguments) -> None:
     """Run a model on one input."""
     artifact = api.resolve(args.ref)
+    if args.stream and args.source == MICROPHONE and not Path(MICROPHONE).exists():
+        _follow(artifact, args)
+        return
     out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
     if args.stream:
         result = api.run(artifact, args.source, out, stream=True)
@@ -147,6 +158,20 @@ def _shape(text: str) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise MismatchError(f"--shape {text!r}; expected whole numbers, e.g. --shape 1,1,360,640")
     return shape
+
+
+def _follow(artifact: "Artifact", args: Arguments) -> None:
+    """Say the words that a microphone hears, until Ctrl-C."""
+    from zoo.data import sound
+    from zoo.data.following import followed
+    from zoo.verbs.use import listening
+
+    task = listening(artifact)
+    model = artifact.load(device=args.device, dtype=args.dtype)
+    follower = task.follower(model, artifact.recipe)
+    print("listening; Ctrl-C ends it", file=sys.stderr)
+    for found in followed(follower, sound.microphone(follower.rate)):
+        print(found.text, flush=True)
 
 
 def _evaluate(args: Arguments) -> None:

@@ -22,6 +22,11 @@ class Detection:
     time_s: float
     probability: float
 
+    @property
+    def text(self) -> str:
+        """What `zoo run` prints."""
+        return f"{self.word} at {self.time_s:.2f} s ({self.probability:.3f})"
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -43,8 +48,7 @@ class Heard:
     @property
     def text(self) -> str:
         """What `zoo run` prints."""
-        found = [f"{d.word} at {d.time_s:.2f} s ({d.probability:.3f})" for d in self.detections]
-        heard = "  ".join(found) or "nothing"
+        heard = "  ".join(found.text for found in self.detections) or "nothing"
         return f"{heard}, in {self.sound_s:.1f} s of sound, {self.seconds:.3f} s"
 
     def to_json(self) -> dict[str, Any]:

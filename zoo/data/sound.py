@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,29 @@ def read(source: Any, rate: int) -> Wave:
         half = (float(np.iinfo(wave.dtype).max) + 1) / 2
         wave = (wave - half) / half
     return _mono(wave, "the array")
+
+
+def microphone(rate: int, seconds: float = 0.1) -> Iterator[Wave]:
+    """Give what the default microphone hears, in pieces `(samples,)`, until it is closed.
+
+    Raises:
+        MissingExtraError: sounddevice is not installed.
+        MismatchError: there is no microphone, or it stopped.
+
+    """
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: without the PortAudio library
+        raise MissingExtraError.of("sounddevice", "microphone") from error
+    try:
+        with sounddevice.InputStream(samplerate=rate, channels=1, dtype="float32") as device:
+            while True:
+                piece, _ = device.read(max(1, round(rate * seconds)))
+                yield np.ascontiguousarray(piece[:, 0])
+    except sounddevice.PortAudioError as error:
+        raise MismatchError(
+            f"no microphone can be heard: {str(error).splitlines()[0]}; give a sound's file instead"
+        ) from error
 
 
 def _of_file(path: Path, rate: int) -> Wave:

@@ -118,30 +118,8 @@ def _frame(front: FrontEnd, name: str) -> str:
         share = _number(front.preemphasis)
         sample = f"(samples[i] - {share} * (i ? samples[i - 1] : before))"
     power = "re * re + im * im"
-    floor = _number(front.floor)
     if front.power == 1:
         power = f"sqrtf({power})"
-    energy = f"sum + {floor}" if front.adds else f"sum > {floor} ? sum : {floor}"
-    if front.coefficients:
-        ending = f"""        energies[band] = logf({energy});
-    }}
-    for (int k = 0; k < {front.coefficients}; ++k) {{
-        float sum = 0.0f;
-        for (int band = 0; band < {front.bands}; ++band)
-            sum += {name}_cosines[k * {front.bands} + band] * energies[band];
-        features[k] = sum;
-    }}
-"""
-    elif front.span is None:
-        ending = f"        features[band] = 10.0f * log10f({energy});\n    }}\n"
-    else:
-        low, high = front.span
-        start = _number(low + 10 * math.log10(front.window))
-        share = _number(1 / (high - low))
-        ending = f"""        float level = (10.0f * log10f({energy}) - {start}) * {share};
-        features[band] = level < 0.0f ? 0.0f : level > 1.0f ? 1.0f : level;
-    }}
-"""
     kept = f"    static float energies[{front.bands}];\n" if front.coefficients else ""
     return f"""
 /* From one frame of samples, full scale from -1 to 1, to its features. `before` is the sample that
@@ -163,7 +141,32 @@ static void {name}_frame(const float *samples, float before, float *features) {{
         float sum = 0.0f;
         for (int i = 0; i < {name}_count[band]; ++i)
             sum += *weight++ * heights[{name}_first[band] + i];
-{ending}}}
+{_ending(front, name)}}}
+"""
+
+
+def _ending(front: FrontEnd, name: str) -> str:
+    """Return what becomes of the sum of each band: cosines of logarithms, or decibels."""
+    floor = _number(front.floor)
+    energy = f"sum + {floor}" if front.adds else f"sum > {floor} ? sum : {floor}"
+    if front.coefficients:
+        return f"""        energies[band] = logf({energy});
+    }}
+    for (int k = 0; k < {front.coefficients}; ++k) {{
+        float sum = 0.0f;
+        for (int band = 0; band < {front.bands}; ++band)
+            sum += {name}_cosines[k * {front.bands} + band] * energies[band];
+        features[k] = sum;
+    }}
+"""
+    if front.span is None:
+        return f"        features[band] = 10.0f * log10f({energy});\n    }}\n"
+    low, high = front.span
+    start = _number(low + 10 * math.log10(front.window))
+    share = _number(1 / (high - low))
+    return f"""        float level = (10.0f * log10f({energy}) - {start}) * {share};
+        features[band] = level < 0.0f ? 0.0f : level > 1.0f ? 1.0f : level;
+    }}
 """
 
 

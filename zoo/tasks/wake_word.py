@@ -45,9 +45,11 @@ __all__ = [
     "batch",
     "calibration",
     "evaluate",
+    "follower",
     "for_data",
     "loss",
     "run",
+    "stream",
     "taught",
     "training_data",
     "trial",
@@ -87,6 +89,7 @@ class Listener:
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
         self.front = frontends.named(recipe.preprocessing["front_end"])
+        self.rate = self.front.rate
         self.labels = list(recipe.preprocessing["labels"])
         self._rest = np.zeros(0, np.float32)  # from the first sample of the next frame on
         self._before = torch.zeros(1, 1)
@@ -241,6 +244,14 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     if out is not None:
         result.save(out)
     return result
+
+
+stream = run  # it is one already
+
+
+def follower(model: nn.Module, recipe: Recipe) -> Listener:
+    """Return what follows a sound without end by a network of this task."""
+    return Listener(model, recipe)
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:

@@ -131,7 +131,7 @@ def run(
         out: a file to which the result is saved as well.
         adapter: what `load` takes; the model's own task runs.
         stream: run a `.tflite` file on one frame of an array or a sound after the other, and keep
-            its states in between.
+            its states in between; a network that hears words says when each was said.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
 
@@ -157,9 +157,13 @@ def run(
     if stream:
         from zoo.artifacts.files import TfliteModel
 
-        if not isinstance(artifact, TfliteModel) or adapter is not None:
-            raise MismatchError(f"stream is for .tflite files; run {artifact.ref} without it")
-        return artifact.stream(source, target)
+        if adapter is not None:
+            raise MismatchError("stream is for models without adapters; leave one of the two out")
+        if isinstance(artifact, TfliteModel):
+            return artifact.stream(source, target)
+        task = listening(artifact)
+        model = artifact.load(device=device, dtype=dtype)
+        return task.stream(model, artifact.recipe, source, target)
     if adapter is None:
         return artifact.run(source, target, device=device, dtype=dtype)
     if artifact.recipe is None:
@@ -168,6 +172,24 @@ def run(
 
     model = load(ref, adapter=adapter, device=device, dtype=dtype)
     return task_of(artifact.recipe).run(model, artifact.recipe, source, target)
+
+
+def listening(artifact: "Artifact") -> Any:
+    """Return the task of a network that follows a sound.
+
+    Raises:
+        MismatchError: it does not.
+
+    """
+    if artifact.recipe is not None:
+        from zoo.tasks import task_of
+
+        task = task_of(artifact.recipe)
+        if hasattr(task, "stream"):
+            return task
+    raise MismatchError(
+        f"stream is for .tflite files and networks that hear words; run {artifact.ref} without it"
+    )
 
 
 def evaluate(

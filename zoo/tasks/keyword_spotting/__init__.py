@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from zoo import registry
 from zoo.data import sound
 from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
+from zoo.data.following import Follower, Patience
+from zoo.data.heard import Heard
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -54,9 +56,11 @@ __all__ = [
     "batch",
     "calibration",
     "evaluate",
+    "follower",
     "for_data",
     "loss",
     "run",
+    "stream",
     "taught",
     "training_data",
     "trial",
@@ -288,6 +292,27 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     start = time.perf_counter()
     likely = _logits(model, torch.from_numpy(wave.copy())[None], recipe)[0].softmax(0)
     return classified(likely, labels_of(recipe), recipe.name, time.perf_counter() - start, out)
+
+
+def follower(model: nn.Module, recipe: Recipe, patience: Patience = Patience()) -> Follower:  # noqa: B008  # frozen
+    """Return what follows a sound without end by a network of this task."""
+    return Follower(
+        lambda waves: _logits(model, waves, recipe).softmax(1), labels_of(recipe),
+        (SILENCE, UNKNOWN), rate=rate_of(recipe), samples=int(recipe.preprocessing["samples"]),
+        patience=patience,
+    )  # fmt: skip
+
+
+def stream(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Heard:
+    """Return the words of a long sound and when they were said; with `out`, save them too."""
+    wave = sound.read(source, rate_of(recipe))
+    start = time.perf_counter()
+    found = tuple(follower(model, recipe).push(wave))
+    seconds = time.perf_counter() - start
+    result = Heard(found, len(wave) / rate_of(recipe), recipe.name, seconds)
+    if out is not None:
+        result.save(out)
+    return result
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:
