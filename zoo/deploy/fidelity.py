@@ -28,6 +28,7 @@ from torch.utils import _pytree
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
+from zoo.graph.kinds import is_batched
 from zoo.graph.program import check_module, in_float32, reason, refuse_meta
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.values import channels_first, channels_last, computed
@@ -88,6 +89,13 @@ def reference(module: nn.Module, x: Tensor) -> list[Tensor]:
     if not outputs:
         raise MismatchError(f"{type(module).__name__} returns no tensor: a file needs an output")
     return outputs
+
+
+def by_inference(module: nn.Module, graph: Graph, x: Tensor) -> list[Tensor]:
+    """Return what `reference` does, computed by as many samples as the graph takes at a time."""
+    parts = [x] if is_batched(graph) else x.split(graph.input_shape[0])
+    made = [reference(module, part) for part in parts]
+    return [torch.cat(column) for column in zip(*made, strict=True)] if len(made) > 1 else made[0]
 
 
 def faithful(
@@ -182,7 +190,7 @@ def same_as_module(
 
     return faithful(
         type(module).__name__,
-        reference(module, x),
+        by_inference(module, graph, x),
         outputs,
         graph if integer else None,
         what="the file",
@@ -193,6 +201,8 @@ def same_as_module(
 def weakest(module: nn.Module, graph: Graph, floating: Graph, x: Tensor) -> str:
     """Say what makes an integer graph inaccurate: the layer that loses most, and what may help."""
     wanted: dict[str, Tensor] = {}
+    if not is_batched(floating):
+        x = x[: floating.input_shape[0]]
     outputs = FloatNetwork(floating)(channels_last(x), observe=wanted.__setitem__)
     first = outputs[0] if isinstance(outputs, tuple) else outputs
     right = channels_last(reference(module, x)[0])

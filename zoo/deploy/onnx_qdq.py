@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from zoo.deploy.fidelity import (
     Fidelity,
+    by_inference,
     deployable,
     faithful,
     random_input,
-    reference,
     small,
     snr_db,
     weakest,
@@ -34,7 +34,7 @@ from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import write_bytes
 from zoo.graph.ir import Graph
 from zoo.graph.kinds import is_batched
-from zoo.quantization.int8.calibration import Options, checked_batch
+from zoo.quantization.int8.calibration import Options, checked_batch, inference
 from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.values import channels_first, channels_last, computed
 
@@ -72,7 +72,7 @@ def export_qdq(
     module = deployable(module)
     calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
     first = calibration[0] if calibration else torch.empty(0)
-    shapes = ((1, *first.shape[1:]), input_shape)
+    shapes = ((inference(first, input_shape), *first.shape[1:]), input_shape)
     probe, graph = quantize_at(module, calibration, shapes, options)
 
     def explain() -> str:
@@ -121,7 +121,7 @@ def _compare(
     settings = runtime.SessionOptions()
     settings.add_session_config_entry("session.x64quantprecision", "1")
     integers = computed(graph, x)
-    name, wanted, most = type(module).__name__, reference(module, x), 0
+    name, wanted, most = type(module).__name__, by_inference(module, graph, x), 0
     content = qdq_model(graph).SerializeToString()
     parts = [x] if is_batched(graph) else x.split(graph.input_shape[0])
     made = [ran(runtime, content, part, settings) for part in parts]

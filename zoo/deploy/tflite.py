@@ -16,7 +16,7 @@ from zoo.files import write_bytes
 from zoo.graph.ir import Graph
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import on_npu, without_clamps
-from zoo.quantization.int8.calibration import Options, checked_batch
+from zoo.quantization.int8.calibration import Options, checked_batch, inference
 from zoo.quantization.int8.post_training import prepared, quantize_at
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.integer import IntegerNetwork
@@ -84,7 +84,7 @@ def export_tflite(
         raise MismatchError("there are no calibration inputs; give at least one batch")
     calibration = [checked_batch(batch, n, input_shape) for n, batch in enumerate(calibration)]
     module, first = deployable(module), calibration[0]
-    shapes = ((1, *first.shape[1:]), input_shape)
+    shapes = ((inference(first, input_shape), *first.shape[1:]), input_shape)
     if int8:
         options = replace(options, npu=npu)
         probe, graph = quantize_at(module, calibration, shapes, options)

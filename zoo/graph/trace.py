@@ -98,8 +98,9 @@ def _only_broadcast(node: fx.Node, name: str) -> bool:
         schema = getattr(user.target, "_schema", None)
         operator = schema.name.split("::")[-1].rstrip("_") if schema else ""
         others = [n.meta["val"].shape for n in user.all_input_nodes if n is not node]
-        wanted = torch.broadcast_shapes(source, *others)
-        return operator in ("add", "sub", "mul", "div") and wanted == user.meta["val"].shape
+        if operator not in ("add", "sub", "mul", "div"):
+            return False
+        return bool(torch.broadcast_shapes(source, *others) == user.meta["val"].shape)
 
     return len(source) == rank and all(does_the_same(user) for user in node.users)
 
@@ -122,6 +123,7 @@ class Tracer:
         self.parameters: dict[str, fx.Node] = {}
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
         self.parts: dict[fx.Node, list[tuple[fx.Node, int, range, bool]]] = {}  # of splits
+        self.squares: dict[fx.Node, Any] = {}  # of nodes that are roots: what they are roots of
         self.derived: list[Derived] = []
         # Tensors that are no parameters, as `torch.tensor([0.5])` in a forward: by source.
         self.literals = {
@@ -151,51 +153,64 @@ class Tracer:
             else:
                 self.call(node)
         return Graph(
-            ops=tuple(self.ops),
+            ops=self.needed(outputs),
             tensors=self.tensors,
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             derived=tuple(self.derived),
         )
 
+    def needed(self, outputs: Iterable[str]) -> tuple[Op, ...]:
+        """Return the ops that outputs depend on."""
+        wanted, ops = set(outputs), list[Op]()
+        for op in reversed(self.ops):
+            if wanted.intersection(op.outputs):
+                ops.append(op)
+                wanted.update(op.inputs)
+        return tuple(reversed(ops))
+
     def derive(self, node: fx.Node, call: Callable[..., Any]) -> None:
         """Keep a computation on parameters alone for `folded`; its result is a parameter too."""
-
-        def ref(item: fx.Node) -> Any:
-            value = item.meta["val"]
-            dtype = value.dtype if isinstance(value, torch.Tensor) else None
-            return Ref(self.names[item], self.sources[self.names[item]], dtype)
-
         source = f"({node.name})"
-        arguments = fx.node.map_arg((node.args, node.kwargs), ref)
+        arguments = fx.node.map_arg((node.args, node.kwargs), self.ref)
         self.derived.append(Derived(node.name, source, call, arguments))
         self.names[node] = node.name
         self.sources[node.name] = source
         self.parameters[node.name] = node
 
+    def ref(self, node: fx.Node) -> Any:
+        """Return what stands for a parameter in the arguments of a computation."""
+        value = node.meta["val"]
+        dtype = value.dtype if isinstance(value, torch.Tensor) else None
+        return Ref(self.names[node], self.sources[self.names[node]], dtype)
+
     def weight(
         self,
-        node: fx.Node,
+        node: fx.Node | str,
         shape: tuple[int, ...],
         call: Callable[..., Any],
         kind: Kind = "weight",
+        form: str = "",
     ) -> str:
-        """Return the name of a layer's weight, which `call` makes of a parameter beforehand."""
-        name = f"{self.names[node]}.{'x'.join(map(str, shape))}"
+        """Return the name of what `call` makes of a parameter beforehand; `form` says how."""
+        old = node if isinstance(node, str) else self.names[node]
+        name = f"{old}.{form}{'x'.join(map(str, shape))}"
         if name not in self.sources:
-            if self.names[node] not in self.sources:
-                raise self.unmapped(node, "a weight that the network computes")
-            value = node.meta["val"]
-            ref = Ref(self.names[node], self.sources[self.names[node]], value.dtype)
-            self.sources[name] = f"({name})"
-            self.derived.append(Derived(name, f"({name})", call, ((ref,), {})))
-            self.tensors[name] = Tensor(
-                name=name,
-                shape=shape,
-                dtype=str(value.dtype).removeprefix("torch."),
-                kind=kind,
-                source=f"({name})",
-            )
+            if old not in self.sources:
+                raise self.unmapped(self.node, "a weight that the network computes")
+            ref = Ref(old, self.sources[old], None) if isinstance(node, str) else self.ref(node)
+            self.made(name, shape, call, kind, ref)
+        return name
+
+    def made(
+        self, name: str, shape: tuple[int, ...], call: Callable[..., Any], kind: Kind, *refs: Ref
+    ) -> str:
+        """Add a parameter that `call` makes beforehand, of others or of nothing."""
+        self.sources[name] = f"({name})"
+        self.derived.append(Derived(name, f"({name})", call, (refs, {})))
+        self.tensors[name] = Tensor(
+            name=name, shape=shape, dtype="float32", kind=kind, source=f"({name})"
+        )
         return name
 
     def add_tensor(self, node: fx.Node, kind: Kind) -> str:
@@ -294,7 +309,7 @@ class Tracer:
 
     def call(self, node: fx.Node) -> None:
         """Append the op that an operator call becomes, if it computes anything of the input."""
-        target = node.target
+        target, self.node = node.target, node
         if target is operator.getitem and not node.users:
             return
         if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
@@ -318,7 +333,8 @@ class Tracer:
         if name in _ALIASES or (name == "to" and _same_numbers(node)):
             self.names[node] = self.names[node.all_input_nodes[0]]
             return
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if random and name != "scaled_dot_product_attention":  # whose dropout is 0 in eval mode
             raise self.unmapped(node, f"{node.target}, which is random,")
         if schema is None or schema.returns:
             self.derive(node, node.target)  # type: ignore[arg-type]
