@@ -43,7 +43,7 @@ class Condition(nn.Module):
 
 class Contracting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("nchw,ndhw->ncd", x, x)
+        return torch.einsum("nccw->nw", x[..., :4, :])
 
 
 def around(part: nn.Module) -> nn.Module:
@@ -62,11 +62,11 @@ FLOW = "control flow and sizes that depend on values have no form on a device: c
         (Branching(), "in '1.1'", FLOW),
         (Looping(), "in '1.1'", "or fix the number of rounds"),
         (Selecting(), "aten.gt at 1.1", "replace it with operators that devices have"),
-        (Condition(), "aten.sum at 1.1", "replace it with operators that devices have"),
-        (Contracting(), "aten.einsum at 1.1", "or add it to zoo/graph/operators"),
+        (Condition(), "aten.gt at 1.1", "replace it with operators that devices have"),
+        (Contracting(), "aten.einsum of 'nccw->nw'", "or add it to zoo/graph/operators"),
         (nn.Mish(), "aten.mish at 1.1", "replace it with operators that devices have"),
         (nn.ConvTranspose2d(4, 4, 2, dilation=2), "with dilation [2, 2] at 1.1", "replace it with"),
-        (nn.ELU(0.5), "aten.elu with alpha 0.5", "replace it with operators that devices have"),
+        (nn.CELU(0.5), "aten.celu with alpha 0.5", "replace it with operators that devices have"),
         (
             nn.InstanceNorm2d(4, track_running_stats=True),
             "instance_norm with running statistics at 1.1",

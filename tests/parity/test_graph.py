@@ -237,7 +237,7 @@ class Padded(nn.Module):
         ((0, 1, 0, 1), 0.5, False, None),  # a convolution pads with zeros
         ((0, 1, 0, 1), 0.0, True, None),  # something else reads the padded image
         ((0, 1, 0, 1, 1, 0), 0.0, False, None),  # a channel more
-        ((-1, 1, 0, 1), 0.0, False, None),  # a column is cut off
+        ((-1, 1, 0, 1), 0.0, False, [(0, 1, 0, 1), (1, 2, 0, 1)]),  # a column is cut off before
     ],
 )
 def test_a_convolution_takes_over_the_zeros_before_it(

@@ -83,6 +83,27 @@ class Network:
         task = task_of(self.recipe)
         return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out)
 
+    def stream(self, source: Any, out: Path | None = None) -> Result:
+        """Return what the recipe's task finds in a long input, and when."""
+        self._given(source)
+        result: Result = self._following().stream(self.load(), self.recipe, source, out)
+        return result
+
+    def follower(self) -> Any:
+        """Return what takes a long input piece by piece, by `push(piece)`; its `rate` a second."""
+        return self._following().follower(self.load(), self.recipe)
+
+    def _following(self) -> Any:
+        from zoo.tasks import task_of
+
+        task = task_of(self.recipe)
+        if not hasattr(task, "stream"):
+            raise MismatchError(
+                "stream is for .tflite files and networks that hear words; run "
+                f"{self.ref} without it"
+            )
+        return task
+
     def default_output(self, source: Path) -> Path | None:
         """Return where the task's result goes by default."""
         self._given(source)

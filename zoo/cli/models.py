@@ -162,13 +162,13 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _follow(artifact: "Artifact", args: Arguments) -> None:
     """Say the words that a microphone hears, until Ctrl-C."""
+    from zoo.artifacts.networks import Network
     from zoo.data import sound
     from zoo.data.following import followed
-    from zoo.verbs.use import listening
 
-    task = listening(artifact)
-    model = artifact.load(device=args.device, dtype=args.dtype)
-    follower = task.follower(model, artifact.recipe)
+    if not isinstance(artifact, Network):
+        raise MismatchError(f"{artifact.ref} does not hear words; give it a sound's file")
+    follower = artifact.follower()
     print("listening; Ctrl-C ends it", file=sys.stderr)
     for found in followed(follower, sound.microphone(follower.rate)):
         print(found.text, flush=True)

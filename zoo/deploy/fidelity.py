@@ -38,6 +38,7 @@ from zoo.graph.inputs import (
     words,
 )
 from zoo.graph.ir import Graph
+from zoo.graph.kinds import is_batched
 from zoo.graph.program import check_module, in_float32, reason, refuse_meta
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.values import channels_first, channels_last, computed
@@ -104,12 +105,14 @@ def reference(module: nn.Module, x: Inputs) -> list[Tensor]:
 def of_samples(module: nn.Module, x: Inputs, graph: Graph) -> list[Tensor]:
     """Return what a file with this graph gives, called for each sample and joined.
 
-    That is the module's result for the batch, unless an output has its samples elsewhere than
-    first, as the states of recurrent layers have. See `reference`.
+    That is the module's result for the batch, unless it mixes samples, or an output has its
+    samples elsewhere than first, as the states of recurrent layers have. See `reference`.
     """
-    wanted, parts = reference(module, x), calls(x, graph.firsts)
-    if len(parts) == 1 or all(y.ndim and len(y) == len(parts) for y in wanted):
-        return wanted
+    parts = calls(x, graph.firsts)
+    if len(parts) == 1 or is_batched(graph):
+        wanted = reference(module, x)
+        if len(parts) == 1 or all(y.ndim and len(y) == len(parts) for y in wanted):
+            return wanted
     each = [reference(module, part) for part in parts]
     return [torch.cat(column) for column in zip(*each, strict=True)]
 

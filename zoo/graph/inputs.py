@@ -84,9 +84,13 @@ def of_batch(batch: Inputs) -> Shapes:
 
 
 def of_one(batch: Inputs, like: Shapes | None = None) -> Shapes:
-    """Return the shapes of one call of a batch; first sizes are those of `like`, or 1."""
-    firsts = iter([shape[0] for shape in shapes(like).values()] if like is not None else [])
-    return changed(of_batch(batch), lambda shape: (next(firsts, 1), *shape[1:]))
+    """Return the shapes of one call of a batch, with first sizes of `like` if they fit, or 1."""
+    firsts = [shape[0] for shape in shapes(like).values()] if like is not None else []
+    sizes = [len(x) for x in tensors(batch)]
+    if len(firsts) != len(sizes) or any(n % size for n, size in zip(sizes, firsts, strict=True)):
+        firsts = [1] * len(sizes)
+    places = iter(firsts)
+    return changed(of_batch(batch), lambda shape: (next(places), *shape[1:]))
 
 
 def calls(batch: Inputs, firsts: Sequence[int]) -> list[Inputs]:

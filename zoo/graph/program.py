@@ -164,3 +164,20 @@ def _quiet() -> Iterator[None]:
                 yield
     finally:
         logging.disable(before)
+
+
+def only_broadcast(node: fx.Node, name: str) -> bool:
+    """Whether an expansion is read only by arithmetic that would do the same."""
+    if name not in ("expand", "expand_as", "broadcast_to"):
+        return False
+    source, rank = node.all_input_nodes[0].meta["val"].shape, node.meta["val"].ndim
+
+    def does_the_same(user: fx.Node) -> bool:
+        schema = getattr(user.target, "_schema", None)
+        operator = schema.name.split("::")[-1].rstrip("_") if schema else ""
+        others = [n.meta["val"].shape for n in user.all_input_nodes if n is not node]
+        if operator not in ("add", "sub", "mul", "div"):
+            return False
+        return bool(torch.broadcast_shapes(source, *others) == user.meta["val"].shape)
+
+    return len(source) == rank and all(does_the_same(user) for user in node.users)

@@ -19,7 +19,7 @@ from zoo.graph.inputs import Shapes
 from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
 from zoo.graph.operators.cutting import slice_of
-from zoo.graph.program import export_program, refuse_meta
+from zoo.graph.program import export_program, only_broadcast, refuse_meta
 
 _ALIASES = frozenset(
     {"contiguous", "clone", "dropout", "feature_dropout", "alias", "detach", "identity"}
@@ -89,22 +89,6 @@ def _same_numbers(node: fx.Node) -> bool:
     return bool(source.meta["val"].dtype == node.meta["val"].dtype)
 
 
-def _only_broadcast(node: fx.Node, name: str) -> bool:
-    """Whether an expansion is read only by arithmetic that would do the same."""
-    if name not in ("expand", "expand_as", "broadcast_to"):
-        return False
-    source, rank = node.all_input_nodes[0].meta["val"].shape, node.meta["val"].ndim
-
-    def does_the_same(user: fx.Node) -> bool:
-        schema = getattr(user.target, "_schema", None)
-        operator = schema.name.split("::")[-1].rstrip("_") if schema else ""
-        others = [n.meta["val"].shape for n in user.all_input_nodes if n is not node]
-        wanted = torch.broadcast_shapes(source, *others)
-        return operator in ("add", "sub", "mul", "div") and wanted == user.meta["val"].shape
-
-    return len(source) == rank and all(does_the_same(user) for user in node.users)
-
-
 class Tracer:
     """Walks an exported graph once and collects ops and tensors."""
 
@@ -124,6 +108,7 @@ class Tracer:
         self.names: dict[fx.Node, str] = {}  # a node that only passes a tensor on shares its name
         self.parts: dict[fx.Node, list[tuple[fx.Node, int, range, bool]]] = {}  # of splits
         self.results: dict[fx.Node, list[str]] = {}  # of operators with several that are read
+        self.squares: dict[fx.Node, Any] = {}  # of nodes that are roots: what they are roots of
         self.derived: list[Derived] = []
         # Tensors that are no parameters, as `torch.tensor([0.5])` in a forward: by source.
         self.literals = {
@@ -153,37 +138,54 @@ class Tracer:
             else:
                 self.call(node)
         return Graph(
-            ops=tuple(self.ops),
+            ops=self.needed(outputs),
             tensors=self.tensors,
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             derived=tuple(self.derived),
         )
 
+    def needed(self, outputs: Iterable[str]) -> tuple[Op, ...]:
+        """Return the ops that outputs depend on."""
+        wanted, ops = set(outputs), list[Op]()
+        for op in reversed(self.ops):
+            if wanted.intersection(op.outputs):
+                ops.append(op)
+                wanted.update(op.inputs)
+        return tuple(reversed(ops))
+
     def derive(self, node: fx.Node, call: Callable[..., Any]) -> None:
         """Keep a computation on parameters alone for `folded`; its result is a parameter too."""
-
-        def ref(item: fx.Node) -> Any:
-            value = item.meta["val"]
-            dtype = value.dtype if isinstance(value, torch.Tensor) else None
-            return Ref(self.names[item], self.sources[self.names[item]], dtype)
-
         source = f"({node.name})"
-        arguments = fx.node.map_arg((node.args, node.kwargs), ref)
+        arguments = fx.node.map_arg((node.args, node.kwargs), self.ref)
         self.derived.append(Derived(node.name, source, call, arguments))
         self.names[node] = node.name
         self.sources[node.name] = source
         self.parameters[node.name] = node
 
+    def ref(self, node: fx.Node) -> Any:
+        """Return what stands for a parameter in the arguments of a computation."""
+        value = node.meta["val"]
+        dtype = value.dtype if isinstance(value, torch.Tensor) else None
+        return Ref(self.names[node], self.sources[self.names[node]], dtype)
+
     def weight(
         self,
-        node: fx.Node,
+        node: fx.Node | str,
         shape: tuple[int, ...],
         call: Callable[..., Any],
         kind: Kind = "weight",
+        form: str = "",
     ) -> str:
-        """Return the name of a layer's weight, which `call` makes of a parameter beforehand."""
-        return self.stored("x".join(map(str, shape)), (node,), shape, call, kind)
+        """Return the name of what `call` makes of a parameter beforehand; `form` says how."""
+        old = node if isinstance(node, str) else self.names[node]
+        name = f"{old}.{form}{'x'.join(map(str, shape))}"
+        if name not in self.sources:
+            if old not in self.sources:
+                raise self.unmapped(self.node, "a weight that the network computes")
+            ref = Ref(old, self.sources[old], None) if isinstance(node, str) else self.ref(node)
+            self.made(name, shape, call, kind, ref)
+        return name
 
     def stored(
         self,
@@ -198,19 +200,18 @@ class Tracer:
         if name not in self.sources:
             if any(self.names[node] not in self.sources for node in nodes):
                 raise self.unmapped(nodes[0], "a weight that the network computes")
-            refs = tuple(
-                Ref(self.names[node], self.sources[self.names[node]], node.meta["val"].dtype)
-                for node in nodes
-            )
-            self.sources[name] = f"({name})"
-            self.derived.append(Derived(name, f"({name})", call, (refs, {})))
-            self.tensors[name] = Tensor(
-                name=name,
-                shape=shape,
-                dtype=str(nodes[0].meta["val"].dtype).removeprefix("torch."),
-                kind=kind,
-                source=f"({name})",
-            )
+            self.made(name, shape, call, kind, *map(self.ref, nodes))
+        return name
+
+    def made(
+        self, name: str, shape: tuple[int, ...], call: Callable[..., Any], kind: Kind, *refs: Ref
+    ) -> str:
+        """Add a parameter that `call` makes beforehand, of others or of nothing."""
+        self.sources[name] = f"({name})"
+        self.derived.append(Derived(name, f"({name})", call, (refs, {})))
+        self.tensors[name] = Tensor(
+            name=name, shape=shape, dtype="float32", kind=kind, source=f"({name})"
+        )
         return name
 
     def add_tensor(self, node: fx.Node, kind: Kind) -> str:
@@ -309,7 +310,7 @@ class Tracer:
 
     def call(self, node: fx.Node) -> None:
         """Append the op that an operator call becomes, if it computes anything of the input."""
-        target = node.target
+        target, self.node = node.target, node
         if target is operator.getitem and not node.users:
             return
         if target is not operator.getitem and not isinstance(target, torch._ops.OpOverload):
@@ -335,7 +336,8 @@ class Tracer:
         if name in _ALIASES or (name == "to" and _same_numbers(node)):
             self.names[node] = self.names[node.all_input_nodes[0]]
             return
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if random and name != "scaled_dot_product_attention":  # whose dropout is 0 in eval mode
             raise self.unmapped(node, f"{node.target}, which is random,")
         if schema is None or schema.returns:
             self.derive(node, node.target)  # type: ignore[arg-type]
@@ -351,7 +353,7 @@ class Tracer:
         if not target._schema.returns and not node.users:
             return  # an assertion of the exporter's (`.to` leaves one): it computes nothing
         same = name in _ALIASES and not arguments.get("train")
-        if same or (name == "to" and _same_numbers(node)) or _only_broadcast(node, name):
+        if same or (name == "to" and _same_numbers(node)) or only_broadcast(node, name):
             self.names[node] = self.names[node.all_input_nodes[0]]
             return
         if name not in ATEN:

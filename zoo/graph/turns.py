@@ -5,10 +5,14 @@ image before and after reshapes, matrix products and softmaxes. Much of that can
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
+from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import ELEMENTWISE, SCALAR_ACTIVATIONS
+
+_MOST = 5  # dimensions that TFLite Micro transposes
 
 
 def without_turns(graph: Graph) -> Graph:
@@ -16,6 +20,7 @@ def without_turns(graph: Graph) -> Graph:
 
     - Two in a row, also around a function of single elements, become one; one that changes nothing
       is left out; one that moves dimensions of size 1 alone is a reshape, which costs nothing.
+    - One of more than 5 dimensions is one of fewer, of which neighbours that stay together are one.
     - One that swaps the last two dimensions before a batch_matmul becomes its `adj_x` or `adj_y`.
     """
     turning = _Turning(graph)
@@ -26,6 +31,17 @@ def without_turns(graph: Graph) -> Graph:
 
 def _composed(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
     return tuple(first[dim] for dim in second)
+
+
+def _runs(dims: Sequence[int]) -> list[list[int]]:
+    """Return the dimensions that stay together; the batch stays apart."""
+    runs: list[list[int]] = []
+    for dim in dims:
+        if runs and runs[-1][-1] == dim - 1 and runs[-1] != [0]:
+            runs[-1].append(dim)
+        else:
+            runs.append([dim])
+    return runs
 
 
 class _Turning:
@@ -100,11 +116,46 @@ class _Turning:
             and all(reader.kind == "transpose" for reader in readers)
         )
 
+    def merged(self, op: Op) -> list[Op]:
+        """Return an op, with a transposition of too many dimensions as one of fewer.
+
+        Neighbours that stay together are one dimension: windows of a picture are cut out of
+        (N, H / h, h, W / w, w, C), which is a turn of (N, H / h, h, W / w, w C).
+        """
+        if op.kind != "transpose" or len(op.attributes["dims"]) <= _MOST:
+            return [op]
+        shape = self.tensors[op.inputs[0]].shape
+        runs = _runs(op.attributes["dims"])
+        if len(runs) > _MOST:  # maybe without the sizes of 1, as that of a batch
+            runs = _runs([dim for dim in op.attributes["dims"] if shape[dim] > 1])
+        if len(runs) > _MOST:
+            raise MismatchError(
+                f"{op.label} moves {len(runs)} dimensions apart, and devices at most {_MOST}: "
+                "move fewer at a time"
+            )
+        order = sorted(runs)
+        sizes = [math.prod(shape[dim] for dim in run) for run in order]
+        dims = tuple(order.index(run) for run in runs)
+        few, turned = f"{op.name}.few", f"{op.name}.turned"
+        like = self.tensors[op.outputs[0]]
+        for name, after in ((few, sizes), (turned, [sizes[dim] for dim in dims])):
+            self.tensors[name] = dataclasses.replace(
+                like, name=name, shape=tuple(after), kind="activation"
+            )
+        plain = dataclasses.replace(op, kind="reshape", attributes={})
+        return [
+            dataclasses.replace(plain, name=few, outputs=(few,)),
+            dataclasses.replace(
+                op, name=turned, inputs=(few,), outputs=(turned,), attributes={"dims": dims}
+            ),
+            dataclasses.replace(plain, inputs=(turned,)),
+        ]
+
     def result(self) -> Graph:
         wanted, ops = set(self.graph.outputs), list[Op]()
         for op in reversed(self.made.values()):
             if wanted.intersection(op.outputs):
-                ops.append(op)
+                ops.extend(reversed(self.merged(op)))
                 wanted.update(op.inputs)
         used = wanted | set(self.graph.inputs) | {name for op in ops for name in op.outputs}
         return dataclasses.replace(

@@ -156,14 +156,11 @@ def run(
     artifact = resolve(ref)
     if stream:
         from zoo.artifacts.files import TfliteModel
+        from zoo.artifacts.networks import Network
 
-        if adapter is not None:
-            raise MismatchError("stream is for models without adapters; leave one of the two out")
-        if isinstance(artifact, TfliteModel):
-            return artifact.stream(source, target)
-        task = listening(artifact)
-        model = artifact.load(device=device, dtype=dtype)
-        return task.stream(model, artifact.recipe, source, target)
+        if adapter is not None or not isinstance(artifact, TfliteModel | Network):
+            raise MismatchError(f"stream is for .tflite files; run {artifact.ref} without it")
+        return artifact.stream(source, target)
     if adapter is None:
         return artifact.run(source, target, device=device, dtype=dtype)
     if artifact.recipe is None:
@@ -172,24 +169,6 @@ def run(
 
     model = load(ref, adapter=adapter, device=device, dtype=dtype)
     return task_of(artifact.recipe).run(model, artifact.recipe, source, target)
-
-
-def listening(artifact: "Artifact") -> Any:
-    """Return the task of a network that follows a sound.
-
-    Raises:
-        MismatchError: it does not.
-
-    """
-    if artifact.recipe is not None:
-        from zoo.tasks import task_of
-
-        task = task_of(artifact.recipe)
-        if hasattr(task, "stream"):
-            return task
-    raise MismatchError(
-        f"stream is for .tflite files and networks that hear words; run {artifact.ref} without it"
-    )
 
 
 def evaluate(

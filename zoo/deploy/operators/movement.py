@@ -129,8 +129,18 @@ def _onnx_space_to_depth(model: "Model", op: Op) -> None:
 
 def _onnx_concat(model: "Model", op: Op) -> None:
     rank = len(model.shape(op.outputs[0]))
+    dim = op.attributes["dim"]
     inputs = [model.operand(name, rank) for name in op.inputs]
-    model.emit(op, "Concat", inputs, axis=model.axis(op, op.attributes["dim"]))
+    if model.batched and dim:  # what is stored is the same for each sample
+        computed = next(name for name in op.inputs if name not in model.graph.values)
+        for place, name in enumerate(op.inputs):
+            if name in model.graph.values:
+                own = f"{op.name}.operand{place}"
+                batch = model.node("Shape", [model.real(computed)], f"{own}.batch", start=0, end=1)
+                ones = model.constant(f"{own}.ones", np.ones(rank - 1, np.int64))
+                shape = model.node("Concat", [batch, ones], f"{own}.shape", axis=0)
+                inputs[place] = model.node("Expand", [inputs[place], shape], f"{own}.all")
+    model.emit(op, "Concat", inputs, axis=model.axis(op, dim))
 
 
 def _onnx_pad(model: "Model", op: Op) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import NCHW, NHWC
+from zoo.graph.operators.chain import Chain
 from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
 from zoo.graph.operators.elementwise import broadcast, lower_elementwise, same_shape
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def _trace_clamp(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     low, high = a.get("min", a.get("min_val")), a.get("max", a.get("max_val"))
+    if len(tracer.operands(low, high)):
+        raise tracer.unmapped(node, f"{node.target} with limits that are tensors")
     kind = "clamp"
     if low == 0 and high in (None, 6):
         kind = "relu" if high is None else "relu6"
@@ -26,7 +29,7 @@ def _trace_clamp(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     tracer.emit(node, kind, [a["self"]], attributes)
 
 
-_CLAMPS = {"clamp": _trace_clamp, "hardtanh": _trace_clamp}
+_CLAMPS = dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), _trace_clamp)
 
 
 def _lower_clamp(lowering: "Lowering", op: Op) -> None:
@@ -91,9 +94,34 @@ def _curve(name: str, aten: str, *attributes: str) -> OpKind:
 
 
 def _trace_elu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    if (a["alpha"], a["scale"], a["input_scale"]) != (1, 1, 1):
-        raise tracer.unmapped(node, f"aten.elu with alpha {a['alpha']} and scale {a['scale']}")
+    """a ELU(x) + (1 - a) ReLU(x), times a factor: files have it for a of 1."""
+    alpha, factor = float(a["alpha"]), float(a.get("scale", 1.0))
+    if a.get("input_scale", 1) != 1:
+        raise tracer.unmapped(node, f"{node.target} with input_scale {a['input_scale']}")
+    _elu(tracer, node, a["self"], alpha, factor)
+
+
+def _trace_selu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    _elu(tracer, node, a["self"], 1.6732632423543772, 1.0507009873554805)
+
+
+def _trace_celu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    if a["alpha"] != 1:
+        raise tracer.unmapped(node, f"aten.celu with alpha {a['alpha']}")
     tracer.emit(node, "elu", [a["self"]])
+
+
+def _elu(tracer: "Tracer", node: "fx.Node", x: Any, alpha: float, factor: float) -> None:
+    if (alpha, factor) == (1, 1):
+        tracer.emit(node, "elu", [x])
+        return
+    chain = Chain(tracer, node)
+    shape = chain.shape(node)
+    curve = chain.scaled(chain.op("elu", [x], shape), alpha * factor)
+    if alpha != 1:
+        line = chain.scaled(chain.op("relu", [x], shape), (1 - alpha) * factor)
+        curve = chain.op("add", [curve, line], shape)
+    chain.end(curve)
 
 
 ROWS = (
@@ -152,7 +180,7 @@ ROWS = (
     _curve("gelu", "gelu", "approximate"),
     OpKind(
         name="elu",
-        aten={"elu": _trace_elu},
+        aten={"elu": _trace_elu, "selu": _trace_selu, "celu": _trace_celu},
         lower=lower_elementwise,
         shape=same_shape,
         mixes_samples=never,

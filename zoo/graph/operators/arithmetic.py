@@ -2,11 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from zoo.errors import MismatchError
 from zoo.graph.ir import Op
 from zoo.graph.layout import NHWC
+from zoo.graph.operators.chain import Chain
 from zoo.graph.operators.contract import OpKind, Trace, never
 from zoo.graph.operators.elementwise import broadcast, lower_elementwise
+from zoo.graph.operators.masks import trace_masked_fill, trace_where
+from zoo.graph.operators.statistics import trace_quotient, trace_root
 
 if TYPE_CHECKING:
     from torch import fx
@@ -21,7 +26,8 @@ def _trace(kind: str) -> Trace:
             raise tracer.unmapped(node, str(node.target))
         operands, scalar = tracer.operands(a["self"], a["other"]), a["other"]
         if len(operands) == 2:
-            tracer.emit(node, kind, operands)
+            if kind != "div" or not trace_quotient(tracer, node, a):
+                tracer.emit(node, kind, operands)
         elif kind in ("add", "sub"):
             tracer.emit(node, "add", operands, {"constant": scalar if kind == "add" else -scalar})
         else:
@@ -44,9 +50,19 @@ def _trace_reversed(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> Non
 
 
 def _trace_power(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    if a.get("exponent", 2) != 2:
-        raise tracer.unmapped(node, f"aten.pow with exponent {a['exponent']}")
-    tracer.emit(node, "mul", [a["self"], a["self"]])
+    """Read a power that is made of products and roots."""
+    chain, power = Chain(tracer, node), a.get("exponent", 2)
+    if power == 2:
+        tracer.emit(node, "mul", [a["self"], a["self"]])
+    elif power == 0.5:
+        trace_root(tracer, node, a)
+    elif power == -0.5:
+        tracer.emit(node, "rsqrt", [a["self"]])
+    elif power in (3, 4) and tracer.operands(a["self"]):
+        square = chain.op("mul", [a["self"], a["self"]], chain.shape(node))
+        tracer.emit(node, "mul", [square, a["self"] if power == 3 else square])
+    else:
+        raise tracer.unmapped(node, f"aten.pow with exponent {power}")
 
 
 def _trace_hard_sigmoid(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
@@ -78,11 +94,40 @@ def _trace_silu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     tracer.emit(node, "mul", [a["self"], share])
 
 
+def _trace_glu(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """One half times the sigmoid of the other."""
+    chain = Chain(tracer, node)
+    shape, half = chain.shape(a["self"]), chain.shape(node)
+    dim = a["dim"] % len(shape)
+    first = chain.cut(a["self"], dim, 0, half[dim])
+    second = chain.cut(a["self"], dim, half[dim], shape[dim])
+    tracer.emit(node, "mul", [first, chain.op("sigmoid", [second], half)])
+
+
+def _trace_absolute(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    negative = tracer.step(node, "negative", "mul", [a["self"]], {"constant": -1})
+    tracer.emit(node, "maximum", [a["self"], negative])
+
+
+def _trace_product_added(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """x + value y z."""
+    chain = Chain(tracer, node)
+    first, second = a["tensor1"], a["tensor2"]
+    shape = tuple(torch.broadcast_shapes(chain.shape(first), chain.shape(second)))
+    product = chain.op("mul", [first, second], shape)
+    tracer.emit(node, "add", [a["self"], chain.scaled(product, a["value"])])
+
+
+def _trace_mixed(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """x + weight (y - x)."""
+    if "weight" not in a or tracer.operands(a["weight"]):
+        raise tracer.unmapped(node, f"{node.target} with weights that are tensors")
+    chain = Chain(tracer, node)
+    apart = chain.op("sub", [a["end"], a["self"]], chain.shape(node))
+    tracer.emit(node, "add", [a["self"], chain.scaled(apart, a["weight"])])
+
+
 _ADD, _SUB, _MUL, _DIV = (_trace(kind) for kind in ("add", "sub", "mul", "div"))
-_MADE = {
-    "aten": "so far it occurs only in files, and zoo.graph.rewrite makes it from clamps",
-    "lower": "it is made after lowering",
-}
 
 ROWS = (
     OpKind(
@@ -92,6 +137,8 @@ ROWS = (
             "sub": _SUB,  # minus a scalar is plus its negative
             "rsub": _trace_reversed,
             "hardsigmoid": _trace_hard_sigmoid,
+            "addcmul": _trace_product_added,
+            "lerp": _trace_mixed,
         },
         lower=lower_elementwise,
         shape=broadcast,
@@ -119,6 +166,10 @@ ROWS = (
             "pow": _trace_power,
             "square": _trace_power,
             "silu": _trace_silu,
+            "glu": _trace_glu,
+            "sqrt": trace_root,
+            "masked_fill": trace_masked_fill,
+            "where": trace_where,
         },
         lower=lower_elementwise,
         shape=broadcast,
@@ -140,11 +191,10 @@ ROWS = (
     *(
         OpKind(
             name=name,
-            aten=None,
-            lower=None,
+            aten={name: (), **({"abs": _trace_absolute} if name == "maximum" else {})},
+            lower=lower_elementwise,
             shape=broadcast,
             mixes_samples=never,
-            absent=_MADE,
             elementwise=True,
             plain=True,
             shares_quantization=True,

@@ -8,6 +8,7 @@ import numpy as np
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import LAST, NCHW, NHWC, order_matters
+from zoo.graph.operators.chain import JOINED, Chain
 from zoo.graph.operators.contract import OpKind, Shape, along_dims, never
 from zoo.graph.operators.elementwise import in_order
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def _trace_concat(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    tracer.emit(node, "concat", a["tensors"], {"dim": a["dim"]})  # one tensor may come twice
+    if len(a["tensors"]) <= JOINED:
+        tracer.emit(node, "concat", a["tensors"], {"dim": a["dim"]})  # one tensor may come twice
+    else:
+        chain = Chain(tracer, node)
+        chain.end(chain.join(a["tensors"], a["dim"] % len(chain.shape(node))))
 
 
 def _trace_stack(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
@@ -30,7 +35,8 @@ def _trace_stack(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
         tracer.step(node, f"part{place}", "reshape", [part], shape=tuple(shape))
         for place, part in enumerate(a["tensors"])
     ]
-    tracer.emit(node, "concat", parts, {"dim": dim})
+    chain = Chain(tracer, node)
+    chain.end(chain.join(parts, dim))
 
 
 def _trace_reshape(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
@@ -44,11 +50,100 @@ def _trace_pixel_shuffle(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -
 
 
 def _trace_pad(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    if a.get("mode", "constant") != "constant":
-        raise tracer.unmapped(node, f"aten.pad with mode {a['mode']!r}")
+    chain, x, sides = Chain(tracer, node), a["self"], tuple(a["pad"])
+    rank = len(chain.shape(x))
     # torch lists the last dimension first: (left, right, top, bottom, ...).
-    attributes = {"padding": tuple(a["pad"]), "value": a["value"] or 0}
-    tracer.emit(node, "pad", [a["self"]], attributes)
+    for place in range(len(sides) // 2):  # what is negative is cut off
+        dim, (before, after) = rank - 1 - place, sides[2 * place : 2 * place + 2]
+        size = chain.shape(x)[dim]
+        x = chain.cut(x, dim, max(0, -before), size - max(0, -after))
+    sides = tuple(max(0, side) for side in sides)
+    if a.get("mode", "constant") != "constant":
+        chain.end(_mirrored(chain, x, sides, a["mode"]))
+    elif any(sides):
+        tracer.emit(node, "pad", [x], {"padding": sides, "value": a["value"] or 0})
+    else:
+        chain.end(x)
+
+
+def _mirrored(chain: Chain, x: Any, sides: tuple[int, ...], mode: str) -> Any:
+    """Append what repeats pixels beyond the border, one slice each."""
+    for place in range(len(sides) // 2):
+        dim, (before, after) = len(chain.shape(x)) - 1 - place, sides[2 * place : 2 * place + 2]
+        size = chain.shape(x)[dim]
+        places = {
+            "reflect": ([*range(before, 0, -1)], [size - 2 - n for n in range(after)]),
+            "replicate": ([0] * before, [size - 1] * after),
+            "circular": ([*range(size - before, size)], [*range(after)]),
+        }.get(mode)
+        if places is None:
+            raise chain.tracer.unmapped(chain.node, f"aten.pad with mode {mode!r}")
+        start, end = ([chain.cut(x, dim, n, n + 1) for n in part] for part in places)
+        x = chain.join([*start, x, *end], dim)
+    return x
+
+
+def _trace_expand(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    chain = Chain(tracer, node)
+    chain.end(chain.expand(a["self"], chain.shape(node)))
+
+
+def _trace_repeat(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    chain = Chain(tracer, node)
+    times, old = a["repeats"] if "repeats" in a else a["dims"], chain.shape(a["self"])
+    times = (1,) * (len(old) - len(times)) + tuple(times)
+    x = chain.reshape(a["self"], (1,) * (len(times) - len(old)) + old)
+    for dim, count in enumerate(times):
+        if count > 1:
+            x = chain.repeat(x, dim, count)
+    chain.end(x)
+
+
+def _trace_repeat_each(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    if "repeats" not in a or not isinstance(a["repeats"], int) or a["dim"] is None:
+        raise tracer.unmapped(node, f"{node.target} without one number and a dimension")
+    chain, times = Chain(tracer, node), a["repeats"]
+    shape = chain.shape(a["self"])
+    dim = a["dim"] % len(shape)
+    each = chain.reshape(a["self"], (*shape[: dim + 1], 1, *shape[dim + 1 :]))
+    chain.end(chain.reshape(chain.repeat(each, dim + 1, times), chain.shape(node)))
+
+
+def _trace_roll(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    chain, x = Chain(tracer, node), a["self"]
+    if not a["dims"]:
+        raise tracer.unmapped(node, "aten.roll without dimensions")
+    for shift, dim in zip(a["shifts"], a["dims"], strict=True):
+        dim %= len(chain.shape(x))
+        size = chain.shape(x)[dim]
+        if shift % size:
+            place = size - shift % size
+            x = chain.join([chain.cut(x, dim, place, size), chain.cut(x, dim, 0, place)], dim)
+    chain.end(x)
+
+
+def _trace_flip(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    chain, x = Chain(tracer, node), a["self"]
+    for dim in a["dims"]:
+        dim %= len(chain.shape(x))
+        places = reversed(range(chain.shape(x)[dim]))
+        x = chain.join([chain.cut(x, dim, place, place + 1) for place in places], dim)
+    chain.end(x)
+
+
+def _trace_pixel_unshuffle(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    chain, block = Chain(tracer, node), a["downscale_factor"]
+    batch, channels, height, width = chain.shape(a["self"])
+    cells = (batch, channels, height // block, block, width // block, block)
+    turned = chain.permute(chain.reshape(a["self"], cells), (0, 1, 3, 5, 2, 4))
+    chain.end(chain.reshape(turned, chain.shape(node)))
+
+
+def _trace_channel_shuffle(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    chain, groups = Chain(tracer, node), a["groups"]
+    batch, channels, *rest = shape = chain.shape(node)
+    apart = chain.reshape(a["self"], (batch, groups, channels // groups, *rest))
+    chain.end(chain.reshape(chain.permute(apart, [0, 2, 1, *range(3, len(rest) + 3)]), shape))
 
 
 def _trace_transpose(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
@@ -216,6 +311,8 @@ ROWS = (
         aten={
             "permute": ("dims",),
             **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t"), _trace_transpose),
+            "pixel_unshuffle": _trace_pixel_unshuffle,
+            **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _trace_channel_shuffle),
         },
         lower=_lower_transpose,
         shape=_transpose_shape,
@@ -247,7 +344,15 @@ ROWS = (
     ),
     OpKind(
         name="concat",
-        aten={"cat": _trace_concat, "stack": _trace_stack},
+        aten={
+            "cat": _trace_concat,
+            "stack": _trace_stack,
+            **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _trace_expand),
+            **dict.fromkeys(("repeat", "tile"), _trace_repeat),
+            "repeat_interleave": _trace_repeat_each,
+            "roll": _trace_roll,
+            "flip": _trace_flip,
+        },
         lower=_lower_concat,
         shape=_concat_shape,
         mixes_samples=along_dims,

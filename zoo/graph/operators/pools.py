@@ -6,8 +6,16 @@ import numpy as np
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
+from zoo.graph.operators.chain import Chain
 from zoo.graph.operators.contract import OpKind, Shape, Trace, along_dims, never
 from zoo.graph.operators.signals import trace_adaptive1d, trace_pool1d
+from zoo.graph.operators.statistics import (
+    trace_deviation,
+    trace_mean,
+    trace_norm,
+    trace_sum,
+    trace_variance,
+)
 from zoo.graph.windows import padded, pair, positions
 
 if TYPE_CHECKING:
@@ -65,12 +73,15 @@ def _reaching(
 
 
 def _trace_extreme(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    shape, dims = (
-        a["self"].meta["val"].shape,
-        {dim % a["self"].meta["val"].ndim for dim in a["dim"]},
-    )
+    shape = a["self"].meta["val"].shape
+    several = [a["dim"]] if isinstance(a["dim"], int) else a["dim"]
+    dims = {dim % len(shape) for dim in several}
+    if 0 in dims or not dims:
+        raise tracer.unmapped(node, f"{node.target} along {a['dim']} of {tuple(shape)}")
     if len(shape) != 4 or dims != {2, 3}:
-        raise tracer.unmapped(node, f"aten.amax along {tuple(a['dim'])} of {tuple(shape)}")
+        chain = Chain(tracer, node)
+        chain.end(chain.extreme(a["self"], sorted(dims), keepdim=a["keepdim"]))
+        return
     size = (int(shape[2]), int(shape[3]))
     attributes = _window(size)
     if a["keepdim"]:
@@ -79,6 +90,15 @@ def _trace_extreme(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None
     pooled = (int(shape[0]), int(shape[1]), 1, 1)
     most = tracer.step(node, "pooled", "max_pool2d", [a["self"]], attributes, shape=pooled)
     tracer.emit(node, "reshape", [most])
+
+
+def _trace_max(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    if "other" in a:
+        tracer.emit(node, "maximum", [a["self"], a["other"]])
+    elif "dim" in a:
+        _trace_extreme(tracer, node, a)
+    else:
+        raise tracer.unmapped(node, f"{node.target} of a whole batch")
 
 
 def _window(size: tuple[int, int]) -> dict[str, Any]:
@@ -150,6 +170,7 @@ ROWS = (
             "max_pool2d": _trace_pool("max_pool2d"),
             "adaptive_max_pool2d": _trace_adaptive,
             "amax": _trace_extreme,
+            "max": _trace_max,
             "max_pool1d": trace_pool1d("max_pool2d"),
             "adaptive_max_pool1d": trace_adaptive1d("max_pool2d"),
         },
@@ -160,7 +181,14 @@ ROWS = (
     ),
     OpKind(
         name="mean",
-        aten={"mean": ("dim", "keepdim")},
+        aten={
+            "mean": trace_mean,
+            "sum": trace_sum,
+            "var": trace_variance,
+            "std": trace_deviation,
+            "linalg_vector_norm": trace_norm,
+            "norm": trace_norm,
+        },
         lower=_lower_mean,
         shape=_mean_shape,
         mixes_samples=along_dims,

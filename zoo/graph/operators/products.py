@@ -2,10 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import NCHW, NHWC
+from zoo.graph.operators.chain import Chain
 from zoo.graph.operators.contract import OpKind, Shape
+from zoo.graph.operators.einsum import trace_einsum
+from zoo.graph.operators.masks import NEVER
 
 if TYPE_CHECKING:
     from torch import fx
@@ -15,35 +20,90 @@ if TYPE_CHECKING:
 
 
 def trace_product(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    """Read a product of matrices; one with a stored matrix is a layer."""
-    first, second = a["self"], a["mat2"] if "mat2" in a else a["other"]
-    shapes = [tuple(int(size) for size in part.meta["val"].shape) for part in (first, second)]
-    if tracer.names[second] in tracer.sources and len(shapes[1]) == 2:
+    """Read a product of matrices or vectors; one with a stored matrix is a layer."""
+    first, second = a["self"], a["mat2"] if "mat2" in a else a["vec"] if "vec" in a else a["other"]
+    chain = Chain(tracer, node)
+    shapes = [chain.shape(part) for part in (first, second)]
+    if not chain.stored(first) and chain.stored(second) and len(shapes[1]) == 2:
         rows, columns = shapes[1]
-        weight = tracer.weight(second, (columns, rows), lambda matrix: matrix.t().contiguous())
+        weight = tracer.weight(second, (columns, rows), lambda m: m.t(), form="t")
         tracer.emit(node, "fully_connected", [first, weight])
         return
-    if len(shapes[0]) < 2 or len(shapes[0]) != len(shapes[1]) or shapes[0][:-2] != shapes[1][:-2]:
-        raise tracer.unmapped(node, f"{node.target} of {shapes[0]} and {shapes[1]}")
-    tracer.emit(node, "batch_matmul", [first, second], {"adj_x": False, "adj_y": False})
+    if min(map(len, shapes)) > 1 and shapes[0][:-2] == shapes[1][:-2]:
+        tracer.emit(node, "batch_matmul", [first, second], {"adj_x": False, "adj_y": False})
+        return
+    if len(shapes[0]) == 1:
+        first = chain.reshape(first, (1, *shapes[0]))
+    if len(shapes[1]) == 1:
+        second = chain.reshape(second, (*shapes[1], 1))
+    chain.end(chain.reshape(chain.matmul(first, second), chain.shape(node)))
+
+
+def _trace_sum(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+    """beta x + alpha y z, for a matrix or each of a batch."""
+    chain = Chain(tracer, node)
+    first, second = (a[key] for key in (("mat1", "mat2") if "mat1" in a else ("batch1", "batch2")))
+    product = chain.scaled(chain.matmul(first, second), a["alpha"])
+    if chain.stored(a["self"]) and a["beta"] != 1:
+        raise tracer.unmapped(node, f"{node.target} with beta {a['beta']}")
+    tracer.emit(node, "add", [product, chain.scaled(a["self"], a["beta"])])
 
 
 def _trace_attention(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
-    """softmax(scale Q K^T) V; the scale is the softmax's own factor, `beta`."""
+    """softmax(scale Q K^T + mask) V; the scale is the softmax's own factor, `beta`."""
     query, key, value = a["query"], a["key"], a["value"]
-    shapes = [tuple(int(n) for n in part.meta["val"].shape) for part in (query, key, value)]
-    if a["attn_mask"] is not None or a["is_causal"]:
-        raise tracer.unmapped(node, "attention with a mask")
-    if len({shape[:-2] for shape in shapes}) > 1 or a["dropout_p"]:
-        raise tracer.unmapped(node, f"attention of {shapes} or with dropout")
-    scale = a["scale"] if a["scale"] is not None else shapes[0][-1] ** -0.5
-    places = (*shapes[0][:-1], shapes[1][-2])
-    near = tracer.step(
-        node, "scores", "batch_matmul", [query, key], {"adj_x": False, "adj_y": True}, shape=places
+    chain = Chain(tracer, node)
+    if a["dropout_p"]:
+        raise tracer.unmapped(node, "attention with dropout")
+    shape = chain.shape(query)
+    scale = float(a["scale"]) if a["scale"] is not None else shape[-1] ** -0.5
+    heads = shape[-3] // chain.shape(key)[-3] if a.get("enable_gqa") else 1
+    if heads > 1:
+        key, value = (_for_each_head(chain, x, heads) for x in (key, value))
+    scores = chain.product(query, chain.swap(key))
+    places = chain.shape(scores)
+    if (mask := _mask(chain, a, places[-2:], scale)) is not None:
+        scores = chain.op("add", [scores, mask], places)
+    weights = {"dim": len(places) - 1, "beta": scale}
+    chain.end(chain.product(chain.op("softmax", [scores], places, weights), value))
+
+
+def _for_each_head(chain: Chain, x: Any, heads: int) -> Any:
+    """Repeat each head of keys or values for the heads of queries that share it."""
+    *batch, groups, count, width = chain.shape(x)
+    apart = chain.reshape(x, (*batch, groups, 1, count, width))
+    return chain.reshape(
+        chain.repeat(apart, len(batch) + 1, heads), (*batch, groups * heads, count, width)
     )
-    weights = {"dim": len(places) - 1, "beta": float(scale)}
-    shares = tracer.step(node, "shares", "softmax", [near], weights, shape=places)
-    tracer.emit(node, "batch_matmul", [shares, value], {"adj_x": False, "adj_y": False})
+
+
+def _mask(chain: Chain, a: dict[str, Any], places: Shape, scale: float) -> Any:
+    """Return what is added to scores before they are scaled; None without a mask."""
+    mask = a["attn_mask"]
+    if a["is_causal"]:
+        later = torch.triu(torch.full(places, NEVER / scale), diagonal=1)
+        name = f"{chain.node.name}.causal"
+        return chain.tracer.made(name, tuple(places), later.clone, "constant")
+    if mask is None:
+        return None
+    if not chain.stored(mask):
+        boolean = mask.meta["val"].dtype == torch.bool
+        if boolean:
+            raise chain.tracer.unmapped(
+                chain.node, "attention with a mask that is computed of the input"
+            )
+        return chain.op("mul", [mask], chain.shape(mask), {"constant": 1 / scale})
+    return chain.tracer.weight(
+        mask,
+        chain.shape(mask),
+        lambda m: (
+            (torch.zeros(m.shape).masked_fill(~m, NEVER) if m.dtype == torch.bool else m)
+            .clamp(min=NEVER)
+            .div(scale)
+        ),
+        "constant",
+        f"over{scale}",
+    )
 
 
 def _lower(lowering: "Lowering", op: Op) -> None:
@@ -99,7 +159,9 @@ ROWS = (
     OpKind(
         name="batch_matmul",
         aten={
-            **dict.fromkeys(("matmul", "mm", "bmm"), trace_product),
+            **dict.fromkeys(("matmul", "mm", "bmm", "mv"), trace_product),
+            "einsum": trace_einsum,
+            **dict.fromkeys(("addmm", "baddbmm"), _trace_sum),
             "scaled_dot_product_attention": _trace_attention,
         },
         lower=_lower,

@@ -56,7 +56,7 @@ def _trace(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
         "size": (1 if signal else out[2], out[-1]),
     }
     shape = (a["groups"] * per_group, inputs, *kernel)
-    weight = tracer.weight(a["weight"], shape, partial(_dense, groups=a["groups"]))
+    weight = tracer.weight(a["weight"], shape, partial(_dense, groups=a["groups"]), form="dense")
     others: list[Any] = [weight, *tracer.operands(a["bias"])]
     if signal:
         operands = [image_of(tracer, node, a["input"]), *others]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.graph.ir import LIMITS, Op, Quantization
+from zoo.graph.ir import LIMITS, Graph, Op, Quantization
 from zoo.graph.operators.contract import Column
 from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 from zoo.quantization.int8.fake import double_rounding
@@ -33,6 +33,10 @@ def _moves(op: Op) -> bool:
     return True
 
 
+def _any(graph: Graph, op: Op) -> None:
+    return None
+
+
 def _as_they_are(
     attributes: Mapping[str, Any], meaning: Quantization, dtype: str
 ) -> dict[str, Any]:
@@ -49,6 +53,7 @@ class Rule:
         exact: whether its int16 scales are short, so that both ways in which runtimes compute its
             factor agree, see `zoo.quantization.int8.scales`.
         sign: sign of a scalar second operand that can be made a whole number of steps; else 0.
+        finest: how many steps of its output a step of its input is at most, if that is limited.
         on_grid: whether an op returns values on its inputs' grid, or the padding of a max pool.
         nudge: how far, in steps, the device's way of rounding moves results: for training.
         integer: the attributes that are numbers on the output's grid, as its integers.
@@ -59,6 +64,7 @@ class Rule:
     fixed: Mapping[str, Quantization] = field(default_factory=dict)
     exact: bool = False
     sign: int = 0
+    finest: Callable[[Graph, Op], int | None] = _any
     on_grid: Callable[[Op], bool] = _rounds
     nudge: Nudge = _no_nudge
     integer: Callable[[Mapping[str, Any], Quantization, str], dict[str, Any]] = _as_they_are
@@ -86,6 +92,11 @@ def _prelu_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meaning
 def _average_nudge(op: Op, x: Tensor, y: Tensor, scales: Tensor, meanings: Meanings) -> Tensor:
     output = meanings[op.outputs[0]]  # halves away from the integer 0, which is not the real 0
     return (y / output.scale + output.zero_point).sign_().mul_(_TIE)
+
+
+def _averaged(graph: Graph, op: Op) -> int:
+    """A mean of n integers is a multiple of 1/n."""
+    return math.prod(graph.tensors[op.inputs[0]].shape[dim] for dim in op.attributes["dim"])
 
 
 def _pads_on_grid(op: Op) -> bool:
@@ -123,7 +134,7 @@ RULES: Column[Rule] = Column(
         "fully_connected": Rule(exact=True, nudge=_layer_nudge),
         "avg_pool2d": Rule(nudge=_average_nudge),
         "max_pool2d": _MOVED,
-        "mean": _PLAIN,
+        "mean": Rule(finest=_averaged),
         "add": Rule(sign=1),
         "sub": Rule(sign=-1),
         "mul": Rule(exact=True, nudge=_mul_nudge),

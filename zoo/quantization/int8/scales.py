@@ -55,6 +55,11 @@ def quantizations(
         if op.attributes.get("activation") == "clamp":
             group = owner[op.outputs[0]]
             wide[group] = _clamped(op, wide[group])
+        if (parts := RULES.of(op).finest(graph, op)) is not None:
+            low, high = wide[owner[op.inputs[0]]]
+            least, most = wide[owner[op.outputs[0]]]
+            # Means of what is normed already are next to 0; finer steps would hold nothing.
+            wide[owner[op.outputs[0]]] = least, max(most, least + (high - low) / parts)
     if dtype == "int16":
         return _symmetric_activations(graph, {name: wide[owner[name]] for name in owner}, owner)
     meanings = {name: _affine(*wide[group]) for name, group in owner.items()}
@@ -62,7 +67,7 @@ def quantizations(
     for op in graph.ops:
         rule = RULES.of(op)
         if rule.sign and op.inputs[-1] in graph.values:
-            _align(graph, op, meanings, {n for n in owner if owner[n] == owner[op.inputs[0]]})
+            _align(graph, op, meanings, owner, dtype)
     return meanings
 
 
@@ -98,15 +103,28 @@ def _fix(
         if fixed is None:
             continue
         members = [name for name in owner if owner[name] == group]
-        makers = [graph.producers.get(name) for name in members]
-        others = [maker for maker in makers if maker is not op]
-        alone = all(
-            maker is not None
-            and (maker.kind in SHARED or RULES.of(maker).fixed.get(dtype) == fixed)
-            for maker in others
-        )
-        for name in members if alone else ():
+        for name in members if _alone(graph, op, members, fixed, dtype) else ():
             meanings[name] = fixed
+
+
+def _alone(
+    graph: Graph,
+    op: Op,
+    members: list[str],
+    fixed: Quantization | None = None,
+    dtype: str = "int8",
+) -> bool:
+    """Whether all of a group is made by an op, by others as `fixed` as it, or of these by moves."""
+    makers = [graph.producers.get(name) for name in members]
+    others = [maker for maker in makers if maker is not op]
+    return all(
+        maker is not None
+        and (
+            maker.kind in SHARED
+            or (fixed is not None and RULES.of(maker).fixed.get(dtype) == fixed)
+        )
+        for maker in others
+    )
 
 
 def symmetric(largest: float, bits: int) -> Quantization:
@@ -137,7 +155,13 @@ def _affine(low: float, high: float) -> Quantization:
     return Quantization(scales=(scale,), zero_points=(zero,))
 
 
-def _align(graph: Graph, op: Op, meanings: dict[str, Quantization], shared: set[str]) -> None:
+def _align(
+    graph: Graph,
+    op: Op,
+    meanings: dict[str, Quantization],
+    owner: Mapping[str, str],
+    dtype: str,
+) -> None:
     """Make `x + scalar` exact: the scalar a whole number of steps, the output shifted by it.
 
     SESR begins with y - 0.5: with y in 254 steps instead of 255, 0.5 is 127 of them.
@@ -145,6 +169,15 @@ def _align(graph: Graph, op: Op, meanings: dict[str, Quantization], shared: set[
     constant = graph.values[op.inputs[-1]]
     source = meanings[op.inputs[0]]
     if constant.size != 1 or op.inputs[0] in graph.values or "activation" in op.attributes:
+        return
+    sources, results = (
+        [name for name in owner if owner[name] == owner[end]]
+        for end in (op.inputs[0], op.outputs[0])
+    )
+    makers = [graph.producers.get(name) for name in (*sources, *results)]
+    if any(maker is not None and RULES.of(maker).fixed.get(dtype) for maker in makers):
+        return
+    if not _alone(graph, op, results):
         return
     added = float(constant.flat[0]) * RULES.of(op).sign
     steps = math.floor(abs(added) / source.scale + 1e-6)
@@ -154,6 +187,7 @@ def _align(graph: Graph, op: Op, meanings: dict[str, Quantization], shared: set[
     zero = source.zero_point - int(math.copysign(steps, added))
     if not -128 <= zero <= 127:
         return
-    for name in shared:
+    for name in sources:
         meanings[name] = Quantization(scales=(scale,), zero_points=(source.zero_point,))
-    meanings[op.outputs[0]] = Quantization(scales=(scale,), zero_points=(zero,))
+    for name in results:
+        meanings[name] = Quantization(scales=(scale,), zero_points=(zero,))
