@@ -1,0 +1,156 @@
+"""What the page's Listen tab shows, without the page: words that networks hear in a sound."""
+
+import html
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoo import registry
+from zoo.artifacts.resolution import resolve
+from zoo.data import sound
+from zoo.data.heard import Detection
+from zoo.errors import MismatchError, MissingWeightsError
+from zoo.registry.recipe import Recipe
+from zoo.tasks import keyword_spotting as task
+
+MOST_SECONDS = 60.0  # of a visitor's sound
+EXAMPLES = Path(__file__).parent / "examples" / "sounds"
+
+
+@dataclass(frozen=True)
+class Ear:
+    """A network that hears words, ready to run."""
+
+    ref: str
+    recipe: Recipe
+    model: nn.Module
+    weights: int
+
+    @property
+    def label(self) -> str:
+        """What visitors choose by."""
+        return f"{self.ref}, {self.weights:,} weights"
+
+    @property
+    def words(self) -> list[str]:
+        """The words that it tells apart."""
+        labels = self.recipe.preprocessing["labels"]
+        return [str(x) for x in labels if x not in (task.clips.SILENCE, task.clips.UNKNOWN)]
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What was heard in a sound.
+
+    Attributes:
+        likely: the probability of each label in the loudest second.
+        detections: words and when they were said.
+        sound_s: length of the sound.
+        seconds: time of the networks.
+
+    """
+
+    likely: dict[str, float]
+    detections: tuple[Detection, ...]
+    sound_s: float
+    seconds: float
+
+
+class Ears:
+    """What all visitors share: the networks. One hears at a time.
+
+    Raises:
+        MissingWeightsError: no network that hears words has weights.
+
+    """
+
+    def __init__(self) -> None:
+        self.shelf: dict[str, Ear] = {}
+        self._lock = threading.Lock()
+        for name, recipe in registry.all_recipes().items():
+            if recipe.subtask != "keyword-spotting":
+                continue
+            for tag in registry.shipped_tags(name):
+                ref = name if tag == recipe.default_tag else f"{name}.{tag}"
+                artifact = resolve(ref)
+                assert artifact.recipe is not None
+                model = artifact.load()
+                weights = sum(parameter.numel() for parameter in model.parameters())
+                self.shelf[ref] = Ear(ref, artifact.recipe, model, weights)
+        if not self.shelf:
+            raise MissingWeightsError("no network that hears words has weights; type: zoo list")
+        self.default = next(iter(self.shelf))
+
+    def hear(self, path: Path, ref: str) -> Hearing:
+        """Return the words of a sound.
+
+        Raises:
+            MismatchError: there is no such network, or it is no sound, or longer than a minute.
+
+        """
+        if ref not in self.shelf:
+            raise MismatchError(f"there is no network {ref!r}; take {', '.join(self.shelf)}")
+        ear = self.shelf[ref]
+        rate, samples = task.clips.rate_of(ear.recipe), int(ear.recipe.preprocessing["samples"])
+        wave = sound.read(path, rate)
+        if len(wave) > MOST_SECONDS * rate:
+            raise MismatchError(
+                f"the sound is {len(wave) / rate:.0f} s long; this page takes up to a minute, and "
+                f"zoo run {ref} SOUND --stream two hours"
+            )
+        start = time.perf_counter()
+        with self._lock:
+            best = task.run(ear.model, ear.recipe, _loudest(wave, samples)).best
+            whole = wave if len(wave) > samples else sound.fitted(wave, 2 * samples)
+            found = task.stream(ear.model, ear.recipe, whole).detections
+        seconds = time.perf_counter() - start
+        early = (len(whole) - len(wave)) / 2 / rate  # what was put before a short sound
+        moved = tuple(
+            Detection(d.word, min(max(d.time_s - early, 0.0), len(wave) / rate), d.probability)
+            for d in found
+        )
+        return Hearing(dict(best), moved, len(wave) / rate, seconds)
+
+
+def _loudest(wave: sound.Wave, samples: int) -> sound.Wave:
+    """Return the second with the most energy; a shorter sound as it is."""
+    if len(wave) <= samples:
+        return wave
+    energies = torch.from_numpy(wave).double().square().cumsum(0)
+    ahead = torch.cat([energies.new_zeros(1), energies])
+    start = int((ahead[samples:] - ahead[:-samples]).argmax())
+    return wave[start : start + samples]
+
+
+def timeline(hearing: Hearing) -> str:
+    """Return the words along the sound's length, as HTML."""
+    if not hearing.detections:
+        return "<p class='zoo-note'>No word was said clearly enough.</p>"
+    marks = "".join(
+        f"<li style='left:{100 * d.time_s / max(hearing.sound_s, 0.01):.1f}%' "
+        f"title='{d.time_s:.2f} s, {d.probability:.0%}'>{html.escape(d.word)}</li>"
+        for d in hearing.detections
+    )
+    return f"<ol class='zoo-words' aria-label='words along the sound'>{marks}</ol>"
+
+
+def facts(hearing: Hearing, ear: Ear) -> str:
+    """Return one line of facts, as HTML."""
+    return (
+        f"<p class='zoo-note'>{hearing.sound_s:.1f} s of sound heard in {hearing.seconds:.2f} s by "
+        f"{ear.weights:,} weights that know {html.escape(', '.join(ear.words))}. It never left "
+        "the server's memory but as a file that is deleted after you leave.</p>"
+    )
+
+
+def code(ref: str) -> str:
+    """Return the lines of Python that do the same."""
+    return (
+        "import zoo\n\n"
+        f'print(zoo.run("{ref}", "sound.wav").best[0])\n'
+        f'print(zoo.run("{ref}", "sound.wav", stream=True).detections)'
+    )
