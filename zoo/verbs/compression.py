@@ -147,7 +147,7 @@ def _network(ref: "Ref | Recipe", out: Path) -> tuple[Checkpoint, str]:
         )
     if isinstance(refs.parse(artifact.ref), refs.RepoRef):
         return source, artifact.ref
-    return source, f"{source.recipe.name}.{source.tag}"
+    return source, source.label
 
 
 def _recipe_of_network(source: Checkpoint, base: str, choice: ChosenMethod) -> Recipe:
