@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 import zoo
+from zoo.cards.model import render
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, UnsafeFileError
 from zoo.files import sha256
 from zoo.registry import checkpoint as module
@@ -295,6 +296,6 @@ def test_other_weights_under_the_tag_of_shipped_ones_have_a_label_of_their_own(t
 
     facts = {item.key: item.value for item in onnx.load(file.path).metadata_props}
     assert facts["recipe"] == "sesr-m3-x2.own"
-    card = zoo.card(own.path)
+    card = render(own)
     assert f'"sesr-m3-x2.{shipped.tag}"' not in card
     assert '"./sesr-m3-x2"' in card
