@@ -17,6 +17,23 @@ os.umask(_UMASK)
 _MODE = 0o666 & ~_UMASK  # mkstemp makes private files; the zoo's files get the user's usual mode
 
 
+def check_name(path: Path) -> Path:
+    """Return a path whose name every library can open.
+
+    Raises:
+        MismatchError: it is not UTF-8, which safetensors does not open.
+
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise MismatchError(
+            f"{str(path)!r} has a name that is not UTF-8, and weights are not read or written "
+            "there; rename it"
+        ) from error
+    return path
+
+
 def given(path: Path, kind: str) -> None:
     """Refuse a file or folder, as `kind` calls it, that is not there.
 

@@ -225,7 +225,7 @@ def test_fine_tuning_starts_from_the_checkpoint(trained, train, tmp_path, read_l
     out = tmp_path / "tuned"
     assert train(out, "--from", str(trained), steps=1, lr=1e-9, warmup_steps=0) == 0
     close(out, trained, 1e-5)
-    assert zoo.checkpoint(out).recipe.train.init == "sesr-m3-x2.photos"  # and not a path
+    assert zoo.checkpoint(out).recipe.train.init == "sesr-m3-x2.own"  # and not a path
     assert str(trained.parent) not in (out / "README.md").read_text()
 
 
@@ -271,7 +271,7 @@ def test_x4_from_none_starts_at_random(train, tmp_path):
 
 def test_a_start_given_as_a_setting_leaves_no_path_either(trained, train, tmp_path):
     assert train(tmp_path, steps=1, init=trained) == 0
-    assert zoo.checkpoint(tmp_path).recipe.train.init == "sesr-m3-x2.photos"
+    assert zoo.checkpoint(tmp_path).recipe.train.init == "sesr-m3-x2.own"
 
 
 def test_a_teacher_takes_the_place_of_the_targets(trained, train, tmp_path, read_losses):

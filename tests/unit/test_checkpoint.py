@@ -1,11 +1,14 @@
 """Checkpoints: a folder is read only if it is whole, the one described, and harmless."""
 
 import json
+import shutil
 
 import pytest
 import safetensors.torch
 import torch
 
+import zoo
+from zoo.cards.model import render
 from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError, UnsafeFileError
 from zoo.files import sha256
 from zoo.registry import checkpoint as module
@@ -275,3 +278,24 @@ def test_the_same_weights_give_the_same_file(model, tmp_path):
         for number in range(8)
     }
     assert len(digests) == 1
+
+
+def test_other_weights_under_the_tag_of_shipped_ones_have_a_label_of_their_own(tmp_path):
+    shipped = zoo.checkpoint("sesr-m3-x2")
+    assert shipped.label == f"sesr-m3-x2.{shipped.tag}"
+    shutil.copytree(shipped.path, tmp_path / "copy")
+    assert Checkpoint.read(tmp_path / "copy").label == shipped.label
+    state = {name: value + 0.1 for name, value in shipped.state_dict().items()}
+    own = Checkpoint.write(
+        tmp_path / "own", shipped.recipe, state, {}, license="MIT", data={"source": "mine"}
+    )
+    assert own.tag == shipped.tag
+    assert own.label == "sesr-m3-x2.own"
+    file = zoo.export(own.path, tmp_path / "own.onnx", input_shape=(1, 1, 8, 8))
+    import onnx
+
+    facts = {item.key: item.value for item in onnx.load(file.path).metadata_props}
+    assert facts["recipe"] == "sesr-m3-x2.own"
+    card = render(own)
+    assert f'"sesr-m3-x2.{shipped.tag}"' not in card
+    assert '"./sesr-m3-x2"' in card

@@ -223,8 +223,7 @@ def weights_of(origin: "Artifact") -> str:
     """Return which weights a ref means today: a bare name may mean others one day."""
     if isinstance(refs.parse(origin.ref), refs.RepoRef):
         return origin.ref
-    source = checkpoint(origin)
-    return f"{source.recipe.name}.{source.tag}"
+    return checkpoint(origin).label
 
 
 def _refuse_collection(repo: str) -> None:

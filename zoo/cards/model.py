@@ -38,7 +38,8 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         from zoo.cards.quantized import render as render_quantized
 
         return render_quantized(checkpoint, repo)
-    ref = repo or f"{recipe.name}.{checkpoint.tag}"
+    own = checkpoint.label != f"{recipe.name}.{checkpoint.tag}"
+    ref = repo or (f"./{recipe.name}" if own else checkpoint.label)
     prices, task = costs(recipe), task_of(recipe).FACTS
     quality = _quality(checkpoint.metrics, task)
     stated = checkpoint.metrics.get("published", {})

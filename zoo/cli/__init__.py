@@ -1,11 +1,13 @@
 """The command `zoo`: one subcommand per verb. Results go to stdout, progress to stderr."""
 
 import argparse
+import io
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from zoo.cli import adapter, compression, exchange, hub, listing, models, training, upkeep
@@ -46,6 +48,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for an error, 2 for wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     debug, args = "--debug" in words, argparse.Namespace()
     try:
         args = _parsed(words)
@@ -73,6 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _open_streams() -> None:
+    """Let what a closed stream should get go nowhere, and write names as they are, UTF-8 or not."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # zoo list >&-
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """Return what the words say; wrong ones end the process with 2."""
     parser = _parser(words)
@@ -80,7 +92,11 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{words[0]} stands after the command, e.g. zoo list {words[0]}")
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         complete(_parser(shlex.split(os.environ.get("COMP_LINE", ""))[1:]))
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    for name in ("out", "data", "test", "base"):
+        if getattr(args, name, None) == "":  # often a variable that is not set
+            parser.error(f"{name} is empty; expected a name")
+    return args
 
 
 def _line(error: Exception) -> str:

@@ -190,7 +190,7 @@ def _show_weights(entry: Mapping[str, Any], kind: str) -> None:
 
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
     return {
-        "tag": checkpoint.tag,
+        "tag": checkpoint.label.partition(".")[2],
         "license": checkpoint.license,
         "data": dict(checkpoint.config.get("data", {})),
         "files": checkpoint.config["files"],

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, newer
 from zoo.files import read_json, sha256, write_bytes, write_json
-from zoo.registry.catalogue import importable_models
+from zoo.registry.catalogue import importable_models, weights_folder
 from zoo.registry.layout import CARD, CONFIG, LICENSE, METRICS, UNSTATED, WEIGHTS, facts_file
 from zoo.registry.recipe import FORMAT_VERSION, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+OWN = "own"  # the tag of weights that are no one else's
 
 
 def build(recipe: Recipe) -> "nn.Module":
@@ -73,6 +75,20 @@ class Checkpoint:
     def tag(self) -> str:
         """The set of weights, e.g. "bsds"."""
         return str(self.config["tag"])
+
+    @property
+    def label(self) -> str:
+        """What to call these weights: `name.tag`, or `name.own` if that means others.
+
+        A run has its recipe's default tag, under which this package may ship weights of its own.
+        """
+        shipped = f"{self.recipe.name}.{self.tag}"
+        config = weights_folder() / shipped / CONFIG
+        if config.is_file() and read_json(config)["files"].get(WEIGHTS) != self.config["files"].get(
+            WEIGHTS
+        ):
+            return f"{self.recipe.name}.{OWN}"
+        return shipped
 
     @property
     def license(self) -> str:

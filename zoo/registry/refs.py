@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import MismatchError
+from zoo.files import check_name
 from zoo.registry.recipe import NAME
 
 _REPO = re.compile(
@@ -62,14 +63,15 @@ def parse(ref: str | Path) -> NameRef | RepoRef | PathRef:
     ```
     """
     if isinstance(ref, Path):
-        return PathRef(ref)
+        return PathRef(check_name(ref))
     if not isinstance(ref, str):
         raise MismatchError(f"{reprlib.repr(ref)} is not a ref; expected {GRAMMAR}")
     if ref.startswith(("./", "../", "/", "~", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", ref):
         try:  # a tilde is special only in front: ./~a is the folder ~a, not a home
-            return PathRef(Path(ref).expanduser() if ref.startswith("~") else Path(ref))
+            path = Path(ref).expanduser() if ref.startswith("~") else Path(ref)
         except RuntimeError as error:  # ~name of a user who does not exist
             raise MismatchError(f"{ref!r} is not a path: {error}") from error
+        return PathRef(check_name(path))
     name, dot, tag = ref.partition(".")
     if NAME.fullmatch(name) and (NAME.fullmatch(tag) if dot else True):
         return NameRef(name, tag or None)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zoo.errors import ZooError
-from zoo.files import probe
+from zoo.files import check_name, probe
 from zoo.registry.codec import leaves
 from zoo.registry.recipe import Train
 from zoo.tasks import task_of
@@ -86,7 +86,7 @@ class Run:
         update: Update = descent,
     ) -> None:
         self.trainee, self.recipe, self.settings = trainee, trainee.recipe, trainee.recipe.train
-        self.accelerator, self.out, self.update = accelerator, out, update
+        self.accelerator, self.out, self.update = accelerator, check_name(out), update
         self.folder = RunFolder(out, trainee.result)
         self.task = task_of(self.recipe)
         # The main process prepares the data, the others find them in the cache; `finally`, so

@@ -10,7 +10,7 @@ from zoo import registry
 from zoo.artifacts.resolution import checkpoint, resolve
 from zoo.compression.choice import ChosenMethod, check_data, choose, methods_for
 from zoo.errors import MismatchError, MissingWeightsError
-from zoo.files import probe, read_json, sha256, write_bytes, write_json
+from zoo.files import check_name, probe, read_json, sha256, write_bytes, write_json
 from zoo.registry import refs
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.compressed import Compressed
@@ -68,6 +68,7 @@ def make(
     """Compress a model into `out`; see `zoo.compress` for the arguments."""
     from zoo.quantization.team import Team
 
+    check_name(out)
     known = ref if isinstance(ref, Recipe) else _recipe_of_name(ref)
     before = known.make if known is not None and isinstance(known.make, Compress) else None
     choice = choose(before, method, options, None if before else _kind(ref, known))
@@ -146,7 +147,7 @@ def _network(ref: "Ref | Recipe", out: Path) -> tuple[Checkpoint, str]:
         )
     if isinstance(refs.parse(artifact.ref), refs.RepoRef):
         return source, artifact.ref
-    return source, f"{source.recipe.name}.{source.tag}"
+    return source, source.label
 
 
 def _recipe_of_network(source: Checkpoint, base: str, choice: ChosenMethod) -> Recipe:

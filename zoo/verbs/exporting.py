@@ -156,7 +156,7 @@ def calibration_inputs(source: "Checkpoint", data: Path | None) -> "list[torch.T
 def facts_of(source: "Checkpoint") -> dict[str, str]:
     """Return what a file records about its weights: recipe, licence and SHA-256."""
     return {
-        "recipe": f"{source.recipe.name}.{source.tag}",
+        "recipe": source.label,
         "license": source.license,
         "sha256": source.config["files"]["model.safetensors"]["sha256"],
     }
@@ -169,7 +169,7 @@ def write_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
     from zoo.deploy.onnx_language import export
     from zoo.quantization.language.opening import load
 
-    facts = {"recipe": f"{source.recipe.name}.{source.tag}", "license": source.license}
+    facts = {"recipe": source.label, "license": source.license}
     return export(load(source.path, dtype=torch.float32), path, metadata=facts)
 
 

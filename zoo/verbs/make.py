@@ -150,8 +150,7 @@ def _as_heard(recipe: Recipe, origin: "Artifact") -> Recipe:
 def _label(origin: "Artifact") -> str:
     """Return how a recipe records where it started: never a path of the user's machine."""
     if isinstance(refs.parse(origin.ref), refs.PathRef):
-        source = checkpoint(origin)
-        return f"{source.recipe.name}.{source.tag}"
+        return checkpoint(origin).label
     return origin.ref
 
 

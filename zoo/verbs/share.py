@@ -70,7 +70,7 @@ def push(
         source = _source(item)
         if isinstance(source, Checkpoint):
             files = publication.files_of_checkpoint(source, repo_id)
-            label = f"{source.recipe.name}.{source.tag}"
+            label = source.label
         else:
             files, label = publication.files_of_folder(source, repo_id), source.resolve().name
     text = message or f"{label}, with edge-zoo {__version__}"
