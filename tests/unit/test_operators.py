@@ -165,7 +165,7 @@ def test_the_table_of_formats_has_a_row_per_kind() -> None:
     assert rows["pad"]["vela"] == "may stay on the host: pad inside the convolution"
     assert rows["gelu"]["trace"] == "gelu"
     assert rows["gelu"]["tflite"] == "GELU"
-    assert rows["clamp"]["trace"] == "clamp, hardtanh"
+    assert rows["clamp"]["trace"] == "clamp, clamp_min, clamp_max, hardtanh"
     assert rows["clamp"]["integer"] == rows["clamp"]["tflite"] == ""
     for row in rows.values():  # an empty cell is explained
         assert bool(row["note"]) == ("" in (row[key] for key in keys[:-1]))
