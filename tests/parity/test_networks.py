@@ -30,8 +30,16 @@ from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.kernels import INTEGER
 from zoo.runtime.values import channels_last, computed, quantized
 
-QUICK = ("shufflenet", "shufflenet-v2", "focus", "pyramid", "normalized", "functional", "tcn")
-QUICK += ("vit", "convnext", "decoder")
+QUICK: tuple[str, ...] = (
+    "shufflenet",
+    "shufflenet-v2",
+    "focus",
+    "pyramid",
+    "normalized",
+    "functional",
+    "tcn",
+)
+QUICK += ("vit", "convnext", "decoder", "swin")
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SHAPES]
 
 
