@@ -63,7 +63,11 @@ FLOW = "control flow and sizes that depend on values have no form on a device: c
         (Looping(), "in '1.1'", "or fix the number of rounds"),
         (Selecting(), "aten.gt at 1.1", "replace it with operators that devices have"),
         (Condition(), "aten.gt at 1.1", "replace it with operators that devices have"),
-        (Contracting(), "aten.einsum of 'nccw->nw'", "or add it to zoo/graph/operators"),
+        (
+            Contracting(),
+            "no product of two lists of matrices, at 1.1",
+            "or add it to zoo/graph/operators",
+        ),
         (nn.Mish(), "aten.mish at 1.1", "replace it with operators that devices have"),
         (nn.ConvTranspose2d(4, 4, 2, dilation=2), "with dilation [2, 2] at 1.1", "replace it with"),
         (nn.CELU(0.5), "aten.celu with alpha 0.5", "replace it with operators that devices have"),

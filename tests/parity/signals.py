@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from tests.parity import tokens
+from tests.parity import patterns, tokens
 from tests.parity.networks import IMAGES, Call, Maker, conv, head, old_weight_norm, plus
 
 
@@ -49,12 +49,12 @@ SIGNALS: dict[str, Maker] = {
         nn.Unflatten(1, (1, 6)), conv(1, 8, 3, 2), conv(8, 8, 3, groups=8), conv(8, 8, 1), head(8)
     ),
 }
-ALL = {**IMAGES, **SIGNALS, **tokens.PICTURES, **tokens.ROWS}
+ALL = {**IMAGES, **SIGNALS, **tokens.PICTURES, **tokens.ROWS, **patterns.PICTURES, **patterns.ROWS}
 ALL["signal-decoder"] = tokens.signal_decoder
 SHAPES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys((*IMAGES, *tokens.PICTURES), (1, 3, 16, 16)),
+    **dict.fromkeys((*IMAGES, *tokens.PICTURES, *patterns.PICTURES), (1, 3, 16, 16)),
     **dict.fromkeys((*SIGNALS, "signal-decoder"), (1, 6, 32)),
-    **dict.fromkeys(tokens.ROWS, (1, 6, tokens.WIDTH)),
+    **dict.fromkeys((*tokens.ROWS, *patterns.ROWS), (1, 6, tokens.WIDTH)),
 }
 
 

@@ -32,8 +32,7 @@ from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.kernels import INTEGER
 from zoo.runtime.values import channels_last, computed, quantized
 
-QUICK = ("shufflenet", "shufflenet-v2", "focus", "pyramid", "normalized", "functional", "tcn")
-QUICK += ("vit", "convnext", "decoder", "gru", "lstm", "detector")
+QUICK = ("shufflenet", "focus", "tcn", "vit", "decoder", "gru", "detector", "swin")
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SHAPES]
 
 

@@ -60,6 +60,8 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any], bool]] = [
     ("gelu", [IMAGE], IMAGE, {"approximate": "tanh"}, False),
     ("elu", [IMAGE], IMAGE, {}, False),
     ("rsqrt", [IMAGE], IMAGE, {}, False),
+    ("batch_matmul", [(1, 3, 4, 5), (1, 1, 5, 6)], (1, 3, 4, 6), PLAIN, False),
+    ("batch_matmul", [(1, 1, 4, 5), (1, 3, 5, 6)], (1, 3, 4, 6), PLAIN, False),
     ("batch_matmul", [(1, 2, 6, 8), (1, 2, 8, 5)], (1, 2, 6, 5), PLAIN, False),
     ("batch_matmul", [(1, 6, 8), (1, 5, 8)], (1, 6, 5), {**PLAIN, "adj_y": True}, False),
     ("batch_matmul", [(1, 8, 6), (1, 5, 8)], (1, 6, 5), {"adj_x": True, "adj_y": True}, False),

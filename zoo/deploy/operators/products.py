@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from zoo.deploy.operators.contract import Emit, OperatorCall, Parsed, Parts, TfliteOp
-from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import NCHW, NHWC
 
@@ -17,10 +16,6 @@ def _write(graph: Graph, op: Op) -> Parts:
 
 def _read(call: OperatorCall) -> Parsed:
     call.expect(2)
-    if call.shape(0)[:-2] != call.shape(1)[:-2]:
-        raise MismatchError(
-            f"BATCH_MATMUL at {call.output} repeats matrices: {call.shape(0)} and {call.shape(1)}"
-        )
     return call.inputs, {key: bool(call.option(key, False)) for key in ("adj_x", "adj_y")}
 
 

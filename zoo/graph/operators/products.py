@@ -1,5 +1,6 @@
 """Products of matrices that the network itself computes, and the attention made of them."""
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -137,17 +138,19 @@ def _matrix(shape: Shape, turned: bool) -> tuple[int, int]:
 
 
 def _shape(graph: Graph, op: Op, shapes: list[Shape]) -> Shape:
-    if min(map(len, shapes)) < 2 or shapes[0][:-2] != shapes[1][:-2]:
+    # Files may repeat the matrices of one side for those of the other.
+    batches = list(zip_longest(shapes[0][-3::-1], shapes[1][-3::-1], fillvalue=1))
+    if min(map(len, shapes)) < 2 or any(x != y and 1 not in (x, y) for x, y in batches):
         raise MismatchError(f"{op.label}: matrices of shapes {shapes} do not go together")
     rows, depth = _matrix(shapes[0], op.attributes["adj_x"])
     same, columns = _matrix(shapes[1], op.attributes["adj_y"])
     if depth != same:
         raise MismatchError(f"{op.label}: {shapes[0]} has {depth} values a row, the other {same}")
-    return (*shapes[0][:-2], rows, columns)
+    return (*(max(pair) for pair in batches[::-1]), rows, columns)
 
 
 def _mixes_rows(graph: Graph, op: Op) -> bool:
-    return len(graph.tensors[op.inputs[0]].shape) < 3
+    return min(len(graph.tensors[name].shape) for name in op.inputs) < 3
 
 
 def _dot_products(graph: Graph, op: Op) -> int:
