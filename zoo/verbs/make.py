@@ -283,6 +283,13 @@ def import_tflite(file: Ref, out: Ref) -> "Checkpoint":
         UnsafeFileError: it is not a TFLite file.
         MismatchError: it is not one of those files, or `out` exists already.
 
+    ```python
+    import zoo
+
+    made = zoo.import_tflite("kws_micronet_m.tflite", "runs/words")
+    print(zoo.run(made.path, "clip.wav").best[0])
+    ```
+
     """
     from zoo.cards.model import render
     from zoo.deploy.published import convert
