@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from PIL import Image
 
@@ -71,7 +72,20 @@ def lay_out(shared: Path, folder: Path) -> None:
         shutil.copy(shared / "sww/short_wav_easy10s.wav", new / "stream")
         times = new / "stream/short_wav_easy10s_ww_windows.json"
         times.write_text(json.dumps(SPANS), encoding="utf-8")
+        crowd(new / "words", new / "crowd")
         anomaly_toycar.write(shared / "toycar", new / "cars")
+
+
+def crowd(words: Path, folder: Path) -> None:
+    """Write the clips of twelve words one after the other: a wave in which nobody says *Marvin*.
+
+    Unless somebody does in a clip of `unknown` words, which nobody has listened to.
+    """
+    files = sorted(words.rglob("*.wav"), key=lambda path: path.name)
+    waves = [soundfile.read(path, dtype="int16") for path in files]
+    folder.mkdir()
+    soundfile.write(folder / "clips.wav", np.concatenate([w for w, _ in waves]), waves[0][1])
+    (folder / "clips_ww_windows.json").write_text("[]", encoding="utf-8")
 
 
 def same_integers(network: FileNetwork, content: bytes) -> int:
@@ -110,6 +124,7 @@ def measured(name: str, shared: Path, data: Path, runs: Path) -> dict[str, Any]:
         "recipe": made.recipe.name,
         "stated": dict(made.metrics["published"]),
         "measured": zoo.evaluate(out, data / where),
+        **({"crowd": zoo.evaluate(out, data / "crowd")} if where == "stream" else {}),
         "integers_equal": same_integers(network, content),
         "bytes": len(content),
         "u55_128_cycles": compiled.cycles,

@@ -26,7 +26,8 @@ def table() -> str:
         key = "pooled_auc" if "pooled_auc" in here else "accuracy"
         if "words" in here:
             hits = f"{here['words'] - here['missed']} of {here['words']} words"
-            shown = [f"{hits}, {here['false_alarms']} false alarms", "-"]
+            others = f"{found['crowd']['false_alarms']} in 1000 s of other words"
+            shown = [f"{hits}, {here['false_alarms']} false alarms; {others}", "-"]
             claim = f"{1 - stated['miss_rate']:.0%} of words, {stated['protocol']}"
         else:
             shown = [_share(part[key], key) for part in (here, here["float"])]

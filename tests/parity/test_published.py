@@ -236,6 +236,13 @@ def test_what_is_not_known_is_said_with_its_hash(
     assert not (tmp_path / "made").exists()
 
 
+def test_who_has_no_weights_is_told_where_some_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(zoo.errors.MissingWeightsError, match="zoo show micronet-vww-4"):
+        zoo.load("micronet-vww-4")
+    assert main(["show", "micronet-vww-4"]) == 0
+    assert "zoo import vww4_128_128_INT8.tflite --out DIR" in capsys.readouterr().out
+
+
 def test_a_folder_that_exists_is_left_alone(
     tmp_path: Path, own: tuple[Path, nn.Module], known: Published
 ) -> None:
