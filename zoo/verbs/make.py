@@ -137,10 +137,14 @@ def _begin(
 def _as_heard(recipe: Recipe, origin: "Artifact") -> Recipe:
     """Return the recipe with what comes before the network as the weights to start from have it.
 
-    Weights are for one range of pixels, and one front end; the labels are the new data's.
+    Weights are for one range of pixels, and one front end; the labels are the new data's. A network
+    that differs in more than the number of its classes, as SESR x4 does from x2, has its own.
     """
     theirs = origin.recipe
     if theirs is None or theirs.model != recipe.model:
+        return recipe
+    args = {**theirs.args, "num_classes": recipe.args.get("num_classes")}
+    if args != {"num_classes": None, **recipe.args}:
         return recipe
     kept = {key: value for key, value in theirs.preprocessing.items() if key != "labels"}
     return replace(recipe, preprocessing={**recipe.preprocessing, **kept})
