@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from zoo.data import frontends, sound
 from zoo.deploy.tflite import export_tflite, load_tflite
 from zoo.graph.lower import lower
-from zoo.models.mlperf_tiny import StreamingWakeWord
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 
@@ -29,7 +28,7 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ad-m": (lambda: build(find("micronet-ad-m")), (1, 1, 32, 32)),
     "ad-l": (lambda: build(find("micronet-ad-l")), (1, 1, 32, 32)),
     "mlperf-ad": (lambda: build(find("mlperf-tiny-ad")), (1, 640)),
-    "mlperf-sww": (StreamingWakeWord, (1, 40, 30, 1)),
+    "mlperf-sww": (lambda: build(find("mlperf-tiny-sww")), (1, 40, 30, 1)),
 }
 FILES = {
     "kws-m": ("micronet_kws_m_int8", "mfcc-micronets", np.rint),

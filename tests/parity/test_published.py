@@ -185,6 +185,26 @@ def test_training_keeps_what_comes_before_the_weights(
         torch.testing.assert_close(tuned.load().state_dict()[key], value, atol=1e-6, rtol=0)
 
 
+def test_own_words_start_from_it_but_for_the_last_layer(
+    tmp_path: Path, own: tuple[Path, nn.Module], known: Published
+) -> None:
+    made = zoo.import_tflite(own[0], tmp_path / "made")
+    three = dataclasses.replace(
+        find("mlperf-tiny-kws"),
+        args={**made.recipe.args, "num_classes": 3},
+        preprocessing={**made.recipe.preprocessing, "labels": ["left", "right", "silence"]},
+    )
+    trial = task_of(three).trial(tmp_path / "data", three)
+    tuned = zoo.train(
+        trial.recipe, tmp_path / "run", data=trial.data, init=made.path, device="cpu", lr=1e-9
+    )
+    assert tuned.recipe.preprocessing["labels"] == ["left", "right", "silence"]
+    mine, theirs = tuned.load().state_dict(), made.load().state_dict()
+    assert mine["classifier.weight"].shape == (3, 64)
+    for key in theirs.keys() - {"classifier.weight", "classifier.bias"}:
+        torch.testing.assert_close(mine[key], theirs[key], atol=1e-6, rtol=0)
+
+
 def test_a_file_that_was_changed_is_not_opened(
     tmp_path: Path, own: tuple[Path, nn.Module], known: Published
 ) -> None:
@@ -214,6 +234,13 @@ def test_what_is_not_known_is_said_with_its_hash(
     with pytest.raises(zoo.errors.MissingWeightsError):
         zoo.import_tflite(tmp_path / "none.tflite", tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_who_has_no_weights_is_told_where_some_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(zoo.errors.MissingWeightsError, match="zoo show micronet-vww-4"):
+        zoo.load("micronet-vww-4")
+    assert main(["show", "micronet-vww-4"]) == 0
+    assert "zoo import vww4_128_128_INT8.tflite --out DIR" in capsys.readouterr().out
 
 
 def test_a_folder_that_exists_is_left_alone(

@@ -233,6 +233,7 @@ def test_x4_starts_from_x2_but_for_its_output(trained, train, tmp_path, capsys):
     out = tmp_path / "x4"
     words = ("--from", str(trained))
     assert train(out, *words, name="sesr-m3-x4", steps=1, lr=1e-9, warmup_steps=0) == 0
+    assert zoo.checkpoint(out).recipe.preprocessing["scale"] == 4
     ours, theirs = (
         zoo.checkpoint(out).state_dict(),
         zoo.checkpoint(trained).state_dict(),

@@ -10,6 +10,7 @@ from zoo.errors import MismatchError, MissingWeightsError, UnknownNameError
 from zoo.files import read_json
 from zoo.registry import refs
 from zoo.registry.layout import ADAPTER, CONFIG, FACTS, METRICS, is_checkpoint
+from zoo.registry.published import of_recipe
 from zoo.registry.recipe import Compress, Recipe
 
 if TYPE_CHECKING:
@@ -177,10 +178,11 @@ def _shipped(recipe: Recipe, wanted: str | None) -> "Checkpoint":
             f"no weights of {recipe.name!r} are shipped; type: zoo compress {recipe.name} "
             f"--data TEXT --out runs/{recipe.name}"
         )
+    others = f"; others publish some, see zoo show {recipe.name}" if of_recipe(recipe.name) else ""
     raise MissingWeightsError(
         f"no weights of {recipe.name!r} are shipped; type: zoo train {recipe.name} --data DIR "
         f"--out runs/{recipe.name}, or pass pretrained=False for random ones "
-        "(zoo list shows what is shipped)"
+        f"(zoo list shows what is shipped{others})"
     )
 
 

@@ -5,7 +5,7 @@ with batch norms to be folded away, and networks of them: trained with norms, de
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -301,7 +301,11 @@ class Foldable(nn.Module):
         for layer in self.modules():
             if isinstance(layer, Normed):
                 layer.norm = None
-        self.load_state_dict(network.state_dict())
+        self.load_state_dict(self.adopted(network.state_dict()))
+
+    def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what this form takes of a deployed network's tensors: all of them."""
+        return state
 
 
 class Classifier(Foldable):
@@ -323,6 +327,14 @@ class Classifier(Foldable):
     def complete(self) -> None:
         """Choose the layout in which CPUs run these narrow layers faster, once all is built."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a network's tensors; its last layer starts anew if it has other outputs."""
+        own = {f"classifier.{name}": value for name, value in self.classifier.state_dict().items()}
+        theirs = state.get("classifier.weight")
+        if theirs is None or len(theirs) == self.classifier.out_features:
+            return state
+        return {**state, **own}
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits `(N, num_classes)` of maps `(N, channels, H, W)`."""

@@ -138,10 +138,14 @@ def _begin(
 def _as_heard(recipe: Recipe, origin: "Artifact") -> Recipe:
     """Return the recipe with what comes before the network as the weights to start from have it.
 
-    Weights are for one range of pixels, and one front end; the labels are the new data's.
+    Weights are for one range of pixels, and one front end; the labels are the new data's. A network
+    that differs in more than the number of its classes, as SESR x4 does from x2, has its own.
     """
     theirs = origin.recipe
     if theirs is None or theirs.model != recipe.model:
+        return recipe
+    args = {**theirs.args, "num_classes": recipe.args.get("num_classes")}
+    if args != {"num_classes": None, **recipe.args}:
         return recipe
     kept = {key: value for key, value in theirs.preprocessing.items() if key != "labels"}
     return replace(recipe, preprocessing={**recipe.preprocessing, **kept})
@@ -283,6 +287,13 @@ def import_tflite(file: Ref, out: Ref) -> "Checkpoint":
         MissingWeightsError: there is no such file.
         UnsafeFileError: it is not a TFLite file.
         MismatchError: it is not one of those files, or `out` exists already.
+
+    ```python
+    import zoo
+
+    made = zoo.import_tflite("kws_micronet_m.tflite", "runs/words")
+    print(zoo.run(made.path, "clip.wav").best[0])
+    ```
 
     """
     from zoo.cards.model import render

@@ -23,7 +23,7 @@ CSS = """
 """
 
 
-class Page:
+class Booth:
     """What all visitors share."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Page:
 def build(context: Context) -> None:
     """Lay out the sound and what is heard, and connect them."""
     try:
-        page = Page()
+        page = Booth()
     except MissingWeightsError as error:
         note(f"{error}")
         return
