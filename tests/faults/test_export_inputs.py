@@ -61,14 +61,14 @@ FLOW = "control flow and sizes that depend on values have no form on a device: c
     [
         (Branching(), "in '1.1'", FLOW),
         (Looping(), "in '1.1'", "or fix the number of rounds"),
-        (Selecting(), "aten.gt at 1.1", "replace it with operators that devices have"),
-        (Condition(), "aten.gt at 1.1", "replace it with operators that devices have"),
+        (Selecting(), "aten.gt at 1.1", "multiply by a clamp of scores"),
+        (Condition(), "aten.gt at 1.1", "multiply by a clamp of scores"),
         (
             Contracting(),
             "no product of two lists of matrices, at 1.1",
             "or add it to zoo/graph/operators",
         ),
-        (nn.Mish(), "aten.mish at 1.1", "replace it with operators that devices have"),
+        (nn.Mish(), "aten.mish at 1.1", "use nn.Hardswish or nn.SiLU, or add it to"),
         (nn.ConvTranspose2d(4, 4, 2, dilation=2), "with dilation [2, 2] at 1.1", "replace it with"),
         (nn.CELU(0.5), "aten.celu with alpha 0.5", "replace it with operators that devices have"),
         (

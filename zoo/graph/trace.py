@@ -20,6 +20,7 @@ from zoo.graph.ir import Graph, Kind, Op, Tensor
 from zoo.graph.kinds import ATEN, KINDS, counted
 from zoo.graph.operators.cutting import slice_of
 from zoo.graph.program import export_program, only_broadcast, refuse_meta
+from zoo.graph.substitutes import SUBSTITUTES
 
 _ALIASES = frozenset(
     {"contiguous", "clone", "dropout", "feature_dropout", "alias", "detach", "identity"}
@@ -381,7 +382,10 @@ class Tracer:
 
     def unmapped(self, node: fx.Node, name: str) -> MismatchError:
         """Return the error that names the operator of a node without a form here."""
+        schema = getattr(node.target, "_schema", None)
+        known = schema.name.split("::")[-1].rstrip("_") if schema else ""
+        instead = SUBSTITUTES.get(known, "replace it with operators that devices have")
         return MismatchError(
-            f"{name} at {self.where(node)} has no mapping to the deployed graph: replace it with "
-            "operators that devices have, or add it to zoo/graph/operators"
+            f"{name} at {self.where(node)} has no mapping to the deployed graph: {instead}, or add "
+            "it to zoo/graph/operators"
         )
