@@ -148,6 +148,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "machines": claims.machines,
         "enlarging": claims.enlarging,
         "adapter-speed": claims.adapters,
+        "hearing": claims.hearing,
         "hub-clients": claims.hub_clients,
         "llm-speed": gptvq_tables.speeds,
         "hub": hub.table,

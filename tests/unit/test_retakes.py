@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +73,17 @@ def test_nothing_is_as_quiet_as_no_recording_is() -> None:
     quiet = Retakes(equalised=0, reverberant=0, clipped=0, noisy=0)
     found = quiet.of(word(), dice(), [], None)
     assert 1e-4 < found[:1000].std() < 2e-3
+
+
+def test_gaps_in_babble_are_not_silent() -> None:
+    """A frame of zeros has a cepstrum four times as far out as anything recorded."""
+    from zoo.data import frontends
+
+    clip = word()
+    babble = [np.pad(word(0.05, 300 + 50 * n), (8000, 7000)) for n in range(3)]
+    waves = [Retakes(noisy=1).of(clip, dice(seed), babble, None) for seed in range(40)]
+    loudness = frontends.named("mfcc-wide")(torch.from_numpy(np.stack(waves)))[..., 0]
+    assert loudness.min() > -150
 
 
 def test_speeds_and_places_reach_as_far_as_they_may_and_no_farther() -> None:

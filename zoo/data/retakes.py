@@ -30,8 +30,8 @@ class Retakes:
         clipped: the share that is too loud for its microphone.
         noisy: the share with noise `noise_db` below the voice.
         noise_db: the least and the largest ratio of voice to noise, in dB.
-        hiss_db: the ratio where there is no noise but the microphone's own: a sound without any
-            has features that nothing recorded has.
+        hiss_db: the ratio of voice to the microphone's own noise, which every retake has: a sound
+            without any has features that nothing recorded has.
 
     """
 
@@ -66,10 +66,12 @@ class Retakes:
         if dice.random() < self.clipped:
             most = float(np.abs(placed).max()) * dice.uniform(0.2, 0.7)
             placed = placed.clip(-most, most)
-        below_db, noise = self.hiss_db, dice.standard_normal(len(placed)).astype(np.float32)
+        # Always: babble has gaps, and no microphone hears nothing at all.
+        hiss = dice.standard_normal(len(placed)).astype(np.float32)
+        placed = placed + np.float32(level * 10 ** (-self.hiss_db / 20)) * hiss
         if dice.random() < self.noisy:
-            below_db, noise = dice.uniform(*self.noise_db), self.noise(dice, speech, recorded)
-        placed = placed + np.float32(level * 10 ** (-below_db / 20)) * noise
+            below = np.float32(level * 10 ** (-dice.uniform(*self.noise_db) / 20))
+            placed = placed + below * self.noise(dice, speech, recorded)
         return _full(placed)
 
     def silence(self, dice: Dice, recorded: Wave | None) -> Wave:
