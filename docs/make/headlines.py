@@ -79,14 +79,18 @@ def hearing() -> Row:
 
 
 def noticing() -> Row:
-    """Both networks that notice anomalies on ToyCar, and their mix."""
+    """An autoencoder on ToyCar, and with a classifier beside it."""
     found = stored("anomaly_toycar")
-    mixed = statistics.mean(result["auc"] for result in found["mix"]["each"])
-    file = found["published"]["litert"]["window"]
+
+    def mean(results: list[dict[str, float]]) -> str:
+        return f"{statistics.mean(result['auc'] for result in results):.2f}"
+
+    alone, mixed = mean(found["mlperf-tiny-ad"]["clip"]), mean(found["mix"]["each"])
     return (
-        "**Notice a machine that sounds wrong**, from its normal sounds alone",
-        f"ToyCar, trained here: mean AUC {mixed:.2f} of four cars by two small networks; by the "
-        f"file that MLPerf Tiny publishes {file['auc']:.2f}",
+        "**Notice a machine that sounds wrong**, from its normal sounds",
+        f"four toy cars, mean AUC: {alone} by an autoencoder, {mixed} with a MicroNet beside it; "
+        f"{mean([found['published']['litert']['window']])} by MLPerf Tiny's file, trained on "
+        "other clips",
         ("notice", "guides/notice.md"),
     )
 

@@ -232,7 +232,10 @@ def test_data_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
         task.training_data(ENCODER, str(few))
     (tmp_path / "arrays").mkdir()
     file = tmp_path / "arrays/train.npz"
+    two = {"spectrograms": np.zeros((2, 128, 9)), "machines": ["1", "2"]}
     for arrays, message in (
+        ({**two, "anomalies": ["0", "1"]}, r"anomalies of \(2,\) <U1"),
+        ({**two, "machines": [["1", "2"]]}, r"machines of \(1, 2\)"),
         ({"spectrograms": np.zeros((2, 128, 9))}, "has no machines"),
         (
             {"spectrograms": np.zeros((2, 9)), "machines": ["1", "2"]},
@@ -274,7 +277,8 @@ def test_from_the_command_to_a_file(tmp_path: Path) -> None:
         assert result["clips"] == 10
         assert 0 <= result["pooled_auc"] <= 1
         assert zoo.run(tmp_path / name, folder / "normal_id_01_00000000.wav").score > 0
-        assert "No weights trained on ToyCar are shipped" in zoo.card(tmp_path / name)
+        card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert "No weights trained on ToyCar are shipped" in card
         file = zoo.export(
             tmp_path / name, tmp_path / "a.tflite", format="tflite", int8=True, data=str(folder)
         )

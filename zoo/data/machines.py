@@ -252,6 +252,11 @@ def _arrays(file: Path) -> tuple[NDArray[np.floating], list[str], NDArray[np.boo
         raise MismatchError(
             f"{file} has spectrograms of {spectrograms.shape} {spectrograms.dtype}; {expected}"
         )
+    if of.ndim != 1 or truth.ndim != 1 or truth.dtype.kind not in "biu":
+        raise MismatchError(
+            f"{file} has machines of {of.shape} {of.dtype} and anomalies of {truth.shape} "
+            f"{truth.dtype}; {expected}, true or 1 for an anomalous clip"
+        )
     if not len(spectrograms) == len(of) == len(truth):
         raise MismatchError(
             f"{file} has {len(spectrograms)} spectrograms, {len(of)} machines and {len(truth)} "

@@ -92,7 +92,7 @@ _KEYWORDS = tuple(
 _ANOMALIES = tuple(
     Recipe(
         name=f"micronet-ad-{size}",
-        summary=f"Notices a machine that sounds wrong: MicroNet-AD-{size.upper()}, which tells "
+        summary=f"Anomaly detection on a microcontroller: MicroNet-AD-{size.upper()}, which tells "
         "machines apart",
         task="audio-classification",
         subtask="anomaly-detection",

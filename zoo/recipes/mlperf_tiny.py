@@ -124,7 +124,7 @@ RECIPES = (
             "residual": "clip",  # published: "window"
         },
         make=Train(
-            steps=1500,
+            steps=2000,
             batch_size=512,
             lr=3e-3,
             warmup_steps=100,
