@@ -283,7 +283,7 @@ def test_every_integer_is_tflite_micros(shared_data: Path, tmp_path: Path, name:
     assert (made.recipe.name, made.tag) == (name, "published")
     network = zoo.load(made.path)
     assert isinstance(network, FileNetwork)
-    given, logits = integers(network, likely(made.recipe, 4))
+    given, logits = integers(network, likely(made.recipe, 2))
     found = with_softmax(file.read_bytes(), logits)
     interpreter = runtime.Interpreter.from_file(str(file))
     for sample, output in zip(given, found, strict=True):
@@ -298,7 +298,7 @@ def test_weights_to_start_from_compute_what_the_integers_do(
     shared_data: Path, tmp_path: Path, name: str
 ) -> None:
     made = zoo.import_tflite(file_of(shared_data, name), tmp_path / "made")
-    x = likely(made.recipe, 8)
+    x = likely(made.recipe, 4)
     with torch.no_grad():
         network = zoo.load(made.path)
         real, rounded = made.load()(x), network(x)
