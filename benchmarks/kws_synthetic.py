@@ -173,6 +173,23 @@ def on_folds(words: Path, real: list[Clip], runs: Path, seed: int) -> dict[str, 
     }
 
 
+def of_seed(words: Path, test: Path, runs: Path, seed: int) -> dict[str, Any]:
+    """Return what a seed reaches on real clips: in floats, in int8, and trained for int8."""
+    run, integer = runs / f"synthetic-{seed}", runs / f"synthetic-{seed}-int8"
+    trained = runs / f"synthetic-{seed}-trained-int8"
+    train(words, run, seed, **SETTINGS)
+    if not integer.is_dir():
+        zoo.compress(str(run), integer, method="int8", data=str(words), device="cpu")
+    train(words, trained, seed, run, **INTEGERS)
+    return {
+        "seed": seed,
+        "held_out": zoo.checkpoint(run).metrics["held_out"]["accuracy"],
+        "real": judged(run, test),
+        "int8": judged(integer, test),
+        "int8_trained": judged(trained, test),
+    }
+
+
 def main() -> None:
     """Train, judge, and store what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -199,19 +216,7 @@ def main() -> None:
     found = []
     words = weighted(args.words, args.runs / "synthetic-voices")
     for seed in args.seeds:
-        run, integer = args.runs / f"synthetic-{seed}", args.runs / f"synthetic-{seed}-int8"
-        train(words, run, seed, **SETTINGS)
-        if not integer.is_dir():
-            zoo.compress(str(run), integer, method="int8", data=str(words), device="cpu")
-        trained = args.runs / f"synthetic-{seed}-trained-int8"
-        train(words, trained, seed, run, **INTEGERS)
-        row: dict[str, Any] = {
-            "seed": seed,
-            "held_out": zoo.checkpoint(run).metrics["held_out"]["accuracy"],
-            "real": judged(run, test),
-            "int8": judged(integer, test),
-            "int8_trained": judged(trained, test),
-        }
+        row = of_seed(words, test, args.runs, seed)
         row |= on_folds(args.words, real, args.runs, seed) if args.folds else {}
         found.append(row)
         figures = [
