@@ -71,9 +71,11 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
 
     averages = [op for op in graph.ops if op.kind == "avg_pool2d"]
     pooled = sum(WORK.of(op).amount(graph, op, Steps()) for op in averages)
+    padded = sum(graph.tensors[op.outputs[0]].elements for op in graph.ops if op.kind == "pad")
     for npu in ("ethos-u55-128", "ethos-u65-512"):
         report = compile_graph(on_npu(graph), npu)
-        assert report.macs == graph.macs + pooled  # averages too
+        # Averages too, and channels that are padded, each element up to twice.
+        assert 0 <= report.macs - graph.macs - pooled <= 2 * padded
         assert not report.cpu_ops
     # The U85 has a mode of its own for images of one channel, with fewer products for the first
     # layer.
