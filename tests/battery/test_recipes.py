@@ -12,6 +12,7 @@ import zoo
 from zoo import registry
 from zoo import verbs as api
 from zoo.cards import parts as card_parts
+from zoo.data import frontends
 from zoo.errors import MissingWeightsError
 from zoo.models.forms import deployed_form, training_form
 from zoo.quantization.int8 import qat
@@ -172,6 +173,12 @@ def test_shipped_weights_are_those_of_the_recipe(recipe):
                 recipe,
                 args={**recipe.args, "num_classes": len(own)},
                 preprocessing={**recipe.preprocessing, "labels": own},
+            )
+        if front := theirs.preprocessing.get("front_end"):  # a tag may hear through another one
+            frames = frontends.named(front).frames(theirs.preprocessing["samples"])
+            assert frames == recipe.input_shape[2]
+            ours = dataclasses.replace(
+                ours, preprocessing={**ours.preprocessing, "front_end": front}
             )
         # Training settings may have been others, and so may what the bare name meant.
         for field in dataclasses.fields(Recipe):
