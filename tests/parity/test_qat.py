@@ -309,6 +309,13 @@ def test_a_network_without_a_lowering_is_refused_by_operator() -> None:
         training_form(module, [torch.rand(2, 1, 8, 8)], "int8")
 
 
+@pytest.mark.parametrize("layer", [nn.Conv1d(1, 2, 3), nn.ConvTranspose1d(1, 2, 4, 2)])
+def test_weights_that_are_derived_are_refused_for_what_they_are(layer: nn.Module) -> None:
+    module = nn.Sequential(layer, nn.ReLU()).eval()
+    with pytest.raises(MismatchError, match=r"is made of parameters before it is deployed"):
+        training_form(module, [torch.rand(2, 1, 16)], "int8")
+
+
 def test_an_integer_network_takes_any_size_and_keeps_the_networks_facts() -> None:
     module, x = make("sesr-prelu")
     deployed = training_form(module, [x], "int8").deployed()

@@ -249,6 +249,13 @@ def _places(
     lost = [
         n for n in sources if n not in trained and not np.array_equal(moved[n], graph.values[n])
     ]
+    derived = [sources[n] for n in lost if sources[n].startswith("(")]
+    if derived:
+        raise MismatchError(
+            f"{type(network).__name__} has a weight {derived[0]} that is made of parameters before "
+            "it is deployed (layers of signals, transposed ones, weight norms), and such weights "
+            "cannot be trained quantized; quantize the trained network: zoo compress --method int8"
+        )
     if lost:
         raise MismatchError(
             f"{type(network).__name__} has a batch norm without scale and shift, so that what it "
