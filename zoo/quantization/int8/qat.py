@@ -218,6 +218,19 @@ def _neutral(network: nn.Module) -> nn.Module:
     return shell
 
 
+def _others(shell: nn.Module, trained: set[str]) -> list[nn.Parameter]:
+    """Return the parameters that are neither trained as they are nor folded into those."""
+    named = dict(shell.named_parameters(remove_duplicate=False))
+    known = {id(named[name]) for name in trained}
+    known |= {
+        id(parameter)
+        for part in shell.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        for parameter in part.parameters()
+    }
+    return [parameter for parameter in shell.parameters() if id(parameter) not in known]
+
+
 def _places(
     network: nn.Module, graph: Graph, input_shape: tuple[int, ...]
 ) -> dict[str, tuple[str, NDArray[np.int64]]]:
@@ -245,6 +258,8 @@ def _places(
                 )
             places = torch.arange(parameter.numel(), dtype=torch.float32)
             parameter.copy_(places.view(parameter.shape))
+        for parameter in _others(shell, set(trained.values())):
+            parameter.add_(1)  # what is derived from it shows as lost
     moved = lower(shell, input_shape).values
     lost = [
         n for n in sources if n not in trained and not np.array_equal(moved[n], graph.values[n])
