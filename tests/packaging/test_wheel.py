@@ -139,7 +139,7 @@ def test_metadata(metadata: Message, wheel: Path) -> None:
     extras = metadata.get_all("Provides-Extra")
     assert extras is not None
     assert set(extras) == {
-        *("train", "export", "tflite", "llm", "adapters", "audio", "docs"),
+        *("train", "export", "tflite", "llm", "adapters", "audio", "microphone", "docs"),
         *("hub", "serve", "all", "dev"),
     }
     with zipfile.ZipFile(wheel) as archive:
@@ -174,7 +174,10 @@ def test_an_installed_zoo_tells_what_pip_can_find(installed: Path) -> None:
     words = shlex.split(python(code, installed).partition("; type: ")[2])
     assert words[:4] == [sys.executable, "-m", "pip", "install"]
     names = {re.split(r"[<>=]", word)[0] for word in words[4:]}
-    assert names == {"accelerate", "diffusers", "gguf", "gradio", "peft", "transformers"}
+    assert names == {
+        *("accelerate", "diffusers", "gguf", "gradio", "peft", "transformers"),
+        *("soundfile", "soxr"),
+    }
 
 
 def test_checkout_finds_its_content(repository: Path) -> None:

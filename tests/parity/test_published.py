@@ -160,7 +160,7 @@ def test_it_is_shown_exported_and_its_card_is_right(
     zoo.export(out, file, format="tflite", int8=True)
     assert file.read_bytes() == own[0].read_bytes()
     with pytest.raises(MismatchError, match="format tflite"):
-        zoo.export(out, file, format="onnx", int8=True)
+        zoo.export(out, tmp_path / "again.onnx", format="onnx", int8=True)
     with pytest.raises(MismatchError, match="49, 10"):
         zoo.export(out, file, format="tflite", int8=True, input_shape=(1, 1, 98, 10))
 

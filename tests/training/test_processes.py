@@ -39,6 +39,7 @@ WAYS = ("plain", "int8", "teacher")
 NORMED = {
     "micronet-ad-l": (1e-5, 1e-3, 5e-3),
     "micronet-kws-l": (1e-5, 1e-3, 5e-3),
+    "micronet-vww-4": (1e-3, 2e-2, 2e-2),
     "mlperf-tiny-ad": (1e-5, 1e-4, 1e-3),
     "mlperf-tiny-ic": (1e-5, 1e-4, 2e-3),
     "mlperf-tiny-vww": (1e-3, 2e-2, 2e-2),

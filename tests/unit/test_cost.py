@@ -84,7 +84,7 @@ source = "a guess"
             "rates.conv3d",
             "unknown operator in rates 'conv3d'; did you mean conv2d",
         ),
-        ("[numbers", 'fuses = ["elu"]\n[numbers', "unknown operator in fuses 'elu'"),
+        ("[numbers", 'fuses = ["mish"]\n[numbers', "unknown operator in fuses 'mish'"),
         ("[rates", "[steps]\ndepthwise = 2\n[rates", "unknown field steps.depthwise; known: conv"),
         ("[rates", "[steps]\nconv = [1, 1]\n[rates", "target 'x'"),
         ("[numbers", "[[numbers", "target 'x'"),

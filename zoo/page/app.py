@@ -52,7 +52,7 @@ _CSS = """
 .gradio-container main { width: 100%; }
 footer .divider { display: none !important; }
 .html-container { padding: 0 !important; }
-@media (max-width: 480px) { button[role=tab] { padding: 0 .45rem !important; } }
+@media (max-width: 480px) { .tab-container button { padding: 0 .45rem !important; } }
 .zoo-header h1 { font-size: 1.5rem; font-weight: 600; margin: 0; letter-spacing: -.01em; }
 .zoo-header small { color: var(--color-accent); }
 .zoo-header p { color: var(--body-text-color-subdued); margin: .15rem 0 0; }

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.errors import MismatchError
 from zoo.graph.ir import Op
 from zoo.graph.layout import NHWC
@@ -111,6 +109,9 @@ def _trace_absolute(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> Non
 
 def _trace_product_added(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
     """x + value y z."""
+
+    import torch
+
     chain = Chain(tracer, node)
     first, second = a["tensor1"], a["tensor2"]
     shape = tuple(torch.broadcast_shapes(chain.shape(first), chain.shape(second)))

@@ -3,8 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.graph.operators.chain import Chain
 
 if TYPE_CHECKING:
@@ -65,6 +63,9 @@ def _choose(tracer: "Tracer", node: "fx.Node", where: Any, yes: Any, no: Any) ->
 
 def _constant(chain: Chain, where: Any, value: Any, chosen: bool, scores: bool) -> str:
     """Return the parameter that has a value where the condition is as chosen, and 0 elsewhere."""
+
+    import torch
+
     stored = [value] if not isinstance(value, int | float) else []
     shape = torch.broadcast_shapes(chain.shape(where), *map(chain.shape, stored))
 

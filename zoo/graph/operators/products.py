@@ -3,8 +3,6 @@
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import NCHW, NHWC
@@ -80,6 +78,9 @@ def _for_each_head(chain: Chain, x: Any, heads: int) -> Any:
 
 def _mask(chain: Chain, a: dict[str, Any], places: Shape, scale: float) -> Any:
     """Return what is added to scores before they are scaled; None without a mask."""
+
+    import torch
+
     mask = a["attn_mask"]
     if a["is_causal"]:
         later = torch.triu(torch.full(places, NEVER / scale), diagonal=1)

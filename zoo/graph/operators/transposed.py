@@ -4,8 +4,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.graph.ir import Graph, Op
 from zoo.graph.layout import NHWC
 from zoo.graph.operators.contract import OpKind, Shape, never
@@ -14,13 +12,14 @@ from zoo.graph.operators.signals import emit_signal, image_of
 from zoo.graph.windows import pair, positions, same_padding
 
 if TYPE_CHECKING:
+    import torch
     from torch import fx
 
     from zoo.graph.lower import Lowering
     from zoo.graph.trace import Tracer
 
 
-def _dense(weight: torch.Tensor, groups: int) -> torch.Tensor:
+def _dense(weight: "torch.Tensor", groups: int) -> "torch.Tensor":
     """Return (O, I, kH, kW) of torch's (I, O / groups, kH, kW): zeros between groups.
 
     No file has groups in a transposed convolution, so devices multiply with those zeros.

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.graph.operators.contract import Trace
 
 if TYPE_CHECKING:
@@ -178,6 +176,9 @@ class _Cell:
 
 def _one_bias(call: _Unrolling, weights: _Weights) -> Biases:
     """Both biases are added to the same sum."""
+
+    import torch
+
     if weights.inner_bias is None:
         return []
     both = (weights.inner_bias, weights.outer_bias)
@@ -187,6 +188,9 @@ def _one_bias(call: _Unrolling, weights: _Weights) -> Biases:
 
 def _gru_biases(call: _Unrolling, weights: _Weights) -> Biases:
     """The state's bias of the new gate is multiplied by the reset gate, the others are not."""
+
+    import torch
+
     if weights.inner_bias is None:
         return []
     shared = 2 * call.width

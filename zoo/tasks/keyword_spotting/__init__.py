@@ -77,7 +77,7 @@ FACTS = TaskFacts(
     ),
     select_by="accuracy",
     beside=("standard_error",),
-    usage='model = zoo.load("{ref}")  # takes ({shape}): features of a second, gives logits\n'
+    usage='model = zoo.load("{ref}")  # takes ({shape}), gives logits\n'
     'zoo.run("{ref}", "clip.wav").best  # words and probabilities',
 )
 HOLD_OUT_EVERY = 10
