@@ -281,7 +281,7 @@ def test_a_teacher_takes_the_place_of_the_targets(trained, train, tmp_path, read
     # Nothing to learn but what the teacher clips: hardly above the loss's floor of 1e-3.
     assert max(read_losses(tmp_path).values()) < 2e-3 < min(read_losses(trained).values()) / 5
     assert zoo.checkpoint(tmp_path).recipe.train.teacher == "sesr-m3-x2.own"
-    assert '--set train.teacher="sesr-m3-x2.photos"' in (tmp_path / "README.md").read_text()
+    assert '--set train.teacher="sesr-m3-x2.own"' in (tmp_path / "README.md").read_text()
 
 
 def test_a_teacher_of_another_scale_is_refused(train, tmp_path, capsys):
