@@ -98,6 +98,9 @@ def test_shipped_digits_are_heard_in_a_long_sound(
     found = zoo.run("micronet-kws-s", two_words, stream=True)
     assert [each.word for each in found.detections][-1] == "seven"
     assert "two" in [each.word for each in found.detections]
+    short = zoo.run("micronet-kws-s", "docs/samples/sounds/seven.wav", stream=True)
+    assert [each.word for each in short.detections] == ["seven"]
+    assert short.detections[0].time_s <= short.sound_s
     out = tmp_path / "heard.json"
     assert main(["run", "micronet-kws-s", str(two_words), "--stream", "--out", str(out)]) == 0
     assert "seven at " in capsys.readouterr().out

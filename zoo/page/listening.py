@@ -105,15 +105,9 @@ class Ears:
         start = time.perf_counter()
         with self._lock:
             best = task.run(ear.model, ear.recipe, _loudest(wave, samples)).best
-            whole = wave if len(wave) > samples else sound.fitted(wave, 2 * samples)
-            found = task.stream(ear.model, ear.recipe, whole).detections
+            found = task.stream(ear.model, ear.recipe, wave).detections
         seconds = time.perf_counter() - start
-        early = (len(whole) - len(wave)) / 2 / rate  # what was put before a short sound
-        moved = tuple(
-            Detection(d.word, min(max(d.time_s - early, 0.0), len(wave) / rate), d.probability)
-            for d in found
-        )
-        return Hearing(dict(best), moved, len(wave) / rate, seconds)
+        return Hearing(dict(best), found, len(wave) / rate, seconds)
 
 
 def _loudest(wave: sound.Wave, samples: int) -> sound.Wave:

@@ -304,12 +304,19 @@ def follower(model: nn.Module, recipe: Recipe, patience: Patience = Patience()) 
 
 
 def stream(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Heard:
-    """Return the words of a long sound and when they were said; with `out`, save them too."""
-    wave = sound.read(source, rate_of(recipe))
+    """Return the words of a sound and when they were said; with `out`, save them too.
+
+    A sound no longer than a clip is heard between half clips of silence.
+    """
+    rate, samples = rate_of(recipe), int(recipe.preprocessing["samples"])
+    wave = sound.read(source, rate)
+    whole = wave if len(wave) > samples else sound.fitted(wave, 2 * samples)
+    early, length = (len(whole) - len(wave)) // 2 / rate, len(wave) / rate
     start = time.perf_counter()
-    found = tuple(follower(model, recipe).push(wave))
+    found = follower(model, recipe).push(whole)
     seconds = time.perf_counter() - start
-    result = Heard(found, len(wave) / rate_of(recipe), recipe.name, seconds)
+    moved = (replace(d, time_s=min(max(d.time_s - early, 0.0), length)) for d in found)
+    result = Heard(tuple(moved), length, recipe.name, seconds)
     if out is not None:
         result.save(out)
     return result
