@@ -30,8 +30,8 @@ SHORT = {"steps": 4, "warmup_steps": 1, "log_every": 1, "eval_every": 4, "save_e
 ADAMW = {"optimizer": "adamw", "lr": 5e-4, "clip_norm": 0.1, "ema_decay": 0.5}
 METHODS = extensions.names("zoo.adapters.methods")
 TRAINED = {r.name: r for r in all_recipes().values() if isinstance(r.make, Train)}
-# In int8 training of micronet-vww-4, one of 53 layers' roundings that falls on the other side moves
-# all that follows: after a few steps two processes are another run, as two seeds are.
+# Of micronet-vww-4 the first step alone is compared: rounding that its 53 layers amplify moves all
+# that follows, so that after a few steps two processes are another run, as two seeds are.
 CHAOTIC = ("micronet-vww-4",)
 ONE_OF_EACH_TASK = {r.subtask: r.name for r in reversed(TRAINED.values()) if r.name not in CHAOTIC}
 WAYS = ("plain", "int8", "teacher")
@@ -165,6 +165,9 @@ def assert_same(place: Path, name: str) -> None:
     """Compare the logs and the weights of both runs of a job."""
     one, two = place / name / "one", place / name / "two"
     recipe, _, way = name.partition(" ")
+    if recipe in CHAOTIC:
+        assert figures(two)[0] == pytest.approx(figures(one)[0], abs=1e-3, rel=1e-3), name
+        return
     key = f"{recipe} int8" if way == "int8" else recipe
     first, loss, weight = NORMED.get(key, (5e-6, 5e-5, 5e-6))
     if (one / "log.jsonl").exists():
@@ -211,7 +214,7 @@ def test_two_processes_equal_one_with_the_double_batch(
 def test_two_processes_equal_one_for_every_recipe(tmp_path, data_of):
     forms = {name: recipe.in_tiny_form() for name, recipe in TRAINED.items()}
     different = {(form.model, str(form.args)): name for name, form in forms.items()}
-    jobs = ways_of([n for n in different.values() if n not in CHAOTIC], tmp_path, data_of)
+    jobs = ways_of([*different.values()], tmp_path, data_of)
     both(jobs, tmp_path)
     for name in jobs:
         assert_same(tmp_path, name)
