@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import verbs as api
+from zoo.cli import memory
 from zoo.cli.printing import (
     Arguments,
     Command,
@@ -89,6 +90,9 @@ def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
     sub.add_argument(
         "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"
     )
+    sub.add_argument(
+        "--memory", action="store_true", help="also the smallest arena, and the best order"
+    )
     _add_shape(sub)
     if listed:
         from zoo.cost.target import target, target_names
@@ -109,6 +113,10 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="DIR", help="inputs to learn the integers' ranges from")
     _add_shape(sub)
     sub.add_argument("--out", metavar="FILE")
+    sub.add_argument(
+        "--least-memory", action="store_true",
+        help="plan the arena so that TFLite Micro needs the least (tflite; REF may be such a file)",
+    )  # fmt: skip
     sub.add_argument(
         "--front-end",
         action="store_true",
@@ -216,13 +224,17 @@ def _estimate(args: Arguments) -> None:
     options = {} if args.time_limit is None else {"time_limit_s": float(args.time_limit)}
     targets = args.target.split(",")
     costs = api.estimate(artifact, targets, method=args.method, input_shape=shape, **options)
+    packed = memory.arenas(artifact, costs, shape) if args.memory else {}
     if args.json:
-        print_json([cost.to_json() for cost in costs])
+        planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
+        print_json([cost.to_json() | planned.get(cost.target, {}) for cost in costs])
         return
     for cost in costs:
         print(cost)
         for line in cost.details:
             print(f"  {line}")
+        if cost.target in packed:
+            memory.show(packed[cost.target])
 
 
 def _export(args: Arguments) -> None:
@@ -235,9 +247,14 @@ def _export(args: Arguments) -> None:
     if args.out:
         format_of(Path(args.out), args.format)  # before anything is resolved
     artifact = api.resolve(args.ref)
+    if args.least_memory and artifact.path.suffix == ".tflite":
+        memory.plan_file(artifact.path, Path(args.out or artifact.path))
+        return
     name = artifact.path.stem if artifact.recipe is None else artifact.recipe.name
     out = args.out or f"{name}.{args.format or 'onnx'}"
     args.format = format_of(Path(out), args.format)
+    if args.least_memory:
+        memory.check_format(args.format)
     if args.adapters or args.mix:
         _export_patches(args, out)
         return
@@ -256,6 +273,8 @@ def _export(args: Arguments) -> None:
     if (steps := getattr(file, "max_steps", None)) is not None:
         line += f", ONNX Runtime within {steps} step{'s' * (steps != 1)} of the int8 reference"
     print(line)
+    if args.least_memory:
+        memory.plan_file(file.path, file.path)
 
 
 def _export_front_end(args: Arguments) -> None:

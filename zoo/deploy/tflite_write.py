@@ -1,5 +1,6 @@
 """From a channels-last graph to a `.tflite` file: int8 with its quantization, or float."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from zoo.graph.ir import LIMITS, Graph, Op, Quantization, Tensor
 from zoo.graph.rewrite import on_npu
 
 MAX_BYTES = 2**31
+OFFLINE_PLAN = "OfflineMemoryAllocation"
 
 
 def write_tflite(graph: Graph, path: Path) -> Path:
@@ -43,11 +45,13 @@ def write_tflite(graph: Graph, path: Path) -> Path:
     return path
 
 
-def serialize_tflite(graph: Graph) -> bytes:
+def serialize_tflite(graph: Graph, offsets: Mapping[str, int] | None = None) -> bytes:
     """Return the bytes of a `.tflite` file.
 
     Args:
         graph: in the layout "channels_last", with values: float32, int8 or int16.
+        offsets: where in its arena TFLite Micro shall keep activations, in bytes; the others it
+            places by itself.
 
     Raises:
         MismatchError: the graph is not channels last, holds something that the format cannot
@@ -68,7 +72,21 @@ def serialize_tflite(graph: Graph) -> bytes:
                 "smaller input and run the device on tiles"
             )
     model = _Writer(graph).model()
+    if offsets:
+        _plan(model, [offsets.get(name, -1) for name in graph.tensors])
     return flatbuffer.write(model, tflite_schema.MODEL, tflite_schema.IDENTIFIER)
+
+
+def _plan(model: dict[str, Any], offsets: list[int]) -> None:
+    """Add a plan of the arena: version, subgraph, count, and the offset of each tensor or -1.
+
+    The form is that of tflite-micro's docs/memory_management.md, "Offline planned tensor
+    allocations".
+    """
+    offsets += [-1] * (len(model["subgraphs"][0]["tensors"]) - len(offsets))  # added by operators
+    plan = np.array([0, 0, len(offsets), *offsets], "<i4")
+    model["metadata"] = [{"name": OFFLINE_PLAN, "buffer": len(model["buffers"])}]
+    model["buffers"].append({"data": np.frombuffer(plan.tobytes(), np.uint8)})
 
 
 class _Writer:

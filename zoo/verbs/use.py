@@ -317,7 +317,7 @@ def estimate(
 
         def price(name: str) -> "Cost":
             device = cost.target(name)
-            subject, shape = _priced(artifact, device, method, single(input_shape))
+            subject, shape = priced(artifact, device, method, single(input_shape))
             return cost.estimate(subject, device, method=method, input_shape=shape, **options)
     else:
 
@@ -354,7 +354,7 @@ def _each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]
     return list(found.values())
 
 
-def _priced(
+def priced(
     artifact: "Artifact", device: "Target", method: str, shape: tuple[int, ...] | None
 ) -> "tuple[torch.nn.Module | Graph | bytes, tuple[int, ...] | None]":
     """Return what is priced of an artifact, and the shape of its input if it has none itself."""
