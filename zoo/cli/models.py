@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo import verbs as api
 from zoo.cli import memory
@@ -86,10 +86,11 @@ def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
         help="devices: names, groups (ethos-u55), globs ('stm32*'), all, or files ./NAME.toml "
         "(default: %(default)s)",
     ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
-    sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
+    sub.add_argument("--method", default="auto", help="auto, roofline, vela, measured or f1")
     sub.add_argument(
         "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"
     )
+    sub.add_argument("--drone", metavar="NAME", help="of --method f1: which drone flies")
     sub.add_argument(
         "--memory", action="store_true", help="also the smallest arena, and the best order"
     )
@@ -221,7 +222,11 @@ def _estimate(args: Arguments) -> None:
     """Estimate what a model costs."""
     shape = _shape(args.shape) if args.shape is not None else None
     artifact = api.resolve(args.ref, weights=False)
-    options = {} if args.time_limit is None else {"time_limit_s": float(args.time_limit)}
+    options: dict[str, Any] = {}
+    if args.time_limit is not None:
+        options["time_limit_s"] = float(args.time_limit)
+    if args.drone is not None:
+        options["drone"] = args.drone
     targets = args.target.split(",")
     costs = api.estimate(artifact, targets, method=args.method, input_shape=shape, **options)
     packed = memory.arenas(artifact, costs, shape) if args.memory else {}

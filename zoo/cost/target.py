@@ -145,7 +145,8 @@ _NUMBERS = {"clock_hz", "sram_bytes", "flash_bytes", "sram_bytes_per_s", "flash_
 _NUMBERS |= {"dram_bytes_per_s", "outputs_per_cycle", "op_overhead_us", "power_w"}
 
 
-def _number(name: str, fields: Any) -> Number:
+def number(name: str, fields: Any) -> Number:
+    """Return a number of a file, which must say how it is known; its name is for messages."""
     if not isinstance(fields, dict) or set(fields) != {"value", "confidence", "source"}:
         raise MismatchError(f"{name} is {fields!r}; expected value, confidence and source")
     value, confidence, source = fields["value"], fields["confidence"], fields["source"]
@@ -196,7 +197,7 @@ def parse(name: str, text: str) -> Target:
         _checked(fields)
         for group in ("numbers", "rates"):
             items = fields.get(group, {})
-            fields[group] = {key: _number(f"{group}.{key}", entry) for key, entry in items.items()}
+            fields[group] = {key: number(f"{group}.{key}", entry) for key, entry in items.items()}
         for key in ("fuses", "host", "scratch"):
             fields[key] = frozenset(fields.get(key, ()))
         fields["notes"] = tuple(fields.get("notes", ()))
