@@ -15,12 +15,13 @@ of the tensor arena; latency is a roofline (estimated) or timed here (measured).
 """
 
 from zoo.cost.pricing import estimate, methods
-from zoo.cost.result import Cost, Fit, TiledRun
+from zoo.cost.result import Cost, Fit, FrontEndCost, TiledRun
 from zoo.cost.target import Target, matching, target, target_names
 
 __all__ = [
     "Cost",
     "Fit",
+    "FrontEndCost",
     "Target",
     "TiledRun",
     "estimate",

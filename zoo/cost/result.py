@@ -74,6 +74,48 @@ class TiledRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontEndCost:
+    """What the features of one inference of a network that hears cost, as exported C source.
+
+    Attributes:
+        name: of the front end.
+        frames: of one inference. A stream that goes on by a frame computes only the new one.
+        operations: floating-point additions and multiplications of all frames.
+        table_bytes: in flash.
+        memory_bytes: its buffers, a frame, the features and the sound that is kept.
+        latency_ms: the least and the most of all frames; None where the target has no rate.
+        obtained: how each number is known, as in `Cost`.
+
+    """
+
+    name: str
+    frames: int
+    operations: int
+    table_bytes: int
+    memory_bytes: int
+    latency_ms: tuple[float, float] | None
+    obtained: Mapping[str, str]
+
+    @property
+    def time(self) -> str:
+        """The latency for people."""
+        if self.latency_ms is None:
+            return "time not known here"
+        least, most = (
+            f"{ms:.{0 if ms >= 100 else 3 if ms < 0.1 else 2}f}" for ms in self.latency_ms
+        )
+        return f"{least} to {most} ms ({self.obtained['latency_ms'].split(' ')[0]})"
+
+    def __str__(self) -> str:
+        """One line: name, frames, counts, memory, latency."""
+        return (
+            f"front end {self.name}: {self.frames} frame{'s' * (self.frames != 1)}, "
+            f"{self.operations / 1e6:,.2f} M operations, tables {readable(self.table_bytes)}, "
+            f"memory {readable(self.memory_bytes)}, {self.time}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What one inference costs on a target.
 
@@ -99,6 +141,8 @@ class Cost:
             which one and where. They are in the notes too.
         notes: what a reader must know before trusting the numbers.
         ops: estimated cost of each op of one run (of one tile, if the best run is tiled).
+        front_end: of a network that hears, what computing its features costs on top, for which
+            `fits` makes room; no other number has a part of it.
 
     """
 
@@ -120,6 +164,7 @@ class Cost:
     notes: tuple[str, ...]
     ops: tuple[OpCost, ...]
     host: tuple[str, ...] = ()
+    front_end: FrontEndCost | None = None
 
     @property
     def total_parameters(self) -> int:
@@ -133,14 +178,18 @@ class Cost:
         value["obtained"] = dict(self.obtained)
         value["input_shape"] = list(self.input_shape)
         value["fits"]["reasons"] = list(self.fits.reasons)
+        if self.front_end is not None:
+            interval = self.front_end.latency_ms
+            value["front_end"]["latency_ms"] = None if interval is None else list(interval)
         for name in ("host", "notes", "ops"):
             value[name] = list(value[name])
         return value
 
     @property
     def details(self) -> tuple[str, ...]:
-        """What belongs under the one line: what does not fit, and what the host CPU runs."""
-        return (*self.fits.reasons, *self.host)
+        """What belongs under the one line: front end, what does not fit, what the host runs."""
+        before = () if self.front_end is None else (str(self.front_end),)
+        return (*before, *self.fits.reasons, *self.host)
 
     def __str__(self) -> str:
         """One line: target, shape, counts, memory, latency and whether it fits."""
@@ -167,8 +216,17 @@ class Cost:
             ("latency_ms", f"{self.latency_ms:.3g} ms"),
             *energy,
         ]
+        known = dict(self.obtained)
+        if (front := self.front_end) is not None:
+            rows += [
+                ("front operations", f"{front.operations:,} operations of {front.name}"),
+                ("front table_bytes", f"{readable(front.table_bytes)} of its tables"),
+                ("front memory_bytes", f"{readable(front.memory_bytes)} of its memory"),
+                ("front latency_ms", front.time),
+            ]
+            known |= {f"front {key}": how for key, how in front.obtained.items()}
         cells = "".join(
-            f"<tr><td>{escape(text)}</td><td>{escape(self.obtained.get(key, ''))}</td></tr>"
+            f"<tr><td>{escape(text)}</td><td>{escape(known.get(key, ''))}</td></tr>"
             for key, text in rows
         )
         reasons = "".join(f"<p>{escape(reason)}</p>" for reason in self.fits.reasons)

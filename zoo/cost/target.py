@@ -76,8 +76,9 @@ class Target:
         numbers: `clock_hz`; `sram_bytes`, `flash_bytes` (sizes); `sram_bytes_per_s`,
             `flash_bytes_per_s` (weights), `dram_bytes_per_s` (weights, input, output and what
             does not fit SRAM: a target has flash or DRAM); `outputs_per_cycle` (of MAC ops);
-            `op_overhead_us`; `power_w` (while running). All but the clock may be missing: a
-            missing bandwidth is part of the rates, a missing size means no limit.
+            `op_overhead_us`; `power_w` (while running); `least_float_operations_per_cycle` and
+            `most_float_operations_per_cycle` of the C source of front ends. All but the clock may
+            be missing: a missing bandwidth is part of the rates, a missing size means no limit.
         rates: work per cycle by op kind: MACs of "conv2d", "depthwise_conv2d",
             "fully_connected"; window elements of pools; output elements of the rest. "default"
             stands for kinds not named; data movement without a rate costs only its traffic.
@@ -143,6 +144,8 @@ class Target:
 
 _NUMBERS = {"clock_hz", "sram_bytes", "flash_bytes", "sram_bytes_per_s", "flash_bytes_per_s"}
 _NUMBERS |= {"dram_bytes_per_s", "outputs_per_cycle", "op_overhead_us", "power_w"}
+FLOATS = ("least_float_operations_per_cycle", "most_float_operations_per_cycle")
+_NUMBERS |= set(FLOATS)
 
 
 def number(name: str, fields: Any) -> Number:

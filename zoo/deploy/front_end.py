@@ -5,6 +5,7 @@ weights without their zeros, the cosines. Features are float32; the device round
 and zero point of its model's input.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -20,21 +21,55 @@ from zoo.files import write_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontEndFile:
+class FrontEndCounts:
+    """What a front end takes as C source.
+
+    Attributes:
+        flash_bytes: of its tables.
+        ram_bytes: what a frame takes besides the samples and the features.
+        operations: floating-point additions and multiplications of a frame; its roots, logarithms
+            and comparisons are not among them.
+
+    """
+
+    flash_bytes: int
+    ram_bytes: int
+    operations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEndFile(FrontEndCounts):
     """A header that was written.
 
     Attributes:
         path: where the file is.
-        flash_bytes: of its tables.
-        ram_bytes: what a frame takes besides the samples and the features.
-        operations: additions and multiplications of a frame, without its roots and logarithms.
 
     """
 
     path: Path
-    flash_bytes: int
-    ram_bytes: int
-    operations: int
+
+
+def counted(front: FrontEnd) -> FrontEndCounts:
+    """Return what a front end takes as C source, without writing it.
+
+    Raises:
+        MismatchError: its transform is not of a power of two.
+
+    """
+    _check(front)
+    half, widths = front.fft // 2, [b - a for a, b in _spans(front)]
+    buffers = front.fft + half + 1 + (front.bands if front.coefficients else 0)
+    stored = front.window + front.fft + sum(widths) + front.bands * front.coefficients
+    butterflies = half // 2 * int(math.log2(half)) * 10
+    bins = (half + 1) * (16 + 3)  # a bin of the real transform, and its power
+    ends = (1 if front.adds else 0) + (0 if front.coefficients else 1)
+    return FrontEndCounts(
+        flash_bytes=4 * stored + 4 * front.bands,
+        ram_bytes=4 * buffers,
+        operations=front.window * (3 if front.preemphasis else 1) + butterflies + bins
+        + 2 * sum(widths) + front.bands * (ends + (2 if front.span else 0))
+        + 2 * front.bands * front.coefficients,
+    )  # fmt: skip
 
 
 def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
@@ -49,14 +84,12 @@ def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
     write_front_end(frontends.named("mfcc-micronets"), Path("front_end.h"))
     ```
     """
-    if front.fft & (front.fft - 1):
-        raise MismatchError(f"{front.name} has an FFT of {front.fft} points; expected a power of 2")
+    _check(front)
     name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
     name = name if name and not name[0].isdigit() else f"front_end_{name}"
     taper, triangles, cosines = tables(front)
-    first = [int(np.flatnonzero(column)[0]) if column.any() else 0 for column in triangles.T]
-    last = [int(np.flatnonzero(column)[-1]) + 1 if column.any() else 0 for column in triangles.T]
-    weights = [column[a:b] for column, a, b in zip(triangles.T, first, last, strict=True)]
+    spans = _spans(front)
+    weights = [column[a:b] for column, (a, b) in zip(triangles.T, spans, strict=True)]
     turns = np.exp(-2j * np.pi * np.arange(front.fft // 2) / front.fft)
     stored = {
         "taper": taper,
@@ -64,7 +97,7 @@ def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
         "weights": np.concatenate(weights),
         **({} if cosines is None else {"cosines": cosines.T.reshape(-1)}),
     }
-    places = {"first": first, "count": [b - a for a, b in zip(first, last, strict=True)]}
+    places = {"first": [a for a, _ in spans], "count": [b - a for a, b in spans]}
     text = "\n".join(
         [
             _HEAD.format(
@@ -82,15 +115,19 @@ def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
         ]
     )  # fmt: skip
     write_bytes(path, text.encode())
-    half = front.fft // 2
-    butterflies = half // 2 * int(math.log2(half)) * 10 + half * 16
-    products = 2 * sum(map(len, weights)) + 2 * front.bands * front.coefficients
-    return FrontEndFile(
-        path=path,
-        flash_bytes=4 * sum(map(len, stored.values())) + 4 * front.bands,
-        ram_bytes=4 * (front.fft + half + 1 + front.bands),
-        operations=front.window * (3 if front.preemphasis else 1) + butterflies + products,
-    )
+    return FrontEndFile(path=path, **dataclasses.asdict(counted(front)))
+
+
+def _check(front: FrontEnd) -> None:
+    if front.fft & (front.fft - 1):
+        raise MismatchError(f"{front.name} has an FFT of {front.fft} points; expected a power of 2")
+
+
+def _spans(front: FrontEnd) -> list[tuple[int, int]]:
+    """Return the first bin of each band with a weight, and the one after its last."""
+    _, triangles, _ = tables(front)
+    found = [np.flatnonzero(column) for column in triangles.T]
+    return [(int(bins[0]), int(bins[-1]) + 1) if len(bins) else (0, 0) for bins in found]
 
 
 def _number(value: float) -> str:

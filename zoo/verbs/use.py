@@ -293,8 +293,9 @@ def estimate(
         options: of the method, e.g. `time_limit_s=60` of "vela".
 
     Returns:
-        The cost of one inference: times in ms, memory in bytes, energy in mJ. For a list: one
-        for each target, without those of a glob or group that cannot be priced.
+        The cost of one inference: times in ms, memory in bytes, energy in mJ; of a network that
+        hears, `front_end` is what its features cost on top. For a list: one for each target,
+        without those of a glob or group that cannot be priced.
 
     Raises:
         UnknownNameError: there is no such recipe, target or method.
@@ -318,7 +319,12 @@ def estimate(
         def price(name: str) -> "Cost":
             device = cost.target(name)
             subject, shape = priced(artifact, device, method, single(input_shape))
-            return cost.estimate(subject, device, method=method, input_shape=shape, **options)
+            found = cost.estimate(subject, device, method=method, input_shape=shape, **options)
+            if artifact.recipe is None or "front_end" not in artifact.recipe.preprocessing:
+                return found
+            from zoo.cost.hearing import with_front_end
+
+            return with_front_end(found, artifact.recipe.preprocessing, device)
     else:
 
         def price(name: str) -> "Cost":

@@ -20,7 +20,7 @@ from zoo.cost import memory
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
 from zoo.cost.memory import resident
 from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds, readable
-from zoo.cost.target import Target
+from zoo.cost.target import FLOATS, Target
 from zoo.cost.tiling import Tile, best_tile
 from zoo.cost.work import WORK
 from zoo.graph.fuse import fuse
@@ -148,7 +148,8 @@ def _notes(run: _Run, target: Target) -> tuple[str, ...]:
     notes = [*target.notes, *_host(run.ops)]
     kinds = [cost.kind.partition("+")[0] for cost in run.ops if cost.bound != "host"]
     rates = {f"rates.{kind if kind in target.rates else 'default'}" for kind in kinds}
-    used = [name for name in target.assumed if name in rates or not name.startswith("rates.")]
+    rates |= set(target.numbers) - set(FLOATS)  # of front ends, which say so themselves
+    used = [name for name in target.assumed if name in rates]
     if used:
         notes.append(f"assumed, not measured by anybody: {', '.join(used)}")
     return tuple(dict.fromkeys(notes))
