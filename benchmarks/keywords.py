@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,13 +105,3 @@ def sound(clip: Clip) -> bytes:
     """Return the samples of a clip, which tell whether two are the same sound."""
     samples: bytes = soundfile.read(io.BytesIO(clip.content), dtype="int16")[0].tobytes()
     return samples
-
-
-def each(count: int, listed: Iterable[Clip], key: Callable[[Clip], Any]) -> list[Clip]:
-    """Return the first `count` clips of each key."""
-    found: dict[Any, list[Clip]] = {}
-    for clip in listed:
-        kept = found.setdefault(key(clip), [])
-        if len(kept) < count:
-            kept.append(clip)
-    return [clip for kept in found.values() for clip in kept]

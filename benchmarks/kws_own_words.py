@@ -45,6 +45,11 @@ SETTINGS = {
 }
 
 
+def metrics_of(run: Path) -> Any:
+    """Return what is known of a run."""
+    return zoo.checkpoint(run).metrics
+
+
 def of_person(person: str, clips: Sequence[Clip], base: str, runs: Path) -> dict[str, Any]:
     """Return what a network reaches that learned one person's words."""
     mine = [clip for clip in clips if clip.person == person]
@@ -57,10 +62,9 @@ def of_person(person: str, clips: Sequence[Clip], base: str, runs: Path) -> dict
     run = train(
         made, data, runs / f"own-{network}-{person}", license=DIGITS_LICENSE, init=base, **SETTINGS
     )
-    metrics = zoo.checkpoint(run).metrics
     return {
         "person": person,
-        "steps": metrics["training"]["steps"],
+        "steps": metrics_of(run)["training"]["steps"],
         "own": judged(run, data, "own words"),
         "others": judged(run, theirs, "others' words"),
     }
