@@ -31,7 +31,7 @@ OTHERS = (
     "house", "learn", "marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two",
     "visual", "wow", "zero",
 )  # fmt: skip
-CLIPS = {"espeak-ng": 150, "flite": 40, "festival": 20, "kokoro": 96}  # of a word, to train on
+CLIPS = {"espeak-ng": 150, "flite": 40, "festival": 20, "kokoro": 46}  # of a word, to train on
 SHARE = {"word": 1.0, "other": 0.3, "val": 0.1}  # other words together outnumber a word: fewer each
 _EDGE = 0.06  # seconds kept before and after what is heard
 

@@ -127,6 +127,24 @@ def test_a_run_interrupted_anywhere_ends_in_the_same_bits(
     assert names(out) == names(whole)
 
 
+def test_patience_ends_a_run_that_finds_nothing_better_also_after_a_break(
+    train, tmp_path, monkeypatch
+):
+    still = {"lr": 1e-30, "weight_decay": 0, "steps": 40, "eval_every": 2, "patience": 2}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train(whole, **still) == 0
+    assert facts(whole)["training"] | {"steps": 6, "complete": True} == facts(whole)["training"]
+    assert facts(whole)["held_out"]["step"] == 2
+    assert [path.name for path in whole.glob("state-*")] == ["state-00000006"]
+    with monkeypatch.context() as patch:
+        stop(patch, "_save", 6)
+        assert train(broken, **still) == 130
+    for _ in range(2):  # the second finds it finished
+        assert train(broken, "--resume", **still) == 0
+        assert weights(broken) == weights(whole)
+        assert facts(broken) == facts(whole)
+
+
 def test_a_line_cut_by_the_kill_is_dropped(whole, train, tmp_path, read_losses, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:

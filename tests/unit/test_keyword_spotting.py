@@ -145,7 +145,12 @@ def test_retakes_are_of_every_label_alike_and_the_same_after_a_break(tmp_path: P
     counts = torch.bincount(targets.argmax(1), minlength=4)
     assert counts[3] == 0
     assert counts[:3].min() > 20
+    other = recipe.override({"train.seed": 1})  # the same retakes, drawn in another order
+    assert task.training_data(other, str(folder)).heard is data.heard
+    assert not torch.equal(task.batch(data, other, 5, range(120), 120)[0], inputs)
+    task.kept.cache_clear()
     fresh = task.training_data(recipe, str(folder))
+    assert fresh.heard is not data.heard
     parts = [task.batch(fresh, recipe, 5, range(k, k + 40), 120) for k in (80, 0, 40)]
     again = torch.cat([parts[1][0], parts[2][0], parts[0][0]])
     assert torch.equal(inputs, again)

@@ -56,6 +56,7 @@ def test_a_model_is_a_module_and_a_class(model):
         ("log_every", 0),
         ("eval_every", 0),
         ("save_every", 0),
+        ("patience", -1),
         ("lr", 0.0),
         ("lr", -1.0),
         ("lr", float("nan")),

@@ -104,7 +104,7 @@ class FrontEnd:
             waves = waves - self.preemphasis * torch.cat([first, waves[:, :-1]], 1)
         frames = waves.unfold(1, self.window, self.hop) * _taper(self.taper, self.window)
         spectrum = torch.fft.rfft(frames, self.fft).abs()
-        energies = spectrum**self.power @ _triangles(self)
+        energies = (spectrum.square() if self.power == 2 else spectrum) @ _triangles(self)
         energies = energies + self.floor if self.adds else energies.clamp_min(self.floor)
         if not self.coefficients:
             return self._placed(10 * energies.log10()).float()[:, None]

@@ -67,7 +67,7 @@ class Retakes:
             most = float(np.abs(placed).max()) * dice.uniform(0.2, 0.7)
             placed = placed.clip(-most, most)
         # Always: babble has gaps, and no microphone hears nothing at all.
-        hiss = dice.standard_normal(len(placed)).astype(np.float32)
+        hiss = _white(len(placed), dice)
         placed = placed + np.float32(level * 10 ** (-self.hiss_db / 20)) * hiss
         if dice.random() < self.noisy:
             below = np.float32(level * 10 ** (-dice.uniform(*self.noise_db) / 20))
@@ -128,7 +128,7 @@ def _played(wave: Wave, factor: float) -> Wave:
     return np.interp(places, np.arange(len(wave)), wave).astype(np.float32)
 
 
-def equaliser(samples: int, rate: int, dice: Dice) -> NDArray[np.float64]:
+def equaliser(samples: int, rate: int, dice: Dice) -> NDArray[np.float32]:
     """Return the gain `(samples / 2 + 1,)` of each frequency: another microphone.
 
     Seven points along the octaves from 60 Hz, 5 dB around 0, straight lines between; now and then
@@ -141,35 +141,41 @@ def equaliser(samples: int, rate: int, dice: Dice) -> NDArray[np.float64]:
         gain_db -= 12 * np.log2(dice.uniform(80, 400) / frequencies).clip(0)
     if dice.random() < 0.3:
         gain_db -= 12 * np.log2(frequencies / dice.uniform(2500, 7000)).clip(0)
-    return np.asarray(10 ** (gain_db / 20))
+    return np.asarray(10 ** (gain_db / 20), np.float32)
 
 
-def _filtered(wave: Wave, gain: NDArray[np.float64]) -> Wave:
-    return np.fft.irfft(np.fft.rfft(wave) * gain, len(wave)).astype(np.float32)
+def _filtered(wave: Wave, gain: NDArray[np.float32]) -> Wave:
+    filtered: Wave = np.fft.irfft(np.fft.rfft(wave) * gain, len(wave))
+    return filtered
 
 
 def _reverberant(wave: Wave, rate: int, dice: Dice) -> Wave:
     """Return a wave and its echoes, noise that fades by 60 dB in 0.1 to 0.7 s."""
     seconds = dice.uniform(0.1, 0.7)
     moments = np.arange(round(seconds * rate)) / rate
-    echoes = dice.standard_normal(len(moments)) * 10 ** (-3 * moments / seconds)
+    echoes = _white(len(moments), dice) * 10 ** (-3 * moments / seconds).astype(np.float32)
     echoes[: round(0.002 * rate)] = 0
     echoes *= 10 ** (-dice.uniform(0, 15) / 20) / np.sqrt(np.sum(echoes**2))
     echoes[0] = 1
     size = 1 << (len(wave) + len(echoes) - 1).bit_length()  # quick to transform
-    return np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)[
-        : len(wave)
-    ].astype(np.float32)
+    heard: Wave = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)
+    return heard[: len(wave)]
 
 
 # --- noise, of any power --------------------------------------------------------------------------
 
 
+def _white(samples: int, dice: Dice) -> Wave:
+    white: Wave = dice.standard_normal(samples, np.float32)
+    return white
+
+
 def _coloured(samples: int, rate: int, dice: Dice) -> Wave:
     """Return noise with a spectrum like f^-a, a from 0 (white) to 2 (brown)."""
-    white = np.fft.rfft(dice.standard_normal(samples))
-    fall = np.arange(1, len(white) + 1) ** (-dice.uniform(0, 2) / 2)
-    return np.fft.irfft(white * fall, samples).astype(np.float32)
+    white = np.fft.rfft(_white(samples, dice))
+    fall = np.arange(1, len(white) + 1, dtype=np.float32) ** np.float32(-dice.uniform(0, 2) / 2)
+    coloured: Wave = np.fft.irfft(white * fall, samples)
+    return coloured
 
 
 def _modulated(samples: int, rate: int, dice: Dice) -> Wave:
@@ -201,6 +207,7 @@ def _hum(samples: int, rate: int, dice: Dice) -> Wave:
     wave = _coloured(samples, rate, dice)
     wave *= dice.uniform(0.05, 0.5) / wave.std()
     for overtone in range(1, int(dice.integers(3, 20))):
-        tone = np.sin(2 * np.pi * (pitch * overtone * moments + dice.random()))
-        wave += (tone * dice.random() / overtone).astype(np.float32)
+        turns = pitch * overtone * moments + dice.random()
+        angles = ((turns - np.floor(turns)) * (2 * np.pi)).astype(np.float32)
+        wave += np.sin(angles) * np.float32(dice.random() / overtone)
     return wave

@@ -44,6 +44,8 @@ class Train:
         log_every: steps between two lines of `log.jsonl`.
         eval_every: steps between two evaluations on the held-out images.
         save_every: steps between two resumable states on disk.
+        patience: evaluations in a row, none better than the best before, after which training
+            stops; 0 never does.
         options: settings of only this task or this model's training form.
 
     """
@@ -66,13 +68,14 @@ class Train:
     log_every: int = 100
     eval_every: int = 1000
     save_every: int = 1000
+    patience: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positive = "steps batch_size accumulation_steps log_every eval_every save_every"
         for name, least in (
             *((name, 1) for name in positive.split()),
-            *((name, 0) for name in ("warmup_steps", "weight_decay", "clip_norm", "seed")),
+            *((n, 0) for n in ("warmup_steps", "weight_decay", "clip_norm", "seed", "patience")),
         ):
             if not least <= getattr(self, name) < math.inf:
                 raise MismatchError(

@@ -104,7 +104,7 @@ class Run:
         self.progress = Progress()
 
     def execute(self, *, resume: bool = False, tracker: str | None = None) -> None:
-        """Start or resume, and train to the last step."""
+        """Start or resume, and train to the end."""
         from accelerate.utils import set_seed
 
         try:
@@ -159,12 +159,12 @@ class Run:
     # --- the loop -----------------------------------------------------------------------------
 
     def loop(self) -> None:
-        """Train to the last step; log, validate and save on the way."""
+        """Train until it is finished; log, validate and save on the way."""
         settings, progress, accelerator = self.settings, self.progress, self.accelerator
         bar = self._bar()
         started = time.perf_counter() - progress.seconds
         running = torch.zeros((), device=accelerator.device)
-        while progress.step < settings.steps:
+        while not self._finished():
             rate = learning_rate(settings, progress.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -184,12 +184,20 @@ class Run:
                 running.zero_()
             if evaluate:
                 self._validate()
-            if save:
-                self._save(last)
+            if save or self._finished():
+                self._save(self._finished())
         bar.close()
         if accelerator.is_main_process and not self.trainee.is_complete():
             self._write_result(last=True)  # killed between the last state and its result
         accelerator.wait_for_everyone()
+
+    def _finished(self) -> bool:
+        """Say whether all steps are done, or too many evaluations found nothing better."""
+        settings, progress = self.settings, self.progress
+        if progress.step >= settings.steps or not settings.patience:
+            return progress.step >= settings.steps
+        since = (progress.step - progress.best_step) // settings.eval_every
+        return progress.best_score is not None and since >= settings.patience
 
     def _step(self, step: int) -> Tensor:
         """Do one optimizer step; return its mean loss over processes and micro-batches."""

@@ -12,6 +12,7 @@ What lies in a folder `_background_noise_` is mixed into the clips instead of ma
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -49,7 +50,7 @@ from zoo.tasks.keyword_spotting.clips import (
     part_of,
     rate_of,
 )
-from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, retaken, retakes_of
+from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, kept, retaken, retakes_of
 
 __all__ = [
     "FACTS",
@@ -112,6 +113,8 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
     digest = hashlib.sha256(repr([path.parts[-2:] for path, _ in files]).encode())
     digest.update(clips.samples.numpy().tobytes())
     noise = background(part_of(folder, "train"), recipe)
+    if noise is not None:
+        digest.update(noise.numpy().tobytes())
     facts = {
         "source": folder.resolve().name,
         "clips": int((~held).sum()),
@@ -122,7 +125,9 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
     if not retakes_of(recipe):
         return data
     judged = held_out(data, recipe)
-    return replace(data, held_out=judged, facts={**facts, "held_out": len(judged)})
+    facts["held_out"] = len(judged)
+    same = digest.hexdigest(), tuple(held.tolist()), json.dumps(dict(recipe.preprocessing))
+    return replace(data, held_out=judged, heard=kept(*same))
 
 
 def batch(

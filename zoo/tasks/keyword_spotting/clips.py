@@ -27,7 +27,7 @@ class LabelledClips:
         held_out: what is in `val`, or every tenth clip in the order of labels and names; never
             trained on.
         noise: a wave `(samples,)` of background noise, or None: it is made.
-        fingerprint: SHA-256 over labels, names and samples.
+        fingerprint: SHA-256 over labels, names, samples and noise.
         facts: what a card says about the data.
         heard: features of retakes, by clip and number of the retake: each is made once.
 
