@@ -13,7 +13,7 @@ from zoo.registry.codec import convert, from_json, to_json
 FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Precision = Literal["no", "bf16", "fp16"]
-OPTIMIZERS = {"adamw": "AdamW", "soap": "SOAP"}  # what cards call them
+OPTIMIZERS = {"adamw": "AdamW", "rmsprop": "RMSprop", "soap": "SOAP"}  # what cards call them
 # Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
 WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
 
@@ -26,9 +26,9 @@ class Train:
         steps: optimizer steps.
         batch_size: samples per process and micro-batch (the convention of Accelerate).
         lr: peak learning rate; linear warm-up, then cosine to zero.
-        optimizer: "adamw", or "soap" (see `zoo.training.optimizers.Soap`).
+        optimizer: "adamw", "rmsprop", or "soap" (see `zoo.training.optimizers`).
         warmup_steps: steps of the linear warm-up; at most a fifth of `steps` are taken.
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled weight decay; of "rmsprop" a part of the gradient.
         ema_decay: the weights kept are an exponential moving average; 0 turns it off. At most
             1 - 2/`steps` is taken.
         clip_norm: bound on the gradient norm; 0 turns it off.
