@@ -15,7 +15,7 @@ PUBLISHED: tuple[tuple[int, ...], ...] = (
 # RAN-e-GT differs in the kernels of four of those that it keeps.
 _GT = {5: (80, 5, 6, 1), 6: (96, 3, 4, 1), 10: (160, 7, 6, 2), 11: (176, 3, 4, 1)}
 SMALL = (
-    (24, 3, 4, 2), (32, 3, 4, 1), (32, 3, 4, 1), (48, 3, 4, 2), (48, 3, 4, 1), (64, 3, 4, 2),
+    (24, 3, 4, 1), (32, 3, 4, 2), (32, 3, 4, 1), (48, 3, 4, 2), (48, 3, 4, 1), (64, 3, 4, 1),
     (64, 3, 4, 1),
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ _IMAGENET = Train(
     },
 )  # fmt: skip
 _CIFAR = Train(
-    steps=4000,
+    steps=3000,
     batch_size=128,
     optimizer="soap",
     lr=3e-3,
@@ -49,8 +49,8 @@ _CIFAR = Train(
     weight_decay=0.02,
     ema_decay=0.999,
     precision="bf16",
-    eval_every=400,
-    save_every=400,
+    eval_every=300,
+    save_every=300,
     options={"shift": 4, "flip": True, "label_smoothing": 0.0, "expansion": 0},
 )
 
@@ -95,8 +95,8 @@ def _small(name: str, summary: str, collapsed: set[int]) -> Recipe:
         subtask="image-classification",
         model="zoo.models.ran_explicit:RanE",
         args={
-            "blocks": blocks(SMALL, collapsed), "stem": 16, "stem_stride": 1, "top": 128,
-            "top_kernel": 5, "num_classes": len(CIFAR10),
+            "blocks": blocks(SMALL, collapsed), "stem": 16, "top": 128, "top_kernel": 3,
+            "num_classes": len(CIFAR10),
         },
         input_shape=(1, 3, 32, 32),
         preprocessing={**_PIXELS, "labels": list(CIFAR10)},
@@ -143,6 +143,7 @@ RECIPES = (
         {},
         tiny=_RANDOM,  # the network has only one width
     ),
-    _small("ran-e-32", "Image classification of 32x32 pixels: a small RAN-e", {0, 1, 2, 3, 4}),
+    # What `zoo search ran-e-32 --target ethos-u55-256 --max-latency 0.35` finds.
+    _small("ran-e-32", "Image classification of 32x32 pixels: a small RAN-e", {0, 1, 2, 6}),
     _small("ran-e-32-ib", "What ran-e-32 was: seven inverted bottlenecks, none collapsed", set()),
 )
