@@ -14,7 +14,7 @@ from torch import nn
 from zoo.errors import MismatchError
 from zoo.graph.lower import lower
 from zoo.models.blocks import CollapsibleConv2d, Convolution
-from zoo.models.ran_explicit import EfficientNetLite, RanE
+from zoo.models.ran.explicit import EfficientNetLite, RanE
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 

@@ -69,7 +69,7 @@ def _published(name: str, summary: str, model: str, args: dict[str, Any], **opti
         summary=summary,
         task="image-classification",
         subtask="image-classification",
-        model=f"zoo.models.ran_explicit:{model}",
+        model=f"zoo.models.ran.explicit:{model}",
         args={**args, "num_classes": len(_CLASSES)},
         input_shape=(1, 3, 224, 224),
         preprocessing={**_PIXELS, "labels": list(_CLASSES)},
@@ -82,7 +82,7 @@ def _published(name: str, summary: str, model: str, args: dict[str, Any], **opti
 
 _TINY = {
     "args": {"blocks": blocks(((8, 3, 2, 2), (8, 3, 2, 1), (8, 3, 2, 1, 4)), {0, 1}), "stem": 4,
-             "top": 8, "top_kernel": 3},
+             "top": 64, "top_kernel": 3},
     "train": {"batch_size": 4, "precision": "no"},
 }  # fmt: skip
 
@@ -93,7 +93,7 @@ def _small(name: str, summary: str, collapsed: set[int]) -> Recipe:
         summary=summary,
         task="image-classification",
         subtask="image-classification",
-        model="zoo.models.ran_explicit:RanE",
+        model="zoo.models.ran.explicit:RanE",
         args={
             "blocks": blocks(SMALL, collapsed), "stem": 16, "top": 128, "top_kernel": 3,
             "num_classes": len(CIFAR10),
