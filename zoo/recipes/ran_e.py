@@ -41,7 +41,7 @@ _IMAGENET = Train(
     },
 )  # fmt: skip
 _CIFAR = Train(
-    steps=3000,
+    steps=2000,
     batch_size=128,
     optimizer="soap",
     lr=3e-3,
@@ -49,8 +49,8 @@ _CIFAR = Train(
     weight_decay=0.02,
     ema_decay=0.999,
     precision="bf16",
-    eval_every=300,
-    save_every=300,
+    eval_every=200,
+    save_every=200,
     options={"shift": 4, "flip": True, "label_smoothing": 0.0, "expansion": 0},
 )
 
@@ -82,7 +82,7 @@ def _published(name: str, summary: str, model: str, args: dict[str, Any], **opti
 
 _TINY = {
     "args": {"blocks": blocks(((8, 3, 2, 2), (8, 3, 2, 1), (8, 3, 2, 1, 4)), {0, 1}), "stem": 4,
-             "top": 64, "top_kernel": 3},
+             "top": 256, "top_kernel": 3},
     "train": {"batch_size": 4, "precision": "no"},
 }  # fmt: skip
 
