@@ -13,7 +13,7 @@ from zoo.registry.codec import convert, from_json, to_json
 FORMAT_VERSION = 1
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 Precision = Literal["no", "bf16", "fp16"]
-OPTIMIZERS = {"adamw": "AdamW", "soap": "SOAP"}  # what cards call them
+OPTIMIZERS = {"adamw": "AdamW", "rmsprop": "RMSprop", "soap": "SOAP"}  # what cards call them
 # Quantization-aware training: bits of the weights, in int8 tensors; activations are int8.
 WEIGHT_BITS = {"int8": 8, "int8-w4": 4}
 
@@ -26,9 +26,9 @@ class Train:
         steps: optimizer steps.
         batch_size: samples per process and micro-batch (the convention of Accelerate).
         lr: peak learning rate; linear warm-up, then cosine to zero.
-        optimizer: "adamw", or "soap" (see `zoo.training.optimizers.Soap`).
+        optimizer: "adamw", "rmsprop", or "soap" (see `zoo.training.optimizers`).
         warmup_steps: steps of the linear warm-up; at most a fifth of `steps` are taken.
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled weight decay; of "rmsprop" a part of the gradient.
         ema_decay: the weights kept are an exponential moving average; 0 turns it off. At most
             1 - 2/`steps` is taken.
         clip_norm: bound on the gradient norm; 0 turns it off.
@@ -216,10 +216,12 @@ class Recipe:
 
     @property
     def family(self) -> str:
-        """Name of the module that holds the architecture: "sesr"; of the base model: "smollm2"."""
+        """Name of the module or package of the architecture: "sesr"; of the base: "smollm2"."""
         if isinstance(self.make, Compress) and self.of_transformers:
             return re.split(r"[^a-z0-9]", self.make.base.split("/")[-1].lower())[0]
-        return self.model.split(":")[0].rsplit(".", 1)[-1]
+        module = self.model.split(":")[0]
+        own = module.removeprefix("zoo.models.")
+        return own.partition(".")[0] if own != module else module.rpartition(".")[2]
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types; `Recipe.from_json` returns an equal recipe.

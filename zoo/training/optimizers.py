@@ -1,4 +1,4 @@
-"""Optimizers by name: AdamW, and SOAP for networks whose layers are small matrices."""
+"""Optimizers by name: AdamW, RMSprop, and SOAP for networks whose layers are small matrices."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -141,7 +141,14 @@ def _soap(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) ->
     return Soap(parameters, lr=lr, weight_decay=weight_decay)
 
 
-_MAKERS = {"adamw": _adamw, "soap": _soap}
+def _rmsprop(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
+    """Return RMSprop as EfficientNet and RAN-e set it: both decays 0.9, a large epsilon."""
+    return torch.optim.RMSprop(
+        parameters, lr=lr, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=weight_decay
+    )
+
+
+_MAKERS = {"adamw": _adamw, "rmsprop": _rmsprop, "soap": _soap}
 
 
 def make_optimizer(settings: Train, parameters: Iterable[nn.Parameter]) -> Optimizer:
