@@ -7,19 +7,19 @@ from zoo.registry.recipe import Recipe, Train
 _CELLS = ("RBC", "WBC", "Platelets")
 
 _TRAIN = Train(
-    steps=2000,
+    steps=700,
     batch_size=16,
     lr=2e-3,
-    warmup_steps=100,
+    warmup_steps=50,
     weight_decay=0.05,
-    ema_decay=0.998,
+    ema_decay=0.99,
     clip_norm=10.0,
     log_every=20,
-    eval_every=200,
-    save_every=200,
+    eval_every=100,
+    save_every=100,
     options={
         "zoom": 1.4, "flip": True, "flip_vertical": True, "colour": 0.2, "layer_scale": 1.0,
-        "drop_path": 0.05,
+        "drop_path": 0.0,
     },
 )  # fmt: skip
 
@@ -55,6 +55,6 @@ RECIPES = (
     ),
     _detector(
         "convnext-detector", "Objects and their boxes, on the ConvNeXt backbone that RAN-i is "
-        "scaled from", "2201.03545", [2, 2, 4], [16, 32, 56],
+        "scaled from", "2201.03545", [2, 2, 4], [16, 32, 52],
     ),
 )  # fmt: skip

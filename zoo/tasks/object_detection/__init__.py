@@ -8,9 +8,10 @@ or lie on the Hub; see `zoo.data.coco`.
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe
 from zoo.tasks.contract import Metric, TaskFacts, Trial, short
-from zoo.tasks.object_detection.maps import decode, loss
+from zoo.tasks.object_detection.maps import Suppression, decode, loss
 from zoo.tasks.object_detection.material import (
     STRIDE,
     Material,
@@ -94,7 +95,9 @@ def _maps(model: nn.Module, inputs: Tensor) -> Tensor:
     return model(inputs.to(next(model.parameters()))).float().cpu()
 
 
-def _boxes(output: Tensor, size: tuple[int, int], recipe: Recipe, **options: Any) -> Boxes:
+def _boxes(
+    output: Tensor, size: tuple[int, int], recipe: Recipe, options: Mapping[str, Any]
+) -> Boxes:
     """Return the boxes of a map in the pixels of a picture of (width, height), within it."""
     made = decode(output, STRIDE, **options)
     ends = clipped(corners(made.boxes) / scale_of(size, recipe), size)
@@ -103,41 +106,66 @@ def _boxes(output: Tensor, size: tuple[int, int], recipe: Recipe, **options: Any
     return Boxes(ends[whole], made.labels[whole], made.scores[whole])
 
 
-def _options(recipe: Recipe, threshold: float | None = None) -> dict[str, Any]:
-    """Return how a recipe's maps are decoded."""
+def _options(recipe: Recipe, threshold: float | None, suppression: str | None) -> dict[str, Any]:
+    """Return how maps are decoded: as the recipe says, but for what is given.
+
+    Raises:
+        MismatchError: it is no such setting.
+
+    """
     facts = recipe.preprocessing
-    return {
-        "threshold": float(facts["threshold"]) if threshold is None else threshold,
-        "overlap": float(facts["overlap"]),
-        "suppression": facts["suppression"],
-    }
+    least = float(facts["threshold"]) if threshold is None else threshold
+    way = facts["suppression"] if suppression is None else suppression
+    if not 0 <= least <= 1:
+        raise MismatchError(f"threshold is {threshold}; expected 0 to 1")
+    if way not in get_args(Suppression):
+        known_ways = " or ".join(get_args(Suppression))
+        raise MismatchError(f"suppression is {way!r}; expected {known_ways}")
+    return {"threshold": least, "overlap": float(facts["overlap"]), "suppression": way}
 
 
-def _found(model: nn.Module, scenes: tuple[Scene, ...], recipe: Recipe) -> list[Boxes]:
+def _found(
+    model: nn.Module, scenes: Sequence[Scene], recipe: Recipe, options: Mapping[str, Any]
+) -> list[Boxes]:
     found = []
     for start in range(0, len(scenes), _BATCH):
         pictures = [pixels_of(scene) for scene in scenes[start : start + _BATCH]]
         maps = _maps(model, tensor([fitted(p, recipe) for p in pictures], recipe))
         for output, pixels in zip(maps, pictures, strict=True):
-            size = (pixels.shape[1], pixels.shape[0])
-            found.append(_boxes(output, size, recipe, **_options(recipe, _JUDGED)))
+            found.append(_boxes(output, (pixels.shape[1], pixels.shape[0]), recipe, options))
     return found
 
 
 def validate(model: nn.Module, data: Material, recipe: Recipe) -> dict[str, float]:
     """Return mean average precision on the pictures held out of the training set."""
-    count = len(labels_of(recipe))
-    scores = average_precision(data.held_out, _found(model, data.held_out, recipe), count)
+    found = _found(model, data.held_out, recipe, _options(recipe, _JUDGED, None))
+    scores = average_precision(data.held_out, found, len(labels_of(recipe)))
     return {metric.key: scores[metric.key] for metric in FACTS.metrics}
 
 
-def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module,
+    recipe: Recipe,
+    data: Path,
+    tokenizer: Any = None,
+    *,
+    suppression: Suppression | None = None,
+) -> dict[str, Any]:
     """Return mean average precision on the split `test` or `val` of a folder, or all of it.
 
     Protocol: COCO's, with the annotations as they are; boxes from a score of 0.01 on.
+
+    Args:
+        model: of this task.
+        recipe: its recipe.
+        data: a folder in one of COCO's layouts.
+        tokenizer: none.
+        suppression: "nms" or "soft-nms"; None takes the recipe's.
+
     """
+    options = _options(recipe, _JUDGED, suppression)
     scenes = known(coco.read(Path(data), "test", "val", "valid"), recipe, data)
-    found = _found(model, scenes.scenes, recipe)
+    found = _found(model, scenes.scenes, recipe, options)
     figures = average_precision(scenes.scenes, found, len(scenes.labels))
     if not figures:
         raise MismatchError(f"{data} has no boxes to judge by")
@@ -147,7 +175,7 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
         **figures,
         "map_50_by_label": per_label(scenes.scenes, found, scenes.labels),
         "protocol": f"as COCO computes it, pictures within {size}, "
-        f"{recipe.preprocessing['suppression']} at {recipe.preprocessing['overlap']}",
+        f"{options['suppression']} at {options['overlap']}",
     }
 
 
@@ -171,6 +199,7 @@ def run(
     out: Path | None = None,
     *,
     threshold: float | None = None,
+    suppression: Suppression | None = None,
 ) -> Found:
     """Return the objects of a picture of any size and mode; with `out`, draw them too.
 
@@ -180,18 +209,20 @@ def run(
         source: a picture, as `zoo.data.images.read` takes it.
         out: a picture's file.
         threshold: least score; None takes the recipe's.
+        suppression: "nms" or "soft-nms"; None takes the recipe's.
 
     Raises:
         MismatchError: it is no picture, or `out` cannot be written.
 
     """
+    options = _options(recipe, threshold, suppression)
     if out is not None:
         images.check_output(out)
     pixels = rgb(source)
     size = (pixels.shape[1], pixels.shape[0])
     start = time.perf_counter()
     output = _maps(model, tensor([fitted(pixels, recipe)], recipe))[0]
-    boxes = _boxes(output, size, recipe, **_options(recipe, threshold))
+    boxes = _boxes(output, size, recipe, options)
     seconds = time.perf_counter() - start
     labels = labels_of(recipe)
     items = tuple(
