@@ -1,6 +1,7 @@
 """RAN-i: the counts and networks that were published, and scaling that finds them again."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,10 @@ def test_refuses_networks_that_are_not_convnext_like():
         read(Mixer(nn.Sequential(nn.Linear(4, 200), nn.Linear(200, 4))), (32, 32))
     with pytest.raises(MismatchError, match="cannot be followed with pictures"):
         read(Mixer(nn.Linear(5, 4)), (32, 32))
-    with pytest.raises(MismatchError, match="16x16 pixels are too small for 4 stages"):
+    with pytest.raises(MismatchError, match="cannot be followed with pictures"):
         read(ConvNeXt([1] * 4, [8] * 4), (16, 16))
+    with pytest.raises(MismatchError, match="16x16 pixels are too small for 4 stages"):
+        replace(T, size=(16, 16))
 
 
 @pytest.mark.parametrize(

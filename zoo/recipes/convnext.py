@@ -40,7 +40,7 @@ SMALL = Train(
     save_every=500,
     options={"layer_scale": 0.1, "shift": 4, "flip": True, "label_smoothing": 0.0},
 )
-_TINY = {
+_TINY: dict[str, dict[str, Any]] = {
     "args": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 96]},
     "train": {"batch_size": 4, "accumulation_steps": 1, "precision": "no"},
 }
@@ -72,7 +72,7 @@ def of_cifar10(
 ) -> Recipe:
     """Return a recipe for pictures of 32x32 pixels and the labels of CIFAR-10."""
     args = {"depths": list(depths), "dims": list(dims), "patch": 2}
-    tiny = {
+    tiny: dict[str, dict[str, Any]] = {
         "args": {"depths": [1, 1, 1], "dims": [8, 8, 12]},
         "train": {"batch_size": 4, "precision": "no"},
     }
