@@ -60,7 +60,7 @@ def test_a_model_without_a_last_layer_loads_too():
 def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean():
     torch.manual_seed(0)
     network = ConvNeXt([2, 2], [8, 12], 3, patch=2, layer_scale=1.0)
-    form = training_form(network, {"drop_path": 0.5, "shift": 4}).train()
+    form = training_form(network, {"drop_path": 0.5, "layer_scale": 1.0, "shift": 4}).train()
     load_deployed(form, network)
     x = torch.randn(1, 3, 8, 8)
     block = form.stages[1][1]
@@ -73,7 +73,21 @@ def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean():
     torch.testing.assert_close(
         left[~dropped], 2 * branch.flatten(1).expand(int((~dropped).sum()), -1), atol=1e-5, rtol=0
     )
-    torch.testing.assert_close(deployed_form(form)(x), network.eval()(x), atol=0, rtol=0)
+    torch.testing.assert_close(deployed_form(form)(x), network.eval()(x))
+
+
+@torch.no_grad()
+def test_the_deployed_network_is_equal_and_starts_the_trained_one():
+    theirs = of_transformers()
+    trained = ours(theirs)
+    network = deployed_form(trained)
+    assert not any("gamma" in name for name in network.state_dict())
+    assert any("gamma" in name for name in trained.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(network(x), theirs(x).logits, atol=1e-5, rtol=1e-5)
+    form = training_form(network, {"layer_scale": 1e-6})
+    load_deployed(form, network)
+    torch.testing.assert_close(form.eval()(x), network(x), atol=1e-5, rtol=1e-5)
 
 
 def test_other_classes_start_a_last_layer_anew():

@@ -2,6 +2,7 @@
 
 Layer for layer and name for name as the authors of ConvNeXt publish it, so that their weights load
 as they are; `from_transformers` renames those of transformers and of its checkpoints on the Hub.
+The deployed network has no factors after its branches: `deployed` multiplies them into the layers.
 RAN-i (arXiv 2208.08562) has the same blocks: only depths and widths differ, see
 `zoo.nas.expressivity`.
 """
@@ -106,7 +107,7 @@ class ConvNeXt(nn.Module):
         super().__init__()
         _check(depths, dims, num_classes, in_chans, patch, drop_path_rate)
         self.depths, self.dims, self.num_classes = tuple(depths), tuple(dims), num_classes
-        self.in_chans, self.patch, self.layer_scale = in_chans, patch, layer_scale
+        self.in_chans, self.patch = in_chans, patch
         stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], patch, patch), ChannelNorm(dims[0]))
         halved = (
             nn.Sequential(ChannelNorm(before), nn.Conv2d(before, after, 2, 2))
@@ -140,28 +141,51 @@ class ConvNeXt(nn.Module):
         logits: Tensor = self.head(self.norm(self.forward_features(x)[-1].mean((2, 3))))
         return logits
 
-    def trainable(self, drop_path: float = 0.0) -> Self:
-        """Return the form that is trained, freshly initialised: with drop path."""
-        return type(self)(
-            self.depths, self.dims, self.num_classes, in_chans=self.in_chans, patch=self.patch,
-            drop_path_rate=drop_path, layer_scale=self.layer_scale,
-        )  # fmt: skip
+    def trainable(self, drop_path: float = 0.0, layer_scale: float = 1e-6) -> Self:
+        """Return the form that is trained, freshly initialised: with drop path and factors."""
+        return self._like(drop_path, layer_scale)
+
+    @torch.no_grad()
+    def deployed(self) -> Self:
+        """Return the equal network without factors, in eval mode: they are in the layers before."""
+        network = self._like(0.0, 0.0)
+        state = self.state_dict()
+        for name in [name for name in state if name.endswith(".gamma")]:
+            gamma, layer = state.pop(name).double(), name.removesuffix("gamma") + "pwconv2."
+            for part, factor in (("weight", gamma[:, None]), ("bias", gamma)):
+                value = state[layer + part]
+                state[layer + part] = (value.double() * factor).to(value)
+        network.load_state_dict(state)
+        return network.to(next(self.parameters())).eval()
 
     @torch.no_grad()
     def load_deployed(self, network: nn.Module) -> None:
         """Start from a network's weights; the last layer starts anew if it has other outputs.
 
+        Where the network has no factors, they start at 1.
+
         Raises:
             RuntimeError: the weights do not fit.
 
         """
-        state = network.state_dict()
-        own = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        if {name: value.shape for name, value in own.items()} != {
-            name: value.shape for name, value in state.items() if name.startswith("head.")
-        }:
-            state = {name: v for name, v in state.items() if not name.startswith("head.")} | own
+        state, own = network.state_dict(), self.state_dict()
+        for name, value in own.items():
+            if name.endswith(".gamma") and name not in state:
+                state[name] = torch.ones_like(value)
+        heads = [
+            {name: value.shape for name, value in tensors.items() if name.startswith("head.")}
+            for tensors in (state, own)
+        ]
+        if heads[0] != heads[1]:
+            state = {name: value for name, value in state.items() if name not in heads[0]}
+            state |= {name: own[name] for name in heads[1]}
         self.load_state_dict(state)
+
+    def _like(self, drop_path_rate: float, layer_scale: float) -> Self:
+        return type(self)(
+            self.depths, self.dims, self.num_classes, in_chans=self.in_chans, patch=self.patch,
+            drop_path_rate=drop_path_rate, layer_scale=layer_scale,
+        )  # fmt: skip
 
 
 def _check(

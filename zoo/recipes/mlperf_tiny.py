@@ -4,7 +4,7 @@ from zoo.recipes.micronets import PERSON, PICTURES, WORDS
 from zoo.recipes.micronets import TRAIN as KEYWORDS
 from zoo.registry.recipe import Recipe, Train
 
-_CIFAR10 = (
+CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
@@ -48,7 +48,7 @@ RECIPES = (
         "ResNet8",
         32,
         (-1, 1),  # published: 0 to 255; this way zero padding continues mid grey
-        _CIFAR10,
+        CIFAR10,
         "cifar10",
     ),
     _recipe(

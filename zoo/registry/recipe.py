@@ -213,10 +213,12 @@ class Recipe:
 
     @property
     def family(self) -> str:
-        """Name of the module that holds the architecture: "sesr"; of the base model: "smollm2"."""
+        """Name of the module or package of the architecture: "sesr"; of the base: "smollm2"."""
         if isinstance(self.make, Compress) and self.of_transformers:
             return re.split(r"[^a-z0-9]", self.make.base.split("/")[-1].lower())[0]
-        return self.model.split(":")[0].rsplit(".", 1)[-1]
+        module = self.model.split(":")[0]
+        own = module.removeprefix("zoo.models.")
+        return own.partition(".")[0] if own != module else module.rpartition(".")[2]
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types; `Recipe.from_json` returns an equal recipe.

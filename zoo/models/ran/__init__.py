@@ -1,0 +1,1 @@
+"""Restructurable activation networks (RAN, arXiv 2208.08562)."""
