@@ -1,6 +1,7 @@
 """Artifacts that the zoo did not make: a `.tflite` file, and folders of other libraries."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ def text_to_judge(data: Path, protocol: Mapping[str, Any]) -> Path:
 
         require()
     return path
+
+
+def check_options(
+    ref: str, options: Mapping[str, Any], function: Callable[..., Any] | None = None
+) -> None:
+    """Refuse options that a task's function does not have, beyond the four that all take.
+
+    Raises:
+        MismatchError: there is one.
+
+    """
+    known = [] if function is None else list(inspect.signature(function).parameters)[4:]
+    if others := sorted(set(options) - set(known)):
+        what = f"takes {', '.join(known)}" if known else "takes none"
+        raise MismatchError(f"{others[0]!r} is no option of {ref}; its task {what}: leave it out")
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,13 @@ class OtherModel:
         raise MismatchError(self.refusal)
 
     def run(
-        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
     ) -> Any:
         """Return the result of one inference."""
         raise MismatchError(self.refusal)
@@ -102,9 +124,16 @@ class TfliteModel(OtherModel):
         return load_tflite(self.path)
 
     def run(
-        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
     ) -> Any:
         """Return the network's outputs for arrays, a NumPy file, a picture or a sound."""
+        check_options(self.ref, options)
         from zoo.deploy.tflite_run import run_tflite
 
         outcome = run_tflite(self.path, source)
@@ -181,9 +210,16 @@ class LanguageModel(TransformersModel):
         )
 
     def run(
-        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
     ) -> Any:
         """Return the likeliest continuation of a prompt."""
+        check_options(self.ref, options)
         from zoo.tasks.text_generation import run
 
         return run(self.load(device=device, dtype=dtype), None, source, out)
@@ -195,4 +231,5 @@ class LanguageModel(TransformersModel):
         data = text_to_judge(data, protocol)
         from zoo.tasks.text_generation import evaluate
 
+        check_options(self.ref, protocol, evaluate)
         return evaluate(self.load(device=device, dtype=dtype), None, data, **protocol)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.artifacts.files import text_to_judge
+from zoo.artifacts.files import check_options, text_to_judge
 from zoo.errors import MismatchError
 from zoo.files import given
 from zoo.registry.artifact import Result
@@ -74,14 +74,21 @@ class Network:
         return placed(checked(integer_network(source), source.recipe), device, None)
 
     def run(
-        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
     ) -> Result:
         """Return the result of the recipe's task for one input."""
         self._given(source)
         from zoo.tasks import task_of
 
         task = task_of(self.recipe)
-        return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out)
+        check_options(self.ref, options, task.run)
+        return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out, **options)
 
     def stream(self, source: Any, out: Path | None = None) -> Result:
         """Return what the recipe's task finds in a long input, and when."""
@@ -125,7 +132,9 @@ class Network:
         from zoo.models.forms import stored_form
         from zoo.tasks import task_of
 
-        task, model = task_of(self.recipe), self.load(device=device, dtype=dtype)
+        task = task_of(self.recipe)
+        check_options(self.ref, protocol, task.evaluate)
+        model = self.load(device=device, dtype=dtype)
         result: dict[str, Any] = task.evaluate(model, self.recipe, data, **protocol)
         network, quantization = stored_form(model)
         if quantization is not None:

@@ -53,6 +53,8 @@ def add(command: Command, words: Sequence[str]) -> None:
         "--adapter", metavar="NAME[=STRENGTH],...",
         help="put adapters in, e.g. looks-pencil, or looks-pencil=1,looks-film=0.6",
     ).completer = adapters  # type: ignore[attr-defined]  # fmt: skip
+    sub.add_argument("--threshold", type=float, help="least score of an object that is found")
+    _add_suppression(sub)
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
     sub.add_argument(
@@ -69,6 +71,7 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument("--windows", type=positive, help="at most this many; default: all")
     sub.add_argument("--tasks", metavar="T,T", help="also tasks of lm-eval: names or .yaml files")
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
+    _add_suppression(sub)
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     sub = command("estimate", _estimate, "estimate what a model costs on a device")
     _add_estimate(sub, listed=words[:1] == ["estimate"])
@@ -77,6 +80,12 @@ def add(command: Command, words: Sequence[str]) -> None:
     add_ref(sub)
     sub.add_argument("--out", metavar="FILE", help="write there instead of to stdout")
     sub.add_argument("--check", action="store_true", help="check the existing README.md")
+
+
+def _add_suppression(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--suppression", choices=("nms", "soft-nms"), help="of boxes of the same object"
+    )
 
 
 def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
@@ -144,15 +153,18 @@ def _run(args: Arguments) -> None:
         _follow(artifact, args)
         return
     out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
+    given = {"threshold": args.threshold, "suppression": args.suppression}
+    options = {key: value for key, value in given.items() if value is not None}
     if args.stream:
-        result = api.run(artifact, args.source, out, stream=True)
+        result = api.run(artifact, args.source, out, stream=True, **options)
     elif (what := args.adapter) is not None:
         chosen = _strengths("--adapter", what, default="1") if set(what) & set("=,") else what
         result = api.run(
-            args.ref, args.source, out, adapter=chosen, device=args.device, dtype=args.dtype
-        )
+            args.ref, args.source, out, adapter=chosen, device=args.device, dtype=args.dtype,
+            **options,
+        )  # fmt: skip
     else:
-        result = artifact.run(args.source, out, device=args.device, dtype=args.dtype)
+        result = artifact.run(args.source, out, device=args.device, dtype=args.dtype, **options)
     if args.json:
         print_json(result.to_json() | ({} if out is None else {"out": str(out)}))
     else:
@@ -185,7 +197,8 @@ def _follow(artifact: "Artifact", args: Arguments) -> None:
 
 def _evaluate(args: Arguments) -> None:
     """Measure a model."""
-    protocol = {key: getattr(args, key) for key in ("length", "stride", "windows", "limit")}
+    keys = ("length", "stride", "windows", "limit", "suppression")
+    protocol = {key: getattr(args, key) for key in keys}
     protocol["tasks"] = args.tasks.split(",") if args.tasks else None
     result = api.evaluate(
         args.ref,

@@ -51,7 +51,13 @@ class Artifact(Protocol):
         """
 
     def run(
-        self, source: Any, out: Path | None = None, *, device: str = "cpu", dtype: Any = None
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
     ) -> Result:
         """Return the result of one inference; with `out`, it is saved too.
 
@@ -60,6 +66,7 @@ class Artifact(Protocol):
             out: the file to write.
             device: see `load`.
             dtype: see `load`.
+            **options: of the task's `run`.
 
         """
 

@@ -229,6 +229,8 @@ class Task(Protocol):
     def run(self, model: Any, recipe: Any, source: Any, out: Path | None = None) -> Result:
         """Return a model's result for one input; with `out`, save it too.
 
+        Keyword options are specific to the task.
+
         Raises:
             MismatchError: the input cannot be used, or `out` cannot be written.
 

@@ -122,6 +122,7 @@ def run(
     stream: bool = False,
     device: str = "cpu",
     dtype: Any = None,
+    **options: Any,
 ) -> "Result":
     """Run a model on one input; return the task's result object.
 
@@ -134,6 +135,7 @@ def run(
             its states in between; a network that hears words says when each was said.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
+        options: of the task: to find objects, `threshold` and `suppression`.
 
     Returns:
         For super resolution, `zoo.data.made.MadePicture`; every result has
@@ -158,17 +160,17 @@ def run(
         from zoo.artifacts.files import TfliteModel
         from zoo.artifacts.networks import Network
 
-        if adapter is not None or not isinstance(artifact, TfliteModel | Network):
+        if adapter is not None or options or not isinstance(artifact, TfliteModel | Network):
             raise MismatchError(f"stream is for .tflite files; run {artifact.ref} without it")
         return artifact.stream(source, target)
     if adapter is None:
-        return artifact.run(source, target, device=device, dtype=dtype)
+        return artifact.run(source, target, device=device, dtype=dtype, **options)
     if artifact.recipe is None:
         raise MismatchError(f"{artifact.ref} has no task to run with an adapter; type: zoo list")
     from zoo.tasks import task_of
 
     model = load(ref, adapter=adapter, device=device, dtype=dtype)
-    return task_of(artifact.recipe).run(model, artifact.recipe, source, target)
+    return task_of(artifact.recipe).run(model, artifact.recipe, source, target, **options)
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from zoo.graph.operators.contract import Column
 from zoo.graph.operators.mathematics import FUNCTIONS, REDUCTIONS
 from zoo.quantization.int8.fake import double_rounding
 
+_FINER = 8  # steps of an output to one of the sums it is made of, at most
 _TIE = 1e-3  # steps: moves an exact half, and nothing else that matters
 
 Meanings = Mapping[str, Quantization]
@@ -64,7 +65,7 @@ class Rule:
     fixed: Mapping[str, Quantization] = field(default_factory=dict)
     exact: bool = False
     sign: int = 0
-    finest: Callable[[Graph, Op], int | None] = _any
+    finest: Callable[[Graph, Op], float | None] = _any
     on_grid: Callable[[Op], bool] = _rounds
     nudge: Nudge = _no_nudge
     integer: Callable[[Mapping[str, Any], Quantization, str], dict[str, Any]] = _as_they_are
@@ -99,6 +100,17 @@ def _averaged(graph: Graph, op: Op) -> int:
     return math.prod(graph.tensors[op.inputs[0]].shape[dim] for dim in op.attributes["dim"])
 
 
+def _summed(graph: Graph, op: Op) -> float | None:
+    """Sums are multiples of a step of the input times one of the weights.
+
+    Steps of the output far below that hold nothing, and what rescales the sums to them may exceed
+    32 bits: as where a layer is the mean of channels that are normed already.
+    """
+    weight = graph.values.get(op.inputs[1])
+    largest = 0.0 if weight is None else float(np.abs(weight).max(initial=0))
+    return _FINER * 127 / largest if largest else None
+
+
 def _pads_on_grid(op: Op) -> bool:
     return op.attributes["value"] in (0, -math.inf)
 
@@ -126,12 +138,12 @@ RULES: Column[Rule] = Column(
     "rule to quantize it",
     "zoo/quantization/int8/rules.py",
     {
-        "conv2d": Rule(axis=0, nudge=_layer_nudge),
-        "depthwise_conv2d": Rule(axis=3, nudge=_layer_nudge),
+        "conv2d": Rule(axis=0, finest=_summed, nudge=_layer_nudge),
+        "depthwise_conv2d": Rule(axis=3, finest=_summed, nudge=_layer_nudge),
         "transpose_conv2d": Rule(axis=0, nudge=_layer_nudge),
         "batch_matmul": _PLAIN,
         "rsqrt": _PLAIN,
-        "fully_connected": Rule(exact=True, nudge=_layer_nudge),
+        "fully_connected": Rule(exact=True, finest=_summed, nudge=_layer_nudge),
         "avg_pool2d": Rule(nudge=_average_nudge),
         "max_pool2d": _MOVED,
         "mean": Rule(finest=_averaged),

@@ -1,0 +1,115 @@
+"""ConvNeXt: what transformers' network computes, drop path, other last layers."""
+
+import pytest
+import torch
+from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextModel
+
+from zoo.models.convnext import ConvNeXt, from_transformers
+from zoo.models.forms import deployed_form, load_deployed, training_form
+
+
+def of_transformers(**settings):
+    torch.manual_seed(0)
+    config = ConvNextConfig(
+        depths=[1, 2, 3, 1], hidden_sizes=[12, 20, 31, 40], num_labels=7, **settings
+    )
+    theirs = ConvNextForImageClassification(config).eval()
+    for parameter in theirs.parameters():  # biases, norms and factors too
+        torch.nn.init.normal_(parameter, std=0.3)
+    return theirs
+
+
+def ours(theirs, **arguments):
+    config = theirs.config
+    network = ConvNeXt(config.depths, config.hidden_sizes, config.num_labels, **arguments).eval()
+    network.load_state_dict(from_transformers(theirs.state_dict()))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({}, {}),
+        ({"num_channels": 1, "patch_size": 2}, {"in_chans": 1, "patch": 2}),
+        ({"layer_scale_init_value": 0.0}, {"layer_scale": 0.0}),
+    ],
+)
+@torch.no_grad()
+def test_computes_what_transformers_does(settings, arguments):
+    theirs = of_transformers(**settings)
+    x = torch.randn(2, theirs.config.num_channels, 70, 65)
+    expected = theirs(x, output_hidden_states=True)
+    network = ours(theirs, **arguments)
+    torch.testing.assert_close(network(x), expected.logits, atol=1e-5, rtol=1e-5)
+    for map_, hidden in zip(network.forward_features(x), expected.hidden_states[1:], strict=True):
+        torch.testing.assert_close(map_, hidden, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_without_a_last_layer_loads_too():
+    theirs = of_transformers().convnext
+    assert isinstance(theirs, ConvNextModel)
+    config = theirs.config
+    network = ConvNeXt(config.depths, config.hidden_sizes, 0).eval()
+    network.load_state_dict(from_transformers(theirs.state_dict()))
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(network(x), theirs(x).pooler_output, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean():
+    torch.manual_seed(0)
+    network = ConvNeXt([2, 2], [8, 12], 3, patch=2, layer_scale=1.0)
+    form = training_form(network, {"drop_path": 0.5, "layer_scale": 1.0, "shift": 4}).train()
+    load_deployed(form, network)
+    x = torch.randn(1, 3, 8, 8)
+    block = form.stages[1][1]
+    assert [b.drop_path for stage in form.stages for b in stage] == [0, 0.5 / 3, 1 / 3, 0.5]
+    maps = torch.randn(1, 12, 2, 2)
+    branch = block.eval()(maps) - maps
+    left = (block.train()(maps.expand(4000, -1, -1, -1)) - maps).flatten(1)
+    dropped = left.abs().amax(1) < 1e-6
+    assert 0.46 < dropped.float().mean() < 0.54
+    torch.testing.assert_close(
+        left[~dropped], 2 * branch.flatten(1).expand(int((~dropped).sum()), -1), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(deployed_form(form)(x), network.eval()(x))
+
+
+@torch.no_grad()
+def test_the_deployed_network_is_equal_and_starts_the_trained_one():
+    theirs = of_transformers()
+    trained = ours(theirs)
+    network = deployed_form(trained)
+    assert not any("gamma" in name for name in network.state_dict())
+    assert any("gamma" in name for name in trained.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(network(x), theirs(x).logits, atol=1e-5, rtol=1e-5)
+    form = training_form(network, {"layer_scale": 1e-6})
+    load_deployed(form, network)
+    torch.testing.assert_close(form.eval()(x), network(x), atol=1e-5, rtol=1e-5)
+
+
+def test_other_classes_start_a_last_layer_anew():
+    base, other = ConvNeXt([1], [8], 5), ConvNeXt([1], [8], 3)
+    head = other.head.weight.clone()
+    load_deployed(other, base)
+    assert other.head.weight.equal(head)
+    assert other.stages[0][0].pwconv1.weight.equal(base.stages[0][0].pwconv1.weight)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_deployed(ConvNeXt([1], [9], 5), base)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depths": [1, 1], "dims": [8]}, "one of each for every stage"),
+        ({"depths": [], "dims": []}, "one of each for every stage"),
+        ({"depths": [0], "dims": [8]}, "1 or more"),
+        ({"depths": [1], "dims": [8], "num_classes": -1}, "num_classes -1"),
+        ({"depths": [1], "dims": [8], "drop_path_rate": 1.0}, "drop_path_rate is 1.0"),
+    ],
+)
+def test_refuses_sizes_of_no_network(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ConvNeXt(**arguments)
