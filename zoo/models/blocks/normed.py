@@ -150,7 +150,17 @@ class Convolution(Normed):
         conv = self.conv
         if not self.even and isinstance(conv, nn.Conv2d):
             x = padded(x, conv.kernel_size, conv.stride)
-        return self.finish(conv(x))
+        return self.finish(self._convolved(x))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Return the outputs; in float where bf16 gradients on CPUs take ten times as long."""
+        conv = self.conv
+        slow = isinstance(conv, nn.Conv2d) and conv.groups > 1 and max(conv.stride) > 1
+        if not (slow and self.training and x.device.type == "cpu"):
+            outputs: Tensor = conv(x)
+            return outputs
+        with torch.autocast("cpu", enabled=False):
+            return self.layer(x.to(self.layer.weight.dtype))
 
 
 class Foldable(nn.Module):
@@ -233,7 +243,10 @@ class Classifier(Foldable):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits `(N, num_classes)` of maps `(N, channels, H, W)`."""
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        learns = self.training and x.requires_grad
+        # The same mean, whose gradient keeps the layout: without, the layers before take longer.
+        mean = F.avg_pool2d(x, x.shape[2:]) if learns else F.adaptive_avg_pool2d(x, 1)
+        x = mean.flatten(1)
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         logits: Tensor = self.classifier(x)
