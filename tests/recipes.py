@@ -26,9 +26,11 @@ def _parameters(recipe: Recipe) -> int:
 
 
 def of_each_kind(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """Return the smallest recipe of each kind."""
+    """Return the smallest recipe of each kind, in the order of the recipes."""
+    recipes = list(recipes)
     kinds = itertools.groupby(sorted(recipes, key=_kind), _kind)
-    return [min(members, key=_parameters) for _, members in kinds]
+    smallest = {min(members, key=_parameters).name for _, members in kinds}
+    return [recipe for recipe in recipes if recipe.name in smallest]
 
 
 def slow_but_for_one_of_each_kind(recipes: Iterable[Recipe]) -> list[Any]:
