@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import hypothesis
 import pytest
 
@@ -121,12 +122,18 @@ def first_commands(repository: Path) -> Callable[[Path], list[list[str]]]:
 
 @pytest.fixture(scope="session")
 def guide(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built guide."""
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=repository, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    """The folder of the built guide; workers side by side share one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    with filelock.FileLock(f"{folder}.lock"):
+        if folder.exists():
+            return folder
+        made = tmp_path_factory.mktemp("guide") / "site"
+        done = subprocess.run(
+            [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(made)],
+            cwd=repository, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        made.rename(folder)
     return folder

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import zoo
@@ -101,13 +101,13 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.3f} G" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
-def costs_by_target() -> str:
-    """Return one table per target: what every network costs there."""
+def costs_by_target(chosen: Iterable[Recipe] | None = None) -> str:
+    """Return one table per target: what every network costs there, or what the chosen ones do."""
     subjects = {
         recipe.name: Traced(
             resolve(recipe.name, weights=False).structure(), None, recipe.input_shape
         )
-        for recipe in networks()
+        for recipe in (networks() if chosen is None else chosen)
     }
     devices = [target(name) for name in target_names()]
     # What is measured differs from machine to machine.

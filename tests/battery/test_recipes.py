@@ -1,4 +1,8 @@
-"""The contract of every recipe: no recipe is left out, and a new one is tested by being there."""
+"""The contract of every recipe: no recipe is left out, and a new one is tested by being there.
+
+What takes long is tried on one recipe of each kind, see `tests/recipes.py`; in `make test-slow` on
+the others.
+"""
 
 import dataclasses
 import json
@@ -9,6 +13,7 @@ import torch
 import yaml
 
 import zoo
+from tests.recipes import slow_but_for_one_of_each_kind
 from zoo import registry
 from zoo import verbs as api
 from zoo.cards import parts as card_parts
@@ -24,6 +29,7 @@ from zoo.tasks import task_of
 # Those that say how they are compressed are tried in tests/llm, on a tiny stand-in for their base.
 RECIPES = [recipe for recipe in all_recipes().values() if isinstance(recipe.make, Train)]
 LARGE = 2_000_000  # parameters
+LONG = pytest.mark.parametrize("recipe", slow_but_for_one_of_each_kind(RECIPES))
 
 
 @pytest.fixture(params=RECIPES, ids=[recipe.name for recipe in RECIPES])
@@ -92,6 +98,7 @@ def test_builds_in_eval_mode_and_maps_shapes(tried, trials):
     assert y.equal(limited(tried, y))
 
 
+@LONG
 def test_saves_and_loads_the_same_network(tried, trials, tmp_path):
     saved = checkpoint(tried, tmp_path)
     torch.manual_seed(0)
@@ -101,6 +108,7 @@ def test_saves_and_loads_the_same_network(tried, trials, tmp_path):
     assert saved.recipe == tried
 
 
+@LONG
 def test_training_lowers_the_loss(tried, trials):
     inputs, targets = trials(tried)
     torch.manual_seed(0)
@@ -120,6 +128,7 @@ def test_training_lowers_the_loss(tried, trials):
         torch.testing.assert_close(deployed_form(model)(inputs), expected, atol=1e-4, rtol=0)
 
 
+@LONG
 def test_trains_for_int8_as_the_device_computes(tried, trials):
     inputs = trials(tried)[0][:1]
     torch.manual_seed(0)
@@ -133,6 +142,7 @@ def test_trains_for_int8_as_the_device_computes(tried, trials):
     assert (outputs - deployed(inputs)).abs().max() < 2.01 * step
 
 
+@LONG
 def test_its_card_renders(tried, tmp_path, monkeypatch):
     saved = checkpoint(tried, tmp_path)
     monkeypatch.setattr(card_parts, "TARGETS", card_parts.TARGETS[:1])  # each takes a second
@@ -159,6 +169,7 @@ def test_costs_are_finite(recipe):
     json.dumps(cost.to_json(), allow_nan=False)
 
 
+@LONG
 def test_without_weights_it_says_so_and_how_to_make_them(tried, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.registry.catalogue.WEIGHTS", tmp_path)
     for ref in (tried, tried.name, f"{tried.name}.{tried.default_tag}"):

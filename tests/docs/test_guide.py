@@ -8,14 +8,38 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from docs.make import rooms, tables
+from docs.make import networks, rooms, tables
 from tests.docs.transcript import ROOT, pages
+from tests.recipes import of_each_kind
+
+COSTS = "docs/tables/costs.md"
 
 
-@pytest.mark.parametrize("page", tables.PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page == COSTS else [])
+        for page in tables.PAGES
+    ],
+)
 def test_the_tables_say_what_the_files_say(page: str) -> None:
     stands = (ROOT / page).read_text(encoding="utf-8")
     assert tables.fresh(page) == stands, "type: make tables"
+
+
+def test_the_costs_of_a_network_of_each_kind_are_those_of_the_table() -> None:
+    """All networks have their rows; those of one of each kind are computed anew."""
+    stands = (ROOT / COSTS).read_text(encoding="utf-8")
+    assert tables.with_table(stands, "costs", tables.costs()) == stands, "type: make tables"
+    table = stands.partition("<!-- all-costs -->\n")[2].partition("\n<!-- /all-costs -->")[0]
+    chosen = of_each_kind(networks.networks())
+    others = {recipe.name for recipe in networks.networks()} - {recipe.name for recipe in chosen}
+    named = [(*re.findall(r"^\| `(.+?)`", line), "")[0] for line in table.splitlines()]
+    assert others <= set(named), "type: make tables"
+    rows = [
+        line for line, name in zip(table.splitlines(), named, strict=True) if name not in others
+    ]
+    assert rows == networks.costs_by_target(chosen).splitlines(), "type: make tables"
 
 
 def test_the_drawing_of_the_house_is_of_this_house() -> None:

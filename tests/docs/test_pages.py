@@ -1,6 +1,8 @@
 """Every transcript of the README and the guide, typed as it stands there."""
 
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from tests.docs import transcript
 from tests.docs.transcript import ROOT, Step
+from zoo.cli import main
 
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in transcript.pages()}
 STEPS = {name: transcript.steps(path.read_text(encoding="utf-8")) for name, path in PAGES.items()}
@@ -56,6 +60,10 @@ class Reader:
         if step.port is not None:
             self._serve(step)
             return ""
+        if (commands := plain(step.code)) is not None:
+            for words in commands:
+                assert main(words) == 0, f"line {step.line}: zoo {shlex.join(words)}"
+            return printed()
         done = subprocess.run(
             ["bash", "-e", "-c", step.code], cwd=self.folder, env=self.environment,
             capture_output=True, text=True, check=False,
@@ -83,6 +91,20 @@ class Reader:
         for server in self.servers:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+
+
+def plain(code: str) -> list[list[str]] | None:
+    """Return the words of a block's commands if all are `zoo` and nothing is left to a shell.
+
+    Those run in this process: to start another and to import torch takes seconds, each time.
+    """
+    lines = code.replace("\\\n", " ").splitlines()
+    shell = re.search(r"[|&;<>$`*?~(){}]", re.sub(r"'[^']*'|#.*", "", code))
+    if shell or not all(line.startswith("zoo ") for line in lines):
+        return None
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 @pytest.fixture
@@ -128,6 +150,13 @@ def test_outputs_are_compared() -> None:
     assert transcript.differs("one\n…\nlast\n", "one\ntwo\nthree\nlast\n") is None
     assert transcript.differs("one\nlast\n", "one\ntwo\nlast\n") is not None
     assert transcript.differs("1,000 bytes\n", "1,001 bytes\n") is not None
+
+
+def test_only_commands_without_a_shell_are_played_in_this_process() -> None:
+    typed = "zoo list 'a*'  # all; of them\nzoo train a \\\n  --set b=1\n"
+    assert plain(typed) == [["list", "a*"], ["train", "a", "--set", "b=1"]]
+    for shell in ("zoo a | tail", "zoo a > b", "ls", "zoo list a*", "cd a\nzoo b", "zoo $A"):
+        assert plain(shell) is None
 
 
 def test_a_page_is_read_as_it_is_meant() -> None:

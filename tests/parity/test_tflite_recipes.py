@@ -1,4 +1,7 @@
-"""Every recipe of an image-like network, exported: runtimes, counters and Vela agree with us."""
+"""Recipes of image-like networks, exported: runtimes, counters and Vela agree with us.
+
+One of each kind, see `tests/recipes.py`; in `make test-slow` the others too.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo import registry
+from tests.recipes import slow_but_for_one_of_each_kind
 from zoo.cost.memory import plan
 from zoo.cost.target import Steps
 from zoo.cost.work import WORK
@@ -18,32 +21,34 @@ from zoo.graph.ir import Graph
 from zoo.graph.rewrite import on_npu
 from zoo.quantization.int8.post_training import quantize
 from zoo.quantization.int8.qat import training_form
+from zoo.registry import all_recipes
 from zoo.registry.checkpoint import build
+from zoo.registry.recipe import Recipe
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.values import channels_last, dequantized, quantized
 
 Judges = dict[str, Any]  # see conftest.py
-NAMES = [name for name in registry.names("*") if len(registry.find(name).input_shape) == 4]
+RECIPES = [recipe for recipe in all_recipes().values() if len(recipe.input_shape) == 4]
+LONG = pytest.mark.parametrize("recipe", slow_but_for_one_of_each_kind(RECIPES))
 _PIXELS = 128 * 128  # beyond them a smaller picture says the same, sooner
 _MADE: dict[str, tuple[nn.Module, torch.Tensor, Graph]] = {}
 
 
-def made(name: str) -> tuple[nn.Module, torch.Tensor, Graph]:
+def made(recipe: Recipe) -> tuple[nn.Module, torch.Tensor, Graph]:
     """Return a recipe's network with random weights, inputs for it and its int8 graph."""
-    if name not in _MADE:
+    if recipe.name not in _MADE:
         torch.manual_seed(0)
-        recipe = registry.find(name)
         _, channels, height, width = recipe.input_shape
         if height * width > _PIXELS:
             height, width = 24, 32
         module, x = build(recipe).eval(), torch.rand(3, channels, height, width)
-        _MADE[name] = module, x, quantize(module, [x], (1, *x.shape[1:]))
-    return _MADE[name]
+        _MADE[recipe.name] = module, x, quantize(module, [x], (1, *x.shape[1:]))
+    return _MADE[recipe.name]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_runtimes_compute_our_integers(name: str, judges: Judges) -> None:
-    _, x, graph = made(name)
+@LONG
+def test_runtimes_compute_our_integers(recipe: Recipe, judges: Judges) -> None:
+    _, x, graph = made(recipe)
     given = quantized(graph, channels_last(x))
     wanted = IntegerNetwork(graph)(given)
     assert isinstance(wanted, torch.Tensor)
@@ -53,16 +58,18 @@ def test_runtimes_compute_our_integers(name: str, judges: Judges) -> None:
         np.testing.assert_array_equal(judge(content)(given), wanted.numpy())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_memory_plan_is_tflite_micros(name: str, arena_head: Callable[[bytes], int]) -> None:
-    *_, graph = made(name)
+@LONG
+def test_the_memory_plan_is_tflite_micros(
+    recipe: Recipe, arena_head: Callable[[bytes], int]
+) -> None:
+    *_, graph = made(recipe)
     head = arena_head(serialize_tflite(graph))
     assert plan(graph, "int8", in_place=False).arena_bytes == head
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_macs_are_torchs_and_velas(name: str) -> None:
-    module, x, graph = made(name)
+@LONG
+def test_macs_are_torchs_and_velas(recipe: Recipe) -> None:
+    module, x, graph = made(recipe)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x[:1])
     assert graph.macs == counter.get_total_flops() // 2
@@ -86,10 +93,10 @@ def test_macs_are_torchs_and_velas(name: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-w4"])
-@pytest.mark.parametrize("name", NAMES)
-def test_it_can_be_trained_for_integers(name: str, scheme: str, judges: Judges) -> None:
+@LONG
+def test_it_can_be_trained_for_integers(recipe: Recipe, scheme: str, judges: Judges) -> None:
     """One step of `zoo train NAME --set quant=SCHEME`, and what it deploys, on a runtime."""
-    module, x, _ = made(name)
+    module, x, _ = made(recipe)
     form = training_form(module, [x], scheme)
     before = form(x)
     before.square().mean().backward()

@@ -16,10 +16,11 @@ from zoo.adapters.folder import AdapterFolder
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.adapters.sparse import fingerprint
 from zoo.artifacts import adapters as adapter_refs
+from zoo.artifacts.base import load_base
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.tasks import denoising
-from zoo.verbs.adapters import evaluate_adapter, load_base
+from zoo.verbs.adapters import evaluate_adapter
 
 SETTINGS = {
     "train.steps": 12, "train.batch_size": 16, "train.lr": 3e-3, "train.warmup_steps": 1,

@@ -225,6 +225,29 @@ def test_other_settings_are_refused_by_name(whole, train, capsys, change, messag
     assert weights(whole) == before
 
 
+def test_weights_to_start_from_are_known_by_what_they_are(whole, copy, train, tmp_path, capsys):
+    """A release may call them otherwise; what a folder held then is what counts."""
+    out, words = tmp_path / "tuned", ("--from", str(copy), "--set", f"train.teacher={copy}")
+    assert train(out, *words) == 0
+    path = out / "state-00000008" / "run.json"
+    state = json.loads(path.read_text())
+    assert state["identity"]["recipe"]["train"]["init"] == "sesr-m3-x2.own"
+    for key in ("init", "teacher"):
+        state["identity"]["recipe"]["train"][key] = "sesr-m3-x2.free"
+    path.write_text(json.dumps(state))
+    assert train(out, *words, "--resume") == 0
+
+    other = tmp_path / "other"
+    assert train(other, seed=1) == 0
+    for key, another in (("init", {1: str(other)}), ("teacher", {3: f"train.teacher={other}"})):
+        changed = [another.get(place, word) for place, word in enumerate(words)]
+        capsys.readouterr()
+        assert train(out, *changed, "--resume") == 1
+        assert f"was trained with recipe.weights.{key} = '" in capsys.readouterr().err
+    assert train(out, "--resume", *words[2:]) == 1  # and none is not another name
+    assert "recipe.train.init = 'sesr-m3-x2.free', not None" in capsys.readouterr().err
+
+
 def test_other_data_are_refused(whole, train, tmp_path, draw_pictures, capsys):
     other = draw_pictures(tmp_path / "other", 6, seed=1)
     assert train(whole, "--resume", "--data", str(other)) == 1

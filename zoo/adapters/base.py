@@ -1,15 +1,15 @@
 """The base model of an adapter, loaded."""
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from zoo import tasks
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
-from zoo.tasks.contract import recipe_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Base:
 
     """
 
-    model: nn.Module
+    model: "nn.Module"
     recipe: Recipe | None = None
     tokenizer: Any = None
 
@@ -42,5 +42,7 @@ class Base:
                     f"{self.recipe.name} for {own}; give --task {own}, or another base"
                 )
             return replace(self.recipe, make=adapter.train, subtask=adapter.task)
+        from zoo.tasks.contract import recipe_of
+
         facts = tasks.named(adapter.task).FACTS
         return recipe_of(self.model, facts, adapter.train, adapter.name, adapter.summary)

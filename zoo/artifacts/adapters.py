@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from importlib.resources import as_file
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.adapters import registry
 from zoo.adapters.folder import AdapterFolder
-from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.artifacts import resolution
 from zoo.content import content
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import sha256
 from zoo.registry import refs
+
+if TYPE_CHECKING:
+    from zoo.adapters.format import SparseAdapter
 
 Ref = str | Path
 
@@ -35,7 +37,7 @@ def folder(ref: Ref) -> AdapterFolder:
     return AdapterFolder.read(path.parent if path.is_file() else path)
 
 
-def adapter(ref: Ref) -> SparseAdapter:
+def adapter(ref: Ref) -> "SparseAdapter":
     """Return the sparse adapter that a ref means, after checking its file.
 
     Raises:
@@ -45,6 +47,8 @@ def adapter(ref: Ref) -> SparseAdapter:
         HubError: see `zoo.pull`.
 
     """
+    from zoo.adapters.format import SparseAdapter
+
     parsed = refs.parse(ref)
     if isinstance(parsed, refs.NameRef):
         return _shipped(registry.find(parsed.name))
@@ -61,8 +65,10 @@ def adapter(ref: Ref) -> SparseAdapter:
     return SparseAdapter.load(source.file)
 
 
-def _shipped(recipe: AdapterRecipe) -> SparseAdapter:
+def _shipped(recipe: AdapterRecipe) -> "SparseAdapter":
     """Return a registered adapter: the file next to its TOML, or from its Hub repository."""
+    from zoo.adapters.format import SparseAdapter
+
     weights: Mapping[str, Any] = recipe.weights
     if "repo" in weights:
         return adapter(f"{weights['repo']}@{weights.get('revision', 'main')}")

@@ -1,5 +1,6 @@
 """Training a whole network: the trainee behind `zoo train`."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ def train(
     """
     accelerator = accelerator_for(recipe.name, recipe.train, out, tracker, device)
     hooks: list[Hook] = [] if teacher is None else [Teacher(teacher, recipe)]
-    network = WholeNetwork(recipe, init, quantizer)
+    network = WholeNetwork(recipe, init, quantizer, teacher)
     run = Run(network, out, accelerator, data, data_license, hooks=hooks)
     run.execute(resume=resume, tracker=tracker)
     return Checkpoint.read(out)
@@ -75,6 +76,7 @@ class WholeNetwork:
         recipe: what to train and how.
         init: a deployed network to start from.
         quantizer: see `train`.
+        teacher: what a hook lends the targets of; here it is only known again by its weights.
 
     """
 
@@ -83,9 +85,15 @@ class WholeNetwork:
     module: nn.Module  # as Accelerate wraps it
 
     def __init__(
-        self, recipe: Recipe, init: nn.Module | None = None, quantizer: Quantizer | None = None
+        self,
+        recipe: Recipe,
+        init: nn.Module | None = None,
+        quantizer: Quantizer | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.recipe, self.init, self.quantizer = recipe, init, quantizer
+        others = {"init": init, "teacher": teacher}
+        self.weights = {key: _digest(n) for key, n in others.items() if n is not None}
 
     def training_data(self, task: Task, source: str) -> Data:
         """Return the task's training data."""
@@ -156,8 +164,8 @@ class WholeNetwork:
         yield Candidate(model, network.state_dict(), ranges)
 
     def identity(self) -> dict[str, Any]:
-        """Return the recipe."""
-        return self.recipe.to_json()
+        """Return the recipe, and the digests of the weights that it names."""
+        return {**self.recipe.to_json(), "weights": self.weights}
 
     def start(self) -> dict[str, Any]:
         """Return nothing: the recipe says it all."""
@@ -190,3 +198,12 @@ class WholeNetwork:
 
     def close(self) -> None:
         """Do nothing: the network is the run's own."""
+
+
+def _digest(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's names and values."""
+    state = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        state.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()

@@ -6,22 +6,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from zoo.adapters import joint, registry
-from zoo.adapters.apply import apply
-from zoo.adapters.base import Base
-from zoo.adapters.conversion import from_full_finetune, from_lora
+from zoo.adapters import registry
 from zoo.adapters.folder import CONFIG, FILE, AdapterFolder
-from zoo.adapters.format import SparseAdapter
 from zoo.adapters.recipe import AdapterRecipe
-from zoo.adapters.training import train
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base
-from zoo.artifacts.placing import dtype_of
 from zoo.artifacts.resolution import checkpoint, resolve, weights_of
 from zoo.cards import adapter as card
 from zoo.errors import MismatchError
@@ -31,8 +22,14 @@ from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.layout import UNSTATED
 from zoo.registry.licences import joined
 from zoo.tasks import task_of
-from zoo.training.accelerator import accelerator_for, is_main_process
 from zoo.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from zoo.adapters.base import Base
+    from zoo.adapters.format import SparseAdapter
 
 log = logging.getLogger("zoo")
 
@@ -71,6 +68,10 @@ def train_adapter(
         settings: e.g. {"mask.kind": "snip", "train.lr": 1e-3}.
 
     """
+    from zoo.adapters.training import train
+    from zoo.artifacts.placing import dtype_of
+    from zoo.training.accelerator import is_main_process
+
     recipe = registry.recipe_for(name, base, task, settings or {})
     folder = Path(out).expanduser()
     model = load_base(base or recipe.base, dtype=None if dtype is None else dtype_of(dtype))
@@ -98,7 +99,7 @@ def train_adapter(
     return result
 
 
-def _of_base(ref: str, base: Base) -> dict[str, str]:
+def _of_base(ref: str, base: "Base") -> dict[str, str]:
     """Return the licence of a zoo base's weights, by what they did; {} for other bases."""
     if base.recipe is None:
         return {}
@@ -116,6 +117,7 @@ def _with_own_filter(
 ) -> str:
     """Return `data`, or the folder of pairs that a user's own function makes of photographs."""
     from zoo.tasks import picture
+    from zoo.training.accelerator import accelerator_for
 
     if recipe.task != picture.FACTS.name:
         if own_filter is None:
@@ -168,6 +170,9 @@ def train_joint(
         settings: e.g. {"train.lr": 1e-3}.
 
     """
+    from zoo.adapters import joint
+    from zoo.training.accelerator import is_main_process
+
     recipe = catalogue.find(name).override(settings or {})
     chosen = registry.names(adapters or "*", base=name)
     folder = joint.train(
@@ -188,8 +193,10 @@ def train_joint(
     return result
 
 
-def _described(folder: AdapterFolder, model: nn.Module) -> AdapterFolder:
+def _described(folder: AdapterFolder, model: "nn.Module") -> AdapterFolder:
     """Measure a switch and write the card; a failure here does not cost the training."""
+    from zoo.adapters.format import SparseAdapter
+
     try:
         facts = switch_facts(model, SparseAdapter.load(folder.file))
         folder = folder.record("switch", facts)
@@ -221,8 +228,10 @@ def rendered(data: str) -> str:
     return str(folder)
 
 
-def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] | None:
+def _union(adapters: "tuple[str, ...] | list[str]") -> "dict[str, torch.Tensor] | None":
     """Return the indices that these adapters change, by tensor name."""
+    import torch
+
     union: dict[str, torch.Tensor] = {}
     for ref in adapters:
         for name, tensor in adapter_refs.adapter(ref).tensors.items():
@@ -231,8 +240,10 @@ def _union(adapters: "tuple[str, ...] | list[str]") -> dict[str, torch.Tensor] |
     return union or None
 
 
-def switch_facts(model: nn.Module, adapter: SparseAdapter, rounds: int = 9) -> dict[str, Any]:
+def switch_facts(model: "nn.Module", adapter: "SparseAdapter", rounds: int = 9) -> dict[str, Any]:
     """Return the median time of one activation and deactivation, measured here and now."""
+    import torch
+
     from zoo.adapters.switcher import Switcher
 
     switcher = Switcher(model)
@@ -253,7 +264,7 @@ def switch_facts(model: nn.Module, adapter: SparseAdapter, rounds: int = 9) -> d
     }
 
 
-def describe(adapter: SparseAdapter, file: Path | None = None) -> dict[str, Any]:
+def describe(adapter: "SparseAdapter", file: Path | None = None) -> dict[str, Any]:
     """Return what an adapter changes, and its size, as JSON types."""
     tensors = [
         {"name": name, "shape": list(t.shape), "nnz": t.nnz, "density": t.density}
@@ -294,6 +305,8 @@ def convert(
         density: share of the weights that a lossy conversion keeps.
 
     """
+    from zoo.adapters.conversion import from_full_finetune, from_lora
+
     out = Path(out).expanduser()
     probe(out)
     model = load_base(base).model
@@ -316,7 +329,7 @@ def convert(
     return from_full_finetune(model, tuned, density, metadata=facts).save(out / FILE)
 
 
-def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]:
+def loss_on(base: "Base", adapter: str, data: str) -> "Callable[[nn.Module], float]":
     """Return a function that measures a model's held-out loss on data, by an adapter's task.
 
     The loss is minus the selecting metric, or the metric itself where lower is better.
@@ -330,11 +343,13 @@ def loss_on(base: Base, adapter: str, data: str) -> Callable[[nn.Module], float]
     return lambda model: -task.FACTS.merit(task.validate(model, prepared, task_recipe))
 
 
-def evaluate_adapter(base: Base, adapter: SparseAdapter, data: str, like: AdapterRecipe) -> Any:
+def evaluate_adapter(base: "Base", adapter: "SparseAdapter", data: str, like: AdapterRecipe) -> Any:
     """Return the metrics of a base with an adapter on test data, by the task of `like`.
 
     The base is changed: load it again for the next adapter.
     """
+    from zoo.adapters.apply import apply
+
     task_recipe = base.task_recipe(like)
     model = apply(base.model, adapter)
     return task_of(task_recipe).evaluate(model, task_recipe, Path(data), base.tokenizer)

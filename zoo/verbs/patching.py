@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.adapters import registry
 from zoo.adapters.folder import FILE
-from zoo.adapters.format import SparseAdapter
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.resolution import Ref, checkpoint
-from zoo.deploy.family import Family, PatchFile
-from zoo.deploy.patch import SUFFIX, Patch, PatchedFile
-from zoo.deploy.tflite import TfliteFile
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.files import probe, write_bytes
 from zoo.verbs.exporting import calibration_inputs, data_path
+
+if TYPE_CHECKING:
+    from zoo.adapters.format import SparseAdapter
+    from zoo.deploy.family import PatchFile
+    from zoo.deploy.tflite import TfliteFile
 
 
 def export_patches(
@@ -26,7 +27,7 @@ def export_patches(
     mixes: Sequence[Mapping[str, float]] = (),
     npu: bool = False,
     input_shape: tuple[int, ...] | None = None,
-) -> tuple[TfliteFile, list[PatchFile]]:
+) -> "tuple[TfliteFile, list[PatchFile]]":
     """Write a base as an int8 `.tflite` file, and each adapter as a patch of it beside it.
 
     One set of scales serves all, so that a patch is positions and integers; see
@@ -46,6 +47,10 @@ def export_patches(
         MismatchError: an adapter is for another base, or integers would compute something else.
 
     """
+    from zoo.deploy.family import Family, PatchFile
+    from zoo.deploy.patch import SUFFIX
+    from zoo.deploy.tflite import TfliteFile
+
     source, path = checkpoint(ref), Path(out)
     if source.recipe.of_transformers or source.quantization is not None:
         raise MismatchError(
@@ -86,13 +91,15 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(list(names)[:8])
 
 
-def _chosen(adapters: str) -> dict[str, SparseAdapter]:
+def _chosen(adapters: str) -> "dict[str, SparseAdapter]":
     """Return the adapters of a pattern of names or of a path, by name."""
     if adapters[:1] not in "./~":
         if not (names := registry.names(adapters)):
             known = registry.names()
             raise UnknownNameError.near("adapter", adapters, known, "type: zoo adapter list")
         return {name: adapter_refs.adapter(name) for name in names}
+    from zoo.adapters.format import SparseAdapter
+
     path = Path(adapters).expanduser()
     inner = sorted(folder.parent for folder in path.glob(f"*/{FILE}"))
     places = inner or [path]
@@ -113,6 +120,8 @@ def patch_file(base: Ref, patch: Ref, out: Ref | None = None) -> dict[str, Any]:
         UnsafeFileError: it is damaged.
 
     """
+    from zoo.deploy.patch import Patch, PatchedFile
+
     file, change = PatchedFile.read(base), Patch.load(patch)
     for name, kept in (("base", base), ("patch", patch)):
         if out is not None and Path(out).resolve() == Path(kept).resolve():

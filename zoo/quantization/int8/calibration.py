@@ -1,26 +1,21 @@
 """Ranges of activations, observed on calibration inputs."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor as Array
 
 from zoo.errors import MismatchError
 from zoo.graph.inputs import Inputs, Shape, Shapes, calls, of_one, shapes, tensors
-from zoo.graph.ir import LIMITS, Graph, Op
-from zoo.graph.kinds import MOVEMENT
+from zoo.graph.ir import LIMITS, Graph
+from zoo.quantization.int8.masks import Shares, counting, read_as_shares
 from zoo.quantization.int8.observer import Observer
 from zoo.runtime.floating import FloatNetwork
 
 Range = tuple[float, float]
-Shares = dict[str, tuple[int, float]]  # of what softmaxes read: the dimension and the factor
-_NOTHING = 12.0  # e to minus this is less than half of an integer share, in int16 too
-_MASKED = -1e4  # what a mask adds at most: all that is below is as good
 _BINS_KEPT = 2**16  # values of one batch that percentiles are taken from
 
 
@@ -83,7 +78,7 @@ def observed(
             shares: Shares = shares,
         ) -> None:
             if name in shares:
-                value = _counting(value, *shares[name])
+                value = counting(value, *shares[name])
             low, high = _extremes(name, value, options)
             least, most = seen.get(name, (low, high))
             seen[name] = min(low, least), max(high, most)
@@ -96,76 +91,6 @@ def observed(
     if network is None:
         raise MismatchError("there are no calibration inputs; give at least one batch")
     return ranges
-
-
-def read_as_shares(graph: Graph) -> Shares:
-    """Return the masked scores that softmaxes alone read, with their dimension and factor.
-
-    A mask adds a large negative number to some. Of that, an integer needs to know only that it
-    is far below the others.
-    """
-    found: Shares = {}
-    for op in reversed(graph.ops):
-        name = op.outputs[0]
-        readers = graph.consumers.get(name, [])
-        if name in graph.outputs or len(readers) != 1:
-            continue
-        (reader,) = readers
-        if reader.kind == "softmax":
-            found[name] = (reader.attributes["dim"], reader.attributes.get("beta", 1.0))
-        elif reader.kind == "transpose" and reader.outputs[0] in found:
-            dim, beta = found[reader.outputs[0]]
-            found[name] = (reader.attributes["dims"][dim], beta)
-        elif reader.kind == "reshape" and reader.outputs[0] in found:
-            rank = len(graph.tensors[name].shape)
-            after = graph.tensors[reader.outputs[0]].shape
-            dim, beta = found[reader.outputs[0]]
-            if dim == len(after) - 1 and graph.tensors[name].shape[-1] == after[-1]:
-                found[name] = (rank - 1, beta)
-    masked = {name for name in found if _masked(graph, name, found[name][1])}
-    return {name: how for name, how in found.items() if name in masked}
-
-
-def with_small_masks(graph: Graph) -> Graph:
-    """Return a float graph whose masks add numbers that integers can be scaled to, to scores.
-
-    Masks hold -1e9, or the least float there is. What shares become 0 is the same.
-    """
-    values = dict(graph.values)
-    for name, (_, beta) in read_as_shares(graph).items():
-        op = graph.producers[name]
-        for place, stored in _masks(graph, op):
-            sign, least = _sign(op, place), np.float32(_MASKED / beta)
-            values[stored] = sign * np.maximum(sign * values[stored], least)
-    return dataclasses.replace(graph, values=values)
-
-
-def _masks(graph: Graph, op: Op) -> list[tuple[int, str]]:
-    """Return the stored operands of a sum or a difference, with their places."""
-    if op.kind not in ("add", "sub"):
-        return []
-    return [(place, name) for place, name in enumerate(op.inputs) if name in graph.values]
-
-
-def _sign(op: Op, place: int) -> np.float32:
-    return np.float32(-1 if (op.kind, place) == ("sub", 1) else 1)
-
-
-def _masked(graph: Graph, name: str, beta: float) -> bool:
-    """Whether a stored mask was added on the way to a tensor."""
-    while (op := graph.producers.get(name)) is not None:
-        stored = [_sign(op, place) * graph.values[n] for place, n in _masks(graph, op)]
-        if any(float(value.min()) * beta <= -_NOTHING for value in stored):
-            return True
-        if op.kind not in MOVEMENT:
-            return False
-        name = op.inputs[0]
-    return False
-
-
-def _counting(scores: Array, dim: int, beta: float) -> Array:
-    """Return scores without what gets less than e^-12 of the largest share."""
-    return scores.maximum(scores.amax(dim, keepdim=True) - _NOTHING / beta)
 
 
 def checked_batch(batch: Inputs, number: int, like: Shapes | None = None) -> Inputs:

@@ -21,7 +21,8 @@ from zoo.graph.ir import BIAS_DTYPE, LIMITS, Graph, Op, Quantization, Tensor
 from zoo.graph.kinds import MAC_KINDS, SHARED
 from zoo.graph.lower import lower
 from zoo.graph.rewrite import for_int16, without_gelu
-from zoo.quantization.int8.calibration import Options, Range, observed, with_small_masks
+from zoo.quantization.int8.calibration import Options, Range, observed
+from zoo.quantization.int8.masks import with_small_masks
 from zoo.quantization.int8.rules import RULES
 from zoo.quantization.int8.scales import quantizations, short, symmetric
 
