@@ -5,9 +5,9 @@ are the ten digits of the Free Spoken Digit Dataset, of one person 20 clips each
 judged are that person's other 300 clips, and 500 of the five other people (takes 0 to 9).
 Every tenth clip stops the training early. For each of the six people this is what a user types:
 
-    zoo train micronet-kws-m --from micronet-kws-m.synthetic --data MYWORDS --out runs/mine \\
-        --set train.steps=300 --set train.lr=2e-3 --set train.options.retakes=8 \\
-        --set train.eval_every=50 --set train.patience=3
+    zoo train micronet-kws-s --from micronet-kws-s.synthetic --data MYWORDS --out runs/mine \\
+        --set train.steps=150 --set train.lr=2e-3 --set train.options.retakes=8 \\
+        --set train.eval_every=25 --set train.patience=2
 
 Run: python -m benchmarks.kws_own_words --digits fsdd_recordings.zip --runs DIR
 """
@@ -34,14 +34,14 @@ from benchmarks.keywords import (
 )
 from zoo import registry
 
-BASE = "micronet-kws-m.synthetic"
+BASE = "micronet-kws-s.synthetic"
 LEARNED, OF_OTHERS = 20, 10  # takes of a word
 SETTINGS = {
-    "steps": 300,
+    "steps": 150,
     "lr": 2e-3,
-    "eval_every": 50,
-    "save_every": 50,
-    "patience": 3,
+    "eval_every": 25,
+    "save_every": 150,
+    "patience": 2,
 }
 
 

@@ -34,7 +34,7 @@ from zoo.files import replacing_folder
 from zoo.registry.recipe import Recipe
 
 FRONT_END, FOLDS = "mfcc-wide", 5
-NETWORKS = ("micronet-kws-s", "micronet-kws-m")
+SEEDS = {"micronet-kws-s": (0, 1, 2), "micronet-kws-m": (0,)}
 LICENSE = "Apache-2.0 (words spoken by espeak-ng, flite, festival and Kokoro-82M)"
 SET = "Speech Commands"
 NEURAL = 3  # copies of a clip of Kokoro's
@@ -163,8 +163,7 @@ def main() -> None:
     parser.add_argument("--words", type=Path, required=True, help="made by benchmarks.data.voices")
     parser.add_argument("--real", type=Path, required=True, help="the archive of 1000 clips")
     parser.add_argument("--runs", type=Path, required=True, help="where runs lie and go on")
-    parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--networks", nargs="+", choices=SEEDS, default=list(SEEDS))
     parser.add_argument("--folds", type=int, nargs="*", default=[], metavar="SEED", help="those")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -176,7 +175,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for network in args.networks:
         seeds = []
-        for seed in args.seeds:
+        for seed in SEEDS[network]:
             row = of_seed(network, words, test, args.runs, seed)
             if seed in args.folds and network == args.networks[0]:
                 row |= on_folds(network, args.words, real, args.runs, seed)

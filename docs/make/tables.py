@@ -132,7 +132,7 @@ def main() -> None:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headlines": lambda: headlines.table("docs/")},
     "docs/index.md": {"headlines": lambda: headlines.table("")},
-    "docs/guides/listen.md": {"published": published.table},
+    "docs/guides/listen.md": {"hearing": claims.hearing, "published": published.table},
     "docs/guides/looks.md": {"looks": looks},
     "docs/guides/notice.md": {"toycar": anomalies.table},
     "docs/tables/models.md": {"recipes": networks.recipes, "models": models},
