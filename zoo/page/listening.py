@@ -33,6 +33,7 @@ class Hearing:
         detections: words and when they were said.
         sound_s: length of the sound.
         seconds: time of the networks.
+        remarks: what makes the sound worth little.
 
     """
 
@@ -40,6 +41,7 @@ class Hearing:
     detections: tuple[Detection, ...]
     sound_s: float
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 class Ears:
@@ -80,7 +82,7 @@ class Ears:
             best = task.run(ear.model, ear.recipe, _loudest(wave, samples)).best
             found = task.stream(ear.model, ear.recipe, wave).detections
         seconds = time.perf_counter() - start
-        return Hearing(dict(best), found, len(wave) / rate, seconds)
+        return Hearing(dict(best), found, len(wave) / rate, seconds, tuple(sound.remarks(wave)))
 
 
 def _loudest(wave: sound.Wave, samples: int) -> sound.Wave:
@@ -112,7 +114,8 @@ def timeline(hearing: Hearing) -> str:
 
 def facts(hearing: Hearing, ear: Kept) -> str:
     """Return one line of facts, as HTML."""
-    return (
+    wrong = "".join(f"<p><b>{html.escape(text)}</b></p>" for text in hearing.remarks)
+    return wrong + (
         f"<p class='zoo-note'>{hearing.sound_s:.1f} s of sound heard in {hearing.seconds:.2f} s by "
         f"{ear.weights:,} weights that know {html.escape(', '.join(words(ear)))}. It never left "
         "the server's memory but as a file that is deleted after you leave.</p>"
