@@ -21,7 +21,7 @@ from zoo.page import app
 from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
-OURS = ["looks", "enlarge", "listen", "adapters"]
+OURS = ["looks", "enlarge", "listen", "look", "adapters"]
 TAB = """
 import gradio as gr
 
@@ -41,7 +41,7 @@ Install = Callable[..., None]
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Networks with adapters: the page loads, runs and prices every one that there is."""
     folder = tmp_path_factory.mktemp("weights")
-    for name in ("sesr-m5-x2.free", "looks.free", "micronet-kws-s.fsdd"):
+    for name in ("sesr-m5-x2.free", "looks.free", "micronet-kws-s.fsdd", "mlperf-tiny-ic.cifar10"):
         if (catalogue.WEIGHTS / name).is_dir():
             shutil.copytree(catalogue.WEIGHTS / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -126,9 +126,9 @@ def test_a_tab_of_an_installed_package(installed: Install) -> None:
 
 
 @pytest.mark.parametrize(("order", "titles"), [
-    (2, ["Counting", "Looks", "Enlarge", "Listen", "Adapters"]),
-    (12, ["Looks", "Enlarge", "Counting", "Listen", "Adapters"]),
-    (25, ["Looks", "Enlarge", "Listen", "Adapters", "Counting"]),
+    (2, ["Counting", "Looks", "Enlarge", "Listen", "Look", "Adapters"]),
+    (12, ["Looks", "Enlarge", "Counting", "Listen", "Look", "Adapters"]),
+    (25, ["Looks", "Enlarge", "Listen", "Look", "Adapters", "Counting"]),
 ], ids=["first", "between", "last"])  # fmt: skip
 def test_tabs_stand_in_their_order(
     installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, titles: list[str]
@@ -147,7 +147,7 @@ def test_a_tab_says_what_is_not_installed(
         monkeypatch.setattr(f"zoo.page.tabs.{name}.build", lambda context: None)
     installed(requires={"torch": "train", "acme_nets": extra})
     page = app.build()
-    assert shown(page) == ["Looks", "Enlarge", "Counting", "Listen", "Adapters"]
+    assert shown(page) == ["Looks", "Enlarge", "Counting", "Listen", "Look", "Adapters"]
     assert "more" not in public(page)
     expected = f"acme_nets is not installed; type: {install('acme_nets')}"
     if extra:

@@ -20,6 +20,8 @@ QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",  # a webcam that shows a test picture
+    "--use-fake-ui-for-media-stream",
 ]
 MOST_SECONDS = 120  # on a machine that trains meanwhile
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-VIEWS = ["Looks", "Enlarge", "Listen", "Adapters", "Enlarging", "Drawing", "Text"]
+VIEWS = ["Looks", "Enlarge", "Listen", "Look", "Adapters", "Enlarging", "Drawing", "Text"]
 STAMPS = [".venv/.installed-serve", ".venv/.installed-model"]  # what the target `demo` stands on
 PROBE = ["-m", "pip", "download", "--quiet", "--no-deps", "groovy"]  # a few kilobytes
 MOST_SECONDS = HANGS_SECONDS

@@ -1,8 +1,5 @@
 """The real TFLite runtimes as judges: TFLite Micro, and LiteRT with its reference kernels."""
 
-import os
-import re
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -10,29 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.runtimes import TFLITE, Run
-
-
-def tflite_micro_head(content: bytes) -> int:
-    """Return the bytes of the arena's head, where activations lie, as TFLite Micro reports them.
-
-    It prints them past Python's sys.stderr.
-    """
-    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**24)
-    with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            interpreter.print_allocations()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-        file.seek(0)
-        said = file.read().decode()
-    found = re.search(r"Arena allocation head (\d+) bytes", said)
-    assert found, said
-    return int(found[1])
+from tests.runtimes import TFLITE, Run, tflite_micro_arena
 
 
 def _one(runtime: Callable[[bytes], Run]) -> Callable[[bytes], Callable[..., NDArray[Any]]]:
@@ -65,4 +40,4 @@ def judges() -> dict[str, Callable[..., Callable[..., NDArray[Any]]]]:
 @pytest.fixture(scope="session")
 def arena_head() -> Callable[[bytes], int]:
     """From a file's content to the head of TFLite Micro's arena."""
-    return tflite_micro_head
+    return lambda content: tflite_micro_arena(content)["head"]

@@ -3,6 +3,7 @@
 One of each kind, see `tests/recipes.py`; in `make test-slow` the others too.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.values import channels_last, dequantized, quantized
 
 Judges = dict[str, Any]  # see conftest.py
-RECIPES = [recipe for recipe in all_recipes().values() if len(recipe.input_shape) == 4]
+RECIPES = [recipe for recipe in all_recipes().values() if len(recipe.input_shape) in (2, 4)]
 LONG = pytest.mark.parametrize("recipe", slow_but_for_one_of_each_kind(RECIPES))
 _PIXELS = 128 * 128  # beyond them a smaller picture says the same, sooner
 _MADE: dict[str, tuple[nn.Module, torch.Tensor, Graph]] = {}
@@ -38,10 +39,10 @@ def made(recipe: Recipe) -> tuple[nn.Module, torch.Tensor, Graph]:
     """Return a recipe's network with random weights, inputs for it and its int8 graph."""
     if recipe.name not in _MADE:
         torch.manual_seed(0)
-        _, channels, height, width = recipe.input_shape
-        if height * width > _PIXELS:
-            height, width = 24, 32
-        module, x = build(recipe).eval(), torch.rand(3, channels, height, width)
+        sizes = recipe.input_shape[1:]
+        if math.prod(sizes[1:]) > _PIXELS:
+            sizes = (sizes[0], 24, 32)
+        module, x = build(recipe).eval(), torch.rand(3, *sizes)
         _MADE[recipe.name] = module, x, quantize(module, [x], (1, *x.shape[1:]))
     return _MADE[recipe.name]
 
@@ -54,8 +55,19 @@ def test_runtimes_compute_our_integers(recipe: Recipe, judges: Judges) -> None:
     assert isinstance(wanted, torch.Tensor)
     assert len(wanted.unique()) > min(20, wanted.numel() // 2)  # it says something
     content = serialize_tflite(graph)
-    for judge in judges.values():
-        np.testing.assert_array_equal(judge(content)(given), wanted.numpy())
+    for runtime, judge in judges.items():
+        theirs = judge(content)(given)
+        if runtime == "litert-reference" and _rounds_once(graph):
+            apart = np.abs(theirs.astype(int) - wanted.numpy())
+            assert apart.max() <= 1
+            assert (apart > 0).mean() < 0.05
+        else:
+            np.testing.assert_array_equal(theirs, wanted.numpy())
+
+
+def _rounds_once(graph: Graph) -> bool:
+    """Whether LiteRT may differ by a step: the only one of its kernels that rounds once."""
+    return all(op.kind == "fully_connected" for op in graph.ops if op.macs)
 
 
 @LONG

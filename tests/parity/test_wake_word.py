@@ -17,6 +17,7 @@ from zoo.data import frontends
 from zoo.data.heard import Detection
 from zoo.errors import MismatchError
 from zoo.registry import find
+from zoo.registry.checkpoint import build
 from zoo.tasks import wake_word
 
 RATE, HOP, WINDOW, FRAMES = 16000, 512, 1024, 30
@@ -92,6 +93,18 @@ def test_how_a_stream_is_cut_changes_nothing(cuts: list[int]) -> None:
     pieces = np.split(wave, sorted(min(cut, len(wave)) for cut in cuts))
     assert [d for piece in pieces for d in listener.push(piece)] == whole
     assert len(whole) == 1
+
+
+def test_the_same_to_the_last_bit_by_a_real_network() -> None:
+    torch.manual_seed(0)
+    recipe = find("mlperf-tiny-sww")
+    model, wave = build(recipe).eval(), bursts(1.2, 1.9, length_s=2.5)
+    whole = list(wake_word.Listener(model, recipe).windows(wave))
+    for count in (3, 40):
+        listener = wake_word.Listener(model, recipe)
+        cut = [each for piece in np.array_split(wave, count) for each in listener.windows(piece)]
+        assert [moment for moment, _ in cut] == [moment for moment, _ in whole]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(cut, whole, strict=True))
 
 
 def test_misses_false_alarms_and_delay_are_counted(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_picture_of_any_kind_and_size_is_read(mode):
     array = np.asarray(given)
     if mode == "I;16":
         array = array.astype(np.uint16) * 257
-    assert (task._fitted(array, RECIPE) == 51).all()
+    assert (task.fitted(array, RECIPE) == 51).all()
     result = task.run(Reddish(0.0), RECIPE, array)
     assert [label for label, _ in result.best] == ["none", "person"]
     assert sum(score for _, score in result.best) == pytest.approx(1)

@@ -11,6 +11,10 @@ from zoo.version import __version__
 def add(command: Command) -> None:
     """Add the commands to the command line."""
     sub = command("serve", _serve, "serve the demo page on this machine")
+    sub.add_argument(
+        "refs", nargs="*", metavar="REF",
+        help="checkpoints that the tabs Listen and Look show too, e.g. ./runs/person",
+    )  # fmt: skip
     sub.add_argument("--port", type=int, help="default: 7860, or the next free one")
     sub.add_argument("--open", action="store_true", help="open it in the browser")
     sub = command("cache", _cache, "list or prune what was prepared and kept")
@@ -25,7 +29,7 @@ def add(command: Command) -> None:
 
 def _serve(args: Arguments) -> None:
     """Serve the demo page."""
-    serve(args.port, open_browser=args.open)
+    serve(args.port, models=args.refs, open_browser=args.open)
 
 
 def _cache(args: Arguments) -> None:

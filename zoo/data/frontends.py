@@ -38,9 +38,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo.data.sound import SILENCE
 from zoo.errors import UnknownNameError
-
-SILENCE = 1e-4  # the peak of a clip that has no sound in it
 
 
 @dataclass(frozen=True, kw_only=True)

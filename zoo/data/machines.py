@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.data import frontends, sound
+from zoo.data import sound
 from zoo.data.frontends import FrontEnd
 from zoo.errors import MismatchError
 
@@ -126,8 +126,8 @@ def spectrogram(source: Any, front: FrontEnd, least: int) -> Tensor:
             return _of_energies(energies, front, least, "the array")
     wave = sound.read(source, front.rate)
     name = str(source) if isinstance(source, str | Path) else "the array"
-    if np.abs(wave).max() < frontends.SILENCE:
-        raise MismatchError(f"{name} is silent: no sample reaches {frontends.SILENCE:g}")
+    if np.abs(wave).max() < sound.SILENCE:
+        raise MismatchError(f"{name} is silent: no sample reaches {sound.SILENCE:g}")
     if (found := front.frames(len(wave))) < least:
         raise _short(name, found, least, front)
     step = _PART // front.hop

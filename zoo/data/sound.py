@@ -14,6 +14,8 @@ from zoo.errors import MismatchError, MissingExtraError
 Wave = NDArray[np.float32]
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 MOST_SECONDS = 2 * 3600.0
+SILENCE = 1e-4  # the largest sample of a sound that has nothing in it
+_FULL, _CLIPPED = 0.98, 0.01  # level of full scale, and the share of samples there in clipped ones
 _LOG = logging.getLogger("zoo")
 
 
@@ -90,6 +92,8 @@ def _of_file(path: Path, rate: int) -> Wave:
         import soxr
     except ImportError as error:
         raise MissingExtraError.of(str(error.name), "audio") from error
+    if path.is_dir():
+        raise MismatchError(f"{path} is a folder; expected a sound, {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise MismatchError(f"no such file: {path}")
     try:
@@ -124,6 +128,34 @@ def _mono(wave: NDArray[Any], name: str) -> Wave:
     if not np.isfinite(wave).all():
         raise MismatchError(f"{name} has a sample that is not a number")
     return np.asarray(wave.mean(1) if wave.ndim == 2 else wave, np.float32)
+
+
+def remarks(wave: Wave) -> list[str]:
+    """Return what makes a sound worth little, though it can be heard: it is silent, or clipped."""
+    level = np.abs(wave)
+    if level.max(initial=0) < SILENCE:
+        return ["the sound is silent, and what is heard in it means nothing; is the microphone on?"]
+    if (share := float((level >= _FULL).mean())) > _CLIPPED:
+        return [f"{share:.0%} of the sound is at full scale: it is clipped; record it more softly"]
+    return []
+
+
+def remark(wave: Wave, seconds: float = MOST_SECONDS, rate: int = 1) -> None:
+    """Say `remarks` of a sound, and whether it is so long that only its middle is heard.
+
+    Args:
+        wave: the sound.
+        seconds: what is heard of it.
+        rate: its samples a second.
+
+    """
+    for text in remarks(wave):
+        _LOG.warning("%s", text)
+    if (length := len(wave) / rate) > 2 * seconds:
+        _LOG.warning(
+            "the sound is %.0f s long, and its middle %.3g s is heard; add --stream for all of it",
+            length, seconds,
+        )  # fmt: skip
 
 
 def fitted(wave: Wave, samples: int) -> Wave:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.frontends import SILENCE, FrontEnd, tables
+from zoo.data.frontends import FrontEnd, tables
+from zoo.data.sound import SILENCE
 from zoo.errors import MismatchError
 from zoo.files import write_bytes
 

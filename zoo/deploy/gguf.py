@@ -30,7 +30,10 @@ def convert(file: Path, out: Path) -> Path:
         raise MismatchError(f"{out} already exists; choose another --out, or remove it")
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise MismatchError(f"{file} is not a GGUF file: it does not start with GGUF")
+            raise MismatchError(
+                f"{file} is not a GGUF file: it does not start with GGUF; a TFLite file is named "
+                ".tflite"
+            )
     # transformers would take other files in its folder for the model's: a folder of its own
     with quiet(), tempfile.TemporaryDirectory(prefix="zoo-gguf-") as folder:
         linked = Path(folder) / file.name

@@ -1,16 +1,26 @@
 """The page that `zoo serve` shows."""
 
+from collections.abc import Sequence
+from pathlib import Path
 
-def serve(port: int | None = None, *, open_browser: bool = False) -> None:
+
+def serve(
+    port: int | None = None,
+    *,
+    models: Sequence[str | Path] = (),
+    open_browser: bool = False,
+) -> None:
     """Serve the demo page on this machine until interrupted (Ctrl+C).
 
     Args:
         port: None takes GRADIO_SERVER_PORT, or else the first free one from 7860 on.
+        models: refs of checkpoints that the tabs Listen and Look show first, e.g. "./runs/person".
         open_browser: open the page in the browser.
 
     Raises:
         MissingExtraError: the extra `[serve]` is not installed.
         MissingWeightsError: no super-resolution network has weights.
+        MismatchError: no tab shows one of the models.
         ZooError: the port is in use, or none is free.
 
     ```python
@@ -20,6 +30,7 @@ def serve(port: int | None = None, *, open_browser: bool = False) -> None:
     ```
 
     """
+    from zoo.artifacts.resolution import resolve
     from zoo.page.app import serve as serve_page
 
-    serve_page(port, open_browser=open_browser)
+    serve_page(port, models=[resolve(ref) for ref in models], open_browser=open_browser)

@@ -10,8 +10,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo import extensions
 from zoo.errors import MismatchError, MissingExtraError, ZooError
@@ -26,6 +27,9 @@ except ImportError as error:
 
 from zoo.page.parts import note
 from zoo.page.tabs.contract import Context, Tab, missing
+
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
 
 POINT = "zoo.page.tabs"
 PARTS = {"TITLE": str, "ORDER": int, "REQUIRES": Mapping, "CSS": str, "build": Callable}
@@ -94,14 +98,19 @@ def tabs() -> dict[str, Tab]:
     return dict(sorted(loaded.items(), key=lambda pair: (pair[1].ORDER, pair[0])))
 
 
-def build(*, local: bool = True) -> gr.Blocks:
-    """Return the page; `local` when only this machine can see it.
+def build(*, local: bool = True, models: "Sequence[Artifact]" = ()) -> gr.Blocks:
+    """Return the page.
+
+    Args:
+        local: whether only this machine can see it.
+        models: checkpoints that its tabs show besides those that ship.
 
     Raises:
         MissingWeightsError: no network has weights.
-        MismatchError: a tab cannot be built.
+        MismatchError: a tab cannot be built, or no tab shows one of the models.
 
     """
+    _check_shown(models)
     root = Path(tempfile.mkdtemp(prefix="zoo-page-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     with gr.Blocks(title="edge-zoo", analytics_enabled=False, delete_cache=_FORGET) as page:
@@ -109,25 +118,38 @@ def build(*, local: bool = True) -> gr.Blocks:
         with gr.Tabs():
             for name, tab in tabs().items():
                 with gr.Tab(tab.TITLE, id=name):
-                    _fill(tab, root / name)
+                    _fill(tab, Context(root / name, tuple(models)))
     page.queue(max_size=128)  # everybody who moves a slider has one request in it
     return page
 
 
-def _fill(tab: Tab, folder: Path) -> None:
+def _check_shown(models: "Sequence[Artifact]") -> None:
+    """Refuse a model that no tab shows."""
+    shown = {task: tab.TITLE for tab in tabs().values() for task in getattr(tab, "TASKS", ())}
+    for artifact in models:
+        task = None if artifact.recipe is None else artifact.recipe.subtask
+        if task not in shown:
+            have = ", ".join(f"{task} ({title})" for task, title in shown.items())
+            raise MismatchError(
+                f"no tab shows {artifact.ref}, whose task is {task or 'not known'}; tabs show "
+                f"checkpoints of {have}"
+            )
+
+
+def _fill(tab: Tab, context: Context) -> None:
     """Build a tab, or say what it lacks here."""
     if sentence := missing(tab.REQUIRES):
         note(sentence)
         return
-    folder.mkdir()
+    context.folder.mkdir()
     try:
-        tab.build(Context(folder))
+        tab.build(context)
     except ZooError:
         raise
     except Exception as error:  # whatever another package's code raises
         raise MismatchError(
-            f"tab {folder.name!r} cannot be built: {type(error).__name__}: {error}; repair or "
-            "uninstall the package that brings it"
+            f"tab {context.folder.name!r} cannot be built: {type(error).__name__}: {error}; repair "
+            "or uninstall the package that brings it"
         ) from error
 
 
@@ -135,6 +157,7 @@ def serve(
     port: int | None = None,
     host: str | None = None,
     *,
+    models: "Sequence[Artifact]" = (),
     open_browser: bool = False,
     block: bool = True,
 ) -> str:
@@ -143,6 +166,7 @@ def serve(
     Args:
         port: None takes GRADIO_SERVER_PORT, or else the first free one from 7860 on.
         host: None takes GRADIO_SERVER_NAME (which a Space sets), or else this machine only.
+        models: checkpoints that its tabs show besides those that ship.
         open_browser: open the page in the browser.
         block: wait until interrupted.
 
@@ -155,7 +179,7 @@ def serve(
     if port is None and os.environ.get("GRADIO_SERVER_PORT", "").isdigit():
         port = int(os.environ["GRADIO_SERVER_PORT"])
     port = _free_port(port, host)
-    page = build(local=host in ("127.0.0.1", "localhost", "::1"))
+    page = build(local=host in ("127.0.0.1", "localhost", "::1"), models=models)
     try:
         _, address, _ = page.launch(
             server_name=host, server_port=port, inbrowser=open_browser, share=False,

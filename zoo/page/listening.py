@@ -3,43 +3,25 @@
 import html
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from zoo import registry
-from zoo.artifacts.resolution import resolve
 from zoo.data import sound
 from zoo.data.heard import Detection
-from zoo.errors import MismatchError, MissingWeightsError
-from zoo.registry.recipe import Recipe
+from zoo.errors import MismatchError
+from zoo.page.shelf import Kept, shelf
 from zoo.tasks import keyword_spotting as task
 
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
+
+TASKS = ("keyword-spotting",)
 MOST_SECONDS = 60.0  # of a visitor's sound
 EXAMPLES = Path(__file__).parent / "examples" / "sounds"
-
-
-@dataclass(frozen=True)
-class Ear:
-    """A network that hears words, ready to run."""
-
-    ref: str
-    recipe: Recipe
-    model: nn.Module
-    weights: int
-
-    @property
-    def label(self) -> str:
-        """What visitors choose by."""
-        return f"{self.ref}, {self.weights:,} weights"
-
-    @property
-    def words(self) -> list[str]:
-        """The words that it tells apart."""
-        labels = self.recipe.preprocessing["labels"]
-        return [str(x) for x in labels if x not in (task.clips.SILENCE, task.clips.UNKNOWN)]
 
 
 @dataclass(frozen=True)
@@ -51,6 +33,7 @@ class Hearing:
         detections: words and when they were said.
         sound_s: length of the sound.
         seconds: time of the networks.
+        remarks: what makes the sound worth little.
 
     """
 
@@ -58,32 +41,24 @@ class Hearing:
     detections: tuple[Detection, ...]
     sound_s: float
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 class Ears:
     """What all visitors share: the networks. One hears at a time.
+
+    Args:
+        given: checkpoints besides those that ship.
 
     Raises:
         MissingWeightsError: no network that hears words has weights.
 
     """
 
-    def __init__(self) -> None:
-        self.shelf: dict[str, Ear] = {}
-        self._lock = threading.Lock()
-        for name, recipe in registry.all_recipes().items():
-            if recipe.subtask != "keyword-spotting":
-                continue
-            for tag in registry.shipped_tags(name):
-                ref = name if tag == recipe.default_tag else f"{name}.{tag}"
-                artifact = resolve(ref)
-                assert artifact.recipe is not None
-                model = artifact.load()
-                weights = sum(parameter.numel() for parameter in model.parameters())
-                self.shelf[ref] = Ear(ref, artifact.recipe, model, weights)
-        if not self.shelf:
-            raise MissingWeightsError("no network that hears words has weights; type: zoo list")
+    def __init__(self, given: "Iterable[Artifact]" = ()) -> None:
+        self.shelf = shelf(TASKS, given, "hears words")
         self.default = next(iter(self.shelf))
+        self._lock = threading.Lock()
 
     def hear(self, path: Path, ref: str) -> Hearing:
         """Return the words of a sound.
@@ -107,7 +82,7 @@ class Ears:
             best = task.run(ear.model, ear.recipe, _loudest(wave, samples)).best
             found = task.stream(ear.model, ear.recipe, wave).detections
         seconds = time.perf_counter() - start
-        return Hearing(dict(best), found, len(wave) / rate, seconds)
+        return Hearing(dict(best), found, len(wave) / rate, seconds, tuple(sound.remarks(wave)))
 
 
 def _loudest(wave: sound.Wave, samples: int) -> sound.Wave:
@@ -118,6 +93,11 @@ def _loudest(wave: sound.Wave, samples: int) -> sound.Wave:
     ahead = torch.cat([energies.new_zeros(1), energies])
     start = int((ahead[samples:] - ahead[:-samples]).argmax())
     return wave[start : start + samples]
+
+
+def words(ear: Kept) -> list[str]:
+    """Return the words that a network tells apart."""
+    return [x for x in ear.labels if x not in (task.clips.SILENCE, task.clips.UNKNOWN)]
 
 
 def timeline(hearing: Hearing) -> str:
@@ -132,11 +112,12 @@ def timeline(hearing: Hearing) -> str:
     return f"<ol class='zoo-words' aria-label='words along the sound'>{marks}</ol>"
 
 
-def facts(hearing: Hearing, ear: Ear) -> str:
+def facts(hearing: Hearing, ear: Kept) -> str:
     """Return one line of facts, as HTML."""
-    return (
+    wrong = "".join(f"<p><b>{html.escape(text)}</b></p>" for text in hearing.remarks)
+    return wrong + (
         f"<p class='zoo-note'>{hearing.sound_s:.1f} s of sound heard in {hearing.seconds:.2f} s by "
-        f"{ear.weights:,} weights that know {html.escape(', '.join(ear.words))}. It never left "
+        f"{ear.weights:,} weights that know {html.escape(', '.join(words(ear)))}. It never left "
         "the server's memory but as a file that is deleted after you leave.</p>"
     )
 

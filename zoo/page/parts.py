@@ -52,6 +52,6 @@ def as_uploaded(payload: Any) -> str | None:
     """Hand over the uploaded file itself.
 
     Gradio would open it first: a file that is not a picture would end in a traceback, and one of
-    16 bits or with a rotation would arrive changed.
+    16 bits or with a rotation would arrive changed; sounds it converts by a program of its own.
     """
     return None if payload is None else payload.path

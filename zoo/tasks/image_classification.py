@@ -35,6 +35,8 @@ __all__ = [
     "batch",
     "calibration",
     "evaluate",
+    "fitted",
+    "inputs",
     "loss",
     "run",
     "taught",
@@ -146,11 +148,11 @@ def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
     channels, height, width = recipe.input_shape[1:]
     pixels = np.empty((len(files), height, width, channels), np.uint8)
     for slot, (path, _) in enumerate(files):
-        pixels[slot] = _fitted(path, recipe)
+        pixels[slot] = fitted(path, recipe)
     return Labelled(torch.from_numpy(pixels), torch.tensor([number for _, number in files]))
 
 
-def _fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
+def fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
     """Return a picture as bytes `(H, W, C)` of the recipe's size; alpha is dropped."""
     channels, height, width = recipe.input_shape[1:]
     picture = images.to_pillow(images.Picture(images.read(source).pixels))
@@ -160,7 +162,7 @@ def _fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
     return np.asarray(picture).reshape(height, width, channels)
 
 
-def _inputs(pixels: Tensor, recipe: Recipe) -> Tensor:
+def inputs(pixels: Tensor, recipe: Recipe) -> Tensor:
     """Return bytes `(N, H, W, C)` as `(N, C, H, W)` in the recipe's range."""
     low, high = recipe.preprocessing["range"]
     return (pixels.float() * ((high - low) / 255) + low).permute(0, 3, 1, 2)
@@ -187,10 +189,10 @@ def batch(
     shift = int(options["shift"])
     shifts = torch.from_numpy(random.integers(-shift, shift + 1, (total, 2)))[part]
     flips = torch.from_numpy(random.random(total) < 0.5)[part] & bool(options["flip"])
-    inputs = _inputs(_moved(chosen.samples, shifts, flips), recipe)
+    x = inputs(_moved(chosen.samples, shifts, flips), recipe)
     truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
     smoothing = float(options["label_smoothing"])
-    return inputs, truth * (1 - smoothing) + smoothing / truth.shape[1]
+    return x, truth * (1 - smoothing) + smoothing / truth.shape[1]
 
 
 def _moved(pixels: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
@@ -226,7 +228,7 @@ def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Ten
 def _logits(model: nn.Module, pixels: Tensor, recipe: Recipe) -> Tensor:
     """Return the logits `(N, labels)`, on the CPU, of bytes `(N, H, W, C)`."""
     like = next(model.parameters())
-    parts = [model(_inputs(part, recipe).to(like)).float().cpu() for part in pixels.split(_BATCH)]
+    parts = [model(inputs(part, recipe).to(like)).float().cpu() for part in pixels.split(_BATCH)]
     return torch.cat(parts)
 
 
@@ -263,12 +265,12 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """
     files = _files(_part(source, "train"), recipe)
     chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
-    return list(_inputs(_decoded(chosen, recipe).samples, recipe).split(_BATCH))
+    return list(inputs(_decoded(chosen, recipe).samples, recipe).split(_BATCH))
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:
     """Return the labels of a picture with their probabilities; with `out`, save them too."""
-    pixels = torch.from_numpy(_fitted(source, recipe).copy())[None]
+    pixels = torch.from_numpy(fitted(source, recipe).copy())[None]
     start = time.perf_counter()
     likely = _logits(model, pixels, recipe)[0].softmax(0)
     return classified(likely, _labels(recipe), recipe.name, time.perf_counter() - start, out)

@@ -37,7 +37,7 @@ from zoo.tasks.keyword_spotting import (
     training_data,
     validate,
 )
-from zoo.tasks.keyword_spotting.clips import SILENCE, UNKNOWN, inputs
+from zoo.tasks.keyword_spotting.clips import SILENCE, UNKNOWN, inputs, judged
 
 __all__ = [
     "FACTS",
@@ -160,9 +160,7 @@ class Listener:
     @torch.inference_mode()
     def _judged(self, windows: Sequence[Tensor]) -> Tensor:
         """Return the probabilities `(N, labels)` of windows."""
-        x = inputs(torch.stack(list(windows))[:, None], self.recipe)
-        logits: Tensor = self.model(x.to(next(self.model.parameters())))
-        return logits.float().cpu().softmax(1)
+        return judged(self.model, inputs(torch.stack(list(windows))[:, None], self.recipe))
 
 
 def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None) -> dict[str, Any]:
@@ -231,6 +229,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     """
     front = frontends.named(recipe.preprocessing["front_end"])
     wave = sound.read(source, front.rate)
+    sound.remark(wave)
     least = front.window + (recipe.input_shape[2] - 1) * front.hop
     if len(wave) < least:
         raise MismatchError(

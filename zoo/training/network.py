@@ -114,8 +114,11 @@ class WholeNetwork:
             try:
                 load_deployed(model, stored_form(self.init)[0])
             except (ValueError, RuntimeError) as error:
+                # torch lists every layer that does not fit: the first one says enough.
+                first = " ".join(str(error).split()).partition(" size mismatch for ")
+                reason = first[2].partition(" size mismatch for ")[0] or first[0]
                 raise MismatchError(
-                    f"{self.recipe.name} cannot start from these weights: {error}"
+                    f"{self.recipe.name} cannot start from these weights: {reason.rstrip('.')}"
                 ) from error
         if settings.quant is not None:
             if self.quantizer is None:

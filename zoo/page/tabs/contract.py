@@ -10,9 +10,12 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from zoo.errors import MissingExtraError, install
+
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,12 @@ class Context:
     Attributes:
         folder: for files of its own; deleted when the page ends. What belongs to one visitor the
             tab deletes sooner.
+        models: checkpoints that the page was given, of any task.
 
     """
 
     folder: Path
+    models: "tuple[Artifact, ...]" = ()
 
 
 class Tab(Protocol):
@@ -33,12 +38,13 @@ class Tab(Protocol):
 
     Attributes:
         TITLE: what visitors read on it.
-        ORDER: tabs stand from the lowest to the highest; ours are 5, 10, 15 and 20.
+        ORDER: tabs stand from the lowest to the highest; ours are 5, 10, 15, 17 and 20.
         REQUIRES: the packages that it needs besides Gradio, each with the extra of edge-zoo that
             installs it, or "" for a package of no extra. Without them the tab shows what to type;
             so the module itself imports them in functions alone.
         CSS: of its own elements; "" for none.
 
+    A tab that shows checkpoints the page was given has `TASKS`, their subtasks, too.
     """
 
     TITLE: str

@@ -9,11 +9,12 @@ import gradio as gr
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import listening
 from zoo.page.listening import EXAMPLES, Ears
-from zoo.page.parts import complaint, note
+from zoo.page.parts import as_uploaded, complaint, note
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Listen", 15
 REQUIRES: Mapping[str, str] = {"soundfile": "audio", "soxr": "audio"}
+TASKS = listening.TASKS
 CSS = """
 .zoo-words { position: relative; height: 2.6rem; margin: 0 .5rem; padding: 0; list-style: none;
   border-bottom: 3px solid var(--color-accent); }
@@ -26,8 +27,8 @@ CSS = """
 class Booth:
     """What all visitors share."""
 
-    def __init__(self) -> None:
-        self.ears = Ears()
+    def __init__(self, context: Context) -> None:
+        self.ears = Ears(context.models)
         self.examples = sorted(EXAMPLES.glob("*.wav"))
         self.opening = self.heard(str(self.examples[0]), self.ears.default)
 
@@ -51,7 +52,7 @@ class Booth:
 def build(context: Context) -> None:
     """Lay out the sound and what is heard, and connect them."""
     try:
-        page = Booth()
+        page = Booth(context)
     except MissingWeightsError as error:
         note(f"{error}")
         return
@@ -62,7 +63,7 @@ def build(context: Context) -> None:
                 str(page.examples[0]), label="A sound, or your microphone", type="filepath",
                 sources=["upload", "microphone"], buttons=[], elem_id="listen-sound",
             )  # fmt: skip
-            source.preprocess = _as_uploaded  # type: ignore[method-assign]
+            source.preprocess = as_uploaded  # type: ignore[method-assign]
             model = gr.Dropdown(
                 [(ear.label, ref) for ref, ear in page.ears.shelf.items()],
                 value=page.ears.default, label="Network", filterable=False,
@@ -99,8 +100,3 @@ def build(context: Context) -> None:
 def _nothing() -> tuple[None, str, str, str]:
     """Show nothing: what is shown always belongs to the sound beside it."""
     return None, "", "", ""
-
-
-def _as_uploaded(payload: Any) -> str | None:
-    """Hand over the uploaded file itself: Gradio would convert it, by a program of its own."""
-    return None if payload is None else payload.path

@@ -45,6 +45,7 @@ from zoo.tasks.keyword_spotting.clips import (
     files_of,
     for_data,
     inputs,
+    judged,
     labels_of,
     made_silence,
     part_of,
@@ -293,16 +294,26 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:
     """Return the words of a sound's middle with their probabilities; with `out`, save them too."""
-    wave = sound.fitted(sound.read(source, rate_of(recipe)), int(recipe.preprocessing["samples"]))
+    rate, samples = rate_of(recipe), int(recipe.preprocessing["samples"])
+    whole = sound.read(source, rate)
+    sound.remark(whole, samples / rate, rate)
+    wave = torch.from_numpy(sound.fitted(whole, samples).copy())
     start = time.perf_counter()
-    likely = _logits(model, torch.from_numpy(wave.copy())[None], recipe)[0].softmax(0)
+    likely = _logits(model, wave[None], recipe)[0].softmax(0)
     return classified(likely, labels_of(recipe), recipe.name, time.perf_counter() - start, out)
 
 
 def follower(model: nn.Module, recipe: Recipe, patience: Patience = Patience()) -> Follower:  # noqa: B008  # frozen
     """Return what follows a sound without end by a network of this task."""
+
+    @torch.inference_mode()
+    def judge(waves: Tensor) -> Tensor:
+        # One by one, as `judged` has it: the last bit depends on how many there are.
+        found = torch.cat([features(wave[None], recipe) for wave in waves])
+        return judged(model, inputs(found, recipe))
+
     return Follower(
-        lambda waves: _logits(model, waves, recipe).softmax(1), labels_of(recipe),
+        judge, labels_of(recipe),
         (SILENCE, UNKNOWN), rate=rate_of(recipe), samples=int(recipe.preprocessing["samples"]),
         patience=patience,
     )  # fmt: skip
@@ -315,6 +326,7 @@ def stream(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = Non
     """
     rate, samples = rate_of(recipe), int(recipe.preprocessing["samples"])
     wave = sound.read(source, rate)
+    sound.remark(wave)
     whole = wave if len(wave) > samples else sound.fitted(wave, 2 * samples)
     early, length = (len(whole) - len(wave)) // 2 / rate, len(wave) / rate
     start = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.data import frontends, sound
 from zoo.data.classified import Labelled
@@ -47,7 +47,7 @@ def for_data(recipe: Recipe, source: str) -> Recipe:
     `silence` and `unknown` are kept where the recipe has them.
 
     Raises:
-        MismatchError: the folder has fewer than two folders.
+        MismatchError: the folder has fewer than two folders, or one word and nothing `unknown`.
 
     """
     folder = part_of(Path(source).expanduser(), "train")
@@ -58,6 +58,11 @@ def for_data(recipe: Recipe, source: str) -> Recipe:
     words = [label for label in found if label not in kept]
     if len(words) + len(kept) < 2:
         raise MismatchError(f"{folder} has one folder; expected a folder for each of two words")
+    if len(words) == 1 and UNKNOWN not in found:
+        raise MismatchError(
+            f"{folder} has clips of one word, {words[0]}, which every sound would become; add a "
+            f"folder of another word, or one of others, {UNKNOWN}"
+        )
     labels = [*words, *kept]
     return replace(
         recipe,
@@ -135,6 +140,17 @@ def features(waves: Tensor, recipe: Recipe) -> Tensor:
     if recipe.preprocessing.get("level") != "as recorded":
         real = frontends.at_full_scale(real)
     return frontends.named(recipe.preprocessing["front_end"])(real)
+
+
+def judged(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the probabilities `(N, labels)`, on the CPU, of inputs, to the bit as of each alone.
+
+    The last bit of a float network depends on how many inputs it sees at once, and so would, in a
+    stream, on how it is cut. Networks of integers, which have a graph, compute exactly.
+    """
+    exact = callable(getattr(model, "graph", None))
+    parts = x.to(next(model.parameters())).split(len(x) if exact else 1)
+    return torch.cat([model(part).float().cpu() for part in parts]).softmax(1)
 
 
 def inputs(found: Tensor, recipe: Recipe) -> Tensor:

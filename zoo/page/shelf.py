@@ -1,0 +1,78 @@
+"""The networks that a tab of the page offers: those with weights here, and those it was given."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from zoo import registry
+from zoo.artifacts.resolution import resolve
+from zoo.errors import MissingWeightsError
+from zoo.registry.recipe import Recipe
+
+if TYPE_CHECKING:
+    from zoo.registry.artifact import Artifact
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A network on a shelf, ready to run.
+
+    Attributes:
+        ref: what it is called in commands.
+        recipe: how it was made.
+        model: itself.
+        weights: its number of parameters.
+        artifact: what the ref turned out to be.
+
+    """
+
+    ref: str
+    recipe: Recipe
+    model: nn.Module
+    weights: int
+    artifact: "Artifact"
+
+    @property
+    def label(self) -> str:
+        """What visitors choose by."""
+        return f"{self.ref}, {self.weights:,} weights"
+
+    @property
+    def labels(self) -> list[str]:
+        """What it tells apart."""
+        return [str(label) for label in self.recipe.preprocessing["labels"]]
+
+
+def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dict[str, Kept]:
+    """Return the networks of some tasks by their refs, those given first.
+
+    Args:
+        tasks: subtasks of recipes.
+        given: more checkpoints; those of other tasks are left out.
+        what: what such networks do, for the error.
+
+    Raises:
+        MissingWeightsError: no such network has weights.
+
+    """
+    found = {}
+    for artifact in given:
+        if artifact.recipe is not None and artifact.recipe.subtask in tasks:
+            found[artifact.ref] = _kept(artifact.ref, artifact, artifact.recipe)
+    for name, recipe in registry.all_recipes().items():
+        for tag in registry.shipped_tags(name) if recipe.subtask in tasks else ():
+            ref = name if tag == recipe.default_tag else f"{name}.{tag}"
+            artifact = resolve(ref)
+            assert artifact.recipe is not None
+            found[ref] = _kept(ref, artifact, artifact.recipe)
+    if not found:
+        raise MissingWeightsError(f"no network that {what} has weights; type: zoo list")
+    return found
+
+
+def _kept(ref: str, artifact: "Artifact", recipe: Recipe) -> Kept:
+    model = artifact.load()
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return Kept(ref, recipe, model, weights, artifact)
