@@ -13,6 +13,7 @@ from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
+from zoo.verbs.searching import search
 from zoo.verbs.share import card, push
 from zoo.verbs.use import estimate, evaluate, load, run
 from zoo.version import __version__
@@ -39,6 +40,7 @@ __all__ = [
     "push",
     "resolve",
     "run",
+    "search",
     "serve",
     "train",
 ]

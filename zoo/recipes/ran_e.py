@@ -41,16 +41,16 @@ _IMAGENET = Train(
     },
 )  # fmt: skip
 _CIFAR = Train(
-    steps=2000,
-    batch_size=128,
+    steps=3000,
+    batch_size=64,
     optimizer="soap",
     lr=3e-3,
     warmup_steps=200,
     weight_decay=0.02,
-    ema_decay=0.999,
+    ema_decay=0.99,
     precision="bf16",
-    eval_every=200,
-    save_every=200,
+    eval_every=300,
+    save_every=300,
     options={"shift": 4, "flip": True, "label_smoothing": 0.0, "expansion": 0},
 )
 

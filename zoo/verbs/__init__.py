@@ -2,6 +2,7 @@
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
+from zoo.verbs.searching import search
 from zoo.verbs.share import card, check_card, push
 from zoo.verbs.use import estimate, evaluate, load, run
 
@@ -21,5 +22,6 @@ __all__ = [
     "push",
     "resolve",
     "run",
+    "search",
     "train",
 ]

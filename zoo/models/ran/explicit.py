@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zoo.models.blocks import EPSILON, Activation, Classifier, Convolution, Normed, absorb
 
-__all__ = ["EfficientNetLite", "RanE"]
+__all__ = ["KINDS", "BlockRow", "EfficientNetLite", "RanE", "row_of"]
 
 KINDS = ("collapsed", "bottleneck")
 # EfficientNet-Lite-B0: inner width over inputs, kernel, outputs, stride of the first, how many.
@@ -265,7 +265,7 @@ class RanE(Blocks):
         form: dict[str, Any] = {"norm": norm, "bias": not norm}
         self.stem = Convolution(in_chans, stem, 3, stem_stride, act="", bias=not norm)
         inputs, adds = stem, False
-        for row in map(_row, blocks):
+        for row in map(row_of, blocks):
             joined, adds = not adds, row.stride == 1 and row.outputs == inputs
             block = _block(inputs, row, joined=joined and not adds, norm=norm, expansion=expansion)
             self.append(block, adds=adds)
@@ -292,7 +292,7 @@ class RanE(Blocks):
         return network
 
 
-def _row(fields: Sequence[Any]) -> BlockRow:
+def row_of(fields: Sequence[Any]) -> BlockRow:
     """Return a row, checked.
 
     Raises:
