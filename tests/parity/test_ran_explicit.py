@@ -172,7 +172,7 @@ def test_a_row_that_is_none_is_told(row: tuple[Any, ...], told: str) -> None:
 
 @pytest.mark.parametrize("name", ["ran-e-c", "ran-e-gt"])
 def test_int8_runs_on_the_npu_alone_and_in_the_published_order(name: str) -> None:
-    """The order is that of the paper where both have h-swish; benchmarks/ran_explicit.py says more."""
+    """The paper's order, where both have h-swish; benchmarks/ran_explicit.py says more."""
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
     recipe = find(name)
     baseline = EfficientNetLite(act="hswish").eval()
