@@ -19,7 +19,8 @@ from zoo.errors import MismatchError
 from zoo.graph.kinds import MAC_KINDS
 from zoo.graph.lower import lower
 from zoo.models.blocks import CollapsibleConv2d, Convolution
-from zoo.models.ran.explicit import EfficientNetLite, RanE
+from zoo.models.ran.efficientnet_lite import EfficientNetLite
+from zoo.models.ran.explicit import RanE
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 
