@@ -12,7 +12,9 @@ from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
+from zoo.verbs.importing import import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
+from zoo.verbs.searching import search
 from zoo.verbs.share import card, push
 from zoo.verbs.use import estimate, evaluate, load, run
 from zoo.version import __version__
@@ -32,6 +34,7 @@ __all__ = [
     "find",
     "import_gguf",
     "import_tflite",
+    "import_timm",
     "load",
     "names",
     "pull",
@@ -39,6 +42,7 @@ __all__ = [
     "push",
     "resolve",
     "run",
+    "search",
     "serve",
     "train",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 import zoo
 from benchmarks import export, gptvq_tables, hub
 from benchmarks.sesr_quality import held_out_bsds
-from docs.make import anomalies, claims, headlines, networks, published, tinyml
+from docs.make import anomalies, claims, headlines, networks, published, ran, tinyml
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -135,6 +135,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/listen.md": {"hearing": claims.hearing, "published": published.table},
     "docs/guides/looks.md": {"looks": looks},
     "docs/guides/notice.md": {"toycar": anomalies.table},
+    "docs/guides/ran.md": {"ratios": ran.ratios, "cycles": ran.cycles, "small": ran.small},
     "docs/guides/tinyml.md": {
         "files": tinyml.files,
         "linear": tinyml.linear,

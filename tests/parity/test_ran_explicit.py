@@ -11,10 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import zoo
+from zoo.cost.estimators.contract import Subject
+from zoo.cost.estimators.vela import integer_graph
+from zoo.deploy.vela import compile_graph
 from zoo.errors import MismatchError
+from zoo.graph.kinds import MAC_KINDS
 from zoo.graph.lower import lower
 from zoo.models.blocks import CollapsibleConv2d, Convolution
-from zoo.models.ran.explicit import EfficientNetLite, RanE
+from zoo.models.ran.efficientnet_lite import EfficientNetLite
+from zoo.models.ran.explicit import RanE
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 
@@ -163,3 +169,28 @@ def test_a_row_that_is_none_is_told(row: tuple[Any, ...], told: str) -> None:
     recipe = dataclasses.replace(find("ran-e-32"), args={"blocks": [row], "num_classes": 2})
     with pytest.raises(MismatchError, match=told):
         build(recipe)
+
+
+@pytest.mark.parametrize("name", ["ran-e-c", "ran-e-gt"])
+def test_int8_runs_on_the_npu_alone_and_in_the_published_order(name: str) -> None:
+    """The paper's order, where both have h-swish; benchmarks/ran_explicit.py says more."""
+    pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
+    recipe = find(name)
+    baseline = EfficientNetLite(act="hswish").eval()
+    for npu in ("ethos-u55-128", "ethos-u65-512"):
+        found = zoo.estimate(recipe, npu, method="vela")
+        assert found.host == ()
+        assert found.latency_ms < zoo.estimate(
+            baseline, npu, method="vela", input_shape=recipe.input_shape
+        ).latency_ms  # fmt: skip
+
+
+def test_what_vela_says_of_each_operator_adds_up() -> None:
+    pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
+    recipe = find("ran-e-32")
+    graph = integer_graph(Subject(module=build(recipe), input_shape=recipe.input_shape))
+    found = compile_graph(graph, "ethos-u55-128")
+    assert set(found.op_cycles) <= set(range(len(graph.ops)))
+    layers = [n for n, op in enumerate(graph.ops) if op.kind in MAC_KINDS]
+    assert all(found.op_cycles[number] > 0 for number in layers)
+    assert 0.5 * found.cycles < sum(found.op_cycles.values()) < 2 * found.cycles

@@ -14,6 +14,7 @@ from torch import nn
 import zoo
 from zoo import registry
 from zoo.cli import main
+from zoo.data.filed import Filed
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.tasks import image_classification as task
@@ -290,3 +291,72 @@ def test_statistics_of_batch_norms_are_averaged_with_the_weights(folder, tmp_pat
     expected = average.deployed().state_dict()
     for name, value in kept.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def with_options(**options):
+    """The recipe with settings that others of its task may have."""
+    train = dataclasses.replace(RECIPE.train, options={**RECIPE.train.options, **options})
+    return dataclasses.replace(RECIPE, make=train)
+
+
+def test_a_set_that_stays_in_its_files_is_drawn_alike(data, folder, monkeypatch):
+    monkeypatch.setattr(task, "_IN_MEMORY", 100)
+    filed = task.training_data(RECIPE, str(folder))
+    assert isinstance(filed.train, Filed)
+    assert filed.facts | {"sha256": ""} == data.facts | {"sha256": ""}
+    for recipe in (RECIPE, with_options(crop=0.3, randaugment=7)):
+        ours, theirs = (task.batch(kept, recipe, 3, range(2, 6), 8) for kept in (data, filed))
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, atol=0, rtol=0)
+    assert task.validate(Reddish(0.0), filed, RECIPE) == task.validate(Reddish(0.0), data, RECIPE)
+    assert task.evaluate(Reddish(0.0), RECIPE, folder)["images"] == 4
+
+
+def test_crops_and_randaugment_depend_on_the_row_alone(data):
+    recipe = with_options(crop=0.3, randaugment=9)
+    whole, _ = task.batch(data, recipe, 5, range(12), 12)
+    again, _ = task.batch(data, recipe, 5, range(4, 9), 12)
+    assert again.equal(whole[4:9])
+    plain, _ = task.batch(data, RECIPE, 5, range(12), 12)
+    assert not whole.equal(plain)
+    assert whole.abs().max() <= 1
+    for wrong in ({"crop": 1.5}, {"randaugment": 11}, {"crop": -0.1}):
+        with pytest.raises(MismatchError, match="expected 0 to 1, and 0 to 10"):
+            task.batch(data, with_options(**wrong), 0, range(2), 2)
+
+
+def test_folders_of_other_names_train_other_labels(folder, tmp_path):
+    assert task.for_data(RECIPE, str(folder)) == RECIPE
+    assert task.for_data(RECIPE, str(tmp_path / "none")) == RECIPE  # refused later, in words
+    for name in ("owl", "cat", "hen"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    fitted = task.for_data(RECIPE, str(tmp_path))
+    assert fitted.preprocessing["labels"] == ["cat", "hen", "owl"]
+    assert build(fitted).classifier.out_features == 3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
+@pytest.mark.parametrize("size", [(1, 40), (33, 7), (300, 200)])
+def test_pictures_of_any_mode_and_size_are_classified(mode, size, tmp_path):
+    pixels = np.arange(size[0] * size[1]).reshape(size[::-1]) % 251
+    if mode == "I;16":
+        image = Image.fromarray((pixels * 200).astype(np.uint16))
+    else:
+        image = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+    file = tmp_path / ("picture.jpg" if mode in ("CMYK", "YCbCr") else "picture.png")
+    image.save(file)
+    model = build(registry.find("ran-e-32"))
+    result = task.run(model, registry.find("ran-e-32"), file)
+    assert sum(score for _, score in result.best) == pytest.approx(1)
+
+
+def test_a_sideways_photo_is_classified_upright(tmp_path):
+    recipe = registry.find("ran-e-32")
+    model = build(recipe)
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 40, 3), np.uint8))
+    upright.save(tmp_path / "up.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png", exif=exif)
+    best = [task.run(model, recipe, tmp_path / name).best for name in ("up.png", "side.png")]
+    assert best[0] == best[1]

@@ -136,7 +136,7 @@ def test_every_name_of_a_recipe_makes_one() -> None:
         settings = Train(steps=1, batch_size=1, lr=0.25, weight_decay=0.5, optimizer=name)
         (group,) = make_optimizer(settings, [nn.Parameter(torch.zeros(2))]).param_groups
         assert (group["lr"], group["weight_decay"]) == (0.25, 0.5)
-    with pytest.raises(MismatchError, match="optimizer is 'sgd'; expected adamw, soap"):
+    with pytest.raises(MismatchError, match="optimizer is 'sgd'; expected adamw, rmsprop, soap"):
         Train(steps=1, batch_size=1, lr=0.1, optimizer="sgd")
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
 
 Ref = str | Path
+RECIPE_SUFFIX = ".json"
 _LOOKED_AT = (CONFIG, FACTS, METRICS, ADAPTER)  # the files that say what a repository is
 
 
@@ -97,12 +98,51 @@ def _at(ref: str, path: Path) -> "Artifact":
 
     if path.suffix == ".tflite":
         return TfliteModel(ref, path)
+    if path.suffix == RECIPE_SUFFIX and path.is_file():
+        recipe = recipe_file(path)
+        return Network(ref, recipe, lambda: _untrained(recipe, path))
     foreign = (path / CONFIG).is_file() and not is_checkpoint(path)
     if foreign and (found := _of_transformers(ref, path)) is not None:
         return found
     _refuse_parts(path)
     checkpoint = Checkpoint.read(path)
     return Network(ref, checkpoint.recipe, lambda: checkpoint)
+
+
+def recipe_of(ref: Ref) -> Recipe:
+    """Return the recipe that a name means, or the one in a file.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+        MismatchError: the file holds none.
+
+    """
+    if isinstance(ref, Path) or ref.endswith(RECIPE_SUFFIX):
+        return recipe_file(Path(ref).expanduser())
+    return registry.find(ref)
+
+
+def recipe_file(path: Path) -> Recipe:
+    """Return the recipe in a file that `zoo search` wrote.
+
+    Raises:
+        MismatchError: it cannot be read, or holds something else.
+
+    """
+    value = read_json(path)
+    if "model" not in value or "input_shape" not in value:
+        raise MismatchError(
+            f"{path} holds no recipe; expected a file that zoo search wrote, or a recipe's name: "
+            "zoo list"
+        )
+    return Recipe.from_json(value)
+
+
+def _untrained(recipe: Recipe, path: Path) -> "Checkpoint":
+    raise MissingWeightsError(
+        f"{path} is a recipe, without weights; type: zoo train {path} --data DIR --out "
+        f"runs/{recipe.name}, or pass pretrained=False for random ones"
+    )
 
 
 def _refuse_parts(path: Path) -> None:

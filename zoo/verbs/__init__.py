@@ -1,7 +1,9 @@
 """The verbs, grouped by what they do. Each imports what it needs when it is called."""
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
+from zoo.verbs.importing import import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
+from zoo.verbs.searching import search
 from zoo.verbs.share import card, check_card, push
 from zoo.verbs.use import estimate, evaluate, load, run
 
@@ -15,11 +17,13 @@ __all__ = [
     "export",
     "import_gguf",
     "import_tflite",
+    "import_timm",
     "load",
     "pull",
     "pull_all",
     "push",
     "resolve",
     "run",
+    "search",
     "train",
 ]

@@ -5,8 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import registry
-from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve, weights_of
+from zoo.artifacts.resolution import (
+    Ref,
+    checkpoint,
+    is_artifact,
+    recipe_of,
+    resolve,
+    weights_of,
+)
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.registry import refs
 from zoo.registry.layout import UNSTATED
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: "str | Recipe",
+    recipe: "Ref | Recipe",
     out: Ref,
     *,
     data: Ref,
@@ -39,7 +45,7 @@ def train(
     """Train a recipe under Accelerate; return the checkpoint best on held-out data.
 
     Args:
-        recipe: its name, or a `Recipe`.
+        recipe: its name, a `Recipe`, or the path of a recipe file that `search` wrote.
         out: the run folder.
         data: a folder, or a Hub data set id.
         init: ref of a checkpoint to start from instead of the recipe's own `train.init`;
@@ -75,7 +81,7 @@ def train(
     from zoo.training.accelerator import is_main_process
     from zoo.training.network import train as train_loop
 
-    chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
+    chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     chosen = _for_data(chosen, str(data))
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
     start: Ref | None = init if init is not None else chosen.train.init

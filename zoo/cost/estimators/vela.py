@@ -52,7 +52,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         report = vela.compile_file(subject.content, target.name, time_limit_s=options.time_limit_s)
         numbers = _of_file(outline(subject.content), report, target)
     else:
-        graph = _integer(subject)
+        graph = integer_graph(subject)
         report = vela.compile_graph(graph, target.name, time_limit_s=options.time_limit_s)
         numbers = counts(graph, memory.plan(graph, "int8"), target)
         numbers["input_shape"] = subject.first_shape  # as it was given, not channels last
@@ -89,7 +89,7 @@ def _of_file(found: Outline, report: vela.VelaReport, target: Target) -> dict[st
     }
 
 
-def _integer(subject: Subject) -> Graph:
+def integer_graph(subject: Subject) -> Graph:
     """Return the int8 graph of a subject.
 
     A module is quantized with nominal ranges. As after training, all of them differ, and no layer

@@ -1,9 +1,9 @@
-"""RAN-explicit (Restructurable Activation Networks, arXiv 2208.08562), and EfficientNet-Lite.
+"""RAN-explicit: Restructurable Activation Networks (arXiv 2208.08562), the explicit kind.
 
 An inverted bottleneck whose inner activations go is linear, and restructures into one dense 3x3
 convolution, which small accelerators run better than expand, depthwise and project. `RanE` is such
 a network, layer for layer as the authors' code has RAN-e-C and RAN-e-GT; each of its rows says
-which of the two it is. `EfficientNetLite` is what they compare with.
+which of the two it is.
 
 As in their code, padding is TensorFlow's and the layers in front of a batch norm have no bias. Two
 differences, both on purpose: the last layer returns logits, and the deployed network has no batch
@@ -20,14 +20,9 @@ from torch import Tensor, nn
 
 from zoo.models.blocks import EPSILON, Activation, Classifier, Convolution, Normed, absorb
 
-__all__ = ["EfficientNetLite", "RanE"]
+__all__ = ["KINDS", "BlockRow", "Blocks", "InvertedBottleneck", "RanE", "row_of"]
 
 KINDS = ("collapsed", "bottleneck")
-# EfficientNet-Lite-B0: inner width over inputs, kernel, outputs, stride of the first, how many.
-_LITE = (
-    (1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 2, 3), (6, 5, 112, 1, 3),
-    (6, 5, 192, 2, 4), (6, 3, 320, 1, 1),
-)  # fmt: skip
 
 
 class BlockRow(NamedTuple):
@@ -265,7 +260,7 @@ class RanE(Blocks):
         form: dict[str, Any] = {"norm": norm, "bias": not norm}
         self.stem = Convolution(in_chans, stem, 3, stem_stride, act="", bias=not norm)
         inputs, adds = stem, False
-        for row in map(_row, blocks):
+        for row in map(row_of, blocks):
             joined, adds = not adds, row.stride == 1 and row.outputs == inputs
             block = _block(inputs, row, joined=joined and not adds, norm=norm, expansion=expansion)
             self.append(block, adds=adds)
@@ -292,7 +287,7 @@ class RanE(Blocks):
         return network
 
 
-def _row(fields: Sequence[Any]) -> BlockRow:
+def row_of(fields: Sequence[Any]) -> BlockRow:
     """Return a row, checked.
 
     Raises:
@@ -321,51 +316,3 @@ def _block(
         for a, b in itertools.pairwise(widths)
     ]
     return Halves(*parts) if row.middle else parts[0]
-
-
-class EfficientNetLite(Blocks):
-    """EfficientNet-Lite-B0: RGB to logits `(N, num_classes)`.
-
-    A 3x3 convolution of stride 2, inverted bottlenecks of which those that change neither size nor
-    width add their input, and a 1x1 convolution, each with its batch norm and ReLU6 except where a
-    bottleneck ends; a linear layer.
-
-    Args:
-        num_classes: outputs of the last layer.
-        in_chans: channels of the input.
-        act: the activation; RAN's authors also trained it with "hswish".
-        norm: whether this is the form with batch norms; the deployed network has none.
-        dropout: share of the last layer's inputs that are left out while it is trained.
-
-    """
-
-    def __init__(
-        self,
-        num_classes: int = 1000,
-        *,
-        in_chans: int = 3,
-        act: Activation = "relu6",
-        norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(1280, num_classes, in_chans=in_chans, act=act)
-        if act not in ("relu6", "hswish"):
-            raise ValueError(f"act is {act!r}; expected relu6 or hswish")
-        form: dict[str, Any] = {"act": act, "norm": norm}
-        self.stem = Convolution(in_chans, 32, 3, 2, bias=not norm, **form)
-        inputs = 32
-        for widen, kernel, outputs, first, count in _LITE:
-            for number in range(count):
-                stride = first if number == 0 else 1
-                self.append(
-                    InvertedBottleneck(inputs, widen * inputs, outputs, kernel, stride, **form),
-                    adds=stride == 1 and outputs == inputs,
-                )
-                inputs = outputs
-        self.top = Convolution(inputs, 1280, 1, bias=not norm, **form)
-        self.dropout = dropout
-        self.complete()
-
-    def trainable(self, *, dropout: float = 0.0) -> Self:
-        """Return the form with batch norms, freshly initialised."""
-        return type(self)(**self.arguments, norm=True, dropout=dropout)
