@@ -28,6 +28,7 @@ from zoo import registry
 from zoo.data import augment, images
 from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
 from zoo.data.filed import Filed, decoded
+from zoo.data.mixing import mixed
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -220,6 +221,7 @@ def batch(
     by up to `train.options.shift` pixels, its edges mirrored, and half of the pictures are flipped.
     With `crop`, a random part of at least that share of the area takes a picture's place; with
     `randaugment`, two operations of that magnitude alter it (see `zoo.data.augment`).
+    With `mixup`, `cutmix` and `erase`, see `zoo.data.mixing`.
 
     Returns:
         Pictures `(len(rows), C, H, W)`, and the probability of each label `(len(rows), labels)`:
@@ -236,7 +238,8 @@ def batch(
     x = inputs(_moved(chosen.samples, shifts, flips), recipe)
     truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
     smoothing = float(options["label_smoothing"])
-    return x, truth * (1 - smoothing) + smoothing / truth.shape[1]
+    truth = truth * (1 - smoothing) + smoothing / truth.shape[1]
+    return mixed(x, truth, options, random, rows, total)
 
 
 def _drawn(
