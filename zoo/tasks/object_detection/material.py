@@ -144,8 +144,9 @@ def _usable(scenes: Sequence[Scene], source: str) -> tuple[Scene, ...]:
         dropped += int((~whole).sum())
         kept.append(_chosen(scene, whole))
     if dropped:
-        _LOG.warning("%s: %d boxes outside their picture or without area are left out", source,
-                     dropped)  # fmt: skip
+        _LOG.warning(
+            "%s: boxes outside their picture, or without area, are left out: %d", source, dropped
+        )
     return tuple(kept)
 
 
