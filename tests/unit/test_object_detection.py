@@ -131,6 +131,24 @@ def test_nms_drops_and_soft_nms_doubts_the_less_likely_of_one_label():
     assert len(maps.decode(output, 8, threshold=0.1, overlap=0.7, most=1).scores) == 1
 
 
+def test_both_backbones_cost_the_same_and_are_counted_by_hand():
+    """Of a block of width c: 7x7 depthwise, 4c and back, and two means over channels."""
+    found = {}
+    for name in ("ran-i-detector", "convnext-detector"):
+        recipe = registry.find(name)
+        depths, dims = recipe.args["depths"], recipe.args["dims"]
+        pixels = [240 * 320 // (16 * 4**stage) for stage in range(3)]
+        blocks = zip(depths, dims, pixels, strict=True)
+        macs = sum(n * p * (49 * c + 8 * c * c + 2 * c) for n, c, p in blocks)
+        macs += pixels[0] * (48 * dims[0] + 2 * dims[0])  # the first layer and its norm
+        for before, after, p in zip(dims, dims[1:], pixels, strict=False):
+            macs += p * 2 * before + p // 4 * 4 * before * after
+        macs += pixels[1] * (32 * dims[1] + 2 * 9 * 32 * 32 + 32 * 7) + pixels[2] * 32 * dims[2]
+        found[name] = zoo.estimate(name, "phone-npu-4tops").macs
+        assert found[name] == macs
+    assert found["ran-i-detector"] == pytest.approx(found["convnext-detector"], rel=0.01)
+
+
 # --- what people have -----------------------------------------------------------------------------
 
 
