@@ -12,7 +12,7 @@ from pathlib import Path
 import zoo
 from benchmarks import export, gptvq_tables, hub
 from benchmarks.sesr_quality import held_out_bsds
-from docs.make import anomalies, claims, headlines, networks, published, ran, tinyml
+from docs.make import anomalies, claims, detection, headlines, networks, published, ran, tinyml
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -132,6 +132,7 @@ def main() -> None:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"headlines": lambda: headlines.table("docs/")},
     "docs/index.md": {"headlines": lambda: headlines.table("")},
+    "docs/guides/detect.md": {"bccd": detection.table},
     "docs/guides/listen.md": {"hearing": claims.hearing, "published": published.table},
     "docs/guides/looks.md": {"looks": looks},
     "docs/guides/notice.md": {"toycar": anomalies.table},

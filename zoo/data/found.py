@@ -82,7 +82,8 @@ class Found:
         for item in reversed(self.items):  # the likeliest are drawn last, on top
             colour = self._colour(item.label)
             left, top, width, height = item.box
-            draw.rectangle((left, top, left + width - 1, top + height - 1), None, colour, line)
+            right, bottom = max(left, left + width - 1), max(top, top + height - 1)
+            draw.rectangle((left, top, right, bottom), None, colour, line)
         for item in reversed(self.items):
             self._write(draw, font, item, size)
         return image

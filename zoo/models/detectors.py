@@ -9,6 +9,7 @@ a mean over channels is a 1x1 convolution.
 """
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from zoo.models.convnext import EPSILON, ConvNeXt
 SIDES = 4  # left, top, right, bottom
 _RARE = -4.6  # the logit of 1 %: in most cells, no label has its centre
 _START = 2.0  # of the sides: 2.7 cells
+_LOG = logging.getLogger("zoo")
 
 
 class Normalized(nn.Module):
@@ -176,6 +178,30 @@ class Head(nn.Module):
         start = [_RARE] * num_classes + [_START] * SIDES
         self.prediction.bias = nn.Parameter(torch.tensor(start))
 
+    @torch.no_grad()
+    def adopt(self, other: "Head") -> None:
+        """Take over another head; with other labels, all of it but their rows.
+
+        Raises:
+            RuntimeError: it has other widths.
+
+        """
+        own, theirs = self.prediction, other.prediction
+        if len(own.weight) == len(theirs.weight):
+            self.load_state_dict(other.state_dict())
+            return
+        _LOG.warning(
+            "the rows of the labels start anew: the weights are for %d, the network has %d",
+            len(theirs.weight) - SIDES,
+            len(own.weight) - SIDES,
+        )
+        self.lateral.load_state_dict(other.lateral.state_dict())
+        self.tower.load_state_dict(other.tower.state_dict())
+        assert own.bias is not None
+        assert theirs.bias is not None
+        own.weight[-SIDES:] = theirs.weight[-SIDES:]
+        own.bias[-SIDES:] = theirs.bias[-SIDES:]
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return `(N, num_classes + 4, H, W)`, H and W of the second map."""
         y: Tensor = self.lateral[-1](maps[-1])
@@ -234,6 +260,7 @@ class TrainedDetector(nn.Module):
     def __init__(self, plain: Detector, layer_scale: float, drop_path: float) -> None:
         super().__init__()
         self.arguments = (plain.depths, plain.dims, plain.num_classes, plain.width)
+        self.kind = type(plain)
         self.backbone = ConvNeXt(
             plain.depths, plain.dims, 0, layer_scale=layer_scale, drop_path_rate=drop_path
         )
@@ -248,7 +275,7 @@ class TrainedDetector(nn.Module):
 
     def deployed(self) -> Detector:
         """Return the equal network in fewer operators, in eval mode."""
-        made = Detector(*self.arguments)
+        made = self.kind(*self.arguments)
         made.to(next(self.parameters()).device)
         made.backbone.fold(self.backbone)
         made.head.load_state_dict(self.head.state_dict())
@@ -263,9 +290,10 @@ class TrainedDetector(nn.Module):
 
         """
         if isinstance(network, ConvNeXt):
-            wanted = self.backbone.state_dict()
-            found = network.state_dict().items()
-            self.backbone.load_state_dict({k: v for k, v in found if k in wanted})
+            own, theirs = self.backbone.state_dict(), network.state_dict()
+            ones = {k: torch.ones_like(v) for k, v in own.items() if k.endswith(".gamma")}
+            given = {**ones, **theirs}
+            self.backbone.load_state_dict({k: v for k, v in given.items() if k in own})
             return
         if not isinstance(network, Detector):
             raise ValueError(f"{type(network).__name__} is neither a detector nor a ConvNeXt")
@@ -274,6 +302,4 @@ class TrainedDetector(nn.Module):
                 f"its backbone has depths {list(network.depths)} and widths {list(network.dims)}"
             )
         network.backbone.unfold(self.backbone)
-        own, theirs = self.head.state_dict(), network.head.state_dict()
-        fits = {k: v for k, v in theirs.items() if k in own and v.shape == own[k].shape}
-        self.head.load_state_dict({**own, **fits})
+        self.head.adopt(network.head)

@@ -24,14 +24,16 @@ _TRAIN = Train(
 )  # fmt: skip
 
 
-def _detector(name: str, summary: str, paper: str, depths: list[int], dims: list[int]) -> Recipe:
+def _detector(
+    name: str, summary: str, model: str, paper: str, depths: list[int], dims: list[int]
+) -> Recipe:
     args: dict[str, Any] = {"depths": depths, "dims": dims, "num_classes": len(_CELLS), "head": 32}
     return Recipe(
         name=name,
         summary=summary,
         task="object-detection",
         subtask="object-detection",
-        model="zoo.models.detectors:Detector",
+        model=f"zoo.models.{model}",
         args=args,
         input_shape=(1, 3, 240, 320),
         preprocessing={
@@ -51,10 +53,10 @@ def _detector(name: str, summary: str, paper: str, depths: list[int], dims: list
 RECIPES = (
     _detector(
         "ran-i-detector", "Objects and their boxes, on a RAN-i backbone: blood cells",
-        "2208.08562", [4, 4, 8], [12, 20, 36],
+        "ran.detector:RanDetector", "2208.08562", [4, 4, 8], [12, 20, 36],
     ),
     _detector(
         "convnext-detector", "Objects and their boxes, on the ConvNeXt backbone that RAN-i is "
-        "scaled from", "2201.03545", [2, 2, 4], [16, 32, 52],
+        "scaled from", "detectors:Detector", "2201.03545", [2, 2, 4], [16, 32, 52],
     ),
 )  # fmt: skip

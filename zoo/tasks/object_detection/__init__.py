@@ -30,7 +30,7 @@ from zoo.tasks.contract import Metric, TaskFacts, Trial, short
 from zoo.tasks.object_detection.maps import Suppression, decode, loss
 from zoo.tasks.object_detection.material import (
     STRIDE,
-    Material,
+    BoxedPictures,
     batch,
     clipped,
     corners,
@@ -78,7 +78,7 @@ _JUDGED = 0.01  # least score of a box that mean precision is computed with
 _CALIBRATED, _BATCH = 128, 16
 
 
-def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Material:
+def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> BoxedPictures:
     """Return the pictures of a folder or a data set of the Hub, to train on.
 
     Boxes are cut at the edge of their picture; those that are nothing then are left out.
@@ -136,7 +136,7 @@ def _found(
     return found
 
 
-def validate(model: nn.Module, data: Material, recipe: Recipe) -> dict[str, float]:
+def validate(model: nn.Module, data: BoxedPictures, recipe: Recipe) -> dict[str, float]:
     """Return mean average precision on the pictures held out of the training set."""
     found = _found(model, data.held_out, recipe, _options(recipe, _JUDGED, None))
     scores = average_precision(data.held_out, found, len(labels_of(recipe)))

@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Material:
+class BoxedPictures:
     """The training data of a detector.
 
     Attributes:
@@ -66,7 +66,7 @@ def for_data(recipe: Recipe, source: str) -> Recipe:
     )
 
 
-def material(recipe: Recipe, source: str) -> Material:
+def material(recipe: Recipe, source: str) -> BoxedPictures:
     """Return the pictures of a folder, or of a data set on the Hub, to train on.
 
     Raises:
@@ -95,7 +95,7 @@ def material(recipe: Recipe, source: str) -> Material:
         "held_out": len(held),
         "sha256": fingerprint,
     }
-    return Material(usable, held, fingerprint, facts)
+    return BoxedPictures(usable, held, fingerprint, facts)
 
 
 def _split(source: str, *names: str, needed: bool = True) -> Any:
@@ -144,8 +144,9 @@ def _usable(scenes: Sequence[Scene], source: str) -> tuple[Scene, ...]:
         dropped += int((~whole).sum())
         kept.append(_chosen(scene, whole))
     if dropped:
-        _LOG.warning("%s: %d boxes outside their picture or without area are left out", source,
-                     dropped)  # fmt: skip
+        _LOG.warning(
+            "%s: boxes outside their picture, or without area, are left out: %d", source, dropped
+        )
     return tuple(kept)
 
 
@@ -220,7 +221,7 @@ def tensor(pixels: Sequence[Pixels], recipe: Recipe) -> Tensor:
 
 
 def batch(
-    data: Material, recipe: Recipe, step: int, rows: range, total: int
+    data: BoxedPictures, recipe: Recipe, step: int, rows: range, total: int
 ) -> tuple[Tensor, Tensor]:
     """Return pictures and targets of rows of a step; see `zoo.tasks.object_detection`."""
     seed = recipe.train.seed
