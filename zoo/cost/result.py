@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ class OpCost:
         macs: multiply-accumulates.
         latency_ms: estimated.
         bound: what limits it: "compute", "sram", "flash", "dram" or "host".
+        encoded_bytes: of its weights in the device's own code; 0 where there is none.
 
     """
 
@@ -25,6 +26,7 @@ class OpCost:
     macs: int
     latency_ms: float
     bound: str
+    encoded_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,11 @@ class Cost:
             which one and where. They are in the notes too.
         notes: what a reader must know before trusting the numbers.
         ops: estimated cost of each op of one run (of one tile, if the best run is tiled).
+        interval_ms: (low, high) that should hold the latency in nine of ten networks, or None
+            where nobody compared the method with a reference.
+        flash_bytes: what is stored for the network: weights as the device keeps them, encoded on
+            an Ethos-U. None: `weight_bytes` are.
+        moved_bytes: that each memory moves in one run, by its name, where the method knows.
 
     """
 
@@ -120,6 +127,9 @@ class Cost:
     notes: tuple[str, ...]
     ops: tuple[OpCost, ...]
     host: tuple[str, ...] = ()
+    interval_ms: tuple[float, float] | None = None
+    flash_bytes: int | None = None
+    moved_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_parameters(self) -> int:
@@ -133,8 +143,9 @@ class Cost:
         value["obtained"] = dict(self.obtained)
         value["input_shape"] = list(self.input_shape)
         value["fits"]["reasons"] = list(self.fits.reasons)
-        for name in ("host", "notes", "ops"):
-            value[name] = list(value[name])
+        value["moved_bytes"] = dict(self.moved_bytes)
+        for name in ("host", "notes", "ops", "interval_ms"):
+            value[name] = None if value[name] is None else list(value[name])
         return value
 
     @property

@@ -1,13 +1,11 @@
 """The method "vela": Arm's compiler estimates the int8 file that `zoo export` would write."""
 
-import dataclasses
 import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from zoo.cost import memory
+from zoo.cost.deployed import integer
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
 from zoo.cost.result import Cost, Fit, exceeds
 from zoo.cost.target import Target
@@ -16,8 +14,6 @@ from zoo.deploy.tflite_outline import Outline, outline
 from zoo.deploy.vela_process import TIME_LIMIT_S
 from zoo.errors import MismatchError
 from zoo.graph.ir import LIMITS, Graph
-from zoo.graph.lower import lower
-from zoo.quantization.int8.post_training import quantize_graph
 
 SUMMARY = "Arm's compiler for Ethos-U, on the int8 file that zoo export writes"
 _MEMORIES = {"sram": "Sram", "flash": "OffChipFlash"}
@@ -92,9 +88,6 @@ def _of_file(found: Outline, report: vela.VelaReport, target: Target) -> dict[st
 def _integer(subject: Subject) -> Graph:
     """Return the int8 graph of a subject.
 
-    A module is quantized with nominal ranges. As after training, all of them differ, and no layer
-    has one slope for all channels: Vela simplifies equal ones, up to half of a PReLU's cost.
-
     Raises:
         MismatchError: the graph is not an int8 one.
 
@@ -107,22 +100,7 @@ def _integer(subject: Subject) -> Graph:
             )
         return graph
     assert subject.module is not None
-    lowered = _as_if_trained(lower(subject.module, subject.shape))
-    names = [tensor.name for tensor in lowered.tensors.values() if not tensor.is_parameter]
-    return quantize_graph(
-        lowered, {name: (-1 - i / 100, 1 + i / 50) for i, name in enumerate(names)}
-    )
-
-
-def _as_if_trained(graph: Graph) -> Graph:
-    """Return a graph in which slopes that are alike, as in a fresh network, differ."""
-    values = dict(graph.values)
-    for op in graph.ops:
-        slopes = values[op.inputs[1]] if op.kind == "prelu" else np.zeros(0)
-        if slopes.size > 1 and np.ptp(slopes) == 0:
-            factors = np.linspace(0.5, 1, slopes.size, dtype=slopes.dtype)
-            values[op.inputs[1]] = slopes * factors.reshape(slopes.shape)
-    return dataclasses.replace(graph, values=values)
+    return integer(subject.module, subject.shape)
 
 
 def route(report: vela.VelaReport, *, own: bool) -> str:
