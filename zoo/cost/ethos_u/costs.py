@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zoo.cost import memory
 from zoo.cost.ethos_u.blocks import up
-from zoo.cost.ethos_u.lowering import fused_tables, passes
+from zoo.cost.ethos_u.lowering import fused_tables, on_host, passes
 from zoo.cost.ethos_u.passes import Pass
 from zoo.cost.ethos_u.schedule import SCALE_BYTES, Memories, Spent, spent
 from zoo.cost.ethos_u.site import OnHostError, Site
@@ -52,7 +52,7 @@ def priced(graph: Graph, target: Target) -> Priced:
     if target.spills:
         fast = memory.resident(graph, target.dtype, target.sram_bytes or 0)
         fast -= {*graph.inputs, *graph.outputs}
-    fused = fused_tables(graph)
+    fused, plain = fused_tables(graph), on_host(graph)
     hidden = set(fused.values())
     places: list[int] = []
     jobs: list[Pass] = []
@@ -64,7 +64,7 @@ def priced(graph: Graph, target: Target) -> Priced:
         table = fused.get(op.name, "")
         kept.append((op, table))
         try:
-            made = passes(Site(graph, op, array.microblock[2], table))
+            made = passes(Site(graph, op, array.microblock[2], table, plain))
         except OnHostError as reason:
             reasons[len(kept) - 1] = str(reason)
             continue

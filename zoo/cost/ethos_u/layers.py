@@ -134,6 +134,6 @@ def lstm(site: Site) -> list[Pass]:
         )  # fmt: skip
     both = Pass(unit="elementwise", ifm=whole, ofm=whole, ifm2=whole, in_bits=16, out_bits=16)
     joined = [replace(both, output="add")] * 5 + [replace(both, output="mul")] * 3
-    tables = [replace(copy_of(whole, whole, "table"), in_bits=16, table_bytes=2048)] * 5
+    tables = [replace(copy_of(whole, whole, "table"), table_bytes=0)] * 5
     later = [replace(gate, again=True) for gate in gates]
     return [*gates, *joined, *tables, *[*later, *joined, *tables] * (steps - 1)]

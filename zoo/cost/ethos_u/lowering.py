@@ -270,6 +270,12 @@ RULES: dict[str, Rule] = {
 }
 
 
+def on_host(graph: Graph) -> frozenset[str]:
+    """Return the tensors that operators without passes read or write."""
+    ops = [op for op in graph.ops if op.kind not in RULES]
+    return frozenset(name for op in ops for name in (*op.inputs, *op.outputs))
+
+
 def passes(site: Site) -> list[Pass]:
     """Return the passes of an operator, in order.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from zoo.cost.ethos_u.passes import Pass, Shape
 from zoo.graph.ir import Graph, Op
 
+NUMBERS = frozenset(("add", "sub", "mul", "maximum", "minimum"))
 JOINTS = frozenset(("concat", "strided_slice", "split"))
 
 
@@ -22,6 +23,7 @@ class Site:
         op: the operator.
         micro_depth: output channels that the array makes at once.
         fused: kind of the table that the operator applies to its result, or "".
+        plain: tensors that an operator on the host CPU reads or writes.
 
     """
 
@@ -29,6 +31,7 @@ class Site:
     op: Op
     micro_depth: int
     fused: str = ""
+    plain: frozenset[str] = frozenset()
 
     def shape(self, name: str) -> Shape:
         """Rows, columns and channels of a tensor; what lies before them is rows too."""
@@ -58,11 +61,16 @@ class Site:
     def bricks(self, name: str) -> bool:
         """Whether a tensor lies in bricks of 16 channels.
 
-        Inputs and outputs of the graph do not, nor what is joined or cut within a brick.
+        Inputs and outputs of the graph do not, what the host CPU touches, what is joined or cut
+        within a brick, and what an operator with one number makes: it works on any shape.
         """
-        if name in (*self.graph.inputs, *self.graph.outputs):
+        if name in self.plain or name in (*self.graph.inputs, *self.graph.outputs):
             return False
         maker = self.graph.producers.get(name)
+        if maker is not None and maker.kind in NUMBERS and self.shape(name)[2] % 16:
+            second = maker.inputs[1:] and self.graph.tensors[maker.inputs[1]].elements
+            if not second or second == 1:
+                return self.bricks(maker.inputs[0])
         near = [*([maker] if maker else []), *self.graph.consumers.get(name, [])]
         sizes = [
             self.shape(part)[2]
