@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.cli import adapter, compression, exchange, hub, listing, models, training, upkeep
+from zoo.cli import adapter, compression, costs, exchange, hub, listing, models, training, upkeep
 from zoo.cli.completion import complete
 from zoo.cli.parser import Parser
 from zoo.cli.printing import add_common
@@ -39,7 +39,8 @@ def _parser(words: Sequence[str] = ()) -> Parser:
 
     for group in (listing, training, exchange, hub, adapter):
         group.add(command)
-    models.add(command, words)
+    models.add(command)
+    costs.add(command, words)
     compression.add(command, words)
     upkeep.add(command)
     return parser

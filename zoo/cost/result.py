@@ -18,6 +18,7 @@ class OpCost:
         latency_ms: estimated.
         bound: what limits it: "compute", "sram", "flash", "dram" or "host".
         encoded_bytes: of its weights in the device's own code; 0 where there is none.
+        bytes: of its inputs, outputs and parameters, each once.
 
     """
 
@@ -27,6 +28,7 @@ class OpCost:
     latency_ms: float
     bound: str
     encoded_bytes: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,11 @@ class Cost:
         """All parameters, of every kind."""
         return sum(self.parameters.values())
 
+    @property
+    def stored_bytes(self) -> int:
+        """What the network takes where weights lie, as the device keeps them."""
+        return self.weight_bytes if self.flash_bytes is None else self.flash_bytes
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types, the total of the parameters included."""
         value = dataclasses.asdict(self)
@@ -160,12 +167,13 @@ class Cost:
         how = f", {self.bound}-bound" if self.bound else ""
         if self.tiled and self.runs_tiled:
             how += f", {self.tiled.count} tiles"
+        least = "at least " if self.host else ""
         fit = "fits" if self.fits else ("fits in tiles" if self.runs_tiled else "does not fit")
         return (
             f"{self.target}: input {shape} {self.dtype}, {self.total_parameters:,} parameters, "
             f"{self.macs / 1e6:,.1f} M MACs, weights {readable(self.weight_bytes)}, "
             f"activations {readable(self.peak_activation_bytes)}, "
-            f"{self.latency_ms:,.{0 if self.latency_ms >= 100 else 2}f} ms ({word}{how}), {fit}"
+            f"{least}{milliseconds(self.latency_ms)} ms ({word}{how}), {fit}"
         )
 
     def _repr_html_(self) -> str:
@@ -189,6 +197,11 @@ class Cost:
     def runs_tiled(self) -> bool:
         """Whether `latency_ms` is the tiled run's."""
         return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
+
+
+def milliseconds(value: float) -> str:
+    """Return a time for people, with two decimals below 100 ms."""
+    return f"{value:,.{0 if value >= 100 else 2}f}"
 
 
 def exceeds(what: str, used: int, size: int, memory: str) -> str:

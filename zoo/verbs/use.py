@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, ZooError
 from zoo.registry import refs
 from zoo.registry.layout import CARD
 from zoo.registry.recipe import Recipe
@@ -287,7 +287,9 @@ def estimate(
             file: "./my-board.toml". A list of these, of globs ("stm32*"), of groups
             ("ethos-u55") or of "all" gives a list of costs.
         method: "roofline", "vela" (Ethos-U only; a `.tflite` file goes to it as it is),
-            "measured" (only the CPU at hand), one that an installed package brings, or "auto".
+            "measured" (only the CPU at hand), one that an installed package brings, or "auto":
+            Vela where it is installed and knows the target, else what the target says. "all", for
+            a list of targets: every method that prices one.
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape. Of a module with
             several inputs a tuple of shapes, or a mapping by the names of its arguments.
         options: of the method, e.g. `time_limit_s=60` of "vela".
@@ -315,18 +317,47 @@ def estimate(
     if isinstance(item, str | Path | Recipe) or is_artifact(item):
         artifact = resolve(item, weights=False)
 
-        def price(name: str) -> "Cost":
+        def price(name: str, way: str) -> "Cost":
             device = cost.target(name)
-            subject, shape = _priced(artifact, device, method, single(input_shape))
-            return cost.estimate(subject, device, method=method, input_shape=shape, **options)
+            subject, shape = _priced(artifact, device, way, single(input_shape))
+            return cost.estimate(subject, device, method=way, input_shape=shape, **options)
     else:
 
-        def price(name: str) -> "Cost":
+        def price(name: str, way: str) -> "Cost":
             device = cost.target(name)
-            return cost.estimate(item, device, method=method, input_shape=input_shape, **options)
+            return cost.estimate(item, device, method=way, input_shape=input_shape, **options)
 
     several = isinstance(target, Sequence) and not isinstance(target, str)
-    return _each(price, target) if several else price(cast("str", target))
+    if several and method == "all":
+        return _every_way(price, target)
+    if method == "all":
+        raise MismatchError(
+            f"method 'all' gives several costs; give a list of targets: [{target!r}]"
+        )
+    if several:
+        return _each(lambda name: price(name, method), target)
+    return price(cast("str", target), method)
+
+
+def _every_way(price: "Callable[[str, str], Cost]", targets: Sequence[str]) -> "list[Cost]":
+    """Price every target by every method that takes it, target by target."""
+    from zoo import cost
+    from zoo.cost.pricing import estimator
+
+    found, reasons = [], []
+    for name in dict.fromkeys(name for pattern in targets for name in cost.matching(pattern)):
+        for way in cost.methods():
+            if estimator(way).refusal(cost.target(name)) is not None:
+                continue
+            try:
+                found.append(price(name, way))
+            except ZooError as error:
+                reasons.append(f"{way} on {name}: {error}")
+    if not found:
+        raise MismatchError(reasons[0] if reasons else f"no method prices {', '.join(targets)}")
+    for reason in reasons:
+        _LOG.warning("left out: %s", reason)
+    return found
 
 
 def _each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]":
@@ -372,10 +403,12 @@ def _priced(
 
 def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None:
     """Refuse to price a file by the rates and sizes of another type of numbers."""
+    from zoo.cost.pricing import chosen_method
+
     found = {t.dtype for t in graph.tensors.values() if not t.is_parameter}
     found |= {"int8"} if "uint8" in found else set()  # the same work on as many bytes
     stored = next((name for name in ("int8", "int16") if name in found), "float32")
-    chosen = device.method if method == "auto" else method
+    chosen = chosen_method(device, method)
     if chosen == "roofline" and stored != device.dtype:
         vela = ", or add --method vela" if stored == "int16" and "ethos" in device.name else ""
         raise MismatchError(

@@ -24,7 +24,7 @@ from zoo.cost.memory import resident
 from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds, readable
 from zoo.cost.target import Target
 from zoo.cost.tiling import Tile, best_tile
-from zoo.cost.work import WORK
+from zoo.cost.work import WORK, touched
 from zoo.errors import MismatchError
 from zoo.graph.fuse import fuse
 from zoo.graph.ir import Graph, Op
@@ -273,6 +273,7 @@ def _op_cost(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) 
         macs=op.macs,
         latency_ms=seconds * 1e3,
         bound="host" if on_host else limit,
+        bytes=touched(graph, op, target.dtype),
     )
 
 

@@ -12,6 +12,7 @@ from zoo.cost.ethos_u.schedule import SCALE_BYTES, Memories, Spent, spent
 from zoo.cost.ethos_u.site import OnHostError, Site
 from zoo.cost.result import OpCost
 from zoo.cost.target import Target
+from zoo.cost.work import touched
 from zoo.graph.ir import Graph, Op
 
 
@@ -115,6 +116,7 @@ def _summed(
                 latency_ms=slow * 1e3,
                 bound="host" if place in reasons else bound,
                 encoded_bytes=encoded[place],
+                bytes=touched(graph, op, target.dtype),
             )
         )
     stored = sum(encoded.values()) + beside + _constants(graph)
