@@ -43,8 +43,8 @@ def recipe_of(name: str) -> Recipe:
 def by_kind(graph: Graph, found: VelaReport) -> dict[str, int]:
     """Return the cycles of each kind of operator; an activation counts with its layer."""
     cycles: Counter[str] = Counter()
-    for number, spent in found.op_cycles.items():
-        op = graph.ops[number]
+    for told in found.ops:
+        op = graph.ops[told.number]
         side = op.attributes.get("kernel", (0,))[0]
         match op.kind:
             case "conv2d":
@@ -53,7 +53,7 @@ def by_kind(graph: Graph, found: VelaReport) -> dict[str, int]:
                 kind = "depthwise" if side > 1 else "norms after sums"
             case _:
                 kind = "sums and the rest"
-        cycles[kind] += spent
+        cycles[kind] += told.cycles
     return dict(cycles)
 
 

@@ -55,7 +55,7 @@ class Traced(Subject):
 @functools.cache
 def cost(name: str) -> Cost:
     """Return the counts of a recipe, and what it costs on the first target of cards."""
-    return zoo.estimate(name, TARGETS[0])
+    return zoo.estimate(name, TARGETS[0], method=target(TARGETS[0]).method)
 
 
 def networks() -> list[Recipe]:

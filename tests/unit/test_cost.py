@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import zoo
-from zoo.cost import estimate, target, target_names
+import zoo.cost
+from zoo.cost import Cost, target, target_names
 from zoo.cost.result import readable
-from zoo.cost.target import parse
+from zoo.cost.target import Target, parse
 from zoo.cost.tiling import best_tile
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.graph.trace import trace
 from zoo.models.sesr import SESR
+
+
+def estimate(item: Any, device: Target, *, method: str = "", **options: Any) -> Cost:
+    """Estimate by what the target says, whatever is installed beside the zoo."""
+    return zoo.cost.estimate(item, device, method=method or device.method, **options)
+
 
 ROOFLINES = [name for name in target_names() if target(name).method == "roofline"]
 FULL_HD = (1, 1, 1080, 1920)
@@ -88,6 +96,9 @@ source = "a guess"
         ("[rates", "[steps]\ndepthwise = 2\n[rates", "unknown field steps.depthwise; known: conv"),
         ("[rates", "[steps]\nconv = [1, 1]\n[rates", "target 'x'"),
         ("[numbers", "[[numbers", "target 'x'"),
+        ("[numbers", "interval = [1.0, 0.5]\n[numbers", "expected [low, high]"),
+        ("[numbers", "interval = [0.5, 1.0]\n[numbers", "interval has no interval_source"),
+        ("[numbers", "[array]\nbanks = 24\n[numbers", "array.accumulator_granule is missing"),
     ],
 )
 def test_wrong_target_files_are_refused(old: str, new: str, message: str) -> None:
@@ -192,14 +203,15 @@ def test_ethos_u_needs_a_second_copy_for_a_prelu() -> None:
 
 
 def test_one_convolution_by_hand() -> None:
-    # U55-256: 9 taps round up to 12, 16 input and 16 output channels are whole steps.
     with torch.device("meta"):
         conv = nn.Conv2d(16, 16, 3, padding=1).eval()
         classifier = nn.Linear(640, 128).eval()
+    # U55-256: 9 taps round up to 12, 16 input and 16 output channels are whole steps; Vela 5.2
+    # counts 174 550 cycles with the edges of blocks.
     cycles = 90 * 160 * 16 * 12 * 16 / 256
-    assert seconds("ethos-u55-256", (1, 16, 90, 160), conv) == pytest.approx(cycles / 500e6)
-    # A fully connected layer waits for its weights: 81 920 + 4 x 128 bytes at 0.5 GB/s.
-    assert seconds("ethos-u55-256", (1, 640), classifier) == pytest.approx(82432 / 0.5e9)
+    assert 1 < seconds("ethos-u55-256", (1, 16, 90, 160), conv) * 500e6 / cycles < 1.05
+    # A fully connected layer waits for its weights, at 0.5 GB/s.
+    assert seconds("ethos-u55-256", (1, 640), classifier) == pytest.approx(82432 / 0.5e9, rel=0.05)
     # On the Cortex-M7, 0.615 MAC per cycle at 216 MHz.
     macs = 90 * 160 * 16 * 144
     expected = macs / 0.615 / 216e6

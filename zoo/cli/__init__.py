@@ -13,6 +13,7 @@ from typing import Any
 from zoo.cli import (
     adapter,
     compression,
+    costs,
     exchange,
     hub,
     listing,
@@ -49,7 +50,8 @@ def _parser(words: Sequence[str] = ()) -> Parser:
 
     for group in (listing, training, exchange, hub, adapter):
         group.add(command)
-    models.add(command, words)
+    models.add(command)
+    costs.add(command, words)
     compression.add(command, words)
     searching.add(command, words)
     upkeep.add(command)

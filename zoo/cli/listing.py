@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo import verbs as api
 from zoo.cli.printing import Arguments, Command, add_ref, print_json, print_table
+from zoo.errors import MismatchError
 from zoo.registry.codec import leaves
 from zoo.registry.licences import commercial
 from zoo.registry.published import of_recipe
@@ -15,6 +17,7 @@ from zoo.registry.recipe import Compress, Recipe
 if TYPE_CHECKING:
     from zoo.registry.artifact import Artifact
     from zoo.registry.checkpoint import Checkpoint
+    from zoo.verbs.fitting import Fitting
 
 
 def add(command: Command) -> None:
@@ -25,6 +28,8 @@ def add(command: Command) -> None:
     sub.add_argument("--task")
     sub.add_argument("--license", choices=["commercial"],
                      help="only weights and adapters that a product may ship")  # fmt: skip
+    sub.add_argument("--fits", metavar="TARGET", help="only what fits a device, fastest first")
+    sub.add_argument("--plot", metavar="FILE.png", help="with --fits: quality against latency")
     add_ref(command("show", _show, "show a recipe, its weights and their licence"))
 
 
@@ -35,8 +40,13 @@ def _list(args: Arguments) -> None:
         for recipe in (registry.find(name) for name in registry.names(args.pattern))
         if args.family in (None, recipe.family) and args.task in (None, recipe.task, recipe.subtask)
     ]
+    if args.plot and not args.fits:
+        raise MismatchError("--plot draws what fits a device; add --fits TARGET")
     if args.license:
         _list_commercial(args, recipes)
+        return
+    if args.fits:
+        _list_fitting(args, recipes)
         return
     if args.json:
         print_json([{**r.to_json(), "weights": registry.shipped_tags(r.name)} for r in recipes])
@@ -91,6 +101,55 @@ def _list_commercial(args: Arguments, recipes: Sequence[Recipe]) -> None:
         print_table([("NAME", "WEIGHTS", "LICENCE", "WHAT"), *rows])
     else:
         print(f"nothing that matches {args.pattern!r} may be shipped commercially", file=sys.stderr)
+
+
+def _list_fitting(args: Arguments, recipes: Sequence[Recipe]) -> None:
+    """List what fits a device, fastest first, with what was measured of its weights."""
+    from zoo.cost.result import milliseconds, readable
+    from zoo.verbs.fitting import fitting
+
+    found = fitting(args.fits, recipes)
+    if args.plot:
+        _plot(args, found)
+    if args.json:
+        print_json([one.to_json() for one in found])
+        return
+    rows = [("NAME", "MS", "ACTIVATIONS", "WEIGHTS", "FITS", "MEASURED")]
+    for one in found:
+        cost = one.cost
+        tiled = cost.tiled if cost.runs_tiled else None
+        peak = tiled.peak_activation_bytes if tiled else cost.peak_activation_bytes
+        measured = "-"
+        if one.quality is not None:
+            number = f"{one.quality:.2f} {one.unit}" if one.unit else f"{one.quality:.4f}"
+            measured = f"{one.metric} {number} on {one.data} (.{one.tag})"
+        fits = f"in {tiled.count} tiles" if tiled else "yes"
+        time = f"{'>= ' if cost.host else ''}{milliseconds(cost.latency_ms)}"
+        rows.append(
+            (one.recipe.name, time, readable(peak), readable(cost.stored_bytes), fits, measured)
+        )
+    if found:
+        print_table(rows)
+    else:
+        print(f"nothing that matches fits {args.fits}; zoo list shows all", file=sys.stderr)
+
+
+def _plot(args: Arguments, found: "Sequence[Fitting]") -> None:
+    from zoo.cost.pictures import Choice, pareto
+
+    if not args.plot.lower().endswith(".png"):
+        raise MismatchError(f"--plot {args.plot}; expected a name that ends in .png")
+    measured = [one for one in found if one.quality is not None]
+    scales = sorted({f"{one.metric} on {one.data}" for one in measured})
+    shapes = {one.recipe.subtask for one in measured}
+    if len(scales) != 1 or len(shapes) != 1:
+        text = f"{', '.join(scales) or 'nothing measured'}"
+        raise MismatchError(
+            f"a picture has one quality, and there is {text}; narrow it with --task or a pattern"
+        )
+    choices = [Choice(o.recipe.name, o.cost.latency_ms, o.quality or 0.0) for o in measured]
+    unit = f" in {measured[0].unit}" if measured[0].unit else ""
+    pareto(choices, f"What fits {args.fits}", scales[0] + unit, Path(args.plot))
 
 
 def _commercial(recipe: Recipe) -> dict[str, str]:

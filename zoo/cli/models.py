@@ -1,11 +1,10 @@
-"""The commands that use a model: run, evaluate, estimate, export, card."""
+"""The commands that use a model: run, evaluate, export, card."""
 
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo import verbs as api
 from zoo.cli import memory
@@ -17,7 +16,7 @@ from zoo.cli.printing import (
     positive,
     print_json,
     print_table,
-    targets,
+    shape_of,
 )
 from zoo.errors import MismatchError
 
@@ -27,14 +26,8 @@ if TYPE_CHECKING:
 MICROPHONE = "microphone"
 
 
-def add(command: Command, words: Sequence[str]) -> None:
-    """Add the commands to the command line.
-
-    Args:
-        command: adds one.
-        words: the command line; only for `zoo estimate` is the list of targets made.
-
-    """
+def add(command: Command) -> None:
+    """Add the commands to the command line."""
     sub = command("run", _run, "run a model on a picture or a prompt", device=True)
     add_ref(sub)
     sub.add_argument(
@@ -73,8 +66,6 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
     _add_suppression(sub)
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
-    sub = command("estimate", _estimate, "estimate what a model costs on a device")
-    _add_estimate(sub, listed=words[:1] == ["estimate"])
     _add_export(command("export", _export, "write a deployable file"))
     sub = command("card", _card, "render the model card")
     add_ref(sub)
@@ -86,30 +77,6 @@ def _add_suppression(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--suppression", choices=("nms", "soft-nms"), help="of boxes of the same object"
     )
-
-
-def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
-    add_ref(sub)
-    sub.add_argument(
-        "--target", default="ethos-u55-256", metavar="T[,T2]",
-        help="devices: names, groups (ethos-u55), globs ('stm32*'), all, or files ./NAME.toml "
-        "(default: %(default)s)",
-    ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
-    sub.add_argument("--method", default="auto", help="auto, roofline, vela, measured or f1")
-    sub.add_argument(
-        "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"
-    )
-    sub.add_argument("--drone", metavar="NAME", help="of --method f1: which drone flies")
-    sub.add_argument(
-        "--memory", action="store_true", help="also the smallest arena, and the best order"
-    )
-    _add_shape(sub)
-    if listed:
-        from zoo.cost.target import target, target_names
-
-        sub.formatter_class = argparse.RawDescriptionHelpFormatter
-        lines = [f"  {name:26}{target(name).summary}" for name in target_names()]
-        sub.epilog = "\n".join(["targets:", *lines])
 
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
@@ -171,16 +138,6 @@ def _run(args: Arguments) -> None:
         print(result.text if out is None else f"{out}  {result.text}")
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise MismatchError(f"--shape {text!r}; expected whole numbers, e.g. --shape 1,1,360,640")
-    return shape
-
-
 def _follow(artifact: "Artifact", args: Arguments) -> None:
     """Say the words that a microphone hears, until Ctrl-C."""
     from zoo.artifacts.networks import Network
@@ -231,30 +188,6 @@ def _evaluate(args: Arguments) -> None:
     print(f"protocol: {result['protocol']}")
 
 
-def _estimate(args: Arguments) -> None:
-    """Estimate what a model costs."""
-    shape = _shape(args.shape) if args.shape is not None else None
-    artifact = api.resolve(args.ref, weights=False)
-    options: dict[str, Any] = {}
-    if args.time_limit is not None:
-        options["time_limit_s"] = float(args.time_limit)
-    if args.drone is not None:
-        options["drone"] = args.drone
-    targets = args.target.split(",")
-    costs = api.estimate(artifact, targets, method=args.method, input_shape=shape, **options)
-    packed = memory.arenas(artifact, costs, shape) if args.memory else {}
-    if args.json:
-        planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
-        print_json([cost.to_json() | planned.get(cost.target, {}) for cost in costs])
-        return
-    for cost in costs:
-        print(cost)
-        for line in cost.details:
-            print(f"  {line}")
-        if cost.target in packed:
-            memory.show(packed[cost.target])
-
-
 def _export(args: Arguments) -> None:
     """Write a deployable file."""
     from zoo.verbs.exporting import format_of
@@ -284,7 +217,7 @@ def _export(args: Arguments) -> None:
         int16=args.int16,
         npu=args.npu,
         data=args.data,
-        input_shape=_shape(args.shape) if args.shape is not None else None,
+        input_shape=shape_of(args.shape) if args.shape is not None else None,
     )
     size = file.path.stat().st_size
     line = f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the module"
@@ -323,7 +256,7 @@ def _export_patches(args: Arguments, out: str) -> None:
         adapters=args.adapters,
         mixes=[_strengths("--mix", text) for text in args.mix],
         npu=args.npu,
-        input_shape=_shape(args.shape) if args.shape is not None else None,
+        input_shape=shape_of(args.shape) if args.shape is not None else None,
     )
     print(f"{file.path}  {file.path.stat().st_size} bytes, SNR {file.snr_db:.1f} dB")
     for patch in patches:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.errors import MismatchError
+
 Arguments = argparse.Namespace
 Command = Callable[..., argparse.ArgumentParser]  # adds a command: its name, act and text
 REF = "name[.tag], org/repo[@revision], or a folder: ./DIR"
@@ -25,6 +27,22 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         line = "  ".join(cells).rstrip()
         print(line if most is None or len(line) <= most else f"{line[: most - 1]}…")
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """Return the numbers of --shape.
+
+    Raises:
+        MismatchError: it is no list of whole numbers.
+
+    """
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise MismatchError(f"--shape {text!r}; expected whole numbers, e.g. --shape 1,1,360,640")
+    return shape
 
 
 def names(**_: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """`estimate`: a module or a graph and a target give a `Cost`, by one of the estimators."""
 
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,16 @@ def estimator(method: str) -> Estimator:
 
 
 def chosen_method(target: Target, method: str) -> str:
-    """Return the name of the estimator: what the target says, for "auto"."""
-    return target.method if method == "auto" else method
+    """Return the name of the estimator for "auto": Vela where it is installed and knows a target.
+
+    Everywhere else it is what the target says.
+    """
+    if method != "auto":
+        return method
+    arm = target.method == "roofline" and target.name.startswith("ethos-u")
+    if arm and importlib.util.find_spec("ethosu") and not estimator("vela").refusal(target):
+        return "vela"
+    return target.method
 
 
 def _subject(item: "nn.Module | Graph | bytes", shape: "Shapes | None") -> Subject:
@@ -83,6 +92,8 @@ def estimate(
 
     """
     name = chosen_method(target, method)
+    if method == "auto" and isinstance(item, Graph) and item.layout == "torch":
+        name = target.method  # compilers take the graph of a file
     chosen = estimator(name)
     if reason := chosen.refusal(target):
         raise MismatchError(reason)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ class OpCost:
         macs: multiply-accumulates.
         latency_ms: estimated.
         bound: what limits it: "compute", "sram", "flash", "dram" or "host".
+        encoded_bytes: of its weights in the device's own code; 0 where there is none.
+        bytes: of its inputs, outputs and parameters, each once.
 
     """
 
@@ -25,6 +27,8 @@ class OpCost:
     macs: int
     latency_ms: float
     bound: str
+    encoded_bytes: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +147,11 @@ class Cost:
         ops: estimated cost of each op of one run (of one tile, if the best run is tiled).
         front_end: of a network that hears, what computing its features costs on top, for which
             `fits` makes room; no other number has a part of it.
+        interval_ms: (low, high) that should hold the latency in nine of ten networks, or None
+            where nobody compared the method with a reference.
+        flash_bytes: what is stored for the network: weights as the device keeps them, encoded on
+            an Ethos-U. None: `weight_bytes` are.
+        moved_bytes: that each memory moves in one run, by its name, where the method knows.
 
     """
 
@@ -165,11 +174,19 @@ class Cost:
     ops: tuple[OpCost, ...]
     host: tuple[str, ...] = ()
     front_end: FrontEndCost | None = None
+    interval_ms: tuple[float, float] | None = None
+    flash_bytes: int | None = None
+    moved_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_parameters(self) -> int:
         """All parameters, of every kind."""
         return sum(self.parameters.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the network takes where weights lie, as the device keeps them."""
+        return self.weight_bytes if self.flash_bytes is None else self.flash_bytes
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types, the total of the parameters included."""
@@ -181,8 +198,9 @@ class Cost:
         if self.front_end is not None:
             interval = self.front_end.latency_ms
             value["front_end"]["latency_ms"] = None if interval is None else list(interval)
-        for name in ("host", "notes", "ops"):
-            value[name] = list(value[name])
+        value["moved_bytes"] = dict(self.moved_bytes)
+        for name in ("host", "notes", "ops", "interval_ms"):
+            value[name] = None if value[name] is None else list(value[name])
         return value
 
     @property
@@ -198,12 +216,13 @@ class Cost:
         how = f", {self.bound}-bound" if self.bound else ""
         if self.tiled and self.runs_tiled:
             how += f", {self.tiled.count} tiles"
+        least = "at least " if self.host else ""
         fit = "fits" if self.fits else ("fits in tiles" if self.runs_tiled else "does not fit")
         return (
             f"{self.target}: input {shape} {self.dtype}, {self.total_parameters:,} parameters, "
             f"{self.macs / 1e6:,.1f} M MACs, weights {readable(self.weight_bytes)}, "
             f"activations {readable(self.peak_activation_bytes)}, "
-            f"{self.latency_ms:,.{0 if self.latency_ms >= 100 else 2}f} ms ({word}{how}), {fit}"
+            f"{least}{milliseconds(self.latency_ms)} ms ({word}{how}), {fit}"
         )
 
     def _repr_html_(self) -> str:
@@ -236,6 +255,11 @@ class Cost:
     def runs_tiled(self) -> bool:
         """Whether `latency_ms` is the tiled run's."""
         return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
+
+
+def milliseconds(value: float) -> str:
+    """Return a time for people, with two decimals below 100 ms."""
+    return f"{value:,.{0 if value >= 100 else 2}f}"
 
 
 def exceeds(what: str, used: int, size: int, memory: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zoo import extensions
+from zoo.cost.ethos_u.array import Array, array
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.graph.kinds import KINDS
 
@@ -83,6 +84,9 @@ class Target:
             "fully_connected"; window elements of pools; output elements of the rest. "default"
             stands for kinds not named; data movement without a rate costs only its traffic.
         steps: granularity of the multiplier array.
+        array: of an Ethos-U: how its cycles follow from blocks; it takes the place of rates.
+        interval: (low, high): nine in ten networks take between these times the estimate; see
+            `interval_source`.
 
     """
 
@@ -97,6 +101,9 @@ class Target:
     numbers: Mapping[str, Number] = field(default_factory=dict)
     rates: Mapping[str, Number] = field(default_factory=dict)
     steps: Steps = Steps()
+    array: Array | None = None
+    interval: tuple[float, float] | None = None
+    interval_source: str = ""
 
     def __post_init__(self) -> None:
         known = extensions.names("zoo.cost.estimators")
@@ -107,10 +114,27 @@ class Target:
             raise MismatchError(f"unknown number {unknown[0]!r}; known: {', '.join(_NUMBERS)}")
         if missing := sorted(needed - set(self.numbers)):
             raise MismatchError(f"{missing[0]} is missing")
-        if needed and "default" not in self.rates:
+        if needed and self.array is None and "default" not in self.rates:
             raise MismatchError("rates.default is missing")
+        self._check_memories()
+        self._check_interval()
+
+    def _check_memories(self) -> None:
         if {"flash_bytes_per_s", "dram_bytes_per_s"} <= set(self.numbers):
             raise MismatchError("weights come from flash or from DRAM: give one bandwidth")
+        if self.array is None:
+            return
+        for names in (("sram_bytes_per_s",), ("flash_bytes_per_s", "dram_bytes_per_s")):
+            if not set(names) & set(self.numbers):
+                raise MismatchError(f"{' or '.join(names)} is missing; an array needs it")
+
+    def _check_interval(self) -> None:
+        if self.interval is None:
+            return
+        if len(self.interval) != 2 or not 0 < self.interval[0] <= self.interval[1]:
+            raise MismatchError(f"interval is {self.interval}; expected [low, high], above 0")
+        if not self.interval_source.strip():
+            raise MismatchError("interval has no interval_source")
 
     def get(self, name: str) -> float | None:
         """Return a number's value, or None if the target has none."""
@@ -206,6 +230,10 @@ def parse(name: str, text: str) -> Target:
         fields["notes"] = tuple(fields.get("notes", ()))
         if "steps" in fields:
             fields["steps"] = _steps(fields["steps"])
+        if "array" in fields:
+            fields["array"] = array(fields["array"])
+        if "interval" in fields:
+            fields["interval"] = tuple(float(value) for value in fields["interval"])
         return Target(name=name, **fields)
     except (ZooError, tomllib.TOMLDecodeError, TypeError, ValueError, AttributeError) as error:
         raise MismatchError(f"target {name!r}: {error}") from error

@@ -26,6 +26,12 @@ class Work:
     free: bool = False
 
 
+def touched(graph: Graph, op: Op, dtype: str) -> int:
+    """Return the bytes of an op's inputs, outputs and parameters, each once."""
+    names = dict.fromkeys((*op.inputs, *op.outputs))
+    return sum(graph.tensors[name].bytes(dtype) for name in names if name)
+
+
 def _outputs(graph: Graph, op: Op, steps: Steps) -> float:
     return graph.tensors[op.outputs[0]].elements
 

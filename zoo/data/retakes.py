@@ -145,8 +145,7 @@ def equaliser(samples: int, rate: int, dice: Dice) -> NDArray[np.float32]:
 
 
 def _filtered(wave: Wave, gain: NDArray[np.float32]) -> Wave:
-    filtered: Wave = np.fft.irfft(np.fft.rfft(wave) * gain, len(wave))
-    return filtered
+    return np.asarray(np.fft.irfft(np.fft.rfft(wave) * gain, len(wave)), np.float32)
 
 
 def _reverberant(wave: Wave, rate: int, dice: Dice) -> Wave:
@@ -158,8 +157,8 @@ def _reverberant(wave: Wave, rate: int, dice: Dice) -> Wave:
     echoes *= 10 ** (-dice.uniform(0, 15) / 20) / np.sqrt(np.sum(echoes**2))
     echoes[0] = 1
     size = 1 << (len(wave) + len(echoes) - 1).bit_length()  # quick to transform
-    heard: Wave = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)
-    return heard[: len(wave)]
+    heard = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)
+    return np.asarray(heard[: len(wave)], np.float32)
 
 
 # --- noise, of any power --------------------------------------------------------------------------
@@ -174,8 +173,7 @@ def _coloured(samples: int, rate: int, dice: Dice) -> Wave:
     """Return noise with a spectrum like f^-a, a from 0 (white) to 2 (brown)."""
     white = np.fft.rfft(_white(samples, dice))
     fall = np.arange(1, len(white) + 1, dtype=np.float32) ** np.float32(-dice.uniform(0, 2) / 2)
-    coloured: Wave = np.fft.irfft(white * fall, samples)
-    return coloured
+    return np.asarray(np.fft.irfft(white * fall, samples), np.float32)
 
 
 def _modulated(samples: int, rate: int, dice: Dice) -> Wave:

@@ -9,7 +9,7 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,26 @@ class CpuOp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NpuOp:
+    """What the accelerator spends on an operator of the file.
+
+    Attributes:
+        number: place in the file.
+        kind: kind in the graph IR.
+        module: path in the network, or the tensor that it makes.
+        cycles: of all passes that the operator became.
+        bound: what was busy longest: "compute", "sram", "flash" or "dram".
+
+    """
+
+    number: int
+    kind: str
+    module: str
+    cycles: int
+    bound: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class VelaReport:
     """What Vela estimates.
 
@@ -97,8 +117,9 @@ class VelaReport:
         weight_bytes: bytes of parameters before Vela's compression; `encoded_bytes` after.
         cpu_ops: what the totals leave out.
         npu_ops: number of operators, as Vela splits and fuses them, in the totals.
-        op_cycles: cycles by the operator's number in the file; an activation that Vela fuses counts
-            with its layer. They overlap, so that their sum is more than the total.
+        ops: what each operator of the file takes, in its order; those that became part of another
+            are missing.
+        moved_bytes: read and written, by memory.
 
     """
 
@@ -112,7 +133,8 @@ class VelaReport:
     encoded_bytes: int
     cpu_ops: tuple[CpuOp, ...]
     npu_ops: int
-    op_cycles: Mapping[int, int]
+    ops: tuple[NpuOp, ...] = ()
+    moved_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def compile_graph(graph: Graph, npu: str, *, time_limit_s: float = TIME_LIMIT_S) -> VelaReport:
@@ -180,18 +202,37 @@ def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> Vela
         encoded_bytes=found["encodedWeights"],
         cpu_ops=_cpu_ops(found, parts),
         npu_ops=found["npuOps"],
-        op_cycles=_op_cycles(found),
+        ops=_npu_ops(found, parts),
+        moved_bytes=found["moved"],
     )
 
 
-def _op_cycles(found: Mapping[str, Any]) -> dict[int, int]:
-    """Return the cycles of the file's operators; Vela's own copies belong to none."""
+_MEMORIES = {"Sram_ac": "sram", "OffChipFlash_ac": "flash", "OnChipFlash_ac": "flash"}
+_MEMORIES |= {"Dram_ac": "dram"}
+
+
+def _npu_ops(found: Mapping[str, Any], parts: Parts) -> tuple[NpuOp, ...]:
+    """Return the compiler's passes, summed by the operator of the file that they come from."""
     numbers = {row["id"]: row["ext_key"] for row in found["tables"]["source"]}
-    cycles: Counter[int] = Counter()
+    cycles: dict[int, Counter[str]] = {}
     for row in found["tables"]["perf"]:
-        if (number := int(numbers.get(row["source_id"]) or -1)) >= 0:
-            cycles[number] += int(row["op_cycles"])
-    return dict(cycles)
+        place = int(numbers.get(row["source_id"]) or -1)
+        busy = {"compute": int(row["npu_cycles"] or 0)}
+        for column, memory in _MEMORIES.items():
+            busy[memory] = max(busy.get(memory, 0), int(row.get(column) or 0))
+        bound = max(busy, key=lambda name: busy[name])
+        if busy[bound] and 0 <= place < len(parts):
+            cycles.setdefault(place, Counter())[bound] += busy[bound]
+    return tuple(
+        NpuOp(
+            number=place,
+            kind=parts[place][1].kind,
+            module=parts[place][0],
+            cycles=times.total(),
+            bound=times.most_common(1)[0][0],
+        )
+        for place, times in sorted(cycles.items())
+    )
 
 
 def _system(device: Npu, ini: str) -> str:

@@ -93,6 +93,11 @@ def _plain(done: Any) -> dict[str, Any]:
     return {
         **{name: int(getattr(perf, name)) for name in (*numbers, "cpuOps", "npuOps")},
         "peaks": {name: int(memory.peakUsage) for name, memory in perf.memories.items()},
+        "moved": {
+            name: sum(a.bytesRead + a.bytesWritten for a in memory.accesses.values())
+            for name, memory in perf.memories.items()
+            if name.lower() not in ("shram", "lutram")
+        },
         "tables": {
             name: [dict(zip(tables[name].header, row, strict=False)) for row in tables[name].data]
             for name in _TABLES

@@ -208,7 +208,10 @@ def costs(network: Loaded, size: tuple[int, int]) -> list[tuple[Cost, Cost]]:
 
 @functools.lru_cache(maxsize=1000)
 def _cost(network: Loaded, name: str, size: tuple[int, int]) -> Cost:
-    return estimate(network.model, target(name), input_shape=(1, 1, size[1], size[0]))
+    device = target(name)  # by the method that answers at once
+    return estimate(
+        network.model, device, method=device.method, input_shape=(1, 1, size[1], size[0])
+    )
 
 
 def duration(milliseconds: float) -> str:

@@ -17,7 +17,7 @@ from zoo.errors import MismatchError
 from zoo.page.cards import figures
 from zoo.page.shelf import Kept, shelf
 from zoo.tasks import image_classification as task
-from zoo.verbs.use import estimate
+from zoo.verbs.costing import estimate
 
 if TYPE_CHECKING:
     from zoo.registry.artifact import Artifact

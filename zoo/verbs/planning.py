@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zoo.artifacts.resolution import Ref, resolve
 from zoo.errors import MismatchError
-from zoo.verbs.use import priced
+from zoo.verbs.costing import priced
 
 if TYPE_CHECKING:
     from zoo.cost.planner import Arena

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zoo.cost import memory
+from zoo.cost.deployed import materialised
 from zoo.cost.estimators.contract import Subject, counts, obtained
 from zoo.cost.result import Cost, Fit
 from zoo.cost.target import Target
@@ -87,7 +88,7 @@ def measure(module: nn.Module, input_shape: Shapes) -> Measurement:
     The module itself is not changed.
     """
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-        module = _materialised(module)
+        module = materialised(module)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     if device.type != "cpu":
         module = copy.deepcopy(module).to("cpu")
@@ -111,19 +112,6 @@ def measure(module: nn.Module, input_shape: Shapes) -> Measurement:
         machine=f"{_processor()}, {platform.system()}, torch {torch.__version__}, "
         f"{time.strftime('%Y-%m-%d')}",
     )
-
-
-def _materialised(module: nn.Module) -> nn.Module:
-    module = copy.deepcopy(module).to_empty(device="cpu").eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                # Small, so that activations neither overflow nor become slow denormals.
-                tensor.copy_(torch.rand(tensor.shape, generator=generator).mul(0.1))
-            else:
-                tensor.zero_()
-    return module
 
 
 def _processor() -> str:

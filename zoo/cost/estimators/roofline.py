@@ -6,26 +6,32 @@ of the multiplier array; MAC ops are also bound by how fast outputs leave the ac
 Activations move through SRAM; on a device with DRAM the network's input and output, and
 whatever does not fit SRAM, move through DRAM. Weights are read once per run, uncompressed.
 
-How far off it is was measured for `ethos-u55-256` against the compiler's own estimate (Vela 5.2,
-High_End_Embedded, Shared_Sram), with no constant fitted: on 870 random convolutional networks the
-mean error is 10 %, nearly always low (5th to 95th percentile: -20 to -2 %); a roofline sees no
-stalls between memory and arithmetic. SESR-M5 at 90 x 160: -9 % with ReLU, -4 % with PReLU.
+A target with an `array` (Ethos-U) is priced by that instead: blocks, passes, encoded weights and
+their copies, see `zoo.cost.ethos_u`, on the int8 graph that `zoo export` would write.
+
+How far off it is, `benchmarks/cost_roofline.py` measures on networks that nothing was fitted to.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from zoo.cost import memory
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
+from zoo.cost.ethos_u.costs import priced
 from zoo.cost.memory import resident
 from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds, readable
 from zoo.cost.target import FLOATS, Target
 from zoo.cost.tiling import Tile, best_tile
-from zoo.cost.work import WORK
+from zoo.cost.work import WORK, touched
+from zoo.errors import MismatchError
 from zoo.graph.fuse import fuse
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import MAC_KINDS
+
+if TYPE_CHECKING:
+    from zoo.graph.inputs import Shapes
 
 SUMMARY = "every op takes the longer of its computation and its memory traffic"
 
@@ -46,12 +52,12 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     """Return the cost of a network, whole or in the tiles that fit the target's memory."""
     graph, module = subject.graph, subject.module
     halo = getattr(module, "halo", None) if len(graph.input_shape) == 4 else None
-    whole = _run(graph, target)
+    whole = _run(graph, target, _integers(subject, target, subject.shape))
     tiled, tile_run = None, None
     sram = target.sram_bytes
     if halo is not None and sram is not None and whole.plan.arena_bytes > sram:
         multiple = getattr(module, "multiple", 1)
-        tiled, tile_run = _tiled(graph, whole, target, subject.retraced, (halo, multiple))
+        tiled, tile_run = _tiled(whole, target, subject, (halo, multiple))
     fits = _fit(graph, whole, target, tiled)
     if tiled and fits.sram and tiled.latency_ms >= whole.latency_ms:
         tiled = None  # DRAM holds the whole image, and tiles would not be faster
@@ -66,9 +72,12 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         fits=fits,
         tiled=tiled,
         obtained=obtained("estimated (roofline)", target),
-        host=_host(best.ops),
+        host=_host(best),
         notes=_notes(best, target),
         ops=best.ops,
+        interval_ms=interval(latency, target),
+        flash_bytes=best.flash_bytes,
+        moved_bytes=best.moved,
     )
 
 
@@ -79,32 +88,61 @@ class _Run:
     graph: Graph
     plan: memory.ArenaPlan
     ops: tuple[OpCost, ...]
+    flash_bytes: int | None = None
+    moved: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    rough: bool = False
 
     @property
     def latency_ms(self) -> float:
         return sum(op.latency_ms for op in self.ops)
 
 
-def _run(graph: Graph, target: Target) -> _Run:
+def _integers(subject: Subject, target: Target, shape: "Shapes") -> Graph | None:
+    """Return the int8 graph that a target with an array runs; None where there is none."""
+    if target.array is None:
+        return None
+    if subject.module is None:
+        return subject.graph
+    from zoo.cost.deployed import integer
+
+    try:
+        return integer(subject.module, shape)
+    except MismatchError:
+        return None
+
+
+def _run(graph: Graph, target: Target, integers: Graph | None) -> _Run:
     fused = deployed(graph, target)
     plan = memory.plan(fused, target.dtype, scratch=target.scratch)
-    return _Run(graph=graph, plan=plan, ops=op_costs(fused, target))
+    if target.array is None:
+        ops = op_costs(fused, target)
+        return _Run(graph=graph, plan=plan, ops=ops, moved=_moved(fused, target))
+    found = priced(integers or fused, target)
+    return _Run(
+        graph=graph,
+        plan=plan,
+        ops=found.ops,
+        flash_bytes=found.flash_bytes,
+        moved=found.moved,
+        reasons=found.reasons,
+        rough=integers is None,
+    )
 
 
 def _tiled(
-    graph: Graph,
-    whole: _Run,
-    target: Target,
-    retrace: Callable[[tuple[int, ...]], Graph],
-    sides: tuple[int, int],
+    whole: _Run, target: Target, subject: Subject, sides: tuple[int, int]
 ) -> tuple[TiledRun | None, _Run | None]:
-    batch, channels, height, width = graph.input_shape
+    batch, channels, height, width = whole.graph.input_shape
     sram = target.sram_bytes or 0
     budget = sram * height * width // max(whole.plan.arena_bytes, 1)  # memory goes with pixels
     halo, multiple = sides
     while tile := best_tile(height, width, halo, budget, multiple):
-        run = _run(retrace((batch, channels, tile.height, tile.width)), target)
-        if run.plan.arena_bytes <= sram:
+        shape = (batch, channels, tile.height, tile.width)
+        graph = subject.retraced(shape)
+        fused = deployed(graph, target)
+        if memory.plan(fused, target.dtype, scratch=target.scratch).arena_bytes <= sram:
+            run = _run(graph, target, _integers(subject, target, shape))
             return _tiled_run(tile, run, target), run
         budget = tile.height * tile.width - 1  # alignment, or a pool that rounds up
     return None, None
@@ -127,6 +165,7 @@ def _tiled_run(tile: Tile, run: _Run, target: Target) -> TiledRun:
 def _fit(graph: Graph, whole: _Run, target: Target, tiled: TiledRun | None) -> Fit:
     reasons = []
     weights, flash = graph.weight_bytes(target.dtype), target.flash_bytes
+    weights = weights if whole.flash_bytes is None else whole.flash_bytes
     flash_fits = flash is None or weights <= flash
     if not flash_fits:
         limit = exceeds("weights", weights, flash or 0, "flash")
@@ -145,7 +184,12 @@ def _fit(graph: Graph, whole: _Run, target: Target, tiled: TiledRun | None) -> F
 
 
 def _notes(run: _Run, target: Target) -> tuple[str, ...]:
-    notes = [*target.notes, *_host(run.ops)]
+    notes = [*target.notes, *_host(run)]
+    if run.rough:
+        notes.append(
+            "not every operator has an integer form here: priced on the float graph, with weights "
+            "encoded as those of trained layers usually are"
+        )
     kinds = [cost.kind.partition("+")[0] for cost in run.ops if cost.bound != "host"]
     rates = {f"rates.{kind if kind in target.rates else 'default'}" for kind in kinds}
     rates |= set(target.numbers) - set(FLOATS)  # of front ends, which say so themselves
@@ -155,14 +199,23 @@ def _notes(run: _Run, target: Target) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def _host(ops: tuple[OpCost, ...]) -> tuple[str, ...]:
+def _host(run: _Run) -> tuple[str, ...]:
     """Return a line for each op that the device hands to its host CPU."""
     return tuple(
-        f"{op.kind.upper()} at {op.module or 'the top level'} is not an operator of this device "
-        "and runs on its host CPU; counted as one read and one write of SRAM, a lower bound"
-        for op in ops
+        f"{op.kind.upper()} at {op.module or 'the top level'} is "
+        f"{run.reasons.get(place, 'not an operator of this device')} and runs on its host CPU; "
+        "counted as one read and one write of SRAM, a lower bound"
+        for place, op in enumerate(run.ops)
         if op.bound == "host"
     )
+
+
+def interval(latency_ms: float, target: Target) -> tuple[float, float] | None:
+    """Return between what nine of ten latencies lie, by the target's own record."""
+    if target.interval is None:
+        return None
+    low, high = target.interval
+    return low * latency_ms, high * latency_ms
 
 
 def deployed(graph: Graph, target: Target) -> Graph:
@@ -172,11 +225,27 @@ def deployed(graph: Graph, target: Target) -> Graph:
 
 def op_costs(graph: Graph, target: Target) -> tuple[OpCost, ...]:
     """Estimate each op of a `deployed` graph, in order."""
-    fast = None
-    if target.spills:
-        fast = resident(graph, target.dtype, target.sram_bytes or 0)
-        fast -= {*graph.inputs, *graph.outputs}
+    if target.array is not None:
+        return priced(graph, target).ops
+    fast = _fast(graph, target)
     return tuple(_op_cost(graph, op, target, fast) for op in graph.ops)
+
+
+def _fast(graph: Graph, target: Target) -> frozenset[str] | None:
+    """Return the activations that stay in SRAM, on a device whose others go to DRAM."""
+    if not target.spills:
+        return None
+    fast = resident(graph, target.dtype, target.sram_bytes or 0)
+    return fast - {*graph.inputs, *graph.outputs}
+
+
+def _moved(graph: Graph, target: Target) -> dict[str, int]:
+    """Return the bytes that each memory moves, weights and activations once for each op."""
+    moved: Counter[str] = Counter()
+    for op in graph.ops:
+        if not WORK.of(op).free:
+            moved += _bytes(graph, op, target, _fast(graph, target))
+    return dict(moved)
 
 
 def bound(costs: tuple[OpCost, ...]) -> str:
@@ -205,6 +274,7 @@ def _op_cost(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) 
         macs=op.macs,
         latency_ms=seconds * 1e3,
         bound="host" if on_host else limit,
+        bytes=touched(graph, op, target.dtype),
     )
 
 
@@ -225,6 +295,11 @@ def _traffic_seconds(
     graph: Graph, op: Op, target: Target, fast: frozenset[str] | None
 ) -> dict[str, float]:
     """Seconds that each memory is busy for one op; a memory without a bandwidth costs nothing."""
+    return _seconds(_bytes(graph, op, target, fast), target)
+
+
+def _bytes(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) -> Counter[str]:
+    """Bytes that each memory moves for one op."""
     moved: Counter[str] = Counter()
     for name in (*op.inputs, *op.outputs):
         tensor = graph.tensors[name]
@@ -233,7 +308,7 @@ def _traffic_seconds(
         else:
             memory = "sram" if fast is None or name in fast else "dram"
         moved[memory] += tensor.bytes(target.dtype)
-    return _seconds(moved, target)
+    return moved
 
 
 def _seconds(moved: Mapping[str, int], target: Target) -> dict[str, float]:

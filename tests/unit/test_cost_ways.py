@@ -1,0 +1,103 @@
+"""Several methods side by side, two models side by side, pictures, and what fits a device."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import zoo
+from zoo import cost
+from zoo.cli import main
+from zoo.cost.pictures import Choice, front
+from zoo.errors import MismatchError
+
+SHAPE = (1, 3, 16, 16)
+BOARD = "stm32f746-216mhz-cmsisnn"
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+
+
+def test_all_methods_price_what_they_can(caplog: pytest.LogCaptureFixture) -> None:
+    found = zoo.estimate(network(), [BOARD, "cpu"], method="all", input_shape=SHAPE)
+    assert [(c.target, c.method) for c in found] == [(BOARD, "roofline"), ("cpu", "measured")]
+    with pytest.raises(MismatchError, match=r"give a list of targets: \['cpu'\]"):
+        zoo.estimate(network(), "cpu", method="all", input_shape=SHAPE)
+
+
+def test_an_estimate_says_between_what_it_lies_and_what_it_moves() -> None:
+    priced = cost.estimate(
+        network(), cost.target("ethos-u55-128"), method="roofline", input_shape=SHAPE
+    )
+    assert priced.interval_ms is not None
+    low, high = priced.interval_ms
+    assert low < priced.latency_ms < high
+    assert priced.flash_bytes is not None
+    assert priced.stored_bytes == priced.flash_bytes
+    assert {"sram", "flash"} <= set(priced.moved_bytes)
+    value = json.loads(json.dumps(priced.to_json()))
+    assert value["interval_ms"] == [low, high]
+    assert sum(op["encoded_bytes"] for op in value["ops"]) > 0
+
+
+def test_vela_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.cost import pricing
+
+    device = cost.target("ethos-u55-128")
+    monkeypatch.setattr(pricing.importlib.util, "find_spec", lambda name: object())
+    assert pricing.chosen_method(device, "auto") == "vela"
+    assert pricing.chosen_method(device, "roofline") == "roofline"
+    assert pricing.chosen_method(cost.target(BOARD), "auto") == "roofline"
+    monkeypatch.setattr(pricing.importlib.util, "find_spec", lambda name: None)
+    assert pricing.chosen_method(device, "auto") == "roofline"
+
+
+def test_a_total_without_the_hosts_part_is_never_bare() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.PixelShuffle(2)).eval()
+    device = cost.target("ethos-u55-128")
+    priced = cost.estimate(module, device, method="roofline", input_shape=SHAPE)
+    assert "at least " in str(priced)
+    assert "DEPTH_TO_SPACE" in priced.details[0]
+    assert "at least" not in str(
+        cost.estimate(network(), device, method="roofline", input_shape=SHAPE)
+    )
+
+
+def test_two_models_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["estimate", "sesr-m5-x2", "--target", BOARD, "--shape", "1,1,16,16"]
+    picture = tmp_path / "a.png"
+    assert main([*words, "--compare", "sesr-m3-x2", "--plot", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[1:3]] == ["sesr-m5-x2", "sesr-m3-x2"]
+    assert lines[3].split()[:2] == ["x", "0.65"]
+    with Image.open(picture) as image:
+        assert image.size[0] == 1500
+        assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 3
+    assert main([*words, "--plot", str(tmp_path / "a.jpg")]) == 1
+    assert "ends in .png" in capsys.readouterr().err
+
+
+def test_what_fits_a_device_fastest_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["list", "micronet-*", "--fits", BOARD, "--task", "keyword-spotting"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines[1:]]
+    assert names == ["micronet-kws-s", "micronet-kws-m", "micronet-kws-l"]
+    assert "accuracy 0.9867 on FSDD test (.fsdd)" in lines[1]
+    assert main([*words, "--plot", str(tmp_path / "b.png")]) == 0
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.size == (1500, 900)
+    assert main(["list", "--plot", "b.png"]) == 1
+    assert "add --fits TARGET" in capsys.readouterr().err
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    a, b, c = Choice("a", 1.0, 0.5), Choice("b", 2.0, 0.4), Choice("c", 3.0, 0.9)
+    assert front([c, b, a]) == [a, c]

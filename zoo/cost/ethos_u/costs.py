@@ -1,0 +1,136 @@
+"""What each operator of a graph costs on a target that has an array (`zoo.cost.ethos_u.array`)."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from zoo.cost import memory
+from zoo.cost.ethos_u.blocks import up
+from zoo.cost.ethos_u.lowering import fused_tables, on_host, passes
+from zoo.cost.ethos_u.passes import Pass
+from zoo.cost.ethos_u.schedule import SCALE_BYTES, Memories, Spent, spent
+from zoo.cost.ethos_u.site import OnHostError, Site
+from zoo.cost.result import OpCost
+from zoo.cost.target import Target
+from zoo.cost.work import touched
+from zoo.graph.ir import Graph, Op
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priced:
+    """What a graph costs.
+
+    Attributes:
+        ops: one entry for each operator; those that became part of another have none.
+        reasons: why an operator runs on the host CPU, by its place in `ops`.
+        flash_bytes: encoded weights with their scales, tables and constants.
+        moved: bytes that each memory moves.
+
+    """
+
+    ops: tuple[OpCost, ...]
+    reasons: Mapping[int, str]
+    flash_bytes: int
+    moved: Mapping[str, int]
+
+
+def memories(target: Target) -> Memories:
+    """Return the bandwidths of a target's memories in bytes per cycle."""
+    clock, fast = target.get("clock_hz"), target.get("sram_bytes_per_s")
+    name = "dram" if target.spills else "flash"
+    slow = target.get(f"{name}_bytes_per_s")
+    assert clock  # all three are checked by Target
+    assert fast
+    assert slow
+    return Memories(fast=fast / clock, slow=slow / clock, name=name)
+
+
+def priced(graph: Graph, target: Target) -> Priced:
+    """Return what a graph costs on a target with an array, operator by operator."""
+    array = target.array
+    assert array is not None
+    fast = None
+    if target.spills:
+        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0)
+        fast -= {*graph.inputs, *graph.outputs}
+    fused, plain = fused_tables(graph), on_host(graph)
+    hidden = set(fused.values())
+    places: list[int] = []
+    jobs: list[Pass] = []
+    kept: list[tuple[Op, str]] = []
+    reasons: dict[int, str] = {}
+    for op in graph.ops:
+        if op.name in hidden:
+            continue
+        table = fused.get(op.name, "")
+        kept.append((op, table))
+        try:
+            made = passes(Site(graph, op, array.microblock[2], table, plain))
+        except OnHostError as reason:
+            reasons[len(kept) - 1] = str(reason)
+            continue
+        jobs += [_placed(job, op, fast) for job in made]
+        places += [len(kept) - 1] * len(made)
+    found = list(spent(jobs, array, memories(target)))
+    return _summed(graph, target, kept, (places, jobs, found), reasons)
+
+
+def _placed(job: Pass, op: Op, fast: frozenset[str] | None) -> Pass:
+    if fast is None:
+        return job
+    return replace(job, reads_slow=op.inputs[0] not in fast, writes_slow=op.outputs[0] not in fast)
+
+
+def _summed(
+    graph: Graph,
+    target: Target,
+    kept: list[tuple[Op, str]],
+    run: tuple[list[int], list[Pass], list[Spent]],
+    reasons: Mapping[int, str],
+) -> Priced:
+    cycles: Counter[int] = Counter()
+    busy: dict[int, Counter[str]] = {}
+    encoded: Counter[int] = Counter()
+    beside = 0
+    moved: Counter[str] = Counter()
+    for place, job, one in zip(*run, strict=True):
+        cycles[place] += one.cycles  # type: ignore[assignment]  # a counter of floats
+        busy.setdefault(place, Counter())[one.bound] += one.cycles  # type: ignore[assignment]
+        moved.update({name: int(size) for name, size in one.moved.items()})
+        if not job.again:
+            encoded[place] += job.encoded
+            beside += up(SCALE_BYTES * job.scales, 16) + job.table_bytes
+    clock = target.get("clock_hz") or 1.0
+    kinds = {op.name: op.kind for op in graph.ops}
+    ops = []
+    for place, (op, table) in enumerate(kept):
+        times = busy.get(place, Counter())
+        bound = max(times, key=lambda name: times[name], default="compute")
+        slow = _host_seconds(graph, op, target) if place in reasons else cycles[place] / clock
+        extra = kinds.get(table) or op.attributes.get("activation")
+        ops.append(
+            OpCost(
+                module=op.module,
+                kind=f"{op.kind}+{extra}" if extra else op.kind,
+                macs=op.macs,
+                latency_ms=slow * 1e3,
+                bound="host" if place in reasons else bound,
+                encoded_bytes=encoded[place],
+                bytes=touched(graph, op, target.dtype),
+            )
+        )
+    stored = sum(encoded.values()) + beside + _constants(graph)
+    return Priced(ops=tuple(ops), reasons=reasons, flash_bytes=stored, moved=dict(moved))
+
+
+def _constants(graph: Graph) -> int:
+    """Return the bytes of what elementwise operators read beside activations."""
+    kinds = ("slope", "constant")
+    return sum(t.bytes("int8") for t in graph.tensors.values() if t.kind in kinds)
+
+
+def _host_seconds(graph: Graph, op: Op, target: Target) -> float:
+    """Return the least that the host CPU takes: one read and one write of the fast memory."""
+    names = [n for n in (*op.inputs, *op.outputs) if not graph.tensors[n].is_parameter]
+    moved = sum(graph.tensors[name].bytes(target.dtype) for name in names)
+    return moved / (target.get("sram_bytes_per_s") or 1.0)

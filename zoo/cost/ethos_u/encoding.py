@@ -1,0 +1,174 @@
+"""How many bytes Ethos-U's weight code needs for a layer, from the weights themselves.
+
+The code (mlw, "multi-level weights") turns weights into indices, a palette of up to 32 values
+sorted by how often they come, then the others by magnitude, and writes them as Golomb-Rice codes
+or plainly, whichever is shorter; zeros that prevail are written as lengths of runs. Layers are
+padded with zeros to whole steps of the array, which are written too.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.graph.ir import Graph, Op
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PALETTE = 32
+ALIGNMENT = 16  # bytes
+HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's sizes
+SECTION = 64  # weights after which the estimate lets the code change
+SWITCH_BITS = 40  # of such a change
+NEVER = 1 << 20  # bits of an index that a code cannot write
+UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a layer's weights are walked through.
+
+    Attributes:
+        unit: "conv", "depthwise", or "vector" of a fully connected layer.
+        micro_depth: output channels that the array makes at once.
+        groups: of a convolution; `group` is the one coded.
+
+    """
+
+    unit: str
+    micro_depth: int
+    groups: int = 1
+    group: int = 0
+
+
+def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
+    """Return the encoded bytes of an operator's weights, one stream."""
+    outputs, inputs, elements = graph.kernel(op)
+    values = graph.values.get(op.inputs[1])
+    if values is None:
+        count = outputs // coding.groups * inputs * elements
+        return _aligned(count * UNSEEN_BITS)
+    weights = integers(graph, op, values, coding.unit)
+    rows = outputs // coding.groups
+    return stream_bytes(weights[coding.group * rows : (coding.group + 1) * rows], coding)
+
+
+def integers(graph: Graph, op: Op, values: "NDArray[Any]", unit: str) -> "NDArray[np.int64]":
+    """Return a layer's weights as (outputs, kernel elements, inputs), of 9 bits at most."""
+    if unit == "depthwise":
+        outputs = values.shape[-1] if graph.layout == "channels_last" else values.shape[0]
+        flat = values.reshape(-1, outputs).T if graph.layout == "channels_last" else values
+        weights = flat.reshape(outputs, -1, 1)
+    else:
+        weights = values.reshape(values.shape[0], -1, values.shape[-1])
+    if weights.dtype.kind == "f":
+        largest = np.abs(weights).max(axis=(1, 2), keepdims=True)
+        return np.rint(weights / np.where(largest > 0, largest, 1) * 127).astype(np.int64)
+    meaning = graph.tensors[op.inputs[1]].quantization
+    zero = meaning.zero_points[0] if meaning else 0  # of uint8 files
+    return weights.astype(np.int64) - zero
+
+
+def stream_bytes(weights: "NDArray[np.int64]", coding: Coding) -> int:
+    """Return the bytes of weights (outputs, kernel elements, inputs) as one stream."""
+    padded = _padded(weights, coding)
+    counts = np.bincount(padded + 256, minlength=513)
+    zeros, others = int(counts[256]), np.delete(counts, 256)
+    runs = zeros > 4 * int(others.max())
+    bits = float(HEADER_BITS)
+    if runs:
+        counts[256] = 0
+        bits += _run_bits(padded)
+    bits += _index_bits(padded, counts)
+    return _aligned(bits)
+
+
+def _aligned(bits: float) -> int:
+    return -(-math.ceil(bits / 8) // ALIGNMENT) * ALIGNMENT
+
+
+def _padded(weights: "NDArray[np.int64]", coding: Coding) -> "NDArray[np.int64]":
+    """Return all weights in nearly the code's order, with the zeros that fill steps."""
+    outputs, elements, inputs = weights.shape
+    depthwise = coding.unit == "depthwise"
+    part = depthwise or _by_part(elements, inputs)
+    wide = 1 if depthwise else 8
+    step = {"depthwise": 1, "vector": 8}.get(coding.unit, 8 if part else 32)
+    sides = (
+        -outputs % coding.micro_depth,
+        -elements % 4 if part else 0,
+        -inputs % step,
+    )
+    full = np.pad(weights, [(0, side) for side in sides])
+    o, k, i = full.shape
+    micro = coding.micro_depth
+    cut = full.reshape(o // micro, micro, k, i // wide, wide)
+    return cut.transpose(0, 3, 2, 1, 4).ravel()
+
+
+def _by_part(elements: int, inputs: int) -> bool:
+    part = inputs / (-(-inputs // 8) * 8) * elements / (-(-elements // 4) * 4)
+    return inputs <= 8 or part >= inputs / (-(-inputs // 32) * 32)
+
+
+def _index_bits(stream: "NDArray[np.int64]", counts: "NDArray[np.int64]") -> float:
+    """Return the bits of all weights of a stream that count; the others are runs of zeros."""
+    total = int(counts.sum())
+    if total == 0:
+        return 0.0
+    values = np.arange(-256, 257)
+    symbols = 2 * np.abs(values) + (values < 0)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    chosen = order[:PALETTE]
+    unused = min(int(symbols[order].min()), PALETTE - 1)
+    index = symbols - unused
+    bits = 0.0
+    if counts[chosen].sum() > total / 2:
+        index = index + chosen.size
+        index[chosen] = np.arange(chosen.size)
+        entry = max(2, int(symbols[chosen].max()).bit_length())
+        bits += chosen.size * entry
+        least = max(1, math.ceil(math.log2(max(chosen.size, 2))))
+        plain = least if order.size <= PALETTE else max(entry, int(index[order].max()).bit_length())
+    else:
+        plain = max(2, int(symbols[order].max()).bit_length())
+    kept = stream[counts[stream + 256] > 0]
+    return bits + _coded_bits(index[kept + 256], plain)
+
+
+def _coded_bits(index: "NDArray[np.int64]", plain: int) -> float:
+    """Return the bits of indices under the best codes: each section may have its own divisor."""
+    starts = np.arange(0, index.size, SECTION)
+    sizes = np.diff(np.append(starts, index.size))
+    costs = [plain * sizes.astype(np.float64)]
+    for divisor in range(6):
+        quotient = index >> divisor
+        long = np.where(quotient > 31, NEVER, quotient + 1 + divisor)
+        short = np.where(quotient > 2, NEVER, np.minimum(quotient + 1, 2) + divisor)
+        costs += [np.add.reduceat(code, starts).astype(np.float64) for code in (long, short)]
+    table = np.array(costs).T
+    state = table[0]
+    for row in table[1:]:
+        state = np.minimum(state, state.min() + SWITCH_BITS) + row
+    return float(state.min())
+
+
+def _run_bits(stream: "NDArray[np.int64]") -> float:
+    """Return the bits of the runs of zeros before, between and after the others."""
+    places = np.flatnonzero(stream)
+    lengths = np.diff(np.concatenate([[-1], places, [stream.size]])) - 1
+    return min(float(((lengths >> divisor) + 1 + divisor).sum()) for divisor in range(4))
+
+
+@functools.cache
+def codec() -> Any:
+    """Return Arm's own encoder, or None where ethos-u-vela is not installed."""
+    try:
+        from ethosu import mlw_codec
+    except ImportError:
+        return None
+    return mlw_codec

@@ -1,0 +1,139 @@
+"""The passes of layers with weights, and of products of activations."""
+
+import math
+from dataclasses import replace
+
+from zoo.cost.ethos_u.encoding import Coding, encoded_bytes
+from zoo.cost.ethos_u.passes import Pass
+from zoo.cost.ethos_u.site import OnHostError, Site, copy_of, pair, stride
+
+LONGEST_STRIDE = 3
+
+
+def convolution(site: Site) -> list[Pass]:
+    """Return a pass for each group of a convolution."""
+    outputs, inputs, _ = site.graph.kernel(site.op)
+    height, width = pair(site, "kernel")
+    wanted = pair(site, "dilation")
+    groups = site.ifm[2] // inputs
+    done = _done(wanted[0]), _done(wanted[1])
+    kernel = (
+        (height - 1) * wanted[0] // done[0] + 1,
+        (width - 1) * wanted[1] // done[1] + 1,
+    )
+    ofm = (*site.ofm[:2], outputs // groups)
+    jobs = []
+    for group in range(groups):
+        code = encoded_bytes(site.graph, site.op, Coding("conv", site.micro_depth, groups, group))
+        job = Pass(
+            unit="conv", ifm=(*site.ifm[:2], inputs), ofm=ofm, kernel=kernel,
+            stride=stride(site), dilation=done,
+            activation=site.activation if groups == 1 else "none",
+            weights=height * width * inputs * ofm[2], encoded=code, scales=ofm[2],
+        )  # fmt: skip
+        job = site.laid(job)
+        whole = groups == 1 or (inputs % 16 == 0 and ofm[2] % 16 == 0)
+        jobs.append(job if whole else replace(job, reads_bricks=False, bricks=False))
+    made = [part for job in jobs for part in _strided(job)]
+    if groups > 1 and site.activation != "none":
+        made.append(
+            site.laid(copy_of(site.ofm, site.ofm, site.activation))
+        )  # of all groups at once
+    return made
+
+
+def _done(dilation: int) -> int:
+    """Return the part of a dilation that the device has; the rest are zeros in the kernel."""
+    return dilation if dilation <= 2 else 2 - dilation % 2
+
+
+def _strided(job: Pass) -> list[Pass]:
+    """Return one pass for each output where a stride is longer than the device's: 3."""
+    if max(job.stride) <= LONGEST_STRIDE:
+        return [job]
+    one = replace(job, ifm=(*job.kernel, job.ifm[2]), ofm=(1, 1, job.ofm[2]), stride=(1, 1))
+    return [one, *[replace(one, again=True)] * (job.ofm[0] * job.ofm[1] - 1)]
+
+
+def depthwise(site: Site) -> list[Pass]:
+    """Return the pass of a depthwise convolution."""
+    outputs, _, elements = site.graph.kernel(site.op)
+    if outputs != site.ifm[2] and site.ifm[2] != 1:
+        raise OnHostError(
+            "a depthwise convolution with several outputs for each of several channels"
+        )
+    code = encoded_bytes(site.graph, site.op, Coding("depthwise", site.micro_depth))
+    job = Pass(
+        unit="depthwise", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
+        stride=stride(site), dilation=pair(site, "dilation"),
+        activation=site.activation, weights=outputs * elements, encoded=code, scales=outputs,
+    )  # fmt: skip
+    return _strided(site.laid(job))
+
+
+def fully_connected(site: Site) -> list[Pass]:
+    """Return the pass of a fully connected layer, its rows laid out as a picture."""
+    if not site.graph.tensors[site.op.inputs[1]].is_parameter:
+        return products(site)
+    outputs, inputs, _ = site.graph.kernel(site.op)
+    rows = math.prod(site.ofm) // outputs
+    side = max(n for n in range(1, math.isqrt(rows) + 1) if rows % n == 0)
+    code = encoded_bytes(site.graph, site.op, Coding("vector", site.micro_depth))
+    job = Pass(
+        unit="vector" if rows == 1 else "conv", ifm=(side, rows // side, inputs),
+        ofm=(side, rows // side, outputs), activation=site.activation,
+        weights=outputs * inputs, encoded=code, scales=outputs,
+    )  # fmt: skip
+    return [site.laid(job)]
+
+
+def transposed(site: Site) -> list[Pass]:
+    """Return the pass of a transposed convolution, on an input that is doubled on the way in."""
+    steps = pair(site, "stride")
+    if steps not in ((1, 1), (2, 2)):
+        raise OnHostError(f"a transposed convolution of stride {steps}; Ethos-U has 1 and 2")
+    outputs, inputs, elements = site.graph.kernel(site.op)
+    code = encoded_bytes(site.graph, site.op, Coding("conv", site.micro_depth))
+    job = Pass(
+        unit="conv", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
+        upscale=steps[0], activation=site.activation, weights=outputs * inputs * elements,
+        encoded=code, scales=outputs,
+    )  # fmt: skip
+    return [site.laid(job)]
+
+
+def products(site: Site) -> list[Pass]:
+    """Return a product of two activations: a multiplication and a sum for every column."""
+    columns = site.ofm[2]
+    rows, width, depth = site.ifm
+    product = Pass(
+        unit="elementwise", ifm=(rows, width, depth), ofm=(rows, width, depth), output="wide_mul",
+        ifm2=(rows, 1, depth), out_bits=32,
+    )  # fmt: skip
+    total = Pass(unit="reduce", ifm=(rows, width, depth), ofm=(rows, width, 1), in_bits=32)
+    return [product, total] * columns
+
+
+def lstm(site: Site) -> list[Pass]:
+    """Return an LSTM step by step: four gates, each of two products, then the state."""
+    graph, op = site.graph, site.op
+    if not all(op.inputs[place] for place in range(1, 9)):
+        raise OnHostError("an LSTM with coupled gates")
+    units = site.ofm[2]
+    steps = math.prod(graph.tensors[op.inputs[0]].shape[:-1])
+    gates, whole = [], (1, 1, units)
+    for place in range(1, 9):
+        shape = graph.tensors[op.inputs[place]].shape
+        one = replace(op, inputs=(op.inputs[0], op.inputs[place]), kind="fully_connected")
+        code = encoded_bytes(graph, one, Coding("vector", site.micro_depth))
+        gates.append(
+            Pass(
+                unit="vector", ifm=(1, 1, shape[1]), ofm=whole, weights=math.prod(shape),
+                encoded=code, scales=units, out_bits=16,
+            )
+        )  # fmt: skip
+    both = Pass(unit="elementwise", ifm=whole, ofm=whole, ifm2=whole, in_bits=16, out_bits=16)
+    joined = [replace(both, output="add")] * 5 + [replace(both, output="mul")] * 3
+    tables = [replace(copy_of(whole, whole, "table"), table_bytes=0)] * 5
+    later = [replace(gate, again=True) for gate in gates]
+    return [*gates, *joined, *tables, *[*later, *joined, *tables] * (steps - 1)]

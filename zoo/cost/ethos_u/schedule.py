@@ -1,0 +1,175 @@
+"""What keeps an Ethos-U busy: the arithmetic of each pass, or a memory while it transfers.
+
+A pass takes the longest of its arithmetic and of what each memory needs for its bytes. Weights
+lie in the slow memory, encoded. Those that are read several times are copied to the fast one
+first; what is copied while the pass before still computes costs nothing.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from zoo.cost.ethos_u.array import Array
+from zoo.cost.ethos_u.blocks import SPLIT, SUBKERNEL, Blocks, blocks, cycles, up, within
+from zoo.cost.ethos_u.passes import MAC_UNITS, Pass, Shape
+
+SCALE_BYTES = 10  # bias, multiplier and shift of an output channel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a pass takes.
+
+    Attributes:
+        cycles: in all.
+        busy: cycles by what is busy: "compute", "sram", and the slow memory by its name.
+        moved: bytes by memory.
+
+    """
+
+    cycles: float
+    busy: Mapping[str, float]
+    moved: Mapping[str, float]
+
+    @property
+    def bound(self) -> str:
+        """What is busy longest."""
+        return max(self.busy, key=lambda name: self.busy[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memories:
+    """The two memories of a system.
+
+    Attributes:
+        fast: bytes per cycle of the SRAM.
+        slow: bytes per cycle of the flash or DRAM.
+        name: of the slow one: "flash" or "dram".
+
+    """
+
+    fast: float
+    slow: float
+    name: str
+
+
+def _burst(array: Array, block: Shape, shape: Shape, bits: int, *, bricks: bool, read: bool) -> int:
+    """Return the bytes that are transferred in one go."""
+    longest = array.burst_bytes[0]
+    item = bits // 8
+    if bricks:
+        return min(longest, 16 * item * block[1] * (1 if read else array.cores))
+    whole = shape[2] * item == block[2]
+    if whole and (read or block[2] <= 16):
+        return min(longest, item * block[1] * block[2])
+    if read:
+        return min(longest, item * block[2])
+    return min(longest, 64, 16 * item * array.cores, block[2] * item)
+
+
+def _efficient(array: Array, size: float, burst: int) -> float:
+    return size * array.burst_bytes[0] / max(burst, 1)
+
+
+def _transfers(job: Pass, found: Blocks, array: Array) -> tuple[float, float, int]:
+    """Return bytes read and written with what short bursts waste, and how often weights are."""
+    block = within(job.ofm, found.ofm)
+    area = math.prod(-(-n // b) for n, b in zip(job.ofm[:2], block[:2], strict=True))
+    depth = -(-job.ofm[2] // block[2])
+    rounded = up(job.ifm[2], 16) if job.reads_bricks else job.ifm[2]
+    if job.unit == "move":
+        read = float(math.prod(job.ifm))
+    elif job.unit == "elementwise":
+        h, w, c = job.ofm
+        read = h * w * (up(c, 16) if job.reads_bricks else c) if math.prod(job.ifm) > 1 else 4
+    else:
+        rows, columns = (min(pair) for pair in zip(job.ifm[:2], found.ifm[:2], strict=True))
+        windows = math.prod(-(-k // SUBKERNEL) for k in job.kernel)
+        repeats = 1 if job.unit in ("depthwise", "pool") else depth
+        read = rows * columns * rounded * windows * area * repeats
+    h, w, c = job.ofm
+    written = h * w * (up(c, 16) if job.bricks else c) * job.out_bits / 8
+    reading = _burst(array, found.ifm, job.ifm, job.in_bits, bricks=job.reads_bricks, read=True)
+    writing = _burst(array, found.ofm, job.ofm, job.out_bits, bricks=job.bricks, read=False)
+    read = _efficient(array, read * job.in_bits / 8, reading)
+    return read, _efficient(array, written, writing), area
+
+
+def _second(job: Pass, found: Blocks, array: Array) -> tuple[float, float]:
+    """Return the bytes of the second operand from the fast and from the slow memory."""
+    if job.unit != "elementwise" or job.ifm2 is None:
+        return 0.0, 0.0
+    if job.scalar:
+        return 0.0, (4.0 * array.burst_bytes[1] / 4 if job.constant and job.in_bits > 8 else 0.0)
+    h, w, c = job.ofm
+    size = h * w * (up(c, 16) if job.reads_bricks else c) * job.in_bits / 8
+    if not job.constant:
+        return size, 0.0
+    whole = job.ifm2[2] == found.ifm[2]
+    burst = min(array.burst_bytes[1], found.ifm[2] * (found.ifm[1] if whole else 1))
+    return 0.0, h * w * c * job.in_bits / 8 * array.burst_bytes[1] / burst
+
+
+def _edges(job: Pass, found: Blocks, array: Array, memories: Memories) -> float:
+    """Return the cycles to load the first block and to store the last one."""
+    if job.unit in ("elementwise", "move"):
+        return 0.0
+    loaded, stored = within(job.ifm, found.ifm), within(job.ofm, found.ofm)
+    windows = math.prod(-(-k // SUBKERNEL) for k in job.kernel)
+    reading = _burst(array, found.ifm, job.ifm, job.in_bits, bricks=job.reads_bricks, read=True)
+    writing = _burst(array, found.ofm, job.ofm, job.out_bits, bricks=job.bricks, read=False)
+    load = _efficient(array, math.prod(loaded) * job.in_bits / 8, reading) * (
+        min(windows, job.ifm[0] * job.ifm[1] / (loaded[0] * loaded[1]))
+    )
+    store = _efficient(array, math.prod(stored) * job.out_bits / 8, writing)
+    table = job.table_bytes / memories.slow + array.latency_cycles[1] if job.table_bytes else 0
+    return (load + store) / memories.fast + 2 * array.latency_cycles[0] + table
+
+
+def _weights(
+    job: Pass, compute: float, memories: Memories, known: tuple[int, float, float]
+) -> tuple[float, float, bool]:
+    """Return bytes copied before the pass, cycles it waits for its first, whether copying pays."""
+    reads, scales, slack = known
+    first = job.encoded * min(1.0, SPLIT / max(job.ofm[2], 1))
+    hidden = min(float(job.encoded), slack * memories.slow)
+    if hidden < first:
+        hidden = 0.0
+    waits = 0.0 if hidden else (first if reads > 1 else 0.0) / memories.slow
+    copied = max(compute + waits, (job.encoded - hidden + scales) / memories.slow)
+    direct = max(compute, (job.encoded * reads + scales) / memories.slow)
+    if copied < direct:
+        return hidden, waits, True
+    return 0.0, 0.0, False
+
+
+def spent(jobs: list[Pass], array: Array, memories: Memories) -> Iterator[Spent]:
+    """Give what each pass takes, in order."""
+    slack = 0.0
+    for job in jobs:
+        found = blocks(job, array)
+        if job.unit == "move":
+            compute = math.prod(job.ifm) / 4 + array.latency_cycles[0]
+        else:
+            compute = cycles(job, found, array) + _edges(job, found, array, memories)
+        read, written, area = _transfers(job, found, array)
+        near, far = _second(job, found, array)
+        slow = far + (read if job.reads_slow else 0.0) + (written if job.writes_slow else 0.0)
+        fast = read + written + near + far - slow
+        hidden = 0.0
+        if job.encoded:
+            reads = area if job.unit in MAC_UNITS else 1
+            scales = float(up(SCALE_BYTES * job.scales, 16) * reads)
+            hidden, waits, copied = _weights(job, compute, memories, (reads, scales, slack))
+            compute += waits
+            slow += scales + (job.encoded - hidden if copied else job.encoded * reads)
+            fast += job.encoded * (1 + reads) - hidden if copied else 0.0
+        busy = {
+            "compute": compute,
+            "sram": fast / memories.fast,
+            memories.name: slow / memories.slow,
+        }
+        total = max(busy.values())
+        slack = max(compute - busy[memories.name], 0.0)
+        moved = {"sram": fast + hidden, memories.name: slow + hidden}
+        yield Spent(cycles=total, busy=busy, moved=moved)

@@ -1,0 +1,106 @@
+"""An operator of a graph as an Ethos-U sees it: shapes, places, what is applied to its result."""
+
+import math
+from dataclasses import dataclass, replace
+
+from zoo.cost.ethos_u.passes import Pass, Shape
+from zoo.graph.ir import Graph, Op
+
+NUMBERS = frozenset(("add", "sub", "mul", "maximum", "minimum"))
+JOINTS = frozenset(("concat", "strided_slice", "split"))
+
+
+class OnHostError(Exception):
+    """The accelerator lacks the operator, or this form of it; the text says why."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """An operator with all that its passes depend on.
+
+    Attributes:
+        graph: the network.
+        op: the operator.
+        micro_depth: output channels that the array makes at once.
+        fused: kind of the table that the operator applies to its result, or "".
+        plain: tensors that an operator on the host CPU reads or writes.
+
+    """
+
+    graph: Graph
+    op: Op
+    micro_depth: int
+    fused: str = ""
+    plain: frozenset[str] = frozenset()
+
+    def shape(self, name: str) -> Shape:
+        """Rows, columns and channels of a tensor; what lies before them is rows too."""
+        sizes = self.graph.tensors[name].shape
+        if len(sizes) == 4 and self.graph.layout == "torch":
+            sizes = (sizes[0], sizes[2], sizes[3], sizes[1])
+        *rows, columns, channels = (1, 1, *sizes) if len(sizes) < 3 else sizes
+        return math.prod(rows), columns, channels
+
+    @property
+    def ifm(self) -> Shape:
+        """The first input's shape."""
+        return self.shape(self.op.inputs[0])
+
+    @property
+    def ofm(self) -> Shape:
+        """The output's shape."""
+        return self.shape(self.op.outputs[0])
+
+    @property
+    def activation(self) -> str:
+        """What is applied to each output: the key of `Array.activation_cycles`."""
+        if self.fused:
+            return "table"
+        return "relu" if self.op.attributes.get("activation") else "none"
+
+    def bricks(self, name: str) -> bool:
+        """Whether a tensor lies in bricks of 16 channels.
+
+        Inputs and outputs of the graph do not, what the host CPU touches, what is joined or cut
+        within a brick, and what an operator with one number makes: it works on any shape.
+        """
+        if name in self.plain or name in (*self.graph.inputs, *self.graph.outputs):
+            return False
+        maker = self.graph.producers.get(name)
+        if maker is not None and maker.kind in NUMBERS and self.shape(name)[2] % 16:
+            second = maker.inputs[1:] and self.graph.tensors[maker.inputs[1]].elements
+            if not second or second == 1:
+                return self.bricks(maker.inputs[0])
+        near = [*([maker] if maker else []), *self.graph.consumers.get(name, [])]
+        sizes = [
+            self.shape(part)[2]
+            for op in near
+            if op.kind in JOINTS
+            for part in (op.inputs[:-1] if op.kind == "concat" else op.outputs[:-1] or op.outputs)
+        ]
+        return all(size % 16 == 0 for size in sizes)
+
+    def laid(self, job: Pass) -> Pass:
+        """Return a pass that reads and writes where the operator does."""
+        return replace(
+            job,
+            reads_bricks=self.bricks(self.op.inputs[0]),
+            bricks=self.bricks(self.op.outputs[0]),
+        )
+
+
+def copy_of(ifm: Shape, ofm: Shape, activation: str = "none") -> Pass:
+    """Return a copy: a pool of one element."""
+    table = 256 if activation == "table" else 0
+    return Pass(unit="pool", ifm=ifm, ofm=ofm, activation=activation, table_bytes=table)
+
+
+def pair(site: Site, key: str) -> tuple[int, int]:
+    """Return an attribute of two numbers, rows and columns; 1 and 1 by default."""
+    first, second = site.op.attributes.get(key, (1, 1))
+    return first, second
+
+
+def stride(site: Site) -> tuple[int, int]:
+    """Return the stride; a single output has none."""
+    return (1, 1) if site.ofm[:2] == (1, 1) else pair(site, "stride")

@@ -1,0 +1,221 @@
+"""Pictures of costs, drawn with Pillow: where the time goes, and what is worth its time."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from zoo.cost.result import Cost, OpCost, milliseconds
+from zoo.cost.target import Target
+
+INK, FAINT, MUTED = "#222222", "#dddddd", "#777777"
+COLORS = {"compute": "#1f6fb4", "sram": "#2e8b57", "flash": "#d1495b", "dram": "#8a5a9e"}
+COLORS |= {"host": "#c77d0a"}
+WIDTH, ROW, PAD, CHART = 1500, 34, 40, 640
+MOST_BARS = 24
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def operators(cost: Cost, target: Target, path: Path) -> None:
+    """Draw a cost: its operators under the target's roofline, and the slowest of them as bars.
+
+    A method that counts no MACs for single operators gives bars alone.
+    """
+    slow = _slowest(cost)
+    points = [op for op in cost.ops if op.macs and op.latency_ms and op.bound != "host"]
+    top = CHART if points and cost.moved_bytes else 0
+    image = Image.new("RGB", (WIDTH, top + PAD * 3 + ROW * (len(slow) + 1)), "white")
+    draw = ImageDraw.Draw(image)
+    title = f"{cost.target}, {cost.method}: {milliseconds(cost.latency_ms)} ms"
+    draw.text((PAD, 20), title, INK, _font(32))
+    _legend(draw, {op.bound for op in cost.ops})
+    if top:
+        _roofline(draw, cost, target)
+    _bars(draw, cost, top + 2 * PAD)
+    _write(image, path)
+
+
+def _slowest(cost: Cost) -> list[OpCost]:
+    taking = [op for op in cost.ops if op.latency_ms]
+    return sorted(taking, key=lambda op: -op.latency_ms)[:MOST_BARS]
+
+
+def _legend(draw: ImageDraw.ImageDraw, bounds: set[str]) -> None:
+    place = float(WIDTH - PAD)
+    for name in sorted(bounds, reverse=True):
+        place -= draw.textlength(name, _font(24)) + 44
+        draw.rectangle([place, 30, place + 20, 50], COLORS.get(name, INK))
+        draw.text((place + 28, 26), name, INK, _font(24))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A logarithmic axis from `low` to `high`, drawn from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def place(self, value: float) -> float:
+        """Return where a value lies."""
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Return the round values on the axis."""
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        dense = self.high / self.low < 300
+        values = [f * 10.0**d for d in decades for f in ((1, 2, 5) if dense else (1,))]
+        return [value for value in values if self.low <= value <= self.high]
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> _Scale:
+    return _Scale(min(values) / 1.5, max(values) * 1.5, start, end)
+
+
+def _axes(draw: ImageDraw.ImageDraw, x: _Scale, y: _Scale, names: tuple[str, str]) -> None:
+    for value in x.ticks():
+        place = x.place(value)
+        draw.line([(place, y.start), (place, y.end)], FAINT, 2)
+        draw.text((place, y.start + 8), f"{value:g}", INK, _font(22), anchor="mt")
+    for value in y.ticks():
+        place = y.place(value)
+        draw.line([(x.start, place), (x.end, place)], FAINT, 2)
+        draw.text((x.start - 10, place), f"{value:g}", INK, _font(22), anchor="rm")
+    draw.text(((x.start + x.end) / 2, y.start + 40), names[0], INK, _font(24), anchor="mt")
+    draw.text((x.start, y.end - 36), names[1], INK, _font(24))
+
+
+def _roofline(draw: ImageDraw.ImageDraw, cost: Cost, target: Target) -> None:
+    """Draw each operator: MACs for a byte of weights and activations against MACs in a second."""
+    points = [op for op in cost.ops if op.macs and op.latency_ms and op.bound != "host"]
+    speeds = [op.macs / op.latency_ms / 1e6 for op in points]
+    depth = [op.macs / max(op.bytes, 1) for op in points]
+    roof = _peak(target)
+    slopes = {m: (target.get(f"{m}_bytes_per_s") or 0) / 1e9 for m in ("sram", "flash", "dram")}
+    x = _scale(depth, 130, WIDTH - PAD)
+    y = _scale([*speeds, *([roof] if roof else [])], CHART - 70, 130)
+    _axes(draw, x, y, ("MACs for a byte moved", "GMAC/s"))
+    for memory, slope in slopes.items():
+        ends = [(v, v * slope) for v in (x.low, x.high)] if slope else []
+        line = _inside(ends, y, roof or y.high)
+        if line:
+            draw.line([(x.place(a), y.place(b)) for a, b in line], COLORS[memory], 3)
+            spot = line[-1]
+            place = (x.place(spot[0]), y.place(spot[1]) - 6)
+            draw.text(place, memory, COLORS[memory], _font(22), anchor="rb")
+    if roof:
+        draw.line([(x.start, y.place(roof)), (x.end, y.place(roof))], INK, 3)
+        draw.text((x.start, y.place(roof) - 6), "all multipliers", INK, _font(22), anchor="lb")
+    most = max(op.latency_ms for op in points)
+    for op, speed, deep in zip(points, speeds, depth, strict=True):
+        radius = 5 + 14 * math.sqrt(op.latency_ms / most)
+        a, b = x.place(deep), y.place(speed)
+        box = [a - radius, b - radius, a + radius, b + radius]
+        draw.ellipse(box, None, COLORS.get(op.bound, INK), 3)
+
+
+def _inside(ends: list[tuple[float, float]], y: _Scale, roof: float) -> list[tuple[float, float]]:
+    """Return the part of a line of slope 1 that lies within the axes and under the roof."""
+    if not ends:
+        return []
+    slope = ends[0][1] / ends[0][0]
+    low, high = max(ends[0][0], y.low / slope), min(ends[1][0], roof / slope)
+    return [(low, low * slope), (high, high * slope)] if low < high else []
+
+
+def _peak(target: Target) -> float | None:
+    """Return a target's multiply-accumulates in a second, in 10^9, or None."""
+    clock = target.get("clock_hz")
+    if clock is None:
+        return None
+    if target.array is not None:
+        return clock * 8 * math.prod(target.array.microblock) * target.array.cores / 1e9
+    rates = [n.value for name, n in target.rates.items() if name != "default"]
+    return clock * max(rates) / 1e9 if rates else None
+
+
+def _bars(draw: ImageDraw.ImageDraw, cost: Cost, top: int) -> None:
+    slow = _slowest(cost)
+    total = sum(op.latency_ms for op in cost.ops) or 1.0
+    most = max((op.latency_ms for op in slow), default=1.0) or 1.0
+    left, right = 560, WIDTH - 260
+    for number, op in enumerate(slow):
+        y = top + number * ROW
+        name = f"{op.module or '-'}  {op.kind}"
+        draw.text((left - 14, y + ROW / 2), name[-44:], INK, _font(22), anchor="rm")
+        length = (right - left) * op.latency_ms / most
+        draw.rectangle([left, y + 5, left + length, y + ROW - 5], COLORS.get(op.bound, INK))
+        text = f"{op.latency_ms:.3g} ms, {100 * op.latency_ms / total:.0f} %"
+        draw.text((left + length + 10, y + ROW / 2), text, MUTED, _font(20), anchor="lm")
+    rest = sum(op.latency_ms > 0 for op in cost.ops) - len(slow)
+    if rest:
+        end = top + len(slow) * ROW + ROW / 2
+        draw.text((left - 14, end), f"and {rest} faster ones", MUTED, _font(20), anchor="rm")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network to choose: its name, latency in ms, and a quality of which more is better."""
+
+    name: str
+    latency_ms: float
+    quality: float
+
+
+def front(choices: Sequence[Choice]) -> list[Choice]:
+    """Return those that no other beats in both, from the fastest to the best."""
+    found: list[Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.latency_ms, -c.quality)):
+        if not found or choice.quality > found[-1].quality:
+            found.append(choice)
+    return found
+
+
+def pareto(choices: Sequence[Choice], title: str, quality: str, path: Path) -> None:
+    """Draw networks by latency and quality, a line through those that none beats in both."""
+    image = Image.new("RGB", (WIDTH, 900), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((PAD, 24), title, INK, _font(32))
+    x = _scale([c.latency_ms for c in choices], 150, WIDTH - PAD - 160)
+    low, high = min(c.quality for c in choices), max(c.quality for c in choices)
+    margin = 0.1 * ((high - low) or abs(high) or 1)
+
+    def place(value: float) -> float:
+        return 780 - (value - low + margin) / (high - low + 2 * margin) * 640
+
+    for value in x.ticks():
+        draw.line([(x.place(value), 780), (x.place(value), 140)], FAINT, 2)
+        draw.text((x.place(value), 790), f"{value:g}", INK, _font(22), anchor="mt")
+    for step in range(6):
+        value = low + (high - low) * step / 5
+        draw.line([(x.start, place(value)), (x.end, place(value))], FAINT, 2)
+        draw.text((x.start - 10, place(value)), f"{value:.4g}", INK, _font(22), anchor="rm")
+    draw.text(((x.start + x.end) / 2, 830), "latency in ms", INK, _font(24), anchor="mt")
+    draw.text((x.start, 100), quality, INK, _font(24))
+    best = front(choices)
+    draw.line([(x.place(c.latency_ms), place(c.quality)) for c in best], COLORS["compute"], 3)
+    taken: list[tuple[float, float]] = []
+    for choice in sorted(choices, key=lambda c: c not in best):
+        a, b = x.place(choice.latency_ms), place(choice.quality)
+        color = COLORS["compute"] if choice in best else MUTED
+        draw.ellipse([a - 7, b - 7, a + 7, b + 7], color)
+        spots = ((a + 12, b, "lm"), (a - 12, b - 14, "rb"), (a - 12, b + 14, "rt"))
+        for left, top, anchor in spots:  # the first that is free
+            start = left if anchor[0] == "l" else left - 12 * len(choice.name)
+            if all(abs(start - p) > 240 or abs(top - q) > 22 for p, q in taken):
+                draw.text((left, top), choice.name, color, _font(20), anchor=anchor)
+                taken.append((start, top))
+                break
+    _write(image, path)
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.quantize(64).save(path, optimize=True)
