@@ -1,0 +1,1 @@
+"""Architecture search: which network, before one is trained."""
