@@ -34,7 +34,9 @@ def add(command: Command, words: Sequence[str]) -> None:
         "(default: %(default)s)",
     ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
     sub.add_argument(
-        "--method", default="auto", help="auto, roofline, vela, measured, f1; all: side by side"
+        "--method",
+        default="auto",
+        help="auto, roofline, vela, measured, simulated, f1; all: side by side",
     )
     sub.add_argument(
         "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"

@@ -1,0 +1,161 @@
+/* The int8 kernels of TFLite Micro's reference arithmetic, channels last, for one sample.
+
+   Sizes are constants where a kernel is called, so a compiler makes each call its own. */
+#include <stdint.h>
+
+#define KERNEL static inline __attribute__((always_inline)) void
+#define OPERATOR static __attribute__((noinline)) void
+
+/* MultiplyByQuantizedMultiplier, rounded twice. */
+static inline int32_t rescaled(int32_t x, int32_t multiplier, int32_t shift) {
+  const int32_t left = shift > 0 ? shift : 0, right = left - shift;
+  const int64_t product = (int64_t)(int32_t)((uint32_t)x << left) * multiplier;
+  const int64_t high = (product + (1LL << 30)) >> 31;
+  if (right == 0) return (int32_t)high;
+  return (int32_t)((high + (1LL << (right - 1)) + (high >> 63)) >> right);
+}
+
+static inline int8_t clamped(int32_t x, int32_t low, int32_t high) {
+  return (int8_t)(x < low ? low : x > high ? high : x);
+}
+
+typedef struct {
+  int height, width, channels; /* of the input */
+  int rows, columns, outputs;  /* of the output */
+  int kernel_h, kernel_w, stride_h, stride_w, top, left, dilation_h, dilation_w;
+  int32_t input_zero, output_zero, low, high;
+} Window;
+
+KERNEL conv2d(const int8_t *x, int8_t *y, const int8_t *weight, const int32_t *bias,
+              const int32_t *multiplier, const int32_t *shift, Window s) {
+  for (int row = 0; row < s.rows; row++)
+    for (int column = 0; column < s.columns; column++)
+      for (int o = 0; o < s.outputs; o++) {
+        int32_t sum = bias[o];
+        for (int i = 0; i < s.kernel_h; i++) {
+          const int h = row * s.stride_h - s.top + i * s.dilation_h;
+          if (h < 0 || h >= s.height) continue;
+          for (int j = 0; j < s.kernel_w; j++) {
+            const int w = column * s.stride_w - s.left + j * s.dilation_w;
+            if (w < 0 || w >= s.width) continue;
+            const int8_t *from = x + (h * s.width + w) * s.channels;
+            const int8_t *by = weight + ((o * s.kernel_h + i) * s.kernel_w + j) * s.channels;
+            for (int c = 0; c < s.channels; c++) sum += by[c] * (from[c] - s.input_zero);
+          }
+        }
+        *y++ = clamped(rescaled(sum, multiplier[o], shift[o]) + s.output_zero, s.low, s.high);
+      }
+}
+
+KERNEL depthwise(const int8_t *x, int8_t *y, const int8_t *weight, const int32_t *bias,
+                 const int32_t *multiplier, const int32_t *shift, Window s) {
+  const int times = s.outputs / s.channels;
+  for (int row = 0; row < s.rows; row++)
+    for (int column = 0; column < s.columns; column++)
+      for (int o = 0; o < s.outputs; o++) {
+        int32_t sum = bias[o];
+        for (int i = 0; i < s.kernel_h; i++) {
+          const int h = row * s.stride_h - s.top + i * s.dilation_h;
+          if (h < 0 || h >= s.height) continue;
+          for (int j = 0; j < s.kernel_w; j++) {
+            const int w = column * s.stride_w - s.left + j * s.dilation_w;
+            if (w < 0 || w >= s.width) continue;
+            const int32_t value = x[(h * s.width + w) * s.channels + o / times];
+            sum += weight[(i * s.kernel_w + j) * s.outputs + o] * (value - s.input_zero);
+          }
+        }
+        *y++ = clamped(rescaled(sum, multiplier[o], shift[o]) + s.output_zero, s.low, s.high);
+      }
+}
+
+KERNEL average_pool(const int8_t *x, int8_t *y, Window s) {
+  for (int row = 0; row < s.rows; row++)
+    for (int column = 0; column < s.columns; column++)
+      for (int c = 0; c < s.channels; c++) {
+        int32_t sum = 0, count = 0;
+        for (int i = 0; i < s.kernel_h; i++)
+          for (int j = 0; j < s.kernel_w; j++) {
+            const int h = row * s.stride_h - s.top + i, w = column * s.stride_w - s.left + j;
+            if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
+            sum += x[(h * s.width + w) * s.channels + c];
+            count++;
+          }
+        sum = sum > 0 ? (sum + count / 2) / count : (sum - count / 2) / count;
+        *y++ = clamped(sum, s.low, s.high);
+      }
+}
+
+KERNEL max_pool(const int8_t *x, int8_t *y, Window s) {
+  for (int row = 0; row < s.rows; row++)
+    for (int column = 0; column < s.columns; column++)
+      for (int c = 0; c < s.channels; c++) {
+        int32_t most = -128;
+        for (int i = 0; i < s.kernel_h; i++)
+          for (int j = 0; j < s.kernel_w; j++) {
+            const int h = row * s.stride_h - s.top + i, w = column * s.stride_w - s.left + j;
+            if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
+            const int32_t value = x[(h * s.width + w) * s.channels + c];
+            if (value > most) most = value;
+          }
+        *y++ = clamped(most, s.low, s.high);
+      }
+}
+
+typedef struct {
+  int count;
+  int32_t zeros[2], multipliers[2], shifts[2]; /* of the operands */
+  int32_t zero, multiplier, shift, low, high;  /* of the result */
+} Pair;
+
+KERNEL add(const int8_t *a, const int8_t *b, int8_t *y, Pair s) {
+  for (int i = 0; i < s.count; i++) {
+    const int32_t first = (a[i] - s.zeros[0]) * (1 << 20), second = (b[i] - s.zeros[1]) * (1 << 20);
+    const int32_t sum = rescaled(first, s.multipliers[0], s.shifts[0]) +
+                        rescaled(second, s.multipliers[1], s.shifts[1]);
+    y[i] = clamped(rescaled(sum, s.multiplier, s.shift) + s.zero, s.low, s.high);
+  }
+}
+
+KERNEL multiply(const int8_t *a, const int8_t *b, int8_t *y, Pair s) {
+  for (int i = 0; i < s.count; i++) {
+    const int32_t product = (a[i] - s.zeros[0]) * (b[i] - s.zeros[1]);
+    y[i] = clamped(rescaled(product, s.multiplier, s.shift) + s.zero, s.low, s.high);
+  }
+}
+
+/* Of the second operand, by channel; multipliers[0] is of values above zero, [1] of those below. */
+KERNEL prelu(const int8_t *x, const int8_t *slope, int8_t *y, int channels, Pair s) {
+  for (int i = 0; i < s.count; i += channels)
+    for (int c = 0; c < channels; c++) {
+      const int32_t value = x[i + c] - s.zeros[0];
+      const int32_t made =
+          value >= 0 ? rescaled(value, s.multipliers[0], s.shifts[0])
+                     : rescaled(value * (slope[c] - s.zeros[1]), s.multipliers[1], s.shifts[1]);
+      y[i + c] = clamped(made + s.zero, s.low, s.high);
+    }
+}
+
+KERNEL look_up(const int8_t *x, int8_t *y, const int8_t *table, int count) {
+  for (int i = 0; i < count; i++) y[i] = table[x[i] + 128];
+}
+
+/* Rows of `length` bytes; from one every `from` bytes to one every `to`. */
+KERNEL copy(const int8_t *x, int8_t *y, int rows, int length, int from, int to) {
+  for (int row = 0; row < rows; row++)
+    for (int i = 0; i < length; i++) y[row * to + i] = x[row * from + i];
+}
+
+KERNEL fill(int8_t *y, int count, int8_t value) {
+  for (int i = 0; i < count; i++) y[i] = value;
+}
+
+KERNEL depth_to_space(const int8_t *x, int8_t *y, int height, int width, int channels, int block) {
+  const int made = channels / (block * block);
+  for (int h = 0; h < height; h++)
+    for (int w = 0; w < width; w++)
+      for (int i = 0; i < block; i++)
+        for (int j = 0; j < block; j++)
+          for (int c = 0; c < made; c++)
+            y[((h * block + i) * width * block + w * block + j) * made + c] =
+                x[((h * width + w) * block * block + i * block + j) * made + c];
+}
