@@ -6,8 +6,8 @@ judged are that person's other 300 clips, and 500 of the five other people (take
 Every tenth clip stops the training early. For each of the six people this is what a user types:
 
     zoo train micronet-kws-s --from micronet-kws-s.synthetic --data MYWORDS --out runs/mine \\
-        --set train.steps=150 --set train.lr=2e-3 --set train.options.retakes=8 \\
-        --set train.eval_every=25 --set train.patience=2
+        --set train.steps=300 --set train.lr=4e-3 --set train.ema_decay=0.95 \\
+        --set train.options.retakes=8 --set train.eval_every=50 --set train.patience=3
 
 Run: python -m benchmarks.kws_own_words --digits fsdd_recordings.zip --runs DIR
 """
@@ -37,11 +37,12 @@ from zoo import registry
 BASE = "micronet-kws-s.synthetic"
 LEARNED, OF_OTHERS = 20, 10  # takes of a word
 SETTINGS = {
-    "steps": 150,
-    "lr": 2e-3,
-    "eval_every": 25,
-    "save_every": 150,
-    "patience": 2,
+    "steps": 300,
+    "lr": 4e-3,
+    "ema_decay": 0.95,
+    "eval_every": 50,
+    "save_every": 300,
+    "patience": 3,
 }
 
 
