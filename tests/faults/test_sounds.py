@@ -24,6 +24,8 @@ from zoo.quantization.int8.post_training import quantize
 from zoo.tasks import keyword_spotting as task
 
 RATE, NAME = 16000, "micronet-kws-s"
+PLAIN = ["--set", "train.precision=no"]  # a process trains in one precision
+TRAIN = ["train", NAME, *PLAIN]
 Wave = np.ndarray
 
 
@@ -134,7 +136,7 @@ def test_one_word_teaches_nothing_but_beside_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = folder_of(tmp_path / "one", lamp=25)
-    assert main(["train", NAME, "--data", str(one), "--out", str(tmp_path / "out")]) == 1
+    assert main([*TRAIN, "--data", str(one), "--out", str(tmp_path / "out")]) == 1
     assert "clips of one word, lamp" in capsys.readouterr().err
     recipe = task.for_data(zoo.find(NAME), str(folder_of(tmp_path / "two", lamp=1, unknown=1)))
     assert recipe.preprocessing["labels"] == ["lamp", "silence", "unknown"]
@@ -142,7 +144,7 @@ def test_one_word_teaches_nothing_but_beside_others(
 
 def test_ten_clips_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ten = folder_of(tmp_path / "ten", lamp=5, heater=5)
-    assert main(["train", NAME, "--data", str(ten), "--out", str(tmp_path / "out")]) == 1
+    assert main([*TRAIN, "--data", str(ten), "--out", str(tmp_path / "out")]) == 1
     assert "has 10 clips; expected 20 or more" in capsys.readouterr().err
 
 
@@ -160,8 +162,7 @@ def test_weights_of_another_network_are_no_start_in_one_line(
 ) -> None:
     words = folder_of(tmp_path / "words", lamp=12, heater=12)
     command = ["train", "micronet-kws-m", "--from", "micronet-kws-s.fsdd", "--data", str(words)]
-    command += ["--set", "train.precision=no"]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert main([*command, *PLAIN, "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "cannot start from these weights: layers.0.conv.weight: copying" in error
     assert error.count("torch.Size") == 2
