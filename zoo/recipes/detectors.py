@@ -38,7 +38,7 @@ def _detector(
         input_shape=(1, 3, 240, 320),
         preprocessing={
             "channels": "rgb", "range": [-1, 1], "resize": "whole, at the top left, grey around it",
-            "labels": list(_CELLS), "threshold": 0.35, "suppression": "nms", "overlap": 0.6,
+            "labels": list(_CELLS), "threshold": 0.35, "suppression": "nms", "overlap": 0.5,
         },
         make=_TRAIN,
         default_tag="bccd",
