@@ -86,7 +86,9 @@ def _add_estimate(sub: argparse.ArgumentParser, *, listed: bool) -> None:
         help="devices: names, groups (ethos-u55), globs ('stm32*'), all, or files ./NAME.toml "
         "(default: %(default)s)",
     ).completer = targets  # type: ignore[attr-defined]  # fmt: skip
-    sub.add_argument("--method", default="auto", help="auto, roofline, vela, measured, simulated or f1")
+    sub.add_argument(
+        "--method", default="auto", help="auto, roofline, vela, measured, simulated or f1"
+    )
     sub.add_argument(
         "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"
     )
