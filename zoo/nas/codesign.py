@@ -11,6 +11,7 @@ watts of an accelerator. Compare designs by them; believe no number of them.
 """
 
 import functools
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -240,7 +241,7 @@ def _asked(
 
 def _optuna() -> ModuleType:
     try:
-        import optuna
+        optuna = importlib.import_module("optuna")
     except ImportError as error:
         raise MissingExtraError.of("optuna", "codesign") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)

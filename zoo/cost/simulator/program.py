@@ -251,7 +251,9 @@ def _look_up(program: Program, op: Op) -> str:
     """Return a table's use: the runtime computes what an operator makes of each of 256 values."""
     every = torch.arange(-128, 128).to(torch.int8)
     shape = (1,) * (len(program.shape(op.inputs[0])) - 1) + (256,)
-    table = INTEGER.of(op)(program.graph, op)(every.view(shape)).flatten().numpy()
+    made = INTEGER.of(op)(program.graph, op)(every.view(shape))
+    assert isinstance(made, torch.Tensor)
+    table = made.flatten().numpy()
     words = (program.at(op.inputs[0]), program.at(op.outputs[0]))
     count = program.graph.tensors[op.outputs[0]].elements
     return f"look_up({', '.join(words)}, (const int8_t *)({program.keep(table)}), {count});"
