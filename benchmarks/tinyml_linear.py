@@ -113,8 +113,8 @@ class Pairs(Classifier):
 
 
 def wide(channels: int, width: float) -> int:
-    """Return a scaled number of channels, a multiple of 4 above 4."""
-    return max(4, round(channels * width / 4) * 4)
+    """Return a scaled number of channels, a multiple of 4 unless it is the recipe's own."""
+    return channels if width == 1 else max(4, round(channels * width / 4) * 4)
 
 
 def named(pattern: str) -> Iterator[Made]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 import zoo
 from zoo.artifacts.resolution import resolve
+from zoo.cli import main
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page import app, looking, shelf
 from zoo.page.listening import TASKS as HEARD
@@ -92,3 +93,16 @@ def test_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     for tasks in (TASKS, HEARD):
         with pytest.raises(MissingWeightsError, match="no network that flies has weights"):
             shelf.shelf(tasks, (), "flies")
+
+
+def test_the_command_gives_the_page_its_checkpoints(
+    person: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(
+        app, "serve", lambda port, *, models, open_browser: given.extend(m.ref for m in models)
+    )
+    assert main(["serve", str(person), "micronet-kws-s"]) == 0
+    assert given == [str(person), "micronet-kws-s"]
+    assert main(["serve", "no-such-network"]) == 1
+    assert "no-such-network" in capsys.readouterr().err
