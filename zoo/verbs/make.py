@@ -76,8 +76,8 @@ def train(
     from zoo.training.network import train as train_loop
 
     chosen = registry.find(recipe) if isinstance(recipe, str) else recipe
-    chosen = _for_data(chosen, str(data))
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
+    chosen = _for_data(chosen, str(data))
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:

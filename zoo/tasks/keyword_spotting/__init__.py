@@ -49,16 +49,9 @@ from zoo.tasks.keyword_spotting.clips import (
     made_silence,
     part_of,
     rate_of,
-)
-from zoo.tasks.keyword_spotting.heard import (
-    dice_of,
-    heard,
-    held_out,
-    hissing,
-    kept,
-    retaken,
     retakes_of,
 )
+from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, hissing, kept, retaken
 
 __all__ = [
     "FACTS",
