@@ -169,3 +169,24 @@ def test_what_val_holds_is_held_out_and_judged_as_retakes(tmp_path: Path) -> Non
     assert again.facts["held_out"] == 10
     assert not torch.equal(again.held_out.samples[:8], data.held_out.samples)
     assert torch.equal(again.train.samples, data.train.samples)
+
+
+def test_clips_of_digital_silence_hiss_where_a_network_learned_from_retakes(
+    tmp_path: Path,
+) -> None:
+    """Zeros around a word, and nothing above 4 kHz: features that no retake has."""
+    clip = torch.zeros(1, RATE)
+    clip[0, 4000:12000] = torch.from_numpy(tone(440)[:8000]).float()
+    folder = str(folder_of(tmp_path, "low", "high"))
+    plain = task.for_data(RECIPE, folder)
+    taught = task.for_data(RECIPE.override({"train.options.retakes": 2}), folder)
+    assert torch.equal(task.hissing(clip, plain), clip)
+    found = task.hissing(clip, taught)
+    assert torch.equal(found, task.hissing(clip, taught))
+    level = clip[0, 4000:12000].square().mean().sqrt()
+    added = (found - clip).square().mean().sqrt()
+    assert 20 * torch.log10(level / added) == pytest.approx(60, abs=0.5)
+    coded = task.hissing((clip * 32767).short(), taught)
+    torch.testing.assert_close(coded, found, atol=1e-4, rtol=0)
+    silence = torch.zeros(1, RATE)
+    assert torch.equal(task.hissing(silence, taught), silence)

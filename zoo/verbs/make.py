@@ -82,8 +82,8 @@ def train(
     from zoo.training.network import train as train_loop
 
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
-    chosen = _for_data(chosen, str(data))
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
+    chosen = _for_data(chosen, str(data))
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:

@@ -50,8 +50,9 @@ from zoo.tasks.keyword_spotting.clips import (
     made_silence,
     part_of,
     rate_of,
+    retakes_of,
 )
-from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, kept, retaken, retakes_of
+from zoo.tasks.keyword_spotting.heard import dice_of, heard, held_out, hissing, kept, retaken
 
 __all__ = [
     "FACTS",
@@ -246,7 +247,7 @@ def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Ten
 def _logits(model: nn.Module, waves: Tensor, recipe: Recipe) -> Tensor:
     """Return the logits `(N, labels)`, on the CPU, of clips `(N, samples)`."""
     like = next(model.parameters())
-    parts = waves.split(_BATCH)
+    parts = hissing(waves, recipe).split(_BATCH)
     made = [model(inputs(features(part, recipe), recipe).to(like)) for part in parts]
     return torch.cat([logits.float().cpu() for logits in made])
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from zoo.data import frontends, sound
 from zoo.data.classified import Labelled
+from zoo.data.retakes import Retakes
 from zoo.errors import MismatchError
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
 
 UNKNOWN, SILENCE, NOISE = "unknown", "silence", "_background_noise_"
 
@@ -44,7 +45,8 @@ class LabelledClips:
 def for_data(recipe: Recipe, source: str) -> Recipe:
     """Return the recipe with the words of a folder as labels, if they are not its own.
 
-    `silence` and `unknown` are kept where the recipe has them.
+    `silence` and `unknown` are kept where the recipe has them. Where it trains on retakes, clips
+    are from then on heard with their hiss.
 
     Raises:
         MismatchError: the folder has fewer than two folders, or one word and nothing `unknown`.
@@ -52,6 +54,9 @@ def for_data(recipe: Recipe, source: str) -> Recipe:
     """
     folder = part_of(Path(source).expanduser(), "train")
     found = _folders(folder)
+    if retakes_of(recipe):
+        hiss = {"hiss_db": Retakes.hiss_db}
+        recipe = replace(recipe, preprocessing={**recipe.preprocessing, **hiss})
     if set(found) <= {*labels_of(recipe), UNKNOWN, SILENCE} or set(labels_of(recipe)) <= set(found):
         return recipe
     kept = [label for label in (SILENCE, UNKNOWN) if label in labels_of(recipe)]
@@ -69,6 +74,12 @@ def for_data(recipe: Recipe, source: str) -> Recipe:
         args={**recipe.args, "num_classes": len(labels)},
         preprocessing={**recipe.preprocessing, "labels": labels},
     )
+
+
+def retakes_of(recipe: Recipe) -> int:
+    """Return how many retakes of a clip there are; none where it is not trained."""
+    made = recipe.make
+    return int(made.options.get("retakes", 0)) if isinstance(made, Train) else 0
 
 
 def part_of(folder: Path, *names: str) -> Path:

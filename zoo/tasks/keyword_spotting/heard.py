@@ -9,8 +9,8 @@ from torch import Tensor
 
 from zoo.data.classified import Labelled
 from zoo.data.retakes import Retakes
-from zoo.data.sound import Wave
-from zoo.registry.recipe import Recipe, Train
+from zoo.data.sound import Wave, trimmed
+from zoo.registry.recipe import Recipe
 from zoo.tasks.keyword_spotting.clips import (
     LabelledClips,
     features,
@@ -18,9 +18,11 @@ from zoo.tasks.keyword_spotting.clips import (
     made_silence,
     pcm,
     rate_of,
+    retakes_of,
 )
 
 _HELD_OUT = 2**20  # numbers of retakes that training does not hear
+_HISS = 2**63  # of dice that nothing else has
 Heard = dict[tuple[int, int], Tensor]
 
 
@@ -29,10 +31,25 @@ def dice_of(seed: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, number]))
 
 
-def retakes_of(recipe: Recipe) -> int:
-    """Return how many retakes of a clip there are; none where it is not trained."""
-    made = recipe.make
-    return int(made.options.get("retakes", 0)) if isinstance(made, Train) else 0
+def hissing(clips: Tensor, recipe: Recipe) -> Tensor:
+    """Return clips `(N, samples)`, 16-bit or real, with the faint noise that every retake has.
+
+    What learned from retakes never met digital silence, nor bands without any sound; clips have
+    both that are padded with zeros, or were recorded at a lower rate. Where the recipe's `hiss_db`
+    is missing, clips stay as they are.
+    """
+    if "hiss_db" not in recipe.preprocessing:
+        return clips
+    real = clips.float() / 32768 if clips.dtype == torch.int16 else clips
+    levels = [float(np.sqrt(np.mean(trimmed(wave) ** 2))) for wave in real.numpy()]
+    below = 10 ** (-float(recipe.preprocessing["hiss_db"]) / 20) * torch.tensor(levels)[:, None]
+    return real + below * _hiss(real.shape[1])
+
+
+@functools.cache
+def _hiss(samples: int) -> Tensor:
+    """Return noise `(samples,)`, always the same: a clip is heard alike each time."""
+    return torch.from_numpy(dice_of(0, _HISS).standard_normal(samples, np.float32))
 
 
 def heard(
