@@ -18,6 +18,7 @@ FENCE = "```"
 # Compiled only, and why.
 NOT_RUN = {
     "zoo.artifacts.resolution.pull_all": "a hub ends a collection's address with digits of its own",
+    "zoo.verbs.importing.import_timm": "needs a file that timm published",
     "zoo.page.serve": "serves until it is interrupted",
     "zoo.quantization": "needs a packed language model, which takes minutes to make",
     "zoo.verbs.importing.import_convnext": "needs a model of the Hub",
@@ -27,8 +28,8 @@ NOT_RUN = {
 # The public verbs: each shows how it is called, and says what it takes, returns and raises.
 VERBS = (
     zoo.card, zoo.compress, zoo.estimate, zoo.evaluate, zoo.export, zoo.import_convnext,
-    zoo.import_gguf, zoo.import_tflite, zoo.load,
-    zoo.pull, zoo.pull_all, zoo.push, zoo.resolve, zoo.run, zoo.serve, zoo.train,
+    zoo.import_gguf, zoo.import_tflite, zoo.import_timm, zoo.load,
+    zoo.pull, zoo.pull_all, zoo.push, zoo.resolve, zoo.run, zoo.search, zoo.serve, zoo.train,
 )  # fmt: skip
 
 

@@ -141,7 +141,10 @@ RECIPES = (
         "Image classification at 224x224, EfficientNet-Lite-B0: the baseline of RAN-e",
         "efficientnet_lite:EfficientNetLite",
         {},
-        tiny=_RANDOM,  # the network has only one width
+        tiny={
+            "args": {"stages": [[1, 3, 8, 1, 1], [2, 3, 8, 2, 2]], "stem": 8, "top": 256},
+            **_RANDOM,
+        },
     ),
     # What zoo search finds: --set base=ran-e-32-ib --target ethos-u55-256 --method vela
     # --max-latency 0.35.

@@ -4,7 +4,7 @@ Padding is TensorFlow's, as in the published networks; the last layer returns lo
 deployed network has no batch norms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from torch import Tensor
@@ -28,6 +28,10 @@ class EfficientNetLite(Blocks):
 
     Args:
         num_classes: outputs of the last layer.
+        stages: rows of inner width over inputs, kernel, outputs, stride of the first block, and
+            number of blocks.
+        stem: outputs of the first convolution.
+        top: channels of the map before the last layer.
         in_chans: channels of the input.
         act: the activation; RAN's authors also trained it with "hswish".
         norm: whether this is the form with batch norms; the deployed network has none.
@@ -39,18 +43,23 @@ class EfficientNetLite(Blocks):
         self,
         num_classes: int = 1000,
         *,
+        stages: Sequence[Sequence[int]] = _LITE,
+        stem: int = 32,
+        top: int = 1280,
         in_chans: int = 3,
         act: Activation = "relu6",
         norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(1280, num_classes, in_chans=in_chans, act=act)
+        super().__init__(
+            top, num_classes, stages=stages, stem=stem, top=top, in_chans=in_chans, act=act
+        )
         if act not in ("relu6", "hswish"):
             raise ValueError(f"act is {act!r}; expected relu6 or hswish")
         form: dict[str, Any] = {"act": act, "norm": norm}
-        self.stem = Convolution(in_chans, 32, 3, 2, bias=not norm, **form)
-        inputs = 32
-        for widen, kernel, outputs, first, count in _LITE:
+        self.stem = Convolution(in_chans, stem, 3, 2, bias=not norm, **form)
+        inputs = stem
+        for widen, kernel, outputs, first, count in stages:
             for number in range(count):
                 stride = first if number == 0 else 1
                 self.append(
@@ -58,7 +67,7 @@ class EfficientNetLite(Blocks):
                     adds=stride == 1 and outputs == inputs,
                 )
                 inputs = outputs
-        self.top = Convolution(inputs, 1280, 1, bias=not norm, **form)
+        self.top = Convolution(inputs, top, 1, bias=not norm, **form)
         self.dropout = dropout
         self.complete()
 
