@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.tried import tried
 from zoo import registry
 from zoo.cost.memory import plan
 from zoo.cost.target import Steps
@@ -32,10 +33,10 @@ def made(name: str) -> tuple[nn.Module, torch.Tensor, Graph]:
     """Return a recipe's network with random weights, inputs for it and its int8 graph."""
     if name not in _MADE:
         torch.manual_seed(0)
-        recipe = registry.find(name)
+        recipe = tried(registry.find(name))
         _, channels, height, width = recipe.input_shape
         if height * width > _PIXELS:
-            height, width = 24, 32
+            height, width = 32, 40
         module, x = build(recipe).eval(), torch.rand(3, channels, height, width)
         _MADE[name] = module, x, quantize(module, [x], (1, *x.shape[1:]))
     return _MADE[name]
