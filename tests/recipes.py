@@ -14,6 +14,8 @@ import torch
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe
 
+LARGE = 2_000_000  # parameters
+
 
 def _kind(recipe: Recipe) -> str:
     tiny = recipe.in_tiny_form()
@@ -23,6 +25,11 @@ def _kind(recipe: Recipe) -> str:
 def _parameters(recipe: Recipe) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(recipe).parameters())
+
+
+def smaller(recipe: Recipe) -> Recipe:
+    """Return a recipe, or the tiny form of one that is large."""
+    return recipe.in_tiny_form() if _parameters(recipe) > LARGE else recipe
 
 
 def of_each_kind(recipes: Iterable[Recipe]) -> list[Recipe]:

@@ -12,7 +12,17 @@ from pathlib import Path
 import zoo
 from benchmarks import export, gptvq_tables, hub
 from benchmarks.sesr_quality import held_out_bsds
-from docs.make import anomalies, claims, detection, headlines, networks, published, ran, tinyml
+from docs.make import (
+    anomalies,
+    claims,
+    detection,
+    headlines,
+    networks,
+    published,
+    ran,
+    scaling,
+    tinyml,
+)
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -136,6 +146,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/listen.md": {"hearing": claims.hearing, "published": published.table},
     "docs/guides/looks.md": {"looks": looks},
     "docs/guides/notice.md": {"toycar": anomalies.table},
+    "docs/guides/ran-implicit.md": {"speed": scaling.speed, "study": scaling.study},
     "docs/guides/ran.md": {"ratios": ran.ratios, "cycles": ran.cycles, "small": ran.small},
     "docs/guides/tinyml.md": {
         "files": tinyml.files,

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import zoo
-from tests.recipes import slow_but_for_one_of_each_kind
+from tests.recipes import slow_but_for_one_of_each_kind, smaller
 from zoo import registry
 from zoo import verbs as api
 from zoo.cards import parts as card_parts
@@ -28,7 +28,6 @@ from zoo.tasks import task_of
 
 # Those that say how they are compressed are tried in tests/llm, on a tiny stand-in for their base.
 RECIPES = [recipe for recipe in all_recipes().values() if isinstance(recipe.make, Train)]
-LARGE = 2_000_000  # parameters
 LONG = pytest.mark.parametrize("recipe", slow_but_for_one_of_each_kind(RECIPES))
 
 
@@ -40,9 +39,7 @@ def recipe(request):
 @pytest.fixture
 def tried(recipe):
     """What is built and trained: a recipe, or the tiny form of one that is large."""
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in build(recipe).parameters())
-    return recipe.in_tiny_form() if parameters > LARGE else recipe
+    return smaller(recipe)
 
 
 @pytest.fixture(scope="module")

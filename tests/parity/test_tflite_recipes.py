@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.recipes import slow_but_for_one_of_each_kind
+from tests.recipes import slow_but_for_one_of_each_kind, smaller
 from tests.runtimes import LACKING
 from zoo.cost.memory import plan
 from zoo.cost.target import Steps
@@ -39,8 +39,10 @@ _MADE: dict[str, tuple[nn.Module, torch.Tensor, Graph]] = {}
 
 def made(recipe: Recipe) -> tuple[nn.Module, torch.Tensor, Graph]:
     """Return a recipe's network with random weights, inputs for it and its int8 graph."""
-    if recipe.name not in _MADE:
+    name = recipe.name
+    if name not in _MADE:
         torch.manual_seed(0)
+        recipe = smaller(recipe)
         sizes = recipe.input_shape[1:]
         if math.prod(sizes[1:]) > _PIXELS:
             sizes = (sizes[0], 32, 48)
@@ -49,8 +51,8 @@ def made(recipe: Recipe) -> tuple[nn.Module, torch.Tensor, Graph]:
         graph = quantize(module, [x], shape)
         if any(op.kind in LACKING.values() for op in graph.ops):  # in the form that all have
             graph = quantize(module, [x], shape, Options(npu=True))
-        _MADE[recipe.name] = module, x, graph
-    return _MADE[recipe.name]
+        _MADE[name] = module, x, graph
+    return _MADE[name]
 
 
 @LONG
