@@ -328,3 +328,29 @@ def test_an_integer_network_takes_any_size_and_keeps_the_networks_facts() -> Non
     assert torch.equal(whole[..., :24, :20], part[..., :24, :20])  # what no border touches
     again = copy.deepcopy(deployed)
     assert torch.equal(again(x), part)
+
+
+class _Normed(nn.Module):
+    """A norm over channels of what a convolution without a bias makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        y = y - y.mean(1, keepdim=True)
+        return y * torch.rsqrt((y * y).mean(1, keepdim=True) + 1e-6)
+
+
+def test_a_variance_that_rounds_to_zero_has_a_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 8, 8)
+    x[..., :4] = 0  # there all channels are equal
+    form = training_form(_Normed().eval(), [x], "int8")
+    outputs = form(x)
+    outputs.square().mean().backward()
+    assert outputs.isfinite().all()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in form.parameters())
+    assert form.deployed()(x).isfinite().all()

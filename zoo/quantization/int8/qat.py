@@ -40,6 +40,7 @@ from zoo.runtime.floating import activated
 from zoo.runtime.kernels import FLOAT
 
 _LARGEST_INDEX = 2**24  # whole numbers that float32 holds
+_LEAST = 1e-12
 _SMALLEST = 1e-3  # share of a limit's first value: a range never turns around
 _RANGE_RATE = 10  # Adam's steps are as long as the learning rate, too short for numbers near 1
 
@@ -158,6 +159,8 @@ class QatNetwork(nn.Module):
         for op in graph.ops:
             parameters, scales = self._rounded(op, meanings)
             operands = [parameters[n] if n in parameters else values[n] for n in op.inputs]
+            if op.kind == "rsqrt":  # a variance may round to 0, where the slope is infinite
+                operands = [operands[0].clamp_min(_LEAST)]
             result = activated(op, FLOAT[op.kind](graph, op, *operands))
             rule = RULES.of(op)
             if not rule.on_grid(op):
