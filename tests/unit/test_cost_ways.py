@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from zoo import cost
 from zoo.cli import main
-from zoo.cost.pictures import Choice, front
+from zoo.cost.pictures import Dot, front
 from zoo.errors import MismatchError
 
 SHAPE = (1, 3, 16, 16)
@@ -99,5 +99,5 @@ def test_what_fits_a_device_fastest_first(
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
-    a, b, c = Choice("a", 1.0, 0.5), Choice("b", 2.0, 0.4), Choice("c", 3.0, 0.9)
+    a, b, c = Dot("a", 1.0, 0.5), Dot("b", 2.0, 0.4), Dot("c", 3.0, 0.9)
     assert front([c, b, a]) == [a, c]

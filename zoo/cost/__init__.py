@@ -14,6 +14,7 @@ Parameters, MACs and bytes are counted on the deployed graph (exact); activation
 of the tensor arena; latency is a roofline (estimated) or timed here (measured).
 """
 
+from zoo.cost.language import LanguageModel
 from zoo.cost.pricing import estimate, methods
 from zoo.cost.result import Cost, Fit, TiledRun
 from zoo.cost.target import Target, matching, target, target_names
@@ -21,6 +22,7 @@ from zoo.cost.target import Target, matching, target, target_names
 __all__ = [
     "Cost",
     "Fit",
+    "LanguageModel",
     "Target",
     "TiledRun",
     "estimate",

@@ -1,25 +1,21 @@
 """Verbs that use a model: load it, run it, measure it, cost it."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
-from zoo.errors import MismatchError, ZooError
+from zoo.errors import MismatchError
 from zoo.registry import refs
 from zoo.registry.layout import CARD
 from zoo.registry.recipe import Recipe
 from zoo.verbs.exporting import single
 
-_LOG = logging.getLogger("zoo")
-
 if TYPE_CHECKING:
     import torch
 
-    from zoo.cost import Cost, Target
+    from zoo.cost import Cost
     from zoo.graph.inputs import Shapes
-    from zoo.graph.ir import Graph
     from zoo.registry.artifact import Artifact, Result
 
 
@@ -313,13 +309,14 @@ def estimate(
 
     """
     from zoo import cost
+    from zoo.verbs.pricing import each, every_way, priced
 
     if isinstance(item, str | Path | Recipe) or is_artifact(item):
         artifact = resolve(item, weights=False)
 
         def price(name: str, way: str) -> "Cost":
             device = cost.target(name)
-            subject, shape = _priced(artifact, device, way, single(input_shape))
+            subject, shape = priced(artifact, device, way, single(input_shape))
             return cost.estimate(subject, device, method=way, input_shape=shape, **options)
     else:
 
@@ -329,89 +326,11 @@ def estimate(
 
     several = isinstance(target, Sequence) and not isinstance(target, str)
     if several and method == "all":
-        return _every_way(price, target)
+        return every_way(price, target)
     if method == "all":
         raise MismatchError(
             f"method 'all' gives several costs; give a list of targets: [{target!r}]"
         )
     if several:
-        return _each(lambda name: price(name, method), target)
+        return each(lambda name: price(name, method), target)
     return price(cast("str", target), method)
-
-
-def _every_way(price: "Callable[[str, str], Cost]", targets: Sequence[str]) -> "list[Cost]":
-    """Price every target by every method that takes it, target by target."""
-    from zoo import cost
-    from zoo.cost.pricing import estimator
-
-    found, reasons = [], []
-    for name in dict.fromkeys(name for pattern in targets for name in cost.matching(pattern)):
-        for way in cost.methods():
-            if estimator(way).refusal(cost.target(name)) is not None:
-                continue
-            try:
-                found.append(price(name, way))
-            except ZooError as error:
-                reasons.append(f"{way} on {name}: {error}")
-    if not found:
-        raise MismatchError(reasons[0] if reasons else f"no method prices {', '.join(targets)}")
-    for reason in reasons:
-        _LOG.warning("left out: %s", reason)
-    return found
-
-
-def _each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]":
-    """Price every target that some names and patterns mean, once.
-
-    What was named must be priced; of a pattern's targets, those are that can be, and at least one.
-    """
-    from zoo import cost
-
-    found: dict[str, Cost] = {}
-    for pattern in targets:
-        names, left_out = cost.matching(pattern), {}
-        for name in names:
-            try:
-                found[name] = found[name] if name in found else price(name)
-            except MismatchError as error:
-                if names == [pattern]:
-                    raise
-                left_out[name] = error
-        if left_out and not found.keys() & set(names):
-            raise next(iter(left_out.values()))
-        if left_out:
-            reason = next(iter(left_out.values()))
-            _LOG.warning("left out of %r: %s (%s)", pattern, ", ".join(left_out), reason)
-    return list(found.values())
-
-
-def _priced(
-    artifact: "Artifact", device: "Target", method: str, shape: tuple[int, ...] | None
-) -> "tuple[torch.nn.Module | Graph | bytes, tuple[int, ...] | None]":
-    """Return what is priced of an artifact, and the shape of its input if it has none itself."""
-    from zoo.artifacts.files import TfliteModel
-    from zoo.cost.pricing import chosen_method
-
-    if artifact.recipe is not None:
-        return artifact.structure(), shape or artifact.recipe.input_shape
-    if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
-        return artifact.content(shape), None
-    graph = artifact.graph(shape)  # of a file, whose shape and type are fixed
-    _check_type(artifact.ref, graph, device, method)
-    return graph, None
-
-
-def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None:
-    """Refuse to price a file by the rates and sizes of another type of numbers."""
-    from zoo.cost.pricing import chosen_method
-
-    found = {t.dtype for t in graph.tensors.values() if not t.is_parameter}
-    found |= {"int8"} if "uint8" in found else set()  # the same work on as many bytes
-    stored = next((name for name in ("int8", "int16") if name in found), "float32")
-    chosen = chosen_method(device, method)
-    if chosen == "roofline" and stored != device.dtype:
-        vela = ", or add --method vela" if stored == "int16" and "ethos" in device.name else ""
-        raise MismatchError(
-            f"{ref} computes in {stored}, and the rates of {device.name} are for {device.dtype}; "
-            f"price a file that was exported with --{device.dtype}{vela}"
-        )
