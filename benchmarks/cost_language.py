@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, machine
-from zoo.cost import LanguageModel
+from zoo.cost import Decoder
 
 DATA = Path(os.environ.get("ZOO_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-LLAMA_3 = LanguageModel(
+LLAMA_3 = Decoder(
     name="Llama-3-8B", layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8,
     head_dim=128, vocabulary=128256, bits_per_weight=4.5, output_bits=8,
 )  # fmt: skip
-LLAMA_2 = LanguageModel(
+LLAMA_2 = Decoder(
     name="Llama-2-7B", layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32,
     head_dim=128, vocabulary=32000, bits_per_weight=4.125, output_bits=8,
 )  # fmt: skip

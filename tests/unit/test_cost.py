@@ -219,6 +219,23 @@ def test_one_convolution_by_hand() -> None:
     assert seconds("stm32f746-216mhz-cmsisnn", (1, 16, 90, 160), conv) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "board", "published_ms"),
+    [  # MicroNets, arXiv 2010.11267, table 4
+        ("micronet-kws-s", "stm32f446-180mhz-cmsisnn", 250),
+        ("micronet-kws-m", "stm32f446-180mhz-cmsisnn", 426),
+        ("micronet-kws-s", "stm32f746-216mhz-cmsisnn", 109),
+        ("micronet-kws-l", "stm32f746-216mhz-cmsisnn", 610),
+        ("micronet-ad-m", "stm32f767-216mhz-cmsisnn", 567),
+    ],
+)
+def test_micronets_take_what_their_paper_says(name: str, board: str, published_ms: float) -> None:
+    given = zoo.estimate(name, board)
+    assert given.latency_ms == pytest.approx(published_ms, rel=0.1)
+    assert given.interval_ms is not None
+    assert given.interval_ms[0] < published_ms < given.interval_ms[1]
+
+
 def test_more_multipliers_and_more_blocks() -> None:
     shape = (1, 1, 64, 64)
     times = [seconds(f"ethos-u55-{macs}", shape, m5()) for macs in (64, 128, 256)]

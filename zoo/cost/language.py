@@ -1,4 +1,4 @@
-"""`LanguageModel`: a decoder by its sizes, and the work and bytes of its tokens."""
+"""`Decoder`: a decoder by its sizes, and the work and bytes of its tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from zoo.errors import MismatchError
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModel:
+class Decoder:
     """A decoder-only transformer, as its `config.json` describes it.
 
     Attributes:
@@ -50,7 +50,7 @@ class LanguageModel:
                 raise MismatchError(f"{self.name}: {name} is {getattr(self, name)}; expected bits")
 
     @classmethod
-    def of_config(cls, name: str, config: Mapping[str, Any], **changes: Any) -> "LanguageModel":
+    def of_config(cls, name: str, config: Mapping[str, Any], **changes: Any) -> "Decoder":
         """Return a model by the `config.json` of transformers.
 
         Raises:

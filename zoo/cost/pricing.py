@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import extensions
 from zoo.cost.estimators.contract import Estimator, Subject
-from zoo.cost.language import LanguageModel
+from zoo.cost.language import Decoder
 from zoo.cost.result import Cost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.graph.inputs import Shapes
 
-    Item = nn.Module | Graph | bytes | LanguageModel
+    Item = nn.Module | Graph | bytes | Decoder
 
 ESTIMATORS = "zoo.cost.estimators"
 PARTS = {"SUMMARY": str, "Options": type, "refusal": Callable, "estimate": Callable}
@@ -56,7 +56,7 @@ def chosen_method(target: Target, method: str) -> str:
 
 
 def _subject(item: "Item", shape: "Shapes | None") -> Subject:
-    if isinstance(item, LanguageModel):
+    if isinstance(item, Decoder):
         return Subject(language=item)
     if isinstance(item, Graph):
         return Subject(given=item, input_shape=shape)

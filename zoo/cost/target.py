@@ -77,7 +77,7 @@ class Target:
         numbers: `clock_hz`; `sram_bytes`, `flash_bytes` (sizes); `sram_bytes_per_s`,
             `flash_bytes_per_s` (weights), `dram_bytes_per_s` (weights, input, output and what
             does not fit SRAM: a target has flash or DRAM); `outputs_per_cycle` (of MAC ops);
-            `cycles_per_output` (of convolutions, beside their MACs); `op_overhead_us`; `power_w`
+            `cycles_per_output` (of `conv2d`, beside its MACs); `op_overhead_us`; `power_w`
             (while running). All but the clock may be missing: a missing bandwidth is part of the
             rates, a missing size means no limit. Of "llm": `bytes_per_s` that its weights are read
             at, `macs_per_s` of many tokens at once, `weights_per_s` that a codebook decodes.

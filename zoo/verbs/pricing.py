@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from zoo.errors import MismatchError, ZooError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from zoo.cost import Cost, Target
-    from zoo.cost.language import LanguageModel
+    from zoo.cost.language import Decoder
     from zoo.cost.pricing import Item
     from zoo.graph.ir import Graph
     from zoo.registry.artifact import Artifact
@@ -72,7 +74,7 @@ def priced(
     if chosen_method(device, method) == "llm" and (model := _language(artifact)) is not None:
         return model, None
     if artifact.recipe is not None:
-        return artifact.structure(), shape or artifact.recipe.input_shape
+        return _fresh(artifact), shape or artifact.recipe.input_shape
     if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
         return artifact.content(shape), None
     graph = artifact.graph(shape)  # of a file, whose shape and type are fixed
@@ -96,13 +98,23 @@ def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None
         )
 
 
-def _language(artifact: "Artifact") -> "LanguageModel | None":
+def _fresh(artifact: "Artifact") -> "nn.Module":
+    """Return the network with the same weights every time: encoded, their values matter."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = artifact.structure()
+    return module
+
+
+def _language(artifact: "Artifact") -> "Decoder | None":
     """Return the sizes of a folder with a decoder; None for anything else."""
     from zoo.artifacts.files import TransformersModel
-    from zoo.cost.language import LanguageModel
+    from zoo.cost.language import Decoder
     from zoo.files import read_json
 
     if not isinstance(artifact, TransformersModel):
         return None
     config = read_json(artifact.path / "config.json")
-    return LanguageModel.of_config(artifact.ref, config)
+    return Decoder.of_config(artifact.ref, config)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.cost import memory
-from zoo.cost.language import LanguageModel
+from zoo.cost.language import Decoder
 from zoo.cost.result import Cost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -40,7 +40,7 @@ class Subject:
     given: Graph | None = None
     input_shape: "Shapes | None" = None
     content: bytes | None = None
-    language: LanguageModel | None = None
+    language: Decoder | None = None
 
     @functools.cached_property
     def graph(self) -> Graph:

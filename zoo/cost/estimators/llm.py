@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.cost import memory
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
-from zoo.cost.language import LanguageModel
+from zoo.cost.language import Decoder
 from zoo.cost.result import Cost, Fit, OpCost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -54,7 +54,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     return _of_language(subject.language, target, options)
 
 
-def token_ms(model: LanguageModel, target: Target, tokens: int, cache_bits: float = 16.0) -> float:
+def token_ms(model: Decoder, target: Target, tokens: int, cache_bits: float = 16.0) -> float:
     """Return milliseconds of a new token after `tokens` others."""
     moved = model.read_bytes + model.cache_bytes(tokens, cache_bits)
     seconds = moved / (target.get("bytes_per_s") or 1.0)
@@ -64,7 +64,7 @@ def token_ms(model: LanguageModel, target: Target, tokens: int, cache_bits: floa
     return 1e3 * seconds
 
 
-def _of_language(model: LanguageModel, target: Target, options: Options) -> Cost:
+def _of_language(model: Decoder, target: Target, options: Options) -> Cost:
     arithmetic = 1e3 * model.prefill_macs(options.prompt_tokens) / (target.get("macs_per_s") or 1)
     reading = token_ms(model, target, 0)
     prefill = max(arithmetic, reading)

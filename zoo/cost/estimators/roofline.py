@@ -279,7 +279,6 @@ def _op_cost(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) 
 
 def _compute_seconds(graph: Graph, op: Op, target: Target) -> float:
     rate, work = target.rates.get(op.kind), WORK.of(op)
-    layer = op.kind in ("conv2d", "depthwise_conv2d")
     if op.kind == "conv2d" and graph.kernel(op)[2] == 1:
         rate = target.rates.get("pointwise", rate)
     if rate is None and work.moves and "sram_bytes_per_s" in target.numbers:
@@ -288,7 +287,7 @@ def _compute_seconds(graph: Graph, op: Op, target: Target) -> float:
     outputs_per_cycle = target.get("outputs_per_cycle")
     if op.kind in MAC_KINDS and outputs_per_cycle is not None:
         cycles = max(cycles, graph.tensors[op.outputs[0]].elements / outputs_per_cycle)
-    if layer:
+    if op.kind == "conv2d":
         cycles += graph.tensors[op.outputs[0]].elements * (target.get("cycles_per_output") or 0.0)
     clock = target.get("clock_hz")
     assert clock is not None  # checked by Target
