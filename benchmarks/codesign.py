@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks.common import PICTURES, report
 from benchmarks.plot import Series, chart
-from zoo.nas.codesign import ASSUMED, Space, evaluate, explore, front, hypervolume, search, table
+from zoo.nas.codesign import ASSUMED, Designs, evaluate, explore, front, hypervolume, search, table
 
 SEEDS, MOST, EXPLORED = 20, 2000, 300
 
 
 def main() -> None:
-    space = Space()
+    space = Designs()
     grid = {design: evaluate(design) for design in space}
     outcomes = list(grid.values())
     best = max(outcome.score for outcome in outcomes)

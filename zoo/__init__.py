@@ -12,12 +12,11 @@ from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
-from zoo.verbs.costing import estimate
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.searching import search
 from zoo.verbs.share import card, push
-from zoo.verbs.use import evaluate, load, run
+from zoo.verbs.use import estimate, evaluate, load, run
 from zoo.version import __version__
 
 __all__ = [

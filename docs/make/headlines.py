@@ -167,7 +167,7 @@ def deploying() -> Row:
 
 def estimating() -> Row:
     """What SESR-M5 costs on one device."""
-    cost = zoo.estimate("sesr-m5-x2", "ethos-u55-256")
+    cost = zoo.estimate("sesr-m5-x2", "ethos-u55-256", method="roofline")
     known = {name: how.partition(" (")[0] for name, how in cost.obtained.items()}
     return (
         "**Know what a model costs** on a device, and how that is known",

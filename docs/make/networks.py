@@ -114,7 +114,7 @@ def costs_by_target(chosen: Iterable[Recipe] | None = None) -> str:
     return "\n".join(
         "\n".join(["", f"## {device.name}", "", *_costs(device, subjects)])
         for device in devices
-        if device.method != "measured"
+        if device.method == "roofline"
     )
 
 

@@ -13,10 +13,10 @@ from zoo.cost import estimate
 from zoo.cost.drones import drone, fly
 from zoo.errors import MissingExtraError
 from zoo.nas import codesign
-from zoo.nas.codesign import Design, Outcome, Space, evaluate, explore, front, hypervolume, search
+from zoo.nas.codesign import Design, Designs, Verdict, evaluate, explore, front, hypervolume, search
 from zoo.nas.policies import ResidualPolicy
 
-SMALL = Space(blocks=(1, 3), width=(8, 32), sram_kib=(128,))
+SMALL = Designs(blocks=(1, 3), width=(8, 32), sram_kib=(128,))
 DESIGN = next(iter(SMALL))
 
 
@@ -35,7 +35,7 @@ def test_every_depth_gives_steering_and_a_score(blocks: int) -> None:
 
 
 def test_a_space_has_every_combination_once() -> None:
-    assert len(Space()) == 5000
+    assert len(Designs()) == 5000
     assert len(set(SMALL)) == len(SMALL) == 2 * 2 * 5 * 5 * 5
 
 
@@ -62,11 +62,11 @@ def test_what_cannot_be_lifted_scores_nothing_and_is_on_no_front() -> None:
     assert front([outcome]) == []
 
 
-def made(weight_g: float, score: float) -> Outcome:
+def made(weight_g: float, score: float) -> Verdict:
     """Make an outcome of this weight and score."""
     flight = fly(drone("dji-spark"), 0.1, 0.1)
     changed = {"weight_g": weight_g, "missions": score}
-    return Outcome(
+    return Verdict(
         design=DESIGN,
         latency_ms=1.0,
         success=1.0,
@@ -116,11 +116,11 @@ def test_a_search_is_repeatable_and_finds_the_best_of_a_small_space() -> None:
 @pytest.mark.slow
 def test_a_third_of_randoms_evaluations_and_the_front_within_two_percent() -> None:
     pytest.importorskip("optuna")
-    grid = {design: evaluate(design) for design in Space()}
+    grid = {design: evaluate(design) for design in Designs()}
     best = max(outcome.score for outcome in grid.values())
     found, drawn = [], []
     for seed in range(20):
-        tried = search(Space(), 1000, seed=seed, judge=grid.__getitem__)
+        tried = search(Designs(), 1000, seed=seed, judge=grid.__getitem__)
         found.append(next((n for n, o in enumerate(tried, 1) if o.score == best), math.inf))
         order = np.random.default_rng(seed).permutation(len(grid))
         scores = [outcome.score for outcome in grid.values()]
@@ -128,7 +128,7 @@ def test_a_third_of_randoms_evaluations_and_the_front_within_two_percent() -> No
     assert statistics.median(found) <= statistics.median(drawn) / 3
     whole = hypervolume(list(grid.values()))
     for seed in range(3):
-        tried = explore(Space(), 300, seed=seed, judge=grid.__getitem__)
+        tried = explore(Designs(), 300, seed=seed, judge=grid.__getitem__)
         assert hypervolume(tried) >= 0.98 * whole
 
 

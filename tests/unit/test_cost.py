@@ -51,7 +51,7 @@ def test_every_target_names_its_sources(name: str) -> None:
     for number in (*device.numbers.values(), *device.rates.values()):
         assert len(number.source) > 10
     # A class of device may rest on assumptions; a named chip's sizes and clock may not.
-    if device.method == "roofline" and not name.startswith("phone"):
+    if device.method == "roofline" and not name.startswith(("phone", "cortex")):
         assert not {"clock_hz", "sram_bytes", "rates.conv2d"} & set(device.assumed)
 
 
@@ -212,10 +212,28 @@ def test_one_convolution_by_hand() -> None:
     assert 1 < seconds("ethos-u55-256", (1, 16, 90, 160), conv) * 500e6 / cycles < 1.05
     # A fully connected layer waits for its weights, at 0.5 GB/s.
     assert seconds("ethos-u55-256", (1, 640), classifier) == pytest.approx(82432 / 0.5e9, rel=0.05)
-    # On the Cortex-M7, 0.615 MAC per cycle at 216 MHz.
-    macs = 90 * 160 * 16 * 144
-    expected = macs / 0.615 / 216e6
+    # On the Cortex-M7 at 216 MHz: a rate of MACs, and a cost of each output.
+    board = target("stm32f746-216mhz-cmsisnn")
+    rate, each = board.rates["conv2d"].value, board.get("cycles_per_output") or 0.0
+    expected = 90 * 160 * 16 * (144 / rate + each) / 216e6
     assert seconds("stm32f746-216mhz-cmsisnn", (1, 16, 90, 160), conv) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "board", "published_ms"),
+    [  # MicroNets, arXiv 2010.11267, table 4
+        ("micronet-kws-s", "stm32f446-180mhz-cmsisnn", 250),
+        ("micronet-kws-m", "stm32f446-180mhz-cmsisnn", 426),
+        ("micronet-kws-s", "stm32f746-216mhz-cmsisnn", 109),
+        ("micronet-kws-l", "stm32f746-216mhz-cmsisnn", 610),
+        ("micronet-ad-m", "stm32f767-216mhz-cmsisnn", 567),
+    ],
+)
+def test_micronets_take_what_their_paper_says(name: str, board: str, published_ms: float) -> None:
+    given = zoo.estimate(name, board)
+    assert given.latency_ms == pytest.approx(published_ms, rel=0.1)
+    assert given.interval_ms is not None
+    assert given.interval_ms[0] < published_ms < given.interval_ms[1]
 
 
 def test_more_multipliers_and_more_blocks() -> None:

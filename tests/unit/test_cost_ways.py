@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from zoo import cost
 from zoo.cli import main
-from zoo.cost.pictures import Choice, front
+from zoo.cost.pictures import Dot, front
 from zoo.errors import MismatchError
 
 SHAPE = (1, 3, 16, 16)
@@ -25,7 +25,8 @@ def network() -> nn.Module:
 
 def test_all_methods_price_what_they_can(caplog: pytest.LogCaptureFixture) -> None:
     found = zoo.estimate(network(), [BOARD, "cpu"], method="all", input_shape=SHAPE)
-    assert [(c.target, c.method) for c in found] == [(BOARD, "roofline"), ("cpu", "measured")]
+    ways = [(c.target, c.method) for c in found if c.method != "simulated"]  # needs valgrind
+    assert ways == [(BOARD, "roofline"), ("cpu", "measured")]
     with pytest.raises(MismatchError, match=r"give a list of targets: \['cpu'\]"):
         zoo.estimate(network(), "cpu", method="all", input_shape=SHAPE)
 
@@ -99,5 +100,5 @@ def test_what_fits_a_device_fastest_first(
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
-    a, b, c = Choice("a", 1.0, 0.5), Choice("b", 2.0, 0.4), Choice("c", 3.0, 0.9)
+    a, b, c = Dot("a", 1.0, 0.5), Dot("b", 2.0, 0.4), Dot("c", 3.0, 0.9)
     assert front([c, b, a]) == [a, c]

@@ -251,7 +251,7 @@ def test_a_file_is_not_priced_by_the_rates_of_another_type(tmp_path):
         assert zoo.estimate(tmp_path / "int8.tflite", target).dtype == "int8"
         for kind in ("float32", "int16"):
             with pytest.raises(MismatchError, match=f"computes in {kind}, and the rates of"):
-                zoo.estimate(tmp_path / f"{kind}.tflite", target)
+                zoo.estimate(tmp_path / f"{kind}.tflite", target, method="roofline")
 
 
 def test_the_shape_of_a_file_is_fixed(tmp_path):

@@ -80,13 +80,21 @@ def _estimate(args: Arguments) -> None:
     elif args.method == "all":
         print_table(_methods(costs))
         _print_details(costs)
-    for cost in [] if others or args.method == "all" else costs:
-        print(cost)
-        for line in cost.details:
-            print(f"  {line}")
+    else:
+        _print_each(costs, packed)
+        return
     for name, found in packed.items():
         print(name)
         memory.show(found)
+
+
+def _print_each(costs: "list[Cost]", packed: "dict[str, list[Arena]]") -> None:
+    for cost in costs:
+        print(cost)
+        for line in cost.details:
+            print(f"  {line}")
+        if cost.target in packed:
+            memory.show(packed[cost.target])
 
 
 def _arenas(args: Arguments, costs: "list[Cost]") -> "dict[str, list[Arena]]":

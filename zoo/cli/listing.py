@@ -135,7 +135,7 @@ def _list_fitting(args: Arguments, recipes: Sequence[Recipe]) -> None:
 
 
 def _plot(args: Arguments, found: "Sequence[Fitting]") -> None:
-    from zoo.cost.pictures import Choice, pareto
+    from zoo.cost.pictures import Dot, pareto
 
     if not args.plot.lower().endswith(".png"):
         raise MismatchError(f"--plot {args.plot}; expected a name that ends in .png")
@@ -147,9 +147,9 @@ def _plot(args: Arguments, found: "Sequence[Fitting]") -> None:
         raise MismatchError(
             f"a picture has one quality, and there is {text}; narrow it with --task or a pattern"
         )
-    choices = [Choice(o.recipe.name, o.cost.latency_ms, o.quality or 0.0) for o in measured]
+    dots = [Dot(o.recipe.name, o.cost.latency_ms, o.quality or 0.0) for o in measured]
     unit = f" in {measured[0].unit}" if measured[0].unit else ""
-    pareto(choices, f"What fits {args.fits}", scales[0] + unit, Path(args.plot))
+    pareto(dots, f"What fits {args.fits}", scales[0] + unit, Path(args.plot))
 
 
 def _commercial(recipe: Recipe) -> dict[str, str]:

@@ -14,12 +14,14 @@ Parameters, MACs and bytes are counted on the deployed graph (exact); activation
 of the tensor arena; latency is a roofline (estimated) or timed here (measured).
 """
 
+from zoo.cost.language import Decoder
 from zoo.cost.pricing import estimate, methods
 from zoo.cost.result import Cost, Fit, FrontEndCost, TiledRun
 from zoo.cost.target import Target, matching, target, target_names
 
 __all__ = [
     "Cost",
+    "Decoder",
     "Fit",
     "FrontEndCost",
     "Target",

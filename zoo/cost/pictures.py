@@ -161,30 +161,30 @@ def _bars(draw: ImageDraw.ImageDraw, cost: Cost, top: int) -> None:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A network to choose: its name, latency in ms, and a quality of which more is better."""
+class Dot:
+    """A network: its name, latency in ms, and a quality of which more is better."""
 
     name: str
     latency_ms: float
     quality: float
 
 
-def front(choices: Sequence[Choice]) -> list[Choice]:
+def front(dots: Sequence[Dot]) -> list[Dot]:
     """Return those that no other beats in both, from the fastest to the best."""
-    found: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.latency_ms, -c.quality)):
-        if not found or choice.quality > found[-1].quality:
-            found.append(choice)
+    found: list[Dot] = []
+    for dot in sorted(dots, key=lambda c: (c.latency_ms, -c.quality)):
+        if not found or dot.quality > found[-1].quality:
+            found.append(dot)
     return found
 
 
-def pareto(choices: Sequence[Choice], title: str, quality: str, path: Path) -> None:
+def pareto(dots: Sequence[Dot], title: str, quality: str, path: Path) -> None:
     """Draw networks by latency and quality, a line through those that none beats in both."""
     image = Image.new("RGB", (WIDTH, 900), "white")
     draw = ImageDraw.Draw(image)
     draw.text((PAD, 24), title, INK, _font(32))
-    x = _scale([c.latency_ms for c in choices], 150, WIDTH - PAD - 160)
-    low, high = min(c.quality for c in choices), max(c.quality for c in choices)
+    x = _scale([c.latency_ms for c in dots], 150, WIDTH - PAD - 160)
+    low, high = min(c.quality for c in dots), max(c.quality for c in dots)
     margin = 0.1 * ((high - low) or abs(high) or 1)
 
     def place(value: float) -> float:
@@ -199,18 +199,18 @@ def pareto(choices: Sequence[Choice], title: str, quality: str, path: Path) -> N
         draw.text((x.start - 10, place(value)), f"{value:.4g}", INK, _font(22), anchor="rm")
     draw.text(((x.start + x.end) / 2, 830), "latency in ms", INK, _font(24), anchor="mt")
     draw.text((x.start, 100), quality, INK, _font(24))
-    best = front(choices)
+    best = front(dots)
     draw.line([(x.place(c.latency_ms), place(c.quality)) for c in best], COLORS["compute"], 3)
     taken: list[tuple[float, float]] = []
-    for choice in sorted(choices, key=lambda c: c not in best):
-        a, b = x.place(choice.latency_ms), place(choice.quality)
-        color = COLORS["compute"] if choice in best else MUTED
+    for dot in sorted(dots, key=lambda c: c not in best):
+        a, b = x.place(dot.latency_ms), place(dot.quality)
+        color = COLORS["compute"] if dot in best else MUTED
         draw.ellipse([a - 7, b - 7, a + 7, b + 7], color)
         spots = ((a + 12, b, "lm"), (a - 12, b - 14, "rb"), (a - 12, b + 14, "rt"))
         for left, top, anchor in spots:  # the first that is free
-            start = left if anchor[0] == "l" else left - 12 * len(choice.name)
+            start = left if anchor[0] == "l" else left - 12 * len(dot.name)
             if all(abs(start - p) > 240 or abs(top - q) > 22 for p, q in taken):
-                draw.text((left, top), choice.name, color, _font(20), anchor=anchor)
+                draw.text((left, top), dot.name, color, _font(20), anchor=anchor)
                 taken.append((start, top))
                 break
     _write(image, path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import extensions
 from zoo.cost.estimators.contract import Estimator, Subject
+from zoo.cost.language import Decoder
 from zoo.cost.result import Cost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.graph.inputs import Shapes
+
+    Item = nn.Module | Graph | bytes | Decoder
 
 ESTIMATORS = "zoo.cost.estimators"
 PARTS = {"SUMMARY": str, "Options": type, "refusal": Callable, "estimate": Callable}
@@ -52,7 +55,9 @@ def chosen_method(target: Target, method: str) -> str:
     return target.method
 
 
-def _subject(item: "nn.Module | Graph | bytes", shape: "Shapes | None") -> Subject:
+def _subject(item: "Item", shape: "Shapes | None") -> Subject:
+    if isinstance(item, Decoder):
+        return Subject(language=item)
     if isinstance(item, Graph):
         return Subject(given=item, input_shape=shape)
     if isinstance(item, bytes):
@@ -67,7 +72,7 @@ def _subject(item: "nn.Module | Graph | bytes", shape: "Shapes | None") -> Subje
 
 
 def estimate(
-    item: "nn.Module | Graph | bytes",
+    item: "Item",
     target: Target,
     *,
     method: str = "auto",
@@ -77,8 +82,8 @@ def estimate(
     """Return what one inference costs on a target.
 
     Args:
-        item: a module in eval mode (it may be on the meta device), its graph, or the bytes of a
-            `.tflite` file.
+        item: a module in eval mode (it may be on the meta device), its graph, the bytes of a
+            `.tflite` file, or the sizes of a language model.
         target: the device.
         method: the name of an estimator, see `methods`, or "auto": what the target says.
         input_shape: e.g. (N, C, H, W), or of several inputs, see `zoo.graph.inputs`; needed for a

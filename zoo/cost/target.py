@@ -77,12 +77,16 @@ class Target:
         numbers: `clock_hz`; `sram_bytes`, `flash_bytes` (sizes); `sram_bytes_per_s`,
             `flash_bytes_per_s` (weights), `dram_bytes_per_s` (weights, input, output and what
             does not fit SRAM: a target has flash or DRAM); `outputs_per_cycle` (of MAC ops);
-            `op_overhead_us`; `power_w` (while running); `least_float_operations_per_cycle` and
+            `cycles_per_output` (of `conv2d`, beside its MACs); `op_overhead_us`; `power_w`
+            (while running); `least_float_operations_per_cycle` and
             `most_float_operations_per_cycle` of the C source of front ends. All but the clock may
-            be missing: a missing bandwidth is part of the rates, a missing size means no limit.
+            be missing: a missing bandwidth is part of the rates, a missing size means no limit. Of
+            "llm": `bytes_per_s` that its weights are read at, `macs_per_s` of many tokens at once,
+            `weights_per_s` that a codebook decodes.
         rates: work per cycle by op kind: MACs of "conv2d", "depthwise_conv2d",
-            "fully_connected"; window elements of pools; output elements of the rest. "default"
-            stands for kinds not named; data movement without a rate costs only its traffic.
+            "fully_connected", and of "pointwise", convolutions of 1 x 1; window elements of
+            pools; output elements of the rest. "default" stands for kinds not named; data movement
+            without a rate costs only its traffic.
         steps: granularity of the multiplier array.
         array: of an Ethos-U: how its cycles follow from blocks; it takes the place of rates.
         interval: (low, high): nine in ten networks take between these times the estimate; see
@@ -109,12 +113,12 @@ class Target:
         known = extensions.names("zoo.cost.estimators")
         if self.method not in known or self.dtype not in ("int8", "float32"):
             raise MismatchError(f"method {self.method!r} or dtype {self.dtype!r} is not known")
-        needed = {"clock_hz"} if self.method == "roofline" else set()
+        needed = _NEEDED.get(self.method, set())
         if unknown := sorted(set(self.numbers) - _NUMBERS):
             raise MismatchError(f"unknown number {unknown[0]!r}; known: {', '.join(_NUMBERS)}")
         if missing := sorted(needed - set(self.numbers)):
             raise MismatchError(f"{missing[0]} is missing")
-        if needed and self.array is None and "default" not in self.rates:
+        if self.method == "roofline" and self.array is None and "default" not in self.rates:
             raise MismatchError("rates.default is missing")
         self._check_memories()
         self._check_interval()
@@ -166,8 +170,10 @@ class Target:
         return [name for name, item in everything.items() if item.confidence == "assumed"]
 
 
+_NEEDED = {"roofline": {"clock_hz"}, "llm": {"bytes_per_s", "macs_per_s"}}
 _NUMBERS = {"clock_hz", "sram_bytes", "flash_bytes", "sram_bytes_per_s", "flash_bytes_per_s"}
-_NUMBERS |= {"dram_bytes_per_s", "outputs_per_cycle", "op_overhead_us", "power_w"}
+_NUMBERS |= {"dram_bytes_per_s", "outputs_per_cycle", "cycles_per_output", "op_overhead_us"}
+_NUMBERS |= {"power_w", "bytes_per_s", "macs_per_s", "weights_per_s"}
 FLOATS = ("least_float_operations_per_cycle", "most_float_operations_per_cycle")
 _NUMBERS |= set(FLOATS)
 
@@ -195,7 +201,7 @@ def _checked(fields: Mapping[str, Any]) -> None:
     if missing := [key for key in ("summary", "method", "dtype") if key not in fields]:
         raise MismatchError(f"{missing[0]} is missing")
     for group in ("rates", "fuses", "host", "scratch"):
-        more = {"default"} if group == "rates" else set()
+        more = {"default", "pointwise"} if group == "rates" else set()
         if unknown := sorted(set(fields.get(group, ())) - set(KINDS) - more):
             listed = f"operators: {', '.join(sorted(KINDS))}"
             raise UnknownNameError.near(f"operator in {group}", unknown[0], KINDS, listed)

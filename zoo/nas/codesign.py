@@ -91,7 +91,7 @@ class Design:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Space:
+class Designs:
     """The designs to choose from: every combination. The defaults are 5000."""
 
     blocks: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -113,11 +113,11 @@ class Space:
     @staticmethod
     def design(values: Sequence[int | str]) -> Design:
         """Return the design with these values, in the order of the fields."""
-        return Design(**dict(zip(Space.__dataclass_fields__, values, strict=True)))  # type: ignore[arg-type]
+        return Design(**dict(zip(Designs.__dataclass_fields__, values, strict=True)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Verdict:
     """What a design does.
 
     Attributes:
@@ -170,7 +170,7 @@ def _latency_ms(policy: tuple[int, int], accelerator: tuple[int, int, int]) -> f
     return estimate(_policy(*policy), target, method="roofline").latency_ms
 
 
-def evaluate(design: Design) -> Outcome:
+def evaluate(design: Design) -> Verdict:
     """Return what a design does."""
     policy = design.blocks, design.width
     latency_ms = _latency_ms(policy, (design.multipliers, design.clock_mhz, design.sram_kib))
@@ -179,7 +179,7 @@ def evaluate(design: Design) -> Outcome:
         flight = fly(drone(design.drone), latency_ms / 1e3, design.power_w)
     except MismatchError:
         flight = None
-    return Outcome(
+    return Verdict(
         design=design,
         latency_ms=latency_ms,
         success=success(sum(graph.parameters.values())),
@@ -188,8 +188,8 @@ def evaluate(design: Design) -> Outcome:
 
 
 def search(
-    space: Space, trials: int, *, seed: int = 0, judge: Callable[[Design], Outcome] = evaluate
-) -> Iterator[Outcome]:
+    space: Designs, trials: int, *, seed: int = 0, judge: Callable[[Design], Verdict] = evaluate
+) -> Iterator[Verdict]:
     """Give the outcomes that Bayesian optimisation tries for the highest score, in that order.
 
     Args:
@@ -206,8 +206,8 @@ def search(
 
 
 def explore(
-    space: Space, trials: int, *, seed: int = 0, judge: Callable[[Design], Outcome] = evaluate
-) -> list[Outcome]:
+    space: Designs, trials: int, *, seed: int = 0, judge: Callable[[Design], Verdict] = evaluate
+) -> list[Verdict]:
     """Return the outcomes of a search for the highest scores at every weight; see `search`."""
     return list(
         _asked(space, trials, seed, judge, lambda outcome: [outcome.score, -_size(outcome)])
@@ -215,14 +215,14 @@ def explore(
 
 
 def _asked(
-    space: Space,
+    space: Designs,
     trials: int,
     seed: int,
-    judge: Callable[[Design], Outcome],
-    goals: Callable[[Outcome], list[float]],
-) -> Iterator[Outcome]:
+    judge: Callable[[Design], Verdict],
+    goals: Callable[[Verdict], list[float]],
+) -> Iterator[Verdict]:
     optuna = _optuna()
-    names, axes = list(Space.__dataclass_fields__), astuple(space)
+    names, axes = list(Designs.__dataclass_fields__), astuple(space)
     # Two goals, or one and no other.
     directions = ["maximize"] * len(goals(judge(space.design([axis[0] for axis in axes]))))
     study = optuna.create_study(
@@ -248,16 +248,16 @@ def _optuna() -> ModuleType:
     return optuna
 
 
-def front(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def front(outcomes: Sequence[Verdict]) -> list[Verdict]:
     """Return those that no other beats in score and weight at once, from the lightest."""
-    best: list[Outcome] = []
+    best: list[Verdict] = []
     for outcome in sorted(outcomes, key=lambda o: (o.weight_g, -o.score)):
         if outcome.score > (best[-1].score if best else 0.0):
             best.append(outcome)
     return best
 
 
-def hypervolume(outcomes: Sequence[Outcome]) -> float:
+def hypervolume(outcomes: Sequence[Verdict]) -> float:
     """Return the area that a front covers in the plane of weight, in decades, and score.
 
     It reaches from each design's weight to `HEAVIEST_G`, and from its score to nothing.
@@ -267,12 +267,12 @@ def hypervolume(outcomes: Sequence[Outcome]) -> float:
     return sum(o.score * (end - _size(o)) for o, end in zip(best, ends, strict=True))
 
 
-def _size(outcome: Outcome) -> float:
+def _size(outcome: Verdict) -> float:
     """Return the decades of the weight: ten times as heavy is one more."""
     return math.log10(min(outcome.weight_g, HEAVIEST_G))
 
 
-def table(outcomes: Sequence[Outcome]) -> list[list[str]]:
+def table(outcomes: Sequence[Verdict]) -> list[list[str]]:
     """Return a front as rows of texts, the header first."""
     rows = [["WEIGHT", "SCORE", "SUCCESS", "DRONE", "NETWORK", "ACCELERATOR", "LATENCY", "SPEED"]]
     for o in outcomes:

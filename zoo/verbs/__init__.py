@@ -1,12 +1,11 @@
 """The verbs, grouped by what they do. Each imports what it needs when it is called."""
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
-from zoo.verbs.costing import estimate
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.searching import search
 from zoo.verbs.share import card, check_card, push
-from zoo.verbs.use import evaluate, load, run
+from zoo.verbs.use import estimate, evaluate, load, run
 
 __all__ = [
     "card",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zoo.artifacts.resolution import Ref, resolve
 from zoo.errors import MismatchError
-from zoo.verbs.costing import priced
+from zoo.verbs.pricing import priced
 
 if TYPE_CHECKING:
     from zoo.cost.planner import Arena
@@ -29,6 +29,8 @@ def plan_memory(
             numbers than the target's.
 
     """
+    from torch import nn
+
     from zoo import cost
     from zoo.cost import planner
     from zoo.cost.estimators.contract import Subject
@@ -39,7 +41,7 @@ def plan_memory(
     found, shape = priced(resolve(item, weights=False), device, "roofline", input_shape)
     if isinstance(found, Graph):
         return planner.compare(found, None, scratch=device.scratch)
-    assert not isinstance(found, bytes)
+    assert isinstance(found, nn.Module)
     graph = Subject(module=found, input_shape=shape).graph
     return planner.compare(fuse(graph, device.fuses), device.dtype, scratch=device.scratch)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
+class Architecture:
     """An architecture that a search found.
 
     Attributes:
@@ -62,7 +62,7 @@ def search(
     max_latency_ms: float,
     method: str = "auto",
     **options: Any,
-) -> Found:
+) -> Architecture:
     """Find an architecture within a latency, greedily, and write it as a recipe file.
 
     Args:
@@ -114,7 +114,7 @@ def search(
     recipe = chosen.recipe(settings, selection.choice, path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, recipe.to_json())
-    return Found(recipe, path, device.name, chosen_method(device, method), selection)
+    return Architecture(recipe, path, device.name, chosen_method(device, method), selection)
 
 
 def _checked(path: Path) -> Path:

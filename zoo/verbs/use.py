@@ -1,21 +1,21 @@
 """Verbs that use a model: load it, run it, measure it, cost it."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
-from zoo.artifacts.resolution import Ref, checkpoint, resolve
+from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError
 from zoo.registry import refs
 from zoo.registry.layout import CARD
 from zoo.registry.recipe import Recipe
-
-_LOG = logging.getLogger("zoo")
+from zoo.verbs.exporting import single
 
 if TYPE_CHECKING:
     import torch
 
+    from zoo.cost import Cost
+    from zoo.graph.inputs import Shapes
     from zoo.registry.artifact import Artifact, Result
 
 
@@ -245,3 +245,95 @@ def _record(artifact: "Artifact", name: str, result: Mapping[str, Any]) -> None:
     after = before.record(name, result)
     if unedited:
         after.write_card(render(after))
+
+
+@overload
+def estimate(
+    item: "Ref | Recipe | Artifact | torch.nn.Module",
+    target: str,
+    *,
+    method: str = ...,
+    input_shape: "Shapes | None" = ...,
+    **options: Any,
+) -> "Cost": ...
+
+
+@overload
+def estimate(
+    item: "Ref | Recipe | Artifact | torch.nn.Module",
+    target: Sequence[str],
+    *,
+    method: str = ...,
+    input_shape: "Shapes | None" = ...,
+    **options: Any,
+) -> "list[Cost]": ...
+
+
+def estimate(
+    item: "Ref | Recipe | Artifact | torch.nn.Module",
+    target: str | Sequence[str],
+    *,
+    method: str = "auto",
+    input_shape: "Shapes | None" = None,
+    **options: Any,
+) -> "Cost | list[Cost]":
+    """Return what a deployed network costs on a target, and how each number is known.
+
+    Args:
+        item: a ref or recipe (weights are not needed), or a module of your own.
+        target: a name of `zoo.cost.target_names()`, e.g. "ethos-u55-256"; or the path of a target's
+            file: "./my-board.toml". A list of these, of globs ("stm32*"), of groups
+            ("ethos-u55") or of "all" gives a list of costs.
+        method: "roofline", "vela" (Ethos-U only; a `.tflite` file goes to it as it is),
+            "measured" (only the CPU at hand), one that an installed package brings, or "auto":
+            Vela where it is installed and knows the target, else what the target says. "all", for
+            a list of targets: every method that prices one.
+        input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape. Of a module with
+            several inputs a tuple of shapes, or a mapping by the names of its arguments.
+        options: of the method, e.g. `time_limit_s=60` of "vela".
+
+    Returns:
+        The cost of one inference: times in ms, memory in bytes, energy in mJ. For a list: one
+        for each target, without those of a glob or group that cannot be priced.
+
+    Raises:
+        UnknownNameError: there is no such recipe, target or method.
+        MismatchError: the method does not fit the target, or the network cannot be traced with
+            this input shape.
+        HubError, UnsafeFileError: see `pull`.
+
+    ```python
+    import zoo
+
+    cost = zoo.estimate("sesr-m5-x2", "ethos-u55-256", method="roofline")
+    print(cost)
+    ```
+
+    """
+    from zoo import cost
+    from zoo.verbs.pricing import each, every_way, priced, with_features
+
+    if isinstance(item, str | Path | Recipe) or is_artifact(item):
+        artifact = resolve(item, weights=False)
+
+        def price(name: str, way: str) -> "Cost":
+            device = cost.target(name)
+            subject, shape = priced(artifact, device, way, single(input_shape))
+            found = cost.estimate(subject, device, method=way, input_shape=shape, **options)
+            return with_features(found, artifact, device)
+    else:
+
+        def price(name: str, way: str) -> "Cost":
+            device = cost.target(name)
+            return cost.estimate(item, device, method=way, input_shape=input_shape, **options)
+
+    several = isinstance(target, Sequence) and not isinstance(target, str)
+    if several and method == "all":
+        return every_way(price, target)
+    if method == "all":
+        raise MismatchError(
+            f"method 'all' gives several costs; give a list of targets: [{target!r}]"
+        )
+    if several:
+        return each(lambda name: price(name, method), target)
+    return price(cast("str", target), method)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.cost import memory
+from zoo.cost.language import Decoder
 from zoo.cost.result import Cost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -31,6 +32,7 @@ class Subject:
         input_shape: of one inference, e.g. (N, C, H, W), or of several inputs, see
             `zoo.graph.inputs`; None takes the graph's.
         content: the bytes of a `.tflite` file, for what reads files by itself.
+        language: a language model, by its sizes; there is no graph then.
 
     """
 
@@ -38,6 +40,7 @@ class Subject:
     given: Graph | None = None
     input_shape: "Shapes | None" = None
     content: bytes | None = None
+    language: Decoder | None = None
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -47,6 +50,11 @@ class Subject:
             MismatchError: no input shape is given, or the module cannot be traced.
 
         """
+        if self.language is not None:
+            raise MismatchError(
+                f"{self.language.name} is a language model: its cost is that of its tokens; take "
+                "method llm and a target for it, e.g. galaxy-s24-executorch"
+            )
         if self.content is not None:
             from zoo.deploy.tflite_read import parse_tflite
 
@@ -84,6 +92,8 @@ class Estimator(Protocol):
         SUMMARY: one line for people.
         Options: a frozen dataclass of its settings; every field has a default.
 
+    An estimator whose latency is another's, as that of "f1" is, has `AGAIN = True`, and is left out
+    where all methods are asked for.
     """
 
     SUMMARY: str

@@ -43,8 +43,8 @@ class Options:
 
 def refusal(target: Target) -> str | None:
     """Return why a target has no roofline, or None where it has one."""
-    if target.method == "measured":
-        return f"target {target.name!r} is measured, not roofline"
+    if target.method in ("measured", "llm"):
+        return f"target {target.name!r} is {target.method}, not roofline"
     return None
 
 
@@ -280,12 +280,16 @@ def _op_cost(graph: Graph, op: Op, target: Target, fast: frozenset[str] | None) 
 
 def _compute_seconds(graph: Graph, op: Op, target: Target) -> float:
     rate, work = target.rates.get(op.kind), WORK.of(op)
+    if op.kind == "conv2d" and graph.kernel(op)[2] == 1:
+        rate = target.rates.get("pointwise", rate)
     if rate is None and work.moves and "sram_bytes_per_s" in target.numbers:
         return 0.0
     cycles = work.amount(graph, op, target.steps) / (rate or target.rates["default"]).value
     outputs_per_cycle = target.get("outputs_per_cycle")
     if op.kind in MAC_KINDS and outputs_per_cycle is not None:
         cycles = max(cycles, graph.tensors[op.outputs[0]].elements / outputs_per_cycle)
+    if op.kind == "conv2d":
+        cycles += graph.tensors[op.outputs[0]].elements * (target.get("cycles_per_output") or 0.0)
     clock = target.get("clock_hz")
     assert clock is not None  # checked by Target
     return cycles / clock

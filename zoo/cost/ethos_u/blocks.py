@@ -23,7 +23,7 @@ BANK_BYTES = 1024
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockSizes:
     """A pass's blocks.
 
     Attributes:
@@ -57,13 +57,13 @@ def _part_kernel(job: Pass) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def blocks(job: Pass, array: Array) -> Blocks:
+def blocks(job: Pass, array: Array) -> BlockSizes:
     """Return the blocks that fetch the least for each output, among all that fit."""
     part = _part_kernel(job)
     found = _candidates(job, array, part)
     cost = np.where(_fits(job, array, found), _cost(job, found), np.inf).astype(np.float32)
     best = _first(cost, job, found)
-    return Blocks(
+    return BlockSizes(
         (int(found.rows[best]), int(found.columns[best]), int(found.channels[best])),
         (int(found.high[best]), int(found.wide[best]), int(found.deep[best])),
         part,
@@ -196,7 +196,7 @@ def _cuts(length: int, size: int) -> list[tuple[int, int]]:
     return [(n, s) for n, s in ((whole, size), (1, rest)) if n and s]
 
 
-def cycles(job: Pass, found: Blocks, array: Array) -> float:
+def cycles(job: Pass, found: BlockSizes, array: Array) -> float:
     """Return the cycles of a pass's arithmetic and output, without its memories."""
     per_output = max(array.output_cycles[job.output], array.activation_cycles[job.activation])
     if job.unit == "elementwise":
@@ -216,7 +216,7 @@ def cycles(job: Pass, found: Blocks, array: Array) -> float:
     return max(total + output, per_output * math.prod(job.ofm) + one)
 
 
-def _block(job: Pass, found: Blocks, array: Array, micro: Shape, size: list[int]) -> float:
+def _block(job: Pass, found: BlockSizes, array: Array, micro: Shape, size: list[int]) -> float:
     """Return the cycles of the arithmetic of one block of outputs."""
     area = -(-size[0] // micro[0]) * -(-size[1] // micro[1])
     depth = -(-size[2] // micro[2])

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from zoo.cost.ethos_u.array import Array
-from zoo.cost.ethos_u.blocks import SPLIT, SUBKERNEL, Blocks, blocks, cycles, up, within
+from zoo.cost.ethos_u.blocks import SPLIT, SUBKERNEL, BlockSizes, blocks, cycles, up, within
 from zoo.cost.ethos_u.passes import MAC_UNITS, Pass, Shape
 
 SCALE_BYTES = 10  # bias, multiplier and shift of an output channel
@@ -71,7 +71,7 @@ def _efficient(array: Array, size: float, burst: int) -> float:
     return size * array.burst_bytes[0] / max(burst, 1)
 
 
-def _transfers(job: Pass, found: Blocks, array: Array) -> tuple[float, float, int]:
+def _transfers(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float, int]:
     """Return bytes read and written with what short bursts waste, and how often weights are."""
     block = within(job.ofm, found.ofm)
     area = math.prod(-(-n // b) for n, b in zip(job.ofm[:2], block[:2], strict=True))
@@ -95,7 +95,7 @@ def _transfers(job: Pass, found: Blocks, array: Array) -> tuple[float, float, in
     return read, _efficient(array, written, writing), area
 
 
-def _second(job: Pass, found: Blocks, array: Array) -> tuple[float, float]:
+def _second(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float]:
     """Return the bytes of the second operand from the fast and from the slow memory."""
     if job.unit != "elementwise" or job.ifm2 is None:
         return 0.0, 0.0
@@ -110,7 +110,7 @@ def _second(job: Pass, found: Blocks, array: Array) -> tuple[float, float]:
     return 0.0, h * w * c * job.in_bits / 8 * array.burst_bytes[1] / burst
 
 
-def _edges(job: Pass, found: Blocks, array: Array, memories: Memories) -> float:
+def _edges(job: Pass, found: BlockSizes, array: Array, memories: Memories) -> float:
     """Return the cycles to load the first block and to store the last one."""
     if job.unit in ("elementwise", "move"):
         return 0.0

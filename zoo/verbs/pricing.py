@@ -1,0 +1,130 @@
+"""Which targets and methods `zoo.estimate` prices, and what it hands to them."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from zoo.errors import MismatchError, ZooError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zoo.cost import Cost, Target
+    from zoo.cost.language import Decoder
+    from zoo.cost.pricing import Item
+    from zoo.graph.ir import Graph
+    from zoo.registry.artifact import Artifact
+
+_LOG = logging.getLogger("zoo")
+
+
+def every_way(price: "Callable[[str, str], Cost]", targets: Sequence[str]) -> "list[Cost]":
+    """Price every target by every method that takes it, target by target."""
+    from zoo import cost
+    from zoo.cost.pricing import estimator
+
+    found, reasons = [], []
+    for name in dict.fromkeys(name for pattern in targets for name in cost.matching(pattern)):
+        for way in cost.methods():
+            module = estimator(way)
+            if getattr(module, "AGAIN", False) or module.refusal(cost.target(name)) is not None:
+                continue
+            try:
+                found.append(price(name, way))
+            except ZooError as error:
+                reasons.append(f"{way} on {name}: {error}")
+    if not found:
+        raise MismatchError(reasons[0] if reasons else f"no method prices {', '.join(targets)}")
+    for reason in reasons:
+        _LOG.warning("left out: %s", reason)
+    return found
+
+
+def each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]":
+    """Price every target that some names and patterns mean, once.
+
+    What was named must be priced; of a pattern's targets, those are that can be, and at least one.
+    """
+    from zoo import cost
+
+    found: dict[str, Cost] = {}
+    for pattern in targets:
+        names, left_out = cost.matching(pattern), {}
+        for name in names:
+            try:
+                found[name] = found[name] if name in found else price(name)
+            except MismatchError as error:
+                if names == [pattern]:
+                    raise
+                left_out[name] = error
+        if left_out and not found.keys() & set(names):
+            raise next(iter(left_out.values()))
+        if left_out:
+            reason = next(iter(left_out.values()))
+            _LOG.warning("left out of %r: %s (%s)", pattern, ", ".join(left_out), reason)
+    return list(found.values())
+
+
+def priced(
+    artifact: "Artifact", device: "Target", method: str, shape: tuple[int, ...] | None
+) -> "tuple[Item, tuple[int, ...] | None]":
+    """Return what is priced of an artifact, and the shape of its input if it has none itself."""
+    from zoo.artifacts.files import TfliteModel
+    from zoo.cost.pricing import chosen_method
+
+    if chosen_method(device, method) == "llm" and (model := _language(artifact)) is not None:
+        return model, None
+    if artifact.recipe is not None:
+        return _fresh(artifact), shape or artifact.recipe.input_shape
+    if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
+        return artifact.content(shape), None
+    graph = artifact.graph(shape)  # of a file, whose shape and type are fixed
+    _check_type(artifact.ref, graph, device, method)
+    return graph, None
+
+
+def with_features(found: "Cost", artifact: "Artifact", device: "Target") -> "Cost":
+    """Return a cost with that of the front end, if the network hears."""
+    if artifact.recipe is None or "front_end" not in artifact.recipe.preprocessing:
+        return found
+    from zoo.cost.hearing import with_front_end
+
+    return with_front_end(found, artifact.recipe.preprocessing, device)
+
+
+def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None:
+    """Refuse to price a file by the rates and sizes of another type of numbers."""
+    from zoo.cost.pricing import chosen_method
+
+    found = {t.dtype for t in graph.tensors.values() if not t.is_parameter}
+    found |= {"int8"} if "uint8" in found else set()  # the same work on as many bytes
+    stored = next((name for name in ("int8", "int16") if name in found), "float32")
+    chosen = chosen_method(device, method)
+    if chosen == "roofline" and stored != device.dtype:
+        vela = ", or add --method vela" if stored == "int16" and "ethos" in device.name else ""
+        raise MismatchError(
+            f"{ref} computes in {stored}, and the rates of {device.name} are for {device.dtype}; "
+            f"price a file that was exported with --{device.dtype}{vela}"
+        )
+
+
+def _fresh(artifact: "Artifact") -> "nn.Module":
+    """Return the network with the same weights every time: encoded, their values matter."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = artifact.structure()
+    return module
+
+
+def _language(artifact: "Artifact") -> "Decoder | None":
+    """Return the sizes of a folder with a decoder; None for anything else."""
+    from zoo.artifacts.files import TransformersModel
+    from zoo.cost.language import Decoder
+    from zoo.files import read_json
+
+    if not isinstance(artifact, TransformersModel):
+        return None
+    config = read_json(artifact.path / "config.json")
+    return Decoder.of_config(artifact.ref, config)
