@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import verbs as api
-from zoo.cli import memory
 from zoo.cli.printing import (
     Arguments,
     Command,
@@ -231,7 +230,11 @@ def _estimate(args: Arguments) -> None:
         options["drone"] = args.drone
     targets = args.target.split(",")
     costs = api.estimate(artifact, targets, method=args.method, input_shape=shape, **options)
-    packed = memory.arenas(artifact, costs, shape) if args.memory else {}
+    packed = {}
+    if args.memory:
+        from zoo.cli import memory
+
+        packed = memory.arenas(artifact, costs, shape)
     if args.json:
         planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
         print_json([cost.to_json() | planned.get(cost.target, {}) for cost in costs])
@@ -254,6 +257,8 @@ def _export(args: Arguments) -> None:
     if args.out:
         format_of(Path(args.out), args.format)  # before anything is resolved
     artifact = api.resolve(args.ref)
+    if args.least_memory:
+        from zoo.cli import memory
     if args.least_memory and artifact.path.suffix == ".tflite":
         memory.plan_file(artifact.path, Path(args.out or artifact.path))
         return
