@@ -171,6 +171,34 @@ def _own_words() -> list[tuple[str, str, str]]:
     ]
 
 
+def costing() -> str:
+    """Return what searches for designs find, and how counted instructions go with the clock."""
+    found, counted = stored("codesign"), stored("simulated")
+    tries, median = found["evaluations"]["optuna"], found["median"]
+    covered = found["hypervolume"]["min"]
+    return _claims(
+        (
+            (
+                f"evaluations until the best of {found['designs']} designs, over random choice",
+                f"{found['ratio']:.3f}x: {median['optuna']:g} ({min(tries)} to {max(tries)}, "
+                f"{len(tries)} seeds) against {median['random']:g}",
+                "1/3",
+            ),
+            (
+                f"front of weight and score after {found['explored']} evaluations",
+                f"{100 * covered:.2f} % of the hypervolume at least",
+                "98 %",
+            ),
+            (
+                f"counted cycles against the clock, {len(counted['operators'])} operators",
+                f"rank correlation {counted['spearman']:.2f}; two counts "
+                f"{'equal' if counted['equal'] else 'differ'}",
+                "0.8, equal",
+            ),
+        )
+    )
+
+
 def hub_clients() -> str:
     """Return how many of the client's own tests pass against the embedded hub."""
     found = stored("hub_client_suite")

@@ -18,7 +18,11 @@ from tests.unit.test_imports import ROOMS
 PICTURE = Path(__file__).resolve().parents[1] / "images" / "rooms.svg"
 HOUSE = Path(zoo.__file__).parent
 ROW, TOP, WIDTH, NAME, LINE = 30, 34, 960, 20, 150
-WITHOUT_CODE = ("cost.targets", "models")  # found by name: a file of numbers, a network
+WITHOUT_CODE = (
+    "cost.systems",
+    "cost.targets",
+    "models",
+)  # found by name: a file of numbers, a network
 STYLE = """
 .sky { fill: #f6f8f8 } .room { fill: #ffffff; stroke: #b9c7c5 } .roof { fill: #00796b }
 text { font: 13px system-ui, sans-serif; fill: #37474f } .name { font-weight: 700; fill: #00695c }

@@ -171,6 +171,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "adapter-speed": claims.adapters,
         "hearing": claims.hearing,
         "hub-clients": claims.hub_clients,
+        "costing": claims.costing,
         "llm-speed": gptvq_tables.speeds,
         "hub": hub.table,
         "int8": export.markdown,

@@ -13,7 +13,16 @@ from zoo.cost import estimate
 from zoo.cost.drones import drone, fly
 from zoo.errors import MissingExtraError
 from zoo.nas import codesign
-from zoo.nas.codesign import Design, Designs, Verdict, evaluate, explore, front, hypervolume, search
+from zoo.nas.codesign import (
+    Design,
+    Designs,
+    JudgedDesign,
+    evaluate,
+    explore,
+    front,
+    hypervolume,
+    search,
+)
 from zoo.nas.policies import ResidualPolicy
 
 SMALL = Designs(blocks=(1, 3), width=(8, 32), sram_kib=(128,))
@@ -62,11 +71,11 @@ def test_what_cannot_be_lifted_scores_nothing_and_is_on_no_front() -> None:
     assert front([outcome]) == []
 
 
-def made(weight_g: float, score: float) -> Verdict:
+def made(weight_g: float, score: float) -> JudgedDesign:
     """Make an outcome of this weight and score."""
     flight = fly(drone("dji-spark"), 0.1, 0.1)
     changed = {"weight_g": weight_g, "missions": score}
-    return Verdict(
+    return JudgedDesign(
         design=DESIGN,
         latency_ms=1.0,
         success=1.0,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import verbs as api
-from zoo.cli import memory
 from zoo.cli.printing import (
     Arguments,
     Command,
@@ -198,6 +197,8 @@ def _export(args: Arguments) -> None:
     if args.out:
         format_of(Path(args.out), args.format)  # before anything is resolved
     artifact = api.resolve(args.ref)
+    if args.least_memory:
+        from zoo.cli import memory
     if args.least_memory and artifact.path.suffix == ".tflite":
         memory.plan_file(artifact.path, Path(args.out or artifact.path))
         return

@@ -117,7 +117,7 @@ class Designs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class JudgedDesign:
     """What a design does.
 
     Attributes:
@@ -170,7 +170,7 @@ def _latency_ms(policy: tuple[int, int], accelerator: tuple[int, int, int]) -> f
     return estimate(_policy(*policy), target, method="roofline").latency_ms
 
 
-def evaluate(design: Design) -> Verdict:
+def evaluate(design: Design) -> JudgedDesign:
     """Return what a design does."""
     policy = design.blocks, design.width
     latency_ms = _latency_ms(policy, (design.multipliers, design.clock_mhz, design.sram_kib))
@@ -179,7 +179,7 @@ def evaluate(design: Design) -> Verdict:
         flight = fly(drone(design.drone), latency_ms / 1e3, design.power_w)
     except MismatchError:
         flight = None
-    return Verdict(
+    return JudgedDesign(
         design=design,
         latency_ms=latency_ms,
         success=success(sum(graph.parameters.values())),
@@ -188,8 +188,12 @@ def evaluate(design: Design) -> Verdict:
 
 
 def search(
-    space: Designs, trials: int, *, seed: int = 0, judge: Callable[[Design], Verdict] = evaluate
-) -> Iterator[Verdict]:
+    space: Designs,
+    trials: int,
+    *,
+    seed: int = 0,
+    judge: Callable[[Design], JudgedDesign] = evaluate,
+) -> Iterator[JudgedDesign]:
     """Give the outcomes that Bayesian optimisation tries for the highest score, in that order.
 
     Args:
@@ -206,8 +210,12 @@ def search(
 
 
 def explore(
-    space: Designs, trials: int, *, seed: int = 0, judge: Callable[[Design], Verdict] = evaluate
-) -> list[Verdict]:
+    space: Designs,
+    trials: int,
+    *,
+    seed: int = 0,
+    judge: Callable[[Design], JudgedDesign] = evaluate,
+) -> list[JudgedDesign]:
     """Return the outcomes of a search for the highest scores at every weight; see `search`."""
     return list(
         _asked(space, trials, seed, judge, lambda outcome: [outcome.score, -_size(outcome)])
@@ -218,9 +226,9 @@ def _asked(
     space: Designs,
     trials: int,
     seed: int,
-    judge: Callable[[Design], Verdict],
-    goals: Callable[[Verdict], list[float]],
-) -> Iterator[Verdict]:
+    judge: Callable[[Design], JudgedDesign],
+    goals: Callable[[JudgedDesign], list[float]],
+) -> Iterator[JudgedDesign]:
     optuna = _optuna()
     names, axes = list(Designs.__dataclass_fields__), astuple(space)
     # Two goals, or one and no other.
@@ -248,16 +256,16 @@ def _optuna() -> ModuleType:
     return optuna
 
 
-def front(outcomes: Sequence[Verdict]) -> list[Verdict]:
+def front(outcomes: Sequence[JudgedDesign]) -> list[JudgedDesign]:
     """Return those that no other beats in score and weight at once, from the lightest."""
-    best: list[Verdict] = []
+    best: list[JudgedDesign] = []
     for outcome in sorted(outcomes, key=lambda o: (o.weight_g, -o.score)):
         if outcome.score > (best[-1].score if best else 0.0):
             best.append(outcome)
     return best
 
 
-def hypervolume(outcomes: Sequence[Verdict]) -> float:
+def hypervolume(outcomes: Sequence[JudgedDesign]) -> float:
     """Return the area that a front covers in the plane of weight, in decades, and score.
 
     It reaches from each design's weight to `HEAVIEST_G`, and from its score to nothing.
@@ -267,12 +275,12 @@ def hypervolume(outcomes: Sequence[Verdict]) -> float:
     return sum(o.score * (end - _size(o)) for o, end in zip(best, ends, strict=True))
 
 
-def _size(outcome: Verdict) -> float:
+def _size(outcome: JudgedDesign) -> float:
     """Return the decades of the weight: ten times as heavy is one more."""
     return math.log10(min(outcome.weight_g, HEAVIEST_G))
 
 
-def table(outcomes: Sequence[Verdict]) -> list[list[str]]:
+def table(outcomes: Sequence[JudgedDesign]) -> list[list[str]]:
     """Return a front as rows of texts, the header first."""
     rows = [["WEIGHT", "SCORE", "SUCCESS", "DRONE", "NETWORK", "ACCELERATOR", "LATENCY", "SPEED"]]
     for o in outcomes:
