@@ -13,7 +13,7 @@ import torch
 from zoo.data import sound
 from zoo.data.heard import Detection
 from zoo.errors import MismatchError
-from zoo.page.shelf import Kept, shelf
+from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import keyword_spotting as task
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _loudest(wave: sound.Wave, samples: int) -> sound.Wave:
     return wave[start : start + samples]
 
 
-def words(ear: Kept) -> list[str]:
+def words(ear: Shelved) -> list[str]:
     """Return the words that a network tells apart."""
     return [x for x in ear.labels if x not in (task.clips.SILENCE, task.clips.UNKNOWN)]
 
@@ -112,7 +112,7 @@ def timeline(hearing: Hearing) -> str:
     return f"<ol class='zoo-words' aria-label='words along the sound'>{marks}</ol>"
 
 
-def facts(hearing: Hearing, ear: Kept) -> str:
+def facts(hearing: Hearing, ear: Shelved) -> str:
     """Return one line of facts, as HTML."""
     wrong = "".join(f"<p><b>{html.escape(text)}</b></p>" for text in hearing.remarks)
     return wrong + (

@@ -15,7 +15,7 @@ from PIL import Image
 from zoo.cost.result import readable
 from zoo.errors import MismatchError
 from zoo.page.cards import figures
-from zoo.page.shelf import Kept, shelf
+from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import image_classification as task
 from zoo.verbs.use import estimate
 
@@ -112,7 +112,7 @@ class Eyes:
         return self._costs[ref]
 
 
-def facts(sight: Sight, eye: Kept, costs: list[tuple[str, str, str]]) -> str:
+def facts(sight: Sight, eye: Shelved, costs: list[tuple[str, str, str]]) -> str:
     """Return the time here and on devices as cards, and what the network knows, as HTML."""
     width, height = sight.size
     colours = "grey" if eye.recipe.input_shape[1] == 1 else "coloured"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class Shelved:
     """A network on a shelf, ready to run.
 
     Attributes:
@@ -45,7 +45,7 @@ class Kept:
         return [str(label) for label in self.recipe.preprocessing["labels"]]
 
 
-def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dict[str, Kept]:
+def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dict[str, Shelved]:
     """Return the networks of some tasks by their refs, those given first.
 
     Args:
@@ -72,7 +72,7 @@ def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dic
     return found
 
 
-def _kept(ref: str, artifact: "Artifact", recipe: Recipe) -> Kept:
+def _kept(ref: str, artifact: "Artifact", recipe: Recipe) -> Shelved:
     model = artifact.load()
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return Kept(ref, recipe, model, weights, artifact)
+    return Shelved(ref, recipe, model, weights, artifact)
