@@ -21,7 +21,7 @@ CSS = """
 """
 
 
-class Viewer:
+class Lookout:
     """What all visitors share."""
 
     def __init__(self, context: Context) -> None:
@@ -44,7 +44,7 @@ class Viewer:
 def build(context: Context) -> None:
     """Lay out the picture and what is seen, and connect them."""
     try:
-        page = Viewer(context)
+        page = Lookout(context)
     except MissingWeightsError as error:
         note(f"{error}")
         return
