@@ -96,7 +96,7 @@ def test_macs_are_torchs_and_velas(recipe: Recipe) -> None:
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")
     from zoo.deploy.vela import compile_graph
 
-    averages = [op for op in graph.ops if op.kind == "avg_pool2d"]
+    averages = [op for op in graph.ops if op.kind in ("avg_pool2d", "mean")]
     pooled = sum(WORK.of(op).amount(graph, op, Steps()) for op in averages)
     padded, enlarged = (
         sum(graph.tensors[op.outputs[0]].elements for op in graph.ops if op.kind == kind)
