@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-MOST_MODULES = 46  # of ours; each costs about a millisecond
+MOST_MODULES = 47  # of ours; each costs about a millisecond
 HEAVY = ("accelerate", "cv2", "gradio", "huggingface_hub", "numpy", "torch")
 
 

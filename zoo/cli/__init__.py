@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.cli import adapter, compression, costs, exchange, hub, listing, models, training, upkeep
+from zoo.cli import (
+    adapter,
+    compression,
+    costs,
+    exchange,
+    hub,
+    listing,
+    models,
+    target,
+    training,
+    upkeep,
+)
 from zoo.cli.completion import complete
 from zoo.cli.parser import Parser
 from zoo.cli.printing import add_common
@@ -42,6 +53,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
     models.add(command)
     costs.add(command, words)
     compression.add(command, words)
+    target.add(command)
     upkeep.add(command)
     return parser
 
