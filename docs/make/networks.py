@@ -11,6 +11,7 @@ from zoo import registry
 from zoo.artifacts.resolution import resolve
 from zoo.cards.parts import TARGETS
 from zoo.cost import target, target_names
+from zoo.cost.deployed import seeded
 from zoo.cost.estimators.contract import Subject
 from zoo.cost.pricing import estimator
 from zoo.cost.result import Cost, readable
@@ -105,7 +106,7 @@ def costs_by_target(chosen: Iterable[Recipe] | None = None) -> str:
     """Return one table per target: what every network costs there, or what the chosen ones do."""
     subjects = {
         recipe.name: Traced(
-            resolve(recipe.name, weights=False).structure(), None, recipe.input_shape
+            seeded(resolve(recipe.name, weights=False).structure), None, recipe.input_shape
         )
         for recipe in (networks() if chosen is None else chosen)
     }

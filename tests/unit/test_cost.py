@@ -80,7 +80,7 @@ source = "a guess"
     [
         ("1e6", "-1", "expected a positive number"),
         ("1e6", '"fast"', "expected a positive number"),
-        ("datasheet", "sure", "expected one of published, datasheet, assumed"),
+        ("datasheet", "sure", "expected one of published, datasheet, measured, assumed"),
         ('"its datasheet"', '""', "clock_hz has no source"),
         ("clock_hz", "clock_mhz", "unknown number 'clock_mhz'"),
         ("rates.default", "rates.conv2d", "rates.default is missing"),

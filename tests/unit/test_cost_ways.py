@@ -106,3 +106,44 @@ def test_what_fits_a_device_fastest_first(
 def test_the_front_holds_what_nothing_beats() -> None:
     a, b, c = Dot("a", 1.0, 0.5), Dot("b", 2.0, 0.4), Dot("c", 3.0, 0.9)
     assert front([c, b, a]) == [a, c]
+
+
+def test_this_machine_becomes_a_target(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "desk.toml"
+    assert main(["target", "measure", "--out", str(file)]) == 0
+    device = cost.target(str(file))
+    assert {number.confidence for number in device.rates.values()} == {"measured"}
+    module = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 1)).eval()
+    shape = (1, 16, 96, 96)
+    rough = cost.estimate(module, device, input_shape=shape)
+    timed = cost.estimate(module, cost.target("cpu"), input_shape=shape)
+    # Another load of a shared machine may double a time; ten times would be a wrong unit.
+    assert 0.1 < rough.latency_ms / timed.latency_ms < 10
+    assert main(["target", "measure", "--out", "desk.txt"]) == 1
+    assert "ends in .toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["ethos-u55-128", "stm32f746-216mhz-cmsisnn"])
+def test_bad_items_are_refused_in_a_line(target: str) -> None:
+    class Untraceable(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    device = cost.target(target)
+    with pytest.raises(MismatchError, match="Untraceable"):
+        cost.estimate(Untraceable().eval(), device, method="roofline", input_shape=SHAPE)
+    with pytest.raises(MismatchError, match=r"\(1, 3, 16\)"):
+        cost.estimate(
+            nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(2), nn.Linear(4, 4)).eval(),
+            device,
+            method="roofline",
+            input_shape=(1, 3, 16),
+        )
+
+
+def test_an_operator_of_the_host_on_ethos_u_says_why() -> None:
+    module = nn.Sequential(nn.Upsample(scale_factor=3, mode="bilinear")).eval()
+    device = cost.target("ethos-u55-128")
+    given = cost.estimate(module, device, method="roofline", input_shape=SHAPE)
+    assert "a bilinear resize that is not by 2, 4 or 8" in given.host[0]
+    assert given.ops[0].bound == "host"

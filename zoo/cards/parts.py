@@ -46,10 +46,11 @@ def costs(recipe: Recipe) -> "tuple[Cost, ...]":
 def _costs(recipe_json: str) -> "tuple[Cost, ...]":
     """Keep them, because counting takes a second, and a push renders a card several times."""
     from zoo import cost
+    from zoo.cost.deployed import seeded
     from zoo.registry.checkpoint import build
 
     recipe = Recipe.from_json(json.loads(recipe_json))
-    model = build(recipe)
+    model = seeded(lambda: build(recipe))
     return tuple(
         # By the method that needs nothing installed: a card says the same on every machine.
         cost.estimate(model, device, method=device.method, input_shape=recipe.input_shape)

@@ -19,6 +19,7 @@ from zoo.cli import (
     listing,
     models,
     searching,
+    target,
     training,
     upkeep,
 )
@@ -54,6 +55,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
     costs.add(command, words)
     compression.add(command, words)
     searching.add(command, words)
+    target.add(command)
     upkeep.add(command)
     return parser
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -30,6 +31,16 @@ def integer(module: nn.Module, shape: Shapes) -> Graph:
     return quantize_graph(
         lowered, {name: (-1 - i / 100, 1 + i / 50) for i, name in enumerate(names)}
     )
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return what `make` makes with the same random weights every time.
+
+    Encoded, their values matter, and an estimate must be the same twice.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
 
 
 def materialised(module: nn.Module) -> nn.Module:

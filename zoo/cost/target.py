@@ -19,7 +19,7 @@ from zoo.cost.ethos_u.array import Array, array
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.graph.kinds import KINDS
 
-Confidence = Literal["published", "datasheet", "assumed"]
+Confidence = Literal["published", "datasheet", "measured", "assumed"]
 TARGETS = Path(__file__).parent / "targets"
 
 
@@ -30,7 +30,8 @@ class Number:
     Attributes:
         value: in the unit its name says.
         confidence: "published" (measured or defined in a public place, or derived from such),
-            "datasheet" (the vendor's specification) or "assumed" (nobody's measurement).
+            "datasheet" (the vendor's specification), "measured" (here, by `zoo target measure`) or
+            "assumed" (nobody's measurement).
         source: the place, and how the value follows from it.
 
     """

@@ -54,12 +54,13 @@ def fitting(target: str, recipes: Sequence[Recipe]) -> list[Fitting]:
     """
     from zoo import cost
     from zoo.artifacts.resolution import resolve
+    from zoo.cost.deployed import seeded
 
     device, found = cost.target(target), []
     for recipe in recipes:
         if recipe.of_transformers or recipe.input_shape is None:
             continue
-        module = resolve(recipe, weights=False).structure()
+        module = seeded(resolve(recipe, weights=False).structure)
         shape = recipe.input_shape
         try:
             priced = cost.estimate(module, device, method=device.method, input_shape=shape)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from zoo.errors import MismatchError, ZooError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from zoo.cost import Cost, Target
     from zoo.cost.language import Decoder
     from zoo.cost.pricing import Item
@@ -75,7 +73,9 @@ def priced(
     if chosen_method(device, method) == "llm" and (model := _language(artifact)) is not None:
         return model, None
     if artifact.recipe is not None:
-        return _fresh(artifact), shape or artifact.recipe.input_shape
+        from zoo.cost.deployed import seeded
+
+        return seeded(artifact.structure), shape or artifact.recipe.input_shape
     if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
         return artifact.content(shape), None
     graph = artifact.graph(shape)  # of a file, whose shape and type are fixed
@@ -106,16 +106,6 @@ def _check_type(ref: str, graph: "Graph", device: "Target", method: str) -> None
             f"{ref} computes in {stored}, and the rates of {device.name} are for {device.dtype}; "
             f"price a file that was exported with --{device.dtype}{vela}"
         )
-
-
-def _fresh(artifact: "Artifact") -> "nn.Module":
-    """Return the network with the same weights every time: encoded, their values matter."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module: nn.Module = artifact.structure()
-    return module
 
 
 def _language(artifact: "Artifact") -> "Decoder | None":
