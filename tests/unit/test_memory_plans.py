@@ -1,13 +1,18 @@
 """What the commands say about the memory of activations; states that are never overwritten."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import zoo
 from zoo.cli import main
 from zoo.cost import memory
 from zoo.graph.ir import Graph, Op, State, Tensor
+from zoo.verbs.planning import plan_memory
 
 
 def test_memory_is_printed_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +30,17 @@ def test_memory_is_printed_and_in_json(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_plan_goes_into_a_tflite_file_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "mlperf-tiny-ic", "--least-memory", "--out", "ic.onnx"]) == 1
     assert "--least-memory is of .tflite files" in capsys.readouterr().err
+
+
+def test_a_file_is_planned_in_its_own_numbers_on_any_target(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)).eval()
+    data = [torch.randn(1, 1, 16, 16)]
+    file = zoo.export(
+        module, tmp_path / "n.tflite", int8=True, data=data, input_shape=(1, 1, 16, 16)
+    )
+    sizes = [plan_memory(str(file.path), name)[0].arena_bytes for name in ("cpu", "ethos-u55-256")]
+    assert sizes == [4 * 14 * 14 + 2 * 12 * 12] * 2  # while the second layer runs
 
 
 @pytest.mark.parametrize("kept", ["outputs", "state", "next"])

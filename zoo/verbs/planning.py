@@ -25,8 +25,7 @@ def plan_memory(
 
     Raises:
         UnknownNameError: there is no such recipe or target.
-        MismatchError: the network cannot be traced with this input shape, or is a file in other
-            numbers than the target's.
+        MismatchError: the network cannot be traced with this input shape.
 
     """
     from torch import nn
@@ -38,7 +37,8 @@ def plan_memory(
     from zoo.graph.ir import Graph
 
     device = cost.target(target)
-    found, shape = priced(resolve(item, weights=False), device, "roofline", input_shape)
+    # A file's activations are as large as they are, whatever the target computes in.
+    found, shape = priced(resolve(item, weights=False), device, "memory", input_shape)
     if isinstance(found, Graph):
         return planner.compare(found, None, scratch=device.scratch)
     assert isinstance(found, nn.Module)

@@ -285,9 +285,10 @@ def estimate(
             file: "./my-board.toml". A list of these, of globs ("stm32*"), of groups
             ("ethos-u55") or of "all" gives a list of costs.
         method: "roofline", "vela" (Ethos-U only; a `.tflite` file goes to it as it is),
-            "measured" (only the CPU at hand), one that an installed package brings, or "auto":
-            Vela where it is installed and knows the target, else what the target says. "all", for
-            a list of targets: every method that prices one.
+            "measured" or "simulated" (only the CPU at hand), "llm" (language models), "f1" (of a
+            drone), one that an installed package brings, or "auto": Vela where it is installed and
+            knows the target, else what the target says. "all", for a list of targets: every method
+            that prices one.
         input_shape: e.g. (N, C, H, W); None takes the recipe's reference shape. Of a module with
             several inputs a tuple of shapes, or a mapping by the names of its arguments.
         options: of the method, e.g. `time_limit_s=60` of "vela".
