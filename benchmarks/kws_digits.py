@@ -38,7 +38,7 @@ OFFICIAL = {BASELINE: (0,), SMALL: SEEDS, MEDIUM: (0,)}
 TAKES, SET = 5, "FSDD test"
 FORMS = ("float", "int8")
 STUDENT = 2.306  # two-sided 95 % quantile of eight degrees of freedom
-SETTINGS = {"steps": 2500, "lr": 4e-3, "ema_decay": 0.99, "eval_every": 250, "save_every": 250}
+SETTINGS = {"steps": 900, "lr": 4e-3, "ema_decay": 0.99, "eval_every": 150, "save_every": 150}
 SHORT = {**SETTINGS, "steps": 400, "eval_every": 200}
 
 
