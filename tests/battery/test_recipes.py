@@ -136,7 +136,9 @@ def test_trains_for_int8_as_the_device_computes(tried, trials):
     deployed = deployed_form(form)
     graph = deployed.graph(tuple(inputs.shape))
     step = graph.tensors[graph.outputs[0]].quantization.scale
-    assert (outputs - deployed(inputs)).abs().max() < 2.01 * step
+    # The device's h-swish is in fixed point and may be a step off, which later layers carry on.
+    curves = sum(op.kind == "hard_swish" for op in graph.ops)
+    assert (outputs - deployed(inputs)).abs().max() < (2.01 + curves) * step
 
 
 @LONG
