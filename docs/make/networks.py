@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 import zoo
@@ -94,7 +95,7 @@ def _weights(checkpoint: Checkpoint, licences: dict[str, str]) -> str:
     number = f"{value:.2f} {metric.unit}" if metric.unit else f"{value:.4f}"
     size = (checkpoint.path / "model.safetensors").stat().st_size
     text = checkpoint.license.partition(" (benchmarks/")[0]
-    letter = licences.setdefault(text, "ABCDEFGH"[len(licences)])
+    letter = licences.setdefault(text, ascii_uppercase[len(licences)])
     return f"{size:,} B | {metric.name} {number} on {data} | {letter} |".rstrip(" |")
 
 

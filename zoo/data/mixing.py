@@ -25,6 +25,7 @@ def mixed(
     random: np.random.Generator,
     rows: range,
     total: int,
+    limits: tuple[float, float],
 ) -> tuple[Tensor, Tensor]:
     """Return pictures and the probabilities of their labels, altered as the options say.
 
@@ -37,6 +38,7 @@ def mixed(
         random: gives the same numbers for every split of the rows.
         rows: which rows of the step these are.
         total: rows of the step.
+        limits: least and greatest value of a pixel, which the noise keeps.
 
     Raises:
         MismatchError: an option is out of range, or pairs would be torn apart.
@@ -57,7 +59,7 @@ def mixed(
             )
         inputs, truth = _in_pairs(inputs, truth, alphas, random, rows, total)
     if erase:
-        inputs = _erased(inputs, erase, random, rows, total)
+        inputs = _erased(inputs, erase, random, rows, total).clamp(*limits)
     return inputs, truth
 
 

@@ -7,6 +7,7 @@ the wave and the dice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,8 +145,13 @@ def equaliser(samples: int, rate: int, dice: Dice) -> NDArray[np.float32]:
     return np.asarray(10 ** (gain_db / 20), np.float32)
 
 
+def _inverse(spectrum: NDArray[Any], samples: int) -> Wave:
+    """Return the wave of a spectrum; numpy transforms single precision in single precision."""
+    return np.fft.irfft(spectrum, samples).astype(np.float32, copy=False)
+
+
 def _filtered(wave: Wave, gain: NDArray[np.float32]) -> Wave:
-    return np.asarray(np.fft.irfft(np.fft.rfft(wave) * gain, len(wave)), np.float32)
+    return _inverse(np.fft.rfft(wave) * gain, len(wave))
 
 
 def _reverberant(wave: Wave, rate: int, dice: Dice) -> Wave:
@@ -157,8 +163,7 @@ def _reverberant(wave: Wave, rate: int, dice: Dice) -> Wave:
     echoes *= 10 ** (-dice.uniform(0, 15) / 20) / np.sqrt(np.sum(echoes**2))
     echoes[0] = 1
     size = 1 << (len(wave) + len(echoes) - 1).bit_length()  # quick to transform
-    heard = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)
-    return np.asarray(heard[: len(wave)], np.float32)
+    return _inverse(np.fft.rfft(wave, size) * np.fft.rfft(echoes, size), size)[: len(wave)]
 
 
 # --- noise, of any power --------------------------------------------------------------------------
@@ -173,7 +178,7 @@ def _coloured(samples: int, rate: int, dice: Dice) -> Wave:
     """Return noise with a spectrum like f^-a, a from 0 (white) to 2 (brown)."""
     white = np.fft.rfft(_white(samples, dice))
     fall = np.arange(1, len(white) + 1, dtype=np.float32) ** np.float32(-dice.uniform(0, 2) / 2)
-    return np.asarray(np.fft.irfft(white * fall, samples), np.float32)
+    return _inverse(white * fall, samples)
 
 
 def _modulated(samples: int, rate: int, dice: Dice) -> Wave:

@@ -239,7 +239,8 @@ def batch(
     truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
     smoothing = float(options["label_smoothing"])
     truth = truth * (1 - smoothing) + smoothing / truth.shape[1]
-    return mixed(x, truth, options, random, rows, total)
+    low, high = recipe.preprocessing["range"]
+    return mixed(x, truth, options, random, rows, total, (low, high))
 
 
 def _drawn(
