@@ -64,18 +64,22 @@ def test_runtimes_compute_our_integers(recipe: Recipe, judges: Judges) -> None:
     assert len(wanted.unique()) > min(20, wanted.numel() // 2)  # it says something
     content = serialize_tflite(graph)
     for runtime, judge in judges.items():
-        theirs = judge(content)(given)
-        if runtime == "litert-reference" and _rounds_once(graph):
-            apart = np.abs(theirs.astype(int) - wanted.numpy())
-            assert apart.max() <= 1
-            assert (apart > 0).mean() < 0.05
-        else:
-            np.testing.assert_array_equal(theirs, wanted.numpy())
+        apart = np.abs(judge(content)(given).astype(int) - wanted.numpy())
+        steps = _steps_of_litert(graph) if runtime == "litert-reference" else 0
+        assert apart.max() <= steps
+        assert steps != 1 or (apart > 0).mean() < 0.05
 
 
-def _rounds_once(graph: Graph) -> bool:
-    """Whether LiteRT may differ by a step: the only one of its kernels that rounds once."""
-    return all(op.kind == "fully_connected" for op in graph.ops if op.macs)
+def _steps_of_litert(graph: Graph) -> int:
+    """Return by how many steps LiteRT's reference kernels may differ from TFLite Micro's and ours.
+
+    Of its kernels only fully connected layers round once; where they are all that multiplies, or
+    inside blocks of ConvNeXt, which carry a step on, one output in some hundreds differs.
+    """
+    kinds = {op.kind for op in graph.ops}
+    if {"fully_connected", "rsqrt"} <= kinds:
+        return 2
+    return int(all(op.kind == "fully_connected" for op in graph.ops if op.macs))
 
 
 @LONG
@@ -131,6 +135,12 @@ def test_it_can_be_trained_for_integers(recipe: Recipe, scheme: str, judges: Jud
     lacks = any(op.kind == LACKING["tflite-micro"] for op in graph.ops)
     judge = judges["litert-reference" if lacks else "tflite-micro"](serialize_tflite(graph))
     given = judge(quantized(graph, channels_last(x[:1])))
-    np.testing.assert_array_equal(
-        dequantized(graph, torch.from_numpy(given)).numpy(), channels_last(deployed(x[:1])).numpy()
+    meaning = graph.tensors[graph.outputs[0]].quantization
+    assert meaning is not None
+    steps = _steps_of_litert(graph) if lacks else 0
+    np.testing.assert_allclose(
+        dequantized(graph, torch.from_numpy(given)).numpy(),
+        channels_last(deployed(x[:1])).numpy(),
+        rtol=0,
+        atol=steps * 1.01 * meaning.scale,
     )

@@ -7,7 +7,7 @@ import torch
 from zoo.data.mixing import mixed
 from zoo.errors import MismatchError
 
-TOTAL, LABELS = 400, 5
+TOTAL, LABELS, LIMITS = 400, 5, (-10.0, 1000.0)
 
 
 def samples():
@@ -28,18 +28,20 @@ def dice():
 )
 def test_a_sample_is_the_same_however_rows_are_split(options):
     inputs, truth = samples()
-    whole = mixed(inputs, truth, options, dice(), range(TOTAL), TOTAL)
+    whole = mixed(inputs, truth, options, dice(), range(TOTAL), TOTAL, LIMITS)
     for rows in (range(2), range(96, 200)):
         part = slice(rows.start, rows.stop)
         for one, all_ in zip(
-            mixed(inputs[part], truth[part], options, dice(), rows, TOTAL), whole, strict=True
+            mixed(inputs[part], truth[part], options, dice(), rows, TOTAL, LIMITS),
+            whole,
+            strict=True,
         ):
             torch.testing.assert_close(one, all_[part], atol=0, rtol=0)
 
 
 def test_mixup_mixes_pictures_and_labels_alike():
     inputs, truth = samples()
-    pictures, labels = mixed(inputs, truth, {"mixup": 0.8}, dice(), range(TOTAL), TOTAL)
+    pictures, labels = mixed(inputs, truth, {"mixup": 0.8}, dice(), range(TOTAL), TOTAL, LIMITS)
     share = labels[::2].gather(1, truth[::2].argmax(1)[:, None])[:, 0]
     expected = share * inputs[::2, 0, 0, 0] + (1 - share) * inputs[1::2, 0, 0, 0]
     torch.testing.assert_close(pictures[::2], expected[:, None, None, None].expand(-1, 3, 12, 10))
@@ -51,7 +53,7 @@ def test_mixup_mixes_pictures_and_labels_alike():
 
 def test_cutmix_cuts_one_part_and_counts_its_pixels():
     inputs, truth = samples()
-    pictures, labels = mixed(inputs, truth, {"cutmix": 1.0}, dice(), range(TOTAL), TOTAL)
+    pictures, labels = mixed(inputs, truth, {"cutmix": 1.0}, dice(), range(TOTAL), TOTAL, LIMITS)
     own = (pictures == inputs).float().mean((1, 2, 3))
     torch.testing.assert_close(labels.gather(1, truth.argmax(1)[:, None])[:, 0], own)
     assert ((pictures == inputs) | (pictures == inputs[torch.arange(TOTAL) ^ 1])).all()
@@ -62,7 +64,7 @@ def test_cutmix_cuts_one_part_and_counts_its_pixels():
 
 def test_a_share_of_pictures_is_erased_in_part_and_labels_stay():
     inputs, truth = samples()
-    pictures, labels = mixed(inputs, truth, {"erase": 0.25}, dice(), range(TOTAL), TOTAL)
+    pictures, labels = mixed(inputs, truth, {"erase": 0.25}, dice(), range(TOTAL), TOTAL, LIMITS)
     changed = (pictures != inputs).float().mean((1, 2, 3))
     assert 0.18 < (changed > 0).float().mean() < 0.32
     assert changed.max() < 0.45
@@ -70,11 +72,13 @@ def test_a_share_of_pictures_is_erased_in_part_and_labels_stay():
     noise = pictures[pictures != inputs]
     assert abs(noise.mean()) < 0.1
     assert abs(noise.std() - 1) < 0.1
+    pictures, _ = mixed(inputs, truth, {"erase": 1}, dice(), range(TOTAL), TOTAL, (0.0, 1000.0))
+    assert pictures.min() == 0
 
 
 def test_nothing_is_altered_without_options():
     inputs, truth = samples()
-    pictures, labels = mixed(inputs, truth, {}, dice(), range(TOTAL), TOTAL)
+    pictures, labels = mixed(inputs, truth, {}, dice(), range(TOTAL), TOTAL, LIMITS)
     assert pictures is inputs
     assert labels is truth
 
@@ -92,4 +96,4 @@ def test_refuses_options_and_odd_batches(options, rows, message):
     inputs, truth = samples()
     part = slice(rows.start, rows.stop)
     with pytest.raises(MismatchError, match=message):
-        mixed(inputs[part], truth[part], options, dice(), rows, TOTAL)
+        mixed(inputs[part], truth[part], options, dice(), rows, TOTAL, LIMITS)
