@@ -1,4 +1,4 @@
-"""Our average precision is that of pycocotools: on random scenes, ties, crowds and empty pictures."""
+"""Our average precision is that of pycocotools: random scenes, ties, crowds, empty pictures."""
 
 import contextlib
 import io
