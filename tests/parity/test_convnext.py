@@ -1,9 +1,19 @@
 """ConvNeXt: what transformers' network computes, drop path, other last layers."""
 
+import json
+
 import pytest
 import torch
-from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextModel
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    ConvNextModel,
+)
 
+import zoo
+from zoo.cli import main
+from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError, ZooError
 from zoo.models.convnext import ConvNeXt, from_transformers
 from zoo.models.forms import deployed_form, load_deployed, training_form
 
@@ -113,3 +123,59 @@ def test_other_classes_start_a_last_layer_anew():
 def test_refuses_sizes_of_no_network(arguments, message):
     with pytest.raises(ValueError, match=message):
         ConvNeXt(**arguments)
+
+
+def saved(theirs, folder, **pixels):
+    theirs.config.id2label = {n: f"thing {n}" for n in range(theirs.config.num_labels)}
+    theirs.save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 64}, **pixels).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    return folder
+
+
+@torch.no_grad()
+def test_a_published_model_becomes_a_checkpoint_with_its_labels_and_pixels(tmp_path, capsys):
+    theirs = of_transformers()
+    pixels = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.1]}
+    folder, out = saved(theirs, tmp_path / "theirs", **pixels), tmp_path / "made"
+    assert main(["import", str(folder), "--out", str(out)]) == 0
+    assert "convnext-t.published, licence: apache-2.0" in capsys.readouterr().out
+    made = zoo.checkpoint(out)
+    assert made.recipe.input_shape == (1, 3, 64, 64)
+    picture = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    normal = (picture / 255 - torch.tensor(pixels["image_mean"])) / torch.tensor(
+        pixels["image_std"]
+    )
+    likely = theirs(normal.permute(2, 0, 1)[None]).logits.softmax(1)[0]
+    found = dict(zoo.run(out, picture.numpy()).best)
+    assert len(found) == 7
+    for number, share in enumerate(likely.tolist()):
+        assert found[f"thing {number}"] == pytest.approx(share, abs=1e-5)
+    assert "apache-2.0" in (out / "README.md").read_text()
+    with pytest.raises(MismatchError, match="already exists"):
+        zoo.import_convnext(folder, out)
+
+
+def test_refuses_other_models_and_broken_folders(tmp_path):
+    folder = saved(of_transformers(), tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text())
+    for change, message in (
+        ({"model_type": "convnextv2"}, "of the type 'convnextv2'; expected"),
+        ({"architectures": ["ConvNextModel"]}, "expected the ConvNextForImageClassification"),
+        ({"hidden_act": "relu"}, "activation 'relu'"),
+        ({"depths": [1, 2]}, "one of each for every stage"),
+        ({"depths": [1, 2, 3, 2]}, "not those of its config"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ZooError, match=message):
+            zoo.import_convnext(folder, tmp_path / "made")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UnsafeFileError, match="no valid safetensors"):
+        zoo.import_convnext(folder, tmp_path / "made")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(MissingWeightsError, match="save them again"):
+        zoo.import_convnext(folder, tmp_path / "made")
+    with pytest.raises(MismatchError, match="not a model that transformers saved"):
+        zoo.import_convnext("sesr-m5-x2", tmp_path / "made")
+    assert not (tmp_path / "made").exists()

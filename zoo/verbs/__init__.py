@@ -1,6 +1,7 @@
 """The verbs, grouped by what they do. Each imports what it needs when it is called."""
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
+from zoo.verbs.importing import import_convnext
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.share import card, check_card, push
 from zoo.verbs.use import estimate, evaluate, load, run
@@ -13,6 +14,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "import_convnext",
     "import_gguf",
     "import_tflite",
     "load",

@@ -226,7 +226,7 @@ def _write(
 
     if result.tensors is None:
         base = source if isinstance(source, Path) else source.path
-        _write_facts(recipe, out, result.metrics, license or _license_of(base), data)
+        _write_facts(recipe, out, result.metrics, license or license_of(base), data)
         made = Checkpoint.read(out)
     else:
         assert isinstance(source, Checkpoint), "a method that gives tensors takes a network"
@@ -242,7 +242,7 @@ def _write(
     made.write_card(render(made))
 
 
-def _license_of(folder: Path) -> str:
+def license_of(folder: Path) -> str:
     """Return the licence that the base model's card states."""
     from zoo.cards.check import front_matter
 
