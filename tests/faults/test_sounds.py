@@ -245,3 +245,12 @@ def test_an_option_that_a_stream_has_not_is_named(said: Said) -> None:
     assert said(speech(), "--stream", "--suppression", "nms") == (
         1, f"zoo: a stream takes no suppression; run {NAME} without\n"
     )  # fmt: skip
+
+
+def test_floats_beyond_full_scale_are_heard_alike_by_training_and_running(tmp_path: Path) -> None:
+    recipe = zoo.find(NAME)
+    for name, gain in (("a.wav", 1.0), ("b.wav", 20000.0)):
+        wave = speech() / np.abs(speech()).max() * gain
+        soundfile.write(tmp_path / name, wave, RATE, subtype="FLOAT")
+    clips = task.clips.decoded([(tmp_path / "a.wav", 0), (tmp_path / "b.wav", 0)], recipe)
+    assert int((clips.samples[0].int() - clips.samples[1].int()).abs().max()) <= 1
