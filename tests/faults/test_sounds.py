@@ -212,3 +212,45 @@ def test_the_page_says_so_too(
     except ZooError as error:
         text = str(error)
     assert words in text
+
+
+def test_of_a_stream_nothing_is_said_to_be_left_out(said: Said) -> None:
+    assert "middle" not in said(np.concatenate([speech(), np.zeros(3 * RATE)]), "--stream")[1]
+
+
+def test_channels_first_are_not_averaged_over_time() -> None:
+    with pytest.raises(ZooError, match=r"has 16000 channels; expected .* transpose"):
+        zoo.run(NAME, np.zeros((2, 16000), np.float32))
+
+
+@pytest.mark.parametrize("source", [(RATE, np.ones(9)), [[0.1, 0.2], [0.3]]], ids=["pair", "lists"])
+def test_what_has_several_shapes_is_no_sound(source: object) -> None:
+    with pytest.raises(ZooError, match="of several shapes is no sound"):
+        sound.read(source, RATE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_tensor_is_a_sound_whatever_its_type(dtype: torch.dtype) -> None:
+    given = torch.linspace(-1, 1, 9).to(dtype).requires_grad_()
+    assert np.array_equal(sound.read(given, RATE), given.detach().float().numpy())
+
+
+def test_a_format_that_cannot_be_sought_in_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "gsm.wav", speech(), RATE, subtype="GSM610")
+    found = sound.read(tmp_path / "gsm.wav", RATE)[: len(speech())]
+    assert np.corrcoef(found, speech())[0, 1] > 0.9
+
+
+def test_an_option_that_a_stream_has_not_is_named(said: Said) -> None:
+    assert said(speech(), "--stream", "--suppression", "nms") == (
+        1, f"zoo: a stream takes no suppression; run {NAME} without\n"
+    )  # fmt: skip
+
+
+def test_floats_beyond_full_scale_are_heard_alike_by_training_and_running(tmp_path: Path) -> None:
+    recipe = zoo.find(NAME)
+    for name, gain in (("a.wav", 1.0), ("b.wav", 20000.0)):
+        wave = speech() / np.abs(speech()).max() * gain
+        soundfile.write(tmp_path / name, wave, RATE, subtype="FLOAT")
+    clips = task.clips.decoded([(tmp_path / "a.wav", 0), (tmp_path / "b.wav", 0)], recipe)
+    assert int((clips.samples[0].int() - clips.samples[1].int()).abs().max()) <= 1

@@ -180,8 +180,19 @@ def test_the_command_writes_the_front_end_of_what_hears(
     out = tmp_path / "ears.h"
     assert main(["export", "micronet-kws-s", "--front-end", "--out", str(out)]) == 0
     assert "bytes of tables" in capsys.readouterr().out
-    assert "static void ears_frame(" in out.read_text()
+    assert "static inline void ears_frame(" in out.read_text()
     assert main(["export", "sesr-m5-x2", "--front-end", "--out", str(out)]) != 0
     assert "has no front end" in capsys.readouterr().err
     assert main(["export", "micronet-kws-s", "--front-end", "--out", "ears.onnx"]) != 0
     assert "name it ears.h" in capsys.readouterr().err
+
+
+@needs_compiler
+@pytest.mark.parametrize("stem", ["ears", "int", "_", "POINTS", "звук", "3 é", "my_NAME"])
+def test_a_header_compiles_whatever_its_name_and_what_is_called_of_it(
+    tmp_path: Path, stem: str
+) -> None:
+    write_front_end(frontends.named("log-mel-mlperf"), tmp_path / f"{stem}.h")
+    (tmp_path / "a.c").write_text(f'#include "{stem}.h"\nint main(void) {{ return 0; }}\n')
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    subprocess.run([str(COMPILER), *flags, str(tmp_path / "a.c")], check=True)

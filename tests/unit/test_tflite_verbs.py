@@ -221,6 +221,16 @@ def test_c_array_holds_the_bytes(tmp_path: Path) -> None:
         subprocess.run([program], check=True)
 
 
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [("net", "net"), ("for", "model_for"), ("сеть", "model"), ("_x", "model_x"), ("1", "model_1")],
+)
+def test_c_array_has_a_name_that_is_free_in_c(tmp_path: Path, stem: str, name: str) -> None:
+    text = write_c_array(b"x", tmp_path / f"{stem}.h").read_text()
+    assert f" {name}[] = {{" in text
+    assert f" {name}_size = sizeof({name});" in text
+
+
 def test_impossible_wishes_are_refused(classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="format='tflite'"):
         zoo.export("sesr-m3-x2", tmp_path / "a.onnx", int16=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zoo.errors import MismatchError, MissingExtraError
 
@@ -16,6 +17,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 MOST_SECONDS = 2 * 3600.0
 SILENCE = 1e-4  # the largest sample of a sound that has nothing in it
 _FULL, _CLIPPED = 0.98, 0.01  # level of full scale, and the share of samples there in clipped ones
+_CHANNELS = 64  # more are samples: the array is the other way round
 _LOG = logging.getLogger("zoo")
 
 
@@ -49,11 +51,16 @@ def read(source: Any, rate: int) -> Wave:
     """
     if isinstance(source, str | Path):
         return _of_file(Path(source).expanduser(), rate)
-    wave = np.asarray(source)
+    wave = _array(source)
     if wave.ndim not in (1, 2) or wave.dtype.kind not in "iuf" or wave.size == 0:
         raise MismatchError(
             f"an array of shape {wave.shape} and type {wave.dtype} is no sound; expected "
             "(samples,) or (samples, channels) of numbers"
+        )
+    if wave.ndim == 2 and wave.shape[1] > _CHANNELS:
+        raise MismatchError(
+            f"an array of shape {wave.shape} has {wave.shape[1]} channels; expected "
+            "(samples, channels), so give its transpose, .T"
         )
     if wave.dtype.kind == "i":
         wave = wave / -float(np.iinfo(wave.dtype).min)
@@ -86,6 +93,19 @@ def microphone(rate: int, seconds: float = 0.1) -> Iterator[Wave]:
         ) from error
 
 
+def _array(source: Any) -> NDArray[Any]:
+    if isinstance(source, Tensor):
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source
+    try:
+        return np.asarray(source)
+    except ValueError as error:  # of pieces of several lengths, as a pair of rate and wave
+        raise MismatchError(
+            f"a {type(source).__name__} of several shapes is no sound; expected (samples,) or "
+            "(samples, channels) of numbers"
+        ) from error
+
+
 def _of_file(path: Path, rate: int) -> Wave:
     try:
         import soundfile
@@ -102,7 +122,7 @@ def _of_file(path: Path, rate: int) -> Wave:
             if file.frames > MOST_SECONDS * found:
                 hours = file.frames / found / 3600
                 raise MismatchError(f"{path} is {hours:.1f} hours long; expected at most two")
-            wave = file.read(dtype="float32", always_2d=True)
+            wave = file.read(file.frames, dtype="float32", always_2d=True)  # GSM cannot seek
     except (soundfile.SoundFileError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise MismatchError(
@@ -140,8 +160,14 @@ def remarks(wave: Wave) -> list[str]:
     return []
 
 
-def remark(wave: Wave, seconds: float = MOST_SECONDS, rate: int = 1) -> None:
-    """Say `remarks` of a sound, and whether it is so long that only its middle is heard.
+def remark(wave: Wave) -> None:
+    """Say the `remarks` of a sound."""
+    for text in remarks(wave):
+        _LOG.warning("%s", text)
+
+
+def remark_middle(wave: Wave, seconds: float, rate: int) -> None:
+    """Say the `remarks` of a sound, and whether it is so long that only its middle is heard.
 
     Args:
         wave: the sound.
@@ -149,8 +175,7 @@ def remark(wave: Wave, seconds: float = MOST_SECONDS, rate: int = 1) -> None:
         rate: its samples a second.
 
     """
-    for text in remarks(wave):
-        _LOG.warning("%s", text)
+    remark(wave)
     if (length := len(wave) / rate) > 2 * seconds:
         _LOG.warning(
             "the sound is %.0f s long, and its middle %.3g s is heard; add --stream for all of it",

@@ -7,7 +7,6 @@ and zero point of its model's input.
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from zoo.data.frontends import FrontEnd, tables
 from zoo.data.sound import SILENCE
+from zoo.deploy.carray import identifier
 from zoo.errors import MismatchError
 from zoo.files import write_bytes
 
@@ -76,6 +76,8 @@ def counted(front: FrontEnd) -> FrontEndCounts:
 def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
     """Write a front end as `NAME_frame`, `NAME_gain` and `NAME_quantize`, NAME the file's stem.
 
+    They are `inline`, so that a compiler says nothing of those that a device does not call.
+
     ```python
     from pathlib import Path
 
@@ -86,8 +88,7 @@ def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
     ```
     """
     _check(front)
-    name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
-    name = name if name and not name[0].isdigit() else f"front_end_{name}"
+    name = identifier(path.stem, "front_end")
     taper, triangles, cosines = tables(front)
     spans = _spans(front)
     weights = [column[a:b] for column, (a, b) in zip(triangles.T, spans, strict=True)]
@@ -108,7 +109,7 @@ def write_front_end(front: FrontEnd, path: Path) -> FrontEndFile:
             ),
             *(_floats(f"{name}_{key}", value) for key, value in stored.items()),
             *(_integers(f"{name}_{key}", values) for key, values in places.items()),
-            _FFT.replace("NAME", name).replace("POINTS", str(front.fft)),
+            _FFT.replace("POINTS", str(front.fft)).replace("NAME", name),
             _frame(front, name),
             _TAIL.replace("NAME", name).replace("SILENCE_OF", f"{name.upper()}_SILENCE"),
             "#endif",
@@ -162,7 +163,7 @@ def _frame(front: FrontEnd, name: str) -> str:
     return f"""
 /* From one frame of samples, full scale from -1 to 1, to its features. `before` is the sample that
    came before the frame, 0 at the start; only front ends with preemphasis read it. */
-static void {name}_frame(const float *samples, float before, float *features) {{
+static inline void {name}_frame(const float *samples, float before, float *features) {{
     static float points[{front.fft}];
     static float heights[{front.fft // 2 + 1}];
 {kept}    (void)before;
@@ -270,14 +271,14 @@ static void NAME_bin(const float *points, int k, float *re, float *im) {
 
 _TAIL = """
 /* What a clip of keywords is multiplied with, so that its largest sample is 1; 1 for silence. */
-static float NAME_gain(const float *samples, int count) {
+static inline float NAME_gain(const float *samples, int count) {
     float peak = 0.0f;
     for (int i = 0; i < count; ++i) peak = fmaxf(peak, fabsf(samples[i]));
     return peak < SILENCE_OF ? 1.0f : 1.0f / peak;
 }
 
 /* To the integers of a model's input, whose scale and zero point its file has. */
-static void NAME_quantize(const float *features, int count, float scale, int zero_point,
+static inline void NAME_quantize(const float *features, int count, float scale, int zero_point,
                           int8_t *out) {
     for (int i = 0; i < count; ++i) {
         const float step = rintf(features[i] / scale) + (float)zero_point;

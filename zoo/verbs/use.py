@@ -156,8 +156,13 @@ def run(
         from zoo.artifacts.files import TfliteModel
         from zoo.artifacts.networks import Network
 
-        if adapter is not None or options or not isinstance(artifact, TfliteModel | Network):
-            raise MismatchError(f"stream is for .tflite files; run {artifact.ref} without it")
+        if not isinstance(artifact, TfliteModel | Network):
+            raise MismatchError(
+                "stream is for .tflite files and networks that hear words; run "
+                f"{artifact.ref} without it"
+            )
+        if given := [*options, *(["adapter"] if adapter is not None else [])]:
+            raise MismatchError(f"a stream takes no {', '.join(given)}; run {artifact.ref} without")
         return artifact.stream(source, target)
     if adapter is None:
         return artifact.run(source, target, device=device, dtype=dtype, **options)

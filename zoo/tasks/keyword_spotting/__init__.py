@@ -297,7 +297,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     """Return the words of a sound's middle with their probabilities; with `out`, save them too."""
     rate, samples = rate_of(recipe), int(recipe.preprocessing["samples"])
     whole = sound.read(source, rate)
-    sound.remark(whole, samples / rate, rate)
+    sound.remark_middle(whole, samples / rate, rate)
     wave = torch.from_numpy(sound.fitted(whole, samples).copy())
     start = time.perf_counter()
     likely = _logits(model, wave[None], recipe)[0].softmax(0)

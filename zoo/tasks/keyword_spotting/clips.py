@@ -120,7 +120,8 @@ def decoded(files: Sequence[tuple[Path, int]], recipe: Recipe) -> Labelled:
     rate, samples = rate_of(recipe), int(recipe.preprocessing["samples"])
     waves = np.empty((len(files), samples), np.int16)
     for slot, (path, _) in enumerate(files):
-        waves[slot] = pcm(sound.fitted(sound.read(path, rate), samples))
+        wave = sound.fitted(sound.read(path, rate), samples)
+        waves[slot] = pcm(wave / max(1.0, float(np.abs(wave).max())))  # floats may be beyond it
     return Labelled(torch.from_numpy(waves), torch.tensor([number for _, number in files]))
 
 
