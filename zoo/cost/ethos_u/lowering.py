@@ -103,6 +103,13 @@ def _move(site: Site) -> list[Pass]:
     return [site.laid(copy_of(site.ofm, site.ofm))]
 
 
+def _convert(site: Site) -> list[Pass]:
+    names = (*site.op.inputs[:1], *site.op.outputs)
+    if any(site.graph.tensors[name].dtype.startswith("float") for name in names):
+        raise OnHostError("a conversion of floats")
+    return _move(site)
+
+
 def _nothing(site: Site) -> list[Pass]:
     return []
 
@@ -286,7 +293,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub", "mul", "maximum", "minimum"), _elementwise),
     **dict.fromkeys(CUTS, _cut),
     **dict.fromkeys(TABLES, _table),
-    **dict.fromkeys(("quantize", "tile", "cast"), _move),
+    "tile": _move,
+    **dict.fromkeys(("quantize", "cast"), _convert),
 }
 
 
