@@ -14,6 +14,7 @@ from zoo import cost
 from zoo.cli import main
 from zoo.cost.deployed import integer
 from zoo.cost.pictures import Dot, front
+from zoo.cost.target import TARGETS
 from zoo.errors import MismatchError
 from zoo.graph.ir import Op, Tensor
 
@@ -88,6 +89,14 @@ def test_two_models_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: P
         assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 3
     assert main([*words, "--plot", str(tmp_path / "a.jpg")]) == 1
     assert "ends in .png" in capsys.readouterr().err
+
+
+def test_a_picture_of_a_target_of_ones_own(tmp_path: Path) -> None:
+    board, picture = tmp_path / "mine.toml", tmp_path / "a.png"
+    board.write_text((TARGETS / f"{BOARD}.toml").read_text())
+    words = ["estimate", "sesr-m5-x2", "--shape", "1,1,16,16", "--target", str(board)]
+    assert main([*words, "--plot", str(picture)]) == 0
+    assert picture.stat().st_size
 
 
 def test_what_fits_a_device_fastest_first(

@@ -68,7 +68,7 @@ def _estimate(args: Arguments) -> None:
     others = _costs(args, args.compare) if args.compare else []
     packed = _arenas(args, costs) if args.memory else {}
     if args.plot:
-        _plot(costs, Path(args.plot))
+        _plot(costs, args.target, Path(args.plot))
     if args.json:
         planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
         values = [cost.to_json() | planned.get(cost.target, {}) for cost in costs]
@@ -171,8 +171,8 @@ def _compared(costs: "list[Cost]", others: "list[Cost]", names: tuple[str, str])
     return rows
 
 
-def _plot(costs: "list[Cost]", path: Path) -> None:
-    from zoo.cost import target
+def _plot(costs: "list[Cost]", targets: str, path: Path) -> None:
+    from zoo.cost import matching, target
     from zoo.cost.pictures import operators
 
     if path.suffix.lower() != ".png":
@@ -180,4 +180,5 @@ def _plot(costs: "list[Cost]", path: Path) -> None:
     drawn = next((cost for cost in costs if cost.ops), None)
     if drawn is None:
         raise MismatchError("no method gives single operators here; take --method roofline")
-    operators(drawn, target(drawn.target), path)
+    devices = [target(name) for pattern in targets.split(",") for name in matching(pattern)]
+    operators(drawn, next(device for device in devices if device.name == drawn.target), path)
