@@ -91,12 +91,15 @@ def test_two_models_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "ends in .png" in capsys.readouterr().err
 
 
-def test_a_picture_of_a_target_of_ones_own(tmp_path: Path) -> None:
+def test_a_picture_and_the_memory_of_a_target_of_ones_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     board, picture = tmp_path / "mine.toml", tmp_path / "a.png"
     board.write_text((TARGETS / f"{BOARD}.toml").read_text())
     words = ["estimate", "sesr-m5-x2", "--shape", "1,1,16,16", "--target", str(board)]
-    assert main([*words, "--plot", str(picture)]) == 0
+    assert main([*words, "--memory", "--plot", str(picture)]) == 0
     assert picture.stat().st_size
+    assert "NOTHING IS SMALLER" in capsys.readouterr().out
 
 
 def test_what_fits_a_device_fastest_first(
