@@ -81,6 +81,51 @@ def test_each_operator_costs_what_the_compiler_says(name: str) -> None:
     assert encoded == pytest.approx(report.encoded_bytes, rel=0.05, abs=48)
 
 
+SMALL = (1, 8, 30, 28)
+RARE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "maximum of a long stride": (nn.MaxPool2d(3, 4), SMALL),
+    "average of a long stride": (nn.AvgPool2d(5, (1, 4)), SMALL),
+    "transposed along a row": (nn.ConvTranspose2d(32, 32, (1, 4), (1, 2)), (1, 32, 1, 200)),
+    "transposed along a column": (nn.ConvTranspose2d(8, 8, (4, 1), (2, 1)), (1, 8, 60, 1)),
+    "prelu of one slope": (nn.Sequential(conv(8, 16), nn.PReLU()), SMALL),
+    "depthwise, two outputs a channel": (nn.Conv2d(16, 32, 3, padding=1, groups=16), SHAPE),
+    "depthwise, eight outputs a channel": (nn.Conv2d(8, 64, 3, 2, groups=8), SMALL),
+}
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_rare_forms_of_operators_are_near_the_compiler(name: str) -> None:
+    torch.manual_seed(0)
+    module, shape = RARE[name]
+    graph = integer(module.eval(), shape)
+    report = compile_graph(graph, "ethos-u55-128")
+    given = cost.estimate(graph, cost.target("ethos-u55-128"), method="roofline")
+    assert not report.cpu_ops
+    assert not given.host
+    assert given.latency_ms == pytest.approx(report.latency_ms, rel=0.15)
+
+
+LEFT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "long stride, padded": (nn.Conv2d(8, 8, 8, 4, 2), (1, 8, 32, 32)),
+    "long stride, dilated": (nn.Conv2d(8, 8, 3, 4, dilation=2), SMALL),
+    "depthwise, long stride": (nn.Conv2d(8, 8, 5, (4, 1), groups=8), SMALL),
+    "padded average": (nn.AvgPool2d(9, 1, 4, count_include_pad=False), SMALL),
+    "high window": (nn.MaxPool2d((257, 1), 1), (1, 8, 300, 2)),
+    "large window": (nn.MaxPool2d((256, 257)), (1, 1, 256, 514)),
+    "transposed, of another stride": (nn.ConvTranspose2d(8, 8, 2, (2, 1)), SMALL),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_the_compiler_leaves_to_the_host_is_named(name: str) -> None:
+    torch.manual_seed(0)
+    module, shape = LEFT[name]
+    graph = integer(nn.Sequential(module, nn.Sigmoid()).eval(), shape)
+    report = compile_graph(graph, "ethos-u55-128")
+    given = cost.estimate(graph, cost.target("ethos-u55-128"), method="roofline")
+    assert len(given.host) == len(report.cpu_ops) == 1
+
+
 @pytest.mark.parametrize("npu", ["ethos-u55-32", "ethos-u55-64", "ethos-u55-256"])
 def test_every_size_of_array_is_near_the_compiler(npu: str) -> None:
     torch.manual_seed(0)

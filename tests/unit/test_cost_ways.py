@@ -1,5 +1,6 @@
 """Several methods side by side, two models side by side, pictures, and what fits a device."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from torch import nn
 import zoo
 from zoo import cost
 from zoo.cli import main
+from zoo.cost.deployed import integer
 from zoo.cost.pictures import Dot, front
+from zoo.cost.target import TARGETS
 from zoo.errors import MismatchError
+from zoo.graph.ir import Op, Tensor
 
 SHAPE = (1, 3, 16, 16)
 BOARD = "stm32f746-216mhz-cmsisnn"
@@ -87,6 +91,17 @@ def test_two_models_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "ends in .png" in capsys.readouterr().err
 
 
+def test_a_picture_and_the_memory_of_a_target_of_ones_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    board, picture = tmp_path / "mine.toml", tmp_path / "a.png"
+    board.write_text((TARGETS / f"{BOARD}.toml").read_text())
+    words = ["estimate", "sesr-m5-x2", "--shape", "1,1,16,16", "--target", str(board)]
+    assert main([*words, "--memory", "--plot", str(picture)]) == 0
+    assert picture.stat().st_size
+    assert "NOTHING IS SMALLER" in capsys.readouterr().out
+
+
 def test_what_fits_a_device_fastest_first(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -147,3 +162,32 @@ def test_an_operator_of_the_host_on_ethos_u_says_why() -> None:
     given = cost.estimate(module, device, method="roofline", input_shape=SHAPE)
     assert "a bilinear resize that is not by 2, 4 or 8" in given.host[0]
     assert given.ops[0].bound == "host"
+
+
+def test_an_option_of_another_method_says_whose_it_is() -> None:
+    module = nn.Conv2d(1, 2, 3).eval()
+    board = cost.target("stm32f746-216mhz-cmsisnn")
+    with pytest.raises(
+        MismatchError, match="'roofline' has no option 'drone'; it is one of method f1"
+    ):
+        cost.estimate(module, board, input_shape=(1, 1, 8, 8), drone="dji-spark")
+    with pytest.raises(MismatchError, match="no option 'height'; no method has it"):
+        cost.estimate(module, board, input_shape=(1, 1, 8, 8), height=3)
+
+
+def test_the_host_of_an_ethos_u_converts_floats() -> None:
+    graph = integer(nn.Conv2d(1, 2, 3).eval(), (1, 1, 8, 8))
+    (whole,) = graph.inputs
+    tensors = dict(graph.tensors)
+    tensors["floats"] = Tensor(
+        name="floats", shape=tensors[whole].shape, dtype="float32", kind="input"
+    )
+    tensors[whole] = dataclasses.replace(tensors[whole], kind="activation")
+    first = Op(
+        name="first", kind="quantize", inputs=("floats",), outputs=(whole,),
+        attributes={}, macs=0, module="",
+    )  # fmt: skip
+    graph = dataclasses.replace(graph, tensors=tensors, ops=(first, *graph.ops), inputs=("floats",))
+    given = cost.estimate(graph, cost.target("ethos-u55-128"), method="roofline")
+    (line,) = given.host
+    assert line.startswith("QUANTIZE at the top level is a conversion of floats")

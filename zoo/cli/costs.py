@@ -68,7 +68,7 @@ def _estimate(args: Arguments) -> None:
     others = _costs(args, args.compare) if args.compare else []
     packed = _arenas(args, costs) if args.memory else {}
     if args.plot:
-        _plot(costs, Path(args.plot))
+        _plot(costs, _devices(args), Path(args.plot))
     if args.json:
         planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
         values = [cost.to_json() | planned.get(cost.target, {}) for cost in costs]
@@ -99,7 +99,17 @@ def _print_each(costs: "list[Cost]", packed: "dict[str, list[Arena]]") -> None:
 
 def _arenas(args: Arguments, costs: "list[Cost]") -> "dict[str, list[Arena]]":
     shape = shape_of(args.shape) if args.shape is not None else None
-    return memory.arenas(api.resolve(args.ref, weights=False), costs, shape)
+    devices = [_devices(args)[cost.target] for cost in costs]
+    found = memory.arenas(api.resolve(args.ref, weights=False), devices, shape)
+    return {cost.target: found[device] for cost, device in zip(costs, devices, strict=True)}
+
+
+def _devices(args: Arguments) -> dict[str, str]:
+    """Return what was typed, a name or a file, by the name that a cost calls a target."""
+    from zoo.cost import matching, target
+
+    typed = [name for pattern in args.target.split(",") for name in matching(pattern)]
+    return {target(name).name: name for name in typed}
 
 
 def _print_details(costs: "list[Cost]") -> None:
@@ -171,7 +181,7 @@ def _compared(costs: "list[Cost]", others: "list[Cost]", names: tuple[str, str])
     return rows
 
 
-def _plot(costs: "list[Cost]", path: Path) -> None:
+def _plot(costs: "list[Cost]", devices: dict[str, str], path: Path) -> None:
     from zoo.cost import target
     from zoo.cost.pictures import operators
 
@@ -180,4 +190,4 @@ def _plot(costs: "list[Cost]", path: Path) -> None:
     drawn = next((cost for cost in costs if cost.ops), None)
     if drawn is None:
         raise MismatchError("no method gives single operators here; take --method roofline")
-    operators(drawn, target(drawn.target), path)
+    operators(drawn, target(devices[drawn.target]), path)

@@ -9,18 +9,17 @@ from zoo.cli.printing import print_table
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
-    from zoo.cost import Cost
     from zoo.cost.planner import Arena
     from zoo.registry.artifact import Artifact
 
 
 def arenas(
-    artifact: "Artifact", costs: "Sequence[Cost]", shape: tuple[int, ...] | None
+    artifact: "Artifact", targets: Sequence[str], shape: tuple[int, ...] | None
 ) -> "dict[str, list[Arena]]":
-    """Return the ways to pack an artifact's activations on the target of each cost."""
+    """Return the ways to pack an artifact's activations on each target, a name or a file."""
     from zoo.verbs.planning import plan_memory
 
-    return {c.target: plan_memory(artifact, c.target, input_shape=shape) for c in costs}
+    return {name: plan_memory(artifact, name, input_shape=shape) for name in targets}
 
 
 def as_json(found: "Sequence[Arena]") -> list[dict[str, Any]]:

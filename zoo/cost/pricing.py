@@ -1,8 +1,9 @@
 """`estimate`: a module or a graph and a target give a `Cost`, by one of the estimators."""
 
 import importlib.util
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo import extensions
@@ -71,6 +72,21 @@ def _subject(item: "Item", shape: "Shapes | None") -> Subject:
     return Subject(module=in_float32(item), input_shape=shape)
 
 
+def _settings(chosen: Estimator, name: str, options: Mapping[str, Any]) -> Any:
+    if wrong := sorted(set(options) - _options(chosen)):
+        have = [other for other in methods() if wrong[0] in _options(estimator(other))]
+        whose = f"it is one of method {', '.join(have)}" if have else "no method has it"
+        raise MismatchError(f"method {name!r} has no option {wrong[0]!r}; {whose}")
+    try:
+        return chosen.Options(**options)
+    except TypeError as error:
+        raise MismatchError(f"method {name!r}: {str(error).partition(') ')[2] or error}") from error
+
+
+def _options(chosen: Estimator) -> set[str]:
+    return set(inspect.signature(chosen.Options).parameters)
+
+
 def estimate(
     item: "Item",
     target: Target,
@@ -102,10 +118,7 @@ def estimate(
     chosen = estimator(name)
     if reason := chosen.refusal(target):
         raise MismatchError(reason)
-    try:
-        settings = chosen.Options(**options)
-    except TypeError as error:
-        raise MismatchError(f"method {method!r}: {str(error).partition(') ')[2]}") from error
+    settings = _settings(chosen, name, options)
     cost = chosen.estimate(_subject(item, input_shape), target, settings)
     if not isinstance(cost, Cost):
         raise MismatchError(

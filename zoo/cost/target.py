@@ -8,6 +8,7 @@ its name is the file's, `<chip>-<detail>`.
 import dataclasses
 import fnmatch
 import functools
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ def number(name: str, fields: Any) -> Number:
     if not isinstance(fields, dict) or set(fields) != {"value", "confidence", "source"}:
         raise MismatchError(f"{name} is {fields!r}; expected value, confidence and source")
     value, confidence, source = fields["value"], fields["confidence"], fields["source"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise MismatchError(f"{name} has value {value!r}; expected a positive number")
     if confidence not in get_args(Confidence):
         words = ", ".join(get_args(Confidence))
@@ -201,6 +202,7 @@ def _checked(fields: Mapping[str, Any]) -> None:
         raise MismatchError(f"unknown field {unknown[0]!r}; known: {', '.join(known)}")
     if missing := [key for key in ("summary", "method", "dtype") if key not in fields]:
         raise MismatchError(f"{missing[0]} is missing")
+    _check_types(fields)
     for group in ("rates", "fuses", "host", "scratch"):
         more = {"default", "pointwise"} if group == "rates" else set()
         if unknown := sorted(set(fields.get(group, ())) - set(KINDS) - more):
@@ -208,14 +210,48 @@ def _checked(fields: Mapping[str, Any]) -> None:
             raise UnknownNameError.near(f"operator in {group}", unknown[0], KINDS, listed)
 
 
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Raise if a field of texts or tables holds something else."""
+    for key in ("summary", "interval_source"):
+        if not isinstance(fields.get(key, ""), str):
+            raise MismatchError(f"{key} is {fields[key]!r}; expected a text")
+    for key in ("fuses", "host", "scratch", "notes"):
+        listed = fields.get(key, [])
+        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+            raise MismatchError(f"{key} is {listed!r}; expected a list of texts")
+    for key in ("numbers", "rates", "steps", "array"):
+        if not isinstance(fields.get(key, {}), dict):
+            raise MismatchError(f"{key} is {fields[key]!r}; expected a table")
+
+
 def _steps(fields: Mapping[str, Any]) -> Steps:
     known = [field.name for field in dataclasses.fields(Steps)]
     if unknown := sorted(set(fields) - set(known)):
         raise MismatchError(f"unknown field steps.{unknown[0]}; known: {', '.join(known)}")
+    for key in {"depthwise_kernel", "output_channels"} & set(fields):
+        _whole(f"steps.{key}", fields[key])
+    if {"confidence", "source"} & set(fields):
+        words = {key: fields.get(key, getattr(Steps, key)) for key in ("confidence", "source")}
+        number("steps", {"value": 1, **words})
     if "conv" not in fields:
         return Steps(**fields)
-    conv = tuple((int(kernel), int(channels)) for kernel, channels in fields["conv"])
+    pairs = fields["conv"]
+    if not isinstance(pairs, list) or not pairs or any(len(_listed(p)) != 2 for p in pairs):
+        raise MismatchError(
+            f"steps.conv is {pairs!r}; expected pairs of kernel elements and channels"
+        )
+    conv = tuple((_whole("steps.conv", p[0]), _whole("steps.conv", p[1])) for p in pairs)
     return Steps(**{**fields, "conv": conv})
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MismatchError(f"{name} has {value!r}; expected a whole number, 1 or more")
+    return value
 
 
 def parse(name: str, text: str) -> Target:

@@ -12,6 +12,7 @@ LONGEST_STRIDE = 3
 
 def convolution(site: Site) -> list[Pass]:
     """Return a pass for each group of a convolution."""
+    _check_stride(site)
     outputs, inputs, _ = site.graph.kernel(site.op)
     height, width = pair(site, "kernel")
     wanted = pair(site, "dilation")
@@ -34,7 +35,7 @@ def convolution(site: Site) -> list[Pass]:
         job = site.laid(job)
         whole = groups == 1 or (inputs % 16 == 0 and ofm[2] % 16 == 0)
         jobs.append(job if whole else replace(job, reads_bricks=False, bricks=False))
-    made = [part for job in jobs for part in _strided(job)]
+    made = [part for job in jobs for part in strided(job)]
     if groups > 1 and site.activation != "none":
         made.append(
             site.laid(copy_of(site.ofm, site.ofm, site.activation))
@@ -47,7 +48,20 @@ def _done(dilation: int) -> int:
     return dilation if dilation <= 2 else 2 - dilation % 2
 
 
-def _strided(job: Pass) -> list[Pass]:
+def _check_stride(site: Site) -> None:
+    """Raise if a convolution of a long stride is one that the compiler does not cut to pieces."""
+    steps = pair(site, "stride")
+    if max(steps) <= LONGEST_STRIDE:
+        return
+    maker = site.graph.producers.get(site.op.inputs[0])
+    padded = any(site.op.attributes.get("padding") or ()) or (maker and maker.kind == "pad")
+    if padded or pair(site, "dilation") != (1, 1):
+        raise OnHostError(
+            f"a convolution of stride {steps}, beyond {LONGEST_STRIDE}, with padding or dilation"
+        )
+
+
+def strided(job: Pass) -> list[Pass]:
     """Return one pass for each output where a stride is longer than the device's: 3."""
     if max(job.stride) <= LONGEST_STRIDE:
         return [job]
@@ -56,19 +70,25 @@ def _strided(job: Pass) -> list[Pass]:
 
 
 def depthwise(site: Site) -> list[Pass]:
-    """Return the pass of a depthwise convolution."""
+    """Return the pass of a depthwise convolution; of several outputs a channel, one for each."""
     outputs, _, elements = site.graph.kernel(site.op)
-    if outputs != site.ifm[2] and site.ifm[2] != 1:
-        raise OnHostError(
-            "a depthwise convolution with several outputs for each of several channels"
-        )
+    steps, inputs = pair(site, "stride"), site.ifm[2]
+    if max(steps) > LONGEST_STRIDE:
+        raise OnHostError(f"a depthwise convolution of stride {steps}, beyond {LONGEST_STRIDE}")
     code = encoded_bytes(site.graph, site.op, Coding("depthwise", site.micro_depth))
     job = Pass(
         unit="depthwise", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
         stride=stride(site), dilation=pair(site, "dilation"),
         activation=site.activation, weights=outputs * elements, encoded=code, scales=outputs,
     )  # fmt: skip
-    return _strided(site.laid(job))
+    if inputs in (1, outputs):
+        return [site.laid(job)]
+    times = outputs // inputs  # a layer for each channel, whose outputs are written one by one
+    one = replace(
+        job, ifm=(*site.ifm[:2], 1), ofm=(*site.ofm[:2], times), weights=times * elements,
+        encoded=code // inputs, scales=times, scattered=True,
+    )  # fmt: skip
+    return [site.laid(one)] * inputs
 
 
 def fully_connected(site: Site) -> list[Pass]:
@@ -90,13 +110,16 @@ def fully_connected(site: Site) -> list[Pass]:
 def transposed(site: Site) -> list[Pass]:
     """Return the pass of a transposed convolution, on an input that is doubled on the way in."""
     steps = pair(site, "stride")
-    if steps not in ((1, 1), (2, 2)):
+    # One row or one column is doubled along its length alone.
+    line = [n == k == 1 for n, k in zip(site.ifm, pair(site, "kernel"), strict=False)]
+    flat = tuple(1 if one else step for one, step in zip(line, (2, 2), strict=True))
+    if steps not in ((1, 1), (2, 2), flat):
         raise OnHostError(f"a transposed convolution of stride {steps}; Ethos-U has 1 and 2")
     outputs, inputs, elements = site.graph.kernel(site.op)
     code = encoded_bytes(site.graph, site.op, Coding("conv", site.micro_depth))
     job = Pass(
         unit="conv", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
-        upscale=steps[0], activation=site.activation, weights=outputs * inputs * elements,
+        upscale=max(steps), activation=site.activation, weights=outputs * inputs * elements,
         encoded=code, scales=outputs,
     )  # fmt: skip
     return [site.laid(job)]

@@ -13,11 +13,12 @@ from zoo.cost.ethos_u.layers import (
     fully_connected,
     lstm,
     products,
+    strided,
     transposed,
 )
 from zoo.cost.ethos_u.passes import Pass, Shape
 from zoo.cost.ethos_u.site import OnHostError, Site, copy_of, pair, stride
-from zoo.graph.ir import Graph
+from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.mathematics import FUNCTIONS
 
 TABLES = frozenset(
@@ -32,13 +33,22 @@ PRODUCERS = frozenset(
 )  # fmt: skip
 
 
+LONGEST_WINDOW, LARGEST_WINDOW, LONGEST_PADDED = 256, 256 * 256, 8
+
+
 def _pool(site: Site) -> list[Pass]:
     kind = "max_pool" if site.op.kind == "max_pool2d" else "other"
+    height, width = pair(site, "kernel")
+    if height > LONGEST_WINDOW or height * width > LARGEST_WINDOW:
+        raise OnHostError(f"a pool over {height}x{width}, more than Ethos-U has")
+    padded = any(site.op.attributes.get("padding") or ())
+    if kind == "other" and padded and max(height, width) > LONGEST_PADDED:
+        raise OnHostError(f"a padded average over {height}x{width}, more than {LONGEST_PADDED}")
     job = Pass(
         unit="pool", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
         stride=stride(site), output=kind, activation=site.activation,
     )  # fmt: skip
-    return [site.laid(job)]
+    return strided(site.laid(job))
 
 
 def _elementwise(site: Site) -> list[Pass]:
@@ -63,7 +73,17 @@ def _squared_difference(site: Site) -> list[Pass]:
     return [wide, wide, replace(wide, output="wide_mul"), replace(wide, scalar=True)]
 
 
+def _tabled(graph: Graph, op: Op) -> bool:
+    """Return whether an operator is a table: a function of one number, and a PReLU of one slope."""
+    if op.kind != "prelu":
+        return op.kind in TABLES and bool(op.inputs)
+    slopes = graph.values.get(op.inputs[1])
+    return slopes is not None and bool((slopes == slopes.flat[0]).all())
+
+
 def _prelu(site: Site) -> list[Pass]:
+    if _tabled(site.graph, site.op):
+        return _table(site)
     (slope,) = _elementwise(site)
     slope = replace(slope, output="mul", bricks=True)
     whole = replace(slope, ifm2=(1, 1, 1), scalar=True, constant=False)
@@ -81,6 +101,13 @@ def _cut(site: Site) -> list[Pass]:
 
 def _move(site: Site) -> list[Pass]:
     return [site.laid(copy_of(site.ofm, site.ofm))]
+
+
+def _convert(site: Site) -> list[Pass]:
+    names = (*site.op.inputs[:1], *site.op.outputs)
+    if any(site.graph.tensors[name].dtype.startswith("float") for name in names):
+        raise OnHostError("a conversion of floats")
+    return _move(site)
 
 
 def _nothing(site: Site) -> list[Pass]:
@@ -266,7 +293,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub", "mul", "maximum", "minimum"), _elementwise),
     **dict.fromkeys(CUTS, _cut),
     **dict.fromkeys(TABLES, _table),
-    **dict.fromkeys(("quantize", "tile", "cast"), _move),
+    "tile": _move,
+    **dict.fromkeys(("quantize", "cast"), _convert),
 }
 
 
@@ -296,7 +324,7 @@ def fused_tables(graph: Graph) -> dict[str, str]:
     """
     found = {}
     for op in graph.ops:
-        if op.kind not in TABLES or not op.inputs:
+        if not _tabled(graph, op):
             continue
         maker = graph.producers.get(op.inputs[0])
         if (

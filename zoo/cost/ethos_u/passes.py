@@ -24,6 +24,7 @@ class Pass:
         in_bits: of an input element; `out_bits` of an output's.
         weights: how many there are; `encoded` bytes of them; `scales` channels with a scale.
         reads_bricks: the input lies in bricks of 16 channels; `bricks`: the output does.
+        scattered: each byte of the output is written alone.
         table_bytes: of a table that it loads.
         again: its weights were counted with a pass before.
         reads_slow: its input lies in the slow memory; `writes_slow`: its output does.
@@ -49,6 +50,7 @@ class Pass:
     scales: int = 0
     reads_bricks: bool = True
     bricks: bool = True
+    scattered: bool = False
     table_bytes: int = 0
     again: bool = False
     reads_slow: bool = False

@@ -91,6 +91,8 @@ def _transfers(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float
     written = h * w * (up(c, 16) if job.bricks else c) * job.out_bits / 8
     reading = _burst(array, found.ifm, job.ifm, job.in_bits, bricks=job.reads_bricks, read=True)
     writing = _burst(array, found.ofm, job.ofm, job.out_bits, bricks=job.bricks, read=False)
+    if job.scattered:
+        writing, written = 1, float(math.prod(job.ofm))
     read = _efficient(array, read * job.in_bits / 8, reading)
     return read, _efficient(array, written, writing), area
 
