@@ -15,6 +15,9 @@ from zoo.cost.target import Target
 from zoo.cost.work import touched
 from zoo.graph.ir import Graph, Op
 
+VIEWS = frozenset(("reshape", "strided_slice", "split", "unpack"))  # outputs lie in the input
+JOINED = frozenset(("reshape", "concat", "pack"))  # inputs are written into the output
+
 
 @dataclass(frozen=True, kw_only=True)
 class Priced:
@@ -49,10 +52,7 @@ def priced(graph: Graph, target: Target) -> Priced:
     """Return what a graph costs on a target with an array, operator by operator."""
     array = target.array
     assert array is not None
-    fast = None
-    if target.spills:
-        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0)
-        fast -= {*graph.inputs, *graph.outputs}
+    fast = _fast(graph, target) if target.spills else None
     fused, plain = fused_tables(graph), on_host(graph)
     hidden = set(fused.values())
     places: list[int] = []
@@ -73,6 +73,18 @@ def priced(graph: Graph, target: Target) -> Priced:
         places += [len(kept) - 1] * len(made)
     found = list(spent(jobs, array, memories(target)))
     return _summed(graph, target, kept, (places, jobs, found), reasons)
+
+
+def _fast(graph: Graph, target: Target) -> frozenset[str]:
+    """Return the activations in SRAM: neither the graph's own nor what is a part of them."""
+    slow = {*graph.inputs, *graph.outputs}
+    for op in graph.ops:
+        if op.kind in VIEWS and op.inputs[0] in slow:
+            slow.update(op.outputs)
+    for op in reversed(graph.ops):
+        if op.kind in JOINED and op.outputs[0] in slow:
+            slow.update(op.inputs)
+    return memory.resident(graph, target.dtype, target.sram_bytes or 0) - slow
 
 
 def _placed(job: Pass, op: Op, fast: frozenset[str] | None) -> Pass:
