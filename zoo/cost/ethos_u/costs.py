@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zoo.cost import memory
 from zoo.cost.ethos_u.blocks import up
-from zoo.cost.ethos_u.lowering import fused_tables, on_host, passes
+from zoo.cost.ethos_u.lowering import fused_tables, on_host, padded_on_the_way, passes
 from zoo.cost.ethos_u.passes import Pass
 from zoo.cost.ethos_u.schedule import SCALE_BYTES, Memories, Spent, spent
 from zoo.cost.ethos_u.site import OnHostError, Site
@@ -52,8 +52,11 @@ def priced(graph: Graph, target: Target) -> Priced:
     """Return what a graph costs on a target with an array, operator by operator."""
     array = target.array
     assert array is not None
-    fast = _fast(graph, target) if target.spills else None
-    fused, plain = fused_tables(graph), on_host(graph)
+    own = _own(graph) if target.spills else frozenset()
+    fast = None
+    if target.spills:
+        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - own
+    fused, plain = fused_tables(graph), on_host(graph) | own
     hidden = set(fused.values())
     places: list[int] = []
     jobs: list[Pass] = []
@@ -75,16 +78,16 @@ def priced(graph: Graph, target: Target) -> Priced:
     return _summed(graph, target, kept, (places, jobs, found), reasons)
 
 
-def _fast(graph: Graph, target: Target) -> frozenset[str]:
-    """Return the activations in SRAM: neither the graph's own nor what is a part of them."""
-    slow = {*graph.inputs, *graph.outputs}
+def _own(graph: Graph) -> frozenset[str]:
+    """Return the graph's inputs and outputs and what is a part of them."""
+    own = {*graph.inputs, *graph.outputs}
     for op in graph.ops:
-        if op.kind in VIEWS and op.inputs[0] in slow:
-            slow.update(op.outputs)
+        if (op.kind in VIEWS or padded_on_the_way(graph, op)) and op.inputs[0] in own:
+            own.update(op.outputs)
     for op in reversed(graph.ops):
-        if op.kind in JOINED and op.outputs[0] in slow:
-            slow.update(op.inputs)
-    return memory.resident(graph, target.dtype, target.sram_bytes or 0) - slow
+        if op.kind in JOINED and op.outputs[0] in own:
+            own.update(op.inputs)
+    return frozenset(own)
 
 
 def _placed(job: Pass, op: Op, fast: frozenset[str] | None) -> Pass:
