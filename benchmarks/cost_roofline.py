@@ -1,10 +1,11 @@
-"""How far the roofline is from Arm's compiler on Ethos-U, on networks that nothing was fitted to.
+"""How far the roofline is from Arm's compiler on Ethos-U, on networks that no rate was fitted to.
 
     python -m benchmarks.cost_roofline [--target ethos-u55-128] [--only NAME]
 
 The networks are those of `benchmarks.cost_networks`, written as public collections write them, and
 the published `.tflite` files of `../shared/data`. The rules of `zoo.cost.ethos_u` were checked on
-870 random convolutional networks and on single operators, not on these.
+870 random convolutional networks and on single operators; the faults that these networks pointed
+at, and the file that one was checked on, stand in `docs/guides/cost.md`.
 """
 
 import argparse

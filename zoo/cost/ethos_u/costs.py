@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zoo.cost import memory
 from zoo.cost.ethos_u.blocks import up
-from zoo.cost.ethos_u.lowering import fused_tables, on_host, passes
+from zoo.cost.ethos_u.lowering import fused_tables, on_host, padded_on_the_way, passes
 from zoo.cost.ethos_u.passes import Pass
 from zoo.cost.ethos_u.schedule import SCALE_BYTES, Memories, Spent, spent
 from zoo.cost.ethos_u.site import OnHostError, Site
@@ -14,6 +14,9 @@ from zoo.cost.result import OpCost
 from zoo.cost.target import Target
 from zoo.cost.work import touched
 from zoo.graph.ir import Graph, Op
+
+VIEWS = frozenset(("reshape", "strided_slice", "split", "unpack"))  # outputs lie in the input
+JOINED = frozenset(("reshape", "concat", "pack"))  # inputs are written into the output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +52,11 @@ def priced(graph: Graph, target: Target) -> Priced:
     """Return what a graph costs on a target with an array, operator by operator."""
     array = target.array
     assert array is not None
+    own = _own(graph) if target.spills else frozenset()
     fast = None
     if target.spills:
-        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0)
-        fast -= {*graph.inputs, *graph.outputs}
-    fused, plain = fused_tables(graph), on_host(graph)
+        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - own
+    fused, plain = fused_tables(graph), on_host(graph) | own
     hidden = set(fused.values())
     places: list[int] = []
     jobs: list[Pass] = []
@@ -73,6 +76,18 @@ def priced(graph: Graph, target: Target) -> Priced:
         places += [len(kept) - 1] * len(made)
     found = list(spent(jobs, array, memories(target)))
     return _summed(graph, target, kept, (places, jobs, found), reasons)
+
+
+def _own(graph: Graph) -> frozenset[str]:
+    """Return the graph's inputs and outputs and what is a part of them."""
+    own = {*graph.inputs, *graph.outputs}
+    for op in graph.ops:
+        if (op.kind in VIEWS or padded_on_the_way(graph, op)) and op.inputs[0] in own:
+            own.update(op.outputs)
+    for op in reversed(graph.ops):
+        if op.kind in JOINED and op.outputs[0] in own:
+            own.update(op.inputs)
+    return frozenset(own)
 
 
 def _placed(job: Pass, op: Op, fast: frozenset[str] | None) -> Pass:

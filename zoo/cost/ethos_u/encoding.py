@@ -6,7 +6,6 @@ or plainly, whichever is shorter; zeros that prevail are written as lengths of r
 padded with zeros to whole steps of the array, which are written too.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -162,13 +161,3 @@ def _run_bits(stream: "NDArray[np.int64]") -> float:
     places = np.flatnonzero(stream)
     lengths = np.diff(np.concatenate([[-1], places, [stream.size]])) - 1
     return min(float(((lengths >> divisor) + 1 + divisor).sum()) for divisor in range(4))
-
-
-@functools.cache
-def codec() -> Any:
-    """Return Arm's own encoder, or None where ethos-u-vela is not installed."""
-    try:
-        from ethosu import mlw_codec
-    except ImportError:
-        return None
-    return mlw_codec

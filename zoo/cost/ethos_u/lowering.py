@@ -214,9 +214,14 @@ def _nearest(site: Site) -> list[Pass]:
     return [site.laid(jobs[0]), *jobs[1:]]
 
 
+def padded_on_the_way(graph: Graph, op: Op) -> bool:
+    """Return whether an operator is padding that the convolutions after it do themselves."""
+    readers = graph.consumers.get(op.outputs[0], []) if op.kind == "pad" else []
+    return bool(readers) and all(one.kind in ("conv2d", "depthwise_conv2d") for one in readers)
+
+
 def _pad(site: Site) -> list[Pass]:
-    readers = site.graph.consumers.get(site.op.outputs[0], [])
-    if readers and all(op.kind in ("conv2d", "depthwise_conv2d") for op in readers):
+    if padded_on_the_way(site.graph, site.op):
         return []
     height, width, channels = site.ofm
     strips = [copy_of((height, 1, channels), (height, 1, channels))] * 2

@@ -53,22 +53,61 @@ class Memories:
     name: str
 
 
-def _burst(array: Array, block: Shape, shape: Shape, bits: int, *, bricks: bool, read: bool) -> int:
-    """Return the bytes that are transferred in one go."""
-    longest = array.burst_bytes[0]
-    item = bits // 8
-    if bricks:
-        return min(longest, 16 * item * block[1] * (1 if read else array.cores))
-    whole = shape[2] * item == block[2]
-    if whole and (read or block[2] <= 16):
-        return min(longest, item * block[1] * block[2])
-    if read:
-        return min(longest, item * block[2])
-    return min(longest, 64, 16 * item * array.cores, block[2] * item)
+@dataclass(frozen=True)
+class _Side:
+    """A pass's input or output, as it is transferred.
+
+    Attributes:
+        block: rows, columns and channels of a block of it; `shape` of all of it.
+        bits: of an element.
+        bricks: it lies in bricks of 16 channels.
+        slow: in the slow memory.
+        read: it is the input.
+        scattered: its elements lie apart, and each is a burst.
+
+    """
+
+    block: Shape
+    shape: Shape
+    bits: int
+    bricks: bool
+    slow: bool
+    read: bool
+    scattered: bool = False
+
+    def wasted(self, array: Array, elements: float) -> float:
+        """Return the bytes of elements with what bursts shorter than the longest waste."""
+        longest = array.burst_bytes[self.slow]
+        return elements * self.bits / 8 * longest / max(min(longest, self._burst(array.cores)), 1)
+
+    def _burst(self, cores: int) -> int:
+        item = self.bits // 8
+        if self.scattered:
+            return item
+        if self.bricks:
+            return 16 * item * self.block[1] * (1 if self.read else cores)
+        whole = self.shape[2] * item == self.block[2]
+        if whole and (self.read or self.block[2] <= 16):
+            return item * self.block[1] * self.block[2]
+        if self.read:
+            return item * self.block[2]
+        return min(64, 16 * item * cores, self.block[2] * item)
 
 
-def _efficient(array: Array, size: float, burst: int) -> float:
-    return size * array.burst_bytes[0] / max(burst, 1)
+def _sides(job: Pass, found: BlockSizes) -> tuple[_Side, _Side]:
+    """Return a pass's input and output."""
+    return (
+        _Side(found.ifm, job.ifm, job.in_bits, job.reads_bricks, job.reads_slow, read=True),
+        _Side(
+            found.ofm,
+            job.ofm,
+            job.out_bits,
+            job.bricks,
+            job.writes_slow,
+            read=False,
+            scattered=job.scattered,
+        ),
+    )
 
 
 def _transfers(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float, int]:
@@ -88,13 +127,9 @@ def _transfers(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float
         repeats = 1 if job.unit in ("depthwise", "pool") else depth
         read = rows * columns * rounded * windows * area * repeats
     h, w, c = job.ofm
-    written = h * w * (up(c, 16) if job.bricks else c) * job.out_bits / 8
-    reading = _burst(array, found.ifm, job.ifm, job.in_bits, bricks=job.reads_bricks, read=True)
-    writing = _burst(array, found.ofm, job.ofm, job.out_bits, bricks=job.bricks, read=False)
-    if job.scattered:
-        writing, written = 1, float(math.prod(job.ofm))
-    read = _efficient(array, read * job.in_bits / 8, reading)
-    return read, _efficient(array, written, writing), area
+    written = h * w * (c if job.scattered or not job.bricks else up(c, 16))
+    source, sink = _sides(job, found)
+    return source.wasted(array, read), sink.wasted(array, written), area
 
 
 def _second(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float]:
@@ -118,14 +153,20 @@ def _edges(job: Pass, found: BlockSizes, array: Array, memories: Memories) -> fl
         return 0.0
     loaded, stored = within(job.ifm, found.ifm), within(job.ofm, found.ofm)
     windows = math.prod(-(-k // SUBKERNEL) for k in job.kernel)
-    reading = _burst(array, found.ifm, job.ifm, job.in_bits, bricks=job.reads_bricks, read=True)
-    writing = _burst(array, found.ofm, job.ofm, job.out_bits, bricks=job.bricks, read=False)
-    load = _efficient(array, math.prod(loaded) * job.in_bits / 8, reading) * (
+    source, sink = _sides(job, found)
+    load = source.wasted(array, math.prod(loaded)) * (
         min(windows, job.ifm[0] * job.ifm[1] / (loaded[0] * loaded[1]))
     )
-    store = _efficient(array, math.prod(stored) * job.out_bits / 8, writing)
-    table = job.table_bytes / memories.slow + array.latency_cycles[1] if job.table_bytes else 0
-    return (load + store) / memories.fast + 2 * array.latency_cycles[0] + table
+    store = sink.wasted(array, math.prod(stored))
+    speeds, waits = (memories.fast, memories.slow), array.latency_cycles
+    table = job.table_bytes / memories.slow + waits[1] if job.table_bytes else 0
+    return (
+        load / speeds[job.reads_slow]
+        + store / speeds[job.writes_slow]
+        + waits[job.reads_slow]
+        + waits[job.writes_slow]
+        + table
+    )
 
 
 def _weights(
