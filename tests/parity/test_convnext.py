@@ -156,6 +156,16 @@ def test_a_published_model_becomes_a_checkpoint_with_its_labels_and_pixels(tmp_p
         zoo.import_convnext(folder, out)
 
 
+@torch.no_grad()
+def test_pixels_that_a_preprocessor_does_not_normalize_are_taken_as_they_are(tmp_path):
+    theirs = of_transformers()
+    folder = saved(theirs, tmp_path / "theirs", do_normalize=False)
+    zoo.import_convnext(folder, tmp_path / "made")
+    x = torch.rand(1, 3, 64, 64)
+    expected = theirs(x).logits
+    torch.testing.assert_close(zoo.load(tmp_path / "made")(x), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_refuses_other_models_and_broken_folders(tmp_path):
     folder = saved(of_transformers(), tmp_path / "theirs")
     config = json.loads((folder / "config.json").read_text())
@@ -163,6 +173,7 @@ def test_refuses_other_models_and_broken_folders(tmp_path):
         ({"model_type": "convnextv2"}, "of the type 'convnextv2'; expected"),
         ({"architectures": ["ConvNextModel"]}, "expected the ConvNextForImageClassification"),
         ({"hidden_act": "relu"}, "activation 'relu'"),
+        ({"layer_norm_eps": 1e-3}, "layer_norm_eps 0.001; expected 1e-06 or less"),
         ({"depths": [1, 2]}, "one of each for every stage"),
         ({"depths": [1, 2, 3, 2]}, "not those of its config"),
     ):

@@ -129,6 +129,14 @@ def test_reads_transformers_network_of_the_hub():
     assert read(theirs) == Topology(depths=T.depths, dims=T.dims, num_classes=7)
 
 
+@pytest.mark.parametrize("depths", [(1, 1, 1, 1), (1, 2, 1, 3)])
+def test_reads_stages_of_one_block_whatever_they_are_wrapped_in(depths):
+    widths = (8, 16, 24, 32)
+    config = ConvNextConfig(depths=list(depths), hidden_sizes=list(widths), num_labels=7)
+    wanted = Topology(depths=depths, dims=widths, num_classes=7)
+    assert read(ConvNextForImageClassification(config)) == wanted
+
+
 class Mixer(nn.Module):
     """Blocks like ConvNeXt's after a stem that is none of its kind."""
 

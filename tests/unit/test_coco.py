@@ -87,6 +87,7 @@ BROKEN = {
     "twice": (lambda f: f["images"][0].update(id=1), "several of the images have the same id"),
     "names": (lambda f: f["categories"][0].update(name="WBC"), "expected names, once"),
     "missing": (lambda f: f["images"][0].update(file_name="no.jpg"), "1 of 30 pictures are"),
+    "area": (lambda f: f["annotations"][0].update(area="large"), "COCO's annotations"),
     "outside": (lambda f: f["images"][0].update(file_name="../data/00.png"), "outside of the data"),
 }  # fmt: skip
 
@@ -103,6 +104,14 @@ def test_a_broken_file_is_an_error_of_one_line(folder, name):
     with pytest.raises(MismatchError, match=message) as error:
         coco.read(folder)
     assert "\n" not in str(error.value)
+    assert str(error.value).count("annotations.json") <= 1
+
+
+def test_an_area_that_is_written_as_text_is_a_number(folder):
+    rewrite(folder, lambda found: found["annotations"][0].update(area="12.5"))
+    areas = coco.read(folder).scenes[0].areas
+    assert areas.dtype == "float64"
+    assert areas[0] == 12.5
 
 
 def test_a_folder_without_annotations_says_what_is_expected(tmp_path):

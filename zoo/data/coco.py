@@ -153,6 +153,8 @@ def read_file(path: Path, folders: Sequence[Path]) -> Scenes:
         raise MismatchError(f"{path} has no lists {', '.join(parts)}, as COCO's annotations have")
     try:
         return _scenes(path, content, folders)
+    except MismatchError:  # it is a ValueError, and says what is wrong
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MismatchError(
             f"{path} is not as COCO's annotations are: {type(error).__name__} {error}"
@@ -215,7 +217,7 @@ def _scene(
         raise MismatchError(
             f"{path}: a box of {picture['file_name']} is not four numbers: left, top, width, height"
         )
-    areas = [a.get("area", math.nan) for a in annotations]
+    areas = np.array([a.get("area", math.nan) for a in annotations], np.float64)
     own = boxes[:, 2] * boxes[:, 3]
     sized = "width" in picture and "height" in picture
     return Scene(
@@ -223,7 +225,7 @@ def _scene(
         source=place,
         boxes=boxes,
         labels=np.array([numbers[a["category_id"]] for a in annotations], np.int64),
-        areas=np.where(np.isnan(np.array(areas, np.float64)), own, areas),
+        areas=np.where(np.isnan(areas), own, areas),
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], np.bool_),
         size=(int(picture["width"]), int(picture["height"])) if sized else None,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo import registry
 from zoo.errors import MismatchError, MissingWeightsError, UnsafeFileError
 from zoo.files import read_json
-from zoo.models.convnext import ConvNeXt, from_transformers
+from zoo.models.convnext import EPSILON, ConvNeXt, from_transformers
 from zoo.registry.layout import CONFIG
 from zoo.registry.recipe import Recipe
 
@@ -39,6 +39,9 @@ def read_convnext(folder: Path) -> tuple[Recipe, dict[str, Tensor]]:
     _check(folder, config)
     seen = folder / _PREPROCESSOR
     pixels = {**_IMAGENET, **(read_json(seen) if seen.is_file() else {})}
+    if not pixels.get("do_normalize", True):
+        channels = config["num_channels"]
+        pixels |= {"image_mean": [0.0] * channels, "image_std": [1.0] * channels}
     labels = [str(name) for _, name in sorted(_labels(config).items())]
     args = {
         "depths": list(config["depths"]), "dims": list(config["hidden_sizes"]),
@@ -72,6 +75,10 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
         raise MismatchError(f"{folder / CONFIG} has no {', '.join(missing)}")
     if (act := config.get("hidden_act", "gelu")) != "gelu":
         raise MismatchError(f"{folder / CONFIG} has the activation {act!r}; expected 'gelu'")
+    if (epsilon := config.get("layer_norm_eps", EPSILON)) > EPSILON:  # of the last norm only
+        raise MismatchError(
+            f"{folder / CONFIG} has layer_norm_eps {epsilon}; expected {EPSILON} or less"
+        )
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:

@@ -188,7 +188,7 @@ def _width(module: nn.Module) -> int | None:
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     if len(layers) != 3 or not isinstance(layers[0], nn.Conv2d):
         return None
-    if any(_width(part) for part in module.children()):
+    if any(_width(part) for part in module.modules() if part is not module):
         return None
     depthwise, width = layers[0], layers[0].in_channels
     if depthwise.groups != width or depthwise.kernel_size != (KERNEL, KERNEL):
