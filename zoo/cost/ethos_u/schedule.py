@@ -7,7 +7,7 @@ first; what is copied while the pass before still computes costs nothing.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoo.cost.ethos_u.array import Array
 from zoo.cost.ethos_u.blocks import SPLIT, SUBKERNEL, BlockSizes, blocks, cycles, up, within
@@ -98,15 +98,7 @@ def _sides(job: Pass, found: BlockSizes) -> tuple[_Side, _Side]:
     """Return a pass's input and output."""
     return (
         _Side(found.ifm, job.ifm, job.in_bits, job.reads_bricks, job.reads_slow, read=True),
-        _Side(
-            found.ofm,
-            job.ofm,
-            job.out_bits,
-            job.bricks,
-            job.writes_slow,
-            read=False,
-            scattered=job.scattered,
-        ),
+        _Side(found.ofm, job.ofm, job.out_bits, job.bricks, job.writes_slow, read=False),
     )
 
 
@@ -129,6 +121,7 @@ def _transfers(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float
     h, w, c = job.ofm
     written = h * w * (c if job.scattered or not job.bricks else up(c, 16))
     source, sink = _sides(job, found)
+    sink = replace(sink, scattered=job.scattered)
     return source.wasted(array, read), sink.wasted(array, written), area
 
 
