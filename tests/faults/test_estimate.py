@@ -158,8 +158,9 @@ def test_patterns_of_targets() -> None:
     names = cost.target_names()
     assert cost.matching("all") == names
     assert cost.matching("ethos-*") == [name for name in names if name.startswith("ethos-")]
-    assert cost.matching("ethos-u55") == cost.matching("ethos") == cost.matching("ethos-*")
-    assert len(cost.matching("stm32*")) == 7
+    assert cost.matching("ethos") == cost.matching("ethos-*")
+    assert cost.matching("ethos-u55") == [name for name in names if name.startswith("ethos-u55-")]
+    assert len(cost.matching("stm32*")) >= 7
     assert cost.matching("stm32f746") == ["stm32f746-216mhz-cmsisnn"]
     assert cost.matching("cpu") == ["cpu"]
     with pytest.raises(UnknownNameError, match="did you mean ethos-u55") as caught:

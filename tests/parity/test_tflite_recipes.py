@@ -26,12 +26,16 @@ from zoo.quantization.int8.post_training import quantize
 from zoo.quantization.int8.qat import training_form
 from zoo.registry import all_recipes
 from zoo.registry.checkpoint import build
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, Train
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.values import channels_last, dequantized, quantized
 
 Judges = dict[str, Any]  # see conftest.py
-RECIPES = [recipe for recipe in all_recipes().values() if len(recipe.input_shape) in (2, 4)]
+RECIPES = [
+    recipe
+    for recipe in all_recipes().values()
+    if isinstance(recipe.make, Train) and len(recipe.input_shape) in (2, 4)
+]
 LONG = pytest.mark.parametrize("recipe", slow_but_for_one_of_each_kind(RECIPES))
 _PIXELS = 128 * 128  # beyond them a smaller picture says the same, sooner
 _MADE: dict[str, tuple[nn.Module, torch.Tensor, Graph]] = {}

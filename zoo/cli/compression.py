@@ -192,12 +192,15 @@ def _setting(text: str, flag: str) -> tuple[str, Any]:
 
 
 def _import(args: Arguments) -> None:
-    is_file = Path(args.file).is_file()
+    file = Path(args.file)
+    is_folder = file.is_dir() or (
+        "/" in args.file and args.file[0] not in "./~" and not file.exists()
+    )
     if args.file.endswith(".tflite"):
         made = api.import_tflite(args.file, args.out)
     elif args.file.endswith(".safetensors"):
         made = api.import_timm(args.file, args.out)
-    elif "/" in args.file and not is_file and not args.file.endswith(".gguf"):
+    elif is_folder and not args.file.endswith(".gguf"):
         made = api.import_convnext(args.file, args.out)
     else:
         print(api.import_gguf(args.file, args.out))

@@ -85,6 +85,8 @@ class ConvNeXt(nn.Module):
         ValueError: the sizes are none of a network.
 
     ```python
+    import torch
+
     from zoo.models.convnext import ConvNeXt
 
     network = ConvNeXt([3, 3, 9, 3], [96, 192, 384, 768], num_classes=10)

@@ -71,8 +71,8 @@ FACTS = TaskFacts(
     ),
     select_by="map_50",
     beside=("map_small", "map_medium", "map_large"),
-    usage='model = zoo.load("{ref}")  # takes ({shape}), gives a map of labels and boxes\n'
-    'zoo.run("{ref}", "photo.jpg", "boxes.png").items  # labels, scores, boxes in pixels',
+    usage='model = zoo.load("{ref}")  # takes ({shape}), gives boxes\n'
+    'zoo.run("{ref}", "photo.jpg", "boxes.png").items  # labels, scores, boxes',
 )
 _JUDGED = 0.01  # least score of a box that mean precision is computed with
 _CALIBRATED, _BATCH = 128, 16
