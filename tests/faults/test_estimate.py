@@ -163,7 +163,7 @@ def test_patterns_of_targets() -> None:
     assert len(cost.matching("stm32*")) >= 7
     assert cost.matching("stm32f746") == ["stm32f746-216mhz-cmsisnn"]
     assert cost.matching("cpu") == ["cpu"]
-    with pytest.raises(UnknownNameError, match="did you mean ethos-u55") as caught:
+    with pytest.raises(UnknownNameError, match=r"did you mean .*ethos-u55") as caught:
         cost.matching("ethos-u56")
     assert all(name in str(caught.value) for name in names)
     with pytest.raises(UnknownNameError, match=r"unknown target 'stm33\*' "):

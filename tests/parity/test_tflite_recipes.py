@@ -77,13 +77,13 @@ def test_runtimes_compute_our_integers(recipe: Recipe, judges: Judges) -> None:
 def _steps_of_litert(graph: Graph) -> int:
     """Return by how many steps LiteRT's reference kernels may differ from TFLite Micro's and ours.
 
-    Of its kernels only fully connected layers round once; where they are all that multiplies, or
-    inside blocks of ConvNeXt, which carry a step on, one output in some hundreds differs.
+    Of its kernels only fully connected layers round once, so that one of their outputs in some
+    hundreds differs; inside blocks of ConvNeXt, which carry a step on, by two.
     """
     kinds = {op.kind for op in graph.ops}
     if {"fully_connected", "rsqrt"} <= kinds:
         return 2
-    return int(all(op.kind == "fully_connected" for op in graph.ops if op.macs))
+    return int("fully_connected" in kinds)
 
 
 @LONG
@@ -112,8 +112,9 @@ def test_macs_are_torchs_and_velas(recipe: Recipe) -> None:
     )
     for npu in ("ethos-u55-128", "ethos-u65-512"):
         report = compile_graph(on_npu(graph), npu)
-        # Averages too, what is enlarged, and channels that are padded, each element up to twice.
-        assert 0 <= report.macs - graph.macs - pooled <= 2 * padded + enlarged
+        # Averages too (of 8 x 12 elements with 102 products: in parts), what is enlarged, and
+        # channels that are padded, each element up to twice.
+        assert 0 <= report.macs - graph.macs - pooled <= 2 * padded + enlarged + pooled // 8
         assert not report.cpu_ops
     # The U85 has a mode of its own for images of one channel, with fewer products for the first
     # layer.
