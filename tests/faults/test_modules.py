@@ -250,7 +250,9 @@ def test_a_module_without_values_is_priced_but_not_written(tmp_path: Path) -> No
     for way in ("tflite", "onnx", "qdq"):
         with pytest.raises(MismatchError, match=r"Conv2d is on the meta device, .*: build it on"):
             WAYS[way](module, tmp_path / "a")
-    assert zoo.estimate(module, "ethos-u55-128", method="vela", input_shape=SHAPE).latency_ms > 0
+    priced = zoo.estimate(module, "ethos-u55-128", method="vela", input_shape=SHAPE)
+    assert priced.latency_ms > 0
+    assert any("drawn at random" in note for note in priced.notes)
 
 
 def test_tuples_dicts_and_nests_of_outputs_are_files_with_several(tmp_path: Path) -> None:

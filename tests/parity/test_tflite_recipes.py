@@ -71,7 +71,11 @@ def test_runtimes_compute_our_integers(recipe: Recipe, judges: Judges) -> None:
         apart = np.abs(judge(content)(given).astype(int) - wanted.numpy())
         steps = _steps_of_litert(graph) if runtime == "litert-reference" else 0
         assert apart.max() <= steps
-        assert steps != 1 or (apart > 0).mean() < 0.05
+        assert steps != 1 or (apart > 0).mean() < (0.05 if _only_products(graph) else 0.005)
+
+
+def _only_products(graph: Graph) -> bool:
+    return all(op.kind == "fully_connected" for op in graph.ops if op.macs)
 
 
 def _steps_of_litert(graph: Graph) -> int:
@@ -106,15 +110,15 @@ def test_macs_are_torchs_and_velas(recipe: Recipe) -> None:
 
     averages = [op for op in graph.ops if op.kind in ("avg_pool2d", "mean")]
     pooled = sum(WORK.of(op).amount(graph, op, Steps()) for op in averages)
-    padded, enlarged = (
+    padded, enlarged, curves = (
         sum(graph.tensors[op.outputs[0]].elements for op in graph.ops if op.kind == kind)
-        for kind in ("pad", "resize_nearest")
+        for kind in ("pad", "resize_nearest", "hard_swish")
     )
     for npu in ("ethos-u55-128", "ethos-u65-512"):
         report = compile_graph(on_npu(graph), npu)
-        # Averages too (of 8 x 12 elements with 102 products: in parts), what is enlarged, and
-        # channels that are padded, each element up to twice.
-        assert 0 <= report.macs - graph.macs - pooled <= 2 * padded + enlarged + pooled // 8
+        # Averages too, curves that it fuses with no layer, what is enlarged, and channels that are
+        # padded, each element up to twice.
+        assert 0 <= report.macs - graph.macs - pooled <= 2 * padded + enlarged + curves
         assert not report.cpu_ops
     # The U85 has a mode of its own for images of one channel, with fewer products for the first
     # layer.
