@@ -39,7 +39,7 @@ def convert(file: Path, out: Path) -> Checkpoint:
         raise MismatchError(
             f"{file} does not hold the tensors of timm's {THEIRS}: {reason:.200}"
         ) from error
-    recipe, classes = registry.find(NAME), network.classifier.out_features
+    recipe, classes = registry.find(NAME), network.arguments["num_classes"]
     channels = network.stem.layer.in_channels
     recipe = dataclasses.replace(
         recipe,

@@ -24,6 +24,7 @@ def load(
     *,
     adapter: "Ref | Mapping[str, float] | None" = None,
     pretrained: bool = True,
+    num_classes: int | None = None,
     device: str = "cpu",
     dtype: "torch.dtype | str | None" = None,
 ) -> "torch.nn.Module":
@@ -42,6 +43,8 @@ def load(
             or a path; or several, each with its strength: {"looks-oil": 0.6, "looks-film": 0.4}.
             The base may then also be a folder of transformers or diffusers.
         pretrained: False returns a freshly initialised network; no other setting does.
+        num_classes: of a classifier: with another number than its own, the last layer starts anew
+            and the others are kept; with 0 there is none, and the network returns its features.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name, e.g. "bfloat16"; None keeps the stored one.
 
@@ -52,7 +55,8 @@ def load(
     Raises:
         UnknownNameError: there is no such recipe, tag or adapter.
         MissingWeightsError: the ref has no weights here, or nothing known lies at the path.
-        MismatchError: the adapter does not fit the base, or the device or dtype cannot be used.
+        MismatchError: the adapter does not fit the base, the network has no such classes, or the
+            device or dtype cannot be used.
         HubError, UnsafeFileError: see `pull`; UnsafeFileError also for weights of another SHA-256.
 
     ```python
@@ -68,17 +72,25 @@ def load(
 
     """
     if adapter is not None:
+        if num_classes is not None:
+            raise MismatchError("an adapter fits the classes of its base; leave num_classes out")
         return _with_adapter(ref, adapter, pretrained=pretrained, device=device, dtype=dtype)
     artifact = resolve(ref, weights=pretrained)
-    if pretrained:
+    if pretrained and num_classes is None:
         return artifact.load(device=device, dtype=dtype)
+    from zoo.artifacts import heads
     from zoo.artifacts.inputs import checked
     from zoo.artifacts.placing import dtype_of, placed
 
-    if artifact.recipe is None:
-        raise MismatchError(f"{artifact.ref} has no recipe to build a fresh network by")
-    model = checked(artifact.structure(), artifact.recipe)
-    return placed(model, device, dtype_of(dtype))
+    if (recipe := artifact.recipe) is None:
+        raise MismatchError(f"{artifact.ref} has no recipe to build another network by")
+    if num_classes is None:
+        model = artifact.structure()
+    elif pretrained:
+        model = heads.exchanged(checkpoint(artifact), num_classes)
+    else:
+        model = heads.fresh(recipe, num_classes)
+    return placed(checked(model, recipe), device, dtype_of(dtype))
 
 
 def _with_adapter(

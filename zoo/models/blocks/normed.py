@@ -213,7 +213,8 @@ class Classifier(Foldable):
 
     Args:
         channels: of the map.
-        num_classes: outputs of the linear layer.
+        num_classes: outputs of the linear layer; with 0 there is none, and the network returns
+            the means, its features.
         arguments: further ones of its class.
 
     Attributes:
@@ -225,9 +226,11 @@ class Classifier(Foldable):
 
     def __init__(self, channels: int, num_classes: int, **arguments: Any) -> None:
         super().__init__(num_classes=num_classes, **arguments)
-        if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}; expected at least 2")
-        self.classifier = nn.Linear(channels, num_classes)
+        if num_classes < 2 and num_classes != 0:
+            raise ValueError(
+                f"num_classes is {num_classes}; expected at least 2, or 0 for features"
+            )
+        self.classifier = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
 
     def complete(self) -> None:
         """Choose the layout in which CPUs run these narrow layers faster, once all is built."""
@@ -236,10 +239,11 @@ class Classifier(Foldable):
     def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a network's tensors; its last layer starts anew if it has other outputs."""
         own = {f"classifier.{name}": value for name, value in self.classifier.state_dict().items()}
-        theirs = state.get("classifier.weight")
-        if theirs is None or len(theirs) == self.classifier.out_features:
+        shapes = {name: value.shape for name, value in own.items()}
+        heads = {name: value for name, value in state.items() if name.startswith("classifier.")}
+        if {name: value.shape for name, value in heads.items()} == shapes:
             return state
-        return {**state, **own}
+        return {name: value for name, value in state.items() if name not in heads} | own
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits `(N, num_classes)` of maps `(N, channels, H, W)`."""
