@@ -15,9 +15,8 @@ import torch
 import zoo
 from zoo.cli import main
 from zoo.data import sound
-from zoo.data.following import Patience
 from zoo.deploy.tflite_write import serialize_tflite
-from zoo.errors import ZooError
+from zoo.errors import MismatchError, ZooError
 from zoo.page import listening
 from zoo.page.listening import EXAMPLES, Ears
 from zoo.quantization.int8.post_training import quantize
@@ -112,12 +111,12 @@ def test_stereo_that_stops_is_what_was_heard_till_then(ref: str) -> None:
     model, recipe = zoo.load(ref), zoo.checkpoint(ref).recipe
     quiet = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 1e-3
     wave = np.concatenate([quiet, speech(), quiet])
-    patience = Patience(threshold=0.2, refractory_s=0.2)
-    whole = task.follower(model, recipe, patience).push(wave)
+    patience = {"threshold": 0.2, "refractory_s": 0.2}
+    whole = task.follower(model, recipe, **patience).push(wave)
     assert len(whole) > 1
     left_only = np.stack([2 * wave, 0 * wave], 1)  # channels are averaged
     for count in (1, 5, 17):
-        stereo = task.follower(model, recipe, patience)
+        stereo = task.follower(model, recipe, **patience)
         pieces = np.array_split(left_only, count)
         assert [d for piece in pieces for d in stereo.push(piece)] == whole
         assert stereo.push(np.zeros((0, 2), np.float32)) == []  # it stopped
@@ -242,9 +241,30 @@ def test_a_format_that_cannot_be_sought_in_is_read(tmp_path: Path) -> None:
 
 
 def test_an_option_that_a_stream_has_not_is_named(said: Said) -> None:
-    assert said(speech(), "--stream", "--suppression", "nms") == (
-        1, f"zoo: a stream takes no suppression; run {NAME} without\n"
-    )  # fmt: skip
+    status, text = said(speech(), "--stream", "--suppression", "nms")
+    assert (status, text.count("\n")) == (1, 1)
+    assert f"'suppression' is no option of {NAME}; its task takes stride_s, smoothing, thr" in text
+
+
+def test_the_threshold_and_the_device_reach_a_stream(said: Said) -> None:
+    quiet = np.zeros(RATE, np.float32)
+    wave = np.concatenate([quiet, speech(), quiet])
+    counts = [
+        len(zoo.run(NAME, wave, stream=True, threshold=each).detections) for each in (0.05, 0.999)
+    ]
+    assert counts[0] > counts[1]
+    assert "a threshold from 0 to below 1" in said(wave, "--stream", "--threshold", "1.5")[1]
+    assert "cuda" in said(wave, "--stream", "--device", "cuda")[1]
+
+
+def test_a_row_of_a_data_set_is_a_sound_with_its_rate() -> None:
+    wave = speech()
+    half = {"path": None, "array": wave[::2], "sampling_rate": RATE // 2}
+    assert np.array_equal(sound.read({"array": wave, "sampling_rate": RATE}, RATE), wave)
+    assert abs(len(sound.read(half, RATE)) - len(wave)) <= 1
+    for bad in ({"array": wave}, {"bytes": b""}, {"array": wave, "sampling_rate": 0}):
+        with pytest.raises(MismatchError, match="sampling_rate"):
+            sound.read(bad, RATE)
 
 
 def test_floats_beyond_full_scale_are_heard_alike_by_training_and_running(tmp_path: Path) -> None:

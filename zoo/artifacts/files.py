@@ -161,8 +161,17 @@ class TfliteModel(OtherModel):
             raise self._other_shape(found.input_shape, input_shape)
         return data
 
-    def stream(self, source: Any, out: Path | None = None) -> Any:
+    def stream(
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
+    ) -> Any:
         """Return the network's outputs for one frame of a source after the other."""
+        check_options(self.ref, options)
         from zoo.deploy.tflite_run import stream_tflite
 
         outcome = stream_tflite(self.path, source)

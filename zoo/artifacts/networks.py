@@ -90,15 +90,28 @@ class Network:
         check_options(self.ref, options, task.run)
         return task.run(self.load(device=device, dtype=dtype), self.recipe, source, out, **options)
 
-    def stream(self, source: Any, out: Path | None = None) -> Result:
+    def stream(
+        self,
+        source: Any,
+        out: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        **options: Any,
+    ) -> Result:
         """Return what the recipe's task finds in a long input, and when."""
         self._given(source)
-        result: Result = self._following().stream(self.load(), self.recipe, source, out)
+        task = self._following()
+        check_options(self.ref, options, task.stream)
+        model = self.load(device=device, dtype=dtype)
+        result: Result = task.stream(model, self.recipe, source, out, **options)
         return result
 
-    def follower(self) -> Any:
+    def follower(self, *, device: str = "cpu", dtype: Any = None, **options: Any) -> Any:
         """Return what takes a long input piece by piece, by `push(piece)`; its `rate` a second."""
-        return self._following().follower(self.load(), self.recipe)
+        task = self._following()
+        check_options(self.ref, options, task.stream)
+        return task.follower(self.load(device=device, dtype=dtype), self.recipe, **options)
 
     def _following(self) -> Any:
         from zoo.tasks import task_of

@@ -3,8 +3,9 @@
 import argparse
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo import verbs as api
 from zoo.cli.printing import (
@@ -45,7 +46,9 @@ def add(command: Command) -> None:
         "--adapter", metavar="NAME[=STRENGTH],...",
         help="put adapters in, e.g. looks-pencil, or looks-pencil=1,looks-film=0.6",
     ).completer = adapters  # type: ignore[attr-defined]  # fmt: skip
-    sub.add_argument("--threshold", type=float, help="least score of an object that is found")
+    sub.add_argument(
+        "--threshold", type=float, help="least score of an object that is found, or of a word"
+    )
     _add_suppression(sub)
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
@@ -115,29 +118,27 @@ def _add_shape(sub: argparse.ArgumentParser) -> None:
 def _run(args: Arguments) -> None:
     """Run a model on one input."""
     artifact = api.resolve(args.ref)
-    if args.stream and args.source == MICROPHONE and not Path(MICROPHONE).exists():
-        _follow(artifact, args)
-        return
-    out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
     given = {"threshold": args.threshold, "suppression": args.suppression}
     options = {key: value for key, value in given.items() if value is not None}
+    options |= {"device": args.device, "dtype": args.dtype}
+    if args.stream and args.source == MICROPHONE and not Path(MICROPHONE).exists():
+        _follow(artifact, options)
+        return
+    out = Path(args.out) if args.out else artifact.default_output(Path(args.source))
     if args.stream:
         result = api.run(artifact, args.source, out, stream=True, **options)
     elif (what := args.adapter) is not None:
         chosen = _strengths("--adapter", what, default="1") if set(what) & set("=,") else what
-        result = api.run(
-            args.ref, args.source, out, adapter=chosen, device=args.device, dtype=args.dtype,
-            **options,
-        )  # fmt: skip
+        result = api.run(args.ref, args.source, out, adapter=chosen, **options)
     else:
-        result = artifact.run(args.source, out, device=args.device, dtype=args.dtype, **options)
+        result = artifact.run(args.source, out, **options)
     if args.json:
         print_json(result.to_json() | ({} if out is None else {"out": str(out)}))
     else:
         print(result.text if out is None else f"{out}  {result.text}")
 
 
-def _follow(artifact: "Artifact", args: Arguments) -> None:
+def _follow(artifact: "Artifact", options: Mapping[str, Any]) -> None:
     """Say the words that a microphone hears, until Ctrl-C."""
     from zoo.artifacts.networks import Network
     from zoo.data import sound
@@ -145,7 +146,7 @@ def _follow(artifact: "Artifact", args: Arguments) -> None:
 
     if not isinstance(artifact, Network):
         raise MismatchError(f"{artifact.ref} does not hear words; give it a sound's file")
-    follower = artifact.follower()
+    follower = artifact.follower(**options)
     print("listening; Ctrl-C ends it", file=sys.stderr)
     for found in followed(follower, sound.microphone(follower.rate)):
         print(found.text, flush=True)

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def read(source: Any, rate: int) -> Wave:
 
     Channels are averaged, and other rates are resampled by soxr, which a line says. An array is
     taken to have that rate already: `(samples,)` or `(samples, channels)`, floats, or integers of
-    their full scale.
+    their full scale. A sound of `datasets`, {"array": ..., "sampling_rate": ...}, has its own.
 
     Raises:
         MismatchError: there is no such file, it is no sound, empty, or longer than two hours; or
@@ -51,6 +51,14 @@ def read(source: Any, rate: int) -> Wave:
     """
     if isinstance(source, str | Path):
         return _of_file(Path(source).expanduser(), rate)
+    if isinstance(source, Mapping):
+        found = source.get("sampling_rate")
+        if "array" not in source or not isinstance(found, int | float) or not 0 < found < 1e7:
+            raise MismatchError(
+                f"a mapping of {', '.join(map(str, source))} is no sound; expected a row's "
+                '{"array": ..., "sampling_rate": ...}'
+            )
+        return _resampled(read(source["array"], rate), found, rate)
     wave = _array(source)
     if wave.ndim not in (1, 2) or wave.dtype.kind not in "iuf" or wave.size == 0:
         raise MismatchError(
@@ -109,9 +117,8 @@ def _array(source: Any) -> NDArray[Any]:
 def _of_file(path: Path, rate: int) -> Wave:
     try:
         import soundfile
-        import soxr
     except ImportError as error:
-        raise MissingExtraError.of(str(error.name), "audio") from error
+        raise MissingExtraError.of("soundfile", "audio") from error
     if path.is_dir():
         raise MismatchError(f"{path} is a folder; expected a sound, {', '.join(SUFFIXES)}")
     if not path.is_file():
@@ -130,18 +137,25 @@ def _of_file(path: Path, rate: int) -> Wave:
         ) from error
     if not len(wave):
         raise MismatchError(f"{path} is empty: it has no samples")
-    mono = _mono(wave, str(path))
+    return _resampled(_mono(wave, str(path)), found, rate)
+
+
+def _resampled(wave: Wave, found: float, rate: int) -> Wave:
     if found == rate:
-        return mono
+        return wave
+    try:
+        import soxr
+    except ImportError as error:
+        raise MissingExtraError.of("soxr", "audio") from error
     _note(found, rate)
-    resampled: Wave = soxr.resample(mono, found, rate, quality="HQ")
+    resampled: Wave = soxr.resample(wave, found, rate, quality="HQ")
     return resampled
 
 
 @functools.cache  # once for a folder of thousands
-def _note(found: int, rate: int) -> None:
-    lost = f"; above {found // 2} Hz there is nothing to hear" if found < rate else ""
-    _LOG.warning("sounds of %d Hz are resampled to %d Hz%s", found, rate, lost)
+def _note(found: float, rate: int) -> None:
+    lost = f"; above {found // 2:.0f} Hz there is nothing to hear" if found < rate else ""
+    _LOG.warning("sounds of %.0f Hz are resampled to %d Hz%s", found, rate, lost)
 
 
 def _mono(wave: NDArray[Any], name: str) -> Wave:

@@ -168,8 +168,9 @@ class Task(Protocol):
         for_data(recipe, source) -> recipe: how the data's labels change what is trained.
         forward(model, inputs) -> outputs: how a network is called when an adapter is trained.
         taught(teacher, inputs, recipe, step) -> targets: a teacher's outputs for the inputs.
-        stream(model, recipe, source, out=None) -> result: for `zoo run --stream`, of a long input.
-        follower(model, recipe): what takes it piece by piece, by `push(piece)`.
+        stream(model, recipe, source, out=None, **options) -> result: for `zoo run --stream`, of a
+            long input.
+        follower(model, recipe, **options): what takes it piece by piece, by `push(piece)`.
         calibration(recipe, source) -> [batch, ...]: inputs from which quantization learns ranges.
         default_output(recipe, source) -> path: where `zoo run` writes by default.
         demo: see `Shown`.

@@ -13,7 +13,8 @@ clips, or on recordings: `NAME.wav` with `NAME_ww_windows.json` beside it, a lis
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.data import frontends, sound
+from zoo.data.following import Patience
 from zoo.data.heard import Detection, Heard
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
@@ -245,12 +247,29 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     return result
 
 
-stream = run  # it is one already
+def stream(
+    model: nn.Module,
+    recipe: Recipe,
+    source: Any,
+    out: Path | None = None,
+    smoothing: int | None = None,
+    threshold: float | None = None,
+    refractory_s: float | None = None,
+) -> Heard:
+    """Return what `run` does, with other settings than the recipe's."""
+    settings = {"smoothing": smoothing, "threshold": threshold, "refractory_s": refractory_s}
+    return run(model, _set(recipe, settings), source, out)
 
 
-def follower(model: nn.Module, recipe: Recipe) -> Listener:
-    """Return what follows a sound without end by a network of this task."""
-    return Listener(model, recipe)
+def follower(model: nn.Module, recipe: Recipe, **settings: float) -> Listener:
+    """Return what follows a sound without end by a network of this task; settings of `stream`."""
+    return Listener(model, _set(recipe, settings))
+
+
+def _set(recipe: Recipe, settings: Mapping[str, float | None]) -> Recipe:
+    given: dict[str, Any] = {name: v for name, v in settings.items() if v is not None}
+    Patience(**given)  # has the bounds
+    return replace(recipe, preprocessing={**recipe.preprocessing, **given})
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:

@@ -143,7 +143,8 @@ def run(
             its states in between; a network that hears words says when each was said.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
-        options: of the task: to find objects, `threshold` and `suppression`.
+        options: of the task: to find objects, `threshold` and `suppression`; of a stream of words,
+            `threshold`, `smoothing`, `stride_s` and `refractory_s`.
 
     Returns:
         For super resolution, `zoo.data.made.MadePicture`; every result has
@@ -173,9 +174,9 @@ def run(
                 "stream is for .tflite files and networks that hear words; run "
                 f"{artifact.ref} without it"
             )
-        if given := [*options, *(["adapter"] if adapter is not None else [])]:
-            raise MismatchError(f"a stream takes no {', '.join(given)}; run {artifact.ref} without")
-        return artifact.stream(source, target)
+        if adapter is not None:
+            raise MismatchError(f"a stream takes no adapter; run {artifact.ref} without")
+        return artifact.stream(source, target, device=device, dtype=dtype, **options)
     if adapter is None:
         return artifact.run(source, target, device=device, dtype=dtype, **options)
     if artifact.recipe is None:

@@ -304,8 +304,15 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     return classified(likely, labels_of(recipe), recipe.name, time.perf_counter() - start, out)
 
 
-def follower(model: nn.Module, recipe: Recipe, patience: Patience = Patience()) -> Follower:  # noqa: B008  # frozen
-    """Return what follows a sound without end by a network of this task."""
+def follower(model: nn.Module, recipe: Recipe, **patience: float) -> Follower:
+    """Return what follows a sound without end by a network of this task.
+
+    Args:
+        model: a network of this task.
+        recipe: its recipe.
+        patience: settings of `zoo.data.following.Patience`.
+
+    """
 
     @torch.inference_mode()
     def judge(waves: Tensor) -> Tensor:
@@ -316,22 +323,36 @@ def follower(model: nn.Module, recipe: Recipe, patience: Patience = Patience()) 
     return Follower(
         judge, labels_of(recipe),
         (SILENCE, UNKNOWN), rate=rate_of(recipe), samples=int(recipe.preprocessing["samples"]),
-        patience=patience,
+        patience=Patience(**patience),  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
 
 
-def stream(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) -> Heard:
+def stream(
+    model: nn.Module,
+    recipe: Recipe,
+    source: Any,
+    out: Path | None = None,
+    stride_s: float = Patience.stride_s,
+    smoothing: int = Patience.smoothing,
+    threshold: float = Patience.threshold,
+    refractory_s: float = Patience.refractory_s,
+) -> Heard:
     """Return the words of a sound and when they were said; with `out`, save them too.
 
-    A sound no longer than a clip is heard between half clips of silence.
+    A sound no longer than a clip is heard between half clips of silence. The last four are those
+    of `zoo.data.following.Patience`.
     """
+    patience = {
+        "stride_s": stride_s, "smoothing": smoothing, "threshold": threshold,
+        "refractory_s": refractory_s,
+    }  # fmt: skip
     rate, samples = rate_of(recipe), int(recipe.preprocessing["samples"])
     wave = sound.read(source, rate)
     sound.remark(wave)
     whole = wave if len(wave) > samples else sound.fitted(wave, 2 * samples)
     early, length = (len(whole) - len(wave)) // 2 / rate, len(wave) / rate
     start = time.perf_counter()
-    found = follower(model, recipe).push(whole)
+    found = follower(model, recipe, **patience).push(whole)
     seconds = time.perf_counter() - start
     moved = (replace(d, time_s=min(max(d.time_s - early, 0.0), length)) for d in found)
     result = Heard(tuple(moved), length, recipe.name, seconds)
