@@ -4,18 +4,19 @@ import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, cast
 
 import zoo
 from benchmarks.common import RESULTS
 from zoo import registry
+from zoo.artifacts.networks import Network
 from zoo.artifacts.resolution import resolve
 from zoo.cards.parts import TARGETS
 from zoo.cost import target, target_names
-from zoo.cost.deployed import seeded
 from zoo.cost.estimators.contract import Subject
 from zoo.cost.pricing import estimator
 from zoo.cost.result import Cost, readable
+from zoo.cost.stored import of_network
 from zoo.cost.target import Target
 from zoo.cost.work import WORK
 from zoo.deploy.formats import NPU, ONNX, TFLITE
@@ -107,7 +108,7 @@ def costs_by_target(chosen: Iterable[Recipe] | None = None) -> str:
     """Return one table per target: what every network costs there, or what the chosen ones do."""
     subjects = {
         recipe.name: Traced(
-            seeded(resolve(recipe.name, weights=False).structure), None, recipe.input_shape
+            **vars(of_network(cast("Network", resolve(recipe.name, weights=False))))
         )
         for recipe in (networks() if chosen is None else chosen)
     }

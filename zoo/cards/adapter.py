@@ -8,7 +8,9 @@ from typing import Any
 from zoo import extensions, tasks
 from zoo.adapters import registry
 from zoo.adapters.folder import AdapterFolder
+from zoo.artifacts.resolution import checkpoint
 from zoo.cards.parts import cost_rows, fill, license_matter
+from zoo.errors import MissingWeightsError
 from zoo.registry import refs
 from zoo.registry.codec import leaves
 from zoo.registry.recipe import OPTIMIZERS
@@ -79,7 +81,13 @@ def _costs(base: str) -> list[dict[str, str]]:
     if not isinstance(parsed, refs.NameRef) or parsed.name not in models.names():
         return []
     recipe = models.find(parsed.name)
-    return [] if recipe.of_transformers else cost_rows(recipe)
+    if recipe.of_transformers:
+        return []
+    try:
+        weights = checkpoint(registry.base_ref(base))
+    except MissingWeightsError:
+        weights = None
+    return cost_rows(recipe, weights)
 
 
 def _facts(

@@ -40,7 +40,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         return render_quantized(checkpoint, repo)
     own = checkpoint.label != f"{recipe.name}.{checkpoint.tag}"
     ref = repo or (f"./{recipe.name}" if own else checkpoint.label)
-    prices, task = costs(recipe), task_of(recipe).FACTS
+    prices, task = costs(recipe, checkpoint), task_of(recipe).FACTS
     quality = _quality(checkpoint.metrics, task)
     stated = checkpoint.metrics.get("published", {})
     shown = [*(values for _, values in quality), stated]
@@ -63,7 +63,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         + _as_published(checkpoint.metrics, task, columns),
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         shape="x".join(map(str, recipe.input_shape)),
-        costs=cost_rows(recipe),
+        costs=cost_rows(recipe, checkpoint),
         notes=[(cost.target, "; ".join(cost.notes)) for cost in prices if cost.notes],
         training=_training(checkpoint),
         data={

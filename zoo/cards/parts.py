@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.content import content
 from zoo.hub.vocabulary import LICENSES
+from zoo.registry.layout import WEIGHTS
 from zoo.registry.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zoo.cost import Cost
+    from zoo.registry.checkpoint import Checkpoint
 
 TARGETS = ("ethos-u55-256", "stm32f746-216mhz-cmsisnn", "phone-npu-4tops")
 
@@ -37,30 +41,33 @@ def fill(template: str, matter: dict[str, Any], **facts: Any) -> str:
     return environment.from_string(text).render(front_matter=front, **facts)
 
 
-def costs(recipe: Recipe) -> "tuple[Cost, ...]":
-    """Return what the network of a recipe costs on each of `TARGETS`."""
-    return _costs(json.dumps(recipe.to_json()))
+def costs(recipe: Recipe, weights: "Checkpoint | None") -> "tuple[Cost, ...]":
+    """Return what the network of a recipe, with these weights, costs on each of `TARGETS`."""
+    if weights is None or not (weights.path / WEIGHTS).is_file():
+        return _costs(json.dumps(recipe.to_json()), None, "")
+    sha256 = str(weights.config["files"][WEIGHTS]["sha256"])
+    return _costs(json.dumps(recipe.to_json()), weights.path, sha256)
 
 
 @functools.lru_cache(maxsize=8)
-def _costs(recipe_json: str) -> "tuple[Cost, ...]":
+def _costs(recipe_json: str, folder: "Path | None", sha256: str) -> "tuple[Cost, ...]":
     """Keep them, because counting takes a second, and a push renders a card several times."""
     from zoo import cost
-    from zoo.cost.deployed import seeded
-    from zoo.registry.checkpoint import build
+    from zoo.cost.stored import of_recipe
+    from zoo.registry.checkpoint import Checkpoint
 
-    recipe = Recipe.from_json(json.loads(recipe_json))
-    model = seeded(lambda: build(recipe))
+    weights = None if folder is None else Checkpoint.read(folder)
+    subject = of_recipe(Recipe.from_json(json.loads(recipe_json)), weights)
     return tuple(
         # By the method that needs nothing installed: a card says the same on every machine.
-        cost.estimate(model, device, method=device.method, input_shape=recipe.input_shape)
+        cost.estimate(subject, device, method=device.method)
         for device in map(cost.target, TARGETS)
     )
 
 
-def cost_rows(recipe: Recipe) -> list[dict[str, str]]:
-    """Return what the network of a recipe costs on each target, as a card's table has it."""
-    return [_cost_row(cost) for cost in costs(recipe)]
+def cost_rows(recipe: Recipe, weights: "Checkpoint | None") -> list[dict[str, str]]:
+    """Return what `costs` says, as a card's table has it."""
+    return [_cost_row(cost) for cost in costs(recipe, weights)]
 
 
 def _cost_row(cost: "Cost") -> dict[str, str]:

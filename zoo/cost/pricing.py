@@ -13,13 +13,14 @@ from zoo.cost.result import Cost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
+from zoo.models.forms import stored_form
 
 if TYPE_CHECKING:
     from torch import nn
 
     from zoo.graph.inputs import Shapes
 
-    Item = nn.Module | Graph | bytes | Decoder
+    Item = nn.Module | Graph | bytes | Decoder | Subject
 
 ESTIMATORS = "zoo.cost.estimators"
 PARTS = {"SUMMARY": str, "Options": type, "refusal": Callable, "estimate": Callable}
@@ -57,6 +58,8 @@ def chosen_method(target: Target, method: str) -> str:
 
 
 def _subject(item: "Item", shape: "Shapes | None") -> Subject:
+    if isinstance(item, Subject):
+        return item
     if isinstance(item, Decoder):
         return Subject(language=item)
     if isinstance(item, Graph):
@@ -69,7 +72,22 @@ def _subject(item: "Item", shape: "Shapes | None") -> Subject:
     check_module(item)
     if shape is not None:
         shapes(shape)
-    return Subject(module=in_float32(item), input_shape=shape)
+    return of_module(in_float32(item), shape)
+
+
+def of_module(module: "nn.Module", shape: "Shapes | None", *, drawn: bool = False) -> Subject:
+    """Return what is priced of a module: of one that computes in integers, those.
+
+    Args:
+        module: in eval mode, in float32.
+        shape: of its input, or several.
+        drawn: whether its weights are random ones, as those of the meta device are.
+
+    """
+    network, facts = stored_form(module)
+    drawn = drawn or any(t.is_meta for t in (*module.parameters(), *module.buffers()))
+    integers = None if facts is None else module.graph
+    return Subject(module=network, input_shape=shape, integers=integers, drawn=drawn)  # type: ignore[arg-type]
 
 
 def _settings(chosen: Estimator, name: str, options: Mapping[str, Any]) -> Any:
@@ -99,7 +117,7 @@ def estimate(
 
     Args:
         item: a module in eval mode (it may be on the meta device), its graph, the bytes of a
-            `.tflite` file, or the sizes of a language model.
+            `.tflite` file, the sizes of a language model, or a subject made of one of these.
         target: the device.
         method: the name of an estimator, see `methods`, or "auto": what the target says.
         input_shape: e.g. (N, C, H, W), or of several inputs, see `zoo.graph.inputs`; needed for a

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zoo import registry
 from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe
 
 if TYPE_CHECKING:
+    from zoo.artifacts.networks import Network
     from zoo.cost import Cost
 
 
@@ -54,16 +55,15 @@ def fitting(target: str, recipes: Sequence[Recipe]) -> list[Fitting]:
     """
     from zoo import cost
     from zoo.artifacts.resolution import resolve
-    from zoo.cost.deployed import seeded
+    from zoo.cost.stored import of_network
 
     device, found = cost.target(target), []
     for recipe in recipes:
         if recipe.of_transformers or recipe.input_shape is None:
             continue
-        module = seeded(resolve(recipe, weights=False).structure)
-        shape = recipe.input_shape
+        network = cast("Network", resolve(recipe, weights=False))
         try:
-            priced = cost.estimate(module, device, method=device.method, input_shape=shape)
+            priced = cost.estimate(of_network(network), device, method=device.method)
         except MismatchError:
             continue
         if priced.fits or priced.runs_tiled:

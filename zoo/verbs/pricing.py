@@ -68,14 +68,15 @@ def priced(
 ) -> "tuple[Item, tuple[int, ...] | None]":
     """Return what is priced of an artifact, and the shape of its input if it has none itself."""
     from zoo.artifacts.files import TfliteModel
+    from zoo.artifacts.networks import Network
     from zoo.cost.pricing import chosen_method
 
     if chosen_method(device, method) == "llm" and (model := _language(artifact)) is not None:
         return model, None
-    if artifact.recipe is not None:
-        from zoo.cost.deployed import seeded
+    if isinstance(artifact, Network):
+        from zoo.cost.stored import of_network
 
-        return seeded(artifact.structure), shape or artifact.recipe.input_shape
+        return of_network(artifact, shape), None
     if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
         return artifact.content(shape), None
     graph = artifact.graph(shape)  # of a file, whose shape and type are fixed

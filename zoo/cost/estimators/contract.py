@@ -33,6 +33,8 @@ class Subject:
             `zoo.graph.inputs`; None takes the graph's.
         content: the bytes of a `.tflite` file, for what reads files by itself.
         language: a language model, by its sizes; there is no graph then.
+        integers: of a network that computes in integers: makes its int8 graph for an input shape.
+        drawn: whether the weights are random ones, since there are no others.
 
     """
 
@@ -41,6 +43,8 @@ class Subject:
     input_shape: "Shapes | None" = None
     content: bytes | None = None
     language: Decoder | None = None
+    integers: "Callable[[tuple[int, ...]], Graph] | None" = None
+    drawn: bool = False
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -76,6 +80,21 @@ class Subject:
         from zoo.graph.inputs import shapes
 
         return next(iter(shapes(self.shape).values()))
+
+    def integer(self, shape: "Shapes") -> Graph:
+        """Return the module's int8 graph: its own, or one quantized with nominal ranges.
+
+        Raises:
+            MismatchError: an operator has no integer form, or the network takes another shape.
+
+        """
+        from zoo.cost.deployed import integer
+        from zoo.graph.inputs import is_several
+
+        if self.integers is not None and not is_several(shape):
+            return self.integers(tuple(shape))  # type: ignore[arg-type]
+        assert self.module is not None
+        return integer(self.module, shape)
 
     def retraced(self, shape: "Shapes") -> Graph:
         """Return the module's graph for another input shape."""
@@ -131,6 +150,16 @@ def obtained(latency: str, target: Target) -> dict[str, str]:
     if "power_w" in target.numbers:
         words["energy_mj"] = "estimated (mean power x latency)"
     return words
+
+
+def drawn(subject: Subject) -> tuple[str, ...]:
+    """Return what an estimate by encoded weights says where there are none but random ones."""
+    if not subject.drawn:
+        return ()
+    return (
+        "the weights are drawn at random and take about a byte each, encoded; trained ones take "
+        "0.2 to 1.1, so that a network that waits for its weights may be faster",
+    )
 
 
 def energy_mj(latency_ms: float, target: Target) -> float | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zoo.cost import memory
-from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
+from zoo.cost.estimators.contract import Subject, counts, drawn, energy_mj, obtained
 from zoo.cost.ethos_u.costs import priced
 from zoo.cost.memory import resident
 from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds, readable
@@ -73,7 +73,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         tiled=tiled,
         obtained=obtained("estimated (roofline)", target),
         host=_host(best),
-        notes=_notes(best, target),
+        notes=(*_notes(best, target), *(() if best.flash_bytes is None else drawn(subject))),
         ops=best.ops,
         interval_ms=interval(latency, target),
         flash_bytes=best.flash_bytes,
@@ -104,10 +104,8 @@ def _integers(subject: Subject, target: Target, shape: "Shapes") -> Graph | None
         return None
     if subject.module is None:
         return subject.graph
-    from zoo.cost.deployed import integer
-
     try:
-        return integer(subject.module, shape)
+        return subject.integer(shape)
     except MismatchError:
         return None
 

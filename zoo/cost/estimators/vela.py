@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.cost import memory
-from zoo.cost.deployed import integer
 from zoo.cost.estimators import roofline
-from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
+from zoo.cost.estimators.contract import Subject, counts, drawn, energy_mj, obtained
 from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds
 from zoo.cost.target import Target
 from zoo.deploy import vela
@@ -79,7 +78,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         tiled=tiled,
         obtained=words,
         host=host,
-        notes=(*host, *target.notes, INTERVAL_NOTE),
+        notes=(*host, *drawn(subject), *target.notes, INTERVAL_NOTE),
         ops=_ops(report),
         interval_ms=(INTERVAL[0] * latency, INTERVAL[1] * latency),
         flash_bytes=report.peak_bytes.get(_MEMORIES["flash"]),
@@ -97,7 +96,7 @@ def _tiles(
     tile = rough.tiled
     if tile is None:
         return None, fits
-    graph = integer(subject.module, (*subject.first_shape[:2], tile.height, tile.width))
+    graph = subject.integer((*subject.first_shape[:2], tile.height, tile.width))
     report = vela.compile_graph(graph, target.name, time_limit_s=options.time_limit_s)
     latency = report.latency_ms * tile.count
     peak = report.peak_bytes.get("Sram", 0)
@@ -152,8 +151,7 @@ def integer_graph(subject: Subject) -> Graph:
                 "zoo.quantization.int8.post_training.quantize, or give the module"
             )
         return graph
-    assert subject.module is not None
-    return integer(subject.module, subject.shape)
+    return subject.integer(subject.shape)
 
 
 def route(report: vela.VelaReport, *, own: bool) -> str:
