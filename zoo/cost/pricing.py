@@ -13,7 +13,6 @@ from zoo.cost.result import Cost
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
-from zoo.models.forms import stored_form
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,6 +83,8 @@ def of_module(module: "nn.Module", shape: "Shapes | None", *, drawn: bool = Fals
         drawn: whether its weights are random ones, as those of the meta device are.
 
     """
+    from zoo.models.forms import stored_form
+
     network, facts = stored_form(module)
     drawn = drawn or any(t.is_meta for t in (*module.parameters(), *module.buffers()))
     integers = None if facts is None else module.graph

@@ -28,8 +28,6 @@ def plan_memory(
         MismatchError: the network cannot be traced with this input shape.
 
     """
-    from torch import nn
-
     from zoo import cost
     from zoo.cost import planner
     from zoo.cost.estimators.contract import Subject
@@ -38,12 +36,11 @@ def plan_memory(
 
     device = cost.target(target)
     # A file's activations are as large as they are, whatever the target computes in.
-    found, shape = priced(resolve(item, weights=False), device, "memory", input_shape)
+    found = priced(resolve(item, weights=False), device, "memory", input_shape)
     if isinstance(found, Graph):
         return planner.compare(found, None, scratch=device.scratch)
-    assert isinstance(found, nn.Module)
-    graph = Subject(module=found, input_shape=shape).graph
-    return planner.compare(fuse(graph, device.fuses), device.dtype, scratch=device.scratch)
+    assert isinstance(found, Subject)
+    return planner.compare(fuse(found.graph, device.fuses), device.dtype, scratch=device.scratch)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,23 +65,23 @@ def each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]"
 
 def priced(
     artifact: "Artifact", device: "Target", method: str, shape: tuple[int, ...] | None
-) -> "tuple[Item, tuple[int, ...] | None]":
-    """Return what is priced of an artifact, and the shape of its input if it has none itself."""
+) -> "Item":
+    """Return what is priced of an artifact, for an input of that shape; None takes its own."""
     from zoo.artifacts.files import TfliteModel
     from zoo.artifacts.networks import Network
     from zoo.cost.pricing import chosen_method
 
     if chosen_method(device, method) == "llm" and (model := _language(artifact)) is not None:
-        return model, None
+        return model
     if isinstance(artifact, Network):
         from zoo.cost.stored import of_network
 
-        return of_network(artifact, shape), None
+        return of_network(artifact, shape)
     if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
-        return artifact.content(shape), None
+        return artifact.content(shape)
     graph = artifact.graph(shape)  # of a file, whose shape and type are fixed
     _check_type(artifact.ref, graph, device, method)
-    return graph, None
+    return graph
 
 
 def with_features(found: "Cost", artifact: "Artifact", device: "Target") -> "Cost":

@@ -337,8 +337,8 @@ def estimate(
 
         def price(name: str, way: str) -> "Cost":
             device = cost.target(name)
-            subject, shape = priced(artifact, device, way, single(input_shape))
-            found = cost.estimate(subject, device, method=way, input_shape=shape, **options)
+            subject = priced(artifact, device, way, single(input_shape))
+            found = cost.estimate(subject, device, method=way, **options)
             return with_features(found, artifact, device)
     else:
 
