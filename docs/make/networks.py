@@ -21,7 +21,6 @@ from zoo.cost.target import Target
 from zoo.cost.work import WORK
 from zoo.deploy.formats import NPU, ONNX, TFLITE
 from zoo.deploy.refusals import REFUSALS
-from zoo.graph.ir import Graph
 from zoo.graph.kinds import KINDS
 from zoo.graph.operators.contract import Column
 from zoo.quantization.int8.rules import RULES
@@ -39,20 +38,6 @@ COLUMNS: Mapping[str, Column[Any]] = {
     "Ethos-U": NPU,
     "cost": WORK,
 }
-
-
-class Traced(Subject):
-    """A network whose graphs, of tiles too, are traced once for all devices."""
-
-    @functools.cached_property
-    def _retraced(self) -> dict[tuple[int, ...], Graph]:
-        return {}
-
-    def retraced(self, shape: tuple[int, ...]) -> Graph:
-        """Return the network's graph for another input shape."""
-        if shape not in self._retraced:
-            self._retraced[shape] = super().retraced(shape)
-        return self._retraced[shape]
 
 
 @functools.cache
@@ -107,9 +92,7 @@ def _count(number: int) -> str:
 def costs_by_target(chosen: Iterable[Recipe] | None = None) -> str:
     """Return one table per target: what every network costs there, or what the chosen ones do."""
     subjects = {
-        recipe.name: Traced(
-            **vars(of_network(cast("Network", resolve(recipe.name, weights=False))))
-        )
+        recipe.name: of_network(cast("Network", resolve(recipe.name, weights=False)))
         for recipe in (networks() if chosen is None else chosen)
     }
     devices = [target(name) for name in target_names()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zoo.artifacts.resolution import Ref, resolve
 from zoo.errors import MismatchError
-from zoo.verbs.pricing import priced
+from zoo.verbs.pricing import pricer
 
 if TYPE_CHECKING:
     from zoo.cost.planner import Arena
@@ -36,7 +36,7 @@ def plan_memory(
 
     device = cost.target(target)
     # A file's activations are as large as they are, whatever the target computes in.
-    found = priced(resolve(item, weights=False), device, "memory", input_shape)
+    found = pricer(resolve(item, weights=False), input_shape)(device, "memory")
     if isinstance(found, Graph):
         return planner.compare(found, None, scratch=device.scratch)
     assert isinstance(found, Subject)

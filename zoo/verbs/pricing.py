@@ -1,5 +1,6 @@
 """Which targets and methods `zoo.estimate` prices, and what it hands to them."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -63,20 +64,32 @@ def each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]"
     return list(found.values())
 
 
-def priced(
-    artifact: "Artifact", device: "Target", method: str, shape: tuple[int, ...] | None
-) -> "Item":
-    """Return what is priced of an artifact, for an input of that shape; None takes its own."""
-    from zoo.artifacts.files import TfliteModel
+def pricer(artifact: "Artifact", shape: tuple[int, ...] | None) -> "Callable[[Target, str], Item]":
+    """Return what says what is priced of an artifact, by a target and a method.
+
+    Args:
+        artifact: its network is built once for all of them.
+        shape: of the input; None takes its own.
+
+    """
     from zoo.artifacts.networks import Network
+
+    if not isinstance(artifact, Network):
+        return functools.partial(_priced, artifact, shape)
+    from zoo.cost.stored import of_network
+
+    network = functools.cache(functools.partial(of_network, artifact, shape))
+    return lambda device, method: network()
+
+
+def _priced(
+    artifact: "Artifact", shape: tuple[int, ...] | None, device: "Target", method: str
+) -> "Item":
+    from zoo.artifacts.files import TfliteModel
     from zoo.cost.pricing import chosen_method
 
     if chosen_method(device, method) == "llm" and (model := _language(artifact)) is not None:
         return model
-    if isinstance(artifact, Network):
-        from zoo.cost.stored import of_network
-
-        return of_network(artifact, shape)
     if chosen_method(device, method) == "vela" and isinstance(artifact, TfliteModel):
         return artifact.content(shape)
     graph = artifact.graph(shape)  # of a file, whose shape and type are fixed

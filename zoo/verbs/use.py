@@ -330,15 +330,15 @@ def estimate(
 
     """
     from zoo import cost
-    from zoo.verbs.pricing import each, every_way, priced, with_features
+    from zoo.verbs.pricing import each, every_way, pricer, with_features
 
     if isinstance(item, str | Path | Recipe) or is_artifact(item):
         artifact = resolve(item, weights=False)
+        subject = pricer(artifact, single(input_shape))
 
         def price(name: str, way: str) -> "Cost":
             device = cost.target(name)
-            subject = priced(artifact, device, way, single(input_shape))
-            found = cost.estimate(subject, device, method=way, **options)
+            found = cost.estimate(subject(device, way), device, method=way, **options)
             return with_features(found, artifact, device)
     else:
 

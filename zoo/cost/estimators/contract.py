@@ -91,17 +91,26 @@ class Subject:
         from zoo.cost.deployed import integer
         from zoo.graph.inputs import is_several
 
-        if self.integers is not None and not is_several(shape):
-            return self.integers(tuple(shape))  # type: ignore[arg-type]
-        assert self.module is not None
-        return integer(self.module, shape)
+        if (key := ("integer", str(shape))) not in self._made:
+            assert self.module is not None
+            own = self.integers is not None and not is_several(shape)
+            made = self.integers(tuple(shape)) if own else integer(self.module, shape)  # type: ignore[arg-type, misc]
+            self._made[key] = made
+        return self._made[key]
 
     def retraced(self, shape: "Shapes") -> Graph:
         """Return the module's graph for another input shape."""
         from zoo.graph.trace import trace
 
-        assert self.module is not None
-        return trace(self.module, shape)
+        if (key := ("traced", str(shape))) not in self._made:
+            assert self.module is not None
+            self._made[key] = trace(self.module, shape)
+        return self._made[key]
+
+    @functools.cached_property
+    def _made(self) -> dict[tuple[str, str], Graph]:
+        """What was traced, of tiles too: once for all targets."""
+        return {}
 
 
 class Estimator(Protocol):
