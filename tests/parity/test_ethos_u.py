@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zoo import cost
 from zoo.cost.deployed import integer
+from zoo.cost.ethos_u import encoding
 from zoo.cost.ethos_u.encoding import Coding, stream_bytes
 from zoo.deploy.vela import compile_graph
 
@@ -154,3 +155,14 @@ def test_the_size_of_encoded_weights_is_the_encoders(kind: str) -> None:
     encoded, _ = mlw_codec.reorder_encode(8, 8, weights, 128, False, False, 8, 8, 8)
     ours = stream_bytes(weights.reshape(64, 9, 32).astype(np.int64), Coding("conv", 8))
     assert ours == pytest.approx(len(encoded), rel=0.02, abs=16)
+
+
+def test_long_streams_are_judged_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = np.random.default_rng(0)
+    # Rows of growing spread, as channels of a trained layer have: no part stands for the whole.
+    spread = np.linspace(2, 60, 1024)[:, None, None]
+    weights = np.clip(np.rint(dice.normal(0, spread, (1024, 1, 1024))), -127, 127).astype(np.int64)
+    coding = Coding("vector", 16)
+    sampled = stream_bytes(weights, coding)
+    monkeypatch.setattr(encoding, "SAMPLED", weights.size)
+    assert sampled == pytest.approx(stream_bytes(weights, coding), rel=0.005)

@@ -10,15 +10,21 @@ from torch import nn
 
 from zoo.graph.inputs import Shapes
 from zoo.graph.ir import Graph
-from zoo.graph.lower import lower
+from zoo.graph.lower import lowered
+from zoo.graph.trace import exported, state_of
 from zoo.quantization.int8.post_training import quantize_graph
 
 
-def integer(module: nn.Module, shape: Shapes) -> Graph:
+def integer(module: nn.Module, shape: Shapes, traced: Graph | None = None) -> Graph:
     """Return a module quantized with nominal ranges of its activations.
 
     As after training, all ranges differ, and no layer has one slope for all channels: compilers
     simplify equal ones, up to half of a PReLU's cost. On the meta device, weights are random.
+
+    Args:
+        module: in eval mode.
+        shape: of its input, or several.
+        traced: what `zoo.graph.trace.exported` makes of these, if that was done already.
 
     Raises:
         MismatchError: the module cannot be traced, or an operator has no integer form.
@@ -26,11 +32,9 @@ def integer(module: nn.Module, shape: Shapes) -> Graph:
     """
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         module = materialised(module)
-    lowered = _as_if_trained(lower(module, shape))
-    names = [tensor.name for tensor in lowered.tensors.values() if not tensor.is_parameter]
-    return quantize_graph(
-        lowered, {name: (-1 - i / 100, 1 + i / 50) for i, name in enumerate(names)}
-    )
+    plain = _as_if_trained(lowered(traced or exported(module, shape), state_of(module)))
+    names = [tensor.name for tensor in plain.tensors.values() if not tensor.is_parameter]
+    return quantize_graph(plain, {name: (-1 - i / 100, 1 + i / 50) for i, name in enumerate(names)})
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:

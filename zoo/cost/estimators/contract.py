@@ -93,18 +93,27 @@ class Subject:
 
         if (key := ("integer", str(shape))) not in self._made:
             assert self.module is not None
-            own = self.integers is not None and not is_several(shape)
-            made = self.integers(tuple(shape)) if own else integer(self.module, shape)  # type: ignore[arg-type, misc]
-            self._made[key] = made
+            if self.integers is not None and not is_several(shape):
+                self._made[key] = self.integers(tuple(shape))  # type: ignore[arg-type]
+            else:
+                self._made[key] = integer(self.module, shape, self._exported(shape))
         return self._made[key]
 
     def retraced(self, shape: "Shapes") -> Graph:
         """Return the module's graph for another input shape."""
-        from zoo.graph.trace import trace
+        from zoo.graph.trace import folded
 
         if (key := ("traced", str(shape))) not in self._made:
+            self._made[key] = folded(self._exported(shape), {})
+        return self._made[key]
+
+    def _exported(self, shape: "Shapes") -> Graph:
+        """Return the operators as the module calls them, which tracing takes seconds for."""
+        from zoo.graph.trace import exported
+
+        if (key := ("exported", str(shape))) not in self._made:
             assert self.module is not None
-            self._made[key] = trace(self.module, shape)
+            self._made[key] = exported(self.module, shape)
         return self._made[key]
 
     @functools.cached_property

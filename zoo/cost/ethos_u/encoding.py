@@ -22,6 +22,7 @@ ALIGNMENT = 16  # bytes
 HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's sizes
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
+SAMPLED = 1 << 18  # weights of a longer stream by which it is judged, in sections evenly apart
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
@@ -136,7 +137,17 @@ def _index_bits(stream: "NDArray[np.int64]", counts: "NDArray[np.int64]") -> flo
     else:
         plain = max(2, int(symbols[order].max()).bit_length())
     kept = stream[counts[stream + 256] > 0]
-    return bits + _coded_bits(index[kept + 256], plain)
+    judged = _sampled(kept)
+    return bits + _coded_bits(index[judged + 256], plain) * (kept.size / judged.size)
+
+
+def _sampled(stream: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    """Return a stream, or of a long one sections that are evenly apart."""
+    sections = stream.size // SECTION
+    if stream.size <= SAMPLED:
+        return stream
+    chosen = np.linspace(0, sections - 1, SAMPLED // SECTION).round().astype(int)
+    return stream[: sections * SECTION].reshape(sections, SECTION)[chosen].ravel()
 
 
 def _coded_bits(index: "NDArray[np.int64]", plain: int) -> float:
