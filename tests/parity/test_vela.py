@@ -128,3 +128,18 @@ def test_what_vela_cannot_estimate() -> None:
     graph = quantize(nn.Sequential(nn.Linear(4, 2)).eval(), [torch.rand(4, 4)], (1, 4))
     with pytest.raises(UnknownNameError, match="did you mean ethos-u55-256"):
         compile_graph(graph, "ethos-u55-255")
+
+
+@pytest.mark.parametrize("npu", ["ethos-u65-256", "ethos-u65-512", "ethos-u85-256"])
+def test_what_does_not_fit_the_sram_of_a_system_lies_in_its_dram(npu: str) -> None:
+    device = cost.target(npu)
+    layers = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)).eval()
+    found = cost.estimate(layers, device, method="vela", input_shape=(1, 8, 240, 240))
+    assert found.peak_activation_bytes <= device.numbers["sram_bytes"].value
+    assert found.moved_bytes["dram"] > 2 * 8 * 240 * 240
+    assert found.fits
+
+
+def test_every_accelerator_of_vela_is_a_target() -> None:
+    assert set(NPUS) <= set(cost.target_names())
+    assert cost.target("ethos-u85-512").method == "vela"

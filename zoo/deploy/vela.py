@@ -45,8 +45,8 @@ class Npu:
 # Arm's own names for its high-end systems; each number of a report holds for this system.
 _SYSTEMS = {
     "u55": ("Ethos_U55_High_End_Embedded", "Shared_Sram", (32, 64, 128, 256)),
-    "u65": ("Ethos_U65_High_End", "Dedicated_Sram", (256, 512)),
-    "u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram", (128, 256, 512, 1024, 2048)),
+    "u65": ("Ethos_U65_High_End", "Dedicated_Sram_384KB", (256, 512)),
+    "u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB", (128, 256, 512, 1024, 2048)),
 }
 NPUS = {
     f"ethos-{name}-{macs}": Npu(
@@ -182,7 +182,7 @@ def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> Vela
     settings = {
         "architecture": device.architecture,
         "system": _system(device, ini),
-        "options": _options(device),
+        "options": _options(device, ini),
     }
     found = vela_process.compiled(
         settings, content, time_limit_s=time_limit_s, what=f"this network for {npu}"
@@ -243,15 +243,23 @@ def _system(device: Npu, ini: str) -> str:
     )
 
 
-def _options(device: Npu) -> str:
+def _options(device: Npu, ini: str) -> str:
     # The command line's defaults; the database tells which operators stay on the CPU.
-    arena = 2 ** (48 if device.architecture == "EthosU85" else 32)
+    arena = _arena_limit(ini, device.memory_mode) or 2**32
     return (
         "[compiler]\nenable_db=true\noutput_format=TFLite\ncop_format=COP1\n"
         f"[scheduler]\noptimize=Performance\narena_size_limit={arena}\ndisable_feature=\n"
         "cpu_tensor_alignment=16\ntensor_allocator=HillClimb\n"
         "[graph]\nsoftmax_int16_neg_exp_range=10.0\n"
     )
+
+
+def _arena_limit(ini: str, mode: str) -> int | None:
+    """Return how many bytes a memory mode gives activations in SRAM, None for all there are."""
+    section = re.search(rf"\[Memory_Mode\.{mode}\]([^\[]*)", ini)
+    assert section, f"vela.ini has no memory mode {mode}"
+    size = re.search(r"^arena_cache_size=(\d+)", section[1], re.MULTILINE)
+    return None if size is None else int(size[1])
 
 
 def _clock(ini: str, section: str) -> float:

@@ -43,7 +43,7 @@ class Options:
 
 def refusal(target: Target) -> str | None:
     """Return why a target has no roofline, or None where it has one."""
-    if target.method in ("measured", "llm"):
+    if target.method != "roofline":
         return f"target {target.name!r} is {target.method}, not roofline"
     return None
 
