@@ -42,9 +42,6 @@ WAYS = ("plain", "int8", "teacher")
 NORMED = {
     "convnext-b": (5e-6, 5e-5, 3e-3),  # its branches start at a millionth: gradients of rounding
     "convnext-b int8": (1e-5, 3e-3, 3e-3),
-    # Losses of boxes are divided by the objects of a process's own pictures, not of all.
-    "convnext-detector": (5e-3, 2e-2, 5e-3),
-    "convnext-detector int8": (5e-3, 2e-2, 5e-3),
     "efficientnet-lite-b0": (2e-5, 1e-3, 5e-3),
     "efficientnet-lite-b0 int8": (1e-5, 3e-3, 5e-4),
     "micronet-ad-l": (1e-5, 1e-3, 5e-3),

@@ -90,6 +90,26 @@ def test_a_map_without_objects_has_a_finite_loss_and_gradient():
     assert not output.grad[:, 3:].any()
 
 
+@pytest.mark.parametrize("objects", [(3, 1), (0, 2), (0, 0)])
+def test_losses_by_shared_divisors_have_the_mean_of_the_whole(objects):
+    """As each of two processes computes it, of which one may have no objects."""
+    dice = np.random.default_rng(0)
+    targets = []
+    for count in objects:
+        corner = dice.uniform(0, 60, (count, 2))
+        boxes = np.concatenate([corner, corner + dice.uniform(20, 60, (count, 2))], 1)
+        crowd = np.zeros(count, np.bool_)
+        targets.append(maps.target(boxes, np.arange(count) % 2, crowd, 2, (16, 16), 8))
+    target = torch.from_numpy(np.stack(targets))
+    output = torch.randn(2, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = maps.divisors(target)
+    assert whole[0] == sum(objects)
+    torch.testing.assert_close(whole, sum(maps.divisors(one[None]) for one in target))
+    shared = whole.clamp_min(1) / 2
+    parts = [maps.loss(output[n : n + 1], target[n : n + 1], shared) for n in range(len(objects))]
+    torch.testing.assert_close(sum(parts) / 2, maps.loss(output, target))
+
+
 def test_giou_is_that_of_the_formula():
     """Hand-made: unit squares side by side overlap by nothing; hull 2 x 1, union 2."""
     found = torch.tensor([1.0, 0.5, 0.0, 0.5]).view(1, 4, 1, 1)

@@ -167,6 +167,8 @@ class Task(Protocol):
 
         for_data(recipe, source) -> recipe: how the data's labels change what is trained.
         forward(model, inputs) -> outputs: how a network is called when an adapter is trained.
+        divisors(target) -> counts that `loss` divides sums by, where batches differ in them; then
+            `loss(output, target, shared)` divides by those of all processes, over their number.
         taught(teacher, inputs, recipe, step) -> targets: a teacher's outputs for the inputs.
         stream(model, recipe, source, out=None, **options) -> result: for `zoo run --stream`, of a
             long input.

@@ -351,7 +351,18 @@ class _Passes:
                     for hook in run.hooks:
                         targets = hook.targets(inputs, targets, self.step)
                     outputs = run.trainee.forward(inputs)
-                loss = run.task.loss(outputs.float(), targets)
+                loss = self._loss(outputs.float(), targets)
                 use(loss)
             mean += loss.detach() / parts
         return mean
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss, so that the mean over processes is that of their whole batch."""
+        task: Any = self.run.task
+        divisors, accelerator = getattr(task, "divisors", None), self.run.accelerator
+        if divisors is None or accelerator.num_processes == 1:
+            loss: Tensor = task.loss(outputs, targets)
+        else:
+            all_of_them = accelerator.reduce(divisors(targets), "sum").clamp_min(1)
+            loss = task.loss(outputs, targets, all_of_them / accelerator.num_processes)
+        return loss

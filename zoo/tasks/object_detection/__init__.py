@@ -27,7 +27,7 @@ from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe
 from zoo.tasks.contract import Metric, TaskFacts, Trial, short
-from zoo.tasks.object_detection.maps import Suppression, decode, loss
+from zoo.tasks.object_detection.maps import Suppression, decode, divisors, loss
 from zoo.tasks.object_detection.material import (
     STRIDE,
     BoxedPictures,
@@ -50,6 +50,7 @@ __all__ = [
     "batch",
     "calibration",
     "default_output",
+    "divisors",
     "evaluate",
     "for_data",
     "loss",

@@ -80,22 +80,36 @@ def _bump(middles: Floats, low: float, high: float) -> Floats:
     return bump
 
 
-def loss(output: Tensor, target: Tensor) -> Tensor:
+def divisors(target: Tensor) -> Tensor:
+    """Return what the two parts of the loss are divided by, `(2,)`: objects, and bumps' heights."""
+    heat = target[:, :-SIDES]
+    objects, heights = (heat == 1).sum(), heat.amax(1).clamp_min(0).sum()
+    return torch.stack([objects.to(heights), heights])
+
+
+def loss(output: Tensor, target: Tensor, shared: Tensor | None = None) -> Tensor:
     """Return the scalar to minimize, of maps `(N, labels + 4, h, w)`.
 
     The focal loss of CornerNet (arXiv 1808.01244) on labels, and 1 - GIoU (arXiv 1902.09630) of the
     boxes of the cells of bumps, weighted by their heights.
+
+    Args:
+        output: of the network.
+        target: see `target`.
+        shared: the divisors `(2,)`; None takes those of these targets, or 1 where they are less.
+
     """
+    by_objects, by_heights = divisors(target).clamp_min(1) if shared is None else shared
     count = output.shape[1] - SIDES
     logits, heat = output[:, :count], target[:, :count]
     likely = logits.sigmoid()
     peak = (heat == 1).to(likely)
     hit = -torch.nn.functional.logsigmoid(logits) * (1 - likely).square() * peak
     miss = -torch.nn.functional.logsigmoid(-logits) * likely.square() * (1 - heat).pow(4)
-    labels = (hit + miss * (1 - peak) * (heat >= 0)).sum() / peak.sum().clamp_min(1)
+    labels = (hit + miss * (1 - peak) * (heat >= 0)).sum() / by_objects
     weight = heat.amax(1).clamp_min(0)
     boxes = weight * (1 - giou(sides(output[:, count:]), target[:, count:]))
-    return labels + _BOX_WEIGHT * boxes.sum() / weight.sum().clamp_min(1)
+    return labels + _BOX_WEIGHT * boxes.sum() / by_heights
 
 
 def sides(raw: Tensor) -> Tensor:
