@@ -60,7 +60,6 @@ class Passes:
         encoded: (passes,) bytes of weights, 0 where they were counted before.
         live: (passes,) bytes of activations that exist then, in bricks.
         operators: (passes,) the operator of each, by its place in the graph.
-        stored: bytes beside the weights that are stored: scales, tables and constants.
         host: why operators run on the host CPU, by their place in the graph.
 
     """
