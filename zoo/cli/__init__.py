@@ -18,6 +18,7 @@ from zoo.cli import (
     hub,
     listing,
     models,
+    predicting,
     searching,
     target,
     training,
@@ -49,7 +50,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
             sub.add_argument("--dtype", help="run in this type, e.g. bfloat16")
         return sub
 
-    for group in (listing, training, exchange, hub, adapter):
+    for group in (listing, training, exchange, hub, adapter, predicting):
         group.add(command)
     models.add(command)
     costs.add(command, words)

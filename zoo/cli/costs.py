@@ -36,8 +36,9 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument(
         "--method",
         default="auto",
-        help="auto, roofline, vela, measured, simulated, f1; all: side by side",
+        help="auto, roofline, vela, learned, measured, simulated, f1; all: side by side",
     )
+    sub.add_argument("--weights", metavar="FILE", help="of --method learned: another predictor")
     sub.add_argument(
         "--time-limit", type=positive, metavar="SECONDS", help="stop Vela after this (default: 600)"
     )
@@ -125,6 +126,8 @@ def _costs(args: Arguments, ref: str) -> "list[Cost]":
         options["time_limit_s"] = float(args.time_limit)
     if args.drone is not None:
         options["drone"] = args.drone
+    if args.weights is not None:
+        options["weights"] = args.weights
     names = args.target.split(",")
     return api.estimate(artifact, names, method=args.method, input_shape=shape, **options)
 

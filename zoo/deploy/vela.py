@@ -171,7 +171,13 @@ def compile_file(content: bytes, npu: str, *, time_limit_s: float = TIME_LIMIT_S
 Parts = Sequence[tuple[str, Operator]]  # by their number in the file: where they come from
 
 
-def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> VelaReport:
+def configuration(npu: str) -> tuple[dict[str, str], float]:
+    """Return what the compiler is told of an accelerator and its system, and the clock in Hz.
+
+    Raises:
+        UnknownNameError, MissingExtraError: see `compile_graph`.
+
+    """
     if npu not in NPUS:
         raise UnknownNameError.near("Ethos-U", npu, NPUS, f"one of {', '.join(NPUS)}")
     spec = importlib.util.find_spec("ethosu")
@@ -184,6 +190,11 @@ def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> Vela
         "system": _system(device, ini),
         "options": _options(device, ini),
     }
+    return settings, _clock(ini, device.system_config)
+
+
+def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> VelaReport:
+    settings, clock_hz = configuration(npu)
     found = vela_process.compiled(
         settings, content, time_limit_s=time_limit_s, what=f"this network for {npu}"
     )
@@ -191,7 +202,7 @@ def _report(content: bytes, npu: str, parts: Parts, time_limit_s: float) -> Vela
         npu=npu,
         cycles=found["totalCycles"],
         npu_cycles=found["npuCycles"],
-        latency_ms=1e3 * found["totalCycles"] / _clock(ini, device.system_config),
+        latency_ms=1e3 * found["totalCycles"] / clock_hz,
         macs=found["macCount"],
         peak_bytes={
             name: size

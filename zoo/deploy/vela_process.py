@@ -80,14 +80,15 @@ def _main() -> None:
             settings["system"],
             settings["options"],
         )
-        value = _plain(done)
+        value = plain(done)
     except Exception as error:  # pybind11 raises RuntimeError and others
         value = {"refused": " ".join(str(error).split()) or type(error).__name__}
     with os.fdopen(report, "w", encoding="utf-8") as stream:
         json.dump(value, stream)
 
 
-def _plain(done: Any) -> dict[str, Any]:
+def plain(done: Any) -> dict[str, Any]:
+    """Return the compiler's answer as plain data."""
     perf, tables = done.perf_report, done.opt_database.tables
     numbers = ("totalCycles", "npuCycles", "macCount", "originalWeights", "encodedWeights")
     return {

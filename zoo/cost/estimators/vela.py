@@ -1,6 +1,5 @@
 """The method "vela": Arm's compiler estimates the int8 file that `zoo export` would write."""
 
-import dataclasses
 import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 from zoo.cost import memory
 from zoo.cost.estimators import roofline
 from zoo.cost.estimators.contract import Subject, counts, drawn, energy_mj, obtained
-from zoo.cost.result import Cost, Fit, OpCost, TiledRun, exceeds
+from zoo.cost.result import Cost, Fit, OpCost, exceeds
 from zoo.cost.target import Target
+from zoo.cost.tiled import in_tiles
 from zoo.deploy import vela
 from zoo.deploy.tflite_outline import Outline, outline
 from zoo.deploy.vela_process import TIME_LIMIT_S
@@ -62,7 +62,12 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     numbers["peak_activation_bytes"] = report.peak_bytes.get("Sram", 0)
     numbers["weight_bytes"] = report.encoded_bytes
     fits = Fit(**fit(report, target))
-    tiled, fits = _tiles(subject, target, options, fits)
+
+    def price(graph: Graph) -> tuple[float, int]:
+        part = vela.compile_graph(graph, target.name, time_limit_s=options.time_limit_s)
+        return part.latency_ms, part.peak_bytes.get("Sram", 0)
+
+    tiled, fits = in_tiles(subject, target, fits, price)
     latency = tiled.latency_ms if tiled else report.latency_ms
     own, host = subject.content is None, tuple(str(op) for op in report.cpu_ops)
     words = obtained(f"estimated ({route(report, own=own)})", target)
@@ -83,31 +88,6 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         interval_ms=(INTERVAL[0] * latency, INTERVAL[1] * latency),
         flash_bytes=report.peak_bytes.get(_MEMORIES["flash"]),
         moved_bytes={_NAMES.get(name, name): size for name, size in report.moved_bytes.items()},
-    )
-
-
-def _tiles(
-    subject: Subject, target: Target, options: Options, fits: Fit
-) -> tuple[TiledRun | None, Fit]:
-    """Return the run in tiles that the roofline finds where the whole does not fit, compiled."""
-    if fits.sram or subject.module is None or not hasattr(subject.module, "halo"):
-        return None, fits
-    rough = roofline.estimate(subject, target, roofline.Options())
-    tile = rough.tiled
-    if tile is None:
-        return None, fits
-    graph = subject.integer((*subject.first_shape[:2], tile.height, tile.width))
-    report = vela.compile_graph(graph, target.name, time_limit_s=options.time_limit_s)
-    latency = report.latency_ms * tile.count
-    peak = report.peak_bytes.get("Sram", 0)
-    return (
-        dataclasses.replace(
-            tile,
-            latency_ms=latency,
-            energy_mj=energy_mj(latency, target),
-            peak_activation_bytes=peak,
-        ),
-        rough.fits,
     )
 
 

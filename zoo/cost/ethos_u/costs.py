@@ -48,8 +48,25 @@ def memories(target: Target) -> Memories:
     return Memories(fast=fast / clock, slow=slow / clock, name=name)
 
 
-def priced(graph: Graph, target: Target) -> Priced:
-    """Return what a graph costs on a target with an array, operator by operator."""
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The passes of a graph.
+
+    Attributes:
+        kept: operators with the kind of the table that each applies to its result, or "".
+        jobs: passes, in order; `places` are the operators that they belong to, by place in `kept`.
+        reasons: why an operator runs on the host CPU, by its place in `kept`.
+
+    """
+
+    kept: list[tuple[Op, str]]
+    places: list[int]
+    jobs: list[Pass]
+    reasons: Mapping[int, str]
+
+
+def laid_out(graph: Graph, target: Target) -> Layout:
+    """Return the passes that a graph becomes on a target with an array."""
     array = target.array
     assert array is not None
     own = _own(graph) if target.spills else frozenset()
@@ -74,8 +91,16 @@ def priced(graph: Graph, target: Target) -> Priced:
             continue
         jobs += [_placed(job, op, fast) for job in made]
         places += [len(kept) - 1] * len(made)
-    found = list(spent(jobs, array, memories(target)))
-    return _summed(graph, target, kept, (places, jobs, found), reasons)
+    return Layout(kept=kept, places=places, jobs=jobs, reasons=reasons)
+
+
+def priced(graph: Graph, target: Target) -> Priced:
+    """Return what a graph costs on a target with an array, operator by operator."""
+    assert target.array is not None
+    layout = laid_out(graph, target)
+    found = list(spent(layout.jobs, target.array, memories(target)))
+    run = (layout.places, layout.jobs, found)
+    return _summed(graph, target, layout.kept, run, layout.reasons)
 
 
 def _own(graph: Graph) -> frozenset[str]:

@@ -45,10 +45,16 @@ class Coding:
 
 
 def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
-    """Return the encoded bytes of an operator's weights, one stream."""
+    """Return the encoded bytes of an operator's weights, one stream.
+
+    Where there are no values, as in the rows of `zoo.cost.networks`, the attribute `encoded_bytes`
+    of the operator stands for them.
+    """
     outputs, inputs, elements = graph.kernel(op)
     values = graph.values.get(op.inputs[1])
     if values is None:
+        if (known := op.attributes.get("encoded_bytes")) is not None:
+            return int(known) // coding.groups
         count = outputs // coding.groups * inputs * elements
         return _aligned(count * UNSEEN_BITS)
     weights = integers(graph, op, values, coding.unit)

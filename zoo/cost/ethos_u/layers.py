@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from zoo.cost.ethos_u.encoding import Coding, encoded_bytes
 from zoo.cost.ethos_u.passes import Pass
-from zoo.cost.ethos_u.site import OnHostError, Site, copy_of, pair, stride
+from zoo.cost.ethos_u.site import OnHostError, Site, apart, copy_of, pair, stride
 
 LONGEST_STRIDE = 3
 
@@ -40,7 +40,7 @@ def convolution(site: Site) -> list[Pass]:
         made.append(
             site.laid(copy_of(site.ofm, site.ofm, site.activation))
         )  # of all groups at once
-    return made
+    return apart(made[0]) if len(made) == 1 else made
 
 
 def _done(dilation: int) -> int:
@@ -82,7 +82,7 @@ def depthwise(site: Site) -> list[Pass]:
         activation=site.activation, weights=outputs * elements, encoded=code, scales=outputs,
     )  # fmt: skip
     if inputs in (1, outputs):
-        return [site.laid(job)]
+        return apart(site.laid(job))
     times = outputs // inputs  # a layer for each channel, whose outputs are written one by one
     one = replace(
         job, ifm=(*site.ifm[:2], 1), ofm=(*site.ofm[:2], times), weights=times * elements,

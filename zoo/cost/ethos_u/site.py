@@ -10,6 +10,9 @@ NUMBERS = frozenset(("add", "sub", "mul", "maximum", "minimum"))
 JOINTS = frozenset(("concat", "strided_slice", "split"))
 
 
+FEW = 8  # channels below which a tensor is never in bricks, and an activation is not fused
+
+
 class OnHostError(Exception):
     """The accelerator lacks the operator, or this form of it; the text says why."""
 
@@ -62,9 +65,12 @@ class Site:
         """Whether a tensor lies in bricks of 16 channels.
 
         Inputs and outputs of the graph do not, what the host CPU touches, what is joined or cut
-        within a brick, and what an operator with one number makes: it works on any shape.
+        within a brick, what has fewer than 8 channels, and what an operator with one number makes:
+        it works on any shape.
         """
         if name in self.plain or name in (*self.graph.inputs, *self.graph.outputs):
+            return False
+        if self.shape(name)[2] < FEW:
             return False
         maker = self.graph.producers.get(name)
         if maker is not None and maker.kind in NUMBERS and self.shape(name)[2] % 16:
@@ -93,6 +99,19 @@ def copy_of(ifm: Shape, ofm: Shape, activation: str = "none") -> Pass:
     """Return a copy: a pool of one element."""
     table = 256 if activation == "table" else 0
     return Pass(unit="pool", ifm=ifm, ofm=ofm, activation=activation, table_bytes=table)
+
+
+def apart(job: Pass) -> list[Pass]:
+    """Return a layer's pass, with the activation in one of its own where channels are few.
+
+    The compiler then lays rows out as one long line.
+    """
+    if job.ofm[2] >= FEW or job.activation != "relu":
+        return [job]
+    rows, columns, channels = job.ofm
+    line = (rows, 1, columns * channels)
+    after = replace(copy_of(line, line, "relu"), reads_bricks=False, bricks=False)
+    return [replace(job, activation="none"), after]
 
 
 def pair(site: Site, key: str) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Costs learned from a compiler's answers: the cycle model of each pass times a small factor."""

@@ -1,0 +1,304 @@
+"""Teaching a predictor: on a data set of costs, or on a few measurements of another target."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.cost.learned.features import Passes, passes_of
+from zoo.cost.learned.model import Batch, Facts, Predictor, batch, quantiles
+from zoo.cost.networks.rows import Row, graph_of
+from zoo.cost.target import Target
+from zoo.errors import MismatchError
+
+_LOG = logging.getLogger("zoo")
+FEWEST = 100
+PART = 20  # of the networks, one in so many is held out to choose the interval; another to judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a predictor is taught.
+
+    Attributes:
+        epochs: times that it sees each network.
+        networks: in a step.
+        rate: of learning, at its highest.
+        seed: of the start and of the order.
+        by_operator: weight of the error of each operator beside that of the whole.
+
+    """
+
+    epochs: int = 60
+    networks: int = 64
+    rate: float = 3e-3
+    seed: int = 0
+    by_operator: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A network and what the compiler says of it.
+
+    Attributes:
+        family: it comes from.
+        number: in its data set.
+        passes: what a predictor sees.
+        cycles: of the whole; `by_pass` (passes,) those of the operator of each pass.
+        encoded_bytes, sram_bytes: of the whole.
+
+    """
+
+    family: str
+    number: int
+    passes: Passes
+    cycles: float
+    by_pass: "np.ndarray[Any, np.dtype[np.float32]]"
+    encoded_bytes: float
+    sram_bytes: float
+
+
+def examples(rows: Iterable[Row], target: Target) -> list[Example]:
+    """Return the rows that have the target's costs, with nothing left to a host CPU.
+
+    Raises:
+        MismatchError: there are fewer than `FEWEST`.
+
+    """
+    found = []
+    for row in rows:
+        labels = [one for one in row["labels"] if one["target"] == target.name]
+        if not labels or labels[0]["host_operators"]:
+            continue
+        label, passes = labels[0], passes_of(graph_of(row), target)
+        own = np.array(label["operator_cycles"], np.float32)
+        found.append(
+            Example(
+                family=row["family"],
+                number=row["id"],
+                passes=passes,
+                cycles=label["cycles"],
+                by_pass=own[passes.operators],
+                encoded_bytes=label["encoded_bytes"],
+                sram_bytes=label["sram_bytes"],
+            )
+        )
+    if len(found) < FEWEST:
+        raise MismatchError(
+            f"{len(found)} networks have costs for {target.name}; a predictor needs {FEWEST}: "
+            f"zoo cost dataset OUT --target {target.name} --graphs 10000"
+        )
+    return found
+
+
+def split(given: Sequence[Example]) -> tuple[list[Example], list[Example], list[Example]]:
+    """Return what is taught on, what the interval is chosen on, and what is judged on.
+
+    By a network's number, so that a set that grows keeps what was held out.
+    """
+    parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
+    for one in given:
+        # A multiplier that is no multiple of the number of families mixes them.
+        place = (one.number * 7919 // 13) % PART
+        parts[1 if place in (0, 1) else 2 if place in (2, 3) else 0].append(one)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Examples as one batch, and where each starts."""
+
+    whole: Batch
+    starts: Tensor
+    cycles: Tensor
+    by_pass: Tensor
+    first: Tensor
+    encoded: Tensor
+    sram: Tensor
+
+
+def _packed(given: Sequence[Example]) -> _Packed:
+    sizes = [len(one.by_pass) for one in given]
+    groups, offset = [], 0
+    for one in given:  # passes of one operator are judged together
+        _, place = np.unique(one.passes.operators, return_inverse=True)
+        groups.append(place + offset)
+        offset += int(place.max()) + 1
+    single = torch.float32
+    return _Packed(
+        whole=batch([one.passes for one in given]),
+        starts=torch.tensor(np.concatenate([[0], np.cumsum(sizes)])),
+        cycles=torch.tensor([one.cycles for one in given], dtype=single),
+        by_pass=torch.from_numpy(np.concatenate([one.by_pass for one in given])),
+        first=torch.from_numpy(np.concatenate(groups)),
+        encoded=torch.tensor([one.encoded_bytes for one in given], dtype=single),
+        sram=torch.tensor([one.sram_bytes for one in given], dtype=single),
+    )
+
+
+def _some(packed: _Packed, chosen: Tensor) -> _Packed:
+    """Return the examples of these numbers."""
+    rows = torch.cat([torch.arange(packed.starts[i], packed.starts[i + 1]) for i in chosen])
+    sizes = packed.starts[chosen + 1] - packed.starts[chosen]
+    whole = packed.whole
+    _, first = torch.unique(packed.first[rows], return_inverse=True)
+    return _Packed(
+        whole=Batch(
+            features=whole.features[rows],
+            cycles=whole.cycles[rows],
+            encoded=whole.encoded[rows],
+            live=whole.live[rows],
+            network=torch.repeat_interleave(torch.arange(len(chosen)), sizes),
+            count=len(chosen),
+        ),
+        starts=packed.starts,
+        cycles=packed.cycles[chosen],
+        by_pass=packed.by_pass[rows],
+        first=first,
+        encoded=packed.encoded[chosen],
+        sram=packed.sram[chosen],
+    )
+
+
+def _ratio(found: Tensor, truth: Tensor) -> Tensor:
+    """Return the logarithms of ratios, 0 where both are 0."""
+    return torch.log((found + 1) / (truth + 1))
+
+
+def _loss(predictor: Predictor, part: _Packed, options: Options) -> Tensor:
+    found = predictor(part.whole)
+    count = int(part.first.max()) + 1
+    own = found.passes.new_zeros(count).index_add(0, part.first, found.passes)
+    truth = own.new_zeros(count).index_reduce(0, part.first, part.by_pass, "amax")
+    share = truth / part.cycles.mean()
+    single = (_ratio(own, truth).abs().clamp(max=2) * (share / share.mean()).sqrt()).mean()
+    total = _ratio(found.cycles, part.cycles).abs().mean()
+    beside = (
+        _ratio(found.encoded_bytes, part.encoded).abs().mean()
+        + 0.3 * _ratio(found.sram_bytes, part.sram).abs().mean()
+    )
+    return total + options.by_operator * single + 0.3 * beside  # type: ignore[no-any-return]
+
+
+def teach(
+    given: Sequence[Example],
+    options: Options,
+    *,
+    report: Callable[[int, float], None] | None = None,
+) -> Predictor:
+    """Return a predictor taught on some examples; `report` gets each epoch and its loss."""
+    torch.manual_seed(options.seed)
+    packed, predictor = _packed(given), Predictor()
+    predictor.fit_ranges(packed.whole.features)
+    steps = math.ceil(len(given) / options.networks)
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=options.rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, options.rate, total_steps=options.epochs * steps, pct_start=0.15
+    )
+    for epoch in range(options.epochs):
+        total = 0.0
+        for chosen in torch.randperm(len(given)).split(options.networks):
+            loss = _loss(predictor, _some(packed, chosen), options)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        if report:
+            report(epoch, total / steps)
+        _LOG.info("epoch %s of %s: loss %.4f", epoch + 1, options.epochs, total / steps)
+    return predictor.eval()
+
+
+def ratios(
+    predictor: Predictor, given: Sequence[Example]
+) -> "dict[str, np.ndarray[Any, np.dtype[np.float64]]]":
+    """Return truth over prediction of each example, by quantity."""
+    packed = _packed(given)
+    with torch.inference_mode():
+        found = predictor(packed.whole)
+    pairs = {
+        "latency": (packed.cycles, found.cycles),
+        "encoded_bytes": (packed.encoded, found.encoded_bytes),
+        "sram_bytes": (packed.sram, found.sram_bytes),
+    }
+    return {
+        name: (truth.double() / own.double().clamp(min=1)).numpy()
+        for name, (truth, own) in pairs.items()
+    }
+
+
+def errors(found: "dict[str, np.ndarray[Any, np.dtype[np.float64]]]") -> dict[str, float]:
+    """Return the mean absolute percentage errors of `ratios`."""
+    return {name: float(100 * np.abs(1 / truth - 1).mean()) for name, truth in found.items()}
+
+
+def trained(
+    given: Sequence[Example], target: str, source: str, options: Options
+) -> tuple[Predictor, Facts]:
+    """Return a predictor, its interval chosen and its errors judged on what was held out."""
+    taught, chosen, judged = split(given)
+    predictor = teach(taught, options)
+    facts = Facts(
+        target=target,
+        networks=len(taught),
+        interval=quantiles(ratios(predictor, chosen)["latency"]),
+        source=source,
+        errors=errors(ratios(predictor, judged)),
+    )
+    return predictor, facts
+
+
+def adapted(
+    predictor: Predictor, facts: Facts, given: Sequence[tuple[Passes, float]], target: str
+) -> tuple[Predictor, Facts]:
+    """Return a predictor for another target, from a few networks' cycles on it.
+
+    The factor of each pass is multiplied by exp(w . features); w is the smallest that explains the
+    measurements (ridge), so that ten of them are enough.
+
+    Args:
+        predictor: of the most similar target.
+        facts: of it.
+        given: what is seen of each network on the new target, and its measured cycles.
+        target: name of the new one.
+
+    Raises:
+        MismatchError: there are fewer than three measurements.
+
+    """
+    if len(given) < 3:
+        raise MismatchError(f"{len(given)} measurements; a target is learned from 3 or more")
+    found = Predictor(hidden=predictor.head.in_features)
+    found.load_state_dict(predictor.state_dict())
+    found.requires_grad_(False)
+    whole = batch([passes for passes, _ in given])
+    truth = torch.tensor([cycles for _, cycles in given])
+    scale = torch.zeros_like(found.scale, requires_grad=True)
+    found.scale = scale
+    optimizer = torch.optim.LBFGS([scale], max_iter=200, line_search_fn="strong_wolfe")
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        loss = _ratio(found(whole).cycles, truth).square().mean() + 0.02 * scale.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    found.scale = scale.detach()
+    with torch.inference_mode():
+        rest = (truth / found(whole).cycles).double().numpy()
+    width = max(
+        math.log(facts.interval[1] / facts.interval[0]) / 2, float(np.abs(np.log(rest)).max())
+    )
+    bounds = (math.exp(-width), math.exp(width))
+    source = f"{facts.source}; adapted with {len(given)} measurements on {target}"
+    return found.eval(), replace(
+        facts, target=target, networks=len(given), interval=bounds, source=source, errors={}
+    )

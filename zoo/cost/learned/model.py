@@ -1,0 +1,227 @@
+"""The predictor: each pass of the cycle model times a factor that a small network gives.
+
+Latency is the sum over passes of cycles x exp(f), encoded bytes the sum of encoded x exp(g), and
+the peak of SRAM the largest over passes of live x exp(h) + encoded x sigmoid(b), with f, g, h and
+b the outputs of one network on the features of the pass. A pass is all it sees, so that networks
+unlike those it was taught on are still sums of passes like those it was taught on.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.cost.learned.features import COUNTED, NAMES, SIZES, Passes
+from zoo.errors import MismatchError
+from zoo.files import replacing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+HIDDEN = 64
+WEIGHTS = Path(__file__).parent / "weights"
+_STEEPEST = 3.0  # factors lie between exp(-3) and exp(3)
+_ENCODED = NAMES.index("encoded bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The passes of several networks, one after the other.
+
+    Attributes:
+        features: (passes, features).
+        cycles: (passes,); `encoded` and `live` likewise, see `Passes`.
+        network: (passes,) the network of each.
+        count: networks.
+
+    """
+
+    features: Tensor
+    cycles: Tensor
+    encoded: Tensor
+    live: Tensor
+    network: Tensor
+    count: int
+
+
+def batch(networks: Sequence[Passes]) -> Batch:
+    """Return several networks as one batch."""
+    sizes = [len(one.cycles) for one in networks]
+    return Batch(
+        features=torch.from_numpy(np.concatenate([one.features for one in networks])),
+        cycles=torch.from_numpy(np.concatenate([one.cycles for one in networks])),
+        encoded=torch.from_numpy(np.concatenate([one.encoded for one in networks])),
+        live=torch.from_numpy(np.concatenate([one.live for one in networks])),
+        network=torch.from_numpy(np.repeat(np.arange(len(networks)), sizes)),
+        count=len(networks),
+    )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted of a batch.
+
+    Attributes:
+        cycles: (networks,) in all; `passes` of each pass.
+        encoded_bytes: (networks,) of weights.
+        sram_bytes: (networks,) at the peak.
+
+    """
+
+    cycles: Tensor
+    passes: Tensor
+    encoded_bytes: Tensor
+    sram_bytes: Tensor
+
+
+class Predictor(nn.Module):
+    """A network of three layers on the features of a pass, and the sums over passes."""
+
+    mean: Tensor
+    spread: Tensor
+    least: Tensor
+    most: Tensor
+    scale: Tensor
+
+    def __init__(self, hidden: int = HIDDEN) -> None:
+        """Make one whose factors are all 1."""
+        super().__init__()
+        count = len(NAMES)
+        self.body = nn.Sequential(
+            nn.Linear(count, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )
+        self.head = nn.Linear(hidden, 4)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("spread", torch.ones(count))
+        self.register_buffer("least", torch.zeros(count))
+        self.register_buffer("most", torch.ones(count))
+        self.register_buffer("scale", torch.zeros(count, 1))  # of cycles, learned from a few
+
+    def fit_ranges(self, features: Tensor) -> None:
+        """Take the mean, spread and range of the features that it is taught on."""
+        self.mean.copy_(features.mean(0))
+        self.spread.copy_(features.std(0).clamp(min=1e-3))
+        self.least.copy_(features.amin(0))
+        self.most.copy_(features.amax(0))
+
+    def forward(self, given: Batch) -> Prediction:
+        """Return what a batch costs."""
+        inside = torch.minimum(torch.maximum(given.features, self.least), self.most)
+        unit = (inside - self.mean) / self.spread
+        f, g, h, b = self.head(self.body(unit)).clamp(-_STEEPEST, _STEEPEST).unbind(1)
+        f = f + (unit @ self.scale).squeeze(1)
+        cycles = given.cycles * f.exp()
+        zero = cycles.new_zeros(given.count)
+        buffered = torch.expm1(given.features[:, _ENCODED]) * torch.sigmoid(b)
+        held = given.live * h.exp() + buffered
+        return Prediction(
+            cycles=zero.index_add(0, given.network, cycles),
+            passes=cycles,
+            encoded_bytes=zero.index_add(0, given.network, given.encoded * g.exp()),
+            sram_bytes=zero.scatter_reduce(0, given.network, held, "amax"),
+        )
+
+    def outside(self, networks: Passes) -> list[str]:
+        """Return in words where a network leaves the range of what the predictor was taught on."""
+        found = []
+        for name in (*SIZES, *NAMES[COUNTED:]):
+            place = NAMES.index(name)
+            column = networks.features[:, place]
+            least, most = float(self.least[place]), float(self.most[place])
+            slack = 1e-4 * max(1.0, abs(most))
+            for value in (float(column.min()), float(column.max())):
+                if least - slack <= value <= most + slack:
+                    continue
+                if place >= COUNTED:
+                    found.append(f"{name}, which none of them has" if value > most else name)
+                else:
+                    low, high, own = (round(math.expm1(v)) for v in (least, most, value))
+                    found.append(f"{name} {own:,} ({low:,} to {high:,})")
+        return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the weights of a predictor carry with them.
+
+    Attributes:
+        target: that it predicts.
+        networks: it was taught on.
+        interval: (low, high): nine in ten latencies are between these times the prediction.
+        source: the data and the compiler.
+        errors: mean absolute error in percent on networks that were held out, by quantity.
+        format_version: of the file.
+
+    """
+
+    target: str
+    networks: int
+    interval: tuple[float, float]
+    source: str
+    errors: dict[str, float] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def save(predictor: Predictor, facts: Facts, path: Path) -> None:
+    """Write the weights of a predictor, as safetensors."""
+    from safetensors.torch import save_file
+
+    if path.suffix != ".safetensors":
+        raise MismatchError(f"{path} is not a name that ends in .safetensors")
+    with replacing(path) as temporary:
+        save_file(
+            {name: value.contiguous() for name, value in predictor.state_dict().items()},
+            temporary,
+            {"facts": json.dumps(asdict(facts)), "features": json.dumps(NAMES)},
+        )
+
+
+def load(path: Path) -> tuple[Predictor, Facts]:
+    """Read the weights of a predictor.
+
+    Raises:
+        MismatchError: it is no such file, of a newer version, or of other features.
+
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about: dict[str, str] = file.metadata() or {}
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise MismatchError(f"{path} cannot be read as weights of a predictor: {error}") from error
+    facts: dict[str, Any] = json.loads(about.get("facts", "{}"))
+    version = facts.get("format_version")
+    if version != FORMAT_VERSION:
+        raise MismatchError(
+            f"{path} has format {version} of a predictor; this version of the zoo reads "
+            f"{FORMAT_VERSION}: update it, or train one with zoo cost train"
+        )
+    if json.loads(about.get("features", "[]")) != list(NAMES):
+        raise MismatchError(f"{path} sees other features than this version: zoo cost train")
+    predictor = Predictor(hidden=values["head.weight"].shape[1])
+    predictor.load_state_dict(values)
+    return predictor.eval(), Facts(**{**facts, "interval": tuple(facts["interval"])})
+
+
+def shipped(target: str) -> Path | None:
+    """Return the weights that come with the zoo for a target; None where there are none."""
+    path = WEIGHTS / f"{target}.safetensors"
+    return path if path.is_file() else None
+
+
+def quantiles(ratios: "NDArray[np.float64]", share: float = 0.9) -> tuple[float, float]:
+    """Return between what a share of some ratios lies, both sides alike."""
+    rest = (1 - share) / 2
+    low, high = np.quantile(ratios, [rest, 1 - rest])
+    return float(low), float(high)
