@@ -142,7 +142,7 @@ def _check(macs: float, depth: Range, width: Range, multiple: int) -> None:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def read(network: nn.Module, size: tuple[int, int] = (224, 224)) -> Topology:
