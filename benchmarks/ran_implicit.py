@@ -32,6 +32,8 @@ def network(name: str, *, compiled: bool) -> ConvNeXt:
     made = build(registry.find(name))
     assert isinstance(made, ConvNeXt)
     if compiled:
+        # Three networks have 12 shapes of blocks; from the ninth on torch would not compile them.
+        torch._dynamo.config.recompile_limit = 64
         for layer in made.modules():
             if isinstance(layer, Block):  # those of one shape are compiled once
                 layer.compile(dynamic=False)

@@ -166,6 +166,43 @@ def test_pixels_that_a_preprocessor_does_not_normalize_are_taken_as_they_are(tmp
     torch.testing.assert_close(zoo.load(tmp_path / "made")(x), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        {"do_rescale": False, "image_mean": [120.0, 110, 100], "image_std": [60.0, 55, 50]},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    ],
+)
+@torch.no_grad()
+def test_pixels_that_a_preprocessor_scales_otherwise_are_scaled_as_it_does(tmp_path, pixels):
+    theirs = of_transformers()
+    folder = saved(theirs, tmp_path / "theirs", **pixels)
+    zoo.import_convnext(folder, tmp_path / "made")
+    picture = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    processor = ConvNextImageProcessor.from_pretrained(folder, do_resize=False)
+    seen = processor(picture.permute(2, 0, 1), return_tensors="pt")["pixel_values"]
+    made = zoo.load(tmp_path / "made")(picture.permute(2, 0, 1)[None] / 255)
+    torch.testing.assert_close(made, theirs(seen.float()).logits, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rescale_factor": "1/255"}, "rescale_factor '1/255'; expected a number"),
+        ({"rescale_factor": 0}, "rescale_factor 0; expected a number"),
+        ({"image_mean": [0.5]}, r"image_mean \[0.5\]; expected 3 numbers"),
+        ({"image_std": [0.5, 0.5, 0]}, "expected more than 0"),
+    ],
+)
+def test_refuses_preprocessors_of_no_pixels(tmp_path, change, message):
+    folder = saved(of_transformers(), tmp_path / "theirs")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(MismatchError, match=message):
+        zoo.import_convnext(folder, tmp_path / "made")
+
+
 def test_refuses_other_models_and_broken_folders(tmp_path):
     folder = saved(of_transformers(), tmp_path / "theirs")
     config = json.loads((folder / "config.json").read_text())
@@ -174,6 +211,13 @@ def test_refuses_other_models_and_broken_folders(tmp_path):
         ({"architectures": ["ConvNextModel"]}, "expected the ConvNextForImageClassification"),
         ({"hidden_act": "relu"}, "activation 'relu'"),
         ({"layer_norm_eps": 1e-3}, "layer_norm_eps 0.001; expected 1e-06 or less"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps 'small'; expected"),
+        ({"depths": None}, "depths None; expected whole numbers"),
+        ({"hidden_sizes": [12, "x", 31, 40]}, "hidden_sizes .*; expected whole numbers"),
+        ({"num_channels": 2}, "num_channels 2; expected 1 or 3"),
+        ({"patch_size": 1.5}, "patch_size 1.5; expected a whole number"),
+        ({"layer_scale_init_value": None}, "layer_scale_init_value None; expected a number"),
+        ({"id2label": [1, 2]}, "id2label .*; expected"),
         ({"depths": [1, 2]}, "one of each for every stage"),
         ({"depths": [1, 2, 3, 2]}, "not those of its config"),
     ):

@@ -159,6 +159,8 @@ def test_refuses_networks_that_are_not_convnext_like():
         read(Mixer(nn.Linear(5, 4)), (32, 32))
     with pytest.raises(MismatchError, match="cannot be followed with pictures"):
         read(ConvNeXt([1] * 4, [8] * 4), (16, 16))
+    with pytest.raises(MismatchError, match="the base is 'convnext-t'; expected a network"):
+        read("convnext-t")
     with pytest.raises(MismatchError, match="16x16 pixels are too small for 4 stages"):
         replace(T, size=(16, 16))
 
@@ -169,9 +171,14 @@ def test_refuses_networks_that_are_not_convnext_like():
         ({"macs": 1e6}, r"1,000,000 MACs are below the smallest .* \[24, 48, 96, 192\] with 301,0"),
         ({"macs": 0}, "budget of 0 MACs"),
         ({"macs": float("nan")}, "budget of nan MACs"),
-        ({"macs": 1e9, "depth": (2, 1)}, "depth from 2 to 1"),
-        ({"macs": 1e9, "width": (0, 1)}, "width from 0 to 1"),
+        ({"macs": 1e9, "depth": (2, 1)}, r"depth is \(2, 1\); expected two"),
+        ({"macs": 1e9, "width": (0, 1)}, r"width is \(0, 1\); expected two"),
         ({"macs": 1e9, "multiple": 0}, "multiples of 0"),
+        ({"macs": "1G"}, "budget of '1G' MACs; expected a positive number, e.g. 1e9"),
+        ({"macs": None}, "budget of None MACs"),
+        ({"macs": 1e9, "depth": 2}, "depth is 2; expected two"),
+        ({"macs": 1e9, "width": ("a", 1)}, "width is .'a', 1.; expected two"),
+        ({"macs": 1e9, "multiple": 1.5}, "multiples of 1.5; expected a whole number"),
     ],
 )
 def test_refuses_budgets_and_ranges(arguments, message):

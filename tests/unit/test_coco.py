@@ -80,16 +80,28 @@ BROKEN = {
     "category": (lambda f: f["annotations"][3].update(category_id=99),
                  "annotation 4 has category_id 99, which is none of its categories"),
     "image": (lambda f: f["annotations"][3].update(image_id=99), "none of its images"),
-    "three-numbers": (lambda f: f["annotations"][0].update(bbox=[1, 2, 3]), "COCO's annotations"),
+    "three-numbers": (lambda f: f["annotations"][0].update(bbox=[1, 2, 3]), "not four numbers"),
     "nan": (lambda f: f["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "not four numbers"),
-    "text": (lambda f: f["annotations"][0].update(bbox="1 2 3 4"), "COCO's annotations"),
-    "no-bbox": (lambda f: f["annotations"][0].pop("bbox"), "KeyError 'bbox'"),
+    "text": (lambda f: f["annotations"][0].update(bbox="1 2 3 4"), "not four numbers"),
+    "no-bbox": (lambda f: f["annotations"][0].pop("bbox"), "has no 'bbox', as COCO's"),
+    "null": (lambda f: f["annotations"][0].update(bbox=None), "not four numbers"),
     "twice": (lambda f: f["images"][0].update(id=1), "several of the images have the same id"),
     "names": (lambda f: f["categories"][0].update(name="WBC"), "expected names, once"),
     "missing": (lambda f: f["images"][0].update(file_name="no.jpg"), "1 of 30 pictures are"),
     "area": (lambda f: f["annotations"][0].update(area="large"), "COCO's annotations"),
     "outside": (lambda f: f["images"][0].update(file_name="../data/00.png"), "outside of the data"),
 }  # fmt: skip
+
+
+def test_ids_may_be_numbers_and_words(folder):
+    def change(found):
+        first = found["images"][0]["id"]
+        found["images"][0]["id"] = "first"
+        for item in found["annotations"]:
+            item["image_id"] = "first" if item["image_id"] == first else item["image_id"]
+
+    rewrite(folder, change)
+    assert [len(scene.boxes) for scene in coco.read(folder).scenes] == [2] * 30
 
 
 @pytest.mark.parametrize("name", BROKEN)

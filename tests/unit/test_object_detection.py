@@ -120,6 +120,22 @@ def test_giou_is_that_of_the_formula():
     assert maps.giou(wide, wide).item() == pytest.approx(1.0)
 
 
+def test_a_teacher_s_map_becomes_targets_with_its_boxes():
+    """As they are, maps have no peaks of 1, and a network learned nothing of them."""
+    output = torch.stack([overlapping(), torch.full((6, 16, 16), -9.0)])
+    inputs = torch.zeros(2, 3, 128, 128)
+    made = task.taught(lambda x: output, inputs, RECIPE, 0)
+    facts = RECIPE.preprocessing
+    kept = maps.decode(output[0], 8, threshold=facts["threshold"], overlap=facts["overlap"])
+    assert len(kept.boxes) == 2
+    assert (made[0, :2] == 1).sum() == len(kept.boxes)
+    for (left, top, width, height), label in zip(kept.boxes, kept.labels, strict=True):
+        row, column = int((top + height / 2) / 8), int((left + width / 2) / 8)
+        assert made[0, label, row, column] == 1
+    assert not made[1].any()
+    assert maps.loss(output, made) > 0
+
+
 def overlapping():
     """A map with two boxes of one label that overlap by 0.6, and one of another on top."""
     boxes = np.array([[16.0, 16, 80, 80], [32.0, 16, 96, 80], [16.0, 16, 80, 80]])

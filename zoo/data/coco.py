@@ -155,7 +155,9 @@ def read_file(path: Path, folders: Sequence[Path]) -> Scenes:
         return _scenes(path, content, folders)
     except MismatchError:  # it is a ValueError, and says what is wrong
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise MismatchError(f"{path}: one of its entries has no {error}, as COCO's have") from error
+    except (AttributeError, TypeError, ValueError) as error:
         raise MismatchError(
             f"{path} is not as COCO's annotations are: {type(error).__name__} {error}"
         ) from error
@@ -189,7 +191,8 @@ def _scenes(path: Path, content: Mapping[str, Any], folders: Sequence[Path]) -> 
 
 def _by_id(path: Path, items: Sequence[Mapping[str, Any]], kind: str) -> dict[Any, Any]:
     """Return items by their ids, in the order of these."""
-    found = {item["id"]: item for item in sorted(items, key=lambda item: item["id"])}
+    ordered = sorted(items, key=lambda item: (isinstance(item["id"], str), item["id"]))
+    found = {item["id"]: item for item in ordered}
     if len(found) < len(items):
         raise MismatchError(f"{path}: several of the {kind} have the same id")
     return found
@@ -212,8 +215,10 @@ def _scene(
 ) -> Scene:
     place = _place(picture["file_name"], folders)
     assert place is not None
-    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-    if len(boxes) != len(annotations) or not np.isfinite(boxes).all():
+    given = [a["bbox"] for a in annotations]
+    fits = all(isinstance(box, list) and len(box) == 4 for box in given)
+    boxes = np.array(given if fits else [math.nan], np.float64).reshape(-1, 4 if fits else 1)
+    if not np.isfinite(boxes).all():
         raise MismatchError(
             f"{path}: a box of {picture['file_name']} is not four numbers: left, top, width, height"
         )

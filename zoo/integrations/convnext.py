@@ -1,6 +1,7 @@
 """ConvNeXt as transformers saves it, and as its checkpoints lie on the Hub, for the zoo."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,30 @@ _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.
 _NAMES = ("convnext-t", "convnext-s", "convnext-b")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int for number in value)
+
+
+# What a config's values must be; transformers' layer_norm_eps is of the last norm only.
+_FITS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("depths", "whole numbers in a list", _are_whole),
+    ("hidden_sizes", "whole numbers in a list", _are_whole),
+    ("num_channels", "1 or 3", lambda value: type(value) is int and value in (1, 3)),
+    ("patch_size", "a whole number", lambda value: type(value) is int),
+    ("layer_scale_init_value", "a number", _is_number),
+    ("layer_norm_eps", f"{EPSILON} or less", lambda value: _is_number(value) and value <= EPSILON),
+    ("id2label", "labels by number", lambda value: value is None or _are_labels(value)),
+)
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, dict) and all(str(number).isdecimal() for number in value)
+
+
 def read_convnext(folder: Path) -> tuple[Recipe, dict[str, Tensor]]:
     """Return the recipe of a folder's classifier, and the tensors of its deployed network.
 
@@ -39,9 +64,6 @@ def read_convnext(folder: Path) -> tuple[Recipe, dict[str, Tensor]]:
     _check(folder, config)
     seen = folder / _PREPROCESSOR
     pixels = {**_IMAGENET, **(read_json(seen) if seen.is_file() else {})}
-    if not pixels.get("do_normalize", True):
-        channels = config["num_channels"]
-        pixels |= {"image_mean": [0.0] * channels, "image_std": [1.0] * channels}
     labels = [str(name) for _, name in sorted(_labels(config).items())]
     args = {
         "depths": list(config["depths"]), "dims": list(config["hidden_sizes"]),
@@ -59,7 +81,7 @@ def read_convnext(folder: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise UnsafeFileError(
             f"the weights in {folder} are not those of its {CONFIG}: {reason}"
         ) from error
-    _normalize(network, pixels["image_mean"], pixels["image_std"])
+    _normalize(network, *_statistics(pixels, network.in_chans, seen))
     return _recipe(args, labels, _side(pixels, config)), network.deployed().state_dict()
 
 
@@ -75,10 +97,11 @@ def _check(folder: Path, config: Mapping[str, Any]) -> None:
         raise MismatchError(f"{folder / CONFIG} has no {', '.join(missing)}")
     if (act := config.get("hidden_act", "gelu")) != "gelu":
         raise MismatchError(f"{folder / CONFIG} has the activation {act!r}; expected 'gelu'")
-    if (epsilon := config.get("layer_norm_eps", EPSILON)) > EPSILON:  # of the last norm only
-        raise MismatchError(
-            f"{folder / CONFIG} has layer_norm_eps {epsilon}; expected {EPSILON} or less"
-        )
+    for name, expected, fits in _FITS:
+        if name in config and not fits(config[name]):
+            raise MismatchError(
+                f"{folder / CONFIG} has {name} {config[name]!r}; expected {expected}"
+            )
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:
@@ -100,17 +123,33 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         raise UnsafeFileError(f"{folder} has no valid safetensors: {error}") from error
 
 
+def _statistics(pixels: Mapping[str, Any], channels: int, file: Path) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation `(channels,)` that a preprocessor takes off pixels from 0 to 1.
+
+    It multiplies bytes by a factor, usually 1/255, and then takes off its own.
+    """
+    factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1
+    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        raise MismatchError(f"{file} has rescale_factor {factor!r}; expected a number, e.g. 1/255")
+    made = []
+    for name, none in (("image_mean", 0.0), ("image_std", 1.0)):
+        given = pixels[name] if pixels.get("do_normalize", True) else [none] * channels
+        numbers = given if isinstance(given, list) else [given] * channels
+        if len(numbers) != channels or not all(isinstance(n, int | float) for n in numbers):
+            raise MismatchError(f"{file} has {name} {given}; expected {channels} numbers")
+        made.append(torch.tensor(numbers, dtype=torch.double) / (255 * factor))
+    mean, deviation = made
+    if not (deviation > 0).all():
+        raise MismatchError(f"{file} has image_std {pixels['image_std']}; expected more than 0")
+    return mean, deviation
+
+
 @torch.no_grad()
-def _normalize(network: ConvNeXt, mean: list[float], deviation: list[float]) -> None:
+def _normalize(network: ConvNeXt, mean: Tensor, deviation: Tensor) -> None:
     """Let the first layer see pixels from 0 to 1, and not (pixels - mean) / deviation."""
     first: Any = network.downsample_layers[0][0]  # type: ignore[index]
-    if len(mean) != network.in_chans or len(deviation) != network.in_chans:
-        raise MismatchError(
-            f"a mean {mean} and a deviation {deviation}; expected {network.in_chans} of each"
-        )
-    weight = first.weight.double() / torch.tensor(deviation, dtype=torch.double)[:, None, None]
-    shift = (weight.sum((2, 3)) * torch.tensor(mean, dtype=torch.double)).sum(1)
-    first.bias.copy_(first.bias.double() - shift)
+    weight = first.weight.double() / deviation[:, None, None]
+    first.bias.copy_(first.bias.double() - (weight.sum((2, 3)) * mean).sum(1))
     first.weight.copy_(weight)
 
 

@@ -8,6 +8,7 @@ budget of MACs is built on paper; of these the one with the greatest NN-Mass is 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -125,16 +126,23 @@ def _scaled(base: Topology, depth: float, width: float, multiple: int) -> Scaled
 
 
 def _check(macs: float, depth: Range, width: Range, multiple: int) -> None:
-    if not 0 < macs < math.inf:
-        raise MismatchError(f"a budget of {macs} MACs; expected a positive number")
-    for name, (least, greatest) in (("depth", depth), ("width", width)):
-        if not 0 < least <= greatest < math.inf:
+    if not _is_positive(macs):
+        raise MismatchError(f"a budget of {macs!r} MACs; expected a positive number, e.g. 1e9")
+    for name, factors in (("depth", depth), ("width", width)):
+        pair = factors if isinstance(factors, tuple | list) and len(factors) == 2 else (0, 0)
+        if not all(map(_is_positive, pair)) or pair[0] > pair[1]:
             raise MismatchError(
-                f"{name} from {least} to {greatest}; expected two positive factors, the lesser "
-                "first"
+                f"{name} is {factors!r}; expected two positive factors, the lesser first, e.g. "
+                "(0.5, 1)"
             )
-    if multiple < 1:
-        raise MismatchError(f"widths in multiples of {multiple}; expected 1 or more")
+    if not isinstance(multiple, Integral) or multiple < 1:
+        raise MismatchError(
+            f"widths in multiples of {multiple!r}; expected a whole number, 1 or more"
+        )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def read(network: nn.Module, size: tuple[int, int] = (224, 224)) -> Topology:
@@ -152,6 +160,11 @@ def read(network: nn.Module, size: tuple[int, int] = (224, 224)) -> Topology:
 
     """
     name = type(network).__name__
+    if not isinstance(network, nn.Module):
+        raise MismatchError(
+            f'the base is {network!r:.80}; expected a network, e.g. zoo.load("convnext-t", '
+            "pretrained=False)"
+        )
     blocks = [module for module in network.modules() if _width(module)]
     stem = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     if not blocks or stem is None or stem.kernel_size != stem.stride:

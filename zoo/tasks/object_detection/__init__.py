@@ -27,7 +27,7 @@ from zoo.errors import MismatchError
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe
 from zoo.tasks.contract import Metric, TaskFacts, Trial, short
-from zoo.tasks.object_detection.maps import Suppression, decode, divisors, loss
+from zoo.tasks.object_detection.maps import SIDES, Suppression, decode, divisors, loss, target
 from zoo.tasks.object_detection.material import (
     STRIDE,
     BoxedPictures,
@@ -55,6 +55,7 @@ __all__ = [
     "for_data",
     "loss",
     "run",
+    "taught",
     "training_data",
     "trial",
     "validate",
@@ -89,6 +90,20 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> BoxedPi
 
     """
     return material(recipe, source)
+
+
+def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Return the targets `(N, labels + 4, h, w)` of the boxes that a teacher finds."""
+    size, made = (inputs.shape[3], inputs.shape[2]), list[Tensor]()
+    for output in teacher(inputs).float().cpu():
+        found = decode(output, STRIDE, **_options(recipe, None, None))
+        ends = clipped(corners(found.boxes), size)
+        whole = (ends[:, 2:] > ends[:, :2]).all(1)
+        labels, cells = found.labels[whole], (output.shape[1], output.shape[2])
+        crowd = np.zeros(len(labels), np.bool_)
+        count = len(output) - SIDES
+        made.append(torch.from_numpy(target(ends[whole], labels, crowd, count, cells, STRIDE)))
+    return torch.stack(made).to(inputs.device)
 
 
 @torch.inference_mode()
