@@ -1,6 +1,6 @@
 """Networks of a convolution and pairs of layers: what MicroNets for sounds are found among."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo import registry
@@ -11,7 +11,9 @@ from zoo.registry.recipe import Recipe
 MODEL = "zoo.models.micronets:DsCnn"
 
 
-def decisions(least: int, most: int, pairs: Sequence[int], fewest: int = 1) -> tuple[Decision, ...]:
+def decisions(
+    least: int, most: int, pairs: Sequence[int], fewest: int = 1, last: int = 0
+) -> tuple[Decision, ...]:
     """Return a depth, and the widths of the first convolution and of each pair.
 
     Args:
@@ -19,6 +21,8 @@ def decisions(least: int, most: int, pairs: Sequence[int], fewest: int = 1) -> t
         most: the greatest width.
         pairs: how many pairs a network may have.
         fewest: of these numbers.
+        last: how many of the last pairs stay, as the first one does, where those between are left
+            out.
 
     Raises:
         MismatchError: there are no such widths or numbers.
@@ -41,25 +45,29 @@ def decisions(least: int, most: int, pairs: Sequence[int], fewest: int = 1) -> t
         )
         for n in range(1, count + 1)
     )
-    last = tuple(f"layers.{n}" for n in range(1, 2 * count + 1))
-    depth = Decision(name="pairs", values=tuple(pairs), kind="depth", layers=last)
+    going = [f"layers.{2 * n - part}" for n in kept(count, count, last) for part in (1, 0)]
+    depth = Decision(name="pairs", values=tuple(pairs), kind="depth", layers=tuple(going))
     return (depth, stem, *others)
 
 
-def recipe(base: str, strides: Sequence[int], choice: Choice, name: str) -> Recipe:
+def kept(count: int, most: int, last: int = 0) -> list[int]:
+    """Return the numbers of the pairs that a network of so many has, what goes first at the end."""
+    ends = [1, *range(most - last + 1, most + 1)]
+    return [*ends, *(n for n in range(1, most + 1) if n not in ends)][:count]
+
+
+def recipe(base: str, strides: Mapping[int, int], choice: Choice, name: str) -> Recipe:
     """Return the recipe of a choice.
 
     Args:
         base: the recipe whose first convolution, front end and training it has.
-        strides: of each pair that the choice has.
+        strides: of each pair that the choice has, by its number.
         choice: of `decisions`.
         name: of the recipe.
 
     """
     width = choice["stem"]
-    blocks: list[list[Any]] = [
-        [choice[f"pair {n}"], stride] for n, stride in enumerate(strides, start=1)
-    ]
+    blocks: list[list[Any]] = [[choice[f"pair {n}"], strides[n]] for n in sorted(strides)]
     text = "-".join(str(outputs) for outputs in (width, *(row[0] for row in blocks)))
     return derived(of(base), name, f"Widths {text}, as {base}", width=width, blocks=blocks)
 

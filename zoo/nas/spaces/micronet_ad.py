@@ -6,6 +6,7 @@ from zoo.nas.spaces import _ds_cnn
 from zoo.nas.spaces.contract import Choice, Decision
 from zoo.registry.recipe import Recipe
 
+_LAST = 2  # pairs at the end that have a stride, as the first one has
 SUMMARY = "MicroNets for anomalies: depth and widths"
 
 
@@ -30,10 +31,12 @@ class Options:
 def decisions(options: Options) -> tuple[Decision, ...]:
     """Return the depth and the widths."""
     _ds_cnn.of(options.base)
-    return _ds_cnn.decisions(options.step, options.widest, options.pairs, fewest=3)
+    return _ds_cnn.decisions(options.step, options.widest, options.pairs, _LAST + 1, _LAST)
 
 
 def recipe(options: Options, choice: Choice, name: str) -> Recipe:
     """Return the recipe of a choice: the first pair and the last two have a stride of 2."""
-    strides = [2, *[1] * (int(choice["pairs"]) - 3), 2, 2]
+    most = max(options.pairs)
+    pairs = _ds_cnn.kept(int(choice["pairs"]), most, _LAST)
+    strides = {n: 2 if n == 1 or n > most - _LAST else 1 for n in pairs}
     return _ds_cnn.recipe(options.base, strides, choice, name)

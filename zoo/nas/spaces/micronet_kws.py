@@ -41,7 +41,7 @@ def decisions(options: Options) -> tuple[Decision, ...]:
 
 def recipe(options: Options, choice: Choice, name: str) -> Recipe:
     """Return the recipe of a choice: only the first pair has a stride, of 2."""
-    strides = [2, *[1] * (int(choice["pairs"]) - 1)]
+    strides = {n: 2 if n == 1 else 1 for n in range(1, int(choice["pairs"]) + 1)}
     found = _ds_cnn.recipe(options.base, strides, choice, name)
     if "front end" not in choice:
         return found
