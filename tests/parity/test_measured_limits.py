@@ -128,12 +128,15 @@ def test_a_damaged_file_has_no_arena():
 
 
 def test_counts_come_first(monkeypatch: pytest.MonkeyPatch):
-    """Beyond what is counted nothing is compiled, and the smallest values are still measured."""
-    recipe = drawing("micronet-kws")[0].recipe(*drawing("micronet-kws")[1:], "found")
+    """Far beyond a limit not even a graph is made; beyond what a graph counts nothing compiled."""
+    space, options, choice = drawing("micronet-kws")
+    recipe = space.recipe(options, choice, "found")
+    macs = measured(recipe, Limits(), None).macs
     monkeypatch.setattr("zoo.nas.measuring.measured_graph", lambda *_: pytest.fail("compiled"))
-    said = measured(recipe, Limits(macs=1000), None)
-    assert said.macs > 1000
-    assert Limits(macs=1000).load(said) > 1
+    said = measured(recipe, Limits(macs=0.9 * macs), None)
+    assert said.macs == macs
+    monkeypatch.setattr("zoo.nas.measuring.integer", lambda *_: pytest.fail("traced"))
+    assert measured(recipe, Limits(macs=0.5 * macs), None).macs == macs
 
 
 def test_parameters_are_filled_evenly():

@@ -36,9 +36,9 @@ def test_amounts_are_read_with_their_units(text: str, quantity: str, value: floa
     ("text", "quantity", "told"),
     [
         ("64Kb/s", "sram_bytes", "'64Kb/s' is no amount of SRAM; expected e.g. --max-sram 64KB"),
-        ("64KW", "sram_bytes", "'64KW' has the unit 'KW'; SRAM come in B, KB, KiB, MB, MiB"),
-        ("10MB", "macs", "'10MB' has the unit 'MB'; MACs come in K, M, G"),
-        ("5min", "latency_ms", "'5min' has the unit 'min'; latency come in us, ms, s"),
+        ("64KW", "sram_bytes", "'64KW' has the unit 'KW'; SRAM may be in B, KB, KiB, MB, MiB"),
+        ("10MB", "macs", "'10MB' has the unit 'MB'; MACs may be in K, M, G"),
+        ("5min", "latency_ms", "'5min' has the unit 'min'; latency may be in us, ms, s"),
         ("", "flash_bytes", "'' is no amount of flash"),
         ("-1", "flash_bytes", "'-1' is no amount of flash"),
         ("0KB", "flash_bytes", "'0KB' is no limit of flash"),

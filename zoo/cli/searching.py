@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo import verbs as api
 from zoo.cli.printing import Arguments, Command, positive, print_json, print_table, targets
@@ -97,7 +97,9 @@ def _search(args: Arguments) -> None:
         for name, quantity, *_ in _LIMITS
         if (text := getattr(args, f"max_{name}")) is not None
     }
-    own = {key: value for key, value in options.items() if not key.startswith("by.")}
+    own: dict[str, Any] = {
+        key: value for key, value in options.items() if not key.startswith("by.")
+    }
     found = api.search(
         args.space,
         args.out,
