@@ -19,7 +19,9 @@ from zoo.cli import main
 from zoo.errors import MismatchError, ZooError
 from zoo.nas import black_box, judging
 from zoo.nas.limits import Limits, Use
+from zoo.nas.problem import Problem
 from zoo.nas.searchers import contract as searchers
+from zoo.nas.searchers import random
 from zoo.nas.spaces.contract import Choice, Decision, choices, derived
 from zoo.nas.study import TRIALS, Study
 from zoo.tasks.keyword_spotting import trial as spoken
@@ -44,7 +46,7 @@ def rectangles() -> Any:
     base = registry.find("micronet-kws-s")
     return SimpleNamespace(
         SUMMARY="rectangles",
-        Options=judging_options(),
+        Options=random.Options,
         decisions=lambda options: tuple(
             Decision(name=name, values=SIDES, kind="width") for name in ("long", "wide")
         ),
@@ -52,12 +54,6 @@ def rectangles() -> Any:
             base, name, "a rectangle", width=choice["long"], blocks=[[choice["wide"], 1]]
         ),
     )
-
-
-def judging_options() -> type:
-    from zoo.nas.searchers.random import Options
-
-    return Options
 
 
 def area(choice: Choice) -> Use:
@@ -88,14 +84,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 
     monkeypatch.setattr("zoo.nas.measuring.measured", lambda recipe, *_: area(chosen(recipe)))
     monkeypatch.setattr(judging, "trained", trained)
-    monkeypatch.setattr(black_box.Problem, "identity", lambda self: {"space": self.space_name})
+    monkeypatch.setattr(Problem, "identity", lambda self: {"space": self.space_name})
     monkeypatch.setattr(judging, "fitted", lambda recipe, data: recipe)
     return seen
 
 
-def problem(macs: float = 12, **changes: Any) -> black_box.Problem:
+def problem(macs: float = 12, **changes: Any) -> Problem:
     given = {"limits": Limits(macs=macs), "data": "words", **changes}
-    return black_box.Problem(
+    return Problem(
         name="found", space=rectangles(), space_name="rectangles", settings=None, **given
     )
 

@@ -220,8 +220,8 @@ def search(
     if greedy:
         return _greedily(chosen, settings, path, limits, target or GREEDY_TARGET, method)
     from zoo import cost
-    from zoo.nas.black_box import Problem
     from zoo.nas.black_box import search as tried
+    from zoo.nas.problem import Problem
     from zoo.nas.searchers import contract as searchers
 
     by = DEFAULT if by == "auto" else by
