@@ -18,8 +18,8 @@ from zoo import registry
 from zoo.cli import main
 from zoo.errors import MismatchError, ZooError
 from zoo.nas import black_box, judging
+from zoo.nas.assignment import Assignment
 from zoo.nas.limits import Limits, Use
-from zoo.nas.problem import Problem
 from zoo.nas.searchers import contract as searchers
 from zoo.nas.searchers import random
 from zoo.nas.spaces.contract import Choice, Decision, choices, derived
@@ -84,24 +84,24 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 
     monkeypatch.setattr("zoo.nas.measuring.measured", lambda recipe, *_: area(chosen(recipe)))
     monkeypatch.setattr(judging, "trained", trained)
-    monkeypatch.setattr(Problem, "identity", lambda self: {"space": self.space_name})
+    monkeypatch.setattr(Assignment, "identity", lambda self: {"space": self.space_name})
     monkeypatch.setattr(judging, "fitted", lambda recipe, data: recipe)
     return seen
 
 
-def problem(macs: float = 12, **changes: Any) -> Problem:
+def assignment(macs: float = 12, **changes: Any) -> Assignment:
     given = {"limits": Limits(macs=macs), "data": "words", **changes}
-    return Problem(
+    return Assignment(
         name="found", space=rectangles(), space_name="rectangles", settings=None, **given
     )
 
 
-def search(folder: Path, by: str = "random", trials: int = 99, **changes: Any) -> black_box.Found:
+def search(folder: Path, by: str = "random", trials: int = 99, **changes: Any) -> black_box.Outcome:
     searcher = searchers.find(by)
     keys = ("work", "resume")
     how = {key: changes.pop(key) for key in keys if key in changes}
     return black_box.search(
-        problem(**changes), searcher, searcher.Options(), by, folder, trials=trials, **how
+        assignment(**changes), searcher, searcher.Options(), by, folder, trials=trials, **how
     )
 
 
@@ -167,7 +167,7 @@ def test_a_search_goes_on_after_a_kill_as_if_there_had_been_none(
     again = search(tmp_path / "killed", by, 8, macs=30, resume=True)
     assert (tmp_path / "killed" / TRIALS).read_text().startswith(lines)
 
-    def facts(found: black_box.Found) -> list[Any]:
+    def facts(found: black_box.Outcome) -> list[Any]:
         return [(t.number, dict(t.choice), t.merit, t.spent) for t in found.trials]
 
     assert facts(again) == facts(whole)

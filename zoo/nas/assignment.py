@@ -14,7 +14,7 @@ from zoo.tasks import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Assignment:
     """What is searched for, and how a candidate is judged.
 
     Attributes:
