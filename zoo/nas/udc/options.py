@@ -1,0 +1,58 @@
+"""The options of UDC in numbers: bytes from texts, numbers of bits and sparsities."""
+
+import re
+from typing import TYPE_CHECKING
+
+from zoo.errors import MismatchError
+
+if TYPE_CHECKING:
+    from zoo.nas.methods.udc import Options
+
+BITS = (2, 3, 4, 5, 8)  # 6 and 7 have more levels than the code's palette, and gain nothing
+SPARSITIES = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9)
+_UNITS = {"": 1, "B": 1, "KB": 1000, "KIB": 1024, "MB": 10**6, "MIB": 2**20}
+
+
+def check(options: "Options") -> None:
+    """Raise a MismatchError unless the options can be meant."""
+    if not 1 < options.ratio < float("inf"):
+        raise MismatchError(f"ratio is {options.ratio:g}; expected more than 1, e.g. 2")
+    if options.max_flash:
+        byte_count(options.max_flash)
+    uniform(options)
+    if options.bits and options.max_flash:
+        raise MismatchError("bits decide the size: give either --bits or --max-flash")
+    for name, least in (("steps", 40), ("lr", 0), ("batch_size", 0), ("seed", 0)):
+        if not least <= getattr(options, name) < float("inf"):
+            raise MismatchError(f"{name} is {getattr(options, name):g}; expected {least} or more")
+
+
+def uniform(options: "Options") -> tuple[int, int] | None:
+    """Return the numbers of one choice for all layers, or None if there is a search."""
+    if not options.bits:
+        if options.sparsity:
+            raise MismatchError("sparsity of all layers goes with their --bits; add these")
+        return None
+    if options.bits not in BITS:
+        raise MismatchError(f"bits is {options.bits}; expected {', '.join(map(str, BITS))}")
+    if options.sparsity not in SPARSITIES:
+        known = ", ".join(f"{share:g}" for share in SPARSITIES)
+        raise MismatchError(f"sparsity is {options.sparsity:g}; expected {known}")
+    return BITS.index(options.bits), SPARSITIES.index(options.sparsity)
+
+
+def byte_count(text: str) -> int:
+    """Return the bytes that a text like "40KB" means; a KB has 1000, a KiB 1024.
+
+    Raises:
+        MismatchError: it is not a positive number with one of these units.
+
+    """
+    found = re.fullmatch(r"([0-9.]+)\s*([a-zA-Z]*)", text.strip())
+    try:
+        count = round(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    except (KeyError, ValueError):
+        count = 0
+    if count < 1:
+        raise MismatchError(f"max_flash is {text!r}; expected bytes, e.g. 40KB, 64KiB or 40960")
+    return count
