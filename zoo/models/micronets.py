@@ -4,7 +4,8 @@ Those for keywords and for anomalies are `DsCnn`s, as printed in the paper's tab
 are in the recipes. The one for visual wake words was read from its published file layer by layer.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,13 +27,13 @@ class Row(NamedTuple):
     add: bool = False
 
 
-_ROWS = (
+ROWS = (
     Row(4, 1, 4), Row(8, 2, 12), Row(14, 1, 16, True), Row(28, 2, 32), Row(96, 1, 28, True),
     Row(96, 1, 28, True), Row(152, 2, 44), Row(268, 1, 40, True), Row(268, 1, 52, True),
     Row(268, 1, 44, True), Row(192, 1, 68), Row(172, 1, 68, True), Row(172, 1, 48, True),
     Row(288, 2, 16), Row(96, 1, 16, True), Row(96, 1, 32, True), Row(96, 1, 32),
 )  # fmt: skip
-_STEM, _HEAD = 8, 128
+STEM, HEAD = 8, 128
 
 
 class Bottleneck(nn.Module):
@@ -61,25 +62,36 @@ def _wide(x: Tensor, channels: int) -> Tensor:
 
 
 class VisualWakeWords(Classifier):
-    """MicroNet-VWW-4: grey pictures `(N, 1, 128, 128)` to logits `(N, num_classes)`.
+    """Grey pictures `(N, 1, H, W)` to logits `(N, num_classes)`; by itself MicroNet-VWW-4.
 
     Args:
         num_classes: outputs of the last layer (person or not: 2).
+        stem: outputs of the first layer.
+        rows: of each bottleneck what `Row` has, in its order.
+        head: outputs of the last convolution.
         norm: whether batch norms follow the convolutions; the deployed network has none.
 
     """
 
-    def __init__(self, num_classes: int, *, norm: bool = False) -> None:
-        super().__init__(_HEAD, num_classes)
-        self.stem = Convolution(1, _STEM, 3, 2, act="relu6", norm=norm)
-        rows: list[nn.Module] = []
-        width = _STEM
-        for row in _ROWS:
-            bottleneck = Bottleneck(width, row, norm=norm)
-            rows.append(bottleneck)
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        stem: int = STEM,
+        rows: Sequence[Sequence[Any]] = ROWS,
+        head: int = HEAD,
+        norm: bool = False,
+    ) -> None:
+        super().__init__(head, num_classes, stem=stem, rows=rows, head=head)
+        self.stem = Convolution(1, stem, 3, 2, act="relu6", norm=norm)
+        layers: list[nn.Module] = []
+        width = stem
+        for row in rows:
+            bottleneck = Bottleneck(width, Row(*row), norm=norm)
+            layers.append(bottleneck)
             width = bottleneck.outputs
-        self.rows = nn.Sequential(*rows)
-        self.head = Convolution(width, _HEAD, 1, act="relu6", norm=norm)
+        self.rows = nn.Sequential(*layers)
+        self.head = Convolution(width, head, 1, act="relu6", norm=norm)
         self.complete()
 
     def forward(self, x: Tensor) -> Tensor:

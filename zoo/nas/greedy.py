@@ -5,12 +5,12 @@ saves most per capacity it costs first, each priced together with those before i
 is met; then what is not needed after all is undone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from zoo.errors import MismatchError
-from zoo.nas.spaces.contract import Choice, Space, start
+from zoo.nas.spaces.contract import Choice, Space, Value, start
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Step:
     """
 
     decision: str
-    value: str
+    value: Value
     latency_ms: float
 
 
@@ -63,13 +63,20 @@ def select(
         max_latency_ms: the bound.
 
     Raises:
-        MismatchError: the bound is below the fastest network that was found; says its latency.
+        MismatchError: the bound is below the fastest network that was found; says its latency. Or
+            the space does not say what a choice can express.
 
     """
-    search = _Search(space, options, price)
+    capacity = getattr(space, "capacity", None)
+    if capacity is None:
+        raise MismatchError(
+            "this space does not say what a network can express untrained, which a greedy search "
+            "goes by; give --data DIR, and a folder as --out, to search by training"
+        )
+    search = _Search(space, options, price, capacity)
     first = start(space.decisions(options))
     begun = now = search.price(first)
-    made: dict[str, str] = {}
+    made: dict[str, Value] = {}
     for name, value in search.ranked(first) if now > max_latency_ms else ():
         if (found := search.price({**first, **made, name: value})) < now:
             made[name], now = value, found
@@ -89,33 +96,39 @@ def select(
     for name, value in made.items():
         choice[name] = value
         steps.append(Step(name, value, search.price(choice)))
-    share = space.capacity(options, choice) / space.capacity(options, first)
+    share = capacity(options, choice) / capacity(options, first)
     return Selection(choice, begun, search.price(choice), share, tuple(steps), len(search.known))
 
 
 class _Search:
     """The networks that were priced."""
 
-    def __init__(self, space: Space, options: Any, price: Callable[[Choice], float]) -> None:
-        self.space, self.options, self._price = space, options, price
-        self.known: dict[tuple[tuple[str, str], ...], float] = {}
+    def __init__(
+        self,
+        space: Space,
+        options: Any,
+        price: Callable[[Choice], float],
+        capacity: Callable[[Any, Choice], float],
+    ) -> None:
+        self.space, self.options, self._price, self.capacity = space, options, price, capacity
+        self.known: dict[tuple[tuple[str, Value], ...], float] = {}
 
-    def price(self, choice: Mapping[str, str]) -> float:
+    def price(self, choice: Choice) -> float:
         """Return the latency of a choice, in ms; of each once."""
         key = tuple(sorted(choice.items()))
         if key not in self.known:
             self.known[key] = self._price(choice)
         return self.known[key]
 
-    def ranked(self, first: Choice) -> list[tuple[str, str]]:
+    def ranked(self, first: Choice) -> list[tuple[str, Value]]:
         """Return every single change that saves time, what saves most per capacity lost first."""
-        before, whole = self.price(first), self.space.capacity(self.options, first)
-        worth: dict[tuple[str, str], float] = {}
+        before, whole = self.price(first), self.capacity(self.options, first)
+        worth: dict[tuple[str, Value], float] = {}
         for decision in self.space.decisions(self.options):
             for value in decision.values[1:]:
                 trial = {**first, decision.name: value}
                 saved = before - self.price(trial)
-                lost = whole - self.space.capacity(self.options, trial)
+                lost = whole - self.capacity(self.options, trial)
                 if saved > 0:
                     worth[decision.name, value] = saved / lost if lost > 0 else float("inf")
         return sorted(worth, key=lambda change: -worth[change])

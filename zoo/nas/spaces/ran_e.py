@@ -4,7 +4,6 @@ The authors' search is not public; they train a network with switches, and look 
 a person's part stays: `keep` and `collapse` decide blocks ahead of the search.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from zoo import registry
 from zoo.errors import MismatchError
 from zoo.models.ran.explicit import KINDS, BlockRow, RanE, row_of
-from zoo.nas.spaces.contract import Choice, Decision
+from zoo.nas.spaces.contract import Choice, Decision, derived
 from zoo.registry.recipe import Recipe
 
 SUMMARY = "RAN-explicit: which inverted bottlenecks become one dense 3x3 convolution each"
@@ -55,6 +54,8 @@ def decisions(options: Options) -> tuple[Decision, ...]:
             else (COLLAPSED,)
             if number in collapse
             else (BOTTLENECK, COLLAPSED),
+            kind="operator",
+            layers=(f"blocks.{number}",),
         )
         for number in range(count)
     )
@@ -65,12 +66,8 @@ def recipe(options: Options, choice: Choice, name: str) -> Recipe:
     base = _base(options)
     rows = [[choice[f"block {number}"], *row[1:]] for number, row in enumerate(base.args["blocks"])]
     count = sum(row[0] == COLLAPSED for row in rows)
-    return dataclasses.replace(
-        base,
-        name=name,
-        summary=f"{options.base} with {count} of {len(rows)} blocks collapsed",
-        args={**base.args, "blocks": rows},
-    )
+    summary = f"{options.base} with {count} of {len(rows)} blocks collapsed"
+    return derived(base, name, summary, blocks=rows)
 
 
 def capacity(options: Options, choice: Choice) -> float:
