@@ -29,7 +29,7 @@ class Options:
         bits: one number of bits for all layers, 2, 3, 4, 5 or 8, instead of a search.
         sparsity: one share of zeros for all layers, with `bits`.
         steps: optimizer steps, a tenth to settle in int8, half to search, the rest to refine.
-        lr: peak learning rate; 0 takes a third of the rate that the network was trained with.
+        lr: peak learning rate, of AdamW.
         batch_size: samples of a step; 0 takes that of the network's training.
         seed: of the draws and batches.
 
@@ -40,7 +40,7 @@ class Options:
     bits: int = 0
     sparsity: float = 0.0
     steps: int = 2000
-    lr: float = 0.0
+    lr: float = 5e-4
     batch_size: int = 0
     seed: int = 0
 

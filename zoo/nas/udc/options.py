@@ -22,7 +22,9 @@ def check(options: "Options") -> None:
     uniform(options)
     if options.bits and options.max_flash:
         raise MismatchError("bits decide the size: give either --bits or --max-flash")
-    for name, least in (("steps", 40), ("lr", 0), ("batch_size", 0), ("seed", 0)):
+    if not 0 < options.lr < float("inf"):
+        raise MismatchError(f"lr is {options.lr:g}; expected a positive number, e.g. 5e-4")
+    for name, least in (("steps", 40), ("batch_size", 0), ("seed", 0)):
         if not least <= getattr(options, name) < float("inf"):
             raise MismatchError(f"{name} is {getattr(options, name):g}; expected {least} or more")
 

@@ -85,7 +85,9 @@ def _recipe(source: Checkpoint, options: "Options") -> Recipe:
     train = dataclasses.replace(
         make,
         steps=steps,
-        lr=options.lr or make.lr / 3,
+        lr=options.lr,
+        optimizer="adamw",
+        precision="no",
         batch_size=options.batch_size or make.batch_size,
         seed=options.seed,
         ema_decay=0.0,
@@ -120,7 +122,7 @@ def _facts(stages: Stages, integers: QuantizedNetwork, shape: tuple[int, ...]) -
     try:
         found, how = compile_graph(graph, NPU).encoded_bytes, f"vela for {NPU}"
     except MissingExtraError:
-        found, how = round(float(network.chosen_bytes())), "predicted; ethos-u-vela is missing"
+        found, how = round(float(network.chosen_bytes().detach())), "predicted; ethos-u-vela is missing"
     return {
         "weights": count,
         "bits_per_weight": 8 * found / count,

@@ -106,7 +106,7 @@ class Stages(Hook):
                 network.choose(self.decided())
             network.stage = "refine"
             if step % LOOK_EVERY == 0 and plan.uniform is None:
-                network.tighten(float(network.chosen_bytes()) - _MARGIN * self.budget)
+                network.tighten(float(network.chosen_bytes().detach()) - _MARGIN * self.budget)
 
     @property
     def _progress(self) -> float:
