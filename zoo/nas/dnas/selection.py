@@ -1,7 +1,11 @@
 """How a search ends: which option each choice takes."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 _HALVINGS = 60
 
@@ -33,7 +37,10 @@ def within(
     if total(smallest) >= budget:
         return smallest
     spread = float(np.ptp(wishes)) + 1.0
-    high = spread / max(1e-9, float(np.diff(np.sort(sizes, axis=1)).clip(1e-3).min()))
+    apart = np.diff(np.sort(sizes, axis=1))
+    high = spread / max(1e-3, float(apart[apart > 0].min(initial=np.inf)))
+    if not np.isfinite(high) or high == 0:  # nothing to decide by size
+        high = spread
     low, picked = -high, smallest
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -63,3 +70,32 @@ def _filled(
             return picked
         row, option = np.unravel_index(int(gain.argmax()), gain.shape)
         picked[row] = option
+
+
+def by_perturbation(
+    logits: Sequence[Tensor], merit: Callable[[Sequence[Tensor]], float]
+) -> list[int]:
+    """Return the options without which a network is worst (DARTS-PT, arXiv 2108.04392).
+
+    Decision by decision each option is left out, and the others share its weight; the one that is
+    missed most is taken, and what follows is judged with it alone.
+
+    Args:
+        logits: of each decision.
+        merit: of the network with these weights of options; more is better.
+
+    """
+    weights = [torch.softmax(x, -1) for x in logits]
+    taken: list[int] = []
+    for place, shares in enumerate(weights):
+        merits = []
+        for option in range(len(shares)):
+            rest = shares.clone()
+            rest[option] = 0.0
+            trial = rest / rest.sum() if len(shares) > 1 else shares
+            merits.append(merit([*weights[:place], trial, *weights[place + 1 :]]))
+        taken.append(int(np.argmin(merits)))
+        weights[place] = torch.nn.functional.one_hot(torch.tensor(taken[-1]), len(shares)).to(
+            shares
+        )
+    return taken

@@ -122,7 +122,10 @@ def _facts(stages: Stages, integers: QuantizedNetwork, shape: tuple[int, ...]) -
     try:
         found, how = compile_graph(graph, NPU).encoded_bytes, f"vela for {NPU}"
     except MissingExtraError:
-        found, how = round(float(network.chosen_bytes().detach())), "predicted; ethos-u-vela is missing"
+        found, how = (
+            round(float(network.chosen_bytes().detach())),
+            "predicted; ethos-u-vela is missing",
+        )
     return {
         "weights": count,
         "bits_per_weight": 8 * found / count,
