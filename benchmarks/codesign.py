@@ -13,7 +13,7 @@ import statistics
 import numpy as np
 
 from benchmarks.common import PICTURES, report
-from benchmarks.plot import Series, chart
+from zoo.cost.chart import Series, chart
 from zoo.nas.codesign import ASSUMED, Designs, evaluate, explore, front, hypervolume, search, table
 
 SEEDS, MOST, EXPLORED = 20, 2000, 300

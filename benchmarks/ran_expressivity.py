@@ -25,10 +25,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.common import PICTURES, report
-from benchmarks.plot import Series, chart
-from benchmarks.ran_predictors import naswot, synflow
+from zoo.cost.chart import Series, chart
 from zoo.models.convnext import ConvNeXt
 from zoo.nas.expressivity import Topology
+from zoo.nas.proxies import naswot, synflow
 
 FloatArray = NDArray[np.float64]
 BUDGET, TOLERANCE = 1_000_000, 0.05  # MACs of every network
@@ -175,7 +175,7 @@ def one(
     some = scaled(data["train"][0][:: len(data["train"][0]) // BATCH][:BATCH])
     found = {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "synflow": synflow(network, SIZE),
+        "synflow": synflow(network, (1, network.in_chans, *SIZE)),
         "naswot": naswot(network, some),
     }
     train(network, data["train"], seed, steps)

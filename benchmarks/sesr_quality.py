@@ -13,8 +13,8 @@ import torch
 
 import zoo
 from benchmarks.common import PICTURES, report
-from benchmarks.plot import Series, chart
 from zoo import registry
+from zoo.cost.chart import Series, chart
 
 # Set5, Y-PSNR in dB: the issue that asked for these weights quotes the paper's tables 1 and 2.
 PAPER = {

@@ -24,16 +24,16 @@ from torch import nn
 
 import zoo
 from benchmarks.common import PICTURES, report
-from benchmarks.plot import Series, chart
 from zoo import registry
 from zoo.cost import estimate, target
+from zoo.cost.chart import Series, chart
 from zoo.deploy.tflite_read import read_tflite
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.deploy.vela import compile_graph
 from zoo.graph.ir import Graph
 from zoo.graph.rewrite import on_npu
 from zoo.models.blocks import Classifier, Convolution, DsCnn
-from zoo.models.micronets import _HEAD, _ROWS, _STEM, Bottleneck, Row
+from zoo.models.micronets import HEAD, ROWS, STEM, Bottleneck, Row
 from zoo.models.mlperf_tiny import AutoEncoder
 from zoo.quantization.int8.post_training import quantize
 from zoo.registry.checkpoint import build
@@ -54,10 +54,10 @@ class Pyramid(Classifier):
     """MicroNet-VWW-4 at another width: MobileNetV2 blocks, as `zoo.models.micronets` has them."""
 
     def __init__(self, width: float) -> None:
-        stem, head = wide(_STEM, width), wide(_HEAD, width)
+        stem, head = wide(STEM, width), wide(HEAD, width)
         super().__init__(head, 2)
         layers: list[nn.Module] = [Convolution(1, stem, 3, 2, act="relu6")]
-        for row in _ROWS:
+        for row in ROWS:
             scaled = Row(wide(row.inner, width), row.stride, wide(row.outputs, width), row.add)
             block = Bottleneck(stem, scaled, norm=False)
             layers.append(block)

@@ -86,8 +86,10 @@ def test_a_search_writes_a_recipe_that_is_priced_and_trained(tmp_path, capsys, m
     ("words", "told"),
     [
         (["--max-latency", "0.001"], "a bound of 0.001 ms is below the smallest network"),
-        (["--max-latency", "-1"], "expected more than 0"),
-        (["--max-latency", "nan"], "expected more than 0"),
+        (["--max-latency", "-1"], "'-1' is no amount of latency; expected e.g. --max-latency 5ms"),
+        (["--max-latency", "nan"], "'nan' is no amount of latency"),
+        ([], "a greedy search needs --max-latency"),
+        (["--max-latency", "1", "--max-macs", "1M"], "knows no other limit"),
         (["--max-latency", "1", "--set", "base=sesr-m3-x2"], "base is sesr-m3-x2, not a RAN"),
         (["--max-latency", "1", "--set", "keep=7"], "keep has 7; ran-e-32-ib has blocks 0 to 6"),
         (
@@ -96,7 +98,7 @@ def test_a_search_writes_a_recipe_that_is_priced_and_trained(tmp_path, capsys, m
         ),
         (["--max-latency", "1", "--set", "depth=1"], "depth"),
         (["--max-latency", "1", "--set", "keep"], "expected KEY=VALUE"),
-        (["--max-latency", "1", "--out", "x.toml"], "x.toml is not a recipe's file"),
+        (["--max-latency", "1", "--out", "x.toml"], "x.toml gives the recipe its name; expected"),
         (["--max-latency", "1", "--out", "ran-e-c.json"], "ran-e-c is a recipe of the zoo"),
         (["--max-latency", "1", "--out", "there.json"], "there.json exists already"),
     ],

@@ -2,10 +2,21 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from zoo import verbs as api
-from zoo.cli.printing import Arguments, Command, print_json, targets
+from zoo.cli.printing import Arguments, Command, positive, print_json, print_table, targets
 from zoo.errors import MismatchError
+
+if TYPE_CHECKING:
+    from zoo.verbs.searching import Architecture, Search
+
+_LIMITS = (
+    ("sram", "sram_bytes", "SIZE", "working memory, e.g. 64KB (KB: 1000 bytes, KiB: 1024)"),
+    ("flash", "flash_bytes", "SIZE", "what is stored, e.g. 128KB"),
+    ("macs", "macs", "COUNT", "multiply-accumulates, e.g. 10M"),
+    ("latency", "latency_ms", "TIME", "of one inference on the target, e.g. 5ms"),
+)
 
 
 def add(command: Command, words: Sequence[str]) -> None:
@@ -16,61 +27,105 @@ def add(command: Command, words: Sequence[str]) -> None:
         words: the command line; only for `zoo search` are the spaces listed.
 
     """
-    sub = command("search", _search, "find an architecture within a latency")
-    sub.add_argument("space", metavar="SPACE", help="what may be chosen, e.g. ran-e")
-    sub.add_argument("--out", required=True, metavar="NAME.json", help="the recipe file to write")
+    sub = command("search", _search, "find an architecture within limits")
+    sub.add_argument("space", metavar="SPACE", help="what may be chosen, e.g. micronet-kws")
     sub.add_argument(
-        "--target", default="ethos-u55-256", help="a device (default: %(default)s)"
-    ).completer = targets  # type: ignore[attr-defined]
-    sub.add_argument(
-        "--max-latency", required=True, type=_milliseconds, metavar="MS", help="e.g. 5 or 5ms"
+        "--out", required=True, metavar="DIR",
+        help="the folder of the search; or NAME.json, the recipe file of a greedy one",
+    )  # fmt: skip
+    sub.add_argument("--target", help="a device (default: any with TFLite Micro)").completer = (  # type: ignore[attr-defined]
+        targets
     )
-    sub.add_argument("--method", default="auto", help="auto, roofline, vela or measured")
+    for name, _, kind, text in _LIMITS:
+        sub.add_argument(f"--max-{name}", metavar=kind, help=text)
+    sub.add_argument("--data", help="what candidates learn: a folder, or a Hub data set id")
+    sub.add_argument("--by", default="auto", help="how to search, see below (default: %(default)s)")
+    sub.add_argument("--trials", type=positive, default=24, help="candidates (default: 24)")
+    sub.add_argument("--steps", type=positive, default=100, help="of their training (100)")
+    sub.add_argument("--objective", default="trained", help="or a proxy: no training")
+    sub.add_argument("--filter", default="", help="a proxy: the best of --draws proposals is tried")
+    sub.add_argument("--draws", type=positive, default=4, help="proposals for each trial (4)")
     sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the space"
+        "--against", default="macs", choices=[name for name, *_ in _LIMITS], help="of the front"
     )
+    sub.add_argument("--work", metavar="COUNT", help="training MACs to spend, e.g. 500G")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--resume", action="store_true", help="go on with the search in --out, or join"
+    )
+    sub.add_argument("--method", default="auto", help="of the latency: auto, roofline, vela, ...")
+    sub.add_argument("--device", choices=["cpu"], help="do not use an accelerator")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of the space, or by.KEY=VALUE of the searcher",
+    )  # fmt: skip
     if words[:1] == ["search"]:
-        _list_spaces(sub)
+        _list_members(sub)
 
 
-def _list_spaces(sub: argparse.ArgumentParser) -> None:
-    """List the spaces, and their options, in the help."""
-    from zoo.nas.spaces import contract
+def _list_members(sub: argparse.ArgumentParser) -> None:
+    """List spaces and searchers, with their options, and proxies in the help."""
+    from zoo.nas.searchers import contract as searchers
+    from zoo.nas.spaces import contract as spaces
     from zoo.registry.options import options
 
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
-    lines = ["spaces, with their options:"]
-    for name in contract.names():
-        space = contract.find(name)
-        lines.append(f"  {name:12}{space.SUMMARY}")
-        lines += [f"    {option.name:10}{option.text}" for option in options(space.Options)]
+    lines = []
+    for point, title, before in ((spaces, "spaces", ""), (searchers, "--by", "by.")):
+        lines.append(f"{title}, with their options:")
+        for name in point.names():
+            member = point.find(name)
+            lines.append(f"  {name:14}{member.SUMMARY}")
+            lines += [f"    {before}{o.name:12}{o.text}" for o in options(member.Options)]
+    lines.append("  greedy        without training; needs NAME.json as --out, and --max-latency")
+    lines.append("proxies: capacity, macs, naswot, synflow")
     sub.epilog = "\n".join(lines)
-
-
-def _milliseconds(text: str) -> float:
-    try:
-        return float(text.removesuffix("ms"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in ms, e.g. 5ms") from None
 
 
 def _search(args: Arguments) -> None:
     """Search."""
+    from zoo.nas.limits import amount
+
     options: dict[str, str] = {}
     for text in args.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise MismatchError(f"--set {text!r}; expected KEY=VALUE, e.g. --set base=ran-e-32-ib")
         options[key] = value
+    limits = {
+        f"max_{quantity}": amount(text, quantity)
+        for name, quantity, *_ in _LIMITS
+        if (text := getattr(args, f"max_{name}")) is not None
+    }
+    own = {key: value for key, value in options.items() if not key.startswith("by.")}
     found = api.search(
         args.space,
         args.out,
         target=args.target,
-        max_latency_ms=args.max_latency,
+        **limits,
         method=args.method,
-        **options,
+        by=args.by,
+        by_options={k.removeprefix("by."): v for k, v in options.items() if k not in own},
+        data=args.data,
+        trials=args.trials,
+        steps=args.steps,
+        objective=args.objective,
+        filter=args.filter,
+        draws=args.draws,
+        against={name: quantity for name, quantity, *_ in _LIMITS}[args.against],
+        work=None if args.work is None else amount(args.work, "macs"),
+        seed=args.seed,
+        resume=args.resume,
+        device=args.device,
+        **own,
     )
-    if args.json:
+    _print(found, args.json)
+
+
+def _print(found: "Architecture | Search", as_json: bool) -> None:
+    if as_json:
         print_json(found.to_json())
-    else:
-        print(found.text)
+        return
+    if hasattr(found, "rows"):
+        print_table(found.rows)
+    print(found.text)

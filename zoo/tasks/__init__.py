@@ -54,6 +54,12 @@ def task_of(recipe: Recipe) -> "Task":
     return named(recipe.subtask)
 
 
+def for_data(recipe: Recipe, data: str) -> Recipe:
+    """Return the recipe as its task fits it to the data: with their labels, for example."""
+    fit = getattr(task_of(recipe), "for_data", None)
+    return recipe if fit is None else fit(recipe, data)
+
+
 def calibration(recipe: Recipe, source: Path) -> "list[Tensor]":
     """Return the batches of inputs from which integers learn their ranges.
 

@@ -78,12 +78,13 @@ def train(
 
     """
     from zoo.cards.model import render
+    from zoo.tasks import for_data
     from zoo.training.accelerator import is_main_process
     from zoo.training.network import train as train_loop
 
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
-    chosen = _for_data(chosen, str(data))
+    chosen = for_data(chosen, str(data))
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:
@@ -108,14 +109,6 @@ def train(
     if is_main_process():
         result.write_card(render(result))
     return result
-
-
-def _for_data(recipe: Recipe, data: str) -> Recipe:
-    """Return the recipe as its task fits it to the data: with their labels, for example."""
-    from zoo.tasks import task_of
-
-    fit = getattr(task_of(recipe), "for_data", None)
-    return recipe if fit is None else fit(recipe, data)
 
 
 def _begin(

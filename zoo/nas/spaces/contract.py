@@ -150,12 +150,12 @@ def choices(decisions: tuple[Decision, ...]) -> Iterator[dict[str, Value]]:
 
 
 def derived(base: Recipe, name: str, summary: str, **args: Any) -> Recipe:
-    """Return a recipe as a base is, of another network: with these arguments of its class."""
+    """Return a recipe as a base is, of another network: with these arguments of its class.
+
+    It starts from random weights, and without a teacher: the base's are for the base.
+    """
+    make = dataclasses.replace(base.train, init=None, teacher=None, quant=None)
+    args = {**base.args, **args}
     return dataclasses.replace(
-        base,
-        name=name,
-        summary=summary,
-        args={**base.args, **args},
-        default_tag=OWN,
-        tiny={},
+        base, name=name, summary=summary, args=args, make=make, default_tag=OWN, tiny={}
     )

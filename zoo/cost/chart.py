@@ -1,4 +1,4 @@
-"""A chart of lines and points as a PNG, drawn with Pillow: all that the benchmarks need."""
+"""A chart of lines and points as a PNG, drawn with Pillow: all that the zoo needs."""
 
 import math
 from collections.abc import Callable, Sequence

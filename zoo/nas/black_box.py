@@ -1,0 +1,421 @@
+"""Black-box search: propose, repair, try, and keep what was learned, until the trials are done."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.cost import Target
+from zoo.errors import MismatchError, UnknownNameError, ZooError
+from zoo.files import read_json, write_json
+from zoo.nas import front, judging, measuring, proxies
+from zoo.nas.limits import UNITS, Limits
+from zoo.nas.measuring import Gauge
+from zoo.nas.repair import Repair, Repaired
+from zoo.nas.searchers.contract import Proposal, Question, Searcher, Trial
+from zoo.nas.spaces.contract import Choice, Decision, Space, choices, decided, size
+from zoo.nas.study import Study
+from zoo.registry.codec import to_json
+from zoo.registry.recipe import Recipe
+from zoo.tasks import task_of
+
+LOGGER = logging.getLogger("zoo")
+PICTURE, _PROPOSED = "front.png", "proposed.json"
+_AGAIN = 12  # proposals more, where what is proposed was tried already
+_FEW = 4096  # choices of a space that is looked through for one that nobody tried
+
+
+def _choice_in(file: Path) -> Choice | None:
+    """Return the choice of a trial under way; None if it was done just now."""
+    try:
+        choice: Choice = read_json(file)["choice"]
+    except MismatchError:
+        return None
+    return choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is searched for, and how a candidate is judged.
+
+    Attributes:
+        name: of the recipe that is found.
+        space: which networks there are.
+        space_name: what people call it.
+        settings: of the space.
+        limits: what a network may take.
+        target: of which device; None: any that runs TFLite Micro.
+        method: the estimator of its latency.
+        data: what candidates learn; None where nothing is trained.
+        steps: of a candidate's training.
+        objective: "trained", or a proxy by which candidates are judged instead.
+        filter: a proxy of which the best of `draws` proposals is tried; "" for none.
+        draws: proposals for each trial.
+        against: the quantity that the front has beside the merit.
+        seed: of everything.
+        device: "cpu" leaves an accelerator unused.
+
+    """
+
+    name: str
+    space: Space
+    space_name: str
+    settings: Any
+    limits: Limits = field(default_factory=Limits)
+    target: Target | None = None
+    method: str = "auto"
+    data: str | None = None
+    steps: int = 100
+    objective: str = judging.TRAINED
+    filter: str = ""
+    draws: int = 4
+    against: str = "macs"
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        measuring.checked(self.limits, self.target, self.method)
+        if self.trains and self.data is None:
+            raise MismatchError(
+                "candidates are trained to be judged; add --data DIR, or --objective synflow for "
+                "a search without training"
+            )
+        for name, least in (("steps", 1), ("draws", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise MismatchError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        if self.against not in UNITS:
+            raise UnknownNameError.near(
+                "quantity", self.against, UNITS, f"known: {', '.join(UNITS)}"
+            )
+        for proxy in {self.objective, self.filter} - {judging.TRAINED, ""}:
+            proxies.named(proxy)
+        if self.against == "latency_ms" and self.target is None:
+            raise MismatchError("a front against latency needs a device; add --target")
+
+    @property
+    def trains(self) -> bool:
+        """Whether candidates are trained."""
+        return self.objective == judging.TRAINED
+
+    @property
+    def metric(self) -> str:
+        """What the merit is called."""
+        if not self.trains:
+            return self.objective
+        return task_of(self.recipe(self.first, self.name)).FACTS.select_by
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What there is to choose."""
+        return decided(self.space, self.settings)
+
+    @property
+    def first(self) -> Choice:
+        """The choice of every first value."""
+        return {decision.name: decision.values[0] for decision in self.decisions}
+
+    def recipe(self, choice: Choice, name: str) -> Recipe:
+        """Return the recipe of a choice, with the labels of the data."""
+        return judging.fitted(self.space.recipe(self.settings, choice, name), self.data)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a search to go on."""
+        fingerprint = None
+        if self.data is not None:
+            recipe = self.recipe(self.first, self.name)
+            fingerprint = task_of(recipe).training_data(recipe, self.data).fingerprint
+        how: dict[str, Any] = {"steps": self.steps} if self.trains else {}
+        how |= {"filter": self.filter, "draws": self.draws} if self.filter else {}
+        return {
+            "space": self.space_name,
+            "options": to_json(self.settings),
+            "decisions": {d.name: list(d.values) for d in self.decisions},
+            "limits": self.limits.given,
+            "target": None if self.target is None else self.target.name,
+            "method": self.method,
+            "objective": self.objective,
+            **how,
+            "against": self.against,
+            "seed": self.seed,
+            "data": fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        trials: all of them, by number.
+        best: the one of the greatest merit within the limits.
+        path: the recipe file of the best.
+
+    """
+
+    trials: list[Trial]
+    best: Trial
+    path: Path
+
+
+def search(
+    problem: Problem,
+    searcher: Searcher,
+    options: Any,
+    by: str,
+    folder: Path,
+    *,
+    trials: int,
+    work: float | None = None,
+    resume: bool = False,
+) -> Found:
+    """Search until so many trials are done, here and in other processes of the same folder.
+
+    Args:
+        problem: what is searched for.
+        searcher: proposes candidates.
+        options: of the searcher.
+        by: its name.
+        folder: of the search, see `zoo.nas.study`.
+        trials: how many candidates are tried.
+        work: training work, MACs of all samples' forward passes, after which no trial is begun.
+        resume: go on with a search, or join in.
+
+    Raises:
+        MismatchError: nothing is within the limits, or the folder holds another search.
+
+    """
+    if trials < 1:
+        raise MismatchError(f"trials is {trials}; expected 1 or more")
+    gauge = Gauge(
+        lambda choice: problem.recipe(choice, problem.name),
+        problem.limits, problem.target, problem.method,
+    )  # fmt: skip
+    repair = Repair(problem.decisions, problem.limits, gauge, gauge.whole)
+    study = Study(folder)
+    identity = {**problem.identity(), "by": by, "by_options": to_json(options)}
+    run = _Run(problem, searcher, options, study, repair, study.open(identity, resume))
+    while run.go_on(trials, work):
+        pass
+    return run.finished()
+
+
+class _Run:
+    """One process's part of a search."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        searcher: Searcher,
+        options: Any,
+        study: Study,
+        repair: Repair,
+        mark: str,
+    ) -> None:
+        self.problem, self.searcher, self.options = problem, searcher, options
+        self.study, self.repair, self.mark = study, repair, mark
+        self._batch: Any = None
+
+    def go_on(self, most: int, work: float | None) -> bool:
+        """Do a trial; say whether there was one to do."""
+        with self.study.claimed(most) as number:
+            if number is None:
+                return False
+            under_way = (self.study.folder(number) / _PROPOSED).is_file()
+            spent = sum(trial.spent for trial in self.study.trials())
+            if not under_way and work is not None and spent >= work:
+                return False
+            proposed = self._proposed(number)
+            if proposed is None:
+                return False
+            trial = self._tried(number, proposed)
+            self.study.add(trial)
+            self._tell(trial, most)
+            self._keep_best()
+        return True
+
+    def _tried(self, number: int, proposed: dict[str, Any]) -> Trial:
+        folder, started = self.study.folder(number), time.perf_counter()
+        choice = proposed["choice"]
+        use = self.repair.measure(choice)
+        load, spent = self.problem.limits.load(use), float(proposed["spent"])
+        verdict, failed = judging.Verdict(merit=0.0, scores={}), ""
+        try:
+            verdict = self._judged(choice, folder)
+        except ZooError as error:  # a loss that became infinite ends a trial, not the search
+            if isinstance(error, MismatchError):
+                raise
+            failed = str(error)
+        return Trial(
+            number=number,
+            choice=choice,
+            use=use,
+            load=load,
+            merit=verdict.merit,
+            scores=verdict.scores,
+            seconds=round(proposed["seconds"] + time.perf_counter() - started, 2),
+            spent=spent + verdict.spent,
+            proposed=proposed["proposed"],
+            failed=failed,
+        )
+
+    # --- what is tried ------------------------------------------------------------------------
+
+    def _proposed(self, number: int) -> dict[str, Any] | None:
+        """Return what a trial tries: what was proposed before a kill, or a new proposal.
+
+        None: every network of the space that is within the limits has been tried.
+        """
+        file, started = self.study.folder(number) / _PROPOSED, time.perf_counter()
+        if file.is_file():
+            return read_json(file)
+        asked, spent = self._asked_for(number)
+        if not asked:
+            return None
+        best = asked[0]
+        if len(asked) > 1:
+            score = self._proxy(self.problem.filter)
+            best = max(asked, key=lambda pair: score(pair[1].choice))
+        proposed, repaired = best
+        facts = {
+            "choice": dict(repaired.choice),
+            "proposed": dict(proposed),
+            "spent": spent,
+            "seconds": time.perf_counter() - started,
+        }
+        write_json(file, facts)
+        return facts
+
+    def _asked_for(self, number: int) -> tuple[list[tuple[Choice, Repaired]], float]:
+        """Return proposals that nobody tried, as they were and repaired, and the work for them."""
+        wanted = self.problem.draws if self.problem.filter else 1
+        tried = {self._key(choice) for choice in self._tried_so_far(number)}
+        fresh: list[tuple[Choice, Repaired]] = []
+        spent = 0.0
+        for draw in range(wanted + _AGAIN):
+            proposal, made = self._asked(number, draw)
+            spent += proposal.spent
+            if (key := self._key(made.choice)) not in tried:
+                tried.add(key)
+                fresh.append((proposal.choice, made))
+            if len(fresh) == wanted:
+                return fresh, spent
+        return fresh or self._left(tried), spent
+
+    def _left(self, tried: set[str]) -> list[tuple[Choice, Repaired]]:
+        """Return a network that nobody tried; of a large space, any one that fits."""
+        every = size(self.problem.decisions) <= _FEW
+        listed = choices(self.problem.decisions) if every else iter([self.repair.least])
+        for choice in listed:
+            use = self.repair.measure(choice)
+            load = self.problem.limits.load(use)
+            if load <= 1 and not (every and self._key(choice) in tried):
+                return [(choice, Repaired(choice, use, load))]
+        return []
+
+    def _tried_so_far(self, number: int) -> list[Choice]:
+        """Return what is done, and what others have under way."""
+        done = [trial.choice for trial in self.study.trials()]
+        files = (self.study.path / "trials").glob(f"*/{_PROPOSED}")
+        others = [file for file in files if file.parent != self.study.folder(number)]
+        return [*done, *(choice for file in others if (choice := _choice_in(file)))]
+
+    def _key(self, choice: Choice) -> str:
+        return measuring.identity(self.problem.recipe(choice, self.problem.name))
+
+    def _asked(self, number: int, draw: int) -> tuple[Proposal, Repaired]:
+        problem = self.problem
+        question = Question(
+            space=problem.space,
+            settings=problem.settings,
+            decisions=problem.decisions,
+            trials=[trial for trial in self.study.trials() if not trial.failed],
+            number=number,
+            seed=problem.seed,
+            draw=draw,
+            limits=problem.limits,
+            measure=self.repair.measure,
+            against=problem.against,
+            data=problem.data,
+            steps=problem.steps if problem.trains else 0,
+            folder=self.study.folder(number) / "searcher",
+            search=self.mark,
+        )
+        proposal = self.searcher.ask(question, self.options)
+        dice = question.dice()
+        made = self.repair(proposal.choice, dice, fill=self.searcher.FILLS, first=proposal.first)
+        return proposal, made
+
+    # --- how good it is -----------------------------------------------------------------------
+
+    def _judged(self, choice: Choice, folder: Path) -> judging.Verdict:
+        problem = self.problem
+        if not problem.trains:
+            value = self._proxy(problem.objective)(choice)
+            return judging.Verdict(merit=value, scores={problem.objective: value})
+        assert problem.data is not None
+        return judging.trained(
+            problem.recipe(choice, problem.name),
+            self.repair.measure(choice),
+            folder / "training",
+            data=problem.data, steps=problem.steps, seed=problem.seed, device=problem.device,
+        )  # fmt: skip
+
+    def _proxy(self, name: str) -> Callable[[Choice], float]:
+        problem = self.problem
+        score = judging.by_proxy(name, problem.space, problem.settings, self._inputs)
+
+        def of(choice: Choice) -> float:
+            recipe = problem.recipe(choice, problem.name)
+            return score(choice, recipe, self.repair.measure(choice))
+
+        return of
+
+    def _inputs(self, recipe: Recipe) -> Any:
+        """Return a batch, kept for the next candidate with inputs of the same shape."""
+        shape = (recipe.input_shape, tuple(sorted(map(str, recipe.preprocessing.items()))))
+        if self._batch is None or self._batch[0] != shape:
+            self._batch = shape, judging.inputs(recipe, self.problem.data, self.problem.seed)
+        return self._batch[1]
+
+    # --- what is told and kept ----------------------------------------------------------------
+
+    def _tell(self, trial: Trial, most: int) -> None:
+        name = self.problem.metric
+        value = trial.failed or f"{name} {trial.scores.get(name, trial.merit):.4g}"
+        line = f"trial {trial.number + 1} of {most}: {value}, {trial.use}"
+        LOGGER.info(line)
+        if sys.stderr.isatty():
+            print(line, file=sys.stderr)
+
+    def _keep_best(self) -> None:
+        """Write the recipe of the best so far, so that a kill leaves one."""
+        if (best := self.best()) is not None:
+            recipe = self.problem.recipe(best.choice, self.problem.name)
+            write_json(self.path, recipe.to_json())
+
+    @property
+    def path(self) -> Path:
+        """The recipe file."""
+        return self.study.path / f"{self.problem.name}.json"
+
+    def best(self) -> Trial | None:
+        """Return the best trial within the limits, the first of equals."""
+        fit = [t for t in self.study.trials() if not t.failed and t.load <= 1]
+        return max(fit, key=lambda trial: (trial.merit, -trial.number), default=None)
+
+    def finished(self) -> Found:
+        """Draw the front, and return what was found."""
+        trials, best = self.study.trials(), self.best()
+        if best is None:
+            raise ZooError(
+                f"none of {len(trials)} trials has a result; the last says: "
+                f"{trials[-1].failed if trials else 'other processes still work'}"
+            )
+        title = f"{self.problem.space_name}: {len(trials)} trials"
+        front.draw(
+            trials, self.problem.metric, self.problem.against, self.study.path / PICTURE, title
+        )
+        return Found(trials, best, self.path)

@@ -1,0 +1,144 @@
+"""How good a candidate is: on held-out data after a short training, or by a proxy without one."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.cost.deployed import seeded
+from zoo.errors import MismatchError
+from zoo.nas import proxies
+from zoo.nas.limits import Use
+from zoo.nas.spaces.contract import Choice, Space
+from zoo.registry.checkpoint import build
+from zoo.registry.recipe import Recipe
+from zoo.tasks import for_data, task_of
+from zoo.training.network import train
+
+TRAINED = "trained"  # the objective that is none of the proxies
+_SHORTEST_MEMORY = 10  # of these parts of a training an average of the weights remembers one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How good a candidate is.
+
+    Attributes:
+        merit: more is better.
+        scores: by key.
+        spent: training work, MACs of all samples' forward passes.
+
+    """
+
+    merit: float
+    scores: dict[str, float]
+    spent: float = 0.0
+
+
+def fitted(recipe: Recipe, data: str | None) -> Recipe:
+    """Return a recipe with the labels of the data.
+
+    Raises:
+        MismatchError: they have one label only.
+
+    """
+    if data is None:
+        return recipe
+    found = for_data(recipe, data)
+    labels = found.preprocessing.get("labels")
+    if labels is not None and len(labels) < 2:
+        raise MismatchError(
+            f"{data} has one label, {', '.join(map(str, labels))!r}; a search needs data of two or "
+            "more, a folder for each"
+        )
+    return found
+
+
+def short(recipe: Recipe, steps: int, seed: int) -> Recipe:
+    """Return a recipe that is trained for so many steps and judged at their end."""
+    whole = recipe.train
+    average = min(whole.ema_decay, max(0.0, 1 - _SHORTEST_MEMORY / steps))
+    made = dataclasses.replace(
+        whole,
+        steps=steps,
+        warmup_steps=min(whole.warmup_steps, steps // 10),
+        ema_decay=average,
+        eval_every=steps,
+        save_every=max(1, steps // 4),
+        log_every=min(whole.log_every, steps),
+        patience=0,
+        seed=seed,
+    )
+    return dataclasses.replace(recipe, make=made)
+
+
+def trained(
+    recipe: Recipe, use: Use, folder: Path, *, data: str, steps: int, seed: int, device: str | None
+) -> Verdict:
+    """Train a candidate for some steps; return what it reaches on held-out data.
+
+    Args:
+        recipe: of the candidate.
+        use: what it takes; gives its MACs.
+        folder: of the training, which is taken up there if it was under way.
+        data: what it learns.
+        steps: of the training.
+        seed: of weights and batches.
+        device: "cpu" leaves an accelerator unused.
+
+    Raises:
+        ZooError: the loss became infinite.
+
+    """
+    trial = short(recipe, steps, seed)
+    under_way = any(folder.glob("state-*"))
+    checkpoint = train(trial, folder, data=data, resume=under_way, device=device)
+    facts = task_of(recipe).FACTS
+    keys = {metric.key for metric in facts.metrics}
+    held_out = checkpoint.metrics["held_out"]
+    scores = {key: float(value) for key, value in held_out.items() if key in keys}
+    work = float(steps * trial.train.batch_size * trial.train.accumulation_steps * use.macs)
+    return Verdict(merit=facts.merit(scores), scores=scores, spent=work)
+
+
+def inputs(recipe: Recipe, data: str | None, seed: int) -> torch.Tensor:
+    """Return a batch for proxies: of the data, or without any normal random numbers."""
+    if data is None:
+        dice = torch.Generator().manual_seed(seed)
+        return torch.randn((proxies.BATCH, *recipe.input_shape[1:]), generator=dice)
+    task: Any = task_of(recipe)
+    rows = range(proxies.BATCH)
+    batch = task.batch(task.training_data(recipe, data), recipe, 0, rows, len(rows))
+    found: torch.Tensor = batch[0]
+    return found
+
+
+def by_proxy(
+    name: str,
+    space: Space,
+    settings: Any,
+    batch: Callable[[Recipe], torch.Tensor],
+) -> Callable[[Choice, Recipe, Use], float]:
+    """Return a function that scores candidates by a proxy.
+
+    Args:
+        name: of the proxy.
+        space: that the candidates are of.
+        settings: of the space.
+        batch: gives inputs for a candidate.
+
+    """
+    proxy = proxies.named(name)
+
+    def score(choice: Choice, recipe: Recipe, use: Use) -> float:
+        network = seeded(lambda: build(recipe))
+        candidate = proxies.Candidate(
+            network=network, inputs=batch(recipe), use=use, space=space, settings=settings,
+            choice=choice,
+        )  # fmt: skip
+        return proxy(candidate)
+
+    return score
