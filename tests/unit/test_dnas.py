@@ -1,5 +1,6 @@
 """The parts of the differentiable engine, each against what it must equal."""
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
@@ -20,7 +21,9 @@ from zoo.models.forms import training_form
 from zoo.nas.dnas import engine, regularisers, selection
 from zoo.nas.dnas.costs import Costs
 from zoo.nas.dnas.samplers import SAMPLERS, softmax
-from zoo.nas.dnas.supernet import Question, Supernet, one_hot
+from zoo.nas.dnas.supernet import Networks, Supernet, one_hot
+from zoo.nas.limits import Limits, Use
+from zoo.nas.searchers import contract as searchers
 from zoo.nas.spaces import contract
 from zoo.registry.checkpoint import build
 
@@ -34,10 +37,10 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def question(name: str) -> Question:
+def question(name: str) -> Networks:
     space = contract.find(name)
     options = space.Options(**SMALL[name])
-    return Question(space, options, contract.decided(space, options))
+    return Networks(space, options, contract.decided(space, options))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -186,7 +189,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_searches_are_a_few_settings(way: str, pictures: Path, tmp_path: Path) -> None:
     space = contract.find("sesr")
     options = space.Options(channels=(4, 8), blocks=(1, 2), base="sesr-m3-x2")
-    asked = Question(space, options, contract.decided(space, options))
+    asked = Networks(space, options, contract.decided(space, options))
     found = engine.search(
         asked, tmp_path / way, data=str(pictures), limits={"flash": 1000.0},
         way=engine.WAYS[way], steps=8, device="cpu",
@@ -196,6 +199,31 @@ def test_published_searches_are_a_few_settings(way: str, pictures: Path, tmp_pat
     assert found.spent > 0
     moved = [abs(shares[0] - 0.5) > 1e-6 for shares in found.wishes.values()]
     assert any(moved)
+
+
+def test_the_searcher_asks_for_what_a_supernet_chose(pictures: Path, tmp_path: Path) -> None:
+    searcher = searchers.find("dnas")
+    asked = searchers.Question(
+        space=contract.find("sesr"), settings=(space := contract.find("sesr")).Options(
+            channels=(4, 8), blocks=(1, 2), base="sesr-m3-x2"
+        ),
+        decisions=space.decisions(space.Options(channels=(4, 8), blocks=(1, 2))),
+        trials=[], number=0, seed=0, limits=Limits(flash_bytes=2500.0),
+        measure=lambda choice: Use(macs=1), data=str(pictures), steps=8, folder=tmp_path,
+    )  # fmt: skip
+    proposal = searcher.ask(asked, searcher.Options(way="single-path"))
+    assert all(proposal.choice[d.name] in d.values for d in asked.decisions)
+    assert proposal.spent > 0
+    assert searcher.ask(asked, searcher.Options(way="single-path")) == proposal  # its folder
+    with pytest.raises(MismatchError, match="dnas trains a supernet: add --data"):
+        searcher.ask(dataclasses.replace(asked, data=None), searcher.Options())
+
+
+def test_a_space_without_layers_is_refused() -> None:
+    asked = question("sesr")
+    blind = tuple(dataclasses.replace(d, layers=()) for d in asked.decisions)
+    with pytest.raises(MismatchError, match="search it with another --by"):
+        Supernet(dataclasses.replace(asked, decisions=blind), softmax)
 
 
 def test_a_limit_that_no_cost_has_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from zoo.cost.ethos_u.encoding import UNSEEN_BITS
 from zoo.graph.ir import Graph, Op
 from zoo.graph.lower import lower
-from zoo.nas.dnas.supernet import Question
+from zoo.nas.dnas.supernet import Networks
 from zoo.nas.spaces.contract import Decision
 from zoo.registry.checkpoint import build
 
@@ -63,7 +63,7 @@ class Costs:
 
     """
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Networks) -> None:
         self.decisions = question.open
         recipe = question.recipe()
         self.graph = lower(build(recipe).eval(), (1, *recipe.input_shape[1:]))

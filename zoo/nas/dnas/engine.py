@@ -19,7 +19,7 @@ from zoo.files import read_json, write_json
 from zoo.nas.dnas import regularisers, selection
 from zoo.nas.dnas.costs import COSTS, Costs
 from zoo.nas.dnas.samplers import SAMPLERS
-from zoo.nas.dnas.supernet import Question, Supernet, by_name
+from zoo.nas.dnas.supernet import Networks, Supernet, by_name
 from zoo.nas.spaces.contract import Value
 from zoo.training.accelerator import accelerator_for
 from zoo.training.contract import Candidate, Hook, Setup
@@ -95,11 +95,11 @@ class Found:
 
     choice: Mapping[str, Value]
     spent: float
-    wishes: Mapping[str, list[float]]
+    wishes: dict[str, list[float]]
 
 
 def search(
-    question: Question,
+    question: Networks,
     out: Path,
     *,
     data: str,
@@ -149,7 +149,7 @@ class Searching(WholeNetwork):
 
     result = RESULT
 
-    def __init__(self, recipe: Any, question: Question, way: Way) -> None:
+    def __init__(self, recipe: Any, question: Networks, way: Way) -> None:
         super().__init__(recipe)
         self.question, self.way = question, way
 

@@ -24,7 +24,7 @@ WISH_RATE = 60  # Adam's steps are as long as the learning rate, too short for l
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class Networks:
     """What is searched.
 
     Attributes:
@@ -38,7 +38,7 @@ class Question:
     settings: Any
     decisions: tuple[Decision, ...]
 
-    def __deepcopy__(self, memo: Any) -> "Question":
+    def __deepcopy__(self, memo: Any) -> "Networks":
         """Return itself: nothing in it changes, and a module cannot be copied."""
         return self
 
@@ -74,7 +74,7 @@ class Supernet(nn.Module):
 
     """
 
-    def __init__(self, question: Question, sampler: Sampler) -> None:
+    def __init__(self, question: Networks, sampler: Sampler) -> None:
         super().__init__()
         self.question, self.sampler = question, sampler
         self.decisions = question.open

@@ -1,16 +1,15 @@
-"""The options of UDC in numbers: bytes from texts, numbers of bits and sparsities."""
+"""The options of UDC, checked; the numbers of bits and sparsities."""
 
-import re
 from typing import TYPE_CHECKING
 
 from zoo.errors import MismatchError
+from zoo.nas.limits import amount
 
 if TYPE_CHECKING:
     from zoo.nas.methods.udc import Options
 
 BITS = (2, 3, 4, 5, 8)  # 6 and 7 have more levels than the code's palette, and gain nothing
 SPARSITIES = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9)
-_UNITS = {"": 1, "B": 1, "KB": 1000, "KIB": 1024, "MB": 10**6, "MIB": 2**20}
 
 
 def check(options: "Options") -> None:
@@ -18,7 +17,7 @@ def check(options: "Options") -> None:
     if not 1 < options.ratio < float("inf"):
         raise MismatchError(f"ratio is {options.ratio:g}; expected more than 1, e.g. 2")
     if options.max_flash:
-        byte_count(options.max_flash)
+        amount(options.max_flash, "flash_bytes")
     uniform(options)
     if options.bits and options.max_flash:
         raise MismatchError("bits decide the size: give either --bits or --max-flash")
@@ -41,20 +40,3 @@ def uniform(options: "Options") -> tuple[int, int] | None:
         known = ", ".join(f"{share:g}" for share in SPARSITIES)
         raise MismatchError(f"sparsity is {options.sparsity:g}; expected {known}")
     return BITS.index(options.bits), SPARSITIES.index(options.sparsity)
-
-
-def byte_count(text: str) -> int:
-    """Return the bytes that a text like "40KB" means; a KB has 1000, a KiB 1024.
-
-    Raises:
-        MismatchError: it is not a positive number with one of these units.
-
-    """
-    found = re.fullmatch(r"([0-9.]+)\s*([a-zA-Z]*)", text.strip())
-    try:
-        count = round(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    except (KeyError, ValueError):
-        count = 0
-    if count < 1:
-        raise MismatchError(f"max_flash is {text!r}; expected bytes, e.g. 40KB, 64KiB or 40960")
-    return count

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from zoo.deploy.vela import compile_graph
 from zoo.errors import MismatchError, MissingExtraError
+from zoo.nas.limits import amount
 from zoo.nas.udc.network import CompressibleNetwork
-from zoo.nas.udc.options import BITS, byte_count, uniform
+from zoo.nas.udc.options import BITS, uniform
 from zoo.nas.udc.stages import LOOK_EVERY, Plan, Stages
 from zoo.quantization.int8 import qat
 from zoo.quantization.int8.network import QuantizedNetwork, read_quantization
@@ -109,7 +110,7 @@ def _plan(options: "Options", steps: int) -> Plan:
         settle=SETTLE,
         search=SEARCH,
         ratio=options.ratio,
-        budget=byte_count(options.max_flash) if options.max_flash else 0.0,
+        budget=amount(options.max_flash, "flash_bytes") if options.max_flash else 0.0,
         uniform=uniform(options),
     )
 
