@@ -28,7 +28,8 @@ from zoo.cost.ethos_u.encoding import (
 from zoo.graph.ir import Graph, Op
 
 LEVELS = 127  # of a device's weights, on either side of 0
-_BINS, _ZERO = 513, 256
+ZERO = 256  # place of a weight that is 0 among the counts
+_BINS = 513
 _MICRO_DEPTH = 8  # output channels that an Ethos-U makes at once
 _SHARPNESS = 0.1  # of a step: how softly a weight goes from one level to the next
 _FADE = 0.1  # of the threshold: how softly a weight is pruned
@@ -87,29 +88,29 @@ def counts(
         kept = torch.sigmoid(level / _FADE)
         kept = kept + (level > 0).to(kept) - kept.detach()
     bins = torch.round(torch.arange(-levels, levels + 1, device=flat.device) * LEVELS / levels)
-    bins = bins.long() + _ZERO
+    bins = bins.long() + ZERO
     places = low.long() + levels
     found = flat.new_zeros(_BINS)
     found = found.index_add(0, bins[places], kept * (1 - above))
     found = found.index_add(0, bins[places + 1], kept * above)
     pruned = torch.zeros_like(found)
-    pruned[_ZERO] = 1.0
+    pruned[ZERO] = 1.0
     return found + pruned * (1 - kept).sum()
 
 
 def encoded_bytes(found: Tensor, of: Layer) -> Tensor:
     """Return the bytes of a layer whose weights have these counts, a scalar with a gradient."""
     padding = torch.zeros_like(found)
-    padding[_ZERO] = float(of.zeros)
+    padding[ZERO] = float(of.zeros)
     found = (found + padding) / of.streams
     whole = found.detach().round().long().cpu().numpy()
     bits = found.new_zeros(()) + HEADER_BITS
-    others = np.delete(whole, _ZERO)
+    others = np.delete(whole, ZERO)
     coded = found
-    if whole[_ZERO] > 4 * others.max():
+    if whole[ZERO] > 4 * others.max():
         bits = bits + _run_bits(found)
-        whole[_ZERO] = 0
-        coded = found * torch.from_numpy((np.arange(_BINS) != _ZERO) * 1.0).to(found)
+        whole[ZERO] = 0
+        coded = found * torch.from_numpy((np.arange(_BINS) != ZERO) * 1.0).to(found)
     if whole.any():
         table = indices(whole)
         costs = lengths(table.index, table.plain)
@@ -122,12 +123,12 @@ def encoded_bytes(found: Tensor, of: Layer) -> Tensor:
 
 def _run_bits(found: Tensor) -> Tensor:
     """Return the bits of the runs of zeros, if zeros lie anywhere with the same probability."""
-    others = found.sum() - found[_ZERO]
-    share = (found[_ZERO] / found.sum()).clamp_max(1 - 1e-6)
+    others = found.sum() - found[ZERO]
+    share = (found[ZERO] / found.sum()).clamp_max(1 - 1e-6)
     options = []
     for divisor in _DIVISORS:
         power = share ** (2**divisor)
-        parts = torch.minimum((others + 1) * power / (1 - power), found[_ZERO] / 2**divisor)
+        parts = torch.minimum((others + 1) * power / (1 - power), found[ZERO] / 2**divisor)
         options.append((others + 1) * (1 + divisor) + parts)
     return torch.stack(options).min()
 
