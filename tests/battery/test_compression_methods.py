@@ -31,6 +31,7 @@ from zoo.registry.options import Option, carried, merged, options, read, texts, 
 from zoo.registry.recipe import NAME, Compress, Recipe
 
 NAMES = catalogue.names()
+QUICK = {"steps": 40, "batch_size": 2}  # of methods that train
 
 
 @pytest.fixture(params=NAMES)
@@ -41,6 +42,12 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def method(name: str) -> Method:
     return catalogue.find(name)
+
+
+def quick(name: str) -> dict[str, int]:
+    """The options that keep a method from training for long."""
+    known = {option.name for option in options(catalogue.find(name).Options)}
+    return {key: value for key, value in QUICK.items() if key in known}
 
 
 def another(option: Option) -> Any:
@@ -203,8 +210,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dice = np.random.default_rng(0)
     for label in zoo.find("mlperf-tiny-ic").preprocessing["labels"]:
         (folder / label).mkdir(parents=True)
-        for number in range(3):
-            pixels = np.kron(dice.integers(0, 255, (8, 8, 3)), np.ones((4, 4, 1)))
+        for number in range(6):  # training asks for fifty pictures
+            pixels = np.kron(dice.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1)))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / label / f"{number}.png")
     return folder
 
@@ -234,6 +241,7 @@ def test_a_network_becomes_a_checkpoint_with_a_card(
     source = stand_in(base, tmp_path / "base")
     data = pictures if base == "mlperf-tiny-ic" else pictures / "cat"
     typed = ["compress", str(source.path), "--method", name, "--data", str(data)]
+    typed += words(catalogue.find(name).Options, quick(name))
     assert main([*typed, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.startswith(str(tmp_path / "out"))
     made = zoo.checkpoint(tmp_path / "out")
@@ -244,14 +252,15 @@ def test_a_network_becomes_a_checkpoint_with_a_card(
     assert not model.training
     x = torch.rand(2, *made.recipe.input_shape[1:])[..., :32, :32]
     far = (model(x) - zoo.load(source.path)(x)).square().mean()
-    assert far < 0.05 * zoo.load(source.path)(x).square().mean()
+    near = 0.5 if catalogue.find(name).TRAINS else 0.05  # on pictures of noise
+    assert far < near * zoo.load(source.path)(x).square().mean()
     card = (made.path / "README.md").read_text()
     assert problems(card, made) == []
     line = next(line for line in card.splitlines() if line.startswith("zoo compress"))
     assert f"--method {name}" in line
     assert main(["show", str(made.path)]) == 0
     assert f"method {name}" in capsys.readouterr().out
-    again = zoo.compress(source.path, tmp_path / "again", method=name, data=data)
+    again = zoo.compress(source.path, tmp_path / "again", method=name, data=data, **quick(name))
     assert again.config["files"] == made.config["files"]
     assert again.quantization == made.quantization
 

@@ -59,7 +59,7 @@ def test_they_are_there_and_others_are_named():
         contract.find("evolutoin")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dnas"])  # which trains
 def test_what_it_asks_for_is_a_choice_and_follows_from_the_trials(name: str):
     searcher = contract.find(name)
     assert searcher.SUMMARY.strip() == searcher.SUMMARY

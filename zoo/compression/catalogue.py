@@ -7,7 +7,7 @@ from zoo import extensions
 from zoo.compression.contract import Method, checked
 from zoo.errors import MismatchError, UnknownNameError
 
-POINTS = ("zoo.compression.methods", "zoo.quantization.methods")
+POINTS = ("zoo.compression.methods", "zoo.quantization.methods", "zoo.nas.methods")
 
 
 def names() -> list[str]:

@@ -141,6 +141,18 @@ class Hook:
         """
         return targets
 
+    def starting(self, step: int) -> None:
+        """Prepare for an optimizer step, numbered from 0."""
+
+    def loss(self, loss: Tensor) -> Tensor:
+        """Return the loss of one micro-batch with what the part adds to it.
+
+        Args:
+            loss: the task's, or what the hook before made of it.
+
+        """
+        return loss
+
     def stepped(self, trained: nn.Module) -> None:
         """Look at the parameters after an optimizer step."""
 

@@ -201,6 +201,8 @@ class Run:
 
     def _step(self, step: int) -> Tensor:
         """Do one optimizer step; return its mean loss over processes and micro-batches."""
+        for hook in self.hooks:
+            hook.starting(step)
         loss = self.update(_Passes(self, step), self.optimizer)
         self.trainee.use()
         for hook in self.hooks:
@@ -351,8 +353,10 @@ class _Passes:
                     for hook in run.hooks:
                         targets = hook.targets(inputs, targets, self.step)
                     outputs = run.trainee.forward(inputs)
-                loss = self._loss(outputs.float(), targets)
-                use(loss)
+                loss = whole = self._loss(outputs.float(), targets)
+                for hook in run.hooks:
+                    whole = hook.loss(whole)
+                use(whole)
             mean += loss.detach() / parts
         return mean
 

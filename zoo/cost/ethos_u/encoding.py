@@ -99,20 +99,27 @@ def _aligned(bits: float) -> int:
 def _padded(weights: "NDArray[np.int64]", coding: Coding) -> "NDArray[np.int64]":
     """Return all weights in nearly the code's order, with the zeros that fill steps."""
     outputs, elements, inputs = weights.shape
-    depthwise = coding.unit == "depthwise"
-    part = depthwise or _by_part(elements, inputs)
-    wide = 1 if depthwise else 8
-    step = {"depthwise": 1, "vector": 8}.get(coding.unit, 8 if part else 32)
-    sides = (
-        -outputs % coding.micro_depth,
-        -elements % 4 if part else 0,
-        -inputs % step,
-    )
+    wide = 1 if coding.unit == "depthwise" else 8
+    sides = _sides((outputs, elements, inputs), coding)
     full = np.pad(weights, [(0, side) for side in sides])
     o, k, i = full.shape
     micro = coding.micro_depth
     cut = full.reshape(o // micro, micro, k, i // wide, wide)
     return cut.transpose(0, 3, 2, 1, 4).ravel()
+
+
+def _sides(shape: tuple[int, int, int], coding: Coding) -> tuple[int, int, int]:
+    """Return how many outputs, kernel elements and inputs are added to fill steps."""
+    outputs, elements, inputs = shape
+    part = coding.unit == "depthwise" or _by_part(elements, inputs)
+    step = {"depthwise": 1, "vector": 8}.get(coding.unit, 8 if part else 32)
+    return -outputs % coding.micro_depth, -elements % 4 if part else 0, -inputs % step
+
+
+def padded_count(shape: tuple[int, int, int], coding: Coding) -> int:
+    """Return the weights of a stream of (outputs, kernel elements, inputs), zeros included."""
+    sides = _sides(shape, coding)
+    return math.prod(size + side for size, side in zip(shape, sides, strict=True))
 
 
 def _by_part(elements: int, inputs: int) -> bool:
@@ -122,9 +129,33 @@ def _by_part(elements: int, inputs: int) -> bool:
 
 def _index_bits(stream: "NDArray[np.int64]", counts: "NDArray[np.int64]") -> float:
     """Return the bits of all weights of a stream that count; the others are runs of zeros."""
-    total = int(counts.sum())
-    if total == 0:
+    if not counts.sum():
         return 0.0
+    table = indices(counts)
+    kept = stream[counts[stream + 256] > 0]
+    judged = _sampled(kept)
+    coded = _coded_bits(table.index[judged + 256], table.plain)
+    return table.palette_bits + coded * (kept.size / judged.size)
+
+
+@dataclass(frozen=True)
+class Indices:
+    """What stands for each weight.
+
+    Attributes:
+        index: of the weights from -256 to 256.
+        plain: bits of an index that is written as it is.
+        palette_bits: of the palette itself.
+
+    """
+
+    index: "NDArray[np.int64]"
+    plain: int
+    palette_bits: int
+
+
+def indices(counts: "NDArray[Any]") -> Indices:
+    """Return the indices for weights from -256 to 256 that come this often, not all of them 0."""
     values = np.arange(-256, 257)
     symbols = 2 * np.abs(values) + (values < 0)
     order = np.argsort(-counts, kind="stable")
@@ -132,19 +163,24 @@ def _index_bits(stream: "NDArray[np.int64]", counts: "NDArray[np.int64]") -> flo
     chosen = order[:PALETTE]
     unused = min(int(symbols[order].min()), PALETTE - 1)
     index = symbols - unused
-    bits = 0.0
-    if counts[chosen].sum() > total / 2:
-        index = index + chosen.size
-        index[chosen] = np.arange(chosen.size)
-        entry = max(2, int(symbols[chosen].max()).bit_length())
-        bits += chosen.size * entry
-        least = max(1, math.ceil(math.log2(max(chosen.size, 2))))
-        plain = least if order.size <= PALETTE else max(entry, int(index[order].max()).bit_length())
-    else:
-        plain = max(2, int(symbols[order].max()).bit_length())
-    kept = stream[counts[stream + 256] > 0]
-    judged = _sampled(kept)
-    return bits + _coded_bits(index[judged + 256], plain) * (kept.size / judged.size)
+    if counts[chosen].sum() <= counts.sum() / 2:
+        return Indices(index, max(2, int(symbols[order].max()).bit_length()), 0)
+    index = index + chosen.size
+    index[chosen] = np.arange(chosen.size)
+    entry = max(2, int(symbols[chosen].max()).bit_length())
+    least = max(1, math.ceil(math.log2(max(chosen.size, 2))))
+    plain = least if order.size <= PALETTE else max(entry, int(index[order].max()).bit_length())
+    return Indices(index, plain, chosen.size * entry)
+
+
+def lengths(index: "NDArray[np.int64]", plain: int) -> "NDArray[np.float64]":
+    """Return the bits of indices under every code, (codes, indices)."""
+    codes = [np.full(index.size, plain)]
+    for divisor in range(6):
+        quotient = index >> divisor
+        codes.append(np.where(quotient > 31, NEVER, quotient + 1 + divisor))
+        codes.append(np.where(quotient > 2, NEVER, np.minimum(quotient + 1, 2) + divisor))
+    return np.array(codes, np.float64)
 
 
 def _sampled(stream: "NDArray[np.int64]") -> "NDArray[np.int64]":
@@ -159,14 +195,7 @@ def _sampled(stream: "NDArray[np.int64]") -> "NDArray[np.int64]":
 def _coded_bits(index: "NDArray[np.int64]", plain: int) -> float:
     """Return the bits of indices under the best codes: each section may have its own divisor."""
     starts = np.arange(0, index.size, SECTION)
-    sizes = np.diff(np.append(starts, index.size))
-    costs = [plain * sizes.astype(np.float64)]
-    for divisor in range(6):
-        quotient = index >> divisor
-        long = np.where(quotient > 31, NEVER, quotient + 1 + divisor)
-        short = np.where(quotient > 2, NEVER, np.minimum(quotient + 1, 2) + divisor)
-        costs += [np.add.reduceat(code, starts).astype(np.float64) for code in (long, short)]
-    table = np.array(costs).T
+    table = np.add.reduceat(lengths(index, plain), starts, axis=1).T
     state = table[0]
     for row in table[1:]:
         state = np.minimum(state, state.min() + SWITCH_BITS) + row

@@ -46,7 +46,11 @@ _RANGE_RATE = 10  # Adam's steps are as long as the learning rate, too short for
 
 
 def training_form(
-    network: nn.Module, batches: Sequence[Tensor], scheme: str, options: Options | None = None
+    network: nn.Module,
+    batches: Sequence[Tensor],
+    scheme: str,
+    options: Options | None = None,
+    form: "type[QatNetwork] | None" = None,
 ) -> "QatNetwork":
     """Return the training form of a deployed network, with ranges learned from some batches.
 
@@ -55,6 +59,7 @@ def training_form(
         batches: inputs `(N, C, H, W)`, or whatever the network takes, all of one size.
         scheme: "int8" or "int8-w4", as in `Train.quant`.
         options: how the ranges to start from are chosen.
+        form: a class with the parameters of `QatNetwork`, which is the default.
 
     Raises:
         MismatchError: the network has no lowered form (the operator is named), or the batches
@@ -68,7 +73,7 @@ def training_form(
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise MismatchError(f"{type(network).__name__} does not have one input and one output")
     ranges = calibrate(network, batches, options or Options())
-    return QatNetwork(network, shape, by_label(graph, ranges), scheme)
+    return (form or QatNetwork)(network, shape, by_label(graph, ranges), scheme)
 
 
 class QatNetwork(nn.Module):
@@ -190,10 +195,18 @@ class QatNetwork(nn.Module):
                 products = scales * meanings[op.inputs[0]].scale
                 constants[name] = round_bias(value, products)
             else:
-                bits = self.bits if kind == "weight" else 8
-                steps = weight_steps(value, RULES.of(op).axis, bits)
-                constants[name], scales = round_weight(value, steps, bits), steps.flatten()
+                constants[name], scales = self._parameter(op, name, value)
         return constants, scales
+
+    def _parameter(self, op: Op, name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a weight, slope or constant as the device has it, and its scales."""
+        bits = self.bits if self._graph.tensors[name].kind == "weight" else 8
+        steps = weight_steps(value, RULES.of(op).axis, bits)
+        return round_weight(value, steps, bits), steps.flatten()
+
+    def _stored(self, name: str) -> Tensor:
+        """Return what a checkpoint keeps of a constant that was trained."""
+        return self._value(name)
 
     @torch.no_grad()
     def deployed(self) -> QuantizedNetwork:
@@ -203,7 +216,7 @@ class QatNetwork(nn.Module):
         for name, (source, index) in self._places.items():
             parameter = parameters[source]
             flat = parameter.clone().flatten()
-            flat[torch.from_numpy(index).flatten()] = self._value(name).cpu().flatten()
+            flat[torch.from_numpy(index).flatten()] = self._stored(name).cpu().flatten()
             parameter.copy_(flat.view(parameter.shape))
         pairs = self.ranges().cpu().tolist()
         named = {label: tuple(pairs[self._rows[name]]) for name, label in self._labels.items()}

@@ -1,0 +1,233 @@
+"""The parts of the differentiable engine, each against what it must equal."""
+
+import dataclasses
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+import zoo
+from zoo.errors import MismatchError
+from zoo.graph.lower import lower
+from zoo.models.forms import training_form
+from zoo.nas.dnas import engine, regularisers, selection
+from zoo.nas.dnas.costs import Costs
+from zoo.nas.dnas.samplers import SAMPLERS, softmax
+from zoo.nas.dnas.supernet import Networks, Supernet, one_hot
+from zoo.nas.limits import Limits, Use
+from zoo.nas.searchers import contract as searchers
+from zoo.nas.spaces import contract
+from zoo.registry.checkpoint import build
+
+SMALL: dict[str, dict[str, Any]] = {
+    "micronet-kws": {"step": 12, "widest": 60, "pairs": (2, 3, 4)},
+    "micronet-ad": {"step": 12, "widest": 60},
+    "micronet-vww": {},
+    "sesr": {},
+    "vit-tiny": {},
+    "ran-e": {"keep": tuple(range(2, len(zoo.find("ran-e-ib").args["blocks"])))},
+}
+
+
+def question(name: str) -> Networks:
+    space = contract.find(name)
+    options = space.Options(**SMALL[name])
+    return Networks(space, options, contract.decided(space, options))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_gives_shares_with_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 2.0]], requires_grad=True)
+    weights = SAMPLERS[name](logits, 0.7)
+    assert torch.allclose(weights.sum(-1), torch.ones(2))
+    (weights * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).all()
+
+
+@pytest.mark.parametrize("name", ["straight-through", "binary-gate"])
+def test_hard_samples_come_as_often_as_their_probability(name: str) -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([1.0, 0.0, -1.0]).expand(20000, 3)
+    drawn = SAMPLERS[name](logits, 1.0)
+    assert torch.allclose(drawn, drawn.round(), atol=1e-6)
+    assert ((drawn > 0.5).sum(-1) == 1).all()
+    assert torch.allclose(drawn.mean(0), torch.softmax(logits[0], -1), atol=0.015)
+
+
+def test_regularisers_are_what_they_say() -> None:
+    cost = torch.tensor(50.0, requires_grad=True)
+    assert float(regularisers.two_sided(cost, 100.0).detach()) == pytest.approx(np.log(2))
+    assert float(regularisers.one_sided(cost, 100.0).detach()) == 0
+    assert float(regularisers.one_sided(cost, 25.0).detach()) == pytest.approx(np.log(2))
+    assert float(regularisers.indecision(torch.zeros(4, 6))) == pytest.approx(1)
+    assert float(regularisers.indecision(torch.eye(6) * 99)) == pytest.approx(0, abs=1e-6)
+    soft = regularisers.sharpened(torch.tensor([1.0, 0.0]), 0.0)
+    sharp = regularisers.sharpened(torch.tensor([1.0, 0.0]), 1.0)
+    assert soft[0] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert sharp[0] == pytest.approx(1 / (1 + np.exp(-1 / 0.15)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.floats(0.05, 1.2))
+def test_a_selection_fits_and_leaves_no_room(
+    seed: int, rows: int, options: int, share: float
+) -> None:
+    dice = np.random.default_rng(seed)
+    wishes = dice.normal(size=(rows, options))
+    sizes = dice.integers(1, 100, (rows, options)).astype(float)
+    budget = share * float(sizes.max(1).sum())
+    taken = selection.within(wishes, sizes, budget)
+    every = [np.array(o) for o in itertools.product(range(options), repeat=rows)]
+    totals = {tuple(o): float(sizes[np.arange(rows), o].sum()) for o in every}
+    total = totals[tuple(taken)]
+    fits = [o for o in every if totals[tuple(o)] <= budget]
+    if not fits:
+        assert total == min(totals.values())
+        return
+    assert total <= budget
+    for row, option in itertools.product(range(rows), range(options)):
+        larger = taken.copy()
+        larger[row] = option
+        assert not total < totals[tuple(larger)] <= budget  # no single option still fits
+    favourites = wishes.argmax(1)
+    if totals[tuple(favourites)] == budget:
+        assert (taken == favourites).all()
+
+
+def test_perturbation_takes_what_is_missed_most() -> None:
+    def merit(weights: Any) -> float:  # the second option of both is what matters, not the wish
+        return float(3 * weights[0][1] + 2 * weights[1][1] * weights[0][1])
+
+    logits = [torch.tensor([2.0, 0.0, 0.0]), torch.tensor([1.0, 0.5])]
+    assert selection.by_perturbation(logits, merit) == [1, 1]
+
+
+def own_sram(graph: Any) -> int:
+    """The most bytes of activations that live at one time, from the graph's lifetimes."""
+    spans = graph.lifetimes.items()
+    live = [[n for n, (a, b) in spans if a <= m <= b] for m in range(len(graph.ops))]
+    return max(sum(graph.tensors[n].bytes("int8") for n in names) for names in live)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_costs_of_whole_weights_are_those_of_the_chosen_network(name: str) -> None:
+    asked, dice = question(name), random.Random(name)
+    costs = Costs(asked)
+    for _ in range(2):
+        options = [dice.randrange(len(d.values)) for d in asked.open]
+        chosen = {d.name: d.values[k] for d, k in zip(asked.open, options, strict=True)}
+        recipe = asked.recipe(**chosen)
+        graph = lower(build(recipe).eval(), (1, *recipe.input_shape[1:]))
+        weights = {
+            d.name: one_hot(k, torch.zeros(len(d.values)))
+            for d, k in zip(asked.open, options, strict=True)
+        }
+        found = costs(weights)
+        assert float(found.macs) == pytest.approx(graph.macs, rel=1e-5)
+        assert float(found.flash_bytes) == pytest.approx(graph.weight_bytes("int8"), rel=1e-5)
+        assert float(found.sram_bytes) == pytest.approx(own_sram(graph), rel=1e-5)
+
+
+def test_costs_have_gradients_that_differences_confirm() -> None:
+    asked = question("micronet-kws")
+    costs = Costs(asked)
+    torch.manual_seed(0)
+    logits = [torch.randn(len(d.values), dtype=torch.float64) for d in asked.open]
+
+    def macs(*wishes: Tensor) -> Tensor:
+        shares = [torch.softmax(x, -1) for x in wishes]
+        names = [d.name for d in asked.open]
+        found: Tensor = costs(dict(zip(names, shares, strict=True))).macs / 1e6
+        return found
+
+    assert torch.autograd.gradcheck(macs, [x.requires_grad_() for x in logits])
+
+
+@pytest.mark.parametrize("name", ["micronet-kws", "sesr", "vit-tiny"])
+def test_a_supernet_computes_what_the_chosen_network_does(name: str) -> None:
+    asked, dice = question(name), random.Random(1)
+    torch.manual_seed(0)
+    net = Supernet(asked, softmax).eval()
+    whole = net.network.state_dict()
+    for value in whole.values():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) - 0.3).abs_()
+    for _ in range(2):
+        options = net.any(dice)
+        recipe = asked.space.recipe(asked.settings, net.choice(options), "chosen")
+        chosen = training_form(build(recipe), recipe.train.options).eval()
+        for key, value in chosen.state_dict().items():
+            value.copy_(whole[key][tuple(slice(n) for n in value.shape)])
+        size = recipe.input_shape[1:] if name != "sesr" else (1, 12, 12)
+        x = torch.rand(2, *size)
+        net.fixed = options
+        with torch.no_grad():
+            assert torch.allclose(net(x), chosen(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("noise")
+    dice = np.random.default_rng(0)
+    for number in range(3):
+        pixels = np.kron(dice.integers(0, 255, (16, 16, 3)), np.ones((8, 8, 1)))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("way", ["zoo", "fbnet", "proxylessnas", "darts-pt"])
+def test_published_searches_are_a_few_settings(way: str, pictures: Path, tmp_path: Path) -> None:
+    space = contract.find("sesr")
+    options = space.Options(channels=(4, 8), blocks=(1, 2), base="sesr-m3-x2")
+    asked = Networks(space, options, contract.decided(space, options))
+    found = engine.search(
+        asked, tmp_path / way, data=str(pictures), limits={"flash": 1000.0},
+        way=engine.WAYS[way], steps=8, device="cpu",
+    )  # fmt: skip
+    assert set(found.choice) == {d.name for d in asked.decisions}
+    assert build(space.recipe(options, found.choice, "found")) is not None
+    assert found.spent > 0
+    moved = [abs(shares[0] - 0.5) > 1e-6 for shares in found.wishes.values()]
+    assert any(moved)
+
+
+def test_the_searcher_asks_for_what_a_supernet_chose(pictures: Path, tmp_path: Path) -> None:
+    searcher = searchers.find("dnas")
+    asked = searchers.Question(
+        space=contract.find("sesr"), settings=(space := contract.find("sesr")).Options(
+            channels=(4, 8), blocks=(1, 2), base="sesr-m3-x2"
+        ),
+        decisions=space.decisions(space.Options(channels=(4, 8), blocks=(1, 2))),
+        trials=[], number=0, seed=0, limits=Limits(flash_bytes=2500.0),
+        measure=lambda choice: Use(macs=1), data=str(pictures), steps=8, folder=tmp_path,
+    )  # fmt: skip
+    proposal = searcher.ask(asked, searcher.Options(way="single-path"))
+    assert all(proposal.choice[d.name] in d.values for d in asked.decisions)
+    assert proposal.spent > 0
+    assert searcher.ask(asked, searcher.Options(way="single-path")) == proposal  # its folder
+    with pytest.raises(MismatchError, match="dnas trains a supernet: add --data"):
+        searcher.ask(dataclasses.replace(asked, data=None), searcher.Options())
+
+
+def test_a_space_without_layers_is_refused() -> None:
+    asked = question("sesr")
+    blind = tuple(dataclasses.replace(d, layers=()) for d in asked.decisions)
+    with pytest.raises(MismatchError, match="search it with another --by"):
+        Supernet(dataclasses.replace(asked, decisions=blind), softmax)
+
+
+def test_a_limit_that_no_cost_has_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="limit on 'joules'; a supernet knows macs, flash"):
+        engine.search(
+            question("sesr"), tmp_path / "run", data=str(pictures), limits={"joules": 1.0}
+        )

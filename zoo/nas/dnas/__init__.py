@@ -1,0 +1,1 @@
+"""The differentiable engine: samplers, costs, regularisers and selections, to be combined."""

@@ -1,0 +1,144 @@
+"""UDC on a checkpoint: the training run, and what is reported of its result."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from zoo.deploy.vela import compile_graph
+from zoo.errors import MismatchError, MissingExtraError
+from zoo.nas.limits import amount
+from zoo.nas.udc.network import CompressibleNetwork
+from zoo.nas.udc.options import BITS, uniform
+from zoo.nas.udc.stages import LOOK_EVERY, Plan, Stages
+from zoo.quantization.int8 import qat
+from zoo.quantization.int8.network import QuantizedNetwork, read_quantization
+from zoo.registry.checkpoint import Checkpoint
+from zoo.registry.codec import to_json
+from zoo.registry.compressed import Compressed
+from zoo.registry.recipe import Recipe, Train
+from zoo.tasks import task_of
+from zoo.training.accelerator import accelerator_for
+from zoo.training.loop import Run
+from zoo.training.network import WholeNetwork
+
+if TYPE_CHECKING:
+    from zoo.nas.methods.udc import Options
+
+NPU = "ethos-u55-128"
+SETTLE, SEARCH = 0.1, 0.5
+_RUN = "run"
+_SAVES = 10
+
+
+def trained(
+    source: Checkpoint,
+    out: Path,
+    options: "Options",
+    *,
+    data: Path,
+    test: Path | None,
+    resume: bool,
+    device: str | None,
+) -> Compressed:
+    """Train a checkpoint's network for a small code; see `zoo.nas.methods.udc.compress`."""
+    recipe = _recipe(source, options)
+    folder = out / _RUN
+    accelerator = accelerator_for(recipe.name, recipe.train, folder, None, device)
+    stages = Stages(_plan(options, recipe.train.steps))
+    trainee = WholeNetwork(recipe, source.load(), _form)
+    run = Run(trainee, folder, accelerator, str(data), source.license, hooks=[stages])
+    run.execute(resume=resume and folder.is_dir())
+    made = Checkpoint.read(folder)
+    integers = read_quantization(made.load(), made.quantization)
+    task = task_of(source.recipe)
+    scores = {} if test is None else {test.name: task.evaluate(integers, source.recipe, test)}
+    facts = _facts(stages, integers, source.recipe.input_shape)
+    if run.accelerator.is_main_process:
+        shutil.rmtree(folder)
+    return Compressed(
+        metrics={
+            **{name: made.metrics[name] for name in ("held_out", "training")},
+            "compression": facts,
+            **({"evaluations": scores} if scores else {}),
+        },
+        tensors=integers.network.state_dict(),
+        quantization=integers.quantization(),
+    )
+
+
+def _form(network: nn.Module, batches: Sequence[Tensor], scheme: str) -> nn.Module:
+    return qat.training_form(network, batches, scheme, form=CompressibleNetwork)
+
+
+def _recipe(source: Checkpoint, options: "Options") -> Recipe:
+    """Return the recipe that is run: the network's own, with the options' settings."""
+    make = source.recipe.make
+    if not isinstance(make, Train):
+        raise MismatchError(
+            f"{source.label} is compressed already, from {make.base}: udc trains a network, so "
+            "give that one"
+        )
+    steps = options.steps
+    train = dataclasses.replace(
+        make,
+        steps=steps,
+        lr=options.lr,
+        optimizer="adamw",
+        precision="no",
+        batch_size=options.batch_size or make.batch_size,
+        seed=options.seed,
+        ema_decay=0.0,
+        compile=False,  # what a step computes differs from stage to stage
+        patience=0,
+        init=source.label,
+        teacher=None,
+        quant="int8",
+        eval_every=steps,
+        save_every=-(-steps // _SAVES // LOOK_EVERY) * LOOK_EVERY,
+        options={**make.options, "compress": to_json(options)},
+    )
+    return dataclasses.replace(source.recipe, make=train)
+
+
+def _plan(options: "Options", steps: int) -> Plan:
+    return Plan(
+        steps=steps,
+        settle=SETTLE,
+        search=SEARCH,
+        ratio=options.ratio,
+        budget=amount(options.max_flash, "flash_bytes") if options.max_flash else 0.0,
+        uniform=uniform(options),
+    )
+
+
+def _facts(stages: Stages, integers: QuantizedNetwork, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return what is known about the compression: each layer's choice, and the sizes."""
+    network, graph = stages.network, integers.graph(shape)
+    weights = [v for name, v in graph.values.items() if graph.tensors[name].kind == "weight"]
+    count = sum(value.size for value in weights)
+    try:
+        found, how = compile_graph(graph, NPU).encoded_bytes, f"vela for {NPU}"
+    except MissingExtraError:
+        found, how = (
+            round(float(network.chosen_bytes().detach())),
+            "predicted; ethos-u-vela is missing",
+        )
+    return {
+        "weights": count,
+        "bits_per_weight": 8 * found / count,
+        "packed_bytes": found,
+        "tensor_bytes": sum(value.nbytes for value in graph.values.values()),
+        "encoded_by": how,
+        "int8_bytes": round(stages.plain),
+        "layers": {
+            layer.module: {
+                "bits": BITS[int(network.chosen[row, 0])],
+                "zeros": round(network.zeros(row), 3),
+            }
+            for row, layer in enumerate(network.layers)
+        },
+    }

@@ -1,0 +1,155 @@
+"""The three stages of a compressible training: settle, search, refine.
+
+In the search the loss grows by strength * loss * |ln(size / goal)|, where the size is what wishes
+expect, the sharper the later, and by a growing share of indecision; the goal moves from the size
+that the network has to the budget. At its end each layer takes the options that are wished for most
+and fit the budget exactly. Then the weights are trained on for what was chosen, and only a size
+above the budget costs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+from zoo.nas.dnas.regularisers import indecision, one_sided, sharpened, two_sided
+from zoo.nas.dnas.selection import within
+from zoo.nas.udc.network import CompressibleNetwork
+from zoo.nas.udc.options import BITS, SPARSITIES
+from zoo.training.contract import Hook, Setup
+
+LOOK_EVERY = 10  # steps; runs are saved at multiples of it
+_WARM, _COOL = 2.0, 0.3  # temperature of the draws
+_STRENGTH, _DECIDED = 2.0, 0.3
+_PULL = 0.3  # share of the search by which the goal is the budget
+_MARGIN = 0.98  # of the budget, which fine-tuning may move about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run aims at, and when.
+
+    Attributes:
+        steps: of the run.
+        settle, search: shares of them; the rest refines.
+        ratio: how many times smaller than in plain int8 the encoded weights are to be.
+        budget: encoded bytes that they may take; 0 if the ratio says it.
+        uniform: bits and sparsity of every layer, by their numbers: no search, no budget.
+
+    """
+
+    steps: int
+    settle: float
+    search: float
+    ratio: float
+    budget: float
+    uniform: tuple[int, int] | None = None
+
+    @property
+    def first(self) -> int:
+        """The first step of the search."""
+        return round(self.settle * self.steps) // LOOK_EVERY * LOOK_EVERY
+
+    @property
+    def last(self) -> int:
+        """The step at which everything is decided."""
+        share = self.settle + (0 if self.uniform else self.search)
+        return round(share * self.steps) // LOOK_EVERY * LOOK_EVERY
+
+
+class Stages(Hook):
+    """The part of a run that leads a `CompressibleNetwork` through its stages."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._step = 0
+
+    def begin(self, setup: Setup, trained: nn.Module) -> None:
+        """Know the network, and the budget.
+
+        Raises:
+            MismatchError: no options are as small as the budget.
+
+        """
+        assert isinstance(trained, CompressibleNetwork)
+        self.network, plan = trained, self.plan
+        trained.look(shares=True)
+        sizes = trained.sizes()
+        self.plain = float(sizes[:, BITS.index(8), 0].sum())
+        self.budget = plan.budget or self.plain / plan.ratio
+        least = float(sizes.reshape(len(sizes), -1).min(1).sum())
+        if plan.uniform is None and _MARGIN * self.budget < least:
+            raise MismatchError(
+                f"the weights are to take {self.budget:.0f} bytes, encoded; this network's take "
+                f"{self.plain:.0f} in plain int8, and {least / _MARGIN:.0f} at least "
+                f"(--max-flash), a ratio of {_MARGIN * self.plain / least:.1f} at most (--ratio)"
+            )
+
+    def starting(self, step: int) -> None:
+        """Say what the step computes; look at the weights now and then; decide once."""
+        plan, network = self.plan, self.network
+        self._step = step
+        if step < plan.first:
+            network.stage = "settle"
+        elif step < plan.last:
+            progress = self._progress
+            network.stage = "search"
+            network.temperature = _WARM * (_COOL / _WARM) ** progress
+            if step % LOOK_EVERY == 0:
+                network.look(shares=step == plan.first)
+                self._sizes = torch.from_numpy(network.sizes()).float().to(network.limits.device)
+        else:
+            if step == plan.last:
+                network.look(shares=True)
+                network.choose(self.decided())
+            network.stage = "refine"
+            if step % LOOK_EVERY == 0 and plan.uniform is None:
+                network.tighten(float(network.chosen_bytes().detach()) - _MARGIN * self.budget)
+
+    @property
+    def _progress(self) -> float:
+        return (self._step - self.plan.first) / max(1, self.plan.last - self.plan.first)
+
+    def decided(self) -> list[tuple[int, int]]:
+        """Return the options of every layer: those most wished for that fit the budget."""
+        network = self.network
+        if self.plan.uniform is not None:
+            return [self.plan.uniform] * len(network.layers)
+        bits, sparsity = (torch.log_softmax(x.detach(), -1) for x in network.wishes())
+        joint = (bits[:, :, None] + sparsity[:, None, :]).flatten(1).double().cpu().numpy()
+        sizes = network.sizes().reshape(len(network.layers), -1)
+        taken = within(joint, sizes, _MARGIN * self.budget)
+        return [(int(k) // len(SPARSITIES), int(k) % len(SPARSITIES)) for k in taken]
+
+    def loss(self, loss: Tensor) -> Tensor:
+        """Add what the size costs."""
+        if self.plan.uniform is not None or self._step < self.plan.first:
+            return loss
+        unit = loss.detach().abs()
+        if self._step >= self.plan.last:
+            over = one_sided(self.network.chosen_bytes(), _MARGIN * self.budget)
+            return loss + _STRENGTH * unit * over
+        progress = self._progress
+        bits, sparsity = self.network.wishes()
+        cost = self._expected(bits, sparsity, progress)
+        goal = self._goal(progress)
+        away = two_sided(cost, goal)
+        undecided = (indecision(bits) + indecision(sparsity)) / 2
+        return loss + unit * (_STRENGTH * away + _DECIDED * progress * undecided)
+
+    def _goal(self, progress: float) -> float:
+        full = float(self._sizes[:, BITS.index(8), 0].sum())
+        done = min(1.0, progress / _PULL)
+        return float(np.exp((1 - done) * np.log(full) + done * np.log(self.budget)))
+
+    def _expected(self, bits: Tensor, sparsity: Tensor, progress: float) -> Tensor:
+        """Return the size that the wishes expect, with a gradient for weights too."""
+        p, q = sharpened(bits, progress), sharpened(sparsity, progress)
+        total = torch.einsum("lb,ls,lbs->", p, q, self._sizes)
+        for row in range(len(self.network.layers)):
+            option = int(p[row].argmax()), int(q[row].argmax())
+            own = self.network.bytes_of(row, *option)
+            total = total + own - own.detach()
+        return total
