@@ -5,7 +5,9 @@ import importlib.util
 import json
 import pkgutil
 import re
+import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,21 @@ def test_every_stored_result_is_one_that_a_benchmark_writes():
     for path in RESULTS.glob("*.json"):
         stem = path.stem.removesuffix("_official")
         assert re.search(rf'["/]{stem}(\.json|"|_\{{)', sources), path.name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_bench_runs_those_that_need_nothing():
+    done = subprocess.run(
+        ["make", "--dry-run", "bench"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (names,) = re.findall(r"for name in ([^;]*);", done.stdout)
+    (others,) = re.findall(r"not run, for they need data: ([^\"]*)\"", done.stdout)
+    for name in (*names.split(), *others.split()):
+        text = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert 'if __name__ == "__main__":' in text, name
+        assert ("required=True" in text) == (name in others.split()), name
+    assert {"benchmarks.sesr_training", "benchmarks.listing"} <= set(names.split())
+    assert "benchmarks.sesr_quality" in others.split()
 
 
 def test_training_in_expanded_space_goes_through_the_wide_factors():
