@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from benchmarks.adapters_common import targets
 from benchmarks.common import alternate, ratio, report
 
 METHODS = ("shira", "peft-shira", "lora")
@@ -37,6 +39,12 @@ def _model() -> Any:
     )  # fmt: skip
 
 
+def shira_rank(model: nn.Module) -> int:
+    """Return the rank at which peft's SHiRA, rank (in + out) entries a layer, has our density."""
+    shapes = [p.shape for p in targets(model).values()]
+    return max(round(DENSITY * sum(a * b for a, b in shapes) / sum(a + b for a, b in shapes)), 1)
+
+
 def _stepper(name: str) -> Any:
     """Return a function that does one training step."""
     from zoo.adapters import masks
@@ -45,7 +53,8 @@ def _stepper(name: str) -> Any:
 
     model = _model()
     mask = MaskOptions(kind="rand", density=DENSITY, include=("model.layers.*_proj.weight",))
-    options, chosen = Options(rank=RANK if name == "lora" else 5, mask=mask), method(name)
+    rank = RANK if name == "lora" else shira_rank(model)
+    options, chosen = Options(rank=rank, mask=mask), method(name)
     counts = chosen.budget(model, options)
     wanted = counts is None or counts
     indices = masks.choose(model, mask, counts=counts) if wanted else {}

@@ -1,4 +1,4 @@
-"""`zoo list` answers in an instant: within twice the time of an interpreter that does nothing.
+"""`zoo list` answers in an instant: beside an interpreter that does nothing.
 
 Goal: the median under half a second. Both are whole processes, in turn.
 """

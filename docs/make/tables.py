@@ -157,7 +157,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "levels": tinyml.levels,
     },
     "docs/tables/models.md": {"recipes": networks.recipes, "models": models},
-    "docs/tables/adapters.md": {"adapters": adapters},
+    "docs/tables/adapters.md": {"adapters": adapters, "adapter-speed": claims.adapters},
     "docs/tables/quantized.md": {"llm": gptvq_tables.perplexities},
     "docs/tables/costs.md": {"costs": costs, "all-costs": networks.costs_by_target},
     "docs/tables/operators.md": {

@@ -12,6 +12,7 @@ from zoo.cli import main
 from zoo.registry import find, names, shipped_licences
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.licences import commercial
+from zoo.verbs import use
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,29 @@ def test_show_says_nothing_where_the_default_may_be_shipped(weights, capsys):
     recipe = weights(photos="CC0", mine="MIT")
     assert main(["show", recipe.name]) == 0
     assert "may ship" not in capsys.readouterr().out
+
+
+def test_loading_says_once_what_a_product_may_not_ship(weights, caplog):
+    recipe = weights(photos="non-commercial, but see there", free="CC0")
+    use._mind_the_licence.cache_clear()
+    zoo.load(f"{recipe.name}.photos")
+    zoo.load(f"{recipe.name}.free")
+    zoo.load(recipe.name, pretrained=False)
+    assert not caplog.records
+    for _ in range(2):
+        zoo.load(recipe.name)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"{recipe.name}.photos, whose licence is: non-commercial, but see there" in line
+    assert "zoo list --license commercial" in line
+    assert "\n" not in line
+
+
+def test_loading_says_nothing_of_what_a_product_may_ship(weights, caplog):
+    recipe = weights(photos="CC0", mine="non-commercial")
+    use._mind_the_licence.cache_clear()
+    zoo.load(recipe.name)
+    assert not caplog.records
+    use._mind_the_licence.cache_clear()  # of a name whose weights here are not the shipped ones
 
 
 def test_every_shipped_tag_called_free_or_synthetic_may_be_shipped():

@@ -1,13 +1,17 @@
 """Verbs that use a model: load it, run it, measure it, cost it."""
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from zoo import registry
 from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError
 from zoo.registry import refs
 from zoo.registry.layout import CARD
+from zoo.registry.licences import commercial
 from zoo.registry.recipe import Recipe
 from zoo.verbs.exporting import single
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from zoo.cost import Cost
     from zoo.graph.inputs import Shapes
     from zoo.registry.artifact import Artifact, Result
+
+_LOG = logging.getLogger("zoo")
 
 
 def load(
@@ -31,7 +37,8 @@ def load(
     """Return the deployed network, in eval mode, its weights verified by SHA-256.
 
     The network raises a MismatchError for an input whose type, channels or range are not those of
-    the recipe.
+    the recipe. Where a name without a tag means weights that are not known to be for any use, a
+    line of the log says so, once.
 
     Args:
         ref: `name[.tag]`, `org/repo[@revision]`, the path of a checkpoint folder, of a folder
@@ -76,6 +83,8 @@ def load(
             raise MismatchError("an adapter fits the classes of its base; leave num_classes out")
         return _with_adapter(ref, adapter, pretrained=pretrained, device=device, dtype=dtype)
     artifact = resolve(ref, weights=pretrained)
+    if pretrained and isinstance(ref, str):
+        _mind_the_licence(ref)
     if pretrained and num_classes is None:
         return artifact.load(device=device, dtype=dtype)
     from zoo.artifacts import heads
@@ -91,6 +100,23 @@ def load(
     else:
         model = heads.fresh(recipe, num_classes)
     return placed(checked(model, recipe), device, dtype_of(dtype))
+
+
+@functools.cache
+def _mind_the_licence(ref: str) -> None:
+    """Say once which licence a bare name's weights have, if a product may not ship them.
+
+    Who types a tag has chosen.
+    """
+    match refs.parse(ref):
+        case refs.NameRef(name, None):
+            tag = registry.find(name).default_tag
+            license = registry.shipped_licences(name).get(tag)
+            if license is not None and not commercial(license):
+                _LOG.warning(
+                    "%s loads its weights %s.%s, whose licence is: %s; zoo list --license "
+                    "commercial lists what a product may ship", name, name, tag, license,
+                )  # fmt: skip
 
 
 def _with_adapter(
