@@ -56,7 +56,7 @@ docs: $(DEV)  ## build the guide into site/, without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 tables: $(DEV)  ## write the tables and the drawing of the guide anew, from what is there
-	$(BIN)/python -m docs.make.tables && $(BIN)/python -m docs.make.rooms
+	$(BIN)/python -m docs.make.counts && $(BIN)/python -m docs.make.tables && $(BIN)/python -m docs.make.rooms
 
 screenshots: $(DEV)  ## take the guide's pictures of the page anew, in Chromium
 	ZOO_GUIDE_PICTURES=1 $(BIN)/python -m pytest -m browser tests/browser/test_screenshots.py

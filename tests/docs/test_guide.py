@@ -8,9 +8,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from docs.make import networks, rooms, tables
+from docs.make import counts, networks, rooms, tables
 from tests.docs.transcript import ROOT, pages
 from tests.recipes import of_each_kind
+from zoo import registry
 
 COSTS = "docs/tables/costs.md"
 
@@ -40,6 +41,13 @@ def test_the_costs_of_a_network_of_each_kind_are_those_of_the_table() -> None:
         line for line, name in zip(table.splitlines(), named, strict=True) if name not in others
     ]
     assert rows == networks.costs_by_target(chosen).splitlines(), "type: make tables"
+
+
+def test_the_counts_that_are_listed_are_those_of_the_networks() -> None:
+    found = networks.networks()
+    assert set(registry.counts()) == {recipe.name for recipe in found}, "type: make tables"
+    for recipe in of_each_kind(found):
+        assert registry.counts()[recipe.name] == counts.counted(recipe), "type: make tables"
 
 
 def test_the_drawing_of_the_house_is_of_this_house() -> None:

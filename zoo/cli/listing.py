@@ -49,11 +49,23 @@ def _list(args: Arguments) -> None:
         _list_fitting(args, recipes)
         return
     if args.json:
-        print_json([{**r.to_json(), "weights": registry.shipped_tags(r.name)} for r in recipes])
+        print_json(
+            [
+                {**r.to_json(), **registry.counts().get(r.name, {}),
+                 "weights": registry.shipped_tags(r.name)}
+                for r in recipes
+            ]
+        )  # fmt: skip
         return
-    rows = [("NAME", "WEIGHTS", "TASK", "WHAT")]
+    rows = [("NAME", "PARAMETERS", "MACS", "WEIGHTS", "TASK", "WHAT")]
     rows += [
-        (r.name, ", ".join(registry.shipped_tags(r.name)) or "-", r.subtask, r.summary)
+        (
+            r.name,
+            *_sizes(r),
+            ", ".join(registry.shipped_tags(r.name)) or "-",
+            r.subtask,
+            r.summary,
+        )
         for r in recipes
     ]
     if recipes:
@@ -63,6 +75,18 @@ def _list(args: Arguments) -> None:
     if sys.stdout.isatty() and (args.pattern, args.family, args.task) == ("*", None, None):
         bases = ", ".join(_bases_alone())
         print(f"\nother base models of adapters: {bases}; zoo adapter list shows all adapters")
+
+
+def _sizes(recipe: Recipe) -> tuple[str, str]:
+    """Return the parameters and MACs of a network for people; "-" of another package's."""
+    found = registry.counts().get(recipe.name)
+    if found is None:
+        return "-", "-"
+    macs = found["macs"]
+    return (
+        f"{found['parameters']:,}",
+        f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M",
+    )
 
 
 def _bases_alone() -> list[str]:

@@ -2,6 +2,7 @@
 
 from zoo.registry.catalogue import (
     all_recipes,
+    counts,
     find,
     importable_models,
     names,
@@ -12,6 +13,7 @@ from zoo.registry.catalogue import (
 
 __all__ = [
     "all_recipes",
+    "counts",
     "find",
     "importable_models",
     "names",

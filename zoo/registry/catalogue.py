@@ -25,6 +25,7 @@ from zoo.registry.recipe import NAME, Recipe, Train
 
 ENTRY_POINTS = "zoo.recipes"
 WEIGHTS = Path(__file__).parents[1] / "weights"
+COUNTS = Path(__file__).parents[1] / "recipes" / "counts.json"
 
 
 def _collect() -> Iterable[tuple[str, Recipe]]:
@@ -154,6 +155,15 @@ def shipped_licences(name: str) -> dict[str, str]:
         tag: str(read_json(facts_file(WEIGHTS / f"{name}.{tag}")).get("license", UNSTATED))
         for tag in shipped_tags(name)
     }
+
+
+@functools.cache
+def counts() -> Mapping[str, Mapping[str, int]]:
+    """Return `parameters` and `macs` of this package's networks, deployed, at their own inputs.
+
+    They were counted once, since building a network takes seconds: `python -m docs.make.counts`.
+    """
+    return MappingProxyType(read_json(COUNTS))
 
 
 def importable_models() -> tuple[str, ...]:
