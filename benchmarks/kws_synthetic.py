@@ -39,10 +39,10 @@ LICENSE = "Apache-2.0 (words spoken by espeak-ng, flite, festival and Kokoro-82M
 SET = "Speech Commands"
 NEURAL = 3  # copies of a clip of Kokoro's
 SETTINGS = {
-    "steps": 1000,
-    "warmup_steps": 100,
-    "eval_every": 200,
-    "save_every": 200,
+    "steps": 6000,
+    "warmup_steps": 300,
+    "eval_every": 500,
+    "save_every": 500,
     "lr": 4e-3,
     "ema_decay": 0.98,
 }
