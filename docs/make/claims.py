@@ -137,7 +137,7 @@ def hearing() -> str:
         for key, (what, goal) in _SYNTHETIC.items():
             if shares := [row[key] for row in found["seeds"] if key in row]:
                 rows.append((f"`{network}`, {what}", _percent(shares), goal))
-    return _claims([*rows, *_digits(), *_own_words()])
+    return _claims([*rows, *_digits(), *_people(), *_own_words()])
 
 
 _SYNTHETIC = {
@@ -156,6 +156,26 @@ def _digits() -> list[tuple[str, str, str]]:
         measured += f"float: {', '.join(wrong)}"
         goal = "99.0 %, one file more than float" if network == "micronet-kws-s" else ""
         rows.append((f"`{network}`, digits of people it knows, int8", measured, goal))
+    return rows
+
+
+def _people() -> list[tuple[str, str, str]]:
+    found = stored("kws_digits_people")
+    ours, theirs = found["means"]
+    rows = []
+    for pair in dict.fromkeys(tuple(run["people"]) for run in found["runs"]):
+        runs = [run for run in found["runs"] if tuple(run["people"]) == pair]
+        measured = (f"{_percent(run[name] for run in runs)}" for name in (ours, theirs))
+        what = f"`{ours}`, `{theirs}`: digits of {' and '.join(pair)}, never heard"
+        rows.append((what, "; ".join(measured), ""))
+    least = (100 * found["means"][name] for name in (ours, theirs))
+    difference, interval = 100 * found["difference"], 100 * found["interval"]
+    rows.append((
+        "the three pairs together",
+        f"{'; '.join(f'{mean:.1f} %' for mean in least)}; "
+        f"difference {difference:+.1f} ± {interval:.1f} points",
+        "80 %; not below",
+    ))  # fmt: skip
     return rows
 
 
