@@ -96,7 +96,7 @@ def assignment(macs: float = 12, **changes: Any) -> Assignment:
     )
 
 
-def search(folder: Path, by: str = "random", trials: int = 99, **changes: Any) -> black_box.Outcome:
+def search(folder: Path, by: str = "random", trials: int = 99, **changes: Any) -> black_box.Finding:
     searcher = searchers.find(by)
     keys = ("work", "resume")
     how = {key: changes.pop(key) for key in keys if key in changes}
@@ -167,7 +167,7 @@ def test_a_search_goes_on_after_a_kill_as_if_there_had_been_none(
     again = search(tmp_path / "killed", by, 8, macs=30, resume=True)
     assert (tmp_path / "killed" / TRIALS).read_text().startswith(lines)
 
-    def facts(found: black_box.Outcome) -> list[Any]:
+    def facts(found: black_box.Finding) -> list[Any]:
         return [(t.number, dict(t.choice), t.merit, t.spent) for t in found.trials]
 
     assert facts(again) == facts(whole)

@@ -36,7 +36,7 @@ def _choice_in(file: Path) -> Choice | None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finding:
     """What a search found.
 
     Attributes:
@@ -61,7 +61,7 @@ def search(
     trials: int,
     work: float | None = None,
     resume: bool = False,
-) -> Outcome:
+) -> Finding:
     """Search until so many trials are done, here and in other processes of the same folder.
 
     Args:
@@ -298,7 +298,7 @@ class _Run:
         fit = [t for t in self.study.trials() if not t.failed and t.load <= 1]
         return max(fit, key=lambda trial: (trial.merit, -trial.number), default=None)
 
-    def finished(self) -> Outcome:
+    def finished(self) -> Finding:
         """Draw the front, and return what was found."""
         trials, best = self.study.trials(), self.best()
         if best is None:
@@ -314,4 +314,4 @@ class _Run:
             self.study.path / PICTURE,
             title,
         )
-        return Outcome(trials, best, self.path)
+        return Finding(trials, best, self.path)
