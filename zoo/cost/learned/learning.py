@@ -174,7 +174,7 @@ def _loss(predictor: Predictor, part: _Packed, options: Options) -> Tensor:
     found = predictor(part.whole)
     count = int(part.first.max()) + 1
     own = found.passes.new_zeros(count).index_add(0, part.first, found.passes)
-    truth = own.new_zeros(count).index_reduce(0, part.first, part.by_pass, "amax")
+    truth = own.new_zeros(count).scatter_reduce(0, part.first, part.by_pass, "amax")
     share = truth / part.cycles.mean()
     single = (_ratio(own, truth).abs().clamp(max=2) * (share / share.mean()).sqrt()).mean()
     total = _ratio(found.cycles, part.cycles).abs().mean()
