@@ -11,7 +11,7 @@ one of each space.
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from zoo.cost.learned import learning
 from zoo.cost.learned.learning import Example
 from zoo.cost.learned.model import WEIGHTS, batch, save
 from zoo.cost.networks.shards import RECIPE, rows
-from zoo.files import read_json
+from zoo.files import read_json, write_json
 
 LEFT_OUT = ("fire", "temporal", "shrinking", "pyramid")
 
@@ -98,8 +98,8 @@ def gnn(
     }
 
 
-def judged(name: str, data: Path, epochs: int, weights: Path) -> dict[str, Any]:
-    """Return the results of one target."""
+def judged(name: str, data: Path, epochs: int, weights: Path) -> Iterator[dict[str, Any]]:
+    """Give the results of one target, more of them each time."""
     found, about = list(rows(data)), read_json(data / RECIPE)
     given = learning.examples(found, target(name))
     options = learning.Options(epochs=epochs)
@@ -122,6 +122,7 @@ def judged(name: str, data: Path, epochs: int, weights: Path) -> dict[str, Any]:
         "speed": speed(predictor, held, name),
     }
     print(name, json.dumps(result), flush=True)
+    yield result
     kept = [one for one in taught if one.family not in LEFT_OUT]
     out = [one for one in given if one.family in LEFT_OUT]
     without = learning.teach(kept, options)
@@ -130,9 +131,11 @@ def judged(name: str, data: Path, epochs: int, weights: Path) -> dict[str, Any]:
     result["left out, by family"] = by_family(out, far["latency"])
     result["left out, cycle model"] = figures(cycle_model(out))
     print(name, "left out", json.dumps(result["left out"]), flush=True)
+    yield result
     near = [one for one in held if one.family not in LEFT_OUT]
     result["gnn"] = gnn(found, {"taught": kept, "in range": near, "left out": out}, epochs)
-    return result
+    print(name, "gnn", json.dumps(result["gnn"]), flush=True)
+    yield result
 
 
 def main() -> None:
@@ -148,9 +151,10 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {"targets": {}}
     for name in options.target or read_json(options.data / RECIPE)["targets"]:
         results["machine"] = machine(1)
-        results["targets"][name] = judged(name, options.data, options.epochs, options.weights)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        print(name, json.dumps(results["targets"][name]["gnn"]), flush=True)
+        for found in judged(name, options.data, options.epochs, options.weights):
+            results = json.loads(path.read_text()) if path.exists() else results
+            results["targets"][name] = found
+            write_json(path, results)
 
 
 if __name__ == "__main__":

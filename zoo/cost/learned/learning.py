@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import Passes, passes_of
+from zoo.cost.learned.features import NAMES, UNITS, Passes, passes_of
 from zoo.cost.learned.model import Batch, Facts, Predictor, batch, quantiles
 from zoo.cost.networks.rows import Row, graph_of
 from zoo.cost.target import Target
@@ -18,6 +18,7 @@ from zoo.errors import MismatchError
 
 _LOG = logging.getLogger("zoo")
 FEWEST = 100
+RIDGE = 1e-3  # against the mean square of logarithms of ratios
 PART = 20  # of the networks, one in so many is held out to choose the interval; another to judge
 
 
@@ -260,8 +261,8 @@ def adapted(
 ) -> tuple[Predictor, Facts]:
     """Return a predictor for another target, from a few networks' cycles on it.
 
-    The factor of each pass is multiplied by exp(w . features); w is the smallest that explains the
-    measurements (ridge), so that ten of them are enough.
+    The cycles of each unit of the accelerator (convolutions, depthwise ones, pools, ...) get one
+    factor more, as near to 1 as explains the measurements (ridge), so that ten of them are enough.
 
     Args:
         predictor: of the most similar target.
@@ -280,18 +281,20 @@ def adapted(
     found.requires_grad_(False)
     whole = batch([passes for passes, _ in given])
     truth = torch.tensor([cycles for _, cycles in given])
-    scale = torch.zeros_like(found.scale, requires_grad=True)
-    found.scale = scale
-    optimizer = torch.optim.LBFGS([scale], max_iter=200, line_search_fn="strong_wolfe")
+    places = [NAMES.index(f"unit {name}") for name in UNITS]
+    scale = torch.zeros(len(places), 1, requires_grad=True)
+    none = torch.zeros_like(found.scale)
+    optimizer = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
 
-    def step() -> Tensor:
+    def step() -> float:
         optimizer.zero_grad()
-        loss = _ratio(found(whole).cycles, truth).square().mean() + 0.02 * scale.square().sum()
-        loss.backward()
-        return loss
+        found.scale = none.index_copy(0, torch.tensor(places), scale)
+        loss = _ratio(found(whole).cycles, truth).square().mean() + RIDGE * scale.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     optimizer.step(step)
-    found.scale = scale.detach()
+    found.scale = none.index_copy(0, torch.tensor(places), scale.detach())
     with torch.inference_mode():
         rest = (truth / found(whole).cycles).double().numpy()
     width = max(
