@@ -27,7 +27,7 @@ from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
 TARGETS = ["ethos-u55-128", "ethos-u65-512"]
 
 
-def small(seed: int = 3, graphs: int = 2) -> shards.Recipe:
+def small(seed: int = 3, graphs: int = 2) -> shards.CostRecipe:
     pytest.importorskip("ethosu.vela")
     return replace(shards.recipe(TARGETS, seed), shard_graphs=graphs)
 

@@ -10,7 +10,7 @@ from zoo.cli.printing import Arguments, add_action, positive, print_json
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
-    from zoo.cost.learned.features import Passes
+    from zoo.cost.learned.features import SeenPasses
     from zoo.cost.learned.model import Facts
     from zoo.cost.target import Target
 
@@ -111,7 +111,7 @@ def _weights(text: str) -> Path:
     return path
 
 
-def _measured(path: Path, device: "Target") -> "list[tuple[Passes, float]]":
+def _measured(path: Path, device: "Target") -> "list[tuple[SeenPasses, float]]":
     """Return what is seen of each measured file, and its cycles."""
     from zoo.cost.learned.features import passes_of
     from zoo.deploy.tflite_read import read_tflite

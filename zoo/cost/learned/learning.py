@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import NAMES, UNITS, Passes, passes_of
-from zoo.cost.learned.model import Batch, Facts, Predictor, batch, quantiles
+from zoo.cost.learned.features import NAMES, UNITS, SeenPasses, passes_of
+from zoo.cost.learned.model import PassBatch, Facts, Predictor, batch, quantiles
 from zoo.cost.networks.rows import Row, graph_of
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -57,7 +57,7 @@ class Example:
 
     family: str
     number: int
-    passes: Passes
+    passes: SeenPasses
     cycles: float
     by_pass: "np.ndarray[Any, np.dtype[np.float32]]"
     encoded_bytes: float
@@ -114,7 +114,7 @@ def split(given: Sequence[Example]) -> tuple[list[Example], list[Example], list[
 class _Packed:
     """Examples as one batch, and where each starts."""
 
-    whole: Batch
+    whole: PassBatch
     starts: Tensor
     cycles: Tensor
     by_pass: Tensor
@@ -149,7 +149,7 @@ def _some(packed: _Packed, chosen: Tensor) -> _Packed:
     whole = packed.whole
     _, first = torch.unique(packed.first[rows], return_inverse=True)
     return _Packed(
-        whole=Batch(
+        whole=PassBatch(
             features=whole.features[rows],
             cycles=whole.cycles[rows],
             encoded=whole.encoded[rows],
@@ -257,7 +257,7 @@ def trained(
 
 
 def adapted(
-    predictor: Predictor, facts: Facts, given: Sequence[tuple[Passes, float]], target: str
+    predictor: Predictor, facts: Facts, given: Sequence[tuple[SeenPasses, float]], target: str
 ) -> tuple[Predictor, Facts]:
     """Return a predictor for another target, from a few networks' cycles on it.
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.cost.learned.features import COUNTED, FLAGS, NAMES, SIZES, UNITS, Passes
+from zoo.cost.learned.features import COUNTED, FLAGS, NAMES, SIZES, UNITS, SeenPasses
 from zoo.errors import MismatchError
 from zoo.files import replacing
 
@@ -32,12 +32,12 @@ _ENCODED = NAMES.index("encoded bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class PassBatch:
     """The passes of several networks, one after the other.
 
     Attributes:
         features: (passes, features).
-        cycles: (passes,); `encoded` and `live` likewise, see `Passes`.
+        cycles: (passes,); `encoded` and `live` likewise, see `SeenPasses`.
         network: (passes,) the network of each.
         count: networks.
 
@@ -51,10 +51,10 @@ class Batch:
     count: int
 
 
-def batch(networks: Sequence[Passes]) -> Batch:
+def batch(networks: Sequence[SeenPasses]) -> PassBatch:
     """Return several networks as one batch."""
     sizes = [len(one.cycles) for one in networks]
-    return Batch(
+    return PassBatch(
         features=torch.from_numpy(np.concatenate([one.features for one in networks])),
         cycles=torch.from_numpy(np.concatenate([one.cycles for one in networks])),
         encoded=torch.from_numpy(np.concatenate([one.encoded for one in networks])),
@@ -122,7 +122,7 @@ class Predictor(nn.Module):
             if len(own):
                 self.lowest[place], self.highest[place] = own.amin(0), own.amax(0)
 
-    def forward(self, given: Batch) -> Prediction:
+    def forward(self, given: PassBatch) -> Prediction:
         """Return what a batch costs."""
         inside = torch.minimum(torch.maximum(given.features, self.least), self.most)
         unit = (inside - self.mean) / self.spread
@@ -139,7 +139,7 @@ class Predictor(nn.Module):
             sram_bytes=zero.scatter_reduce(0, given.network, held, "amax"),
         )
 
-    def outside(self, networks: Passes) -> list[str]:
+    def outside(self, networks: SeenPasses) -> list[str]:
         """Return in words where a network leaves the range of what the predictor was taught on."""
         found, features = [], torch.from_numpy(networks.features)
         for place, name in enumerate(UNITS):

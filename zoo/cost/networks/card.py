@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoo.cost.networks.families import FAMILIES, MOST_MACS, MOST_WEIGHTS
 from zoo.cost.networks.rows import Row
-from zoo.cost.networks.shards import Recipe, rows
+from zoo.cost.networks.shards import CostRecipe, rows
 from zoo.files import write_bytes
 from zoo.version import __version__
 
@@ -78,14 +78,14 @@ _FEATURES = """\
 """
 
 
-def write_card(folder: Path, given: Recipe) -> str:
+def write_card(folder: Path, given: CostRecipe) -> str:
     """Write the README of a set from its rows; return its text."""
     text = _card(given, rows(folder))
     write_bytes(folder / "README.md", text.encode())
     return text
 
 
-def _card(given: Recipe, found: Iterable[Row]) -> str:
+def _card(given: CostRecipe, found: Iterable[Row]) -> str:
     families: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     refused = 0
