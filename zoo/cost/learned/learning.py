@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.cost.learned.features import NAMES, UNITS, SeenPasses, passes_of
-from zoo.cost.learned.model import PassBatch, Facts, Predictor, batch, quantiles
+from zoo.cost.learned.model import Facts, PassBatch, Predictor, batch, quantiles
 from zoo.cost.networks.rows import Row, graph_of
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -144,7 +144,8 @@ def _packed(given: Sequence[Example]) -> _Packed:
 
 def _some(packed: _Packed, chosen: Tensor) -> _Packed:
     """Return the examples of these numbers."""
-    rows = torch.cat([torch.arange(packed.starts[i], packed.starts[i + 1]) for i in chosen])
+    spans = [(int(packed.starts[i]), int(packed.starts[i + 1])) for i in chosen]
+    rows = torch.cat([torch.arange(*span) for span in spans])
     sizes = packed.starts[chosen + 1] - packed.starts[chosen]
     whole = packed.whole
     _, first = torch.unique(packed.first[rows], return_inverse=True)
@@ -183,7 +184,7 @@ def _loss(predictor: Predictor, part: _Packed, options: Options) -> Tensor:
         _ratio(found.encoded_bytes, part.encoded).abs().mean()
         + 0.3 * _ratio(found.sram_bytes, part.sram).abs().mean()
     )
-    return total + options.by_operator * single + 0.3 * beside  # type: ignore[no-any-return]
+    return total + options.by_operator * single + 0.3 * beside
 
 
 def teach(
@@ -206,7 +207,7 @@ def teach(
         for chosen in torch.randperm(len(given)).split(options.networks):
             loss = _loss(predictor, _some(packed, chosen), options)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -290,7 +291,7 @@ def adapted(
         optimizer.zero_grad()
         found.scale = none.index_copy(0, torch.tensor(places), scale)
         loss = _ratio(found(whole).cycles, truth).square().mean() + RIDGE * scale.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     optimizer.step(step)

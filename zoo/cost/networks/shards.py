@@ -6,6 +6,7 @@ run.
 """
 
 import gzip
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -149,7 +150,7 @@ def cluster() -> Executor:
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError.of("ray", "cluster")
-    import ray
+    ray: Any = importlib.import_module("ray")
 
     def run(work: Work, tasks: Sequence[Task]) -> Iterator[tuple[int, bytes]]:
         ray.init(ignore_reinit_error=True)
@@ -200,7 +201,7 @@ def write(given: CostRecipe, graphs: int, out: Path, run: Executor) -> int:
 
 
 def _json(given: CostRecipe) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(given)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(asdict(given)))
 
 
 def _check(given: CostRecipe, out: Path) -> None:
