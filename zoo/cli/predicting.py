@@ -10,7 +10,7 @@ from zoo.cli.printing import Arguments, add_action, positive, print_json
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
-    from zoo.cost.learned.features import Passes
+    from zoo.cost.learned.features import SeenPasses
     from zoo.cost.learned.model import Facts
     from zoo.cost.target import Target
 
@@ -27,12 +27,14 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--target", default="ethos-u55-128", metavar="T[,T2]", help="default: %(default)s"
     )
     sub.add_argument("--graphs", type=int, required=True, metavar="N", help="networks in all")
+    sub.add_argument("--seed", type=int, default=0, help="of the networks; default: 0")
     sub.add_argument("--jobs", type=positive, default=1, help="processes of this machine")
     sub.add_argument("--ray", action="store_true", help="on a Ray cluster in place of --jobs")
     sub = action("train", _train, "teach a predictor on a data set of costs")
     sub.add_argument("data", metavar="DATASET", help="a folder that zoo cost dataset made")
     _add_target(sub)
     sub.add_argument("--epochs", type=positive, default=60)
+    sub.add_argument("--seed", type=int, default=0)
     sub = action("adapt", _adapt, "adapt a predictor to a target, from a few measurements")
     sub.add_argument(
         "measured", metavar="FILE.csv", help="lines of: int8 .tflite file, latency in ms"
@@ -56,7 +58,7 @@ def _dataset(args: Arguments) -> None:
     from zoo.cost.networks.card import write_card
 
     out = Path(args.out).expanduser()
-    given = shards.recipe(args.target.split(","), args.seed or 0)
+    given = shards.recipe(args.target.split(","), args.seed)
     run = shards.cluster() if args.ray else shards.processes(args.jobs)
     made = shards.write(given, args.graphs, out, run)
     write_card(out, given)
@@ -80,7 +82,7 @@ def _train(args: Arguments) -> None:
     given = learning.examples(rows(data), device)
     about = read_json(data / RECIPE)
     source = f"Vela {about['vela']} on {len(given):,} random networks"
-    options = learning.Options(epochs=args.epochs, seed=args.seed or 0)
+    options = learning.Options(epochs=args.epochs, seed=args.seed)
     predictor, facts = learning.trained(given, device.name, source, options)
     save(predictor, facts, out)
     _report(args, out, facts)
@@ -109,7 +111,7 @@ def _weights(text: str) -> Path:
     return path
 
 
-def _measured(path: Path, device: "Target") -> "list[tuple[Passes, float]]":
+def _measured(path: Path, device: "Target") -> "list[tuple[SeenPasses, float]]":
     """Return what is seen of each measured file, and its cycles."""
     from zoo.cost.learned.features import passes_of
     from zoo.deploy.tflite_read import read_tflite

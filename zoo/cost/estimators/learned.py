@@ -20,7 +20,7 @@ from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
 
 if TYPE_CHECKING:
-    from zoo.cost.learned.features import Passes
+    from zoo.cost.learned.features import SeenPasses
     from zoo.cost.learned.model import Facts, Predictor
 
 SUMMARY = "the cycle model of an Ethos-U, corrected by what Arm's compiler says of random networks"
@@ -101,7 +101,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     )
 
 
-def predicted(predictor: "Predictor", passes: "Passes") -> tuple[Sequence[float], int, int]:
+def predicted(predictor: "Predictor", passes: "SeenPasses") -> tuple[Sequence[float], int, int]:
     """Return the cycles of each pass, encoded bytes and the peak of SRAM of one network."""
     import torch
 
@@ -151,7 +151,7 @@ def _reasons(target: Target, sram: int, encoded: int) -> tuple[str, ...]:
     return tuple(over)
 
 
-def _outside(predictor: "Predictor", passes: "Passes") -> tuple[str, ...]:
+def _outside(predictor: "Predictor", passes: "SeenPasses") -> tuple[str, ...]:
     found = predictor.outside(passes)
     if not found:
         return ()
@@ -162,7 +162,7 @@ def _outside(predictor: "Predictor", passes: "Passes") -> tuple[str, ...]:
 
 
 def _ops(
-    graph: Graph, passes: "Passes", cycles: Sequence[float], target: Target
+    graph: Graph, passes: "SeenPasses", cycles: Sequence[float], target: Target
 ) -> tuple[OpCost, ...]:
     from zoo.cost.learned.features import NAMES
 

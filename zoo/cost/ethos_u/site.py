@@ -102,16 +102,40 @@ def copy_of(ifm: Shape, ofm: Shape, activation: str = "none") -> Pass:
 
 
 def apart(job: Pass) -> list[Pass]:
-    """Return a layer's pass, with the activation in one of its own where channels are few.
-
-    The compiler then lays rows out as one long line.
-    """
+    """Return a layer's pass, with the activation in one of its own where channels are few."""
     if job.ofm[2] >= FEW or job.activation != "relu":
         return [job]
-    rows, columns, channels = job.ofm
-    line = (rows, 1, columns * channels)
-    after = replace(copy_of(line, line, "relu"), reads_bricks=False, bricks=False)
-    return [replace(job, activation="none"), after]
+    after = replace(copy_of(_line(job.ofm), _line(job.ofm), "relu"), reads_bricks=False)
+    return [replace(job, activation="none"), replace(after, bricks=False)]
+
+
+def _line(shape: Shape) -> Shape:
+    """Return how the compiler lays out what it may: 16 channels, rows and columns alike.
+
+    Prime factors go to the shorter side, the largest first. What is not whole sixteens keeps its
+    rows, and a row is one long line.
+    """
+    rest, over = divmod(math.prod(shape), 16)
+    if over:
+        return shape[0], 1, shape[1] * shape[2]
+    rows = columns = 1
+    for factor in reversed(_primes(rest)):
+        if rows <= columns:
+            rows *= factor
+        else:
+            columns *= factor
+    return rows, columns, 16
+
+
+def _primes(number: int) -> list[int]:
+    """Return the prime factors of a number, the smallest first."""
+    found, factor = [], 2
+    while factor * factor <= number:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor += 1
+    return found + [number] * (number > 1)
 
 
 def pair(site: Site, key: str) -> tuple[int, int]:

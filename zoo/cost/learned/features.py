@@ -51,7 +51,7 @@ COUNTED = len(SIZES) + len(TIMES)  # features that are logarithms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passes:
+class SeenPasses:
     """The passes of one network on one target.
 
     Attributes:
@@ -72,7 +72,7 @@ class Passes:
     host: dict[int, str]
 
 
-def passes_of(graph: Graph, target: Target) -> Passes:
+def passes_of(graph: Graph, target: Target) -> SeenPasses:
     """Return what a predictor sees of an int8 graph on an Ethos-U.
 
     Raises:
@@ -89,7 +89,7 @@ def passes_of(graph: Graph, target: Target) -> Passes:
         raise MismatchError(f"nothing of this network runs on {target.name}")
     order = [numbers[op.name] for op, _ in layout.kept]
     operators = np.array([order[place] for place in layout.places])
-    return Passes(
+    return SeenPasses(
         **_arrays(graph, layout, operators, target),
         operators=operators,
         host={order[place]: why for place, why in layout.reasons.items()},

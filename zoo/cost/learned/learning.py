@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import Passes, passes_of
-from zoo.cost.learned.model import Batch, Facts, Predictor, batch, quantiles
+from zoo.cost.learned.features import NAMES, UNITS, SeenPasses, passes_of
+from zoo.cost.learned.model import Facts, PassBatch, Predictor, batch, quantiles
 from zoo.cost.networks.rows import Row, graph_of
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
 
 _LOG = logging.getLogger("zoo")
 FEWEST = 100
+RIDGE = 1e-3  # against the mean square of logarithms of ratios
 PART = 20  # of the networks, one in so many is held out to choose the interval; another to judge
 
 
@@ -56,7 +57,7 @@ class Example:
 
     family: str
     number: int
-    passes: Passes
+    passes: SeenPasses
     cycles: float
     by_pass: "np.ndarray[Any, np.dtype[np.float32]]"
     encoded_bytes: float
@@ -113,7 +114,7 @@ def split(given: Sequence[Example]) -> tuple[list[Example], list[Example], list[
 class _Packed:
     """Examples as one batch, and where each starts."""
 
-    whole: Batch
+    whole: PassBatch
     starts: Tensor
     cycles: Tensor
     by_pass: Tensor
@@ -143,12 +144,13 @@ def _packed(given: Sequence[Example]) -> _Packed:
 
 def _some(packed: _Packed, chosen: Tensor) -> _Packed:
     """Return the examples of these numbers."""
-    rows = torch.cat([torch.arange(packed.starts[i], packed.starts[i + 1]) for i in chosen])
+    spans = [(int(packed.starts[i]), int(packed.starts[i + 1])) for i in chosen]
+    rows = torch.cat([torch.arange(*span) for span in spans])
     sizes = packed.starts[chosen + 1] - packed.starts[chosen]
     whole = packed.whole
     _, first = torch.unique(packed.first[rows], return_inverse=True)
     return _Packed(
-        whole=Batch(
+        whole=PassBatch(
             features=whole.features[rows],
             cycles=whole.cycles[rows],
             encoded=whole.encoded[rows],
@@ -174,7 +176,7 @@ def _loss(predictor: Predictor, part: _Packed, options: Options) -> Tensor:
     found = predictor(part.whole)
     count = int(part.first.max()) + 1
     own = found.passes.new_zeros(count).index_add(0, part.first, found.passes)
-    truth = own.new_zeros(count).index_reduce(0, part.first, part.by_pass, "amax")
+    truth = own.new_zeros(count).scatter_reduce(0, part.first, part.by_pass, "amax")
     share = truth / part.cycles.mean()
     single = (_ratio(own, truth).abs().clamp(max=2) * (share / share.mean()).sqrt()).mean()
     total = _ratio(found.cycles, part.cycles).abs().mean()
@@ -182,7 +184,7 @@ def _loss(predictor: Predictor, part: _Packed, options: Options) -> Tensor:
         _ratio(found.encoded_bytes, part.encoded).abs().mean()
         + 0.3 * _ratio(found.sram_bytes, part.sram).abs().mean()
     )
-    return total + options.by_operator * single + 0.3 * beside  # type: ignore[no-any-return]
+    return total + options.by_operator * single + 0.3 * beside
 
 
 def teach(
@@ -205,7 +207,7 @@ def teach(
         for chosen in torch.randperm(len(given)).split(options.networks):
             loss = _loss(predictor, _some(packed, chosen), options)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -256,12 +258,12 @@ def trained(
 
 
 def adapted(
-    predictor: Predictor, facts: Facts, given: Sequence[tuple[Passes, float]], target: str
+    predictor: Predictor, facts: Facts, given: Sequence[tuple[SeenPasses, float]], target: str
 ) -> tuple[Predictor, Facts]:
     """Return a predictor for another target, from a few networks' cycles on it.
 
-    The factor of each pass is multiplied by exp(w . features); w is the smallest that explains the
-    measurements (ridge), so that ten of them are enough.
+    The cycles of each unit of the accelerator (convolutions, depthwise ones, pools, ...) get one
+    factor more, as near to 1 as explains the measurements (ridge), so that ten of them are enough.
 
     Args:
         predictor: of the most similar target.
@@ -280,18 +282,20 @@ def adapted(
     found.requires_grad_(False)
     whole = batch([passes for passes, _ in given])
     truth = torch.tensor([cycles for _, cycles in given])
-    scale = torch.zeros_like(found.scale, requires_grad=True)
-    found.scale = scale
-    optimizer = torch.optim.LBFGS([scale], max_iter=200, line_search_fn="strong_wolfe")
+    places = [NAMES.index(f"unit {name}") for name in UNITS]
+    scale = torch.zeros(len(places), 1, requires_grad=True)
+    none = torch.zeros_like(found.scale)
+    optimizer = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
 
-    def step() -> Tensor:
+    def step() -> float:
         optimizer.zero_grad()
-        loss = _ratio(found(whole).cycles, truth).square().mean() + 0.02 * scale.square().sum()
+        found.scale = none.index_copy(0, torch.tensor(places), scale)
+        loss = _ratio(found(whole).cycles, truth).square().mean() + RIDGE * scale.square().sum()
         loss.backward()
-        return loss
+        return float(loss.detach())
 
     optimizer.step(step)
-    found.scale = scale.detach()
+    found.scale = none.index_copy(0, torch.tensor(places), scale.detach())
     with torch.inference_mode():
         rest = (truth / found(whole).cycles).double().numpy()
     width = max(

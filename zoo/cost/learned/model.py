@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.cost.learned.features import COUNTED, NAMES, SIZES, Passes
+from zoo.cost.learned.features import COUNTED, FLAGS, NAMES, SIZES, UNITS, SeenPasses
 from zoo.errors import MismatchError
 from zoo.files import replacing
 
@@ -32,12 +32,12 @@ _ENCODED = NAMES.index("encoded bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class PassBatch:
     """The passes of several networks, one after the other.
 
     Attributes:
         features: (passes, features).
-        cycles: (passes,); `encoded` and `live` likewise, see `Passes`.
+        cycles: (passes,); `encoded` and `live` likewise, see `SeenPasses`.
         network: (passes,) the network of each.
         count: networks.
 
@@ -51,10 +51,10 @@ class Batch:
     count: int
 
 
-def batch(networks: Sequence[Passes]) -> Batch:
+def batch(networks: Sequence[SeenPasses]) -> PassBatch:
     """Return several networks as one batch."""
     sizes = [len(one.cycles) for one in networks]
-    return Batch(
+    return PassBatch(
         features=torch.from_numpy(np.concatenate([one.features for one in networks])),
         cycles=torch.from_numpy(np.concatenate([one.cycles for one in networks])),
         encoded=torch.from_numpy(np.concatenate([one.encoded for one in networks])),
@@ -88,6 +88,8 @@ class Predictor(nn.Module):
     spread: Tensor
     least: Tensor
     most: Tensor
+    lowest: Tensor
+    highest: Tensor
     scale: Tensor
 
     def __init__(self, hidden: int = HIDDEN) -> None:
@@ -104,7 +106,10 @@ class Predictor(nn.Module):
         self.register_buffer("spread", torch.ones(count))
         self.register_buffer("least", torch.zeros(count))
         self.register_buffer("most", torch.ones(count))
-        self.register_buffer("scale", torch.zeros(count, 1))  # of cycles, learned from a few
+        sizes = (len(UNITS), len(SIZES))
+        self.register_buffer("lowest", torch.full(sizes, torch.inf))  # of each unit's passes
+        self.register_buffer("highest", torch.full(sizes, -torch.inf))
+        self.register_buffer("scale", torch.zeros(count, 1))  # of cycles, from few measurements
 
     def fit_ranges(self, features: Tensor) -> None:
         """Take the mean, spread and range of the features that it is taught on."""
@@ -112,13 +117,17 @@ class Predictor(nn.Module):
         self.spread.copy_(features.std(0).clamp(min=1e-3))
         self.least.copy_(features.amin(0))
         self.most.copy_(features.amax(0))
+        for place, name in enumerate(UNITS):
+            own = features[features[:, NAMES.index(f"unit {name}")] > 0][:, : len(SIZES)]
+            if len(own):
+                self.lowest[place], self.highest[place] = own.amin(0), own.amax(0)
 
-    def forward(self, given: Batch) -> Prediction:
+    def forward(self, given: PassBatch) -> Prediction:
         """Return what a batch costs."""
         inside = torch.minimum(torch.maximum(given.features, self.least), self.most)
         unit = (inside - self.mean) / self.spread
         f, g, h, b = self.head(self.body(unit)).clamp(-_STEEPEST, _STEEPEST).unbind(1)
-        f = f + (unit @ self.scale).squeeze(1)
+        f = f + (given.features @ self.scale).squeeze(1)
         cycles = given.cycles * f.exp()
         zero = cycles.new_zeros(given.count)
         buffered = torch.expm1(given.features[:, _ENCODED]) * torch.sigmoid(b)
@@ -130,23 +139,31 @@ class Predictor(nn.Module):
             sram_bytes=zero.scatter_reduce(0, given.network, held, "amax"),
         )
 
-    def outside(self, networks: Passes) -> list[str]:
+    def outside(self, networks: SeenPasses) -> list[str]:
         """Return in words where a network leaves the range of what the predictor was taught on."""
-        found = []
-        for name in (*SIZES, *NAMES[COUNTED:]):
-            place = NAMES.index(name)
-            column = networks.features[:, place]
-            least, most = float(self.least[place]), float(self.most[place])
-            slack = 1e-4 * max(1.0, abs(most))
-            for value in (float(column.min()), float(column.max())):
-                if least - slack <= value <= most + slack:
-                    continue
-                if place >= COUNTED:
-                    found.append(f"{name}, which none of them has" if value > most else name)
-                else:
-                    low, high, own = (round(math.expm1(v)) for v in (least, most, value))
-                    found.append(f"{name} {own:,} ({low:,} to {high:,})")
-        return list(dict.fromkeys(found))
+        found, features = [], torch.from_numpy(networks.features)
+        for place, name in enumerate(UNITS):
+            own = features[features[:, NAMES.index(f"unit {name}")] > 0][:, : len(SIZES)]
+            if len(own):
+                found += _beyond(name, own, self.lowest[place], self.highest[place])
+        for place in range(COUNTED, len(NAMES)):
+            if "unit" not in NAMES[place] and float(features[:, place].max()) > self.most[place]:
+                share = place < NAMES.index(FLAGS[0])
+                found += [] if share else [f"{NAMES[place]}, which none of them has"]
+        return found
+
+
+def _beyond(unit: str, own: Tensor, lowest: Tensor, highest: Tensor) -> list[str]:
+    """Return in words which sizes of a unit's passes no pass of that unit had."""
+    if bool(lowest.isinf().any()):
+        return [f"unit {unit}, which none of them has"]
+    found = []
+    for name, column, low, high in zip(SIZES, own.T, lowest, highest, strict=True):
+        for value in (column.min(), column.max()):
+            if not low - 1e-3 <= value <= high + 1e-3:
+                texts = [f"{round(math.expm1(float(v))):,}" for v in (value, low, high)]
+                found.append(f"{unit} {name} {texts[0]} ({texts[1]} to {texts[2]})")
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import Passes, passes_of
+from zoo.cost.learned.features import SeenPasses, passes_of
 from zoo.cost.learned.model import Predictor, batch
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -45,7 +45,7 @@ class LatencyOfWidths:
 
         """
         self.build, self.predictor, self.target, self.step = build, predictor, target, step
-        self._seen: dict[Widths, Passes] = {}
+        self._seen: dict[Widths, SeenPasses] = {}
 
     def __call__(self, widths: Tensor) -> Tensor:
         """Return the latencies.

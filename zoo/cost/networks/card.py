@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoo.cost.networks.families import FAMILIES, MOST_MACS, MOST_WEIGHTS
 from zoo.cost.networks.rows import Row
-from zoo.cost.networks.shards import Recipe, rows
+from zoo.cost.networks.shards import CostRecipe, rows
 from zoo.files import write_bytes
 from zoo.version import __version__
 
@@ -78,14 +78,14 @@ _FEATURES = """\
 """
 
 
-def write_card(folder: Path, given: Recipe) -> str:
+def write_card(folder: Path, given: CostRecipe) -> str:
     """Write the README of a set from its rows; return its text."""
     text = _card(given, rows(folder))
     write_bytes(folder / "README.md", text.encode())
     return text
 
 
-def _card(given: Recipe, found: Iterable[Row]) -> str:
+def _card(given: CostRecipe, found: Iterable[Row]) -> str:
     families: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     refused = 0
@@ -132,8 +132,8 @@ dataset_info:
 
 # Costs of small int8 networks on Ethos-U
 
-{count:,} random int8 networks, and what Arm's compiler Vela {given.vela} says each of them costs. After the idea of
-EdgeDLPerf ([PerfSAGE](https://arxiv.org/abs/2301.10999)); all networks are made here.
+{count:,} random int8 networks, and what Arm's compiler Vela {given.vela} says each of them costs.
+After the idea of EdgeDLPerf ([PerfSAGE](https://arxiv.org/abs/2301.10999)); all are made here.
 
 ```python
 from datasets import load_dataset
@@ -143,11 +143,12 @@ networks = load_dataset("ORG/NAME", split="train")
 
 ## What a row has
 
-One network: its tensors and operators in the order in which they can run (`inputs` and `outputs` are places in
-`tensors`; `attributes` is JSON), and for each layer how its weights are spread: their number, zeros, distinct values,
-entropy in bits, and the bytes that the accelerator's weight code needs for them (`coded_bytes`, estimated). The weights
-themselves are not kept. `labels` has for each target the latency at the system's clock, cycles in all and of each
-operator, the peak of SRAM and DRAM, and the encoded bytes of all weights. `refused` says why the compiler did not take a
+One network: its tensors and operators in the order in which they can run (`inputs` and `outputs`
+are places in `tensors`; `attributes` is JSON), and for each layer how its weights are spread: their
+number, zeros, distinct values, entropy in bits, and the bytes that the accelerator's weight code
+needs for them (`coded_bytes`, estimated). The weights themselves are not kept. `labels` has for
+each target the latency at the system's clock, cycles in all and of each operator, the peak of SRAM
+and DRAM, and the encoded bytes of all weights. `refused` says why the compiler did not take a
 network.
 
 | target | networks with costs |
@@ -158,9 +159,10 @@ network.
 
 ## How it was made
 
-`zoo cost dataset` with edge-zoo {__version__}, seed {given.seed}. A network's number fixes its family and all that is drawn: widths,
-depths, kernels, strides, sizes of pictures, and for its weights the share of zeros, the number of distinct values and
-their distribution. Networks have at most {MOST_WEIGHTS:,} weights and {MOST_MACS:,} multiply-accumulates.
+`zoo cost dataset` with edge-zoo {__version__}, seed {given.seed}. A network's number fixes its
+family and all that is drawn: widths, depths, kernels, strides, sizes of pictures, and for its
+weights the share of zeros, the number of distinct values and their distribution. Networks have at
+most {MOST_WEIGHTS:,} weights and {MOST_MACS:,} multiply-accumulates.
 
 | space | family | as | networks |
 |---|---|---|---:|
@@ -168,6 +170,6 @@ their distribution. Networks have at most {MOST_WEIGHTS:,} weights and {MOST_MAC
 
 ## What it is not
 
-The costs are a compiler's estimates for Arm's reference systems, not measurements of a chip. There is no energy: the
-compiler gives none.
+The costs are a compiler's estimates for Arm's reference systems, not measurements of a chip. There
+is no energy: the compiler gives none.
 """

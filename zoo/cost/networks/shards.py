@@ -6,6 +6,7 @@ run.
 """
 
 import gzip
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -34,7 +35,7 @@ _LOG = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class CostRecipe:
     """All that the rows of a set depend on.
 
     Attributes:
@@ -55,7 +56,7 @@ class Recipe:
     format_version: int = FORMAT_VERSION
 
 
-def recipe(targets: Sequence[str], seed: int) -> Recipe:
+def recipe(targets: Sequence[str], seed: int) -> CostRecipe:
     """Return the recipe of a set for some targets, with the compiler that is installed.
 
     Raises:
@@ -75,10 +76,10 @@ def recipe(targets: Sequence[str], seed: int) -> Recipe:
     if importlib.util.find_spec("ethosu") is None:
         raise MissingExtraError.of("ethos-u-vela", "tflite")
     version = importlib.metadata.version("ethos-u-vela")
-    return Recipe(seed=seed, targets=tuple(dict.fromkeys(targets)), vela=version)
+    return CostRecipe(seed=seed, targets=tuple(dict.fromkeys(targets)), vela=version)
 
 
-def shard(given: Recipe, first: int, count: int) -> bytes:
+def shard(given: CostRecipe, first: int, count: int) -> bytes:
     """Return a file: the rows of networks `first` to `first + count`, as compressed JSON lines."""
     with ExitStack() as stack:
         compilers = []
@@ -113,8 +114,8 @@ def _row(seed: int, index: int, compilers: Sequence[tuple[str, Compiler, float]]
     }
 
 
-Task = tuple[Recipe, int, int]
-Work = Callable[[Recipe, int, int], bytes]
+Task = tuple[CostRecipe, int, int]
+Work = Callable[[CostRecipe, int, int], bytes]
 
 
 class Executor(Protocol):
@@ -149,7 +150,7 @@ def cluster() -> Executor:
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError.of("ray", "cluster")
-    import ray
+    ray: Any = importlib.import_module("ray")
 
     def run(work: Work, tasks: Sequence[Task]) -> Iterator[tuple[int, bytes]]:
         ray.init(ignore_reinit_error=True)
@@ -167,7 +168,7 @@ def name_of(place: int) -> str:
     return f"data/train-{place:05d}.jsonl.gz"
 
 
-def write(given: Recipe, graphs: int, out: Path, run: Executor) -> int:
+def write(given: CostRecipe, graphs: int, out: Path, run: Executor) -> int:
     """Make what is missing of a set; return how many shards were made.
 
     Args:
@@ -199,11 +200,11 @@ def write(given: Recipe, graphs: int, out: Path, run: Executor) -> int:
     return len(tasks)
 
 
-def _json(given: Recipe) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(given)))  # type: ignore[no-any-return]
+def _json(given: CostRecipe) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(given)))
 
 
-def _check(given: Recipe, out: Path) -> None:
+def _check(given: CostRecipe, out: Path) -> None:
     if not (out / RECIPE).exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise MismatchError(f"{out} is not a data set of costs; expected a new folder")

@@ -1,0 +1,333 @@
+"""Learned costs: what they are made of, what they say of themselves, what they refuse."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo import cost
+from zoo.cli import main
+from zoo.cost.learned import learning
+from zoo.cost.learned.features import NAMES, compiled_order, passes_of
+from zoo.cost.learned.model import WEIGHTS, Facts, Predictor, batch, load, save
+from zoo.cost.learned.widths import LatencyOfWidths
+from zoo.cost.networks.builder import Builder
+from zoo.cost.networks.families import FAMILIES, network
+from zoo.cost.networks.rows import without_values
+from zoo.deploy.tflite_write import serialize_tflite, write_tflite
+from zoo.errors import MismatchError
+
+TARGET = cost.target("ethos-u55-128")
+FACTS = Facts(target="ethos-u55-128", networks=9, interval=(0.9, 1.2), source="a test")
+SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def graph(index: int):
+    return without_values(network(5, index)[1])
+
+
+@pytest.fixture(scope="module")
+def some():
+    return [passes_of(graph(index), TARGET) for index in range(14)]
+
+
+@pytest.fixture(scope="module")
+def wild(some):
+    """A predictor with random factors."""
+    torch.manual_seed(0)
+    found = Predictor()
+    found.fit_ranges(batch(some).features)
+    nn.init.normal_(found.head.weight, std=0.1)
+    return found.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def file(wild, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save(wild, FACTS, path)
+    return path
+
+
+def compiled(content: bytes, target: str = "ethos-u55-128"):
+    pytest.importorskip("ethosu.vela")
+    from zoo.deploy.vela import configuration
+    from zoo.deploy.vela_many import Compiler
+
+    with Compiler(configuration(target)[0]) as compiler:
+        return compiler.compiled(content, "a network")
+
+
+@pytest.mark.parametrize("index", range(len(FAMILIES)))
+def test_operators_run_in_the_compilers_order(index: int) -> None:
+    drawn = network(2, index)[1]
+    tables = compiled(serialize_tflite(drawn))["tables"]
+    numbers = {row["id"]: int(row["ext_key"] or -1) for row in tables["source"]}
+    busy = [numbers[r["source_id"]] for r in tables["perf"] if int(r["op_cycles"] or 0)]
+    theirs = [drawn.ops[place].name for place in dict.fromkeys(busy) if place >= 0]
+    ours = [op.name for op in compiled_order(drawn) if op.name in set(theirs)]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8])
+def test_few_channels_cost_a_pass_of_their_own(channels: int) -> None:
+    """Below eight channels Vela makes an activation a pass over one long line."""
+    b = Builder(np.random.default_rng(0), 40, 40, 8)
+    b.activation, b.zeros, b.levels = "relu", 0.0, 255
+    x = b.conv(b.conv(b.input, channels, (3, 3)), 16, (3, 3))
+    drawn = b.graph(b.conv(x, 16, activation=None))
+    found = passes_of(drawn, TARGET)
+    assert len(found.cycles) == (4 if channels < 8 else 3)
+    report = compiled(serialize_tflite(drawn))
+    assert float(found.cycles.sum()) == pytest.approx(report["totalCycles"], rel=0.05)
+
+
+def test_factors_of_one_are_the_cycle_model(some) -> None:
+    found = Predictor().eval()(batch(some))
+    want = [float(one.cycles.sum()) for one in some]
+    assert found.cycles.tolist() == pytest.approx(want, rel=1e-5)
+    assert found.encoded_bytes.tolist() == pytest.approx([float(o.encoded.sum()) for o in some])
+
+
+def test_a_batch_predicts_what_each_network_alone_does(some, wild) -> None:
+    with torch.inference_mode():
+        whole = wild(batch(some))
+        alone = [wild(batch([one])) for one in some]
+    for name in ("cycles", "encoded_bytes", "sram_bytes"):
+        each = [float(getattr(one, name)) for one in alone]
+        assert getattr(whole, name).tolist() == pytest.approx(each, rel=1e-4)
+
+
+def test_two_thousand_networks_a_second_on_one_thread(some, wild) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        many = batch(some * 40)
+        with torch.inference_mode():
+            wild(many)
+            start = time.process_time()
+            wild(many)
+            spent = time.process_time() - start
+    finally:
+        torch.set_num_threads(threads)
+    assert many.count / spent > 2000
+
+
+def test_weights_come_back_and_others_are_refused(some, wild, file, tmp_path) -> None:
+    again, facts = load(file)
+    assert facts == FACTS
+    assert torch.equal(again(batch(some)).cycles, wild(batch(some)).cycles)
+    newer = tmp_path / "newer.safetensors"
+    save(wild, dataclasses.replace(FACTS, format_version=2), newer)
+    with pytest.raises(
+        MismatchError, match=r"has format 2 of a predictor; this version .* reads 1"
+    ):
+        load(newer)
+    (tmp_path / "no.safetensors").write_bytes(b"nothing")
+    with pytest.raises(MismatchError, match="cannot be read as weights of a predictor"):
+        load(tmp_path / "no.safetensors")
+    with pytest.raises(MismatchError, match=r"ends in \.safetensors"):
+        save(wild, FACTS, tmp_path / "w.pt")
+
+
+def test_what_lies_outside_is_said(some, wild, file) -> None:
+    assert all(not wild.outside(one) for one in some)
+    b = Builder(np.random.default_rng(0), 64, 64, 3)
+    wide = b.graph(b.conv(b.input, 16, (13, 13)))
+    (line,) = [n for n in wild.outside(passes_of(wide, TARGET)) if n.startswith("conv kernel rows")]
+    assert line.startswith("conv kernel rows 13 (1 to ")
+    found = cost.estimate(wide, TARGET, method="learned", weights=str(file))
+    (note,) = [n for n in found.notes if n.startswith("outside what it was taught on")]
+    assert "conv kernel rows 13" in note
+    assert note.endswith("the interval does not hold")
+    b = Builder(np.random.default_rng(0), 32, 32, 3)
+    line = b.graph(b.function(b.conv(b.input, 8, activation=None), "tanh"))
+    assert wild.outside(passes_of(line, TARGET)) == []  # a table, as hard-swish is
+    inside = cost.estimate(network(5, 0)[1], TARGET, method="learned", weights=str(file))
+    assert not any("outside" in note for note in inside.notes)
+
+
+def test_an_estimate_holds_together(file, wild) -> None:
+    drawn = network(5, 3)[1]
+    found = cost.estimate(drawn, TARGET, method="learned", weights=str(file))
+    assert found.method == "learned"
+    assert sum(op.latency_ms for op in found.ops) == pytest.approx(found.latency_ms, rel=1e-5)
+    assert found.interval_ms == pytest.approx((0.9 * found.latency_ms, 1.2 * found.latency_ms))
+    direct = wild(batch([passes_of(drawn, TARGET)]))
+    assert found.latency_ms == pytest.approx(1e3 * float(direct.cycles) / 500e6, rel=1e-5)
+    assert found.weight_bytes == found.flash_bytes == round(float(direct.encoded_bytes))
+    assert found.macs == drawn.macs
+    assert "learned from a test" in found.obtained["latency_ms"]
+    json.dumps(found.to_json())
+
+
+def test_wrong_targets_and_files_are_one_line(file, tmp_path) -> None:
+    drawn = network(5, 0)[1]
+    with pytest.raises(MismatchError, match="the weights predict ethos-u55-128, not ethos-u55-256"):
+        cost.estimate(drawn, cost.target("ethos-u55-256"), method="learned", weights=str(file))
+    with pytest.raises(MismatchError, match="no learned weights for ethos-u55-32; there are"):
+        cost.estimate(drawn, cost.target("ethos-u55-32"), method="learned")
+    with pytest.raises(MismatchError, match="is not an Ethos-U55 or U65"):
+        cost.estimate(drawn, cost.target("stm32f746-216mhz-cmsisnn"), method="learned")
+    with pytest.raises(MismatchError, match="cannot be read"):
+        cost.estimate(drawn, TARGET, method="learned", weights=str(tmp_path / "none"))
+
+
+def build(widths):
+    """Two layers of given widths, the same whatever the order of calls."""
+    b = Builder(np.random.default_rng(0), 24, 24, 3)
+    b.explicit, b.zeros, b.levels, b.heavy = False, 0.0, 255, False
+    x = b.conv(b.input, widths[0], (3, 3), stride=2)
+    x = b.conv(b.depthwise(x), widths[1])
+    return b.graph(b.dense(b.pool(x, "avg_pool2d", (12, 12)), 10))
+
+
+def test_latency_of_widths_is_exact_on_the_grid_and_has_its_gradient(wild) -> None:
+    latency = LatencyOfWidths(build, wild, TARGET)
+
+    def exact(*widths):
+        return 2e-6 * float(wild(batch([passes_of(build(widths), TARGET)])).cycles.detach())
+
+    grid = torch.tensor([[16.0, 24.0], [32.0, 8.0]])
+    assert latency(grid).tolist() == pytest.approx([exact(16, 24), exact(32, 8)], rel=1e-5)
+    widths = torch.tensor([[18.0, 29.0]], requires_grad=True)  # the second is further on its way
+    value = latency(widths)
+    value.sum().backward()
+    corners = exact(16, 24), exact(16, 32), exact(24, 32)
+    want = corners[0] + 0.625 * (corners[1] - corners[0]) + 0.25 * (corners[2] - corners[1])
+    assert float(value.detach()) == pytest.approx(want, rel=1e-5)
+    slopes = [(corners[2] - corners[1]) / 8, (corners[1] - corners[0]) / 8]
+    assert widths.grad is not None
+    assert widths.grad[0].tolist() == pytest.approx(slopes, rel=1e-3)
+    near = torch.tensor([[24.0 - 1e-4, 24.0], [24.0, 24.0], [24.0 + 1e-4, 24.0]])
+    assert latency(near).tolist() == pytest.approx([exact(24, 24)] * 3, rel=1e-4)
+    with pytest.raises(MismatchError, match="each 8 or more"):
+        latency(torch.tensor([[4.0, 8.0]]))
+
+
+def test_a_search_can_go_down_its_gradient() -> None:
+    """The penalty's gradient leads to a network of half the latency."""
+    latency = LatencyOfWidths(build, Predictor().eval(), TARGET)
+    widths = torch.tensor([[60.0, 60.0]], requires_grad=True)
+    aim, off = 0.5 * float(latency(widths.detach())), []
+    optimizer = torch.optim.SGD([widths], lr=160.0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (latency(widths) / aim - 1).square().sum()
+        off.append(float(loss.detach()) ** 0.5)
+        loss.backward()
+        optimizer.step()
+        widths.data.clamp_(8, 64)
+    assert off[0] == pytest.approx(1)
+    assert min(off) < 0.1
+
+
+def test_ten_measurements_teach_another_target(some) -> None:
+    """A device whose depthwise layers take three times as long."""
+    base = Predictor()
+    base.fit_ranges(batch(some).features)
+    unit = NAMES.index("unit depthwise")
+
+    def truth(one):
+        return float((one.cycles * (1 + 2 * one.features[:, unit])).sum())
+
+    seen = [passes_of(graph(index), TARGET) for index in (2, 3, 4, 6, 11, 12, 16, 17, 18, 20)]
+    rest = [passes_of(graph(index), TARGET) for index in range(30, 70)]
+    found, facts = learning.adapted(base, FACTS, [(one, truth(one)) for one in seen], "board")
+
+    def error(predictor):
+        with torch.inference_mode():
+            cycles = predictor(batch(rest)).cycles.numpy()
+        return float(np.abs(cycles / np.array([truth(one) for one in rest]) - 1).mean())
+
+    assert error(base) > 0.15
+    assert error(found) < 0.4 * error(base)
+    assert facts.target == "board"
+    assert "10 measurements on board" in facts.source
+    assert float(base.scale.abs().max()) == 0
+    with pytest.raises(MismatchError, match="2 measurements; a target is learned from 3 or more"):
+        learning.adapted(base, FACTS, [(seen[0], 1.0), (seen[1], 2.0)], "board")
+
+
+def test_adapt_on_the_command_line(file, tmp_path, capsys) -> None:
+    lines = []
+    for index in range(10):
+        drawn = network(7, index)[1]
+        write_tflite(drawn, tmp_path / f"{index}.tflite")
+        cycles = float(passes_of(drawn, cost.target("ethos-u55-64")).cycles.sum())
+        lines.append(f"{index}.tflite, {2e-6 * cycles}")
+    measured = tmp_path / "m.csv"
+    measured.write_text("\n".join(lines) + "\n")
+    words = ["cost", "adapt", str(measured), "--target", "ethos-u55-64", "--base", str(file)]
+    out = tmp_path / "new.safetensors"
+    assert main([*words, "--out", str(out)]) == 0
+    assert "ethos-u55-64, 10 networks" in capsys.readouterr().out
+    found = cost.estimate(
+        network(7, 3)[1], cost.target("ethos-u55-64"), method="learned", weights=str(out)
+    )
+    assert found.target == "ethos-u55-64"
+    measured.write_text("0.tflite; 3")
+    assert main([*words, "--out", str(out)]) == 1
+    assert "line 1: '0.tflite; 3'; expected FILE.tflite, milliseconds" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "new.bin")]) == 1
+    assert "ends in .safetensors" in capsys.readouterr().err
+
+
+def test_training_lowers_the_error_and_holds_networks_out(some) -> None:
+    given = [
+        learning.Example(
+            family="any",
+            number=index,
+            passes=one,
+            cycles=2 * float(one.cycles.sum()),
+            by_pass=2 * np.bincount(one.operators, one.cycles)[one.operators].astype(np.float32),
+            encoded_bytes=float(one.encoded.sum()),
+            sram_bytes=float(one.live.max()) + 1,
+        )
+        for index, one in enumerate(some * 8)
+    ]
+    predictor, facts = learning.trained(given, "t", "s", learning.Options(epochs=12))
+    assert facts.errors["latency"] < 15  # from 50
+    assert facts.interval[0] <= 1.1
+    parts = learning.split(given)
+    assert sum(len(part) for part in parts) == len(given)
+    assert not {one.number for one in parts[0]} & {one.number for one in (*parts[1], *parts[2])}
+    assert learning.errors(learning.ratios(predictor, parts[2])) == facts.errors
+
+
+def test_too_few_networks_are_refused() -> None:
+    with pytest.raises(MismatchError, match=r"0 networks have costs for ethos-u55-128; .* needs"):
+        learning.examples([], TARGET)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_near_the_compiler(name: str) -> None:
+    """On networks of a seed that no training saw."""
+    clock, off = cost.target(name).get("clock_hz"), []
+    for index in range(14):
+        drawn = network(99, index)[1]
+        truth = 1e3 * compiled(serialize_tflite(drawn), name)["totalCycles"] / clock
+        off.append(
+            abs(cost.estimate(drawn, cost.target(name), method="learned").latency_ms / truth - 1)
+        )
+    assert np.mean(off) < (0.03 if "u55" in name else 0.12)
+
+
+def test_shipped_weights_are_small_and_say_where_they_are_from() -> None:
+    assert {"ethos-u55-128", "ethos-u55-256"} <= set(SHIPPED)
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) < 300_000
+    for name in SHIPPED:
+        facts = load(WEIGHTS / f"{name}.safetensors")[1]
+        assert facts.target == name
+        assert "Vela" in facts.source
+        assert facts.interval[0] < 1 < facts.interval[1]
+
+
+def test_a_recipe_is_priced() -> None:
+    found = zoo.estimate("mlperf-tiny-ic", "ethos-u55-128", method="learned")
+    assert 0.3 < found.latency_ms < 0.6  # Vela: 0.40 on the published file
+    assert found.input_shape == (1, 3, 32, 32)
