@@ -88,6 +88,7 @@ def search(way: str, seed: int, digits: Path, runs: Path) -> Search:
         seed=seed,
         resume=out.is_dir(),
         device="cpu",
+        training={"options.retakes": 4},
         **{**SPACE, "pairs": (5,) if plain else SPACE["pairs"]},
     )
     assert isinstance(found, Search)

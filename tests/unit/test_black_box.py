@@ -220,7 +220,8 @@ def test_a_search_finds_a_recipe_that_fits_and_is_trained(
 ):
     monkeypatch.chdir(tmp_path)
     command = ["search", "micronet-kws", *SMALL, "--max-macs", "0.2M", "--max-sram", "32KB",
-               "--data", str(words), "--steps", "2", "--out", "mine"]  # fmt: skip
+               "--data", str(words), "--steps", "2", "--out", "mine",
+               "--set", "train.batch_size=8"]  # fmt: skip
     assert main([*command, "--trials", "1"]) == 0
     assert "OF LIMITS" in capsys.readouterr().out
     assert main([*command, "--trials", "2", "--resume", "--json"]) == 0
@@ -230,7 +231,9 @@ def test_a_search_finds_a_recipe_that_fits_and_is_trained(
     assert found["best"]["use"]["how"]["flash_bytes"] == "the .tflite file"
     lines = (tmp_path / "mine" / TRIALS).read_text().splitlines()
     assert [json.loads(line) for line in lines] == found["trials"]
-    made = zoo.train("mine/mine.json", "run", data=words, device="cpu", steps=2, batch_size=4)
+    assert found["trials"][0]["spent"] == 2 * 8 * found["trials"][0]["use"]["macs"]
+    made = zoo.train("mine/mine.json", "run", data=words, device="cpu", steps=2)
+    assert made.recipe.train.batch_size == 8
     assert made.label == "mine.own"
     assert "mine" in (tmp_path / "run" / "README.md").read_text()
     macs = zoo.estimate("./run", "ethos-u55-128", method="roofline").macs
@@ -287,6 +290,7 @@ WRONG = [
     (["--target", "nothing"], "nothing"),
     (["--set", "by.population=0"], "expected a sample of 1 up to the population"),
     (["--set", "depth=3"], "unknown option 'depth'"),
+    (["--set", "train.rate=3"], "no setting 'rate'"),
     (["--set", "widest=0"], "widths from 4 to 0"),
     (["--out", "Mine"], "expected a folder's name of small letters"),
     (["--out", "micronet-kws-s"], "micronet-kws-s is a recipe of the zoo"),

@@ -1,5 +1,6 @@
 """What a search by trials is for: a space, limits, and how a candidate is judged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class Assignment:
         against: the quantity that the front has beside the merit.
         seed: of everything.
         device: "cpu" leaves an accelerator unused.
+        training: settings of the recipes' training that are not the space's own, e.g.
+            {"lr": 1e-3, "options.retakes": 4}; see `Recipe.override`.
 
     """
 
@@ -51,6 +54,7 @@ class Assignment:
     against: str = "macs"
     seed: int = 0
     device: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         measuring.checked(self.limits, self.target, self.method)
@@ -95,7 +99,8 @@ class Assignment:
 
     def recipe(self, choice: Choice, name: str) -> Recipe:
         """Return the recipe of a choice, with the labels of the data."""
-        return judging.fitted(self.space.recipe(self.settings, choice, name), self.data)
+        made = self.space.recipe(self.settings, choice, name).override(self.training)
+        return judging.fitted(made, self.data)
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a search to go on."""
@@ -116,5 +121,6 @@ class Assignment:
             **how,
             "against": self.against,
             "seed": self.seed,
+            "training": dict(self.training),
             "data": fingerprint,
         }

@@ -145,6 +145,7 @@ def search(
     seed: int = 0,
     resume: bool = False,
     device: str | None = None,
+    training: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> "Architecture | Search":
     """Find an architecture within limits, and write it as a recipe file.
@@ -179,6 +180,7 @@ def search(
         seed: of proposals, weights and batches.
         resume: go on with the search in `out`, or work on it together with other processes.
         device: "cpu" does not use an accelerator.
+        training: settings of the recipes' training, {"lr": 1e-3}, as the overrides of `train`.
         options: of the space: `base="ran-e-32-ib"`, `keep=[6]`.
 
     Returns:
@@ -220,7 +222,7 @@ def search(
     how: dict[str, Any] = {"name": name, "space": chosen, "space_name": of, "settings": settings}
     how |= {"limits": limits, "method": method, "data": None if data is None else str(data)}
     how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
-    how |= {"against": against, "seed": seed, "device": device}
+    how |= {"against": against, "seed": seed, "device": device, "training": dict(training or {})}
     until = {"trials": trials, "work": work, "resume": resume}
     return _by_trials(path, target, by, by_options or {}, how, until)
 
