@@ -84,7 +84,7 @@ def main() -> None:
     rows = [["threshold", "words missed", "false alarms an hour", "delay"]]
     figures: dict[str, Any] = {}
     for threshold in THRESHOLDS:
-        follower = task.follower(model, artifact.recipe, Patience(threshold=threshold))
+        follower = task.follower(model, artifact.recipe, threshold=threshold)
         found = follower.push(wave)
         row = figures[str(threshold)] = judged(found, said, hours)
         rows.append([
