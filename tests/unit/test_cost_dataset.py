@@ -198,8 +198,9 @@ def test_a_compiler_that_hangs_or_dies_is_started_again() -> None:
     content = serialize_tflite(network(0, 8)[1])
     with Compiler(configuration("ethos-u55-128")[0]) as compiler:
         cycles = compiler.compiled(content, "a")["totalCycles"]
-        with pytest.raises(MismatchError, match="Vela cannot compile b"):
+        with pytest.raises(MismatchError, match=r"Vela (crashed on|cannot compile) b"):
             compiler.compiled(b"no file", "b")
+        assert compiler.compiled(content, "a")["totalCycles"] == cycles
         assert compiler._child is not None
         compiler._child.kill()
         with pytest.raises(MismatchError, match="Vela crashed on c"):

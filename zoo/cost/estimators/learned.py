@@ -79,10 +79,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
     if subject.module is not None:
         numbers["input_shape"] = subject.first_shape
     ops = _ops(graph, passes, cycles, target)
-    host = tuple(
-        f"{graph.ops[place].label} runs on the host CPU ({why}); not counted"
-        for place, why in passes.host.items()
-    )
+    host = _host(graph, passes)
     low, high = facts.interval
     return Cost(
         **numbers,
@@ -98,6 +95,13 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         ops=ops,
         interval_ms=(low * latency, high * latency),
         flash_bytes=encoded,
+    )
+
+
+def _host(graph: Graph, passes: "SeenPasses") -> tuple[str, ...]:
+    return tuple(
+        f"{graph.ops[place].label} runs on the host CPU ({why}); not counted"
+        for place, why in passes.host.items()
     )
 
 

@@ -110,7 +110,7 @@ def _card(given: CostRecipe, found: Iterable[Row]) -> str:
         )
         if count < most
     )
-    return f"""\
+    front = f"""\
 ---
 license: apache-2.0
 pretty_name: Costs of small int8 networks on Ethos-U
@@ -130,6 +130,13 @@ dataset_info:
   features:
 {_FEATURES}---
 
+"""
+    return front + _body(given, (count, refused), targets, spaces)
+
+
+def _body(given: CostRecipe, counts: tuple[int, int], targets: str, spaces: str) -> str:
+    count, refused = counts
+    return f"""\
 # Costs of small int8 networks on Ethos-U
 
 {count:,} random int8 networks, and what Arm's compiler Vela {given.vela} says each of them costs.
