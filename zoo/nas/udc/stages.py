@@ -2,9 +2,9 @@
 
 All layers start with a wish for the one option that fits the budget and loses least. In the search
 the loss grows by strength * loss * |ln(size / budget)|, where the size is what wishes expect, the
-sharper the later, and by a growing share of indecision. At its end each layer takes the options that
-are wished for most and together fit the budget exactly. Then the weights are trained on for what was
-chosen, and only a size above the budget costs.
+sharper the later, and by a growing share of indecision. At its end each layer takes the options
+that are wished for most and together fit the budget exactly. Then the weights are trained on for
+what was chosen, and only a size above the budget costs.
 """
 
 from dataclasses import dataclass
