@@ -1,8 +1,8 @@
 """The command `zoo search`."""
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from zoo import verbs as api
 from zoo.cli.printing import Arguments, Command, positive, print_json, print_table, targets
@@ -57,7 +57,7 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument("--device", choices=["cpu"], help="do not use an accelerator")
     sub.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="an option of the space, or by.KEY=VALUE of the searcher",
+        help="an option of the space, by.KEY=VALUE of the searcher, train.KEY=VALUE of training",
     )  # fmt: skip
     if words[:1] == ["search"]:
         _list_members(sub)
@@ -97,7 +97,8 @@ def _search(args: Arguments) -> None:
         for name, quantity, *_ in _LIMITS
         if (text := getattr(args, f"max_{name}")) is not None
     }
-    own = {key: value for key, value in options.items() if not key.startswith("by.")}
+    by, training = _under(options, "by."), _under(options, "train.")
+    own: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith(("by.", "train."))}
     found = api.search(
         args.space,
         args.out,
@@ -105,7 +106,8 @@ def _search(args: Arguments) -> None:
         **limits,
         method=args.method,
         by=args.by,
-        by_options={k.removeprefix("by."): v for k, v in options.items() if k not in own},
+        by_options=by,
+        training=training,
         data=args.data,
         trials=args.trials,
         steps=args.steps,
@@ -120,6 +122,11 @@ def _search(args: Arguments) -> None:
         **own,
     )
     _print(found, args.json)
+
+
+def _under(options: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    """Return the options under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)}
 
 
 def _print(found: "Architecture | Search", as_json: bool) -> None:

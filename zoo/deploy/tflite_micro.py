@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import re
+import struct
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def measured(content: bytes, *, most: int = 2**24) -> MicroArena:
     with _heard() as said:
         try:
             runtime.Interpreter.from_bytes(content, arena_size=most).print_allocations()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, struct.error, IndexError) as error:
             reason = next(iter([*said(), str(error)]))
             raise MismatchError(f"TFLite Micro does not run this network: {reason}") from error
         text = "\n".join(said())

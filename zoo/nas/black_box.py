@@ -4,23 +4,21 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.cost import Target
-from zoo.errors import MismatchError, UnknownNameError, ZooError
+from zoo.errors import MismatchError, ZooError
 from zoo.files import read_json, write_json
-from zoo.nas import front, judging, measuring, proxies
-from zoo.nas.limits import UNITS, Limits
+from zoo.nas import front, judging, measuring
+from zoo.nas.assignment import Assignment
 from zoo.nas.measuring import Gauge
 from zoo.nas.repair import Repair, Repaired
-from zoo.nas.searchers.contract import Proposal, Question, Searcher, Trial
-from zoo.nas.spaces.contract import Choice, Decision, Space, choices, decided, size
+from zoo.nas.searchers.contract import Attempt, Proposal, Question, Searcher
+from zoo.nas.spaces.contract import Choice, choices, size
 from zoo.nas.study import Study
 from zoo.registry.codec import to_json
 from zoo.registry.recipe import Recipe
-from zoo.tasks import task_of
 
 LOGGER = logging.getLogger("zoo")
 PICTURE, _PROPOSED = "front.png", "proposed.json"
@@ -37,115 +35,8 @@ def _choice_in(file: Path) -> Choice | None:
     return choice
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is searched for, and how a candidate is judged.
-
-    Attributes:
-        name: of the recipe that is found.
-        space: which networks there are.
-        space_name: what people call it.
-        settings: of the space.
-        limits: what a network may take.
-        target: of which device; None: any that runs TFLite Micro.
-        method: the estimator of its latency.
-        data: what candidates learn; None where nothing is trained.
-        steps: of a candidate's training.
-        objective: "trained", or a proxy by which candidates are judged instead.
-        filter: a proxy of which the best of `draws` proposals is tried; "" for none.
-        draws: proposals for each trial.
-        against: the quantity that the front has beside the merit.
-        seed: of everything.
-        device: "cpu" leaves an accelerator unused.
-
-    """
-
-    name: str
-    space: Space
-    space_name: str
-    settings: Any
-    limits: Limits = field(default_factory=Limits)
-    target: Target | None = None
-    method: str = "auto"
-    data: str | None = None
-    steps: int = 100
-    objective: str = judging.TRAINED
-    filter: str = ""
-    draws: int = 4
-    against: str = "macs"
-    seed: int = 0
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        measuring.checked(self.limits, self.target, self.method)
-        if self.trains and self.data is None:
-            raise MismatchError(
-                "candidates are trained to be judged; add --data DIR, or --objective synflow for "
-                "a search without training"
-            )
-        for name, least in (("steps", 1), ("draws", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise MismatchError(f"{name} is {getattr(self, name)}; expected {least} or more")
-        if self.against not in UNITS:
-            raise UnknownNameError.near(
-                "quantity", self.against, UNITS, f"known: {', '.join(UNITS)}"
-            )
-        for proxy in {self.objective, self.filter} - {judging.TRAINED, ""}:
-            proxies.named(proxy)
-        if self.against == "latency_ms" and self.target is None:
-            raise MismatchError("a front against latency needs a device; add --target")
-
-    @property
-    def trains(self) -> bool:
-        """Whether candidates are trained."""
-        return self.objective == judging.TRAINED
-
-    @property
-    def metric(self) -> str:
-        """What the merit is called."""
-        if not self.trains:
-            return self.objective
-        return task_of(self.recipe(self.first, self.name)).FACTS.select_by
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """What there is to choose."""
-        return decided(self.space, self.settings)
-
-    @property
-    def first(self) -> Choice:
-        """The choice of every first value."""
-        return {decision.name: decision.values[0] for decision in self.decisions}
-
-    def recipe(self, choice: Choice, name: str) -> Recipe:
-        """Return the recipe of a choice, with the labels of the data."""
-        return judging.fitted(self.space.recipe(self.settings, choice, name), self.data)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what must be the same for a search to go on."""
-        fingerprint = None
-        if self.data is not None:
-            recipe = self.recipe(self.first, self.name)
-            fingerprint = task_of(recipe).training_data(recipe, self.data).fingerprint
-        how: dict[str, Any] = {"steps": self.steps} if self.trains else {}
-        how |= {"filter": self.filter, "draws": self.draws} if self.filter else {}
-        return {
-            "space": self.space_name,
-            "options": to_json(self.settings),
-            "decisions": {d.name: list(d.values) for d in self.decisions},
-            "limits": self.limits.given,
-            "target": None if self.target is None else self.target.name,
-            "method": self.method,
-            "objective": self.objective,
-            **how,
-            "against": self.against,
-            "seed": self.seed,
-            "data": fingerprint,
-        }
-
-
 @dataclass(frozen=True)
-class Found:
+class Finding:
     """What a search found.
 
     Attributes:
@@ -155,13 +46,13 @@ class Found:
 
     """
 
-    trials: list[Trial]
-    best: Trial
+    trials: list[Attempt]
+    best: Attempt
     path: Path
 
 
 def search(
-    problem: Problem,
+    assignment: Assignment,
     searcher: Searcher,
     options: Any,
     by: str,
@@ -170,11 +61,11 @@ def search(
     trials: int,
     work: float | None = None,
     resume: bool = False,
-) -> Found:
+) -> Finding:
     """Search until so many trials are done, here and in other processes of the same folder.
 
     Args:
-        problem: what is searched for.
+        assignment: what is searched for.
         searcher: proposes candidates.
         options: of the searcher.
         by: its name.
@@ -190,13 +81,13 @@ def search(
     if trials < 1:
         raise MismatchError(f"trials is {trials}; expected 1 or more")
     gauge = Gauge(
-        lambda choice: problem.recipe(choice, problem.name),
-        problem.limits, problem.target, problem.method,
+        lambda choice: assignment.recipe(choice, assignment.name),
+        assignment.limits, assignment.target, assignment.method,
     )  # fmt: skip
-    repair = Repair(problem.decisions, problem.limits, gauge, gauge.whole)
+    repair = Repair(assignment.decisions, assignment.limits, gauge, gauge.whole)
     study = Study(folder)
-    identity = {**problem.identity(), "by": by, "by_options": to_json(options)}
-    run = _Run(problem, searcher, options, study, repair, study.open(identity, resume))
+    identity = {**assignment.identity(), "by": by, "by_options": to_json(options)}
+    run = _Run(assignment, searcher, options, study, repair, study.open(identity, resume))
     while run.go_on(trials, work):
         pass
     return run.finished()
@@ -207,14 +98,14 @@ class _Run:
 
     def __init__(
         self,
-        problem: Problem,
+        assignment: Assignment,
         searcher: Searcher,
         options: Any,
         study: Study,
         repair: Repair,
         mark: str,
     ) -> None:
-        self.problem, self.searcher, self.options = problem, searcher, options
+        self.assignment, self.searcher, self.options = assignment, searcher, options
         self.study, self.repair, self.mark = study, repair, mark
         self._batch: Any = None
 
@@ -236,11 +127,11 @@ class _Run:
             self._keep_best()
         return True
 
-    def _tried(self, number: int, proposed: dict[str, Any]) -> Trial:
+    def _tried(self, number: int, proposed: dict[str, Any]) -> Attempt:
         folder, started = self.study.folder(number), time.perf_counter()
         choice = proposed["choice"]
         use = self.repair.measure(choice)
-        load, spent = self.problem.limits.load(use), float(proposed["spent"])
+        load, spent = self.assignment.limits.load(use), float(proposed["spent"])
         verdict, failed = judging.Verdict(merit=0.0, scores={}), ""
         try:
             verdict = self._judged(choice, folder)
@@ -248,7 +139,7 @@ class _Run:
             if isinstance(error, MismatchError):
                 raise
             failed = str(error)
-        return Trial(
+        return Attempt(
             number=number,
             choice=choice,
             use=use,
@@ -276,7 +167,7 @@ class _Run:
             return None
         best = asked[0]
         if len(asked) > 1:
-            score = self._proxy(self.problem.filter)
+            score = self._proxy(self.assignment.filter)
             best = max(asked, key=lambda pair: score(pair[1].choice))
         proposed, repaired = best
         facts = {
@@ -290,7 +181,7 @@ class _Run:
 
     def _asked_for(self, number: int) -> tuple[list[tuple[Choice, Repaired]], float]:
         """Return proposals that nobody tried, as they were and repaired, and the work for them."""
-        wanted = self.problem.draws if self.problem.filter else 1
+        wanted = self.assignment.draws if self.assignment.filter else 1
         tried = {self._key(choice) for choice in self._tried_so_far(number)}
         fresh: list[tuple[Choice, Repaired]] = []
         spent = 0.0
@@ -306,11 +197,11 @@ class _Run:
 
     def _left(self, tried: set[str]) -> list[tuple[Choice, Repaired]]:
         """Return a network that nobody tried; of a large space, any one that fits."""
-        every = size(self.problem.decisions) <= _FEW
-        listed = choices(self.problem.decisions) if every else iter([self.repair.least])
+        every = size(self.assignment.decisions) <= _FEW
+        listed = choices(self.assignment.decisions) if every else iter([self.repair.least])
         for choice in listed:
             use = self.repair.measure(choice)
-            load = self.problem.limits.load(use)
+            load = self.assignment.limits.load(use)
             if load <= 1 and not (every and self._key(choice) in tried):
                 return [(choice, Repaired(choice, use, load))]
         return []
@@ -323,23 +214,23 @@ class _Run:
         return [*done, *(choice for file in others if (choice := _choice_in(file)))]
 
     def _key(self, choice: Choice) -> str:
-        return measuring.identity(self.problem.recipe(choice, self.problem.name))
+        return measuring.identity(self.assignment.recipe(choice, self.assignment.name))
 
     def _asked(self, number: int, draw: int) -> tuple[Proposal, Repaired]:
-        problem = self.problem
+        assignment = self.assignment
         question = Question(
-            space=problem.space,
-            settings=problem.settings,
-            decisions=problem.decisions,
+            space=assignment.space,
+            settings=assignment.settings,
+            decisions=assignment.decisions,
             trials=[trial for trial in self.study.trials() if not trial.failed],
             number=number,
-            seed=problem.seed,
+            seed=assignment.seed,
             draw=draw,
-            limits=problem.limits,
+            limits=assignment.limits,
             measure=self.repair.measure,
-            against=problem.against,
-            data=problem.data,
-            steps=problem.steps if problem.trains else 0,
+            against=assignment.against,
+            data=assignment.data,
+            steps=assignment.steps if assignment.trains else 0,
             folder=self.study.folder(number) / "searcher",
             search=self.mark,
         )
@@ -351,24 +242,25 @@ class _Run:
     # --- how good it is -----------------------------------------------------------------------
 
     def _judged(self, choice: Choice, folder: Path) -> judging.Verdict:
-        problem = self.problem
-        if not problem.trains:
-            value = self._proxy(problem.objective)(choice)
-            return judging.Verdict(merit=value, scores={problem.objective: value})
-        assert problem.data is not None
+        assignment = self.assignment
+        if not assignment.trains:
+            value = self._proxy(assignment.objective)(choice)
+            return judging.Verdict(merit=value, scores={assignment.objective: value})
+        assert assignment.data is not None
         return judging.trained(
-            problem.recipe(choice, problem.name),
+            assignment.recipe(choice, assignment.name),
             self.repair.measure(choice),
             folder / "training",
-            data=problem.data, steps=problem.steps, seed=problem.seed, device=problem.device,
+            data=assignment.data, steps=assignment.steps, seed=assignment.seed,
+            device=assignment.device,
         )  # fmt: skip
 
     def _proxy(self, name: str) -> Callable[[Choice], float]:
-        problem = self.problem
-        score = judging.by_proxy(name, problem.space, problem.settings, self._inputs)
+        assignment = self.assignment
+        score = judging.by_proxy(name, assignment.space, assignment.settings, self._inputs)
 
         def of(choice: Choice) -> float:
-            recipe = problem.recipe(choice, problem.name)
+            recipe = assignment.recipe(choice, assignment.name)
             return score(choice, recipe, self.repair.measure(choice))
 
         return of
@@ -377,13 +269,13 @@ class _Run:
         """Return a batch, kept for the next candidate with inputs of the same shape."""
         shape = (recipe.input_shape, tuple(sorted(map(str, recipe.preprocessing.items()))))
         if self._batch is None or self._batch[0] != shape:
-            self._batch = shape, judging.inputs(recipe, self.problem.data, self.problem.seed)
+            self._batch = shape, judging.inputs(recipe, self.assignment.data, self.assignment.seed)
         return self._batch[1]
 
     # --- what is told and kept ----------------------------------------------------------------
 
-    def _tell(self, trial: Trial, most: int) -> None:
-        name = self.problem.metric
+    def _tell(self, trial: Attempt, most: int) -> None:
+        name = self.assignment.metric
         value = trial.failed or f"{name} {trial.scores.get(name, trial.merit):.4g}"
         line = f"trial {trial.number + 1} of {most}: {value}, {trial.use}"
         LOGGER.info(line)
@@ -393,20 +285,20 @@ class _Run:
     def _keep_best(self) -> None:
         """Write the recipe of the best so far, so that a kill leaves one."""
         if (best := self.best()) is not None:
-            recipe = self.problem.recipe(best.choice, self.problem.name)
+            recipe = self.assignment.recipe(best.choice, self.assignment.name)
             write_json(self.path, recipe.to_json())
 
     @property
     def path(self) -> Path:
         """The recipe file."""
-        return self.study.path / f"{self.problem.name}.json"
+        return self.study.path / f"{self.assignment.name}.json"
 
-    def best(self) -> Trial | None:
+    def best(self) -> Attempt | None:
         """Return the best trial within the limits, the first of equals."""
         fit = [t for t in self.study.trials() if not t.failed and t.load <= 1]
         return max(fit, key=lambda trial: (trial.merit, -trial.number), default=None)
 
-    def finished(self) -> Found:
+    def finished(self) -> Finding:
         """Draw the front, and return what was found."""
         trials, best = self.study.trials(), self.best()
         if best is None:
@@ -414,8 +306,12 @@ class _Run:
                 f"none of {len(trials)} trials has a result; the last says: "
                 f"{trials[-1].failed if trials else 'other processes still work'}"
             )
-        title = f"{self.problem.space_name}: {len(trials)} trials"
+        title = f"{self.assignment.space_name}: {len(trials)} trials"
         front.draw(
-            trials, self.problem.metric, self.problem.against, self.study.path / PICTURE, title
+            trials,
+            self.assignment.metric,
+            self.assignment.against,
+            self.study.path / PICTURE,
+            title,
         )
-        return Found(trials, best, self.path)
+        return Finding(trials, best, self.path)

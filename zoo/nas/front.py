@@ -5,21 +5,21 @@ from pathlib import Path
 
 from zoo.cost.chart import Series, chart
 from zoo.nas.limits import NAMES, readable
-from zoo.nas.searchers.contract import Trial
+from zoo.nas.searchers.contract import Attempt
 from zoo.nas.searchers.nsga2 import dominates
 
 UNITS = {"sram_bytes": ("SRAM, KB", 1e3), "flash_bytes": ("flash, KB", 1e3)}
 UNITS |= {"macs": ("MACs, millions", 1e6), "latency_ms": ("latency, ms", 1.0)}
 
 
-def front(trials: Sequence[Trial], against: str) -> list[Trial]:
+def front(trials: Sequence[Attempt], against: str) -> list[Attempt]:
     """Return the trials that no other beats in merit and a quantity at once, the least first."""
     fit = [trial for trial in trials if not trial.failed and trial.load <= 1]
     best = [t for t in fit if not any(dominates(other, t, against) for other in fit)]
     return sorted(best, key=lambda trial: (getattr(trial.use, against), trial.number))
 
 
-def table(trials: Sequence[Trial], metric: str) -> list[list[str]]:
+def table(trials: Sequence[Attempt], metric: str) -> list[list[str]]:
     """Return trials as rows of texts, the header first."""
     timed = any(trial.use.latency_ms is not None for trial in trials)
     quantities = ["sram_bytes", "flash_bytes", "macs", *(["latency_ms"] if timed else [])]
@@ -39,11 +39,11 @@ def table(trials: Sequence[Trial], metric: str) -> list[list[str]]:
     return rows
 
 
-def draw(trials: Sequence[Trial], metric: str, against: str, path: Path, title: str) -> None:
+def draw(trials: Sequence[Attempt], metric: str, against: str, path: Path, title: str) -> None:
     """Draw all trials, and the front among them, into a PNG."""
     name, size = UNITS[against]
 
-    def points(some: Sequence[Trial]) -> list[tuple[float, float]]:
+    def points(some: Sequence[Attempt]) -> list[tuple[float, float]]:
         return [
             (getattr(t.use, against) / size, t.scores.get(metric, t.merit))
             for t in some

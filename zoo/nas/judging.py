@@ -135,7 +135,7 @@ def by_proxy(
 
     def score(choice: Choice, recipe: Recipe, use: Use) -> float:
         network = seeded(lambda: build(recipe))
-        candidate = proxies.Candidate(
+        candidate = proxies.Untrained(
             network=network, inputs=batch(recipe), use=use, space=space, settings=settings,
             choice=choice,
         )  # fmt: skip

@@ -46,7 +46,7 @@ def amount(text: str | float, quantity: str) -> float:
         units = {"KIB": "KiB", "MIB": "MiB", "MS": "ms", "US": "us", "S": "s"}
         named = ", ".join(units.get(unit, unit) for unit in known if unit)
         raise MismatchError(
-            f"{text!r} has the unit {found[2]!r}; {NAMES[quantity]} come in {named}; {expected}"
+            f"{text!r} has the unit {found[2]!r}; {NAMES[quantity]} may be in {named}; {expected}"
         )
     value = float(found[1]) * known[found[2].upper()]
     if not 0 < value < math.inf:

@@ -28,7 +28,7 @@ _BOUNDED = frozenset((F.relu6, F.hardtanh, torch.clamp, Tensor.clamp))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Untrained:
     """What a proxy may look at.
 
     Attributes:
@@ -120,7 +120,7 @@ class _Activations(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _capacity(candidate: Candidate) -> float:
+def _capacity(candidate: Untrained) -> float:
     """Return what the space says of a choice: NN-Mass, or the units that are not linear."""
     capacity = getattr(candidate.space, "capacity", None)
     if capacity is None:
@@ -131,7 +131,7 @@ def _capacity(candidate: Candidate) -> float:
     return float(capacity(candidate.settings, candidate.choice))
 
 
-PROXIES: Mapping[str, Callable[[Candidate], float]] = {
+PROXIES: Mapping[str, Callable[[Untrained], float]] = {
     "capacity": _capacity,
     "macs": lambda candidate: float(candidate.use.macs),
     "naswot": lambda candidate: naswot(candidate.network, candidate.inputs),
@@ -139,7 +139,7 @@ PROXIES: Mapping[str, Callable[[Candidate], float]] = {
 }
 
 
-def named(name: str) -> Callable[[Candidate], float]:
+def named(name: str) -> Callable[[Untrained], float]:
     """Return a proxy by name.
 
     Raises:

@@ -16,6 +16,7 @@ from zoo.nas.spaces.contract import Choice, Decision, Value, start
 FULL = 0.95  # of the tightest limit, from which on a network is not grown
 Measure = Callable[[Choice], Use]
 _HALVINGS = 8  # of the scale: finer than the steps of most spaces
+_STRIDES = (4, 2, 1)  # values that a step is long
 _SWAPS = 40  # pairs of steps, one up and one down, that are tried in the end
 
 
@@ -159,17 +160,22 @@ class Repair:
     def _filled(
         self, choice: dict[str, Value], dice: random.Random, first: Sequence[str]
     ) -> dict[str, Value]:
-        """Take single steps that stay within the limits until the tightest is `FULL`.
+        """Grow within the limits until the tightest is `FULL`.
 
-        Where none is left, steps up together with one down are tried, and then single ones again.
+        Where no step is left, steps up together with one down are tried, and then steps up again.
         """
         ordered = [d for d in self.decisions if d.ordered and d.kind not in ("input", "bits")]
-        while True:
-            choice = self._grown(choice, ordered, dice, first)
-            other = self._swapped(choice, ordered, dice)
-            if other is None:
-                return choice
-            choice = other
+        pairs = [(up, down) for up in ordered for down in ordered if up is not down]
+        dice.shuffle(pairs)
+        choice = self._grown(choice, ordered, dice, first)
+        for up, down in pairs[:_SWAPS]:
+            if self.load(choice) >= FULL:
+                break
+            lower = self._stepped(choice, down, -1)
+            step = None if lower is None else self._stepped(lower, up, 1)
+            if step is not None and self.load(choice) < self.load(step) <= 1:
+                choice = self._grown(step, ordered, dice, first)
+        return choice
 
     def _grown(
         self,
@@ -178,37 +184,31 @@ class Repair:
         dice: random.Random,
         first: Sequence[str],
     ) -> dict[str, Value]:
-        """Take single steps up, widths before others, as long as they fit and take more."""
-        load, moved = self.load(choice), True
-        while load < FULL and moved:
-            moved = False
-            dice.shuffle(ordered)
-            ordered.sort(key=lambda d: first.index(d.name) if d.name in first else len(first))
-            ordered.sort(key=lambda d: d.kind != "width")
-            for decision in ordered:
-                step = self._stepped(choice, decision, 1)
-                if step is not None and load < FULL and load < (taken := self.load(step)) <= 1:
-                    choice, load, moved = step, taken, True
+        """Take steps up, first long ones, widths before others, as long as they fit and count."""
+        for stride in _STRIDES:
+            moved = True
+            while moved:
+                moved = False
+                dice.shuffle(ordered)
+                ordered.sort(key=lambda d: first.index(d.name) if d.name in first else len(first))
+                ordered.sort(key=lambda d: d.kind != "width")
+                for decision in ordered:
+                    if self.load(choice) >= FULL:
+                        return choice
+                    step = self._stepped(choice, decision, stride)
+                    if step is not None and self._is_more(step, choice):
+                        choice, moved = step, True
         return choice
 
-    def _swapped(
-        self, choice: Choice, ordered: list[Decision], dice: random.Random
-    ) -> dict[str, Value] | None:
-        """Return a choice with one step up and one down that takes more, or None."""
-        load = self.load(choice)
-        if load >= FULL:
-            return None
-        pairs = [(up, down) for up in ordered for down in ordered if up is not down]
-        for up, down in dice.sample(pairs, min(_SWAPS, len(pairs))):
-            lower = self._stepped(choice, down, -1)
-            step = None if lower is None else self._stepped(lower, up, 1)
-            if step is not None and load < self.load(step) <= 1:
-                return step
-        return None
+    def _is_more(self, step: Choice, choice: Choice) -> bool:
+        """Say whether a step fits, and takes more of some limit and not less of the tightest."""
+        before, after = (self.limits.shares(self.measure(one)) for one in (choice, step))
+        most = max(after.values())
+        return max(before.values()) <= most <= 1 and sum(after.values()) > sum(before.values())
 
     @staticmethod
     def _stepped(choice: Choice, decision: Decision, by: int) -> dict[str, Value] | None:
-        """Return a choice with one decision a value further; None at the end."""
+        """Return a choice with one decision so many values further; None beyond the end."""
         place = decision.values.index(choice[decision.name]) + by
         if not 0 <= place < len(decision.values):
             return None

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from zoo.errors import MismatchError
 from zoo.files import probe, read_json, write_bytes, write_json
-from zoo.nas.searchers.contract import Trial
+from zoo.nas.searchers.contract import Attempt
 from zoo.registry.codec import leaves
 
 SEARCH, TRIALS = "search.json", "trials.jsonl"
@@ -96,14 +96,14 @@ class Study:
         if file.exists() and (content := file.read_bytes()) and not content.endswith(b"\n"):
             write_bytes(file, content[: content.rfind(b"\n") + 1])
 
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[Attempt]:
         """Return the trials that are done, by number."""
         file = self.path / TRIALS
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
         whole = (json.loads(line) for line in lines if line.endswith("\n"))
-        return sorted(map(Trial.from_json, whole), key=lambda trial: trial.number)
+        return sorted(map(Attempt.from_json, whole), key=lambda trial: trial.number)
 
-    def add(self, trial: Trial) -> None:
+    def add(self, trial: Attempt) -> None:
         """Keep a trial; its folder goes."""
         line = json.dumps(trial.to_json(), allow_nan=False) + "\n"
         with self._lock, (self.path / TRIALS).open("a", encoding="utf-8") as stream:

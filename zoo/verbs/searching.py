@@ -13,7 +13,7 @@ from zoo.registry.recipe import NAME, Recipe
 if TYPE_CHECKING:
     from zoo.nas.greedy import Selection
     from zoo.nas.limits import Limits
-    from zoo.nas.searchers.contract import Trial
+    from zoo.nas.searchers.contract import Attempt
     from zoo.nas.spaces.contract import Choice, Space
 
 GREEDY_TARGET = "ethos-u55-256"
@@ -68,7 +68,7 @@ class Search:
     Attributes:
         recipe: the best network.
         path: the file that holds the recipe.
-        best: the trial, see `zoo.nas.searchers.contract.Trial`.
+        best: the trial, see `zoo.nas.searchers.contract.Attempt`.
         trials: all of them.
         metric: what the merit of a trial is called.
         against: the quantity that the front has beside it.
@@ -78,14 +78,14 @@ class Search:
 
     recipe: Recipe
     path: Path
-    best: "Trial"
-    trials: "list[Trial]"
+    best: "Attempt"
+    trials: "list[Attempt]"
     metric: str
     against: str
     limits: dict[str, float]
 
     @property
-    def front(self) -> "list[Trial]":
+    def front(self) -> "list[Attempt]":
         """The trials that no other beats in the metric and `against` at once."""
         from zoo.nas.front import front
 
@@ -145,6 +145,7 @@ def search(
     seed: int = 0,
     resume: bool = False,
     device: str | None = None,
+    training: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> "Architecture | Search":
     """Find an architecture within limits, and write it as a recipe file.
@@ -179,6 +180,7 @@ def search(
         seed: of proposals, weights and batches.
         resume: go on with the search in `out`, or work on it together with other processes.
         device: "cpu" does not use an accelerator.
+        training: settings of the recipes' training, {"lr": 1e-3}, as the overrides of `train`.
         options: of the space: `base="ran-e-32-ib"`, `keep=[6]`.
 
     Returns:
@@ -209,34 +211,45 @@ def search(
     greedy = by == "greedy" or (by == "auto" and path.suffix == ".json")
     name = _checked(path) if greedy else _checked_folder(path)
     limits = Limits(
-        sram_bytes=max_sram_bytes,
-        flash_bytes=max_flash_bytes,
-        macs=max_macs,
+        sram_bytes=max_sram_bytes, flash_bytes=max_flash_bytes, macs=max_macs,
         latency_ms=max_latency_ms,
-    )
+    )  # fmt: skip
     chosen = contract.find(space) if isinstance(space, str) else space
     of = space if isinstance(space, str) else getattr(chosen, "__name__", "own").split(".")[-1]
     settings: Any = read(chosen.Options, options, f"space {of}")
     if greedy:
         return _greedily(chosen, settings, path, limits, target or GREEDY_TARGET, method)
+    how: dict[str, Any] = {"name": name, "space": chosen, "space_name": of, "settings": settings}
+    how |= {"limits": limits, "method": method, "data": None if data is None else str(data)}
+    how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
+    how |= {"against": against, "seed": seed, "device": device, "training": dict(training or {})}
+    until = {"trials": trials, "work": work, "resume": resume}
+    return _by_trials(path, target, by, by_options or {}, how, until)
+
+
+def _by_trials(
+    path: Path,
+    target: str | None,
+    by: str,
+    by_options: Mapping[str, Any],
+    how: Mapping[str, Any],
+    until: Mapping[str, Any],
+) -> Search:
+    """Return what a search by trials finds; `how` is an `Assignment`'s, `until` when it ends."""
     from zoo import cost
-    from zoo.nas.black_box import Problem
+    from zoo.nas.assignment import Assignment
     from zoo.nas.black_box import search as tried
     from zoo.nas.searchers import contract as searchers
+    from zoo.registry.options import read
 
     by = DEFAULT if by == "auto" else by
     searcher = searchers.find(by)
-    problem = Problem(
-        name=name, space=chosen, space_name=of, settings=settings, limits=limits,
-        target=None if target is None else cost.target(target), method=method,
-        data=None if data is None else str(data), steps=steps, objective=objective, filter=filter,
-        draws=draws, against=against, seed=seed, device=device,
-    )  # fmt: skip
-    how: Any = read(searcher.Options, by_options or {}, f"searcher {by}")
-    found = tried(problem, searcher, how, by, path, trials=trials, work=work, resume=resume)
+    assignment = Assignment(**how, target=None if target is None else cost.target(target))
+    options: Any = read(searcher.Options, by_options, f"searcher {by}")
+    found = tried(assignment, searcher, options, by, path, **until)
     return Search(
-        problem.recipe(found.best.choice, name), found.path, found.best, found.trials,
-        problem.metric, against, limits.given,
+        assignment.recipe(found.best.choice, assignment.name), found.path, found.best, found.trials,
+        assignment.metric, assignment.against, assignment.limits.given,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ PARTS = {"SUMMARY": str, "FILLS": bool, "Options": type, "ask": Callable}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Attempt:
     """A network that was tried.
 
     Attributes:
@@ -55,7 +55,7 @@ class Trial:
         return {**asdict(self), **plain}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Trial":
+    def from_json(cls, value: Mapping[str, Any]) -> "Attempt":
         """Return what `to_json` gave."""
         return cls(**{**value, "use": Use(**value["use"])})
 
@@ -86,7 +86,7 @@ class Question:
     space: Space
     settings: Any
     decisions: tuple[Decision, ...]
-    trials: Sequence[Trial]
+    trials: Sequence[Attempt]
     number: int
     seed: int
     limits: Limits
@@ -109,7 +109,7 @@ class Proposal:
 
     Attributes:
         choice: which network; what is beyond the limits is repaired.
-        spent: training work that the searcher itself did for it, see `Trial`.
+        spent: training work that the searcher itself did for it, see `Attempt`.
         first: names of decisions that a repair grows before others.
 
     """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.errors import MismatchError
-from zoo.nas.searchers.contract import Proposal, Question, Trial, drawn
+from zoo.nas.searchers.contract import Attempt, Proposal, Question, drawn
 from zoo.nas.searchers.evolution import mutated
 
 SUMMARY = "NSGA-II: a front of networks, from small to good"
@@ -50,9 +50,9 @@ def ask(question: Question, options: Options) -> Proposal:
     return Proposal(choice=mutated(child, question.decisions, options.changes, dice))
 
 
-def ranking(trials: Sequence[Trial], against: str) -> list[Trial]:
+def ranking(trials: Sequence[Attempt], against: str) -> list[Attempt]:
     """Return trials, the first front first, and in each the least crowded first."""
-    left, found = list(trials), list[Trial]()
+    left, found = list(trials), list[Attempt]()
     while left:
         front = [t for t in left if not any(dominates(other, t, against) for other in left)]
         crowd = crowding(front, against)
@@ -61,13 +61,13 @@ def ranking(trials: Sequence[Trial], against: str) -> list[Trial]:
     return found
 
 
-def dominates(one: Trial, other: Trial, against: str) -> bool:
+def dominates(one: Attempt, other: Attempt, against: str) -> bool:
     """Say whether a trial is as good and as small as another, and better in one of the two."""
     a, b = ((trial.merit, -float(getattr(trial.use, against))) for trial in (one, other))
     return a != b and a[0] >= b[0] and a[1] >= b[1]
 
 
-def crowding(front: Sequence[Trial], against: str) -> dict[int, float]:
+def crowding(front: Sequence[Attempt], against: str) -> dict[int, float]:
     """Return by number how far apart a trial's neighbours on a front are; its ends are infinite."""
     found = dict.fromkeys((trial.number for trial in front), 0.0)
     goals = (lambda t: t.merit, lambda t: float(getattr(t.use, against)))
