@@ -39,6 +39,9 @@ def test_the_size_is_that_of_the_code(bits: int, share: float) -> None:
         integers = np.rint(rounded * 127 / levels).astype(int)
         exact = np.bincount(integers.ravel() + 256, minlength=513)
         assert np.abs(counts.numpy() - exact).max() < 1e-9
+        with torch.no_grad():  # a way of its own, for tables of sizes
+            hard = size.counts(steps, levels, magnitude, bound)
+        assert np.array_equal(hard.numpy(), exact)
         coding = Coding(unit, 8)
         layer = size.Layer(1, encoding.padded_count(shape, coding) - integers.size)
         found, code = float(size.encoded_bytes(counts, layer)), stream_bytes(integers, coding)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.compression import catalogue
@@ -29,7 +30,29 @@ def history(checkpoint: "Checkpoint") -> str:
     calibration = checkpoint.metrics.get("compression", {}).get("calibration")
     if calibration:
         text += f" Ranges were seen on {calibration['inputs']} inputs of {calibration['source']}."
+    if data := _trained_on(checkpoint):
+        text += f" Trained for it on {data['source']} (content sha256 `{data['sha256']}`)."
     return text
+
+
+def sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
+    """Return what a device's own code makes of the weights, if the method aims at it."""
+    facts = checkpoint.metrics.get("compression", {})
+    if "encoded_by" not in facts:
+        return []
+    text = f"{facts['packed_bytes']:,} bytes; in plain int8 about {facts['int8_bytes']:,}"
+    bits = sorted({layer["bits"] for layer in facts["layers"].values()})
+    zeros = [layer["zeros"] for layer in facts["layers"].values()]
+    chosen = f"{', '.join(map(str, bits))} bits; {min(zeros):.0%} to {max(zeros):.0%} zeros"
+    return [
+        (f"weights as encoded ({facts['encoded_by']})", text, "exact"),
+        ("levels and zeros of its layers", chosen, "exact"),
+    ]
+
+
+def _trained_on(checkpoint: "Checkpoint") -> Mapping[str, Any]:
+    data = checkpoint.metrics.get("compression", {}).get("trained_on", {})
+    return data if {"source", "sha256"} <= set(data) else {}
 
 
 def command(checkpoint: "Checkpoint") -> str:
@@ -39,7 +62,7 @@ def command(checkpoint: "Checkpoint") -> str:
     recipe = checkpoint.recipe
     compress = recipe.compress
     seen = checkpoint.metrics.get("compression", {}).get("calibration") or {}
-    data = seen.get("text") or seen.get("source")
+    data = seen.get("text") or seen.get("source") or _trained_on(checkpoint).get("source")
     tail = [*(["--data", data] if data else []), "--out", recipe.name]
     if recipe.name in registry.names() and registry.find(recipe.name).make == compress:
         return shlex.join(["zoo", "compress", recipe.name, *tail])

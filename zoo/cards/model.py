@@ -191,6 +191,7 @@ def _facts(cost: "Cost", checkpoint: "Checkpoint") -> list[tuple[str, str, str]]
         ("parameters of the deployed network", kinds, "exact"),
         ("MACs at the input shape below", f"{cost.macs:,}", "exact"),
         ("weight file", f"{size:,} bytes", "exact"),
+        *compression.sizes(checkpoint),
     ]
 
 

@@ -16,6 +16,7 @@ class Compressed:
         metrics: for `metrics.json`; "compression" holds what is known about the compression.
         tensors: the network's tensors; None if the method wrote a folder that transformers opens.
         quantization: what makes it an integer network; see `zoo.registry.checkpoint`.
+        license: of the tensors, if it is not the source's alone: they learned from other data too.
         changes: fields of the recipe that have changed, e.g. {"args": {"channels": 12}}.
 
     """
@@ -23,4 +24,5 @@ class Compressed:
     metrics: Mapping[str, Any]
     tensors: "Mapping[str, Tensor] | None" = None
     quantization: Mapping[str, Any] | None = None
+    license: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)

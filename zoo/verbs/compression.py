@@ -235,7 +235,7 @@ def _write(
             recipe,
             result.tensors,
             result.metrics,
-            license=license or source.license,
+            license=license or result.license or source.license,
             data=source.config["data"],
             quantization=result.quantization,
         )

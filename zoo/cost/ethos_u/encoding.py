@@ -111,8 +111,8 @@ def _padded(weights: "NDArray[np.int64]", coding: Coding) -> "NDArray[np.int64]"
 def _sides(shape: tuple[int, int, int], coding: Coding) -> tuple[int, int, int]:
     """Return how many outputs, kernel elements and inputs are added to fill steps."""
     outputs, elements, inputs = shape
-    part = coding.unit == "depthwise" or _by_part(elements, inputs)
-    step = {"depthwise": 1, "vector": 8}.get(coding.unit, 8 if part else 32)
+    part = coding.unit == "depthwise" or (coding.unit == "conv" and _by_part(elements, inputs))
+    step = 1 if coding.unit == "depthwise" else 8 if part else 32
     return -outputs % coding.micro_depth, -elements % 4 if part else 0, -inputs % step
 
 

@@ -83,7 +83,7 @@ WAYS: Mapping[str, Way] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Selected:
+class Chosen:
     """What a search found.
 
     Attributes:
@@ -108,7 +108,7 @@ def search(
     steps: int = 0,
     seed: int = 0,
     device: str | None = None,
-) -> Selected:
+) -> Chosen:
     """Train the supernet of a space and return the choice it ends with, before repair.
 
     Args:
@@ -141,7 +141,7 @@ def search(
     found = read_json(out / RESULT)
     samples = steps * train.batch_size * train.accumulation_steps * accelerator.num_processes
     spent = samples * float(part.costs.graph.macs)
-    return Selected(choice=found["choice"], spent=spent, wishes=found["wishes"])
+    return Chosen(choice=found["choice"], spent=spent, wishes=found["wishes"])
 
 
 class Searching(WholeNetwork):

@@ -40,6 +40,7 @@ Stage = Literal["settle", "search", "refine"]
 _WISH_RATE = 60  # Adam's steps are as long as the learning rate, too short for logits
 _SHARE_RATE = 10
 _LEAST_SHARE = 0.05
+_LEANING = 3.0  # logit of the option that a search starts at
 _BITS_SAVED = 2.0  # by a weight that becomes 0
 
 
@@ -227,6 +228,24 @@ class CompressibleNetwork(QatNetwork):
     def wishes(self) -> tuple[Tensor, Tensor]:
         """Return the logits of bits and of sparsity, (layers, options)."""
         return _WISH_RATE * self.bit_wishes, _WISH_RATE * self.sparsity_wishes
+
+    @torch.no_grad()
+    def lean(self, bits: int, sparsity: int) -> None:
+        """Let every layer wish for an option, by its numbers, before anything is learned."""
+        for wishes, option in ((self.bit_wishes, bits), (self.sparsity_wishes, sparsity)):
+            wishes.zero_()
+            wishes[:, option] = _LEANING / _WISH_RATE
+
+    @torch.no_grad()
+    def lost(self, bits: int, sparsity: int) -> float:
+        """Return what rounding all layers with an option loses: a share of their squares."""
+        shares = []
+        for row, layer in enumerate(self.layers):
+            value = self._value(layer.name)
+            masked = value * self._kept(row, value)[sparsity]
+            rounded = on_levels(masked, self.step(row, bits, masked), levels_of(BITS[bits]))
+            shares.append(float((rounded - value).square().sum() / value.square().sum()))
+        return sum(shares) / len(shares)
 
     @torch.no_grad()
     def choose(self, options: Sequence[tuple[int, int]]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +62,20 @@ def trained(
     return Compressed(
         metrics={
             **{name: made.metrics[name] for name in ("held_out", "training")},
-            "compression": facts,
+            "compression": {**facts, "trained_on": run.data.facts},
             **({"evaluations": scores} if scores else {}),
         },
         tensors=integers.network.state_dict(),
         quantization=integers.quantization(),
+        license=_license(source, run.data.facts),
     )
+
+
+def _license(source: Checkpoint, facts: Mapping[str, Any]) -> str | None:
+    """Return the licence of what was trained on other data than the source; None if on the same."""
+    if facts.get("sha256") == source.config["data"].get("sha256"):
+        return None
+    return f"{source.license}; trained on {facts.get('source', 'other data')}: not stated"
 
 
 def _form(network: nn.Module, batches: Sequence[Tensor], scheme: str) -> nn.Module:

@@ -1,16 +1,17 @@
 """The three stages of a compressible training: settle, search, refine.
 
-In the search the loss grows by strength * loss * |ln(size / goal)|, where the size is what wishes
-expect, the sharper the later, and by a growing share of indecision; the goal moves from the size
-that the network has to the budget. At its end each layer takes the options that are wished for most
-and fit the budget exactly. Then the weights are trained on for what was chosen, and only a size
-above the budget costs.
+All layers start with a wish for the one option that fits the budget and loses least. In the search
+the loss grows by strength * loss * |ln(size / budget)|, where the size is what wishes expect, the
+sharper the later, and by a growing share of indecision. At its end each layer takes the options
+that are wished for most and together fit the budget exactly. Then the weights are trained on for
+what was chosen, and only a size above the budget costs.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
@@ -23,7 +24,7 @@ from zoo.training.contract import Hook, Setup
 LOOK_EVERY = 10  # steps; runs are saved at multiples of it
 _WARM, _COOL = 2.0, 0.3  # temperature of the draws
 _STRENGTH, _DECIDED = 2.0, 0.3
-_PULL = 0.3  # share of the search by which the goal is the budget
+_NEAR = 0.75  # of the budget: how small the option may be that a search starts at
 _MARGIN = 0.98  # of the budget, which fine-tuning may move about
 
 
@@ -87,6 +88,20 @@ class Stages(Hook):
                 f"(--max-flash), a ratio of {_MARGIN * self.plain / least:.1f} at most (--ratio)"
             )
 
+        if plan.uniform is None:
+            trained.lean(*self._start(sizes.sum(0)))
+
+    def _start(self, totals: NDArray[np.float64]) -> tuple[int, int]:
+        """Return one option for all layers, about as large as the budget, that loses least.
+
+        Draws from all options alike would ruin the weights before anything is known.
+        """
+        near = (totals <= self.budget) & (totals >= _NEAR * self.budget)
+        if not near.any():
+            near = totals == totals.flat[np.abs(np.log(totals / self.budget)).argmin()]
+        options = [(int(b), int(s)) for b, s in np.argwhere(near)]
+        return min(options, key=lambda option: self.network.lost(*option))
+
     def starting(self, step: int) -> None:
         """Say what the step computes; look at the weights now and then; decide once."""
         plan, network = self.plan, self.network
@@ -134,15 +149,9 @@ class Stages(Hook):
         progress = self._progress
         bits, sparsity = self.network.wishes()
         cost = self._expected(bits, sparsity, progress)
-        goal = self._goal(progress)
-        away = two_sided(cost, goal)
+        away = two_sided(cost, self.budget)
         undecided = (indecision(bits) + indecision(sparsity)) / 2
         return loss + unit * (_STRENGTH * away + _DECIDED * progress * undecided)
-
-    def _goal(self, progress: float) -> float:
-        full = float(self._sizes[:, BITS.index(8), 0].sum())
-        done = min(1.0, progress / _PULL)
-        return float(np.exp((1 - done) * np.log(full) + done * np.log(self.budget)))
 
     def _expected(self, bits: Tensor, sparsity: Tensor, progress: float) -> Tensor:
         """Return the size that the wishes expect, with a gradient for weights too."""
