@@ -23,7 +23,7 @@ from zoo.models.forms import deployed_form, training_form
 from zoo.quantization.int8 import qat
 from zoo.registry import all_recipes
 from zoo.registry.checkpoint import Checkpoint, build
-from zoo.registry.recipe import Recipe, Train
+from zoo.registry.recipe import Compress, Recipe, Train
 from zoo.tasks import task_of
 
 # Those that say how they are compressed are tried in tests/llm, on a tiny stand-in for their base.
@@ -201,7 +201,8 @@ def test_shipped_weights_are_those_of_the_recipe(recipe):
                 ours, preprocessing={**ours.preprocessing, "front_end": front}
             )
         if hiss := theirs.preprocessing.get("hiss_db"):  # what it heard in training, it needs
-            assert theirs.train.options["retakes"] or theirs.train.init
+            made = theirs.make
+            assert isinstance(made, Compress) or made.options["retakes"] or made.init
             ours = dataclasses.replace(ours, preprocessing={**ours.preprocessing, "hiss_db": hiss})
         # Training settings may have been others, and so may what the bare name meant.
         for field in dataclasses.fields(Recipe):

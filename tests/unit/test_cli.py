@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,12 @@ def files(folder):
 
 def test_list(zoo_prints, capsys):
     lines = zoo_prints("list").splitlines()
-    assert lines[0].split()[:2] == ["NAME", "WEIGHTS"]
+    assert lines[0].split()[:2] == ["NAME", "PARAMETERS"]
     assert len(lines) == 1 + len(zoo.names())
-    assert any(line.split()[:2] == [NAME, "photos"] for line in lines)
-    assert any(line.split()[:2] == ["sesr-m7-x2", "-"] for line in lines)
+    cells = [re.split("  +", line) for line in lines]
+    assert any(row[0] == NAME and row[3] == "photos" for row in cells)
+    assert any(row[0] == "sesr-m7-x2" and row[3] == "-" for row in cells)
+    assert ["sesr-m7-x2", "18,372"] in [row[:2] for row in cells]
     found = json.loads(zoo_prints("list", "sesr-m?-x2", "--json"))
     assert [item["name"] for item in found] == ["sesr-m3-x2", "sesr-m5-x2", "sesr-m7-x2"]
     assert found[0]["weights"] == ["photos"]

@@ -244,7 +244,7 @@ def test_datasets_reads_it_and_a_hub_takes_it(made: Path, tmp_path: Path, monkey
     import yaml
 
     import zoo
-    from zoo.cost.networks.card import write_card
+    from zoo.cost.networks.about import write_card
 
     text = write_card(made, small())
     assert "5 random int8 networks" in text

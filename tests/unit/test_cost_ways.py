@@ -110,7 +110,7 @@ def test_what_fits_a_device_fastest_first(
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines[1:]]
     assert names == ["micronet-kws-s", "micronet-kws-m", "micronet-kws-l"]
-    assert "accuracy 0.9867 on FSDD test (.fsdd)" in lines[1]
+    assert "accuracy 0.9900 on FSDD test (.fsdd)" in lines[1]
     assert main([*words, "--plot", str(tmp_path / "b.png")]) == 0
     with Image.open(tmp_path / "b.png") as image:
         assert image.size == (1500, 900)

@@ -99,7 +99,7 @@ def test_steps_are_where_rounding_loses_least() -> None:
     ("options", "message"),
     [
         ({"ratio": 1.0}, "ratio is 1; expected more than 1"),
-        ({"max_flash": "40XB"}, "has the unit 'XB'; flash come in"),
+        ({"max_flash": "40XB"}, "has the unit 'XB'; flash may be in"),
         ({"max_flash": "-3KB"}, "is no amount of flash"),
         ({"bits": 6}, "bits is 6; expected 2, 3, 4, 5, 8"),
         ({"bits": 4, "sparsity": 0.3}, "sparsity is 0.3; expected 0, 0.25, 0.5"),

@@ -55,7 +55,7 @@ def _none(args: Arguments) -> None:
 def _dataset(args: Arguments) -> None:
     """Make what is missing of a data set."""
     from zoo.cost.networks import shards
-    from zoo.cost.networks.card import write_card
+    from zoo.cost.networks.about import write_card
 
     out = Path(args.out).expanduser()
     given = shards.recipe(args.target.split(","), args.seed)

@@ -32,6 +32,7 @@ def accelerator_for(
         if tracker == "tensorboard":
             raise MissingExtraError.of(tracker, "train")
         raise MissingExtraError(f"{tracker} is not installed; type: {install(str(tracker))}")
+    _forget_the_last()
     folders = ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tracking"))
     try:
         return Accelerator(
@@ -44,6 +45,18 @@ def accelerator_for(
         )
     except (ValueError, ImportError) as error:
         raise MismatchError(f"Accelerate cannot train {name}: {error}") from error
+
+
+def _forget_the_last() -> None:
+    """Let a process that trains alone do so with other settings than the time before.
+
+    Accelerate keeps the precision and the device of its first Accelerator for good.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
 
 
 def is_main_process() -> bool:

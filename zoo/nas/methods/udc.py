@@ -87,7 +87,7 @@ def compress(
             cannot be used, or nothing is as small as the options ask.
 
     """
-    from zoo.nas.udc.run import trained
+    from zoo.nas.udc.running import trained
 
     if data is None:
         raise MismatchError("udc trains the network; add --data, what it was trained on")
