@@ -10,10 +10,12 @@ from zoo import verbs as api
 from zoo.graph.rewrite import on_npu
 from zoo.quantization.int8.network import QuantizedNetwork
 
-FLOAT = ("sesr-m5-x2.bsds", "sesr-m5-relu-x2.bsds")  # with PReLU, and as the authors quantized it
+# With PReLU, and as the authors quantized it. What integers lose on Set5, in dB: the free ones were
+# trained for 600 steps, the others for 2,000.
+LOST = {"sesr-m5-x2.bsds": 0.2, "sesr-m5-relu-x2.bsds": 0.2, "sesr-m5-x2.free": 0.24}
 
 
-@pytest.fixture(params=FLOAT)
+@pytest.fixture(params=LOST)
 def plain(request: pytest.FixtureRequest) -> str:
     ref: str = request.param
     return ref
@@ -25,10 +27,10 @@ def int8(plain: str) -> str:
 
 
 @pytest.mark.data
-def test_int8_loses_at_most_a_fifth_of_a_decibel(plain: str, int8: str, shared_data: Path) -> None:
+def test_int8_loses_little(plain: str, int8: str, shared_data: Path) -> None:
     set5 = shared_data / "sr-test" / "Set5" / "2x"
     scores = {ref: zoo.evaluate(ref, set5)["psnr_y_db"] for ref in (plain, int8)}
-    assert scores[plain] - scores[int8] <= 0.2
+    assert scores[plain] - scores[int8] <= LOST[plain]
     for ref, score in scores.items():
         recorded = api.checkpoint(ref).metrics["evaluations"]["Set5"]["psnr_y_db"]
         assert score == pytest.approx(recorded, abs=1e-5)
