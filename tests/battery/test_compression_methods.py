@@ -31,7 +31,7 @@ from zoo.registry.options import Option, carried, merged, options, read, texts, 
 from zoo.registry.recipe import NAME, Compress, Recipe
 
 NAMES = catalogue.names()
-QUICK = {"steps": 40, "batch_size": 2}  # of methods that train
+QUICK = {"steps": 40, "batch_size": 2, "lr": 1e-5}  # of methods that train: on noise
 
 
 @pytest.fixture(params=NAMES)
@@ -44,7 +44,7 @@ def method(name: str) -> Method:
     return catalogue.find(name)
 
 
-def quick(name: str) -> dict[str, int]:
+def quick(name: str) -> dict[str, float]:
     """The options that keep a method from training for long."""
     known = {option.name for option in options(catalogue.find(name).Options)}
     return {key: value for key, value in QUICK.items() if key in known}
