@@ -370,8 +370,8 @@ def test_other_limits_and_another_space_are_not_resumed(
 
 def command(words: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "zoo", "search", "micronet-kws", *SMALL, "--max-macs", "0.2M",
-            "--data", str(words), "--steps", "60", "--trials", "3", "--device", "cpu",
-            "--by", "random", "--out", str(out), *more]  # fmt: skip
+            "--data", str(words), "--steps", "120", "--trials", "3", "--device", "cpu",
+            "--set", "train.batch_size=4", "--by", "random", "--out", str(out), *more]  # fmt: skip
 
 
 def results(out: Path) -> list[Any]:
