@@ -57,17 +57,13 @@ def _list(args: Arguments) -> None:
             ]
         )  # fmt: skip
         return
-    rows = [("NAME", "PARAMETERS", "MACS", "WEIGHTS", "TASK", "WHAT")]
-    rows += [
-        (
-            r.name,
-            *_sizes(r),
-            ", ".join(registry.shipped_tags(r.name)) or "-",
-            r.subtask,
-            r.summary,
-        )
-        for r in recipes
-    ]
+    sizes = {r.name: _sizes(r) for r in recipes}
+    known = any(sizes.values())  # not of language models, nor of another package's networks
+    rows = [("NAME", *(("PARAMETERS", "MACS") if known else ()), "WEIGHTS", "TASK", "WHAT")]
+    for r in recipes:
+        tags = ", ".join(registry.shipped_tags(r.name)) or "-"
+        size = (sizes[r.name] or ("-", "-")) if known else ()
+        rows.append((r.name, *size, tags, r.subtask, r.summary))
     if recipes:
         print_table(rows)
     else:
@@ -77,11 +73,11 @@ def _list(args: Arguments) -> None:
         print(f"\nother base models of adapters: {bases}; zoo adapter list shows all adapters")
 
 
-def _sizes(recipe: Recipe) -> tuple[str, str]:
-    """Return the parameters and MACs of a network for people; "-" of another package's."""
+def _sizes(recipe: Recipe) -> tuple[str, ...]:
+    """Return the parameters and MACs of a network for people; none where nobody counted them."""
     found = registry.counts().get(recipe.name)
     if found is None:
-        return "-", "-"
+        return ()
     macs = found["macs"]
     return (
         f"{found['parameters']:,}",
