@@ -1,6 +1,7 @@
 """The command on a card makes the weights it is shipped with, however the recipe has changed."""
 
 import dataclasses
+import itertools
 import shlex
 
 import pytest
@@ -9,6 +10,7 @@ import zoo
 from zoo import registry
 from zoo.cards.model import render
 from zoo.cli import _parser
+from zoo.registry.recipe import Compress
 
 SHIPPED = sorted(folder.name for folder in registry.weights_folder().iterdir() if folder.is_dir())
 
@@ -18,8 +20,16 @@ def test_the_command_of_shipped_weights_gives_their_settings(name):
     checkpoint = zoo.checkpoint(name)
     card = (checkpoint.path / "README.md").read_text()
     assert card == render(checkpoint)
-    starts = ("zoo train ", "zoo adapter joint ")
+    starts = ("zoo train ", "zoo adapter joint ", "zoo compress ")
     line = next(line for line in card.splitlines() if line.startswith(starts))
+    made = checkpoint.recipe.make
+    if isinstance(made, Compress):
+        typed = shlex.split(line)
+        given = dict(itertools.pairwise(typed[3:]))
+        assert (typed[2], given["--method"]) == (made.base, made.method)
+        for key, value in made.options.items():
+            assert type(value)(given[f"--{key.replace('_', '-')}"]) == value
+        return
     words = _parser().parse_args(shlex.split(line)[1:])
     recipe = zoo.find(words.name).override(dict(item.split("=", 1) for item in words.set))
     if getattr(words, "init", None) is not None:
