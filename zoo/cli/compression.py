@@ -157,6 +157,9 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     words = []
     if "bits_per_weight" in facts:
         words.append(f"{facts['bits_per_weight']:.4f} bits per packed weight")
+    if "base_numbers" in facts:
+        words.append(f"{facts['numbers']:,} of {facts['base_numbers']:,} parameters")
+        words.append(f"{facts['macs']:,} of {facts['base_macs']:,} MACs")
     if "share" in facts:
         words.append(f"{facts['share']:.1%} of the weights packed")
     if "packed_bytes" in facts:
