@@ -285,11 +285,9 @@ def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None
     for entry in facts:
         size = sum(file["bytes"] for file in entry["files"].values())
         compression = entry["metrics"].get("compression", {})
-        stored = f"{compression.get('bits_per_weight', 0):.4f} bits per packed weight"
-        if "base_numbers" in compression:
-            stored = f"{compression['numbers']:,} of {compression['base_numbers']:,} parameters"
+        bits = compression.get("bits_per_weight", 0)
         print(f"weights  {entry['tag']}, licence: {entry['license']}")
-        print(f"         {stored}, {size:,} bytes in all")
+        print(f"         {bits:.4f} bits per packed weight, {size:,} bytes in all")
         for name, result in _scores(entry["metrics"]):
             print(f"         {name}: {result}")
     if not facts:

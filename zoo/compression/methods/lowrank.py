@@ -158,8 +158,8 @@ def truncated(
         chosen = ranks.uniform(found, options.keep)
     if not chosen:
         raise MismatchError(
-            f"keep {options.keep:g} makes none of the {len(found)} layers smaller; give less, or "
-            "other --layers"
+            f"keep {options.keep:g} makes none of the {len(found)} layers smaller; give another "
+            "--keep, or other --layers"
         )
     return {name: ranks.cut(found[name], spectra[name], rank) for name, rank in chosen.items()}
 

@@ -118,8 +118,8 @@ class StructuredConv2d(Structured):
             return self._convolved(x, factors["weight"], self.bias)
         if isinstance(self.form, LowRankForm):
             return self._low_rank(x, self.form, factors)
-        moved = x[..., :: self.stride[0], :: self.stride[1]].movedim(1, -1)
-        return self.form.apply(factors, moved, self.bias).movedim(-1, 1)
+        places = x[..., :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
+        return self.form.apply(factors, places, self.bias).permute(0, 3, 1, 2)
 
     def _convolved(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         weight = matrix.reshape(len(matrix), self.in_channels, *self.kernel)
@@ -130,7 +130,7 @@ class StructuredConv2d(Structured):
         left, right = factors["left"], factors["right"]
         if not form.rank:
             one = self._convolved(x, right.new_zeros(1, self.n), None)  # only for its size
-            return nothing(one.movedim(1, -1), self.m, self.bias).movedim(-1, 1)
+            return nothing(one.permute(0, 2, 3, 1), self.m, self.bias).permute(0, 3, 1, 2)
         if form.middle == "diag":
             right = factors["middle"][:, None] * right
         elif form.middle == "full":
