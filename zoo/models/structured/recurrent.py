@@ -57,11 +57,11 @@ class Recurrent(nn.Module):
 
         A loop over factored steps trains many times slower.
         """
-        weights = [self.of_inputs.matrix(), self.of_state.matrix(), self.of_inputs.bias]
-        bias = self.of_state.bias
-        weights.append(torch.zeros_like(weights[0][:, 0]) if bias is None else bias)
+        of_inputs, of_state = self.of_inputs.matrix(), self.of_state.matrix()
+        none = of_inputs.new_zeros(len(of_inputs))
+        biases = [none if one is None else one for one in (self.of_inputs.bias, self.of_state.bias)]
         start = x.new_zeros(1, len(x), self.hidden)
-        return self._by_torch(x, start, [w for w in weights if w is not None])
+        return self._by_torch(x, start, [of_inputs, of_state, *biases])
 
     def _by_torch(self, x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor:
         raise NotImplementedError
@@ -84,7 +84,7 @@ class StructuredLSTM(Recurrent):
         return o.sigmoid() * c.tanh(), c
 
     def _by_torch(self, x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor:
-        outputs = torch._VF.lstm(  # type: ignore[attr-defined]
+        outputs = torch._VF.lstm(
             x, (start, start), weights, True, 1, 0.0, self.training, False, True
         )
         result: Tensor = outputs[0]
@@ -105,7 +105,7 @@ class StructuredGRU(Recurrent):
         return ((1 - z) * (new + r * by_state[2]).tanh() + z * h,)
 
     def _by_torch(self, x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor:
-        outputs = torch._VF.gru(  # type: ignore[attr-defined]
+        outputs = torch._VF.gru(
             x, start, weights, True, 1, 0.0, self.training, False, True
         )
         result: Tensor = outputs[0]
