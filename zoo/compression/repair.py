@@ -30,7 +30,7 @@ Scales = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Repaired:
+class Mended:
     """What a repair did.
 
     Attributes:
@@ -52,7 +52,7 @@ def repair(
     reference: nn.Module,
     batches: Sequence[Tensor],
     options: RepairOptions,
-) -> Repaired:
+) -> Mended:
     """Tune a network, in place, to the outputs of another.
 
     Args:
@@ -91,7 +91,7 @@ def repair(
         return distance(_flat(network(learn[number])), wanted[number])
 
     after, step = tune(chosen, loss_of, len(learn), loss_on_held, before, options)
-    return Repaired(before, after, step, time.perf_counter() - start)
+    return Mended(before, after, step, time.perf_counter() - start)
 
 
 def tunable(network: nn.Module) -> list[nn.Parameter]:
