@@ -37,7 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "plain SVD, by gradient": {"whiten": False},
     "aware, uniform": {"ranks": "uniform"},
     "aware, by gradient": {},
-    "+ 60 steps, mse": {"repair": "gradient"},
+    "+ 60 steps, mse": {"repair": "gradient", "repair_loss": "mse"},
     "+ 60 steps, kl": {"repair": "gradient", "repair_loss": "kl"},
     "+ 60 trials of evolution, kl": {
         "repair": "evolve", "repair_loss": "kl", "repair_rate": 0.05,

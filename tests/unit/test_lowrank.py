@@ -18,7 +18,7 @@ from zoo.cards import parts as card_parts
 from zoo.cli import main
 from zoo.compression.matrices import matrices
 from zoo.compression.methods import lowrank
-from zoo.compression.network import are_logits
+from zoo.compression.network import are_logits, repair_as
 from zoo.compression.ranks import most, spectra, within
 from zoo.compression.repair import contrastive, evolved, repair, tunable
 from zoo.compression.repair_options import RepairOptions
@@ -112,6 +112,8 @@ def test_its_card_and_its_commands(
     card = (small.path / "README.md").read_text()
     assert re.search(r"^zoo compress vit-tiny-fashion\.\w+ --method lowrank", card, re.MULTILINE)
     assert "--repair gradient --repair-steps 10" in card
+    assert "Repaired by gradient in " in card
+    assert "without labels: kl from the base's outputs" in card
     assert "Layers were seen at work on 70 inputs of clothes" in card
     assert "| parameters, of those of the base |" in card
     assert main(["show", str(small.path)]) == 0
@@ -324,11 +326,20 @@ def test_a_repair_that_harms_is_undone(base: Checkpoint) -> None:
     options = Options(keep=0.5, layers=("blocks.*",))
     other = lowrank.replaced(network, lowrank.truncated(network, batches, options))
     before = {name: p.clone() for name, p in other.named_parameters()}
-    wild = RepairOptions(repair="gradient", repair_steps=3, repair_rate=0.9)
+    wild = RepairOptions(repair="gradient", repair_loss="mse", repair_steps=3, repair_rate=0.9)
     assert repair(other, network, batches, wild).step == 0
     assert all(torch.equal(p, before[name]) for name, p in other.named_parameters())
     with pytest.raises(MismatchError, match=r"16 inputs or more, .*; --data has 15"):
         repair(other, network, [torch.rand(15, 1, 28, 28)], wild)
+
+
+def test_the_loss_of_a_repair_is_that_of_labels_where_there_are_some(recipe: Recipe) -> None:
+    usual = RepairOptions(repair="gradient")
+    assert repair_as(usual, recipe, likelihood=True).repair_loss == "kl"
+    assert repair_as(usual, recipe, likelihood=False).repair_loss == "mse"
+    chosen = RepairOptions(repair="gradient", repair_loss="kl")
+    with pytest.raises(MismatchError, match="tells no labels apart, so there is no kl"):
+        repair_as(chosen, recipe, likelihood=False)
 
 
 def test_the_contrastive_loss_is_least_where_outputs_are_equal() -> None:

@@ -1,12 +1,14 @@
 """What methods that keep a network in float share: checks, inputs, and facts for a card."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.compression.repair_options import RepairOptions
 from zoo.errors import MismatchError
 from zoo.graph.trace import trace
 from zoo.registry.checkpoint import Checkpoint
@@ -39,6 +41,22 @@ def are_logits(recipe: Recipe, network: nn.Module, batches: Sequence[Tensor]) ->
     with torch.no_grad():
         outputs = network(batches[0][:1])
     return isinstance(outputs, Tensor) and outputs.ndim == 2
+
+
+def repair_as(options: RepairOptions, recipe: Recipe, *, likelihood: bool) -> RepairOptions:
+    """Return the options of a repair, its loss chosen by whether the outputs are logits.
+
+    Raises:
+        MismatchError: the loss is that of labels, and the network has none.
+
+    """
+    if options.repair_loss == "auto":
+        return replace(options, repair_loss="kl" if likelihood else "mse")
+    if options.repair and options.repair_loss == "kl" and not likelihood:
+        raise MismatchError(
+            f"{recipe.name} tells no labels apart, so there is no kl; take --repair-loss mse"
+        )
+    return options
 
 
 def facts_of(

@@ -13,8 +13,9 @@ class RepairOptions:
     Attributes:
         repair: what tunes it: "gradient" (Adam), "evolve" (scales of tensors, by mutation), or ""
             for no repair.
-        repair_loss: distance from the float network's outputs: "mse", "kl" (of labels), or
-            "contrastive" (each input's outputs nearest to its own, InfoNCE).
+        repair_loss: distance from the float network's outputs: "mse", "kl" (of labels),
+            "contrastive" (each input's outputs nearest to its own, InfoNCE), or "auto": kl where
+            the outputs are logits of labels, else mse.
         repair_steps: steps of Adam; trials of the evolution.
         repair_rate: Adam's rate; the largest relative change of a scale.
         seed: seed of everything drawn at random.
@@ -22,7 +23,7 @@ class RepairOptions:
     """
 
     repair: Literal["", "gradient", "evolve"] = ""
-    repair_loss: Literal["mse", "kl", "contrastive"] = "mse"
+    repair_loss: Literal["auto", "mse", "kl", "contrastive"] = "auto"
     repair_steps: int = 60
     repair_rate: float = 5e-4
     seed: int = 0

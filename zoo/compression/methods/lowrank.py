@@ -96,7 +96,7 @@ def compress(
             made smaller, or the inputs cannot be used.
 
     """
-    from zoo.compression.network import are_logits, calibrated, checked, facts_of
+    from zoo.compression.network import are_logits, calibrated, checked, facts_of, repair_as
     from zoo.compression.repair import repair
     from zoo.models.structured.network import structure_of
     from zoo.tasks import task_of
@@ -104,19 +104,16 @@ def compress(
     checked(source)
     network, batches = source.load(), calibrated(source.recipe, data)
     likelihood = are_logits(source.recipe, network, batches)
-    if options.repair and options.repair_loss == "kl" and not likelihood:
-        raise MismatchError(
-            f"{source.recipe.name} tells no labels apart, so there is no kl; take --repair-loss mse"
-        )
     parts = truncated(network, batches, options, likelihood=likelihood)
     small = replaced(network, parts)
-    mended = repair(small, network, batches, options) if options.repair else None
+    how = repair_as(options, source.recipe, likelihood=likelihood)
+    mended = repair(small, network, batches, how) if options.repair else None
     facts = facts_of(source.recipe, network, small, data, batches)
     facts["layers"] = {
         name: {"rank": part.form.rank, "relative_error": part.error} for name, part in parts.items()
     }
     if mended is not None:
-        facts["repair"] = {"how": options.repair, "loss": options.repair_loss, **asdict(mended)}
+        facts["repair"] = {"how": how.repair, "loss": how.repair_loss, **asdict(mended)}
     task = task_of(source.recipe)
     scores = {} if test is None else {test.name: task.evaluate(small, source.recipe, test)}
     return Compressed(

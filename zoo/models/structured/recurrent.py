@@ -105,9 +105,7 @@ class StructuredGRU(Recurrent):
         return ((1 - z) * (new + r * by_state[2]).tanh() + z * h,)
 
     def _by_torch(self, x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor:
-        outputs = torch._VF.gru(
-            x, start, weights, True, 1, 0.0, self.training, False, True
-        )
+        outputs = torch._VF.gru(x, start, weights, True, 1, 0.0, self.training, False, True)
         result: Tensor = outputs[0]
         return result
 
