@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import report
 from zoo.artifacts.base import load_base
-from zoo.compression.fit import relative_error, root_of, spectrum
+from zoo.compression.fit import root_of, spectrum
 from zoo.models.structured.forms import LowRankForm
 from zoo.quantization.hessian import Hessian
 
@@ -54,12 +54,13 @@ def errors(weight: Tensor, own: Tensor, other: Tensor, keep: float) -> tuple[flo
     """Return the relative error of plain and of aware factors on other inputs."""
     m, n = weight.shape
     form, exact = LowRankForm(int(keep * m * n / (m + n))), weight.detach().double()
-    judge = root_of(other, n, damp=1e-9)
-    roots = root_of(None, n), root_of(own, n)
-    plain, aware = (
-        relative_error(exact, form.weight(spectrum(exact, root).cut(form)), judge) for root in roots
-    )
-    return plain, aware
+    judge = other.double()  # of fewer tokens than columns, perhaps: it need not have a root
+
+    def lost(root: Tensor) -> float:
+        left = exact - form.weight(spectrum(exact, root).cut(form))
+        return float(((left @ judge) * left).sum() / ((exact @ judge) * exact).sum())
+
+    return lost(root_of(None, n)), lost(root_of(own, n))
 
 
 def main() -> None:
