@@ -21,7 +21,7 @@ from zoo.page import app
 from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
-OURS = ["looks", "enlarge", "listen", "look", "adapters"]
+OURS = ["looks", "enlarge", "listen", "look", "cost", "adapters"]
 TAB = """
 import gradio as gr
 
@@ -126,9 +126,9 @@ def test_a_tab_of_an_installed_package(installed: Install) -> None:
 
 
 @pytest.mark.parametrize(("order", "titles"), [
-    (2, ["Counting", "Looks", "Enlarge", "Listen", "Look", "Adapters"]),
-    (12, ["Looks", "Enlarge", "Counting", "Listen", "Look", "Adapters"]),
-    (25, ["Looks", "Enlarge", "Listen", "Look", "Adapters", "Counting"]),
+    (2, ["Counting", "Looks", "Enlarge", "Listen", "Look", "On-device cost", "Adapters"]),
+    (12, ["Looks", "Enlarge", "Counting", "Listen", "Look", "On-device cost", "Adapters"]),
+    (25, ["Looks", "Enlarge", "Listen", "Look", "On-device cost", "Adapters", "Counting"]),
 ], ids=["first", "between", "last"])  # fmt: skip
 def test_tabs_stand_in_their_order(
     installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, titles: list[str]
@@ -147,7 +147,15 @@ def test_a_tab_says_what_is_not_installed(
         monkeypatch.setattr(f"zoo.page.tabs.{name}.build", lambda context: None)
     installed(requires={"torch": "train", "acme_nets": extra})
     page = app.build()
-    assert shown(page) == ["Looks", "Enlarge", "Counting", "Listen", "Look", "Adapters"]
+    assert shown(page) == [
+        "Looks",
+        "Enlarge",
+        "Counting",
+        "Listen",
+        "Look",
+        "On-device cost",
+        "Adapters",
+    ]
     assert "more" not in public(page)
     expected = f"acme_nets is not installed; type: {install('acme_nets')}"
     if extra:

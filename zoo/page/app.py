@@ -56,6 +56,8 @@ _CSS = """
 .gradio-container main { width: 100%; }
 footer .divider { display: none !important; }
 .html-container { padding: 0 !important; }
+/* Tabs beyond the window go into a menu instead of widening the page. */
+.tab-wrapper { width: 0; min-width: 100%; }
 @media (max-width: 480px) { .tab-container button { padding: 0 .45rem !important; } }
 .zoo-header h1 { font-size: 1.5rem; font-weight: 600; margin: 0; letter-spacing: -.01em; }
 .zoo-header small { color: var(--color-accent); }
