@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import cost as costs
 from zoo import registry
-from zoo.artifacts.resolution import checkpoint, resolve
+from zoo.artifacts.resolution import resolve
 from zoo.cost.pictures import Dot
 from zoo.cost.pricing import estimator
 from zoo.cost.result import Cost, milliseconds, readable
@@ -277,23 +277,6 @@ def _fit_row(one: Fitting) -> str:
         f"<tr><th scope='row'><button type='button' data-ref='{name}'>{name}</button></th>"
         f"{body}</tr>"
     )
-
-
-def card(name: str) -> str:
-    """Return a network's card as Markdown, without its front matter.
-
-    Raises:
-        UnknownNameError: there is no such network.
-
-    """
-    recipe = registry.find(name)
-    tags = registry.shipped_tags(name)
-    if not tags:
-        return f"### {name}\n\n{recipe.summary}. No weights ship: `zoo train {name} --data DIR`"
-    tag = recipe.default_tag if recipe.default_tag in tags else tags[0]
-    file = checkpoint(f"{name}.{tag}").path / "README.md"
-    text = file.read_text(encoding="utf-8")
-    return text.split("\n---\n", 1)[-1].strip()
 
 
 def code(ref: str, names: Sequence[str]) -> str:

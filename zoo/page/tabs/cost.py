@@ -7,48 +7,14 @@ from typing import Any
 import gradio as gr
 
 from zoo.errors import ZooError
-from zoo.page import charts, costing
+from zoo.page import charts, costing, shelving
 from zoo.page.costing import Pricelist, Prices
-from zoo.page.parts import as_uploaded, complaint
+from zoo.page.parts import CHOOSE, as_uploaded, complaint
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "On-device cost", 18
 REQUIRES: Mapping[str, str] = {}
-CSS = (
-    charts.CSS
-    + """
-.zoo-table { width: 100%; border-collapse: collapse; font-size: 13px;
-  font-variant-numeric: tabular-nums; }
-.zoo-table, .zoo-table :is(thead, tbody, tr, th, td) { border: 0 !important; }
-.zoo-table caption { text-align: left; font-weight: 600; padding: 2px 0 6px; }
-.zoo-table :is(th, td) { padding: 5px 10px 5px 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary) !important; }
-.zoo-table thead th { color: var(--body-text-color-subdued); font-weight: 500; }
-.zoo-table tbody th { font-weight: 600; }
-.zoo-table .zoo-over td:last-child { color: #d1495b; font-weight: 700; }
-.zoo-table button { color: var(--color-accent); text-decoration: underline; text-align: left;
-  font: inherit; padding: 0; background: none; border: 0; cursor: pointer; }
-#fits-card { max-width: calc(100vw - 64px); overflow-x: auto; }
-@media (max-width: 640px) {
-  .zoo-table, .zoo-table :is(caption, tbody, tr, th, td) { display: block; width: 100%; }
-  .zoo-table thead { display: none; }
-  .zoo-table tr { padding: 6px 0; border-bottom: 1px solid var(--border-color-primary) !important; }
-  .zoo-table :is(th, td) { border: 0 !important; padding: 2px 0; overflow-wrap: anywhere; }
-  .zoo-table td::before { content: attr(data-label) ": "; color: var(--body-text-color-subdued); }
-}
-"""
-)
-# A mark of the chart, or a name of the table, is chosen by a click or by the keyboard.
-_CHOOSE = """
-const chosen = (event) => {
-  const mark = event.target.closest('[data-ref]');
-  if (mark) trigger('select', {ref: mark.dataset.ref});
-};
-element.addEventListener('click', chosen);
-element.addEventListener('keydown', (event) => {
-  if (event.key === 'Enter' && event.target.closest('svg')) chosen(event);
-});
-"""
+CSS = charts.CSS
 
 
 class Till:
@@ -157,8 +123,8 @@ def _fits(page: Till, tab: gr.Tab, name: str) -> None:
             value="keyword-spotting" if "keyword-spotting" in tasks else tasks[0],
             elem_id="fits-task",
         )  # fmt: skip
-    chart = gr.HTML("", js_on_load=_CHOOSE, elem_id="fits-chart", min_height=60)
-    card = gr.Markdown("", elem_id="fits-card")
+    chart = gr.HTML("", js_on_load=CHOOSE, elem_id="fits-chart", min_height=60)
+    card = gr.Markdown("", elem_id="fits-card", elem_classes="zoo-card")
     outputs = [chart, card]
     call: Mapping[str, Any] = {
         "fn": page.fits, "inputs": [device, task], "outputs": outputs,
@@ -177,6 +143,6 @@ def _fits(page: Till, tab: gr.Tab, name: str) -> None:
 
 def _card(event: gr.EventData) -> str:
     try:
-        return costing.card(str(event.ref))
+        return shelving.card(str(event.ref))
     except ZooError as error:
         raise complaint(str(error)) from error
