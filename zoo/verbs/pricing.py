@@ -126,9 +126,7 @@ def _language(artifact: "Artifact") -> "Decoder | None":
     """Return the sizes of a folder with a decoder; None for anything else."""
     from zoo.artifacts.files import TransformersModel
     from zoo.cost.language import Decoder
-    from zoo.files import read_json
 
     if not isinstance(artifact, TransformersModel):
         return None
-    config = read_json(artifact.path / "config.json")
-    return Decoder.of_config(artifact.ref, config)
+    return Decoder.of_folder(artifact.ref, artifact.path)
