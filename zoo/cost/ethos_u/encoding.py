@@ -23,7 +23,7 @@ ALIGNMENT = 16  # bytes
 HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's sizes
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
-SAMPLED = 1 << 18  # weights of a longer stream by which it is judged, in sections evenly apart
+SAMPLED = 1 << 16  # weights of a longer stream by which it is judged, in sections evenly apart
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
