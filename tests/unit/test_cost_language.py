@@ -204,13 +204,22 @@ def test_a_packed_folder_is_priced_by_its_bytes(tmp_path: Path) -> None:
     codes = {f"model.layers.{n}.w.codes": plain.layer_weights // 3 // 2 for n in range(3)}
     head = {"lm_head.weight": 101 * 32, "model.embed_tokens.weight": 101 * 64}
     save_file(
-        {k: np.zeros(n, np.uint8) for k, n in (codes | head).items()}, tmp_path / "m.safetensors"
+        {k: np.zeros(n, np.uint8) for k, n in (codes | head).items()},
+        tmp_path / "model.safetensors",
     )
     packed = Decoder.of_folder("x", tmp_path)
     assert (packed.bits_per_weight, packed.output_bits, packed.codebook) == (4, 8, False)
-    (tmp_path / "m.safetensors").write_bytes(b"\xff" * 40)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(MismatchError, match="or damaged"):
         Decoder.of_folder("x", tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(MismatchError):
+        Decoder.of_folder("x", tmp_path)
+
+
+def test_heads_that_do_not_share_evenly_are_refused() -> None:
+    with pytest.raises(MismatchError, match="6 heads share 4 keys"):
+        Decoder(**{**vars(LLAMA_3), "heads": 6, "kv_heads": 4})
 
 
 def test_mixtures_of_experts_are_refused() -> None:

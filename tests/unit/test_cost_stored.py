@@ -1,5 +1,6 @@
 """What is priced of a checkpoint: the weights that it holds, as the exported file has them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,20 +71,28 @@ def test_a_card_prices_its_own_weights(tmp_path: Path) -> None:
     assert sizes[0] > 1.5 * sizes[1]
 
 
-def wide(inputs: int, outputs: int) -> torch.nn.Module:
+def linear(inputs: int, outputs: int) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(inputs, outputs), torch.nn.ReLU())
 
 
 # Zeros that fill up 1000 inputs are written as runs, which a part of them does not need.
 @pytest.mark.parametrize(
-    ("sizes", "within"), [((1024, 520), 0.01), ((64, 2000), 0.01), ((1000, 520), 0.12)]
+    ("make", "shape", "within"),
+    [
+        (lambda: linear(1024, 520), (1, 1024), 0.01),
+        (lambda: linear(64, 2000), (1, 64), 0.01),
+        (lambda: linear(1000, 520), (1, 1000), 0.12),
+        (lambda: torch.nn.Conv2d(1024, 1024, 7, groups=1024), (1, 1024, 9, 9), 0.01),
+        (lambda: torch.nn.Conv2d(256, 256, 3, groups=4), (1, 256, 9, 9), 0.01),
+        (lambda: torch.nn.ConvTranspose2d(256, 64, 2, 2), (1, 256, 9, 9), 0.01),
+    ],
 )
 def test_a_large_layer_without_weights_is_as_long_in_code_as_if_it_were_drawn(
-    sizes: tuple[int, int], within: float
+    make: Callable[[], torch.nn.Module], shape: tuple[int, ...], within: float
 ) -> None:
     with torch.device("meta"):
-        outline = wide(*sizes).eval()
-    shape, device = (1, sizes[0]), target(NPU)
+        outline = make().eval()
+    device = target(NPU)
     part, whole = (priced(integer(outline, shape, parts=p), device) for p in (True, False))
     assert part.flash_bytes == pytest.approx(whole.flash_bytes, rel=within)
     assert len(part.ops) == len(whole.ops)

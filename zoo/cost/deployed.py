@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zoo.graph.inputs import Shapes
-from zoo.graph.ir import Graph, Tensor
+from zoo.graph.ir import Graph
 from zoo.graph.lower import lowered
 from zoo.graph.trace import exported, state_of
 from zoo.quantization.int8.post_training import quantize_graph
@@ -102,21 +102,17 @@ def _small(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np
 
 
 def _partly_drawn(graph: Graph) -> Graph:
-    """Return a graph whose large layers, all zeros, have random weights for some of the inputs."""
+    """Return a graph whose large parameters, all zeros, have random values; layers have a part."""
     values, generator = dict(graph.values), np.random.default_rng(1)
-    for op in graph.ops:
-        name = op.inputs[1] if op.kind in _PARTED else ""
-        if (kept := _part(graph.tensors[name])) if name in values else None:
-            values[name] = _small((*graph.tensors[name].shape[:-1], kept), generator)
+    parted = {op.inputs[1] for op in graph.ops if op.kind in _PARTED}
+    for name in values:
+        shape = graph.tensors[name].shape
+        if (size := graph.tensors[name].elements) > DRAWN:
+            if name in parted:
+                most = max(32, DRAWN * shape[-1] // size // 32 * 32)  # of its inputs
+                shape = (*shape[:-1], min(shape[-1], most))
+            values[name] = _small(shape, generator)
     return dataclasses.replace(graph, values=values)
-
-
-def _part(weight: Tensor) -> int:
-    """Return how many inputs of a layer are drawn; 0 where all of it was."""
-    if weight.elements <= DRAWN:
-        return 0
-    inputs = weight.shape[-1]
-    return min(inputs, max(32, DRAWN * inputs // weight.elements // 32 * 32))
 
 
 def _as_if_trained(graph: Graph) -> Graph:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import MismatchError
+from zoo.files import read_json
 
 # Types of transformers whose feed-forward layers are two matrices, not three.
 PLAIN = frozenset(("gpt_neox", "gptj", "phi", "opt", "starcoder2", "bloom", "gpt2", "falcon"))
@@ -56,6 +57,10 @@ class Decoder:
         for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim"):
             if getattr(self, name) < 1:
                 raise MismatchError(f"{self.name}: {name} is {getattr(self, name)}; expected >= 1")
+        if self.heads % self.kv_heads:
+            raise MismatchError(
+                f"{self.name}: {self.heads} heads share {self.kv_heads} keys and values unevenly"
+            )
         for name in ("bits_per_weight", "output_bits"):
             if not 0 < getattr(self, name) <= 64:
                 raise MismatchError(f"{self.name}: {name} is {getattr(self, name)}; expected bits")
@@ -101,10 +106,10 @@ class Decoder:
             MismatchError: as `of_config`, or a file of weights is damaged.
 
         """
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         model = cls.of_config(name, config)
         sizes: dict[str, int] = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in sorted(folder.glob("model*.safetensors")):
             sizes |= tensor_bytes(file)
         layers = {t: size for t, size in sizes.items() if _BLOCK.search(t) and "norm" not in t}
         blocks = sum(layers.values())
