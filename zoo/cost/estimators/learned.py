@@ -55,7 +55,7 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         raise MismatchError(
             f"the weights predict {facts.target}, not {target.name}; adapt them: zoo cost adapt"
         )
-    graph = integer_graph(subject)
+    graph = integer_graph(subject, parts=True)
     passes = passes_of(graph, target)
     cycles, encoded, sram = predicted(predictor, passes)
     clock = target.get("clock_hz") or 1.0

@@ -7,6 +7,7 @@ padded with zeros to whole steps of the array, which are written too.
 """
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ ALIGNMENT = 16  # bytes
 HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's sizes
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
-SAMPLED = 1 << 18  # weights of a longer stream by which it is judged, in sections evenly apart
+SAMPLED = 1 << 16  # weights of a longer stream by which it is judged, in sections evenly apart
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
@@ -44,11 +45,15 @@ class Coding:
     group: int = 0
 
 
+# By the identity of a layer's values, for as long as they live: targets share most codings.
+_KNOWN: dict[int, dict[Coding, int]] = {}
+
+
 def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
     """Return the encoded bytes of an operator's weights, one stream.
 
     Where there are no values, as in the rows of `zoo.cost.networks`, the attribute `encoded_bytes`
-    of the operator stands for them.
+    of the operator stands for them. Values of some inputs alone stand for all.
     """
     outputs, inputs, elements = graph.kernel(op)
     values = graph.values.get(op.inputs[1])
@@ -57,9 +62,21 @@ def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
             return int(known) // coding.groups
         count = outputs // coding.groups * inputs * elements
         return _aligned(count * UNSEEN_BITS)
-    weights = integers(graph, op, values, coding.unit)
-    rows = outputs // coding.groups
-    return stream_bytes(weights[coding.group * rows : (coding.group + 1) * rows], coding)
+    known = _KNOWN.setdefault(id(values), {})
+    if not known:
+        weakref.finalize(values, _KNOWN.pop, id(values), None)
+    if coding not in known:
+        weights = integers(graph, op, values, coding.unit)
+        rows = outputs // coding.groups
+        seen = weights[coding.group * rows : (coding.group + 1) * rows]
+        whole = padded_count((*seen.shape[:2], inputs), coding)
+        coded = stream_bytes(seen, coding)
+        known[coding] = (
+            coded
+            if seen.shape[2] == inputs
+            else _aligned(8 * coded * whole / padded_count(seen.shape, coding))
+        )
+    return known[coding]
 
 
 def integers(graph: Graph, op: Op, values: "NDArray[Any]", unit: str) -> "NDArray[np.int64]":
