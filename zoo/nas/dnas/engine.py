@@ -1,7 +1,7 @@
 """The differentiable search: weights of a supernet and wishes for its options, trained together.
 
-What to combine is a `Way`; published searches are entries of `WAYS`, a few settings each. Training
-is the zoo's one loop: the supernet is a `Trainee`, what a search adds is a `Hook`.
+What to combine is a `Way`; published searches are entries of `zoo.nas.dnas.ways.WAYS`. Training is
+the zoo's one loop: the supernet is a `Trainee`, what a search adds is a `Hook`.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ from zoo.files import read_json, write_json
 from zoo.nas.dnas import regularisers, selection
 from zoo.nas.dnas.costs import COSTS, Costs
 from zoo.nas.dnas.samplers import SAMPLERS
+from zoo.nas.dnas.splits import Splits
 from zoo.nas.dnas.supernet import Networks, Supernet, by_name
+from zoo.nas.dnas.ways import WAYS, Way
 from zoo.nas.spaces.contract import Value
 from zoo.training.accelerator import accelerator_for
 from zoo.training.contract import Candidate, Hook, Setup
@@ -28,58 +30,7 @@ from zoo.training.network import WholeNetwork
 from zoo.training.progress import Progress
 
 RESULT = "found.json"
-_STRENGTH, _DECIDED = 2.0, 0.3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
-    """How a differentiable search is made.
-
-    Attributes:
-        sampler: a name of `zoo.nas.dnas.samplers.SAMPLERS`.
-        warm, cool: temperature of the draws at the start and at the end.
-        settle: share of the steps that train weights only, with any options.
-        sandwich: every so many steps the largest network is trained, and at the next one any;
-            0 never does.
-        wishes_every: every so many steps train only the wishes, and the others only the weights,
-            as bilevel searches do; 0 trains both in each step.
-        two_sided: whether a cost below its limit costs too.
-        sharpen: whether costs are expected by ever sharper probabilities.
-        decide: how much indecision costs at the end, as a share of the loss.
-        select: "argmax" of the wishes, or "perturbation": by what the network loses without an
-            option.
-
-    """
-
-    sampler: str = "gumbel"
-    warm: float = 5.0
-    cool: float = 0.5
-    settle: float = 0.25
-    sandwich: int = 3
-    wishes_every: int = 0
-    two_sided: bool = True
-    sharpen: bool = True
-    decide: float = _DECIDED
-    select: Literal["argmax", "perturbation"] = "argmax"
-
-
-_PLAIN: dict[str, Any] = {"sandwich": 0, "two_sided": False, "sharpen": False, "decide": 0.0}
-WAYS: Mapping[str, Way] = {
-    "zoo": Way(),
-    # Wu et al., arXiv 1812.03443: Gumbel softmax, weights and wishes in turn.
-    "fbnet": Way(**_PLAIN, wishes_every=5),
-    # Cai et al., arXiv 1812.00332: one path at a time, gates instead of sums.
-    "proxylessnas": Way(**_PLAIN, sampler="binary-gate", warm=1.0, cool=1.0, wishes_every=2),
-    # Liu et al., arXiv 1806.09055, to the first order: all paths, in turn.
-    "darts": Way(**_PLAIN, sampler="softmax", warm=1.0, cool=1.0, settle=0.1, wishes_every=2),
-    # Wang et al., arXiv 2108.04392: DARTS, decided by perturbation.
-    "darts-pt": Way(
-        **_PLAIN, sampler="softmax", warm=1.0, cool=1.0, settle=0.1, wishes_every=2,
-        select="perturbation",
-    ),
-    # Stamoulis et al., arXiv 1904.02877: one path with shared weights, all trained together.
-    "single-path": Way(**_PLAIN, sampler="straight-through", warm=1.0, cool=1.0),
-}  # fmt: skip
+_STRENGTH = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +88,10 @@ def search(
     trainee = Searching(dataclasses.replace(recipe, make=train), question, way)
     part = Choosing(Costs(question), limits, way, steps, seed)
     accelerator = accelerator_for("supernet", train, out, None, device)
-    Run(trainee, out, accelerator, data, "unstated", hooks=[part]).execute(resume=out.is_dir())
+    run = Run(trainee, out, accelerator, data, "unstated", hooks=[part])
+    if way.split:
+        run.task = Splits(run.task, run.data, lambda step: way.half(step, steps))
+    run.execute(resume=out.is_dir())
     found = read_json(out / RESULT)
     samples = steps * train.batch_size * train.accumulation_steps * accelerator.num_processes
     spent = samples * float(part.costs.graph.macs)
@@ -156,7 +110,11 @@ class Searching(WholeNetwork):
     def build(self, setup: Setup) -> nn.Module:
         """Return the supernet."""
         self.setup = setup
-        self.net = self.module = Supernet(self.question, SAMPLERS[self.way.sampler])
+        way = self.way
+        self.net = self.module = Supernet(
+            self.question, SAMPLERS[way.sampler],
+            partial=way.partial, edges=way.edges, twin=way.relaxed > 0,
+        )  # fmt: skip
         return self.module
 
     @contextmanager
@@ -228,8 +186,7 @@ class Choosing(Hook):
     @property
     def progress(self) -> float:
         """Of the search, below 0 while weights settle."""
-        first = self.way.settle * self.steps
-        return (self.step - first) / max(1.0, self.steps - first)
+        return self.way.progress(self.step, self.steps)
 
     def starting(self, step: int) -> None:
         """Say which network the step trains."""
@@ -242,14 +199,16 @@ class Choosing(Hook):
             net.fixed = {0: net.widest(), 1: net.any(dice)}.get(turn)
         net.temperature = way.warm * (way.cool / way.warm) ** max(0.0, self.progress)
         if way.wishes_every and self.progress >= 0:
-            wishes = step % way.wishes_every == 0
+            wishes = way.of_wishes(step)
             for parameter in net.network.parameters():
                 parameter.requires_grad_(not wishes)
-            for wish in net.wishes:
+            for wish in (*net.wishes, *net.edge_wishes):
                 wish.requires_grad_(wishes)
 
     def loss(self, loss: Tensor) -> Tensor:
-        """Add what costs and indecision cost, as shares of the loss."""
+        """Add what costs and indecision cost, as shares of the loss, and the twins' distance."""
+        if self.way.relaxed:
+            loss = loss + self.way.relaxed / 2 * self.net.apart()
         if self.net.fixed is not None or self.progress < 0:
             return loss
         way, logits, unit = self.way, self.net.logits(), loss.detach().abs()

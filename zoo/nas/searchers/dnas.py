@@ -24,12 +24,14 @@ class Options:
     """How the supernet is trained.
 
     Attributes:
-        way: what is combined: the zoo's own, or a published search; see `zoo.nas.dnas.engine`.
+        way: what is combined: the zoo's own, or a published search; see `zoo.nas.dnas.ways`.
         search_steps: of the supernet's training; 0 takes as many as a network's.
 
     """
 
-    way: Literal["zoo", "fbnet", "proxylessnas", "darts", "darts-pt", "single-path"] = "zoo"
+    way: Literal[
+        "zoo", "fbnet", "proxylessnas", "darts", "darts-pt", "pc-darts", "rarts", "single-path"
+    ] = "zoo"
     search_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ def ask(question: Question, options: Options) -> Proposal:
         raise MismatchError("dnas trains a supernet: add --data, or search --by another")
     from zoo.nas.dnas import engine
     from zoo.nas.dnas.supernet import Networks
+    from zoo.nas.dnas.ways import WAYS
 
     networks = Networks(question.space, question.settings, question.decisions)
     given = question.limits.given
@@ -56,7 +59,7 @@ def ask(question: Question, options: Options) -> Proposal:
         question.folder / f"supernet-{question.draw}",
         data=question.data,
         limits={_KNOWN[name]: value for name, value in given.items() if name in _KNOWN},
-        way=engine.WAYS[options.way],
+        way=WAYS[options.way],
         steps=options.search_steps or question.steps,
         seed=question.dice().randrange(2**31),
     )
