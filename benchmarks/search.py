@@ -17,7 +17,7 @@ import gzip
 import json
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ from zoo.artifacts.resolution import recipe_file
 from zoo.deploy import tflite_micro
 from zoo.deploy.tflite_read import read_tflite
 from zoo.files import replacing_folder, write_json
+from zoo.nas import measuring
 from zoo.nas.dnas.costs import Costs
 from zoo.nas.dnas.supernet import Networks
 from zoo.nas.limits import Limits, Use
@@ -43,6 +44,7 @@ from zoo.nas.spaces import _ds_cnn, contract
 from zoo.nas.spaces.contract import Choice, Decision, Space
 from zoo.registry.options import read
 from zoo.registry.recipe import Recipe, Train
+from zoo.tasks import image_classification, keyword_spotting
 
 LEARNED, CHOSEN, JUDGED = ("george", "jackson", "nicolas"), ("lucas",), ("theo", "yweweler")
 CLOTHES = (
@@ -199,6 +201,29 @@ def clothes(source: Path, runs: Path) -> Path:
                 place.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixel).save(place / f"{number:05}.png", compress_level=1)
     return out
+
+
+def remembered(module: Any, name: str, key: Callable[..., Any]) -> None:
+    """Let a function keep what it returned: searches of this process share data and measures."""
+    plain, known = getattr(module, name), dict[str, Any]()
+
+    def kept(*args: Any) -> Any:
+        if (of := repr(key(*args))) not in known:
+            known[of] = plain(*args)
+        return known[of]
+
+    setattr(module, name, kept)
+
+
+def data_key(recipe: Recipe, source: str) -> Any:
+    """Return what training data depend on."""
+    train = recipe.train
+    return source, recipe.input_shape, recipe.preprocessing, train.options, train.seed
+
+
+def use_key(recipe: Recipe, *others: Any) -> Any:
+    """Return what a measurement depends on."""
+    return measuring.identity(recipe), others
 
 
 # --- one search -----------------------------------------------------------------------------------
@@ -360,6 +385,9 @@ def main() -> None:
     parser.add_argument("--by", nargs="*", default=WAYS, metavar="WAY")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    for module in (image_classification, keyword_spotting):
+        remembered(module, "training_data", data_key)
+    remembered(measuring, "measured", use_key)
     args.runs.mkdir(parents=True, exist_ok=True)
     data = {
         "pictures": clothes(args.fashion, args.runs),
