@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.deploy.vela import compile_graph
 from zoo.errors import MismatchError, MissingExtraError
+from zoo.graph.ir import Graph
 from zoo.nas.limits import amount
 from zoo.nas.udc.network import CompressibleNetwork
 from zoo.nas.udc.options import BITS, uniform
@@ -87,7 +88,10 @@ def _ran(
     """Do one of the two runs, or go on with it: a search, or the training of what is chosen."""
     recipe = _recipe(source, options, steps, chosen)
     accelerator = accelerator_for(recipe.name, recipe.train, folder, None, device)
-    stages = Stages(_plan(options, steps, chosen))
+    shape = source.recipe.input_shape
+    stages = Stages(
+        _plan(options, steps, chosen), lambda network: _encoded(network.deployed().graph(shape))
+    )
     trainee = WholeNetwork(recipe, source.load(), _form)
     run = Run(trainee, folder, accelerator, str(data), source.license, hooks=[stages])
     run.execute(resume=resume and folder.is_dir())
@@ -150,18 +154,23 @@ def _plan(options: "Options", steps: int, chosen: Sequence[tuple[int, int]]) -> 
     )
 
 
+def _encoded(graph: Graph) -> int | None:
+    """Return the bytes that Vela makes of a graph's weights; None without Vela."""
+    try:
+        return compile_graph(graph, NPU).encoded_bytes
+    except MissingExtraError:
+        return None
+
+
 def _facts(stages: Stages, integers: QuantizedNetwork, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return what is known about the compression: each layer's choice, and the sizes."""
     network, graph = stages.network, integers.graph(shape)
     weights = [v for name, v in graph.values.items() if graph.tensors[name].kind == "weight"]
     count = sum(value.size for value in weights)
-    try:
-        found, how = compile_graph(graph, NPU).encoded_bytes, f"vela for {NPU}"
-    except MissingExtraError:
-        found, how = (
-            round(float(network.chosen_bytes().detach())),
-            "predicted; ethos-u-vela is missing",
-        )
+    found, how = _encoded(graph), f"vela for {NPU}"
+    if found is None:
+        found = round(float(network.chosen_bytes().detach()))
+        how = "predicted; ethos-u-vela is missing"
     return {
         "weights": count,
         "bits_per_weight": 8 * found / count,

@@ -6,9 +6,11 @@ sharper the later, and by a growing share of indecision. At its end each layer t
 that are wished for most and together fit the budget exactly. The draws have worn the weights by
 then, and the optimizer's memory is of them: so the second run starts from the weights that the
 first started from, and trains them for what was chosen, where only a size above the budget costs.
+After its last step weights next to zero go until the size is within the budget as a device's
+compiler counts it, not as it was predicted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,7 @@ _WARM, _COOL = 2.0, 0.3  # temperature of the draws
 _STRENGTH, _DECIDED = 2.0, 0.3
 _NEAR = 0.75  # of the budget: how small the option may be that a search starts at
 _MARGIN = 0.98  # of the budget, which fine-tuning may move about
+_REPAIRS = 20  # at most, each of what is still too much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +62,16 @@ class Plan:
 
 
 class Stages(Hook):
-    """The part of a run that leads a `CompressibleNetwork` through its stages."""
+    """The part of a run that leads a `CompressibleNetwork` through its stages.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    Args:
+        plan: what the run aims at.
+        encoded: says how many bytes a compiler makes of the weights; None if there is none.
+
+    """
+
+    def __init__(self, plan: Plan, encoded: Callable[[CompressibleNetwork], float | None]) -> None:
+        self.plan, self.encoded = plan, encoded
         self._step = 0
 
     def begin(self, setup: Setup, trained: nn.Module) -> None:
@@ -119,6 +128,17 @@ class Stages(Hook):
             network.stage = "refine"
             if step % LOOK_EVERY == 0 and plan.bounded:
                 network.tighten(float(network.chosen_bytes().detach()) - _MARGIN * self.budget)
+
+    def stepped(self, trained: nn.Module) -> None:
+        """Prune after the last step what is beyond the budget, as a compiler counts it."""
+        plan = self.plan
+        if self._step < plan.steps - 1 or not plan.options or not plan.bounded:
+            return
+        for _ in range(_REPAIRS):
+            found = self.encoded(self.network)
+            if found is None or found <= self.budget:
+                return
+            self.network.tighten((found - self.budget) / 2)  # a weight may save more than it says
 
     @property
     def _progress(self) -> float:
