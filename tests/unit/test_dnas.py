@@ -15,17 +15,23 @@ from PIL import Image
 from torch import Tensor
 
 import zoo
+from zoo import cost
+from zoo.cost.deployed import integer, seeded
+from zoo.cost.learned import model
+from zoo.cost.learned.features import passes_of
 from zoo.errors import MismatchError
 from zoo.graph.lower import lower
 from zoo.models.forms import training_form
 from zoo.nas.dnas import engine, regularisers, selection
 from zoo.nas.dnas.costs import Costs
+from zoo.nas.dnas.latency import Latency
 from zoo.nas.dnas.samplers import SAMPLERS, softmax
 from zoo.nas.dnas.splits import Splits, part
 from zoo.nas.dnas.supernet import Networks, Supernet, one_hot
 from zoo.nas.dnas.ways import WAYS, Way
 from zoo.nas.limits import Limits, Use
 from zoo.nas.searchers import contract as searchers
+from zoo.nas.searchers import dnas
 from zoo.nas.spaces import contract
 from zoo.registry.checkpoint import build
 
@@ -153,6 +159,43 @@ def test_costs_have_gradients_that_differences_confirm() -> None:
         return found
 
     assert torch.autograd.gradcheck(macs, [x.requires_grad_() for x in logits])
+
+
+def test_a_learned_latency_is_that_of_the_chosen_network_and_leads_to_it() -> None:
+    space = contract.find("micronet-kws")
+    options = space.Options(step=8, widest=24, pairs=(1, 2))
+    asked = Networks(space, options, contract.decided(space, options))
+    target = cost.target("ethos-u55-128")
+    latency = Latency(asked, target)
+    choice = {"pairs": 1, "stem": 16, "pair 1": 24, "pair 2": 8}
+    weights = {
+        d.name: one_hot(d.values.index(choice[d.name]), torch.zeros(len(d.values)))
+        for d in asked.open
+    }
+    shape = (recipe := asked.recipe(**choice)).input_shape
+    graph = integer(seeded(lambda: build(recipe).eval()), shape)
+    cycles = latency.predictor(model.batch([passes_of(graph, target)])).cycles
+    exact = 1e3 * float(cycles.detach()) / 500e6
+    assert float(latency(weights)) == pytest.approx(exact, rel=1e-5)
+    # Half as wide in expectation and half as deep: between, with a gradient to what is faster.
+    weights["pairs"] = torch.tensor([0.5, 0.5])
+    weights["stem"] = torch.tensor([0.5, 0.5, 0.0], requires_grad=True)
+    found = latency(weights)
+    found.backward()
+    gradient = weights["stem"].grad
+    assert gradient is not None
+    assert gradient[0] < gradient[1] < gradient[2]
+    with pytest.raises(MismatchError, match="none of stm32f746-216mhz-cmsisnn; there are: ethos"):
+        Latency(asked, cost.target("stm32f746-216mhz-cmsisnn"))
+
+
+def test_the_searcher_names_the_costs_of_a_device() -> None:
+    names = [dnas._cost(name, None) for name in ("macs", "sram_bytes", "flash_bytes")]
+    assert names == ["macs", "sram", "flash"]
+    npu = cost.target("ethos-u55-128")
+    assert [dnas._cost(name, npu) for name in ("flash_bytes", "latency_ms")] == [
+        "encoded", "latency",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["micronet-kws", "sesr", "vit-tiny"])

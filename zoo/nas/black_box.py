@@ -237,6 +237,7 @@ class _Run:
             steps=assignment.steps if assignment.trains else 0,
             folder=self.study.folder(number) / "searcher",
             search=self.mark,
+            target=assignment.target,
         )
         proposal = self.searcher.ask(question, self.options)
         dice = question.dice()

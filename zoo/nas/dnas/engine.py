@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.cost import Target
 from zoo.errors import MismatchError
 from zoo.files import read_json, write_json
 from zoo.nas.dnas import regularisers, selection
 from zoo.nas.dnas.costs import COSTS, Costs
+from zoo.nas.dnas.latency import Latency
 from zoo.nas.dnas.samplers import SAMPLERS
 from zoo.nas.dnas.splits import Splits
 from zoo.nas.dnas.supernet import Networks, Supernet, by_name
@@ -29,7 +31,7 @@ from zoo.training.loop import Run
 from zoo.training.network import WholeNetwork
 from zoo.training.progress import Progress
 
-RESULT = "found.json"
+RESULT, LATENCY = "found.json", "latency"
 _STRENGTH = 2.0
 
 
@@ -59,6 +61,7 @@ def search(
     steps: int = 0,
     seed: int = 0,
     device: str | None = None,
+    target: Target | None = None,
 ) -> Chosen:
     """Train the supernet of a space and return the choice it ends with, before repair.
 
@@ -66,18 +69,22 @@ def search(
         question: what is searched.
         out: a folder for the run, which goes on with what is in it.
         data: what the largest network's recipe is trained on.
-        limits: by the name of a cost of `zoo.nas.dnas.costs.COSTS`.
+        limits: by the name of a cost of `zoo.nas.dnas.costs.COSTS`, or "latency", in ms.
         way: what is combined.
         steps: of the training; 0 takes the recipe's.
         seed: of weights, batches and draws.
         device: "cpu" to leave an accelerator unused.
+        target: of the latency.
 
     Raises:
-        MismatchError: an unknown cost is limited, or the space has nothing that can be learned.
+        MismatchError: an unknown cost is limited, the target's latency was not learned, or the
+            space has nothing that can be learned.
 
     """
-    if unknown := sorted(set(limits) - set(COSTS)):
-        raise MismatchError(f"limit on {unknown[0]!r}; a supernet knows {', '.join(COSTS)}")
+    known = {**COSTS, **({} if target is None else {LATENCY: None})}
+    if unknown := sorted(set(limits) - set(known)):
+        raise MismatchError(f"limit on {unknown[0]!r}; a supernet knows {', '.join(known)}")
+    latency = Latency(question, target) if target is not None and LATENCY in limits else None
     recipe = question.recipe()
     steps = steps or recipe.train.steps
     train = dataclasses.replace(
@@ -86,7 +93,7 @@ def search(
         options={**recipe.train.options, "search": {**dataclasses.asdict(way), **limits}},
     )  # fmt: skip
     trainee = Searching(dataclasses.replace(recipe, make=train), question, way)
-    part = Choosing(Costs(question), limits, way, steps, seed)
+    part = Choosing(Costs(question), limits, way, steps, seed, latency)
     accelerator = accelerator_for("supernet", train, out, None, device)
     run = Run(trainee, out, accelerator, data, "unstated", hooks=[part])
     if way.split:
@@ -169,12 +176,20 @@ class Choosing(Hook):
         way: what is combined.
         steps: of the run.
         seed: of the sandwich's random networks.
+        latency: where that is limited.
 
     """
 
     def __init__(
-        self, costs: Costs, limits: Mapping[str, float], way: Way, steps: int, seed: int
+        self,
+        costs: Costs,
+        limits: Mapping[str, float],
+        way: Way,
+        steps: int,
+        seed: int,
+        latency: Latency | None = None,
     ) -> None:
+        self.latency = latency
         self.costs, self.limits, self.way = costs, dict(limits), way
         self.steps, self.seed, self.step = steps, seed, 0
 
@@ -214,9 +229,12 @@ class Choosing(Hook):
         way, logits, unit = self.way, self.net.logits(), loss.detach().abs()
         sharp = self.progress if way.sharpen else 0.0
         shares = [regularisers.sharpened(x, sharp) for x in logits]
-        found = self.costs(by_name(self.net.decisions, shares))
+        weights = by_name(self.net.decisions, shares)
+        found = self.costs(weights)
         away = loss.new_zeros(())
-        measured = {name: COSTS[name](found) for name in self.limits}
+        measured = {name: COSTS[name](found) for name in self.limits if name != LATENCY}
+        if self.latency is not None:
+            measured[LATENCY] = self.latency(weights).to(loss)
         if measured:
             ratios = torch.stack([torch.log(measured[n] / self.limits[n]) for n in measured])
             # The tightest limit decides: a network below all of them may grow.

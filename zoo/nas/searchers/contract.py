@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zoo import extensions
+from zoo.cost import Target
 from zoo.nas.limits import Limits, Use
 from zoo.nas.spaces.contract import Choice, Decision, Space, Value
 
@@ -80,6 +81,7 @@ class Question:
         steps: of a trial's training; 0 where nothing is trained.
         folder: for a searcher's own files; what lies there outlives a kill.
         search: a text that no other search has.
+        target: the device; None: any that runs TFLite Micro.
 
     """
 
@@ -97,6 +99,7 @@ class Question:
     steps: int = 0
     folder: Path | None = None
     search: str = ""
+    target: Target | None = None
 
     def dice(self) -> random.Random:
         """Return the random numbers of this trial."""
