@@ -99,8 +99,11 @@ class Assignment:
 
     def recipe(self, choice: Choice, name: str) -> Recipe:
         """Return the recipe of a choice, with the labels of the data."""
-        made = self.space.recipe(self.settings, choice, name).override(self.training)
-        return judging.fitted(made, self.data)
+        return self.fitted(self.space.recipe(self.settings, choice, name))
+
+    def fitted(self, recipe: Recipe) -> Recipe:
+        """Return a recipe of the space with the labels of the data and the training's settings."""
+        return judging.fitted(recipe.override(self.training), self.data)
 
     def identity(self, material: judging.Material | None) -> dict[str, Any]:
         """Return what must be the same for a search to go on; `material` is of its data."""

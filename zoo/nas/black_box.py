@@ -238,6 +238,7 @@ class _Run:
             folder=self.study.folder(number) / "searcher",
             search=self.mark,
             target=assignment.target,
+            fitted=assignment.fitted,
         )
         proposal = self.searcher.ask(question, self.options)
         dice = question.dice()

@@ -8,7 +8,7 @@ layer's input that goes past it, an operator or a kernel a weighted sum of what 
 import copy
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,12 +32,14 @@ class Networks:
         space: which networks there are.
         settings: options of the space.
         decisions: all of the space's.
+        fitted: gives a recipe of the space what else it needs: labels, settings of the training.
 
     """
 
     space: Space
     settings: Any
     decisions: tuple[Decision, ...]
+    fitted: Callable[[Recipe], Recipe] = lambda recipe: recipe
 
     def __deepcopy__(self, memo: Any) -> "Networks":
         """Return itself: nothing in it changes, and a module cannot be copied."""
@@ -55,7 +57,8 @@ class Networks:
 
     def recipe(self, **other: Value) -> Recipe:
         """Return the recipe of the largest network, with other values of some decisions."""
-        return self.space.recipe(self.settings, {**self.largest, **other}, "supernet")
+        made = self.space.recipe(self.settings, {**self.largest, **other}, "supernet")
+        return self.fitted(made)
 
 
 class Supernet(nn.Module):

@@ -54,7 +54,7 @@ def ask(question: Question, options: Options) -> Proposal:
     from zoo.nas.dnas.supernet import Networks
     from zoo.nas.dnas.ways import WAYS
 
-    networks = Networks(question.space, question.settings, question.decisions)
+    networks = Networks(question.space, question.settings, question.decisions, question.fitted)
     given = dict(question.limits.given)
     if question.target is None or shipped(question.target.name) is None:
         given.pop("latency_ms", None)  # no gradient leads there; what is found is repaired
