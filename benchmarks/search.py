@@ -13,103 +13,43 @@ It goes on where it was killed.
 
 import argparse
 import dataclasses
-import gzip
 import json
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 
 import zoo
 from benchmarks.common import RESULTS, report
+from benchmarks.fashion import FASHION, clothes
 from benchmarks.keywords import DIGITS_LICENSE, Clip, digits, folder, judged, percent, train
 from zoo.artifacts.resolution import recipe_file
 from zoo.deploy import tflite_micro
 from zoo.deploy.tflite_read import read_tflite
-from zoo.files import replacing_folder, write_json
+from zoo.files import write_json
 from zoo.nas import measuring
 from zoo.nas.dnas.costs import Costs
 from zoo.nas.dnas.supernet import Networks
 from zoo.nas.limits import Limits, Use
 from zoo.nas.measuring import Gauge
 from zoo.nas.repair import FULL, Repair
-from zoo.nas.spaces import _ds_cnn, contract
-from zoo.nas.spaces.contract import Choice, Decision, Space
+from zoo.nas.spaces import contract
+from zoo.nas.spaces.contract import Choice, Space
 from zoo.registry.options import read
-from zoo.registry.recipe import Recipe, Train
+from zoo.registry.recipe import Recipe
 from zoo.tasks import image_classification, keyword_spotting
 
 LEARNED, CHOSEN, JUDGED = ("george", "jackson", "nicolas"), ("lucas",), ("theo", "yweweler")
-CLOTHES = (
-    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
-)  # fmt: skip
-LEARNED_PICTURES, CHOSEN_PICTURES = 6000, 2000
 WAYS = ("random", "evolution", "tpe", "nsga2", "dnas", "uniform")
 TRIALS, STEPS, LAST, BATCH = 6, 80, 600, 32
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles, by seeds
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "evolution": {"population": 3, "sample": 2}, "tpe": {"random": 3}, "nsga2": {"population": 3},
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureOptions:
-    """Which pictures' networks there are.
-
-    Attributes:
-        pairs: the numbers of pairs of layers to choose from.
-
-    """
-
-    pairs: tuple[int, ...] = (2, 3, 4, 5)
-
-
-PICTURES = Recipe(
-    name="fashion",
-    summary="Clothes in 28x28 grey pixels",
-    task="image-classification",
-    subtask="image-classification",
-    model=_ds_cnn.MODEL,
-    args={
-        "kernel": [3, 3], "width": 16, "stride": 2, "blocks": [[16, 2]],
-        "num_classes": len(CLOTHES), "act": "relu6",
-    },
-    input_shape=(1, 1, 28, 28),
-    preprocessing={
-        "channels": "grey", "range": [-1, 1], "resize": "whole, bicubic", "labels": list(CLOTHES),
-    },
-    make=Train(
-        steps=LAST, batch_size=BATCH, lr=2e-2, weight_decay=0.01, clip_norm=5.0,
-        options={"shift": 0, "flip": True, "label_smoothing": 0.0},
-    ),
-    default_tag="own",
-    paper="2010.11267",
-)  # fmt: skip
-
-
-def pictures_recipe(options: PictureOptions, choice: Choice, name: str) -> Recipe:
-    """Return the recipe of a choice: the first pair has a stride of 2."""
-    blocks = [[choice[f"pair {n}"], 2 if n == 1 else 1] for n in range(1, int(choice["pairs"]) + 1)]
-    width = choice["stem"]
-    return contract.derived(PICTURES, name, f"{width} and {blocks}", width=width, blocks=blocks)
-
-
-def pictures_decisions(options: PictureOptions) -> tuple[Decision, ...]:
-    """Return the depth and the widths."""
-    return _ds_cnn.decisions(2, 64, options.pairs)
-
-
-FASHION: Any = SimpleNamespace(
-    SUMMARY="small networks for pictures", Options=PictureOptions, __name__="fashion",
-    decisions=pictures_decisions, recipe=pictures_recipe,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,26 +121,6 @@ def spoken(clips: Sequence[Clip], runs: Path) -> Path:
         return [clip for clip in clips if clip.person in people and clip.take < takes]
 
     return folder(runs / "digits", train=of(LEARNED, 25), val=of(CHOSEN, 25), test=of(JUDGED, 50))
-
-
-def clothes(source: Path, runs: Path) -> Path:
-    """Return a folder of Fashion-MNIST's pictures: `train`, `val` and `test`."""
-    out = runs / "fashion"
-    if out.is_dir():
-        return out
-    names = {"train": "train", "test": "t10k"}
-    with replacing_folder(out) as made:
-        for part, prefix in names.items():
-            images = gzip.decompress((source / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
-            labels = gzip.decompress((source / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
-            pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
-            most = LEARNED_PICTURES + CHOSEN_PICTURES if part == "train" else len(pixels)
-            for number, (pixel, label) in enumerate(zip(pixels[:most], labels[8:], strict=False)):
-                chosen = part == "train" and number >= LEARNED_PICTURES
-                place = made / ("val" if chosen else part) / CLOTHES[label]
-                place.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixel).save(place / f"{number:05}.png", compress_level=1)
-    return out
 
 
 def remembered(module: Any, name: str, key: Callable[..., Any]) -> None:
@@ -308,7 +228,7 @@ class Trial:
         recipe = recipe.override({**task.training, "train.seed": self.seed})
         run = train(
             recipe, self.data, self.out.with_name(f"{self.out.name}-last"),
-            license=DIGITS_LICENSE, steps=steps, eval_every=steps, save_every=400,
+            license=DIGITS_LICENSE if self.name.startswith("digits") else "MIT", steps=steps, eval_every=steps, save_every=400,
         )  # fmt: skip
         file = self.out.with_suffix(".tflite")
         if not file.is_file():
