@@ -242,6 +242,22 @@ def test_a_search_finds_a_recipe_that_fits_and_is_trained(
     assert (tmp_path / "mine.tflite").stat().st_size == found["best"]["use"]["flash_bytes"]
 
 
+def test_a_supernet_learns_the_labels_of_the_data(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "mine"
+    command = ["search", "micronet-kws", *SMALL, "--by", "dnas", "--max-macs", "0.2M", "--json",
+               "--data", str(words), "--steps", "4", "--trials", "1", "--out", str(out),
+               "--set", "train.batch_size=8", "--set", "train.precision=no"]  # fmt: skip
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"]["load"] <= 1
+    labels = json.loads((out / "mine.json").read_text())["preprocessing"]["labels"]
+    assert set(labels) >= {folder.name for folder in words.iterdir()}
+    trial = found["trials"][0]
+    assert trial["spent"] > 4 * 8 * trial["use"]["macs"]  # the supernet's work too
+
+
 @pytest.mark.parametrize("proxy", ["synflow", "naswot", "macs"])
 def test_a_search_by_a_proxy_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], proxy: str

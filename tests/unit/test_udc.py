@@ -15,7 +15,7 @@ from zoo.cost.ethos_u.encoding import Coding, stream_bytes
 from zoo.deploy.vela import compile_file, compile_graph
 from zoo.errors import MismatchError
 from zoo.nas.methods.udc import Options
-from zoo.nas.udc import size
+from zoo.nas.udc import size, stages
 from zoo.nas.udc.levels import best_shares, largest, levels_of, on_levels
 from zoo.nas.udc.network import CompressibleNetwork
 from zoo.nas.udc.options import BITS, SPARSITIES
@@ -153,6 +153,17 @@ def test_the_file_is_as_small_as_was_asked(made: Path, tmp_path: Path) -> None:
     assert own == facts["packed_bytes"]
 
 
+def test_a_size_that_was_predicted_too_small_is_repaired(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_MARGIN", 1.1)  # of the budget: what training is content with
+    out = tmp_path / "out"
+    zoo.compress("sesr-m3-x2.bsds", out, data=pictures, max_flash="1600B", **QUICK)
+    facts = zoo.checkpoint(out).metrics["compression"]
+    assert facts["encoded_by"].startswith("vela")
+    assert 0.9 * 1600 <= facts["packed_bytes"] <= 1600
+
+
 def test_training_computes_what_is_deployed() -> None:
     torch.manual_seed(0)
     source = zoo.load("sesr-m3-x2.bsds")
@@ -174,10 +185,11 @@ def test_training_computes_what_is_deployed() -> None:
 def test_a_killed_run_goes_on_to_the_same_result(
     made: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starting = Stages.starting
+    starting, steps = Stages.starting, list[int]()
 
     def killed(self: Stages, step: int) -> None:
-        if step == 30:
+        steps.append(step)
+        if len(steps) == 30:  # the search has ended
             raise KeyboardInterrupt
         starting(self, step)
 
