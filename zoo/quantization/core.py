@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.quantization.grids import Grid, make_grid
-from zoo.quantization.grids.contract import Parameters, take
+from zoo.quantization.grids import make_grid
+from zoo.quantization.grids.contract import Grid, Parameters, take
 from zoo.quantization.hessian import Hessian, check_hessian, factor_damped
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import pack, packed_bytes, unpack
@@ -76,6 +76,7 @@ class QuantizedMatrix:
                 f"code {int(self.codes.max())} is out of range: a grid of {self.grid.index_bits} "
                 f"bits has codes below {1 << self.grid.index_bits}"
             )
+        self.grid.check_codes(self.parameters, self.codes)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -199,9 +200,9 @@ def quantize_matrix(
     if ready.order is not None:
         values = values[:, ready.order.to(values.device)]
     missing = grid.padded - columns
-    problem = Problem(
-        grid.pad(values), _pad(ready.hessian, missing, 0.0), _pad(ready.upper, missing, 1.0)
-    )
+    values = grid.pad(values)
+    grid = grid.seen(values)
+    problem = Problem(values, _pad(ready.hessian, missing, 0.0), _pad(ready.upper, missing, 1.0))
     solution = solve(problem, grid, options)
     total = weighted(problem.weight, problem.hessian).sum().item()
     error = problem.error(solution.decode(grid)).sum().item()

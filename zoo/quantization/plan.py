@@ -126,9 +126,18 @@ class QuantizationPlan(Schedule):
         """Return the options with the changes of an override; a new grid drops the group size."""
         changes = dict(self.overrides[pattern])
         base = self.options.to_dict()
-        if {"method", "bits", "dim"} & set(changes) and not {"group_size", "target_bpv"} & set(
-            changes
-        ):
+        before = base.get("grid")
+        usual, own = (
+            LayerOptions(method=name).grid
+            for name in (self.options.method, changes.get("method", self.options.method))
+        )
+        if usual != own:  # codebooks instead of a format
+            base.pop("grid", None)
+        if changes.get("grid", base.get("grid")) != before:
+            base.pop("bits", None)
+            base.pop("dim", None)
+        new = {"method", "bits", "dim", "grid"} & set(changes)
+        if new and not {"group_size", "target_bpv"} & set(changes):
             base.pop("group_size", None)
             base.pop("target_bpv", None)
         return LayerOptions.from_dict({**base, **changes})

@@ -123,6 +123,28 @@ class Grid(ABC):
 
         """
 
+    def check_codes(self, parameters: Parameters, codes: Tensor) -> None:  # noqa: B027
+        """Refuse codes (rows, cells) below 2^index_bits that stand for no value.
+
+        Raises:
+            UnsafeFileError: there is one.
+
+        """
+
+    def seen(self, weight: Tensor) -> "Grid":
+        """Return the grid for a weight (rows, padded) that is about to be quantized.
+
+        For grids some of whose parameters come from the whole matrix.
+        """
+        return self
+
+    def decode_stored(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
+        """Return W (rows, columns) from what is stored, or None: no faster way than `decode`.
+
+        The numbers are those of `decode`; nothing is checked.
+        """
+        return None
+
     def parameter_bytes(self) -> int:
         """Return the bytes of the tensors that `store` returns."""
         return sum(math.prod(shape) * kind.itemsize for shape, kind in self.layout().values())
@@ -160,7 +182,11 @@ class Grid(ABC):
 
 
 class GridModule(Protocol):
-    """A module of `zoo.quantization.grids`, or one that an entry point of that group names."""
+    """A module of `zoo.quantization.grids`, or one that an entry point of that group names.
+
+    It may name BITS, the bits of a code per weight, and DIM, the columns of a cell, where the grid
+    fixes them.
+    """
 
     def make(self, options: LayerOptions, rows: int, columns: int) -> Grid:
         """Return the grid for a (rows, columns) matrix.
