@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.quantization.grids._tables import TableGrid, Values, group_span, levels, nearest
+from zoo.quantization.grids._tables import TableGrid, Values, group_span, rounded
 from zoo.quantization.grids.contract import Layout, Parameters, finite, positive
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
@@ -86,12 +86,11 @@ def _fitted(values: Tensor, importance: Tensor, table: Values) -> tuple[Tensor, 
     numbers = [value for value in table if value is not None]
     top, bottom = max(numbers), -min(numbers)
     cover = torch.maximum(values.amax(1) / top, -values.amin(1) / bottom).clamp(min=0)
-    known = levels(table, values.device)
     best = torch.where(cover > 0, cover.clamp(_LEAST, _MOST), torch.ones_like(cover)).half().float()
     least = torch.full_like(best, torch.inf)
 
     def units_of(scale: Tensor) -> Tensor:
-        return known[nearest(values / scale.unsqueeze(1), table)]
+        return rounded(values / scale.unsqueeze(1), table)
 
     def better(scale: Tensor) -> None:
         nonlocal best, least

@@ -143,13 +143,32 @@ def _steps(table: Values, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def nearest(numbers: Tensor, table: Values) -> Tensor:
     """Return the codes, int64, of the values of a table that are nearest to `numbers`."""
-    codes, bounds = _steps(table, numbers.device)
-    return codes[torch.bucketize(numbers, bounds)]
+    codes, _ = _steps(table, numbers.device)
+    return codes[_places(numbers, table)]
 
 
-def symmetric(magnitudes: tuple[float, ...], zero: float | None = None) -> Values:
+def rounded(numbers: Tensor, table: Values) -> Tensor:
+    """Return the values of a table that are nearest to `numbers`."""
+    codes, _ = _steps(table, numbers.device)
+    values = levels(table, numbers.device)[codes]
+    return values.index_select(0, _places(numbers, table).flatten()).view_as(numbers)
+
+
+def _places(numbers: Tensor, table: Values) -> Tensor:
+    """Return where the nearest values stand in their order, int32."""
+    _, bounds = _steps(table, numbers.device)
+    if len(bounds) > 16:
+        return torch.bucketize(numbers, bounds, out_int32=True)
+    # For few bounds, comparing with each is more than twice as fast as searching.
+    count = torch.zeros(numbers.shape, dtype=torch.uint8, device=numbers.device)
+    for bound in bounds.tolist():
+        count += torch.gt(numbers, bound).view(torch.uint8)
+    return count.to(torch.int32)
+
+
+def symmetric(magnitudes: Values, zero: float | None = None) -> Values:
     """Return values in sign and magnitude; the code of minus zero reads as `zero`."""
-    negative = [-value if value else zero for value in magnitudes]
+    negative = [zero if value == 0 else None if value is None else -value for value in magnitudes]
     return (*magnitudes, *negative)
 
 
