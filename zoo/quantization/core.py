@@ -54,8 +54,9 @@ class PreparedHessian:
 class QuantizedMatrix:
     """A (rows, columns) matrix as codes on a grid.
 
-    `codes` is (rows, cells) uint8, a cell being `grid.dim` columns; `parameters` are the grid's,
-    in float32; `order` is the column order in which codes are stored, or None for 0, 1, 2, ...
+    `codes` is (rows, cells), uint8 or for indices of more bits int32, a cell being `grid.dim`
+    columns; `parameters` are the grid's, in float32; `order` is the column order in which codes are
+    stored, or None for 0, 1, 2, ...
     """
 
     codes: Tensor
@@ -212,7 +213,7 @@ def quantize_matrix(
         time.perf_counter() - began,
         ready.fallbacks,
     )
-    codes = solution.codes.to(torch.uint8)
+    codes = solution.codes.to(grid.code_type)
     return QuantizedMatrix(codes, solution.parameters, grid, options, ready.order, report)
 
 

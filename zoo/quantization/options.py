@@ -131,8 +131,7 @@ class LayerOptions(CodebookOptions, Format):
         """Refuse options that no grid or solver supports."""
         usual = str(_layers(self.method).GRID)  # refuses an unknown method
         object.__setattr__(self, "grid", self.grid or usual)
-        if self.grid != usual:
-            self._take_grid()
+        fixed = self.grid != usual and self._take_grid()
         if not self.bits:
             object.__setattr__(self, "bits", 2)
         grid = self.grid
@@ -142,11 +141,11 @@ class LayerOptions(CodebookOptions, Format):
             object.__setattr__(self, "dim", 2 if grid == "codebook" else 1)
         index_bits = self.bits * self.dim
         _check(
-            index_bits == round(index_bits) and 1 <= index_bits <= 8,
+            fixed or (index_bits == round(index_bits) and 1 <= index_bits <= 8),
             f"bits * dim is {index_bits:g}; expected a whole number from 1 to 8",
         )
         _check(
-            self.grid == "codebook" or self.dim == 1,
+            fixed or self.grid == "codebook" or self.dim == 1,
             f"dim is {self.dim}; {self.method} takes dim 1: pass dim=1, or method='gptvq'",
         )
         _check(self.dim in (1, 2, 4, 8), f"dim is {self.dim}; expected 1, 2, 4 or 8")
@@ -174,8 +173,8 @@ class LayerOptions(CodebookOptions, Format):
             f"group_size is {self.group_size}; expected 1 or more",
         )
 
-    def _take_grid(self) -> None:
-        """Check a grid that is not the method's own, and take what it fixes."""
+    def _take_grid(self) -> bool:
+        """Check a grid that is not the method's own, and take what it fixes; say if it does."""
         grid = extensions.member(GRIDS, self.grid, "grid")  # refuses an unknown one
         _check(
             _layers(self.method).GRID not in _CODEBOOKS,
@@ -196,6 +195,7 @@ class LayerOptions(CodebookOptions, Format):
         )
         object.__setattr__(self, "bits", self.bits or bits)
         object.__setattr__(self, "dim", dim)
+        return bool(bits)
 
     def _check_rank(self) -> None:
         _check(

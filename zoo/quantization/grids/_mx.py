@@ -4,6 +4,7 @@ The shared exponent is that of the largest element, less the largest exponent of
 (section 6.3); elements are rounded to nearest, ties to even, and saturate.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Microscaled(TableGrid):
 
     def scales(self, parameters: Parameters) -> Tensor:
         """Return the powers of two."""
-        return torch.exp2(parameters["power"])
+        return _powers(parameters["power"].device)[(parameters["power"] + BIAS).long()]
 
     def fit(self, values: Tensor, importance: Tensor) -> Parameters:
         """Return the power by the specification; it does not look at errors."""
@@ -61,6 +62,12 @@ class Microscaled(TableGrid):
         """Refuse powers that are NaN or missing, and codes that stand for no number."""
         _refuse(tensors["power"])
         super().check(tensors)
+
+
+@functools.cache
+def _powers(device: torch.device) -> Tensor:
+    """Return the powers of two by stored exponent, exact on every machine."""
+    return torch.tensor([2.0 ** (stored - BIAS) for stored in range(255)], device=device)
 
 
 def _refuse(power: Tensor) -> None:

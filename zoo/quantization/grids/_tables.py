@@ -11,7 +11,6 @@ from torch import Tensor
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.grids.contract import Grid, Parameters
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packing import unpack
 
 Values = tuple[float | None, ...]  # by code; None for a code that stands for nothing
 
@@ -83,7 +82,7 @@ class TableGrid(Grid):
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse codes that stand for no value; subclasses add their scales."""
         if "codes" in tensors:
-            codes = unpack(tensors["codes"], self.index_bits, self.cells)
+            codes = self.unpack(tensors["codes"])
             self.check_codes(self.restore(tensors), codes)
 
     def decode_stored(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -100,7 +99,7 @@ class TableGrid(Grid):
             tables = torch.stack([low, high.expand(-1, -1, size)], -1).flatten(1, 2)
             per_look = 2  # [byte] = values of (code & 15, code >> 4)
         else:
-            looks = unpack(looks, self.index_bits, self.cells)
+            looks = self.unpack(looks)
             tables = tables.unsqueeze(-1)
         places = looks.to(torch.int32)
         if choice is not None:

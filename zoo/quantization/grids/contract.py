@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from zoo.errors import UnsafeFileError
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packing import from_half_bits
+from zoo.quantization.packing import from_half_bits, unpack
 
 Parameters = dict[str, Tensor]
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
@@ -50,6 +50,20 @@ class Grid(ABC):
     def cells(self) -> int:
         """Return the number of codes per row."""
         return self.padded // self.dim
+
+    @property
+    def code_type(self) -> torch.dtype:
+        """Return the type that holds a code."""
+        return torch.uint8 if self.index_bits <= 8 else torch.int32
+
+    def unpack(self, stored: Tensor) -> Tensor:
+        """Return the codes (rows, cells) from the bytes of the tensor `codes`.
+
+        Raises:
+            UnsafeFileError: see `zoo.quantization.packing.unpack`.
+
+        """
+        return unpack(stored, self.index_bits, self.cells)
 
     @property
     def groups(self) -> list[tuple[int, int]]:
