@@ -182,6 +182,15 @@ class Grid(ABC):
         ]
         return torch.cat(parts, 1)
 
+    def nearest(self, parameters: Parameters, values: Tensor) -> Tensor:
+        """Return the codes (rows, cells) of the allowed values nearest to those of a matrix."""
+        ones = torch.ones_like(values[0])
+        parts = [
+            self.encode(self.group(parameters, index), values[:, start:end], ones[start:end])
+            for index, (start, end) in enumerate(self.groups)
+        ]
+        return torch.cat(parts, 1)
+
     def group(self, parameters: Parameters, index: int) -> Parameters:
         """Return the parameters of one column group from those of all."""
         return {name: tensor[index] for name, tensor in parameters.items()}
