@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct, all 210 linear layers; perplexity of two texts, the secon
 was tuned on, float32. `rtn` sees no data; `gptq` has the Hessians of the float model on windows of
 the WikiText-2 validation text (not block by block, as `zoo compress` has them: at 4 bits that is
 worth a few per cent, and here all formats have the same). A row that is in the result file is not
-made again. With --layers, the errors of all layers on held-out text, by diagonal Hessian.
+made again.
 Run: python -m benchmarks.low_bits_formats --model DIR --calibration TEXT --wikitext TEXT
 --second TEXT --work DIR
 """
@@ -27,7 +27,6 @@ from zoo.quantization.core import Hessian, PreparedHessian, prepare, quantize_ma
 from zoo.quantization.language import blocks, calibration
 from zoo.quantization.language.opening import load
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.solvers.contract import weighted
 from zoo.tasks.text_generation.perplexity import perplexity
 
 RESULT = RESULTS / "low_bits_formats.json"
@@ -49,7 +48,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "pvq": {"grid": "pvq"},
 }
 ROWS = ["none", *(f"{method} {name}" for method in ("rtn", "gptq") for name in FORMATS)]
-COMPARED = ("fixp4", "posit4", "mixed", "nf4", "fp4")  # layer by layer
 
 
 class Subject:
@@ -133,34 +131,12 @@ def measure(subject: Subject, row: str) -> dict[str, Any]:
     return {"row": row, **facts, **scores}
 
 
-def compare_layers(subject: Subject) -> dict[str, Any]:
-    """Return each layer's relative output error on held-out text, rounded by diagonal Hessian."""
-    errors: dict[str, dict[str, float]] = {name: {} for name in COMPARED}
-    for name in COMPARED:
-        options = LayerOptions(method="rtn", **FORMATS[name])
-        for layer, matrix in subject.matrices(options, blind=False):
-            weight, hessian = subject.floats[layer], subject.held[layer]
-            missed = weighted(weight - matrix.dequantize(), hessian).sum()
-            errors[name][layer] = float(missed / weighted(weight, hessian).sum())
-    ratios = [errors["mixed"][n] / errors["fixp4"][n] for n in subject.floats]
-    both = [errors["mixed"][n] < min(errors["fixp4"][n], errors["posit4"][n])
-            for n in subject.floats]  # fmt: skip
-    return {
-        "layers": len(ratios),
-        "mixed_below_fixp4": sum(ratio < 1 for ratio in ratios) / len(ratios),
-        "mixed_below_both": sum(both) / len(both),
-        "median_ratio_mixed_to_fixp4": statistics.median(ratios),
-        "median_error": {name: statistics.median(found.values()) for name, found in errors.items()},
-    }
-
-
 def main() -> None:
     """Make the rows that are missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "calibration", "wikitext", "second", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS)
-    parser.add_argument("--layers", action="store_true", help="compare layer by layer, too")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -172,9 +148,6 @@ def main() -> None:
             known["rows"] = sorted([*known["rows"], measure(subject, row)],
                                    key=lambda made: ROWS.index(made["row"]))  # fmt: skip
             _store(known, args.threads)
-    if args.layers and "layers" not in known:
-        known["layers"] = compare_layers(subject)
-        _store(known, args.threads)
     _table(known)
 
 
@@ -193,7 +166,6 @@ def _table(known: dict[str, Any]) -> None:
         bits, error = row.get("bits_per_weight", 32), row.get("relative_error", 0.0)
         texts = (f"{row[f'perplexity_{name}']:.2f}" for name in ("wikitext", "second"))
         print(row["row"], f"{bits:.4f}", *texts, f"{error:.5f}", sep="  ")
-    print(json.dumps(known.get("layers", {}), indent=2))
     missed = [
         f"{method}, {text}"
         for method in ("rtn", "gptq")
