@@ -5,6 +5,7 @@ remain those of transformers; this registers a configuration and a quantizer und
 name.
 """
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -225,6 +226,7 @@ def register() -> None:
     if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         register_quantization_config(METHOD)(ZooQuantizationConfig)
         register_quantizer(METHOD)(ZooQuantizer)
+    importlib.import_module("zoo.integrations.coded")  # registers its own
 
 
 register()

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from zoo.errors import MismatchError, UnsafeFileError
 from zoo.quantization.core import QuantizedMatrix
-from zoo.quantization.grids import Grid, make_grid
+from zoo.quantization.grids import make_grid
 from zoo.quantization.grids.codebook import Codebooks
-from zoo.quantization.grids.contract import Layout
+from zoo.quantization.grids.contract import Grid, Layout
 from zoo.quantization.kernels.decode import from_steps, from_tables
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
@@ -201,6 +201,8 @@ class PackedLinear(nn.Module):
             zero = unpacked(self.get_buffer("zero"), self.grid.index_bits, self.out_features)
             codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
             weight = from_steps(self.grid, codes, scale, zero, dtype)
+        else:
+            weight = self.grid.decode_stored(self.stored())
         if weight is None:
             return self.matrix().dequantize().to(dtype)
         if "order" in self.names:

@@ -32,6 +32,9 @@ class Schedule:
         tune_steps: steps of tuning codebooks, scales and norms end to end with the codes fixed.
         tune_length: tokens of a window of tuning; one window a step.
         tune_lr: learning rate of tuning.
+        tune_weights: with tuning, the weights are trained too, through their rounding, and codes
+            follow them: the largest step, as a fraction of a matrix's root mean square (0.0003);
+            0 keeps the codes.
 
     """
 
@@ -49,6 +52,7 @@ class Schedule:
     tune_steps: int = dataclasses.field(default=0, metadata={"flags": ("--tune",)})
     tune_length: int = 512
     tune_lr: float = 0.005
+    tune_weights: float = 0.0
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(Schedule))
@@ -82,6 +86,7 @@ class QuantizationPlan(Schedule):
             ("tune_steps", 0),
             ("tune_length", 2),
             ("budget", 0),
+            ("tune_weights", 0),
         ):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -94,6 +99,8 @@ class QuantizationPlan(Schedule):
             raise MismatchError(
                 f"rotate is {self.rotate!r}; expected one of {', '.join(ROTATIONS)}, or nothing"
             )
+        if self.tune_weights and not self.tune_steps:
+            raise MismatchError("tune_weights trains in the steps of tuning: add --tune STEPS")
         if self.embeddings not in (0, 8):
             raise MismatchError(f"embeddings is {self.embeddings!r}; expected 0 or 8 bits")
         for pattern in self.overrides:
@@ -126,9 +133,18 @@ class QuantizationPlan(Schedule):
         """Return the options with the changes of an override; a new grid drops the group size."""
         changes = dict(self.overrides[pattern])
         base = self.options.to_dict()
-        if {"method", "bits", "dim"} & set(changes) and not {"group_size", "target_bpv"} & set(
-            changes
-        ):
+        before = base.get("grid")
+        usual, own = (
+            LayerOptions(method=name).grid
+            for name in (self.options.method, changes.get("method", self.options.method))
+        )
+        if usual != own:  # codebooks instead of a format
+            base.pop("grid", None)
+        if changes.get("grid", base.get("grid")) != before:
+            base.pop("bits", None)
+            base.pop("dim", None)
+        new = {"method", "bits", "dim", "grid"} & set(changes)
+        if new and not {"group_size", "target_bpv"} & set(changes):
             base.pop("group_size", None)
             base.pop("target_bpv", None)
         return LayerOptions.from_dict({**base, **changes})

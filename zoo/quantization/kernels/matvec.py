@@ -32,7 +32,7 @@ log = logging.getLogger("zoo")
 FEW = 8  # tokens; beyond that, multiplying with the decoded matrix is cheaper
 LANES = 16
 SWITCH = "ZOO_KERNELS"  # "0" uses torch only
-_SOURCE = Path(__file__).with_name("codebook_matvec.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("codebook_matvec.c", "entropy.c")]
 # -ffp-contract=off: sums must not depend on whether a processor can fuse them.
 _FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
 _VARIANTS = (("-march=native", "-fopenmp"), ("-mcpu=native",), ("-march=native",), ())
@@ -196,7 +196,8 @@ def library() -> ctypes.CDLL | None:
 
 def _built(compiler: str) -> Path:
     """Return the library, from the cache if source, compiler and processor are the same."""
-    parts = (_SOURCE.read_bytes(), compiler, _version(compiler), _processor(), sys.byteorder)
+    texts = [source.read_bytes() for source in _SOURCES]
+    parts = (texts, compiler, _version(compiler), _processor(), sys.byteorder)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     suffix = ".dll" if sys.platform == "win32" else ".so"
     path = root() / "kernels" / key / f"codebook_matvec{suffix}"
@@ -206,7 +207,7 @@ def _built(compiler: str) -> Path:
     for variant in _VARIANTS:
         with tempfile.TemporaryDirectory(prefix="zoo-kernel-") as folder:
             made = Path(folder) / f"kernel{suffix}"
-            words = [compiler, *_FLAGS, *variant, "-o", str(made), str(_SOURCE)]
+            words = [compiler, *_FLAGS, *variant, "-o", str(made), *map(str, _SOURCES)]
             answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
             if answer.returncode == 0:
                 with replacing(path) as temporary:

@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from zoo.errors import MismatchError
 from zoo.quantization.core import LayerOptions, QuantizedMatrix
-from zoo.quantization.language.finetune import Forward, logits_of, weight_of
+from zoo.quantization.language.finetune import Forward, logits_of
+from zoo.quantization.language.student import weight_of
 from zoo.quantization.solvers.contract import weighted
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.data.text import read_text, tokenize
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, sha256, write_json
 from zoo.quantization import coverage, verify
-from zoo.quantization.language import assemble, calibration, whole
+from zoo.quantization.grids import make_grid
+from zoo.quantization.language import assemble, blocks, calibration, whole
 from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
 from zoo.quantization.language.source import CONFIG, Source
 from zoo.quantization.plan import QuantizationPlan
@@ -62,6 +63,7 @@ def compress_model(
         return _whole(source, out, plan, text, Team(device), resume)
     team = Team(device)
     skeleton = source.skeleton()
+    _check_grids(skeleton, plan)
     coverage.check(skeleton, plan, [skeleton.get_output_embeddings()])
     if team.is_main:
         probe(out)
@@ -176,6 +178,17 @@ def _tuned(job: Job, stream: Tensor | None) -> dict[str, Any]:
     if stream is None:
         raise MismatchError("tuning needs a text: give one with --data TEXT")
     return tune(job, stream)
+
+
+def _check_grids(skeleton: nn.Module, plan: QuantizationPlan) -> None:
+    """Raise, before the work, if a layer cannot be laid out as the plan says."""
+    prefix, _ = blocks.find_blocks(skeleton)
+    for name, layer in blocks.linears(skeleton).items():
+        if name.startswith(f"{prefix}.") and (options := plan.of(name)) is not None:
+            try:
+                make_grid(options, layer.out_features, layer.in_features)
+            except MismatchError as error:
+                raise MismatchError(f"{name}: {error}") from error
 
 
 def _check_length(source: Source, plan: QuantizationPlan) -> None:

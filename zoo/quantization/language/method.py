@@ -42,12 +42,16 @@ class JobOptions(Schedule):
         layer = self.plan.options
         if layer.grid == "codebook":
             return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
+        if layer.grid != "uniform":
+            return f"{self.METHOD}-{layer.grid}"
         return f"{self.METHOD}-int{layer.bits:g}"
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
-        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}"
+        layer = self.plan.options
+        named = "" if layer.grid in ("uniform", "codebook") else f"{layer.grid}, "
+        return f"{named}{layer.bits:g} bits per weight by {self.METHOD}"
 
 
 def compress(

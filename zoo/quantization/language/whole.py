@@ -81,7 +81,7 @@ def compress_whole(
         "weights": weights,
         "share": weights / total,
         "packed_bytes": bits // 8,
-        "tensor_bytes": _save(model, source, out),
+        "tensor_bytes": save(model, source, out),
         "check": {"tokens": TOKENS, "distance": packing.distance},
         "relative_error": sum(errors) / len(errors),
         "calibration": facts,
@@ -201,7 +201,7 @@ def _seen(config: Any) -> bool:
     return hasattr(config, "num_mel_bins") and hasattr(config, "max_length")
 
 
-def _save(model: Any, source: Source, out: Path) -> int:
+def save(model: Any, source: Source, out: Path) -> int:
     """Write the folder, its configuration last; return the bytes of its tensors."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".saving-") as temporary:
