@@ -17,6 +17,8 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 Seeding = Literal["normal", "mahalanobis", "kmeans++"]
 SEEDINGS = get_args(Seeding)
+Activations = Literal["float", "int8"]
+INT8_GRIDS = ("uniform",)  # those with a `nibbles` of four bits
 # A group size was chosen for its bits: if these change, the old one is dropped.
 _OF_BITS = {"goes_with": ("bits", "dim", "target_bpv")}
 
@@ -30,12 +32,15 @@ class Rounding:
         dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
             1 or 2.
         group_size: weights per codebook, or weights of a row per scale (64 if not given).
+        activations: "int8" rounds what a layer multiplies to 8 bits, with a scale per token: faster
+            on processors, and the same numbers on each; for integers of 4 bits.
 
     """
 
     bits: int | float = 2
     dim: int = 0
     group_size: int | None = dataclasses.field(default=None, metadata=_OF_BITS)
+    activations: Activations = "float"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ class LayerOptions(CodebookOptions):
         )
         _check(self.dim in (1, 2, 4, 8), f"dim is {self.dim}; expected 1, 2, 4 or 8")
         _check(self.codebook_bits in (8, 16), f"codebook_bits is {self.codebook_bits}; 8 or 16")
+        self._check_activations()
         if self.codebook_rank:
             self._check_rank()
         _check(
@@ -136,6 +142,16 @@ class LayerOptions(CodebookOptions):
         _check(
             self.group_size is None or self.group_size > 0,
             f"group_size is {self.group_size}; expected 1 or more",
+        )
+
+    def _check_activations(self) -> None:
+        known = get_args(Activations)
+        if self.activations not in known:
+            raise UnknownNameError.near("activations", self.activations, known, "of a layer")
+        _check(
+            self.activations == "float" or (self.index_bits == 4 and self.grid in INT8_GRIDS),
+            f"activations int8 go with integers of 4 bits, and these are {self.bits:g} bits by "
+            f"{self.method}: pass bits=4 and method rtn or gptq, or activations='float'",
         )
 
     def _check_rank(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UnsafeFileError
+from zoo.quantization.nibbles import Nibbles
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits
 
@@ -122,6 +123,13 @@ class Grid(ABC):
             UnsafeFileError: a value is invalid, e.g. zero in a tensor that the file lacked.
 
         """
+
+    def nibbles(self, tensors: Mapping[str, Tensor]) -> Nibbles:
+        """Return the stored matrix as 4-bit codes, for products with inputs of 8 bits.
+
+        For the grids in `options.INT8_GRIDS`, with indices of 4 bits; `tensors` has `codes` too.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no 4-bit codes")
 
     def parameter_bytes(self) -> int:
         """Return the bytes of the tensors that `store` returns."""
