@@ -56,6 +56,10 @@ ALWAYS void block_with(const Int4 *w, int first, int count, const Input *inputs,
       if (zero) zero = memcpy(zeros, zero, (count + 1) / 2);
     }
     rows.bytes = (width + 1) / 2;
+    /* Rows are read side by side, which no processor foresees: the next block's are fetched, as
+       they lie, while this one's are multiplied. */
+    const uint8_t *next = w->codes + (first + BLOCK) * stride + (int64_t)g * w->span / 2 * BLOCK;
+    for (int ahead = 0; ahead < rows.bytes * BLOCK; ahead += 64) __builtin_prefetch(next + ahead);
     for (int t = 0; t < tokens; t++)
       group(rows, table, inputs[t].chunks + at, inputs[t].sums[g], scale, zero ? zero : zeros,
             total[t]);

@@ -188,4 +188,10 @@ def library() -> ctypes.CDLL | None:
         *[ctypes.c_int32] * 3,
         *[ctypes.c_void_p] * 3,
     ]
+    functions.zoo_step.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_void_p,
+    ]
     return functions
