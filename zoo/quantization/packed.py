@@ -194,6 +194,11 @@ class PackedLinear(nn.Module):
             self._books = books
         return books
 
+    @property
+    def fused(self) -> Codebooks | None:
+        """The grid, if codebooks are decoded where they are multiplied with few tokens."""
+        return None if self._matvec is None else self._matvec.grid
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return W (out_features, in_features)."""
         weight, names = None, tuple(name for name in self.names if name != "order")

@@ -1,7 +1,9 @@
 """One step of a decoder of Llama's kind in compiled code: `decoder.c` and what it is given."""
 
 import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,10 @@ class Held:
         self.modules.append((parent._modules, name, found))
         return found
 
+    def parameter(self, parent: nn.Module, name: str) -> int:
+        """Return the address of the weight of a child, a norm."""
+        return self.floats(self.child(parent, name).get_parameter("weight"))
+
     def floats(self, tensor: Tensor) -> int:
         """Return the address of a parameter's numbers as float32."""
         self.watched.append(tensor)
@@ -93,14 +99,22 @@ class Held:
     def same(self) -> bool:
         """Whether the modules are those of before, with nothing beside, before or after them."""
         for children, name, module in self.modules:
-            if children.get(name) is not module or module._forward_hooks:
+            if children.get(name) is not module or "forward" in vars(module):
                 return False
-            if module._forward_pre_hooks or "forward" in vars(module):
+            if _hooked(module._forward_hooks) or _hooked(module._forward_pre_hooks):
                 return False
             beside = isinstance(module, PackedLinear) and module.sidecar is not None
             if beside or getattr(module, "cache", "none") != "none":
                 return False
         return True
+
+
+def _hooked(hooks: Mapping[int, Any]) -> bool:
+    """Whether there are hooks besides those that transformers leaves behind, idle."""
+    return any(
+        not str(getattr(hook, "__module__", "")).startswith("transformers.")
+        for hook in hooks.values()
+    )
 
 
 def linear(module: nn.Module, held: Held) -> Linear:
@@ -145,11 +159,11 @@ def _packed(layer: PackedLinear, held: Held) -> Linear:
         if "order" in layer.names:
             made.order = held.address(layer.get_buffer("order"))
         return made
-    if layer.books is None or grid.padded != grid.columns:
+    if (books := layer.fused) is None or grid.padded != grid.columns:
         raise MismatchError(f"a step has no product for {layer.options.method} as it is stored")
     codebook, scale = layer.codebooks()
     assert scale is not None
-    made = Linear(BOOKS, *sizes, layer.books.group_rows)
+    made = Linear(BOOKS, *sizes, books.group_rows)
     made.codes = held.address(layer.get_buffer("codes"))
     made.table, made.scale = held.address(codebook), held.address(scale)
     return made
@@ -170,6 +184,7 @@ class Step:
         self.model.layer = layers
         self._state = held.state()
         self._angles: tuple[Tensor, Tensor] | None = None
+        self._cache: tuple[int, ...] = ()
 
     def valid(self) -> bool:
         """Whether the weights are those of before."""
@@ -200,8 +215,9 @@ class Step:
         """
         kernels, model = matvec.library(), self.model
         assert kernels is not None
-        if self.layers[0].keys != keys.data_ptr() or self.layers[0].values != values.data_ptr():
-            model.capacity, model.cache_bytes = keys.shape[2], keys.element_size()
+        lies = (keys.data_ptr(), values.data_ptr(), keys.shape[2], keys.element_size())
+        if self._cache != lies:
+            self._cache, (model.capacity, model.cache_bytes) = lies, lies[2:]
             for index, layer in enumerate(self.layers):
                 layer.keys, layer.values = keys[index].data_ptr(), values[index].data_ptr()
         model.threads, model.level = max(1, torch.get_num_threads()), int4.level()

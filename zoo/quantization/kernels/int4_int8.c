@@ -124,16 +124,23 @@ void int4_rows(const Int4 *w, int level, const Input *inputs, int tokens, int pa
 
 void zoo_int8_inputs(int32_t tokens, int32_t columns, const float *x, int8_t *q, float *scale) {
   for (int t = 0; t < tokens; t++, x += columns, q += columns) {
-    float largest = 0;
+    float largest[BLOCK] = {0}, nothing[BLOCK] = {0};
     for (int k = 0; k < columns; k++) {
       const float size = fabsf(x[k]);
-      largest = size > largest ? size : largest;
+      float *lane = &largest[k % BLOCK];
+      *lane = *lane >= size ? *lane : size;
+      nothing[k % BLOCK] += x[k] * 0.0f; /* NaN and infinity times zero are NaN */
+    }
+    for (int lane = 1; lane < BLOCK; lane++) {
+      largest[0] = largest[0] >= largest[lane] ? largest[0] : largest[lane];
+      nothing[0] += nothing[lane];
     }
     /* Tokens of zeros, and of numbers too small to divide by, have the scale 1. */
-    const float step = largest / 127.0f;
-    scale[t] = step >= 0x1p-126f ? step : 1.0f;
+    const float step = largest[0] / 127.0f;
+    const int finite = nothing[0] == 0.0f;
+    scale[t] = !finite ? NAN : step >= 0x1p-126f ? step : 1.0f;
     for (int k = 0; k < columns; k++) {
-      const float ratio = x[k] / scale[t];
+      const float ratio = finite ? x[k] / scale[t] : 0.0f;
       const float held = ratio < -127.0f ? -127.0f : ratio > 127.0f ? 127.0f : ratio;
       q[k] = (int8_t)((held + 0x1.8p23f) - 0x1.8p23f); /* to nearest, ties to even */
     }

@@ -6,6 +6,7 @@ products but all that Python does between them; here that is one call.
 """
 
 import functools
+import types
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def quicken(model: Any) -> bool:
         return type(self).forward(self, *args, **given) if answer is None else answer
 
     model._zoo_quick = quick
-    model.forward = forward.__get__(model)
+    model.forward = types.MethodType(forward, model)
     return True
 
 
@@ -81,7 +82,7 @@ class Quick:
             kv_heads=config.num_key_value_heads, head_dim=blocks[0].self_attn.head_dim,
             inner=layers[0].gate.rows, epsilon=config.rms_norm_eps,
             attention_scale=blocks[0].self_attn.scaling,
-            norm=held.floats(held.child(model.model, "norm").weight),
+            norm=held.parameter(model.model, "norm"),
             head=linear(held.child(model, name), held),
         )  # fmt: skip
         held.child(model.model, "embed_tokens")
@@ -95,6 +96,7 @@ class Quick:
         ids, cache = given.get("input_ids"), given.get("past_key_values")
         if ids is None or ids.shape != (1, 1) or not _simple(model, given, cache):
             return None
+        assert cache is not None
         position = cache.layers[0].keys.shape[2]
         mask, places = given.get("attention_mask"), given.get("position_ids")
         if mask is not None and not (mask.shape == (1, position + 1) and bool(mask.all())):
@@ -144,6 +146,7 @@ def _check(model: Any) -> None:
         and model.dtype in (torch.float32, torch.bfloat16)
         and model.device.type == "cpu"
         and matvec.library() is not None
+        and len({(b.self_attn.scaling, b.self_attn.head_dim) for b in model.model.layers}) == 1
     )
     if not fits:
         raise MismatchError(f"{type(model).__name__} has no compiled step as it is configured")
@@ -155,12 +158,11 @@ def _layer(block: Any, held: Held) -> Layer:
     for name in ("q", "k", "v", "o"):
         setattr(layer, name, linear(held.child(attention, f"{name}_proj"), held))
         if hasattr(attention, f"{name}_norm"):
-            weight = held.child(attention, f"{name}_norm").weight
-            setattr(layer, f"{name}_norm", held.floats(weight))
+            setattr(layer, f"{name}_norm", held.parameter(attention, f"{name}_norm"))
     for name in ("gate", "up", "down"):
         setattr(layer, name, linear(held.child(inner, f"{name}_proj"), held))
-    layer.norm = held.floats(held.child(block, "input_layernorm").weight)
-    layer.inner_norm = held.floats(held.child(block, "post_attention_layernorm").weight)
+    layer.norm = held.parameter(block, "input_layernorm")
+    layer.inner_norm = held.parameter(block, "post_attention_layernorm")
     return layer
 
 
