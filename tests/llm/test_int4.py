@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.core import quantize_matrix
-from zoo.quantization.kernels import build, int4, matvec
-from zoo.quantization.nibbles import Nibbles
+from zoo.quantization.kernels import build, int8, matvec
+from zoo.quantization.operands import Entries, Nibbles, Operand
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packed import PackedLinear, set_cache
 from zoo.quantization.packing import half_bits, pack
@@ -78,7 +78,7 @@ def in_whole_numbers(w: Nibbles, q: torch.Tensor, scale: torch.Tensor) -> np.nda
 def levels() -> list[int]:
     """The levels that this processor has."""
     kernels = matvec.library()
-    return [at for at in range(len(int4.LEVELS)) if kernels.zoo_int8_level(at) == at]
+    return [at for at in range(len(int8.LEVELS)) if kernels.zoo_int8_level(at) == at]
 
 
 @WITHOUT_COMPILER
@@ -91,10 +91,10 @@ def test_every_level_is_exact(shape, extreme, table, monkeypatch):
     for tokens in (1, 3, 11):
         q, scale = inputs(tokens, shape[1], extreme=extreme)
         expected = in_whole_numbers(w, q, scale)
-        assert np.array_equal(int4.in_order(w, q, scale).numpy(), expected)
+        assert np.array_equal(int8.in_order(w, q, scale).numpy(), expected)
         for level in levels():
-            monkeypatch.setattr(int4, "level", lambda level=level: level)
-            assert np.array_equal(int4.product(w, q, scale).numpy(), expected), int4.LEVELS[level]
+            monkeypatch.setattr(int8, "level", lambda level=level: level)
+            assert np.array_equal(int8.product(w, q, scale).numpy(), expected), int8.LEVELS[level]
 
 
 @WITHOUT_COMPILER
@@ -109,11 +109,11 @@ def test_threads_and_shapes_change_no_bit(rows, columns, pairs, tokens, threads,
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = int4.product(w, q, scale)
+        found = int8.product(w, q, scale)
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(found.numpy(), in_whole_numbers(w, q, scale))
-    assert torch.equal(found, int4.in_order(w, q, scale))
+    assert torch.equal(found, int8.in_order(w, q, scale))
 
 
 def operands(w: Nibbles, q: torch.Tensor, scale: torch.Tensor) -> bytes:
@@ -133,7 +133,7 @@ def check(words: list[str], level: str) -> None:
             given += operands(w, q, scale)
             expected.append(in_whole_numbers(w, q, scale).ravel())
     answer = subprocess.run(
-        [*words, str(int4.LEVELS.index(level))],
+        [*words, str(int8.LEVELS.index(level))],
         input=given, capture_output=True, check=False, timeout=300,
     )  # fmt: skip
     assert answer.returncode == 0, (answer.returncode, answer.stderr[-800:])
@@ -189,7 +189,7 @@ def rounded(shape: tuple[int, int], group: int | None, **more: object) -> Packed
 def test_a_layer_multiplies_what_eight_bits_hold(group, act_order):
     packed = rounded((20, 90), group, act_order=act_order)
     x = torch.randn(2, 3, 90)
-    q, scale = int4.inputs(x.view(6, 90))
+    q, scale = int8.inputs(x.view(6, 90))
     assert q.abs().amax(1).tolist() == [127] * 6
     assert ((q * scale[:, None] - x.view(6, 90)).abs() <= 0.5001 * scale[:, None]).all()
     exact = (q.double() * scale.double()[:, None]) @ packed.dequantize().double().T
@@ -217,7 +217,7 @@ def test_gradients_pass_the_rounding():
 def test_tokens_without_a_scale():
     x = torch.zeros(5, 8)
     x[1, 2], x[2, 3], x[3, 4], x[4, 5] = torch.inf, torch.nan, 1e-44, -3e38
-    q, scale = int4.inputs(x)
+    q, scale = int8.inputs(x)
     assert scale[:4].isnan().tolist() == [False, True, True, False]
     assert scale[[0, 3]].tolist() == [1, 1]
     assert q[:4].count_nonzero() == 0
@@ -240,7 +240,7 @@ def test_options_that_have_no_such_product():
 def test_a_level_is_chosen_by_its_name(monkeypatch):
     for name in ("portable", ""):
         monkeypatch.setenv(matvec.SWITCH, name)
-        assert int4.level.__wrapped__() == (0 if name else max(levels()))
+        assert int8.level.__wrapped__() == (0 if name else max(levels()))
     monkeypatch.setenv(matvec.SWITCH, "avx3")
     with pytest.raises(UnknownNameError, match=r"avx3.*did you mean avx2"):
-        int4.level.__wrapped__()
+        int8.level.__wrapped__()

@@ -19,7 +19,7 @@ from transformers import (  # noqa: E402
 
 from zoo.quantization import embeddings  # noqa: E402
 from zoo.quantization.core import quantize_matrix  # noqa: E402
-from zoo.quantization.kernels import int4, matvec  # noqa: E402
+from zoo.quantization.kernels import int8, matvec  # noqa: E402
 from zoo.quantization.kernels.decoder import Step  # noqa: E402
 from zoo.quantization.language import step  # noqa: E402
 from zoo.quantization.language.step import quicken  # noqa: E402
@@ -312,7 +312,7 @@ def test_inputs_are_rounded_as_in_torch():
     x[5, 0] = 127.0  # halves: ties to even
     q, scale = torch.empty(6, 100, dtype=torch.int8), torch.empty(6)
     matvec.library().zoo_int8_inputs(6, 100, x.data_ptr(), q.data_ptr(), scale.data_ptr())
-    expected = int4.inputs(x)
+    expected = int8.inputs(x)
     assert torch.equal(q, expected[0])
     assert torch.equal(
         scale.view(torch.int32)[[0, 1, 4, 5]], expected[1].view(torch.int32)[[0, 1, 4, 5]]

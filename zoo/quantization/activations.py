@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.quantization.kernels import int4
+from zoo.quantization.kernels import int8
 from zoo.quantization.kernels.matvec import FEW
-from zoo.quantization.nibbles import Nibbles
+from zoo.quantization.operands import Operand
 
 
 class _Rounded(torch.autograd.Function):
@@ -30,7 +30,7 @@ def rounded(x: Tensor) -> Tensor:
     return y
 
 
-def product(weight: Nibbles, x: Tensor, order: Tensor | None) -> Tensor:
+def product(weight: Operand, x: Tensor, order: Tensor | None) -> Tensor:
     """Return y float32 (tokens, rows) for x (..., columns) of at most FEW tokens.
 
     Args:
@@ -42,8 +42,10 @@ def product(weight: Nibbles, x: Tensor, order: Tensor | None) -> Tensor:
     q, scale = _inputs(x)
     if order is not None:
         q = q.index_select(1, order)
-    y = None if torch.compiler.is_compiling() else int4.product(weight, q, scale)
-    return int4.in_order(weight, q, scale) if y is None else y
+    if weight.columns != q.shape[1]:
+        q = F.pad(q, (0, weight.columns - q.shape[1]))
+    y = None if torch.compiler.is_compiling() else int8.product(weight, q, scale)
+    return int8.in_order(weight, q, scale) if y is None else y
 
 
 def dense(weight: Tensor, x: Tensor) -> Tensor:
@@ -64,4 +66,4 @@ def few(x: Tensor) -> bool:
 
 
 def _inputs(x: Tensor) -> tuple[Tensor, Tensor]:
-    return int4.inputs(x.detach().reshape(-1, x.shape[-1]).to(torch.float32))
+    return int8.inputs(x.detach().reshape(-1, x.shape[-1]).to(torch.float32))

@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, int]] = {
 Seeding = Literal["normal", "mahalanobis", "kmeans++"]
 SEEDINGS = get_args(Seeding)
 Activations = Literal["float", "int8"]
-INT8_GRIDS = ("uniform",)  # those with a `nibbles` of four bits
+FOUR_BITS = ("uniform",)  # grids whose codes of 4 bits are multiplied with inputs of 8 bits
 # A group size was chosen for its bits: if these change, the old one is dropped.
 _OF_BITS = {"goes_with": ("bits", "dim", "target_bpv")}
 
@@ -33,7 +33,7 @@ class Rounding:
             1 or 2.
         group_size: weights per codebook, or weights of a row per scale (64 if not given).
         activations: "int8" rounds what a layer multiplies to 8 bits, with a scale per token: faster
-            on processors, and the same numbers on each; for integers of 4 bits.
+            on processors, and the same numbers on each; for integers of 4 bits and codebooks.
 
     """
 
@@ -149,10 +149,17 @@ class LayerOptions(CodebookOptions):
         if self.activations not in known:
             raise UnknownNameError.near("activations", self.activations, known, "of a layer")
         _check(
-            self.activations == "float" or (self.index_bits == 4 and self.grid in INT8_GRIDS),
-            f"activations int8 go with integers of 4 bits, and these are {self.bits:g} bits by "
-            f"{self.method}: pass bits=4 and method rtn or gptq, or activations='float'",
+            self.activations == "float" or self._has_integers(),
+            f"activations int8 go with integers of 4 bits and with plain codebooks of 8 bits, not "
+            f"with {self.bits:g} bits by {self.method} as asked: pass bits=4, or leave out "
+            "codebook_bits, codebook_rank and scale_block, or pass activations='float'",
         )
+
+    def _has_integers(self) -> bool:
+        if self.grid in FOUR_BITS:
+            return self.index_bits == 4
+        plain = self.codebook_bits == 8 and not self.codebook_rank and not self.scale_block
+        return self.grid == "codebook" and plain
 
     def _check_rank(self) -> None:
         _check(

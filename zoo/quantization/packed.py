@@ -260,7 +260,7 @@ class PackedLinear(nn.Module):
     def _int8(self, x: Tensor) -> Tensor:
         if activations.few(x) and self.cache == "none":
             order = self.get_buffer("order") if "order" in self.names else None
-            y = activations.product(self.grid.nibbles(self.stored()), x, order)
+            y = activations.product(self.grid.integers(self.stored()), x, order)
         else:
             beside = self.sidecar is not None
             y = activations.dense(self.dequantize(x.dtype) if beside else self.floats(x.dtype), x)

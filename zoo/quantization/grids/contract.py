@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UnsafeFileError
-from zoo.quantization.nibbles import Nibbles
+from zoo.quantization.operands import Operand
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits
 
@@ -124,12 +124,12 @@ class Grid(ABC):
 
         """
 
-    def nibbles(self, tensors: Mapping[str, Tensor]) -> Nibbles:
-        """Return the stored matrix as 4-bit codes, for products with inputs of 8 bits.
+    def integers(self, tensors: Mapping[str, Tensor]) -> Operand:
+        """Return the stored matrix in whole numbers, for products with inputs of 8 bits.
 
-        For the grids in `options.INT8_GRIDS`, with indices of 4 bits; `tensors` has `codes` too.
+        `tensors` has `codes` too; `options` say which grids have it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no 4-bit codes")
+        raise NotImplementedError(f"{type(self).__name__} has no whole numbers")
 
     def parameter_bytes(self) -> int:
         """Return the bytes of the tensors that `store` returns."""

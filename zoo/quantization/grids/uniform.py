@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.quantization.grids.contract import Grid, Layout, Parameters, finite, positive
-from zoo.quantization.nibbles import Nibbles
+from zoo.quantization.operands import Nibbles
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
 
@@ -69,7 +69,7 @@ class Uniform(Grid):
             "zero": zero.to(torch.float32),
         }
 
-    def nibbles(self, tensors: Mapping[str, Tensor]) -> Nibbles:
+    def integers(self, tensors: Mapping[str, Tensor]) -> Nibbles:
         """Return codes, scales and zero points as they are stored."""
         return Nibbles(self.columns, self.span, tensors["codes"], tensors["scale"], tensors["zero"])
 

@@ -12,7 +12,7 @@ from zoo.cache import root
 from zoo.files import replacing
 
 FOLDER = Path(__file__).parent
-SOURCES = ("codebook_matvec.c", "int4_int8.c", "decoder.c")
+SOURCES = ("codebook_matvec.c", "codebook_int8.c", "int4_int8.c", "decoder.c")
 # -ffp-contract=off: sums must not depend on whether a processor can fuse them.
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
 _VARIANTS = (("-march=native", "-fopenmp"), ("-mcpu=native",), ("-march=native",), ())

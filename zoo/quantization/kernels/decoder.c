@@ -7,10 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codebook_int8.h"
 #include "codebook_matvec.h"
 #include "int4_int8.h"
 
-typedef enum { INT4, BOOKS, ROWS8, FLOATS, BRAINS } Kind;
+typedef enum { INT4, BOOKS, BOOKS8, ROWS8, FLOATS, BRAINS } Kind;
 
 /* W (rows, columns) of a kind; what is not of it is zero. */
 typedef struct {
@@ -95,6 +96,11 @@ static Int4 int4_of(const Linear *w) {
   return (Int4){w->rows, w->columns, w->span, w->codes, w->zero, w->table, w->scale};
 }
 
+static Books books_of(const Linear *w) {
+  return (Books){w->rows,       w->columns, w->span,  w->dim,  w->bits,
+                 w->group_rows, w->codes,   w->table, w->scale};
+}
+
 static Job job_of(const Linear *w, float *y) {
   const int cells = w->columns / w->dim;
   const Shape s = {w->rows, cells, w->dim, w->bits, w->span / w->dim, w->group_rows, 1, 1};
@@ -110,6 +116,10 @@ static size_t room_for(const Linear *w) {
     const Int4 of = int4_of(w);
     return floats + rounded_up(w->columns) + rounded_up(int4_input_bytes(&of));
   }
+  if (w->kind == BOOKS8) {
+    const Books of = books_of(w);
+    return floats + rounded_up(w->columns) + rounded_up(books_input_bytes(&of));
+  }
   if (w->kind == BOOKS) {
     const Job job = job_of(w, NULL);
     return rounded_up(codebook_plane_bytes(&job));
@@ -124,8 +134,9 @@ static int same_input(const Linear *a, const Linear *b) {
 
 static Ready prepare(const Linear *w, const float *x, float *y, char *room) {
   Ready ready = {.of = w, .x = x};
-  if (w->kind == INT4) {
-    const Int4 of = int4_of(w);
+  if (w->kind == INT4 || w->kind == BOOKS8) {
+    const Int4 four = int4_of(w);
+    const Books books = books_of(w);
     float *ordered = (float *)room, scale;
     int8_t *q = (int8_t *)(room + rounded_up(w->columns * sizeof(float)));
     if (w->order) {
@@ -133,7 +144,9 @@ static Ready prepare(const Linear *w, const float *x, float *y, char *room) {
       x = ordered;
     }
     zoo_int8_inputs(1, w->columns, x, q, &scale);
-    ready.input = int4_input(&of, q, scale, q + rounded_up(w->columns));
+    int8_t *rest = q + rounded_up(w->columns);
+    ready.input = w->kind == INT4 ? int4_input(&four, q, scale, rest)
+                                  : books_input(&books, q, scale, rest);
   } else if (w->kind == BOOKS) {
     ready.job = job_of(w, y);
     codebook_planes(&ready.job, x, (float *)room);
@@ -157,6 +170,9 @@ static int some_rows(const Ready *r, const Linear *w, int level, int part, int p
   if (w->kind == INT4) {
     const Int4 of = int4_of(w);
     int4_rows(&of, level, &r->input, 1, part, parts, y, w->rows);
+  } else if (w->kind == BOOKS8) {
+    const Books of = books_of(w);
+    failed = books_rows(&of, level, &r->input, 1, begin, end, y, w->rows);
   } else if (w->kind == BOOKS) {
     Job job = job_of(w, y);
     job.planes = r->job.planes;

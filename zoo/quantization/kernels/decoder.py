@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.quantization.embeddings import PackedHead, TiedHead
-from zoo.quantization.kernels import int4, matvec
+from zoo.quantization.kernels import int8, matvec
+from zoo.quantization.operands import Nibbles
 from zoo.quantization.packed import PackedLinear
 
-INT4, BOOKS, ROWS8, FLOATS, BRAINS = range(5)  # kinds of weights, as decoder.c counts them
+INT4, BOOKS, BOOKS8, ROWS8, FLOATS, BRAINS = range(6)  # kinds of weights, as decoder.c counts them
 _POINTERS = ("codes", "zero", "table", "scale", "bias", "order")
 _SIZES = ("kind", "rows", "columns", "span", "dim", "bits", "group_rows", "padding")
 
@@ -149,12 +150,19 @@ def _packed(layer: PackedLinear, held: Held) -> Linear:
     held.watched += layer.stored().values()
     sizes = (grid.rows, grid.columns, grid.span, grid.dim, grid.index_bits)
     if layer.options.activations == "int8":
-        nibbles = grid.nibbles(layer.stored())
-        if nibbles.span % 2 and nibbles.span < nibbles.columns:
+        weight = grid.integers(layer.stored())
+        if not int8.has_kernel(weight):
             raise MismatchError("a group of columns begins within a byte")
-        made = Linear(INT4, *sizes)
-        for name in ("codes", "zero", "table", "scale"):
-            if (tensor := getattr(nibbles, name)) is not None:
+        if isinstance(weight, Nibbles):
+            made = Linear(INT4, *sizes)
+            given = {"zero": weight.zero, "table": weight.table}
+        elif grid.padded == grid.columns:
+            made = Linear(BOOKS8, *sizes, weight.group_rows)
+            given = {"table": weight.codebook}
+        else:
+            raise MismatchError("columns are no whole cells")
+        for name, tensor in {"codes": weight.codes, "scale": weight.scale, **given}.items():
+            if tensor is not None:
                 setattr(made, name, held.address(tensor))
         if "order" in layer.names:
             made.order = held.address(layer.get_buffer("order"))
@@ -220,7 +228,7 @@ class Step:
             self._cache, (model.capacity, model.cache_bytes) = lies, lies[2:]
             for index, layer in enumerate(self.layers):
                 layer.keys, layer.values = keys[index].data_ptr(), values[index].data_ptr()
-        model.threads, model.level = max(1, torch.get_num_threads()), int4.level()
+        model.threads, model.level = max(1, torch.get_num_threads()), int8.level()
         logits = torch.empty(model.head.rows)
         if kernels.zoo_step(ctypes.byref(model), x.data_ptr(), position, logits.data_ptr()):
             raise MismatchError("there is no memory for a step of the model")

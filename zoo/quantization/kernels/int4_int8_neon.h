@@ -1,13 +1,10 @@
 /* Sums of 4-bit codes times 8-bit inputs with NEON, and with its dot products. */
 
-#include <arm_neon.h>
+#include "int8_neon.h"
+
 #if defined(__linux__)
 #include <sys/auxv.h>
 #endif
-
-#define DOTPROD_NEEDS "arch=armv8.2-a+dotprod"
-#define NEON_INLINE static inline __attribute__((always_inline))
-#define DOTPROD_INLINE static inline __attribute__((always_inline, target(DOTPROD_NEEDS)))
 
 static int has_dotprod(void) {
 #if defined(__linux__)
@@ -29,16 +26,6 @@ NEON_INLINE uint8x16_t codes_neon(const uint8_t *at, int left) {
 /* The weights, -127 to 127, that 16 codes stand for. */
 NEON_INLINE int8x16_t weights_neon(uint8x16_t codes, const int8_t *table) {
   return table ? vqtbl1q_s8(vld1q_s8(table), codes) : vreinterpretq_s8_u8(codes);
-}
-
-/* Two products reach 2 * 127 * 128 = 32512: they are added in 16 bits, more are not. */
-NEON_INLINE int32x4_t add_neon(int32x4_t sums, int8x16_t w, int8x16_t x) {
-  const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-  return vpadalq_s16(sums, vmlal_high_s8(low, w, x));
-}
-
-DOTPROD_INLINE int32x4_t add_dotprod(int32x4_t sums, int8x16_t w, int8x16_t x) {
-  return vdotq_s32(sums, w, x);
 }
 
 #define DEFINE_GROUP(level, attributes)                                                        \

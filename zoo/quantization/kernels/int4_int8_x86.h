@@ -1,11 +1,6 @@
 /* Sums of 4-bit codes times 8-bit inputs with AVX2, and with AVX-512 VNNI. */
 
-#include <immintrin.h>
-
-#define AVX2_NEEDS "avx2,f16c"
-#define VNNI_NEEDS "avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni"
-#define AVX2_INLINE static inline __attribute__((always_inline, target(AVX2_NEEDS)))
-#define VNNI_INLINE static inline __attribute__((always_inline, target(VNNI_NEEDS)))
+#include "int8_x86.h"
 
 /* Vectors of products that are added in 16 bits. A code is at most 15 and an input at least -128,
    so that a sum of two reaches 3840, and of eight such vectors 30720. Entries of a table reach
@@ -70,29 +65,12 @@ AVX2_INLINE void group_avx2(Rows r, const int8_t *table, const int8_t *x, int32_
       const int place = half + i < r.count ? half + i : 0;
       row[i] = row_avx2(r.codes + place * r.stride, r.bytes, table, x);
     }
-    for (int step = 4; step > 1; step /= 2) /* a tree: 8 vectors, 4, 2 */
-      for (int i = 0; i < step; i++) row[i] = _mm256_hadd_epi32(row[2 * i], row[2 * i + 1]);
-    const __m256i low = _mm256_permute2x128_si256(row[0], row[1], 0x20);
-    const __m256i high = _mm256_permute2x128_si256(row[0], row[1], 0x31);
     const __m256i shift = _mm256_mullo_epi32(_mm256_cvtepu8_epi32(zeros), _mm256_set1_epi32(sum));
-    const __m256i whole = _mm256_sub_epi32(_mm256_add_epi32(low, high), shift);
+    const __m256i whole = _mm256_sub_epi32(add_across_avx2(row), shift);
     const __m256 step = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scale + half)));
     const __m256 more = _mm256_mul_ps(step, _mm256_cvtepi32_ps(whole));
     _mm256_storeu_ps(total + half, _mm256_add_ps(_mm256_loadu_ps(total + half), more));
   }
-}
-
-/* The sums of the halves of 8 vectors: of the lower halves at places 0-3 and 8-11. */
-VNNI_INLINE __m512i add_across(const __m512i *of) {
-  __m512i two[4], four[2];
-  for (int i = 0; i < 4; i++)
-    two[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(of[2 * i], of[2 * i + 1]),
-                              _mm512_unpackhi_epi32(of[2 * i], of[2 * i + 1]));
-  for (int i = 0; i < 2; i++)
-    four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
-                               _mm512_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
-  return _mm512_add_epi32(_mm512_shuffle_i32x4(four[0], four[1], 0x88),
-                          _mm512_shuffle_i32x4(four[0], four[1], 0xdd));
 }
 
 /* The first `left` of 32 bytes of two rows, `apart` bytes apart, side by side. */

@@ -25,7 +25,7 @@ log = logging.getLogger("zoo")
 
 FEW = 8  # tokens; beyond that, multiplying with the decoded matrix is cheaper
 LANES = 16
-SWITCH = "ZOO_KERNELS"  # "0" uses torch only; the name of a level in `int4` is the best one used
+SWITCH = "ZOO_KERNELS"  # "0" uses torch only; the name of a level in `int8` is the best one used
 
 
 class Shape(ctypes.Structure):
@@ -183,11 +183,8 @@ def library() -> ctypes.CDLL | None:
     ]
     functions.zoo_int8_level.argtypes = [ctypes.c_int32]
     functions.zoo_int8_inputs.argtypes = [*[ctypes.c_int32] * 2, *[ctypes.c_void_p] * 3]
-    functions.zoo_int4_int8.argtypes = [
-        ctypes.c_void_p,
-        *[ctypes.c_int32] * 3,
-        *[ctypes.c_void_p] * 3,
-    ]
+    for product in (functions.zoo_int4_int8, functions.zoo_books_int8):
+        product.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3, *[ctypes.c_void_p] * 3]
     functions.zoo_step.argtypes = [
         ctypes.c_void_p,
         ctypes.c_void_p,

@@ -1,7 +1,7 @@
-"""Products of 4-bit weights with inputs of 8 bits, a scale per token: y = s (W q), x ~ s q.
+"""Products of packed weights with inputs of 8 bits, a scale per token: y = s (W q), x ~ s q.
 
-`int4_int8.c` multiplies whole numbers, by the best instructions that the processor has; `in_order`
-is the same in torch. Both have the same bits, on every processor.
+`int4_int8.c` and `codebook_int8.c` multiply whole numbers, by the best instructions that the
+processor has; `in_order` is the same in torch. All have the same bits, on every processor.
 """
 
 import ctypes
@@ -13,17 +13,16 @@ from torch import Tensor
 
 from zoo.errors import UnknownNameError
 from zoo.quantization.kernels import matvec
-from zoo.quantization.nibbles import Nibbles
-from zoo.quantization.packing import from_half_bits
+from zoo.quantization.operands import Entries, Nibbles, Operand
 
 STEPS = 127  # an input is a whole number from -127 to 127 times its token's scale
 LEVELS = ("portable", "avx2", "vnni", "neon", "dotprod")  # as int4_int8.h counts them
 _SMALLEST = 2.0**-126  # a float32 below it has fewer digits
-_EXACT = 8192  # columns of a group whose sums of 4-bit or 8-bit products are exact in float32
+_EXACT = 1024  # columns of a group whose sums of 8-bit products are exact in float32
 
 
 class Int4(ctypes.Structure):
-    """A weight, as the kernel takes it."""
+    """A weight of 4-bit codes, as its kernel takes it."""
 
     _fields_ = (
         ("rows", ctypes.c_int32),
@@ -36,11 +35,23 @@ class Int4(ctypes.Structure):
     )
 
 
-def operand(weight: Nibbles) -> Int4:
-    """Return a weight for the kernel; it holds addresses of the weight's tensors."""
-    tensors = (weight.codes, weight.zero, weight.table, weight.scale)
-    places = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    return Int4(len(weight.codes), weight.columns, weight.span, *places)
+class Books(ctypes.Structure):
+    """A weight of codebooks, as its kernel takes it."""
+
+    _fields_ = (
+        *[
+            (name, ctypes.c_int32)
+            for name in ("rows", "columns", "span", "dim", "bits", "group_rows")
+        ],
+        ("codes", ctypes.c_void_p),
+        ("codebook", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+    )
+
+
+def has_kernel(weight: Operand) -> bool:
+    """Whether the kernel multiplies it: groups of columns begin at whole bytes of 4-bit codes."""
+    return isinstance(weight, Entries) or weight.span % 2 == 0 or weight.span >= weight.columns
 
 
 def inputs(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +70,7 @@ def inputs(x: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(torch.int8), step.where(finite, torch.full_like(step, torch.nan))
 
 
-def product(weight: Nibbles, q: Tensor, scale: Tensor) -> Tensor | None:
+def product(weight: Operand, q: Tensor, scale: Tensor) -> Tensor | None:
     """Return y (tokens, rows) = s (W q), or None without a kernel.
 
     Args:
@@ -71,23 +82,33 @@ def product(weight: Nibbles, q: Tensor, scale: Tensor) -> Tensor | None:
     kernels = matvec.library()
     if kernels is None or q.device.type != "cpu" or weight.codes.device.type != "cpu":
         return None
-    if weight.span % 2 and weight.span < weight.columns:
-        return None  # a group would start within a byte
+    if not has_kernel(weight):
+        return None
     rows = len(weight.codes)
     q, scale = q.contiguous(), scale.contiguous()
     y = torch.empty(len(q), rows)
-    threads = max(1, min(torch.get_num_threads(), rows))
-    where = ctypes.byref(operand(weight))
+    sizes = (len(q), max(1, min(torch.get_num_threads(), rows)), level())
     places = (q.data_ptr(), scale.data_ptr(), y.data_ptr())
-    return None if kernels.zoo_int4_int8(where, len(q), threads, level(), *places) else y
+    if isinstance(weight, Nibbles):
+        tensors = (weight.codes, weight.zero, weight.table, weight.scale)
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        four = Int4(rows, weight.columns, weight.span, *pointers)
+        failed = kernels.zoo_int4_int8(ctypes.byref(four), *sizes, *places)
+    else:
+        pointers = [t.data_ptr() for t in (weight.codes, weight.codebook, weight.scale)]
+        shape = (weight.columns, weight.span, weight.dim, weight.bits, weight.group_rows)
+        failed = kernels.zoo_books_int8(
+            ctypes.byref(Books(rows, *shape, *pointers)), *sizes, *places
+        )
+    return None if failed else y
 
 
-def in_order(weight: Nibbles, q: Tensor, scale: Tensor) -> Tensor:
-    """Return what `product` returns, with the sums of `int4_int8.c`, in torch."""
+def in_order(weight: Operand, q: Tensor, scale: Tensor) -> Tensor:
+    """Return what `product` returns, with the kernels' sums, in torch."""
     # Every sum of a group is a whole number that the type holds, so that none is rounded.
     exact = torch.float32 if weight.span <= _EXACT else torch.float64
     units, whole = weight.units().to(exact), q.to(exact)
-    steps = from_half_bits(weight.scale)
+    steps = weight.steps()
     y = torch.zeros(len(q), len(units), device=q.device)
     for group in range(len(steps)):
         columns = slice(group * weight.span, (group + 1) * weight.span)
