@@ -3,9 +3,10 @@
 The model in --model (SmolLM2-135M), batch 1, greedy, with its key-value cache, tokens per second
 over --tokens after a prompt of eight: linear layers in 4 bits with a scale per 64 weights and
 inputs of 8 bits, and at 2D 3 bit (codes drawn at random: the time does not depend on their values)
-with inputs of 8 bits and in floats, all with embedding and head in 8 bits, with their tokens through
-the compiled step; the first and the last also through transformers alone; in bfloat16 through transformers; and by llama.cpp (xllamacpp) with Q4_0 and a
-Q8_0 embedding, a file made from --gguf. In turn, with the same threads; ratios round by round.
+with inputs of 8 bits and in floats, all with embedding and head in 8 bits, with their tokens
+through the compiled step; the first and the last also through transformers alone; in bfloat16
+through transformers; and by llama.cpp (xllamacpp) with Q4_0 and a Q8_0 embedding, a file made from
+--gguf. In turn, with the same threads; ratios round by round.
 Run: python -m benchmarks.low_bits_decode --model DIR --gguf FILE
 """
 

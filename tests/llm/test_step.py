@@ -36,6 +36,7 @@ SIZES = {
 INT8 = LayerOptions(method="rtn", bits=4, group_size=32, activations="int8")
 ORDERED = LayerOptions(method="gptq", bits=4, activations="int8", act_order=True)
 PLANES = LayerOptions(bits=3, dim=2, group_size=512, iterations=1)
+ENTRIES = LayerOptions(bits=3, dim=2, group_size=512, iterations=1, activations="int8")
 KINDS = {
     "llama": (LlamaForCausalLM, {"tie_word_embeddings": True}),
     "llama3": (LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True, "rope_parameters": {
@@ -128,7 +129,9 @@ def test_a_step_answers_what_the_model_answers(kind, threads, steps):
 
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("options", [INT8, ORDERED, PLANES], ids=["int8", "ordered", "planes"])
+@pytest.mark.parametrize(
+    "options", [INT8, ORDERED, PLANES, ENTRIES], ids=["int8", "ordered", "planes", "entries"]
+)
 def test_packed_weights_are_multiplied_as_they_are(options, tied, rows, steps):
     model = packed(options, rows=rows, tie_word_embeddings=tied)
     expected = answers(model)
@@ -310,9 +313,8 @@ def test_inputs_are_rounded_as_in_torch():
     x[1], x[2, 3], x[3, 4], x[4] = 0, torch.nan, -torch.inf, 1e-41
     x[5] = (torch.arange(100) - 50.5).clamp(max=127 / 2)
     x[5, 0] = 127.0  # halves: ties to even
-    q, scale = torch.empty(6, 100, dtype=torch.int8), torch.empty(6)
-    matvec.library().zoo_int8_inputs(6, 100, x.data_ptr(), q.data_ptr(), scale.data_ptr())
-    expected = int8.inputs(x)
+    q, scale = int8.inputs(x)
+    expected = int8.inputs_in_torch(x)
     assert torch.equal(q, expected[0])
     assert torch.equal(
         scale.view(torch.int32)[[0, 1, 4, 5]], expected[1].view(torch.int32)[[0, 1, 4, 5]]

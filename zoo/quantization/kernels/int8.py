@@ -60,6 +60,18 @@ def inputs(x: Tensor) -> tuple[Tensor, Tensor]:
     s is the token's largest magnitude over 127, and q rounds to nearest, ties to even. Of a token
     with NaN or infinity, s is NaN; of one of zeros, 1.
     """
+    compiling = torch.compiler.is_compiling()
+    kernels = None if compiling or x.device.type != "cpu" else matvec.library()
+    if kernels is None:
+        return inputs_in_torch(x)
+    x = x.contiguous()
+    q, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
+    kernels.zoo_int8_inputs(*x.shape, x.data_ptr(), q.data_ptr(), scale.data_ptr())
+    return q, scale
+
+
+def inputs_in_torch(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `inputs` returns, in torch."""
     largest = x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
     finite = torch.isfinite(largest)
     # Divided as a tensor: by a number, torch may multiply with its reciprocal.

@@ -1,4 +1,4 @@
-"""4-bit weights times 8-bit inputs: each set of instructions, torch, and whole numbers in numpy."""
+"""Packed weights times 8-bit inputs: each set of instructions, torch, whole numbers in numpy."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ from zoo.quantization.packing import half_bits, pack
 WITHOUT_COMPILER = pytest.mark.skipif(
     shutil.which("cc") is None, reason="no C compiler on the PATH"
 )
-CHECK = Path(__file__).with_name("int4_check.c")
+CHECK = Path(__file__).with_name("int8_check.c")
 # rows, columns, span: whole blocks and chunks, ragged ones, one row, one column, long groups
 SHAPES = [
     (48, 256, 64), (37, 130, 64), (1, 64, 64), (5, 7, 64), (17, 1, 1), (16, 999, 1000),
@@ -48,6 +48,32 @@ def weight(rows: int, columns: int, span: int, *, table: bool, extreme: bool = F
     return Nibbles(columns, span, pack(codes, 4), scale, *stored)
 
 
+# rows, cells of a row, cells of a group, dim, bits, rows of a group: shapes whose tables are looked
+# up by one shuffle, by several, and singly
+BOOKS = [
+    (32, 64, 32, 2, 6, 16), (37, 65, 32, 2, 6, 20), (1, 1, 1, 1, 1, 1), (19, 130, 64, 1, 4, 7),
+    (20, 40, 33, 2, 5, 64), (18, 24, 8, 4, 8, 5), (9, 33, 16, 8, 7, 9), (16, 300, 300, 1, 8, 4),
+    (24, 70, 70, 1, 3, 24),
+]  # fmt: skip
+
+
+def books(
+    rows: int, cells: int, span: int, dim: int, bits: int, group_rows: int, *, extreme: bool = False
+) -> Entries:
+    """Random codebooks, or those that bring sums nearest to overflow."""
+    generator = torch.Generator().manual_seed(rows * cells + dim)
+    groups, owners = -(-cells // span), -(-rows // group_rows)
+    shape = (groups, owners, 1 << bits, dim)
+    values = torch.randint(-127, 128, shape, generator=generator)
+    if extreme:
+        values = torch.where(torch.rand(*shape[:2], 1, 1, generator=generator) < 0.5, -127, 127)
+        values = values.expand(shape)
+    codes = torch.randint(0, 1 << bits, (rows, cells), generator=generator)
+    scale = half_bits(torch.rand(groups, owners, generator=generator) * 0.01 + 1e-4)
+    return Entries(cells * dim, span * dim, bits, group_rows, pack(codes, bits),
+                   values.to(torch.int8).contiguous(), scale)  # fmt: skip
+
+
 def inputs(tokens: int, columns: int, *, extreme: bool = False) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(tokens + columns)
     q = torch.randint(-128, 128, (tokens, columns), generator=generator)
@@ -56,21 +82,32 @@ def inputs(tokens: int, columns: int, *, extreme: bool = False) -> tuple[torch.T
     return q.to(torch.int8).contiguous(), torch.rand(tokens, generator=generator) * 0.1
 
 
-def in_whole_numbers(w: Nibbles, q: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
-    """The contract of `int4_int8.c`: int64 within a group, float32 from group to group."""
-    codes = np.stack([w.codes.numpy() & 15, w.codes.numpy() >> 4], 2).reshape(len(w.codes), -1)
-    codes = codes[:, : w.columns].astype(np.int64)
+def as_integers(w: Operand) -> tuple[np.ndarray, np.ndarray]:
+    """W as int64 (rows, columns) and its scales (groups, rows), from the bits that are stored."""
     steps = w.scale.view(torch.float16).float().numpy()
-    y = np.zeros((len(q), len(codes)), np.float32)
+    rows = len(w.codes)
+    bits = np.unpackbits(w.codes.numpy(), axis=1, bitorder="little")
+    if isinstance(w, Entries):
+        codes = bits[:, : w.columns // w.dim * w.bits].reshape(rows, -1, w.bits).astype(np.int64)
+        codes = (codes << np.arange(w.bits)).sum(2)
+        owner, group = np.arange(rows) // w.group_rows, np.arange(codes.shape[1]) * w.dim // w.span
+        entries = w.codebook.numpy().astype(np.int64)[group, owner[:, None], codes]
+        return entries.reshape(rows, -1), steps[:, owner]
+    codes = (bits.reshape(rows, -1, 4).astype(np.int64) << np.arange(4)).sum(2)[:, : w.columns]
+    if w.table is not None:
+        return w.table.numpy().astype(np.int64)[codes], steps
+    zero = np.unpackbits(w.zero.numpy(), axis=1, bitorder="little").reshape(len(steps), -1, 4)
+    zero = (zero.astype(np.int64) << np.arange(4)).sum(2)[:, :rows]
+    return codes - zero.T[:, np.arange(w.columns) // w.span], steps
+
+
+def in_whole_numbers(w: Operand, q: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
+    """The contract of the kernels: int64 within a group, float32 from group to group."""
+    integers, steps = as_integers(w)
+    y = np.zeros((len(q), len(integers)), np.float32)
     for group, start in enumerate(range(0, w.columns, w.span)):
-        part = codes[:, start : start + w.span]
-        if w.table is not None:
-            part = w.table.numpy().astype(np.int64)[part]
-        else:
-            pairs = w.zero[group].numpy()
-            zero = np.stack([pairs & 15, pairs >> 4], 1).reshape(-1)[: len(codes)]
-            part = part - zero.astype(np.int64)[:, None]
-        whole = q.numpy()[:, start : start + w.span].astype(np.int64) @ part.T
+        part = slice(start, start + w.span)
+        whole = q.numpy()[:, part].astype(np.int64) @ integers[:, part].T
         y += steps[group] * whole.astype(np.float32)
     return scale.numpy()[:, None] * y
 
@@ -81,31 +118,31 @@ def levels() -> list[int]:
     return [at for at in range(len(int8.LEVELS)) if kernels.zoo_int8_level(at) == at]
 
 
+def weights(*, extreme: bool) -> list[Operand]:
+    """One of each shape, for 4-bit integers, tables and codebooks."""
+    found: list[Operand] = [
+        weight(*shape, table=table, extreme=extreme) for shape in SHAPES for table in (False, True)
+    ]
+    return found + [books(*shape, extreme=extreme) for shape in BOOKS]
+
+
 @WITHOUT_COMPILER
-@pytest.mark.parametrize("table", [False, True])
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_level_is_exact(shape, extreme, table, monkeypatch):
-    w = weight(*shape, table=table, extreme=extreme)
+def test_every_level_is_exact(extreme, monkeypatch):
     assert 0 in levels()
-    for tokens in (1, 3, 11):
-        q, scale = inputs(tokens, shape[1], extreme=extreme)
-        expected = in_whole_numbers(w, q, scale)
-        assert np.array_equal(int8.in_order(w, q, scale).numpy(), expected)
-        for level in levels():
-            monkeypatch.setattr(int8, "level", lambda level=level: level)
-            assert np.array_equal(int8.product(w, q, scale).numpy(), expected), int8.LEVELS[level]
+    for w in weights(extreme=extreme):
+        for tokens in (1, 3, 11):
+            q, scale = inputs(tokens, w.columns, extreme=extreme)
+            expected = in_whole_numbers(w, q, scale)
+            assert np.array_equal(int8.in_order(w, q, scale).numpy(), expected)
+            for level in levels():
+                monkeypatch.setattr(int8, "level", lambda level=level: level)
+                found = int8.product(w, q, scale).numpy()
+                assert np.array_equal(found, expected), (int8.LEVELS[level], w)
 
 
-@WITHOUT_COMPILER
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 70), st.integers(1, 300), st.integers(1, 150), st.integers(1, 10),
-    st.integers(1, 5), st.booleans(),
-)  # fmt: skip
-def test_threads_and_shapes_change_no_bit(rows, columns, pairs, tokens, threads, table):
-    w = weight(rows, columns, 2 * pairs, table=table)
-    q, scale = inputs(tokens, columns)
+def with_threads(threads: int, w: Operand, tokens: int) -> None:
+    q, scale = inputs(tokens, w.columns)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -116,9 +153,38 @@ def test_threads_and_shapes_change_no_bit(rows, columns, pairs, tokens, threads,
     assert torch.equal(found, int8.in_order(w, q, scale))
 
 
-def operands(w: Nibbles, q: torch.Tensor, scale: torch.Tensor) -> bytes:
-    sizes = (len(w.codes), w.columns, w.span, len(q), int(w.table is not None))
-    stored = (w.codes, w.zero if w.table is None else w.table, w.scale, q, scale)
+FEWER = st.tuples(st.integers(1, 10), st.integers(1, 5))  # tokens, threads
+
+
+@WITHOUT_COMPILER
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, 150), FEWER, st.booleans())
+def test_threads_and_shapes_change_no_bit(rows, columns, pairs, run, table):
+    tokens, threads = run
+    with_threads(threads, weight(rows, columns, 2 * pairs, table=table), tokens)
+
+
+@WITHOUT_COMPILER
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 50), st.integers(1, 90), st.integers(1, 70), st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 8), st.integers(1, 60), FEWER,
+)  # fmt: skip
+def test_nor_do_those_of_codebooks(rows, cells, span, dim, bits, group_rows, run):
+    tokens, threads = run
+    with_threads(threads, books(rows, cells, span, dim, bits, group_rows), tokens)
+
+
+def operands(w: Operand, q: torch.Tensor, scale: torch.Tensor) -> bytes:
+    """A product as `int8_check.c` reads it."""
+    rows = len(w.codes)
+    if isinstance(w, Entries):
+        sizes = (2, rows, w.columns, w.span, len(q), w.dim, w.bits, w.group_rows)
+        stored = (w.codes, w.codebook, w.scale, q, scale)
+    else:
+        table = w.table is not None
+        sizes = (int(table), rows, w.columns, w.span, len(q), 1, 4, 1)
+        stored = (w.codes, w.table if table else w.zero, w.scale, q, scale)
     parts = [np.array(sizes, np.int32), *(tensor.numpy() for tensor in stored)]
     return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
@@ -126,10 +192,9 @@ def operands(w: Nibbles, q: torch.Tensor, scale: torch.Tensor) -> bytes:
 def check(words: list[str], level: str) -> None:
     """Compare the products of the built check with numpy's."""
     given, expected = b"", []
-    for shape in SHAPES:
-        for table, extreme in ((False, False), (True, False), (False, True), (True, True)):
-            w = weight(*shape, table=table, extreme=extreme)
-            q, scale = inputs(2, shape[1], extreme=extreme)
+    for extreme in (False, True):
+        for w in weights(extreme=extreme):
+            q, scale = inputs(2, w.columns, extreme=extreme)
             given += operands(w, q, scale)
             expected.append(in_whole_numbers(w, q, scale).ravel())
     answer = subprocess.run(
@@ -143,7 +208,8 @@ def check(words: list[str], level: str) -> None:
 
 def compiled(compiler: str, to: Path, *flags: str) -> str:
     """Build the check with no more instructions than every processor of its family has."""
-    sources = [str(CHECK), str(build.FOLDER / "int4_int8.c")]
+    sources = [str(CHECK), str(build.FOLDER / "int4_int8.c"),
+               str(build.FOLDER / "codebook_int8.c")]  # fmt: skip
     words = [compiler, "-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror",
              "-Wno-unknown-pragmas", *flags, f"-I{build.FOLDER}", *sources, "-lm"]  # fmt: skip
     subprocess.run([*words, "-o", str(to)], check=True, timeout=120)
@@ -176,22 +242,30 @@ def test_nothing_behind_an_operand_is_touched(tmp_path):
     check([built], "portable")
 
 
-def rounded(shape: tuple[int, int], group: int | None, **more: object) -> PackedLinear:
+def rounded(shape: tuple[int, int], **options: object) -> PackedLinear:
     torch.manual_seed(sum(shape))
-    options = LayerOptions(method="gptq", bits=4, group_size=group, activations="int8", **more)
     seen = torch.randn(300, shape[1])
-    matrix = quantize_matrix(torch.randn(shape), seen.T @ seen, options)
+    chosen = LayerOptions(**{"method": "gptq", "bits": 4, "activations": "int8", **options})
+    matrix = quantize_matrix(torch.randn(shape), seen.T @ seen, chosen)
     return PackedLinear.of(matrix, torch.randn(shape[0]))
 
 
+PLANES = {"method": "gptvq", "bits": 3, "iterations": 2}
+LAYERS = [
+    {}, {"group_size": 32}, {"group_size": 7},  # a group begins within a byte
+    {**PLANES, "dim": 2}, {**PLANES, "dim": 1}, {**PLANES, "bits": 2, "dim": 4},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("act_order", [False, True])
-@pytest.mark.parametrize("group", [None, 32, 7])  # 7: a group begins within a byte
-def test_a_layer_multiplies_what_eight_bits_hold(group, act_order):
-    packed = rounded((20, 90), group, act_order=act_order)
-    x = torch.randn(2, 3, 90)
-    q, scale = int8.inputs(x.view(6, 90))
+@pytest.mark.parametrize("options", LAYERS, ids=str)
+@pytest.mark.parametrize("columns", [90, 91])
+def test_a_layer_multiplies_what_eight_bits_hold(columns, options, act_order):
+    packed = rounded((20, columns), act_order=act_order, **options)
+    x = torch.randn(2, 3, columns)
+    q, scale = int8.inputs(x.view(6, columns))
     assert q.abs().amax(1).tolist() == [127] * 6
-    assert ((q * scale[:, None] - x.view(6, 90)).abs() <= 0.5001 * scale[:, None]).all()
+    assert ((q * scale[:, None] - x.view(6, -1)).abs() <= 0.5001 * scale[:, None]).all()
     exact = (q.double() * scale.double()[:, None]) @ packed.dequantize().double().T
     exact = (exact + packed.bias.double()).view(2, 3, 20)
     few = packed(x)
@@ -204,11 +278,11 @@ def test_a_layer_multiplies_what_eight_bits_hold(group, act_order):
     set_cache(packed, "decoded")
     torch.testing.assert_close(packed(x).double(), exact, rtol=1e-5, atol=1e-5)
     assert packed.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
-    assert packed(torch.zeros(0, 90)).shape == (0, 20)
+    assert packed(torch.zeros(0, columns)).shape == (0, 20)
 
 
 def test_gradients_pass_the_rounding():
-    packed = rounded((12, 40), None)
+    packed = rounded((12, 40))
     x = torch.randn(2, 40, requires_grad=True)
     packed(x).sum().backward()
     torch.testing.assert_close(x.grad, packed.dequantize().sum(0).expand(2, -1))
@@ -222,14 +296,17 @@ def test_tokens_without_a_scale():
     assert scale[[0, 3]].tolist() == [1, 1]
     assert q[:4].count_nonzero() == 0
     assert q[4, 5] == -127
-    packed = rounded((4, 8), None)
+    packed = rounded((4, 8))
     y = packed(x)
     assert torch.equal(y[0], packed.bias)
     assert y[1:3].isnan().all()
 
 
 def test_options_that_have_no_such_product():
-    for wrong in ({"bits": 3}, {"bits": 2, "method": "gptvq"}, {"bits": 4, "method": "gptvq"}):
+    for wrong in (
+        {"bits": 3}, {"bits": 8}, {**PLANES, "codebook_bits": 16}, {**PLANES, "scale_block": 8},
+        {**PLANES, "dim": 1, "codebook_rank": 2},
+    ):  # fmt: skip
         with pytest.raises(MismatchError, match=r"activations int8 go with integers of 4 bits"):
             LayerOptions(**{"method": "rtn", "activations": "int8", **wrong})
     with pytest.raises(UnknownNameError, match=r"int4.*did you mean"):
