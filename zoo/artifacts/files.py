@@ -229,9 +229,12 @@ class LanguageModel(TransformersModel):
     ) -> Any:
         """Return the likeliest continuation of a prompt."""
         check_options(self.ref, options)
+        from zoo.quantization.language.step import quicken
         from zoo.tasks.text_generation import run
 
-        return run(self.load(device=device, dtype=dtype), None, source, out)
+        model = self.load(device=device, dtype=dtype)
+        quicken(model)
+        return run(model, None, source, out)
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any

@@ -32,6 +32,8 @@ FORMATS: dict[str, dict[str, Any]] = {
         and (name := module.name.replace("_", "-")) not in (*_GENERAL, "contract")
     },
 }
+Activations = Literal["float", "int8"]
+FOUR_BITS = ("uniform",)  # grids whose codes of 4 bits are multiplied with inputs of 8 bits
 # A group size was chosen for its bits: if these change, the old one is dropped.
 _OF_BITS = {"goes_with": ("bits", "dim", "target_bpv", "grid")}
 
@@ -46,12 +48,15 @@ class Rounding:
         dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
             1 or 2.
         group_size: weights per codebook, or weights of a row per scale (64 if not given).
+        activations: "int8" rounds what a layer multiplies to 8 bits, with a scale per token: faster
+            on processors, and the same numbers on each; for integers of 4 bits and codebooks.
 
     """
 
     bits: int | float = dataclasses.field(default=0, metadata={"goes_with": ("grid",)})
     dim: int = 0
     group_size: int | None = dataclasses.field(default=None, metadata=_OF_BITS)
+    activations: Activations = "float"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +155,7 @@ class LayerOptions(CodebookOptions, Format):
         )
         _check(self.dim in (1, 2, 4, 8), f"dim is {self.dim}; expected 1, 2, 4 or 8")
         _check(self.codebook_bits in (8, 16), f"codebook_bits is {self.codebook_bits}; 8 or 16")
+        self._check_activations()
         if self.codebook_rank:
             self._check_rank()
         _check(
@@ -196,6 +202,23 @@ class LayerOptions(CodebookOptions, Format):
         object.__setattr__(self, "bits", self.bits or bits)
         object.__setattr__(self, "dim", dim)
         return bool(bits)
+
+    def _check_activations(self) -> None:
+        known = get_args(Activations)
+        if self.activations not in known:
+            raise UnknownNameError.near("activations", self.activations, known, "of a layer")
+        _check(
+            self.activations == "float" or self._has_integers(),
+            f"activations int8 go with integers of 4 bits and with plain codebooks of 8 bits, not "
+            f"with {self.bits:g} bits by {self.method} as asked: pass bits=4, or leave out "
+            "codebook_bits, codebook_rank and scale_block, or pass activations='float'",
+        )
+
+    def _has_integers(self) -> bool:
+        if self.grid in FOUR_BITS:
+            return self.index_bits == 4
+        plain = self.codebook_bits == 8 and not self.codebook_rank and not self.scale_block
+        return self.grid == "codebook" and plain
 
     def _check_rank(self) -> None:
         _check(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UnsafeFileError
+from zoo.quantization.operands import Operand
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, unpack
 
@@ -158,6 +159,13 @@ class Grid(ABC):
         The numbers are those of `decode`; nothing is checked.
         """
         return None
+
+    def integers(self, tensors: Mapping[str, Tensor]) -> Operand:
+        """Return the stored matrix in whole numbers, for products with inputs of 8 bits.
+
+        `tensors` has `codes` too; `options` say which grids have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no whole numbers")
 
     def parameter_bytes(self) -> int:
         """Return the bytes of the tensors that `store` returns."""

@@ -93,6 +93,7 @@ def _measured(base: Path, out: Path, test: Path) -> Mapping[str, Any]:
 
     from zoo.quantization.language.opening import load
     from zoo.quantization.language.speed import tokens_per_second
+    from zoo.quantization.language.step import quicken
     from zoo.tasks.text_generation import evaluate
 
     scores: dict[str, Any] = {}
@@ -101,5 +102,6 @@ def _measured(base: Path, out: Path, test: Path) -> Mapping[str, Any]:
         model = load(folder, dtype=torch.float32)
         name = test.name if label == "packed" else f"{test.name}, base model"
         scores[name] = evaluate(model, None, test, windows=TEST_WINDOWS)
+        quicken(model)  # as `zoo run` does
         speed[f"{label}_tokens_per_s"] = tokens_per_second(model)
     return {"evaluations": scores, "decode": speed}
