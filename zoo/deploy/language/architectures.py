@@ -146,6 +146,21 @@ def find(model: Any) -> Architecture:
     return found
 
 
+def places(architecture: Architecture, layers: int) -> Any:
+    """Return how GGUF calls the tensors of a model with so many layers, for `place`."""
+    import gguf
+
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    return gguf.get_tensor_name_map(kinds[architecture.name], layers)
+
+
+def place(places: Any, name: str) -> str | None:
+    """Return what GGUF calls a tensor of transformers; None if it has none like it."""
+    base, _, key = name.rpartition(".")
+    found = places.get_name(base)
+    return None if found is None else f"{found}.{key}"
+
+
 def describe(writer: Any, config: Any, architecture: Architecture) -> Tensor | None:
     """Write what a configuration says; return the divisors of rotary frequencies, if it has any.
 

@@ -84,9 +84,7 @@ def _written(
     """Give the writer every tensor; return them by their names in the file."""
     import gguf
 
-    blocks_of = model.config.num_hidden_layers
-    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(kinds[architecture.name], blocks_of)
+    places = architectures.places(architecture, model.config.num_hidden_layers)
     heads = {
         "q_proj": model.config.num_attention_heads,
         "k_proj": model.config.num_key_value_heads,
@@ -94,8 +92,7 @@ def _written(
     given: dict[str, Weight] = {}
     types: Counter[str] = Counter()
     for name, weight in weights(model, "GGUF"):
-        base, _, key = name.rpartition(".")
-        place = names.get_name(base)
+        base, place = name.rpartition(".")[0], architectures.place(places, name)
         if place is None:
             raise MismatchError(
                 f"GGUF's {architecture.name} has no place for {name} of {type(model).__name__}"
@@ -107,8 +104,8 @@ def _written(
             assert isinstance(weight, Tensor)
             weight = weight.to(torch.float32) + 1
         kind, data = _data(weight, base)
-        writer.add_tensor(f"{place}.{key}", data, raw_dtype=gguf.GGMLQuantizationType[kind])
-        given[f"{place}.{key}"] = weight
+        writer.add_tensor(place, data, raw_dtype=gguf.GGMLQuantizationType[kind])
+        given[place] = weight
         types[kind] += isinstance(weight, Steps) or weight.dim() > 1
     writer.add_file_type(_file_type(types.most_common(1)[0][0]))
     return given

@@ -139,6 +139,25 @@ def cut_of(content: Mapping[str, Any], folder: Path) -> str:
     )
 
 
+def cut_as(content: dict[str, Any], name: str | None) -> None:
+    """Let a tokenizer cut texts as llama.cpp does by that name; leave it for other names."""
+    if name not in CUTS:
+        return
+    steps, whole = CUTS[name]
+    steps = [{"trim_offsets": True, **s} if s["type"] == "ByteLevel" else s for s in steps]
+    several = {"type": "Sequence", "pretokenizers": steps}
+    content["pre_tokenizer"] = several if len(steps) > 1 else steps[0]
+    content["model"]["ignore_merges"] = whole
+
+
+def space_as(content: dict[str, Any], first: bool) -> None:
+    """Let a SentencePiece tokenizer mark spaces as llama.cpp does."""
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    steps = [{"type": "Prepend", "prepend": "\u2581"}, mark] if first else [mark]
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    content["pre_tokenizer"] = None
+
+
 def _bare(step: Mapping[str, Any]) -> dict[str, Any]:
     """Return a step without what changes offsets only, and defaults filled in."""
     known = {key: value for key, value in step.items() if key != "trim_offsets"}
