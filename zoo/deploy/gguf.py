@@ -15,7 +15,7 @@ def convert(file: Path, out: Path) -> Path:
     """Write the language model of a GGUF file, dequantized to float32, into the new folder `out`.
 
     Raises:
-        MissingWeightsError: there is no such file.
+        MissingWeightsError: there is no such file, or tensors are missing from it.
         MismatchError: the file is not GGUF, is damaged, has an unknown architecture or says what
             transformers does not read from it, or `out` already exists.
 
@@ -47,16 +47,21 @@ def convert(file: Path, out: Path) -> Path:
         try:
             reader = gguf.GGUFReader(linked)
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 gguf_file=file.name,
                 quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
             )
         except MismatchError:
             raise
         except Exception as error:  # a damaged file makes gguf and numpy raise nearly anything
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise MismatchError(f"transformers cannot read {file}: {first}") from error
+        if report["missing_keys"]:  # transformers has filled them with random numbers
+            raise MissingWeightsError(
+                f"{file} lacks {sorted(report['missing_keys'])[0]!r}; get the whole file again"
+            )
         _refuse_unread(file, reader, model)
         with replacing_folder(out) as temporary:
             model.save_pretrained(temporary)
