@@ -65,6 +65,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of 320 pairs of bytes."""
+    from tests.llm.small import byte_pairs
+
+    folder = tmp_path_factory.mktemp("tokens")
+    byte_pairs("gpt-2").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text to calibrate on."""
     path = tmp_path_factory.mktemp("text") / "fox.txt"

@@ -83,7 +83,11 @@ def _add_suppression(sub: argparse.ArgumentParser) -> None:
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
     add_ref(sub)
-    sub.add_argument("--format", help="onnx, tflite or c; default: as --out ends, else onnx")
+    sub.add_argument(
+        "--format",
+        help="onnx, tflite or c; of a language model onnx, gguf, gptq or compressed-tensors; "
+        "default: as --out ends, else onnx",
+    )
     sub.add_argument("--int8", action="store_true", help="quantize to int8")
     sub.add_argument(
         "--int16", action="store_true", help="int16 activations, int8 weights (tflite)"
@@ -190,7 +194,7 @@ def _evaluate(args: Arguments) -> None:
 
 def _export(args: Arguments) -> None:
     """Write a deployable file."""
-    from zoo.verbs.exporting import format_of
+    from zoo.verbs.exporting import FOLDERS, OF_LANGUAGE, format_of
 
     if args.front_end:
         _export_front_end(args)
@@ -204,7 +208,8 @@ def _export(args: Arguments) -> None:
         memory.plan_file(artifact.path, Path(args.out or artifact.path))
         return
     name = artifact.path.stem if artifact.recipe is None else artifact.recipe.name
-    out = args.out or f"{name}.{args.format or 'onnx'}"
+    folder = args.format in FOLDERS
+    out = args.out or f"{name}{'-' if folder else '.'}{args.format or 'onnx'}"
     args.format = format_of(Path(out), args.format)
     if args.least_memory:
         memory.check_format(args.format)
@@ -221,8 +226,12 @@ def _export(args: Arguments) -> None:
         data=args.data,
         input_shape=shape_of(args.shape) if args.shape is not None else None,
     )
-    size = file.path.stat().st_size
-    line = f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the module"
+    parts = [file.path, *(file.path.iterdir() if file.path.is_dir() else [])]
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    what = "model's weights" if args.format in OF_LANGUAGE else "module"
+    line = f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the {what}"
+    if types := getattr(file, "types", None):
+        line += ": " + ", ".join(f"{count} x {kind}" for kind, count in types.items())
     if (steps := getattr(file, "max_steps", None)) is not None:
         line += f", ONNX Runtime within {steps} step{'s' * (steps != 1)} of the int8 reference"
     print(line)
