@@ -42,12 +42,12 @@ class JobOptions(Schedule):
         layer = self.plan.options
         if layer.grid == "codebook":
             return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
-        return f"{self.METHOD}-int{layer.bits:g}"
+        return f"{self.METHOD}-int{layer.bits:g}{'-awq' * self.awq}"
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
-        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}"
+        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}{', awq' * self.awq}"
 
 
 def compress(

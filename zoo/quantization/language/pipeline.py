@@ -72,7 +72,7 @@ class Job:
         if plan.calibrates and ids is None:
             raise MismatchError(
                 f"method {plan.options.method!r} learns from a text what counts in each layer; "
-                "give one with --data TEXT (only rtn works without)"
+                "give one with --data TEXT (only rtn works without, if not with --awq)"
             )
         self.model = source.skeleton()
         self.prefix, self.blocks = blocks.find_blocks(self.model)
@@ -312,7 +312,7 @@ class Job:
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in matrices.items()}
-        if self.team.is_main and not self.plan.rotate:  # rotated weights are not a base
+        if self.team.is_main and not self.plan.rewrites:  # other weights are not a base
             for name, facts in layers.items():
                 facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
