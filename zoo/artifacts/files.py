@@ -228,10 +228,10 @@ class LanguageModel(TransformersModel):
         **options: Any,
     ) -> Any:
         """Return the likeliest continuation of a prompt."""
-        check_options(self.ref, options)
         from zoo.tasks.text_generation import run
 
-        return run(self.load(device=device, dtype=dtype), None, source, out)
+        check_options(self.ref, options, run)
+        return run(self.load(device=device, dtype=dtype), None, source, out, **options)
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any

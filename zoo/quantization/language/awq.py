@@ -37,7 +37,7 @@ _LEAST = 1e-4  # of a mean magnitude: a channel that calibration never saw
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class ScaleChoice:
     """The exponent and scale (channels,) of a place, and the errors without and with it."""
 
     alpha: float
@@ -51,7 +51,7 @@ def choose(
     weights: Sequence[tuple[Tensor, LayerOptions]],
     hessian: Tensor,
     magnitude: Tensor,
-) -> Chosen:
+) -> ScaleChoice:
     """Return the scale whose rounded layers are nearest to the float ones on the calibration text.
 
     Args:
@@ -64,13 +64,13 @@ def choose(
     channels = fold.channels.to(magnitude.device)
     count = torch.bincount(channels).clamp(min=1)
     size = torch.zeros(len(count)).to(magnitude).index_add_(0, channels, magnitude) / count
-    tried: list[Chosen] = []
+    tried: list[ScaleChoice] = []
     for alpha in ALPHAS:
         scale = size.clamp(min=_LEAST) ** alpha
         scale = scale / (scale.max() * scale.min()).sqrt()
         columns = scale[channels]
         error = sum(_error(weight, options, columns, hessian) for weight, options in weights)
-        tried.append(Chosen(alpha, scale, tried[0].before if tried else error, error))
+        tried.append(ScaleChoice(alpha, scale, tried[0].before if tried else error, error))
     return min(tried, key=lambda chosen: (chosen.after, chosen.alpha))
 
 
