@@ -143,8 +143,13 @@ class QuantizationPlan(Schedule):
 
     @property
     def calibrates(self) -> bool:
-        """Say whether any layer needs to see inputs."""
-        return self.awq or any(options.solver != "rtn" for options in self._every)
+        """Say whether a text is needed."""
+        return self.awq or self.learns
+
+    @property
+    def learns(self) -> bool:
+        """Say whether any layer needs to see inputs when it is quantized."""
+        return any(options.solver != "rtn" for options in self._every)
 
     @property
     def rewrites(self) -> bool:

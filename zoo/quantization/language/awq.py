@@ -124,6 +124,11 @@ class Scaling(Job):
         super().__init__(source, plan, work, ids, **more)
         self._places: dict[Any, list[Fold]] = {}
 
+    @property
+    def reads(self) -> bool:
+        """Blocks are run for the sizes of their inputs, whatever rounds them afterwards."""
+        return True
+
     def _block(self, index: int) -> None:
         from safetensors.torch import save_file
 

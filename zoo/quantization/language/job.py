@@ -16,8 +16,9 @@ from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, sha256, write_json
 from zoo.quantization import coverage, verify
 from zoo.quantization.language import assemble, calibration, whole
+from zoo.quantization.language.announcer import peak_bytes
 from zoo.quantization.language.awq import scale_model
-from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
+from zoo.quantization.language.pipeline import Job, tensor_digest
 from zoo.quantization.language.source import CONFIG, Source
 from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
