@@ -112,7 +112,7 @@ class Problem:
             }
 
     def _weights(self, names: Sequence[str] | None) -> dict[str, nn.Parameter]:
-        found = {
+        found: dict[str, nn.Parameter] = {
             name: layer.weight
             for name, layer in self.network.named_modules()
             if isinstance(layer, LAYERS) and (names is None or name in names)
@@ -212,7 +212,7 @@ class Problem:
 
     # --- allocation ---------------------------------------------------------------------------
 
-    def alone(self) -> dict[str, list[allocate.Choice]]:
+    def alone(self) -> dict[str, list[allocate.Choice[LayerOptions]]]:
         """Return what each layer loses with each number of bits while the others are floats."""
         return {
             name: [
@@ -224,7 +224,9 @@ class Problem:
             for name in self.weights
         }
 
-    def allocated(self, priced: Mapping[str, Sequence[allocate.Choice]]) -> dict[str, Value]:
+    def allocated(
+        self, priced: Mapping[str, Sequence[allocate.Choice[LayerOptions]]]
+    ) -> dict[str, Value]:
         """Return the choice of the shared allocator for these prices."""
         chosen = allocate.allocate(priced, self.budget)
         return {name: int(choice.options.bits) for name, choice in chosen.items()}

@@ -16,9 +16,10 @@ from zoo.nas.searchers.contract import Attempt, Proposal, Question
 from zoo.nas.spaces.contract import Choice
 from zoo.nas.study import Study
 from zoo.quantization.language import allocate
+from zoo.quantization.options import LayerOptions
 from zoo.registry.codec import to_json
 
-Prices = Mapping[str, Sequence[allocate.Choice]]
+Prices = Mapping[str, Sequence[allocate.Choice[LayerOptions]]]
 # By name: the searcher, and what is set. Plain TPE is the same sampler with TPE's one threshold.
 SEARCHED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "random": ("random", {}),
@@ -99,8 +100,8 @@ def compared(
 
 def _row(problem: Problem, way: str, choice: Choice, spent: int) -> Row:
     stored = problem.stored(choice) / problem.count
-    losses = (problem.loss(choice, held_out=held_out) for held_out in (False, True))
-    return Row(way, choice, stored, *losses, spent)
+    seen, unseen = (problem.loss(choice, held_out=held_out) for held_out in (False, True))
+    return Row(way, choice, stored, seen, unseen, spent)
 
 
 def searched(
@@ -173,7 +174,7 @@ def _proposed(
     choice: Choice = {}
     for draw in range(_AGAIN):
         question = Question(
-            space=SimpleNamespace(),  # type: ignore[arg-type]  # no searcher here builds networks
+            space=SimpleNamespace(),  # no searcher here builds networks
             settings=None,
             decisions=problem.decisions,
             trials=[attempt for attempt in done if not attempt.failed],

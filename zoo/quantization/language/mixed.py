@@ -109,7 +109,7 @@ def priced(
     offered: Sequence[LayerOptions],
     *,
     seed: int = 0,
-) -> dict[str, list[Choice]]:
+) -> dict[str, list[Choice[LayerOptions]]]:
     """Return what each way of storing each layer takes, and what it is expected to lose.
 
     Args:
@@ -122,7 +122,7 @@ def priced(
     """
     hessians = _hessians(model, layers, ids)
     costs = sensitivities(model, list(layers), ids, seed=seed)
-    choices: dict[str, list[Choice]] = {}
+    choices: dict[str, list[Choice[LayerOptions]]] = {}
     announce = Announcer()
     for number, (name, layer) in enumerate(layers.items()):
         announce(f"budget: layer {number + 1}/{len(layers)}")
@@ -137,7 +137,7 @@ def priced(
 
 def _tried(
     weight: Tensor, hessian: Tensor, ready: Any, options: LayerOptions, costs: Tensor
-) -> Choice:
+) -> Choice[LayerOptions]:
     """Return the bits that a layer takes with `options`, and the expected loss."""
     rows = torch.arange(0, len(weight), max(1, len(weight) // ROWS), device=weight.device)[:ROWS]
     trial = dataclasses.replace(options, **_TRIAL)

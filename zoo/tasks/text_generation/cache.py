@@ -91,10 +91,10 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
         """Add tokens; return all keys and values (batch, heads, tokens, channels)."""
         keys, values = super().update(key_states, value_states)
-        whole = keys, values
+        whole = [keys, values]
         if self.old is not None:
             before = (part.values(keys.dtype) for part in self.old)
-            whole = tuple(torch.cat(pair, 2) for pair in zip(before, whole, strict=True))
+            whole = [torch.cat(pair, 2) for pair in zip(before, whole, strict=True)]
         spare = (keys.shape[2] - WINDOW) // GROUP * GROUP
         if spare > 0:
             new = (
@@ -106,7 +106,7 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]
             self.old = new
             # Copies, so that the memory of what was rounded is free.
             self.keys, self.values = keys[:, :, spare:].clone(), values[:, :, spare:].clone()
-        return whole
+        return whole[0], whole[1]
 
     def get_seq_length(self) -> int:
         """Return how many tokens there are."""
