@@ -87,7 +87,7 @@ def _judge(result: dict[str, Any]) -> None:
     rows = {(r["method"], r["bits"], r["awq"]): r["perplexity"] for r in result["rows"]}
     print("method  bits  text  without  with AWQ  (float)")
     failed = []
-    for method, bits in [(m, b) for m, b, awq in ROWS if awq]:
+    for method, bits in [(m, b) for m, b, awq in ROWS if awq and (m, b, awq) in rows]:
         for text in TEXTS:
             without, scaled = (rows[method, bits, awq][text] for awq in (False, True))
             known = result["float"][text]

@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct, weights as they are, the inputs of its 210 linear layers 
 with a scale per token: in none, in all, in all but the layers that `flex` keeps within 5 % and 10 %
 of the multiplications, and in all but as many layers of the last blocks. Sensitivities from 4
 windows of 512 tokens of the WikiText-2 validation text; perplexity on its test text and on
-Shakespeare's plays, first 4 windows of 1024 tokens of each, float32.
+Shakespeare's plays, first 2 windows of 1024 tokens of each, float32.
 Run: python -m benchmarks.low_bits_flex --model DIR --calibration TEXT --test TEXT --plays TEXT
 """
 
@@ -25,7 +25,7 @@ from zoo.quantization.language.flex import Activations, choose, losses, rounded
 from zoo.quantization.language.opening import load
 from zoo.tasks.text_generation.perplexity import perplexity
 
-LENGTH, WINDOWS = 1024, 4
+LENGTH, WINDOWS = 1024, 2
 SHARES = (0.05, 0.10)
 BAR = 1.005
 

@@ -3,7 +3,7 @@
 Bits {2, 3, 4, 6, 8} of every layer within the storage of 4 bits for all, weights rounded without
 training, judged by the divergence from the float network on half of the inputs, and once more on
 the other half. Two networks: micronet-kws-s (12 layers) on recorded digits, and a language model of
-260,000 parameters (35 layers) on text that it wrote itself. Five seeds, 90 evaluations of each
+260,000 parameters (35 layers) on text that it wrote itself. Five seeds, 60 evaluations of each
 search. Beside them, without a search: the shared allocator and the same bits for all.
 Run: python -m benchmarks.search_bits --digits DIR --stories stories260K.bin
 """
@@ -26,13 +26,13 @@ from zoo.quantization.language.finetune import logits_of
 from zoo.quantization.options import LayerOptions
 from zoo.tasks import calibration
 
-TRIALS, SEEDS, BUDGET, GROUP = 90, 5, 4.0, 64
+TRIALS, SEEDS, BUDGET, GROUP = 60, 5, 4.0, 64
 
 
 def digits(folder: Path) -> tuple[Problem, None]:
     """Return the problem of a network that hears digits."""
     source = zoo.checkpoint("micronet-kws-s.fsdd")
-    inputs = Inputs.halves(calibration(source.recipe, folder))
+    inputs = Inputs.halves(calibration(source.recipe, folder), 256)
     return Problem(source.load().eval(), inputs, BUDGET), None
 
 

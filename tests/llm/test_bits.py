@@ -4,9 +4,23 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import zoo
 from zoo.errors import MismatchError
+from zoo.quantization.language import blocks, mixed
+from zoo.quantization.options import LayerOptions
+
+
+def test_a_layer_that_no_token_reaches_loses_nothing(tiny_model) -> None:
+    model = tiny_model(1)
+    model.model.layers[0].spare = nn.Linear(64, 8)
+    layers = {n: x for n, x in blocks.linears(model).items() if n.startswith("model.layers.")}
+    offered = [LayerOptions(method="rtn", bits=bits, group_size=64) for bits in (2, 4)]
+    priced = mixed.priced(model, layers, torch.arange(64)[None], offered)
+    assert {choice.loss for choice in priced.pop("model.layers.0.spare")} == {0}
+    assert all(few.loss > more.loss > 0 for few, more in priced.values())
 
 
 def test_a_language_model_gets_bits_that_compress_takes(

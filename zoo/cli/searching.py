@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo import verbs as api
-from zoo.cli import sharing
 from zoo.cli.printing import Arguments, Command, positive, print_json, print_table, targets
 from zoo.errors import MismatchError
 
@@ -28,7 +27,9 @@ def add(command: Command, words: Sequence[str]) -> None:
         words: the command line; only for `zoo search` are the spaces listed.
 
     """
-    if words[:2] == ["search", sharing.WORD]:
+    if words[:2] == ["search", "bits"]:
+        from zoo.cli import sharing
+
         sharing.add(command)
         return
     sub = command("search", _search, "find an architecture within limits")

@@ -4,13 +4,11 @@ from zoo import verbs as api
 from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table
 from zoo.errors import MismatchError
 
-WORD = "bits"  # in the place of a space
-
 
 def add(command: Command) -> None:
     """Add the command to the command line."""
     sub = command("search", _share, "share bits out between the layers of a trained network")
-    sub.add_argument("what", choices=[WORD], help="this command")
+    sub.add_argument("what", choices=["bits"], help="in the place of a space")
     add_ref(sub)
     sub.add_argument(
         "--data", required=True, help="a folder of inputs; a text, for language models"

@@ -105,6 +105,15 @@ def search_bits(
         MismatchError: the budget is none for these bits, the weights are integers already, the data
             cannot be used, or `out` holds something else.
 
+    ```python
+    import zoo
+
+    shares = zoo.search_bits(
+        "sesr-m3-x2", "runs/sesr-bits", data="docs/samples/photos", choices=(3, 4, 8), trials=2
+    )
+    print(shares.chosen.choice)
+    ```
+
     """
     from zoo.files import probe, write_json
     from zoo.nas.bits.ways import WAYS, compared

@@ -113,7 +113,7 @@ class Problem:
 
     def _weights(self, names: Sequence[str] | None) -> dict[str, nn.Parameter]:
         found: dict[str, nn.Parameter] = {
-            name: layer.weight
+            name: layer.get_parameter("weight")
             for name, layer in self.network.named_modules()
             if isinstance(layer, LAYERS) and (names is None or name in names)
         }

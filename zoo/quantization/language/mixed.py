@@ -126,7 +126,8 @@ def priced(
     announce = Announcer()
     for number, (name, layer) in enumerate(layers.items()):
         announce(f"budget: layer {number + 1}/{len(layers)}")
-        hessian, cost = hessians[name].finish(), costs[name].to(ids.device)
+        seen = hessians.get(name) or Hessian(layer.in_features, ids.device)  # no token came there
+        hessian, cost = seen.finish(), costs[name].to(ids.device)
         ready = functools.partial(prepare, hessian, len(hessian))
         choices[name] = [
             _tried(layer.weight.detach(), hessian, ready(options), options, cost)
