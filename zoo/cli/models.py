@@ -50,6 +50,7 @@ def add(command: Command) -> None:
         "--threshold", type=float, help="least score of an object that is found, or of a word"
     )
     _add_suppression(sub)
+    _add_cache_bits(sub)
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
     sub.add_argument(
@@ -67,6 +68,7 @@ def add(command: Command) -> None:
     sub.add_argument("--tasks", metavar="T,T", help="also tasks of lm-eval: names or .yaml files")
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
     _add_suppression(sub)
+    _add_cache_bits(sub)
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     _add_export(command("export", _export, "write a deployable file"))
     sub = command("card", _card, "render the model card")
@@ -79,6 +81,13 @@ def _add_suppression(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--suppression", choices=("nms", "soft-nms"), help="of boxes of the same object"
     )
+
+
+def _add_cache_bits(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--cache-bits", type=int, choices=(4, 8),
+        help="of a language model's keys and values; default: full precision",
+    )  # fmt: skip
 
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
@@ -122,7 +131,7 @@ def _add_shape(sub: argparse.ArgumentParser) -> None:
 def _run(args: Arguments) -> None:
     """Run a model on one input."""
     artifact = api.resolve(args.ref)
-    given = {"threshold": args.threshold, "suppression": args.suppression}
+    given = {key: getattr(args, key) for key in ("threshold", "suppression", "cache_bits")}
     options = {key: value for key, value in given.items() if value is not None}
     options |= {"device": args.device, "dtype": args.dtype}
     if args.stream and args.source == MICROPHONE and not Path(MICROPHONE).exists():
@@ -158,7 +167,7 @@ def _follow(artifact: "Artifact", options: Mapping[str, Any]) -> None:
 
 def _evaluate(args: Arguments) -> None:
     """Measure a model."""
-    keys = ("length", "stride", "windows", "limit", "suppression")
+    keys = ("length", "stride", "windows", "limit", "suppression", "cache_bits")
     protocol = {key: getattr(args, key) for key in keys}
     protocol["tasks"] = args.tasks.split(",") if args.tasks else None
     result = api.evaluate(

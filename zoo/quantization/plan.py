@@ -27,6 +27,8 @@ class Schedule:
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         rotate: random rotations folded into the weights before they are quantized, which spreads
             outliers; it takes the model's size on disk once more while the job runs.
+        awq: scales that protect the columns of large inputs, folded into the weights before they
+            are quantized to integers; as `rotate`, it takes the model's size once more.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
             model; layers with their own overrides do not take part; 0 treats all layers alike.
         tune_steps: steps of tuning codebooks, scales and norms end to end with the codes fixed.
@@ -48,6 +50,7 @@ class Schedule:
     rest_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     embeddings: int = 0
     rotate: Rotation = ""
+    awq: bool = False
     budget: float = 0.0
     tune_steps: int = dataclasses.field(default=0, metadata={"flags": ("--tune",)})
     tune_length: int = 512
@@ -101,6 +104,11 @@ class QuantizationPlan(Schedule):
             )
         if self.tune_weights and not self.tune_steps:
             raise MismatchError("tune_weights trains in the steps of tuning: add --tune STEPS")
+        if self.awq and "codebook" in {options.grid for options in self._every}:
+            raise MismatchError(
+                "awq scales what is rounded to integers; codebooks are fitted to their columns: "
+                "take --method rtn or gptq, or leave out --awq"
+            )
         if self.embeddings not in (0, 8):
             raise MismatchError(f"embeddings is {self.embeddings!r}; expected 0 or 8 bits")
         for pattern in self.overrides:
@@ -151,9 +159,23 @@ class QuantizationPlan(Schedule):
 
     @property
     def calibrates(self) -> bool:
-        """Say whether any layer needs to see inputs."""
-        every = [self.options, *(self._changed(pattern) for pattern in self.overrides)]
-        return any(options.solver != "rtn" for options in every)
+        """Say whether a text is needed."""
+        return self.awq or self.learns
+
+    @property
+    def learns(self) -> bool:
+        """Say whether any layer needs to see inputs when it is quantized."""
+        return any(options.solver != "rtn" for options in self._every)
+
+    @property
+    def rewrites(self) -> bool:
+        """Say whether the weights that are packed are not the base's."""
+        return self.awq or bool(self.rotate)
+
+    @property
+    def _every(self) -> list[LayerOptions]:
+        """The options of all layers."""
+        return [self.options, *(self._changed(pattern) for pattern in self.overrides)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types."""

@@ -8,28 +8,31 @@ x^T] (the Fisher information of the outputs, its correlations left out).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zoo.errors import MismatchError
-from zoo.quantization.core import LayerOptions, QuantizedMatrix
+from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.language.finetune import Forward, logits_of
 from zoo.quantization.language.student import weight_of
 from zoo.quantization.solvers.contract import weighted
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[T]):
     """One way to store a matrix: its stored bits, and its expected loss (in any unit)."""
 
-    options: LayerOptions
+    options: T
     bits: int
     loss: float
 
 
-def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, Choice]:
+def allocate(choices: Mapping[str, Sequence[Choice[T]]], budget: int) -> dict[str, Choice[T]]:
     """Return one choice per matrix, with the least total loss within `budget` bits in total.
 
     Starting from the cheapest choices, the step that saves the most loss per bit is taken
@@ -49,7 +52,7 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, 
         )
     hulls = {name: _hull(some) for name, some in choices.items()}
     while True:
-        best: tuple[float, str, Choice] | None = None
+        best: tuple[float, str, Choice[T]] | None = None
         for name, hull in hulls.items():
             now = chosen[name]
             for choice in hull:
@@ -66,9 +69,9 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, 
         chosen[name] = choice
 
 
-def _hull(choices: Sequence[Choice]) -> list[Choice]:
+def _hull(choices: Sequence[Choice[T]]) -> list[Choice[T]]:
     """Return the choices on the lower convex hull of loss over bits, in order of rising bits."""
-    hull: list[Choice] = []
+    hull: list[Choice[T]] = []
     for choice in sorted(choices, key=lambda c: (c.bits, c.loss)):
         if hull and choice.loss >= hull[-1].loss:
             continue
@@ -78,7 +81,7 @@ def _hull(choices: Sequence[Choice]) -> list[Choice]:
     return hull
 
 
-def _above(left: Choice, middle: Choice, right: Choice) -> bool:
+def _above(left: Choice[T], middle: Choice[T], right: Choice[T]) -> bool:
     slope = (left.loss - right.loss) / (right.bits - left.bits)
     return middle.loss >= left.loss - slope * (middle.bits - left.bits)
 

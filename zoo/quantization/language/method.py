@@ -42,16 +42,15 @@ class JobOptions(Schedule):
         layer = self.plan.options
         if layer.grid == "codebook":
             return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
-        if layer.grid != "uniform":
-            return f"{self.METHOD}-{layer.grid}"
-        return f"{self.METHOD}-int{layer.bits:g}"
+        kind = f"int{layer.bits:g}" if layer.grid == "uniform" else layer.grid
+        return f"{self.METHOD}-{kind}{'-awq' * self.awq}"
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
         layer = self.plan.options
         named = "" if layer.grid in ("uniform", "codebook") else f"{layer.grid}, "
-        return f"{named}{layer.bits:g} bits per weight by {self.METHOD}"
+        return f"{named}{layer.bits:g} bits per weight by {self.METHOD}{', awq' * self.awq}"
 
 
 def compress(

@@ -1,0 +1,101 @@
+"""Which layers take inputs of 8 bits, and which keep 16: those that lose most by it keep them.
+
+With `activations="int8"` a packed layer rounds its input to 8 bits, with a scale per token. In most
+layers that costs next to nothing, in a few (behind a gated activation, whose inputs have outliers)
+nearly all. As in FlexQ the layers are told apart by measured sensitivity; here by the divergence to
+expect, KL ~ 1/2 sum_o E[g_o^2] E[dy_o^2], with dy what rounding changes in output o and g as in
+`zoo.quantization.language.allocate`, whose allocator shares out what may stay at 16 bits.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import MismatchError
+from zoo.quantization.language import blocks
+from zoo.quantization.language.allocate import Choice, allocate, sensitivities
+from zoo.quantization.language.finetune import Forward, logits_of
+from zoo.quantization.language.student import weight_of
+
+Activations = Literal["float", "int8"]
+_BITS: dict[Activations, int] = {"int8": 8, "float": 16}
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Return x (..., columns) as 8-bit integers with a scale per token stand for it."""
+    scale = x.float().abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return ((x.float() / scale).round() * scale).to(x.dtype)
+
+
+@torch.no_grad()
+def output_errors(
+    model: nn.Module, names: Sequence[str], windows: Tensor, *, forward: Forward = logits_of
+) -> dict[str, Tensor]:
+    """Return, for each linear module, E[dy_o^2] of its outputs (rows,) if its input is rounded."""
+    totals = {name: torch.zeros(len(weight_of(model, name))) for name in names}
+    tokens = dict.fromkeys(names, 0)
+    wanted = set(names)
+    layers = {name: layer for name, layer in blocks.linears(model).items() if name in wanted}
+
+    def see(name: str, x: Tensor) -> None:
+        changed = (rounded(x) - x).flatten(0, -2) @ layers[name].weight.T
+        totals[name] += changed.float().square().sum(0).cpu()
+        tokens[name] += len(changed)
+
+    with blocks.watched(layers, see):
+        for window in windows:
+            forward(model, window[None])
+    return {name: total / max(tokens[name], 1) for name, total in totals.items()}
+
+
+def losses(
+    model: nn.Module,
+    names: Sequence[str],
+    windows: Tensor,
+    *,
+    seed: int = 0,
+    forward: Forward = logits_of,
+) -> dict[str, float]:
+    """Return the divergence, in nats per token, to expect of each layer's input in 8 bits.
+
+    Args:
+        model: the float model.
+        names: of linear modules.
+        windows: token ids (windows, length).
+        seed: of the tokens drawn for the gradients.
+        forward: returns logits for a model and ids.
+
+    """
+    costs = sensitivities(model, names, windows, seed=seed, forward=forward)
+    errors = output_errors(model, names, windows, forward=forward)
+    return {name: float((costs[name] * errors[name]).sum()) / 2 for name in names}
+
+
+def choose(model: nn.Module, expected: dict[str, float], share: float) -> dict[str, Activations]:
+    """Return what each layer's input becomes, so that the least divergence is to be expected.
+
+    Args:
+        model: the float model.
+        expected: the divergence of each layer's input in 8 bits, as `losses` returns it.
+        share: of all multiplications in these layers, how many may keep inputs of 16 bits.
+
+    Raises:
+        MismatchError: the share is none.
+
+    """
+    if not 0 <= share <= 1:
+        raise MismatchError(f"the share of layers at 16 bits is {share:g}; expected 0 to 1")
+    sizes = {name: weight_of(model, name).numel() for name in expected}
+    kinds: tuple[Activations, ...] = ("int8", "float")
+    choices = {
+        name: [
+            Choice(kind, _BITS[kind] * sizes[name], loss if kind == "int8" else 0.0)
+            for kind in kinds
+        ]
+        for name, loss in expected.items()
+    }
+    budget = int(sum(sizes.values()) * (8 + 8 * share))
+    return {name: choice.options for name, choice in allocate(choices, budget).items()}
