@@ -260,8 +260,8 @@ class Cost:
         return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
 
 
-class Costs(list[Cost]):
-    """Costs of several targets or methods; a notebook shows them side by side."""
+class SideBySide(list[Cost]):
+    """Costs of several targets or methods; a notebook shows them in one table."""
 
     def _repr_html_(self) -> str:
         """Return a table: a column for each cost, with its interval and how the time is known."""

@@ -85,7 +85,7 @@ def laid_out(graph: Graph, target: Target) -> Layout:
         table = fused.get(op.name, "")
         kept.append((op, table))
         try:
-            made = passes(Site(graph, op, array.microblock[2], table, plain))
+            made = passes(Site(graph, op, array.microblock[2], table, plain, array.cores))
         except OnHostError as reason:
             reasons[len(kept) - 1] = str(reason)
             continue

@@ -36,6 +36,7 @@ class Coding:
         unit: "conv", "depthwise", or "vector" of a fully connected layer.
         micro_depth: output channels that the array makes at once.
         groups: of a convolution; `group` is the one coded.
+        cores: that share the layer, output by output in turn; each reads a stream of its own.
 
     """
 
@@ -43,6 +44,7 @@ class Coding:
     micro_depth: int
     groups: int = 1
     group: int = 0
+    cores: int = 1
 
 
 # By the identity of a layer's values, for as long as they live: targets share most codings.
@@ -50,7 +52,7 @@ _KNOWN: dict[int, dict[Coding, int]] = {}
 
 
 def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
-    """Return the encoded bytes of an operator's weights, one stream.
+    """Return the encoded bytes of an operator's weights, one stream for each core.
 
     Where there are no values, as in the rows of `zoo.cost.networks`, the attribute `encoded_bytes`
     of the operator stands for them. Values of some inputs alone stand for all.
@@ -69,14 +71,20 @@ def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
         weights = integers(graph, op, values, coding.unit)
         rows = outputs // coding.groups
         seen = weights[coding.group * rows : (coding.group + 1) * rows]
-        whole = padded_count((*seen.shape[:2], inputs), coding)
-        coded = stream_bytes(seen, coding)
-        known[coding] = (
-            coded
-            if seen.shape[2] == inputs
-            else _aligned(8 * coded * whole / padded_count(seen.shape, coding))
-        )
+        turns = [seen[core :: coding.cores] for core in range(min(coding.cores, rows))]
+        known[coding] = sum(_whole(part, inputs, coding) for part in turns)
     return known[coding]
+
+
+def _whole(weights: "NDArray[np.int64]", inputs: int, coding: Coding) -> int:
+    """Return the bytes of a stream of so many inputs, of which some or all are given."""
+    coded = stream_bytes(weights, coding)
+    if weights.shape[2] == inputs:
+        return coded
+    given, all_of_it = (
+        padded_count((*weights.shape[:2], n), coding) for n in (weights.shape[2], inputs)
+    )
+    return _aligned(8 * coded * all_of_it / given)
 
 
 def integers(graph: Graph, op: Op, values: "NDArray[Any]", unit: str) -> "NDArray[np.int64]":

@@ -27,6 +27,7 @@ class Site:
         micro_depth: output channels that the array makes at once.
         fused: kind of the table that the operator applies to its result, or "".
         plain: tensors that an operator on the host CPU reads or writes.
+        cores: of the array, that share a layer's outputs.
 
     """
 
@@ -35,6 +36,7 @@ class Site:
     micro_depth: int
     fused: str = ""
     plain: frozenset[str] = frozenset()
+    cores: int = 1
 
     def shape(self, name: str) -> Shape:
         """Rows, columns and channels of a tensor; what lies before them is rows too."""
