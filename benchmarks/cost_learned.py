@@ -9,6 +9,7 @@ one of each space.
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,7 @@ def _median(run: Callable[[], Any]) -> float:
 
 
 def few(
-    base: tuple[Predictor, Facts], given: Sequence[Example], name: str, times: int = 20
+    base: tuple[Predictor, Facts], given: Sequence[Example], name: str, times: int = 8
 ) -> dict[str, Any]:
     """Return the errors on a target before and after ten of its networks were measured.
 
@@ -138,10 +139,10 @@ def gnn(
 
 
 def judged(
-    name: str, data: Path, epochs: int, weights: Path, *, baseline: bool
+    name: str, data: Path, epochs: int, weights: Path, *, most: int, baseline: bool
 ) -> Iterator[dict[str, Any]]:
     """Give the results of one target, more of them each time."""
-    found, about = list(rows(data)), read_json(data / RECIPE)
+    found, about = list(itertools.islice(rows(data), most)), read_json(data / RECIPE)
     given = learning.examples(found, target(name))
     options = learning.Options(epochs=epochs)
     source = f"Vela {about['vela']} on {len(given):,} random networks"
@@ -162,7 +163,6 @@ def judged(
             "covers": float(((low <= ratios["latency"]) & (ratios["latency"] <= high)).mean()),
         },
         "cycle model": figures(cycle_model(held)),
-        "speed": speed(predictor, held, name),
     }
     if ADAPTED_FROM.get(name) and (path := weights / f"{ADAPTED_FROM[name]}.safetensors").exists():
         result["adapted"] = {"from": ADAPTED_FROM[name], **few(load(path), held, name)}
@@ -177,6 +177,8 @@ def judged(
     result["left out, cycle model"] = figures(cycle_model(out))
     print(name, "left out", json.dumps(result["left out"]), flush=True)
     yield result
+    result["speed"] = speed(predictor, held, name)
+    yield result
     if baseline:
         near = [one for one in held if one.family not in LEFT_OUT]
         result["gnn"] = gnn(found, {"taught": kept, "in range": near, "left out": out}, epochs)
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--target", action="append")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--networks", type=int, default=10**6, help="of the data set, at most")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--no-gnn", action="store_true", help="without the baseline, which is slow")
     options = parser.parse_args()
@@ -197,8 +200,9 @@ def main() -> None:
     path = RESULTS / "cost_learned.json"
     for name in options.target or read_json(options.data / RECIPE)["targets"]:
         for found in judged(
-            name, options.data, options.epochs, options.weights, baseline=not options.no_gnn
-        ):
+            name, options.data, options.epochs, options.weights,
+            most=options.networks, baseline=not options.no_gnn,
+        ):  # fmt: skip
             results = json.loads(path.read_text()) if path.exists() else {"targets": {}}
             results["machine"] = machine(1)
             results["targets"][name] = {**results["targets"].get(name, {}), **found}
