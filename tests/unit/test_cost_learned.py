@@ -153,6 +153,18 @@ def test_what_an_operator_holds_is_what_the_compiler_says() -> None:
     assert 0.99 < np.median(peaks) < 1.01
 
 
+def test_a_sum_spares_what_is_read_later_under_another_name() -> None:
+    b = Builder(np.random.default_rng(0), 16, 16, 16)
+    x = b.conv(b.input, 16)
+    view = b._op("reshape", (x,), (1, 16, 16, 16), {"shape": (1, 16, 16, 16)}, like=x)
+    other = b.conv(b.input, 16)
+    drawn = b.graph(b.add(b.add(view, other), x))
+    seen = passes_of(drawn, TARGET)
+    sums = [drawn.ops[place].kind == "add" for place in seen.operators]
+    size = 16 * 16 * 16
+    assert seen.live[sums].tolist() == [2 * size, 2 * size]  # over `other`, then over either
+
+
 def test_known_layers_are_several_times_faster() -> None:
     drawn = [without_values(network(8, index)[1]) for index in range(42)]
     layers.cache_clear()

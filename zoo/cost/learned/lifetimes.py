@@ -6,7 +6,7 @@ operators write over an input that nothing reads later. All that follows from th
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,14 +78,18 @@ def _owners(
 ) -> dict[str, str]:
     """Map every activation to the one whose buffer it lies in: itself, if it has its own."""
     owners = {name: name for name in spans}
+    ends = {name: last for name, (_, last) in spans.items()}  # of buffers
     for place, op in enumerate(graph.ops):
+        source = None
         if op.name in hidden or op.kind in VIEWS:
-            for name in op.outputs:
-                owners[name] = owners[op.inputs[0]]
+            source = op.inputs[0] if op.inputs[0] in owners else None
         elif op.kind in NUMBERS:
-            source = _overwritten(graph, op, place, spans, bricks)
-            if source is not None:
-                owners[op.outputs[0]] = owners[source]
+            free = [n for n in op.inputs if n in owners and ends[owners[n]] == place]
+            source = _overwritten(graph, op, free, bricks)
+        if source is not None:
+            for name in op.outputs:
+                owners[name] = owners[source]
+                ends[owners[name]] = max(ends[owners[name]], spans[name][1])
     for op in reversed(graph.ops):
         if op.kind in JOINING:
             for name in op.inputs:
@@ -108,20 +112,12 @@ def written_in_place(graph: Graph, name: str) -> bool:
 
 
 def _overwritten(
-    graph: Graph,
-    op: Op,
-    place: int,
-    spans: Mapping[str, tuple[int, int]],
-    bricks: Mapping[str, bool],
+    graph: Graph, op: Op, free: Sequence[str], bricks: Mapping[str, bool]
 ) -> str | None:
     """Return the input that an elementwise operator writes over, or None."""
     (output,) = op.outputs
     if any(graph.tensors[name].shape != graph.tensors[output].shape for name in op.inputs):
         return None  # what is repeated is read again
     size = stored_bytes(graph, output, bricks[output])
-    for name in op.inputs:
-        if name not in spans or spans[name][1] != place or name in graph.outputs:
-            continue
-        if stored_bytes(graph, name, bricks[name]) == size:
-            return name
-    return None
+    fitting = (n for n in free if stored_bytes(graph, n, bricks[n]) == size)
+    return next((name for name in fitting if name not in graph.outputs), None)
