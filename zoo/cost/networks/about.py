@@ -73,6 +73,8 @@ _FEATURES = """\
       dtype: int64
     - name: operator_cycles
       list: int64
+    - name: operator_sram
+      list: int64
   - name: refused
     list: string
 """
@@ -155,8 +157,8 @@ are places in `tensors`; `attributes` is JSON), and for each layer how its weigh
 number, zeros, distinct values, entropy in bits, and the bytes that the accelerator's weight code
 needs for them (`coded_bytes`, estimated). The weights themselves are not kept. `labels` has for
 each target the latency at the system's clock, cycles in all and of each operator, the peak of SRAM
-and DRAM, and the encoded bytes of all weights. `refused` says why the compiler did not take a
-network.
+and DRAM, the SRAM that the schedule holds at each operator, and the encoded bytes of all weights.
+`refused` says why the compiler did not take a network.
 
 | target | networks with costs |
 |---|---:|

@@ -76,8 +76,11 @@ def label(target: str, found: Mapping[str, Any], clock_hz: float, operators: int
     """
     numbers = {row["id"]: int(row["ext_key"] or -1) for row in found["tables"]["source"]}
     cycles: Counter[int] = Counter()
+    held: Counter[int] = Counter()
     for row in found["tables"]["perf"]:
-        cycles[numbers.get(row["source_id"], -1)] += int(row["op_cycles"] or 0)
+        place = numbers.get(row["source_id"], -1)
+        cycles[place] += int(row["op_cycles"] or 0)
+        held[place] = max(held[place], int(row["staging_usage"] or 0))
     peaks = {name.lower(): size for name, size in found["peaks"].items()}
     return {
         "target": target,
@@ -88,6 +91,7 @@ def label(target: str, found: Mapping[str, Any], clock_hz: float, operators: int
         "encoded_bytes": found["encodedWeights"],
         "host_operators": found["cpuOps"],
         "operator_cycles": [cycles[place] for place in range(operators)],
+        "operator_sram": [held[place] for place in range(operators)],
     }
 
 
