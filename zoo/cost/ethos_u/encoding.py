@@ -23,6 +23,7 @@ HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's siz
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
 SAMPLED = 1 << 18  # weights of a longer stream by which it is judged, in sections evenly apart
+PREVAILING = 5  # zeros for each of the value that is next: beyond, zeros are written as runs
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
@@ -83,7 +84,7 @@ def stream_bytes(weights: "NDArray[np.int64]", coding: Coding) -> int:
     padded = _padded(weights, coding)
     counts = np.bincount(padded + 256, minlength=513)
     zeros, others = int(counts[256]), np.delete(counts, 256)
-    runs = zeros > 4 * int(others.max())
+    runs = zeros > PREVAILING * int(others.max())
     bits = float(HEADER_BITS)
     if runs:
         counts[256] = 0
