@@ -20,11 +20,11 @@ from torch import Tensor
 from zoo.cost.ethos_u.encoding import (
     ALIGNMENT,
     HEADER_BITS,
-    PREVAILING,
     Coding,
     indices,
     lengths,
     padded_count,
+    prevailing,
 )
 from zoo.graph.ir import Graph, Op
 
@@ -114,7 +114,7 @@ def encoded_bytes(found: Tensor, of: Layer) -> Tensor:
     others = np.delete(whole, ZERO)
     coded = found
     # Of zeros alone Vela writes each, where its codec by itself would write one run.
-    if whole[ZERO] > PREVAILING * others.max() > 0:
+    if others.any() and prevailing(whole):
         bits = bits + _run_bits(found)
         whole[ZERO] = 0
         coded = found * torch.from_numpy((np.arange(_BINS) != ZERO) * 1.0).to(found)
