@@ -23,8 +23,8 @@ HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's siz
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
 SAMPLED = 1 << 18  # weights of a longer stream by which it is judged, in sections evenly apart
-PREVAILING = 5  # zeros for each of the value that is next, and this for each other weight:
-PREVAILING_SHARE = 0.4  # beyond both, zeros are written as runs
+PREVAILING = 5  # zeros for each of the value that is next: beyond, zeros are written as runs
+LONG = 1.4  # if these are longer on average
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
@@ -84,7 +84,8 @@ def stream_bytes(weights: "NDArray[np.int64]", coding: Coding) -> int:
     """Return the bytes of weights (outputs, kernel elements, inputs) as one stream."""
     padded = _padded(weights, coding)
     counts = np.bincount(padded + 256, minlength=513)
-    runs = prevailing(counts)
+    zero = padded == 0
+    runs = prevailing(counts, int(zero[0]) + int((zero[1:] & ~zero[:-1]).sum()))
     bits = float(HEADER_BITS)
     if runs:
         counts[256] = 0
@@ -93,10 +94,9 @@ def stream_bytes(weights: "NDArray[np.int64]", coding: Coding) -> int:
     return _aligned(bits)
 
 
-def prevailing(counts: "NDArray[Any]") -> bool:
-    """Say whether Vela writes the zeros among values of these counts, (513,), as runs."""
-    zeros, others = int(counts[256]), np.delete(counts, 256)
-    return zeros > max(PREVAILING * int(others.max()), PREVAILING_SHARE * int(others.sum()))
+def prevailing(counts: "NDArray[Any]", runs: float) -> bool:
+    """Say whether Vela writes the zeros among values of these counts, (513,), as so many runs."""
+    return int(counts[256]) > max(PREVAILING * int(np.delete(counts, 256).max()), LONG * runs)
 
 
 def _aligned(bits: float) -> int:
