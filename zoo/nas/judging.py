@@ -91,7 +91,8 @@ class Material:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._key, self._data = "", None
+        self._key = ""
+        self._data: Any = None
 
     def __call__(self, recipe: Recipe) -> Any:
         """Return a recipe's training data."""

@@ -24,6 +24,8 @@ HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's siz
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
 SAMPLED = 1 << 16  # weights of a longer stream by which it is judged, in sections evenly apart
+PREVAILING = 5  # zeros for each of the value that is next: beyond, zeros are written as runs
+LONG = 1.4  # if these are longer on average
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
@@ -107,14 +109,19 @@ def stream_bytes(weights: "NDArray[np.int64]", coding: Coding) -> int:
     """Return the bytes of weights (outputs, kernel elements, inputs) as one stream."""
     padded = _padded(weights, coding)
     counts = np.bincount(padded + 256, minlength=513)
-    zeros, others = int(counts[256]), np.delete(counts, 256)
-    runs = zeros > 4 * int(others.max())
+    zero = padded == 0
+    runs = prevailing(counts, int(zero[0]) + int((zero[1:] & ~zero[:-1]).sum()))
     bits = float(HEADER_BITS)
     if runs:
         counts[256] = 0
         bits += _run_bits(padded)
     bits += _index_bits(padded, counts)
     return _aligned(bits)
+
+
+def prevailing(counts: "NDArray[Any]", runs: float) -> bool:
+    """Say whether Vela writes the zeros among values of these counts, (513,), as so many runs."""
+    return int(counts[256]) > max(PREVAILING * int(np.delete(counts, 256).max()), LONG * runs)
 
 
 def _aligned(bits: float) -> int:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 NPU = "ethos-u55-128"
 SETTLE, SEARCH = 0.1, 0.4  # of a run's steps, and of all steps: those of the run that searches
 _RUN, _FIRST_RUN = "run", "search"
-_SAVES = 10
 
 
 def trained(
@@ -134,7 +133,7 @@ def _recipe(
         teacher=None,
         quant="int8",
         eval_every=steps,
-        save_every=-(-steps // _SAVES // LOOK_EVERY) * LOOK_EVERY,
+        save_every=_plan(options, steps, chosen).save_every,
         options={
             **make.options,
             "compress": {**to_json(options), "chosen": [list(pair) for pair in chosen]},

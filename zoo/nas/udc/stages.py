@@ -30,6 +30,7 @@ _WARM, _COOL = 2.0, 0.3  # temperature of the draws
 _STRENGTH, _DECIDED = 2.0, 0.3
 _NEAR = 0.75  # of the budget: how small the option may be that a search starts at
 _MARGIN = 0.98  # of the budget, which fine-tuning may move about
+_SAVES = 10  # states of a run
 _REPAIRS = 20  # at most, each of what is still too much
 
 
@@ -60,6 +61,11 @@ class Plan:
         """The first step after those that settle."""
         return round(self.settle * self.steps) // LOOK_EVERY * LOOK_EVERY
 
+    @property
+    def save_every(self) -> int:
+        """Steps between two states, where what a compiler said is asked again."""
+        return -(-self.steps // _SAVES // LOOK_EVERY) * LOOK_EVERY
+
 
 class Stages(Hook):
     """The part of a run that leads a `CompressibleNetwork` through its stages.
@@ -72,6 +78,7 @@ class Stages(Hook):
 
     def __init__(self, plan: Plan, encoded: Callable[[CompressibleNetwork], float | None]) -> None:
         self.plan, self.encoded = plan, encoded
+        self._goal = 0.0
         self._step = 0
 
     def begin(self, setup: Setup, trained: nn.Module) -> None:
@@ -126,8 +133,10 @@ class Stages(Hook):
                 network.look(shares=True)
                 network.choose(self.decided())
             network.stage = "refine"
+            if plan.bounded and (step == plan.first or step % plan.save_every == 0):
+                self._compare()
             if step % LOOK_EVERY == 0 and plan.bounded:
-                network.tighten(float(network.chosen_bytes().detach()) - _MARGIN * self.budget)
+                network.tighten(float(network.chosen_bytes().detach()) - self._goal)
 
     def stepped(self, trained: nn.Module) -> None:
         """Prune after the last step what is beyond the budget, as a compiler counts it."""
@@ -139,6 +148,13 @@ class Stages(Hook):
             if found is None or found <= self.budget:
                 return
             self.network.tighten((found - self.budget) / 2)  # a weight may save more than it says
+
+    def _compare(self) -> None:
+        """Take from a compiler how far off the predicted size is, and aim so much lower."""
+        found = self.encoded(self.network)
+        predicted = float(self.network.chosen_bytes().detach())
+        off = 1.0 if found is None else max(1.0, found / predicted)
+        self._goal = _MARGIN * self.budget / off
 
     @property
     def _progress(self) -> float:
@@ -161,7 +177,7 @@ class Stages(Hook):
             return loss
         unit = loss.detach().abs()
         if self.plan.options:
-            over = one_sided(self.network.chosen_bytes(), _MARGIN * self.budget)
+            over = one_sided(self.network.chosen_bytes(), self._goal)
             return loss + _STRENGTH * unit * over
         progress = self._progress
         bits, sparsity = self.network.wishes()
