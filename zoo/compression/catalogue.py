@@ -44,7 +44,7 @@ def find(name: str) -> Method:
     """
     points = _points()
     if name not in points:
-        known = [*points]
+        known = [*points, *(find(ROUNDING).PRESETS if ROUNDING in points else ())]
         known += [f"{other}-{preset}" for other in points for preset in find(other).PRESETS]
         raise UnknownNameError.near("method", name, known, f"known: {', '.join(known)}")
     return checked(name, extensions.member(points[name], name, "method"))

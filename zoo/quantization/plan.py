@@ -35,7 +35,7 @@ class Schedule:
         tune_length: tokens of a window of tuning; one window a step.
         tune_lr: learning rate of tuning.
         tune_weights: with tuning, the weights are trained too, through their rounding, and codes
-            follow them: the largest step, as a fraction of a matrix's root mean square (0.0003);
+            follow them: the largest step, as a fraction of a matrix's root mean square (0.003);
             0 keeps the codes.
 
     """

@@ -19,6 +19,7 @@ from zoo.quantization.options import LayerOptions
 
 BITS, DIM = 3, 8
 _OCTAVE, _ONE = 8, 200  # steps of the gain per factor of two; the step that stands for 1
+_ABOVE = 40  # bits of a count
 _ZERO = 1  # the step that stands for 0; step 0 is that of a tensor the file lacks
 
 
@@ -54,6 +55,11 @@ class Pyramid(Grid):
         """Return the gradient of `gain`."""
         points = point_of(codes, self.dim, self.total)
         return {"gain": (points * gradient.unflatten(1, (-1, self.dim))).sum(2).T.contiguous()}
+
+    def decode_stored(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return W (rows, columns)."""
+        codes = self.unpack(tensors["codes"])
+        return self.decode({"gain": _gain(tensors["gain"])}, codes)[:, : self.columns]
 
     def layout(self) -> Layout:
         """Return `gain` (groups, rows), steps of an eighth of an octave."""
@@ -137,21 +143,24 @@ def count(dimensions: int, total: int) -> int:
 
 
 @functools.cache
-def _tables(dimensions: int, total: int) -> tuple[Tensor, Tensor]:
-    """Return V (n + 1, k + 1) and the points before a positive entry (n + 1, k + 1, k + 2).
+def _tables(dimensions: int, total: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return V (n + 1, k + 1), the points before an entry, and where those of each sum begin.
 
-    `before[n, k, m]` counts points of sum k whose first entry of n + 1 is 0, +-1, ..., +-(m - 1):
-    an entry's order is 0, 1, -1, 2, -2, ... What cannot be (m above k) has infinitely many.
+    `before[n]` holds for every sum k and every m up to k how many points of sum k have a first
+    entry (of n + 1) that is 0, +-1, ..., +-(m - 1): an entry's order is 0, 1, -1, 2, -2, ... They
+    stand one sum after the other, with the sum itself in the bits above, so that they rise and one
+    search finds m.
     """
     sizes = torch.tensor([[count(n, k) for k in range(total + 1)] for n in range(dimensions + 1)])
-    before = torch.full((dimensions + 1, total + 1, total + 2), torch.iinfo(torch.int64).max)
+    before = []
     for n in range(dimensions + 1):
         for k in range(total + 1):
             sums = 0
             for m in range(k + 1):
-                before[n, k, m] = sums
+                before.append((k << _ABOVE) + sums)
                 sums += count(n, k - m) * (2 if m else 1)
-    return sizes, before
+    places = torch.arange(total + 1)
+    return sizes, torch.tensor(before).view(dimensions + 1, -1), places * (places + 1) // 2
 
 
 def index_of(points: Tensor) -> Tensor:
@@ -161,33 +170,34 @@ def index_of(points: Tensor) -> Tensor:
     """
     size = points.abs()
     dimensions, total = points.shape[-1], int(size[(0,) * (size.ndim - 1)].sum())
-    sizes, before = (table.to(points.device) for table in _tables(dimensions, total))
+    sizes, before, places = (table.to(points.device) for table in _tables(dimensions, total))
     left = torch.full_like(size[..., 0], total)
     index = torch.zeros_like(left)
     for place in range(dimensions):
         rest, here = dimensions - 1 - place, size[..., place]
         negative = (points[..., place] < 0).long()
-        index += before[rest, left, here] + negative * sizes[rest, left - here]
+        index += before[rest][places[left] + here] - (left << _ABOVE)
         left = left - here
+        index += negative * sizes[rest][left]
     return index
 
 
 def point_of(index: Tensor, dimensions: int, total: int) -> Tensor:
     """Return the points (..., n), int64, of indices (...): the inverse of `index_of`."""
-    sizes, before = (table.to(index.device) for table in _tables(dimensions, total))
-    rest_index, left = index.long(), torch.full(index.shape, total, device=index.device)
+    sizes, before, places = (table.to(index.device) for table in _tables(dimensions, total))
+    ahead, left = index.long(), torch.full(index.shape, total, device=index.device)
     entries = []
     for place in range(dimensions):
         rest = dimensions - 1 - place
-        # before[0] is 0, so that at least one bound is reached
-        size = torch.searchsorted(before[rest, left], rest_index.unsqueeze(-1), right=True)
-        size = size.squeeze(-1) - 1
-        rest_index = rest_index - before[rest, left, size]
-        share = sizes[rest, left - size]
-        negative = (size > 0) & (rest_index >= share)
-        rest_index = rest_index - negative * share
-        entries.append(torch.where(negative, -size, size))
+        key = ahead + (left << _ABOVE)
+        found = torch.searchsorted(before[rest], key, right=True) - 1
+        size = found - places[left]
+        ahead = key - before[rest][found]
         left = left - size
+        share = sizes[rest][left]
+        negative = (size > 0) & (ahead >= share)
+        ahead = ahead - negative * share
+        entries.append(torch.where(negative, -size, size))
     return torch.stack(entries, -1)
 
 
