@@ -10,7 +10,6 @@ Run: python -m benchmarks.search_bits --digits DIR --stories stories260K.bin
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 
 import zoo
 from benchmarks.common import RESULTS, report
+from benchmarks.stories import story_model
 from zoo.nas.bits import ways
 from zoo.nas.bits.problem import Inputs, Problem
 from zoo.quantization.language import mixed
@@ -39,10 +39,7 @@ def digits(folder: Path) -> tuple[Problem, None]:
 
 def stories(file: Path) -> tuple[Problem, Any]:
     """Return the problem of a small language model, and the allocator's prices of its layers."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "llm"))
-    from conftest import _story_model
-
-    model = _story_model(file)
+    model = story_model(file)
     torch.manual_seed(0)
     begun = torch.ones(16, 1, dtype=torch.long)
     ids = model.generate(
