@@ -149,6 +149,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/low-bits.md": {
         "awq": low_bits.awq,
         "cache": low_bits.cache,
+        "flex": low_bits.flex,
         "bits": low_bits.bits,
     },
     "docs/guides/notice.md": {"toycar": anomalies.table},
