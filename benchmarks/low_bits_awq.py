@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct, all 210 linear layers, integers in groups of 64 columns, 
 (rtn) or with error feedback (gptq), with and without AWQ; calibrated on 8 windows of 1024 tokens
 of the WikiText-2 validation text. Perplexity on the WikiText-2 test text and on Shakespeare's
 plays, which nothing was calibrated on: first 6 windows of 1024 tokens of each, float32. A row that
-is in the result file is not made again.
+is in the result file is not made again; one that was killed goes on (`cpu_seconds`: its last part).
 Run: python -m benchmarks.low_bits_awq --model DIR --calibration TEXT --test TEXT --plays TEXT
      --work DIR
 """

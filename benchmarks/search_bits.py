@@ -10,7 +10,6 @@ Run: python -m benchmarks.search_bits --digits DIR --stories stories260K.bin
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import torch
 
 import zoo
 from benchmarks.common import RESULTS, report
+from benchmarks.stories import story_model
 from zoo.nas.bits import ways
-from zoo.nas.bits.problem import Inputs, Problem
+from zoo.nas.bits.problem import BitProblem, Inputs
 from zoo.quantization.language import mixed
 from zoo.quantization.language.finetune import logits_of
 from zoo.quantization.options import LayerOptions
@@ -29,19 +29,17 @@ from zoo.tasks import calibration
 TRIALS, SEEDS, BUDGET, GROUP = 60, 5, 4.0, 64
 
 
-def digits(folder: Path) -> tuple[Problem, None]:
+def digits(folder: Path) -> tuple[BitProblem, None]:
     """Return the problem of a network that hears digits."""
     source = zoo.checkpoint("micronet-kws-s.fsdd")
-    inputs = Inputs.halves(calibration(source.recipe, folder), 256)
-    return Problem(source.load().eval(), inputs, BUDGET), None
+    batches = calibration(source.recipe, folder)
+    inputs = Inputs.halves([batch[::2] for batch in batches])
+    return BitProblem(source.load().eval(), inputs, BUDGET), None
 
 
-def stories(file: Path) -> tuple[Problem, Any]:
+def stories(file: Path) -> tuple[BitProblem, Any]:
     """Return the problem of a small language model, and the allocator's prices of its layers."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "llm"))
-    from conftest import _story_model
-
-    model = _story_model(file)
+    model = story_model(file)
     torch.manual_seed(0)
     begun = torch.ones(16, 1, dtype=torch.long)
     ids = model.generate(
@@ -50,7 +48,7 @@ def stories(file: Path) -> tuple[Problem, Any]:
     )  # fmt: skip
     inputs = Inputs.halves([ids])
     names = [n for n, _ in model.named_modules() if n.endswith("_proj")]
-    problem = Problem(
+    problem = BitProblem(
         model, inputs, BUDGET, names=names, group=GROUP,
         call=lambda network, batch: logits_of(network, batch).flatten(0, -2),
     )  # fmt: skip
@@ -59,7 +57,7 @@ def stories(file: Path) -> tuple[Problem, Any]:
     return problem, mixed.priced(model, layers, torch.cat(list(inputs.searched)), offered)
 
 
-def course(problem: Problem, way: str, seed: int) -> dict[str, Any]:
+def course(problem: BitProblem, way: str, seed: int) -> dict[str, Any]:
     """Return the best loss after each evaluation of a search, and the held-out loss of the last."""
     trials = ways.searched(problem, way, trials=TRIALS, seed=seed)
     best, kept = float("inf"), []
@@ -70,7 +68,7 @@ def course(problem: Problem, way: str, seed: int) -> dict[str, Any]:
     return {"best": kept, "held_out": problem.loss(choice, held_out=True)}
 
 
-def network(problem: Problem, prices: Any) -> dict[str, Any]:
+def network(problem: BitProblem, prices: Any) -> dict[str, Any]:
     """Return the courses of every search, and what needs none."""
     found: dict[str, Any] = {"layers": len(problem.weights), "without": {}}
     plain = {"alone": problem.alone(), **({} if prices is None else {"gradients": prices})}

@@ -1,12 +1,16 @@
 """Which layers take inputs of 8 bits: what rounding them costs, and who keeps 16."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from zoo.errors import MismatchError
 from zoo.quantization.language import blocks
 from zoo.quantization.language.finetune import logits_of
-from zoo.quantization.language.flex import choose, losses, output_errors, rounded
+from zoo.quantization.language.flex import choose, losses, output_errors, overrides, rounded
+from zoo.quantization.options import LayerOptions
+from zoo.quantization.plan import QuantizationPlan
 
 IDS = torch.randint(0, 256, (3, 48), generator=torch.Generator().manual_seed(0))
 
@@ -79,3 +83,18 @@ def test_what_is_expected_ranks_what_is_measured(model) -> None:
 def test_a_share_is_a_share(model) -> None:
     with pytest.raises(MismatchError, match="0 to 1"):
         choose(model, {names_of(model)[0]: 1.0}, 1.5)
+
+
+def test_overrides_keep_what_the_plan_says(base: Path) -> None:
+    plan = QuantizationPlan(
+        options=LayerOptions(method="rtn", bits=4), skip=("*.q_proj",),
+        overrides={"*.1.*": {"group_size": 32}},
+    )  # fmt: skip
+    found = overrides(base, plan, IDS, 0.05)
+    assert len(found) == 18
+    assert not any("q_proj" in name for name in found)
+    for name, settings in found.items():
+        assert settings.get("group_size") == (32 if ".1." in name else None)
+    kinds = [settings["activations"] for settings in found.values()]
+    assert set(kinds) == {"float", "int8"}
+    assert kinds.count("float") < kinds.count("int8")

@@ -16,7 +16,7 @@ import zoo
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.nas.bits import ways
-from zoo.nas.bits.problem import Inputs, Problem, distance, divergence
+from zoo.nas.bits.problem import BitProblem, Inputs, distance, divergence
 from zoo.quantization.core import stored_bits
 
 BITS = (2, 4, 8)
@@ -37,11 +37,11 @@ class Net(nn.Module):
         return self.head(self.wide(x).relu())
 
 
-def problem(budget: float = 4, bits=BITS, **changes) -> Problem:
+def problem(budget: float = 4, bits=BITS, **changes) -> BitProblem:
     torch.manual_seed(0)
     net = Net().eval()
     inputs = Inputs.halves([torch.randn(24, 1, 9, 9)])
-    return Problem(net, inputs, budget, bits=bits, **changes)
+    return BitProblem(net, inputs, budget, bits=bits, **changes)
 
 
 def test_halves_are_apart():
@@ -95,7 +95,7 @@ def test_a_loss_is_that_of_rounded_weights_and_leaves_the_network_alone():
 def test_shared_weights_are_one_layer():
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     net[2].weight = net[0].weight
-    found = Problem(net, Inputs.halves([torch.randn(4, 6)]), 4, bits=BITS)
+    found = BitProblem(net, Inputs.halves([torch.randn(4, 6)]), 4, bits=BITS)
     assert list(found.weights) == ["0"]
 
 
@@ -142,7 +142,7 @@ def test_every_way_stands_beside_the_best_of_all():
 
 def test_searches_go_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = [t.choice for t in ways.searched(problem(), "clustered", trials=20, seed=1)]
-    killed, usual = problem(), Problem.loss
+    killed, usual = problem(), BitProblem.loss
     calls = itertools.count()
 
     def dies(self, choice, **more):
@@ -150,10 +150,10 @@ def test_searches_go_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
         return usual(self, choice, **more)
 
-    monkeypatch.setattr(Problem, "loss", dies)
+    monkeypatch.setattr(BitProblem, "loss", dies)
     with pytest.raises(KeyboardInterrupt):
         ways.searched(killed, "clustered", trials=20, seed=1, folder=tmp_path / "a")
-    monkeypatch.setattr(Problem, "loss", usual)
+    monkeypatch.setattr(BitProblem, "loss", usual)
     again = ways.searched(
         problem(), "clustered", trials=20, seed=1, folder=tmp_path / "a", resume=True
     )

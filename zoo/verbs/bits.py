@@ -9,8 +9,8 @@ from zoo.artifacts.resolution import Ref, checkpoint, resolve
 from zoo.errors import MismatchError, UnknownNameError
 
 if TYPE_CHECKING:
-    from zoo.nas.bits.problem import Problem
-    from zoo.nas.bits.ways import Prices, Row
+    from zoo.nas.bits.problem import BitProblem
+    from zoo.nas.bits.ways import BitRow, Prices
     from zoo.registry.artifact import Artifact
 
 FILE = "bits.json"
@@ -25,15 +25,15 @@ class Shares:
 
     Attributes:
         path: the file with the bits of each layer.
-        chosen: what was written, see `zoo.nas.bits.ways.Row`.
+        chosen: what was written, see `zoo.nas.bits.ways.BitRow`.
         ways: what every way found, `chosen` among them.
         unit: of the losses.
 
     """
 
     path: Path
-    chosen: "Row"
-    ways: "list[Row]"
+    chosen: "BitRow"
+    ways: "list[BitRow]"
     unit: str
 
     @property
@@ -148,8 +148,8 @@ def _is_language_model(artifact: "Artifact") -> bool:
 
 def _of_network(
     artifact: "Artifact", data: Ref, how: dict[str, Any]
-) -> "tuple[Problem, Prices | None, str]":
-    from zoo.nas.bits.problem import Inputs, Problem, distance, divergence
+) -> "tuple[BitProblem, Prices | None, str]":
+    from zoo.nas.bits.problem import BitProblem, Inputs, distance, divergence
     from zoo.tasks import calibration
 
     if artifact.recipe is None:
@@ -164,17 +164,17 @@ def _of_network(
     inputs = Inputs.halves([row[None] for row in some], BATCH)
     labelled = bool(source.recipe.preprocessing.get("labels"))
     compare, unit = (divergence, "nats") if labelled else (distance, "of the outputs' energy")
-    return Problem(source.load().eval(), inputs, compare=compare, **how), None, unit
+    return BitProblem(source.load().eval(), inputs, compare=compare, **how), None, unit
 
 
 def _of_language_model(
     artifact: "Artifact", data: Ref, windows: int, length: int, seed: int, how: dict[str, Any]
-) -> "tuple[Problem, Prices | None, str]":
+) -> "tuple[BitProblem, Prices | None, str]":
     import torch
 
     from zoo.data.text import read_text, tokenize
     from zoo.data.texts import text_file
-    from zoo.nas.bits.problem import Inputs, Problem
+    from zoo.nas.bits.problem import BitProblem, Inputs
     from zoo.quantization.language import blocks, calibration, mixed
     from zoo.quantization.language.finetune import logits_of
     from zoo.quantization.language.opening import load
@@ -191,7 +191,7 @@ def _of_language_model(
     prefix, _ = blocks.find_blocks(model)
     layers = {n: x for n, x in blocks.linears(model).items() if n.startswith(f"{prefix}.")}
     inputs = Inputs.halves(ids.split(1), 1)
-    problem = Problem(
+    problem = BitProblem(
         model, inputs, names=list(layers), group=GROUP,
         call=lambda network, batch: logits_of(network, batch).flatten(0, -2), **how,
     )  # fmt: skip

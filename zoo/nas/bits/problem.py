@@ -58,7 +58,7 @@ def distance(found: Tensor, wanted: Tensor) -> Tensor:
     return off / size.clamp(min=1e-30)
 
 
-class Problem:
+class BitProblem:
     """A network, the bits that its layers may have, and a budget for all of them.
 
     Args:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.nas.bits.problem import Problem
+from zoo.nas.bits.problem import BitProblem
 from zoo.nas.limits import Limits
 from zoo.nas.searchers import contract
 from zoo.nas.searchers.clustered import Options as Clustered
@@ -32,7 +32,7 @@ _AGAIN = 12  # proposals more, where what is proposed was tried already
 
 
 @dataclass(frozen=True)
-class Row:
+class BitRow:
     """What a way found.
 
     Attributes:
@@ -58,14 +58,14 @@ class Row:
 
 
 def compared(
-    problem: Problem,
+    problem: BitProblem,
     *,
     trials: int,
     seed: int = 0,
     prices: Prices | None = None,
     folder: Path | None = None,
     resume: bool = False,
-) -> list[Row]:
+) -> list[BitRow]:
     """Return what every way finds, in the order of `WAYS`.
 
     Args:
@@ -98,14 +98,14 @@ def compared(
     return rows
 
 
-def _row(problem: Problem, way: str, choice: Choice, spent: int) -> Row:
+def _row(problem: BitProblem, way: str, choice: Choice, spent: int) -> BitRow:
     stored = problem.stored(choice) / problem.count
     seen, unseen = (problem.loss(choice, held_out=held_out) for held_out in (False, True))
-    return Row(way, choice, stored, seen, unseen, spent)
+    return BitRow(way, choice, stored, seen, unseen, spent)
 
 
 def searched(
-    problem: Problem,
+    problem: BitProblem,
     way: str,
     *,
     trials: int,
@@ -148,7 +148,7 @@ def searched(
     return good
 
 
-def _identity(problem: Problem, way: str, seed: int) -> dict[str, Any]:
+def _identity(problem: BitProblem, way: str, seed: int) -> dict[str, Any]:
     batches = [list(batch.shape) for batch in problem.inputs.searched]
     return {
         "space": "bits",
@@ -162,7 +162,7 @@ def _identity(problem: Problem, way: str, seed: int) -> dict[str, Any]:
 
 
 def _proposed(
-    problem: Problem,
+    problem: BitProblem,
     searcher: contract.Searcher,
     options: Any,
     done: Sequence[Attempt],

@@ -7,8 +7,10 @@ expect, KL ~ 1/2 sum_o E[g_o^2] E[dy_o^2], with dy what rounding changes in outp
 `zoo.quantization.language.allocate`, whose allocator shares out what may stay at 16 bits.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,10 @@ from zoo.quantization.language import blocks
 from zoo.quantization.language.allocate import Choice, allocate, sensitivities
 from zoo.quantization.language.finetune import Forward, logits_of
 from zoo.quantization.language.student import weight_of
+from zoo.quantization.plan import QuantizationPlan
 
 Activations = Literal["float", "int8"]
+WINDOWS = 4  # sensitivities are sums over rows and tokens: more windows change few choices
 _BITS: dict[Activations, int] = {"int8": 8, "float": 16}
 
 
@@ -99,3 +103,41 @@ def choose(model: nn.Module, expected: dict[str, float], share: float) -> dict[s
     }
     budget = int(sum(sizes.values()) * (8 + 8 * share))
     return {name: choice.options for name, choice in allocate(choices, budget).items()}
+
+
+def overrides(
+    folder: Path, plan: QuantizationPlan, ids: Tensor, share: float, device: str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """Return the overrides of a plan by which layers take inputs of 8 bits.
+
+    They go before the plan's own, whose settings for a layer they keep.
+
+    Args:
+        folder: the float model's folder.
+        plan: layers that it skips are left out.
+        ids: calibration windows (windows, length).
+        share: see `choose`.
+        device: a torch device.
+
+    Raises:
+        MismatchError: the share is none.
+
+    """
+    from zoo.quantization.language.opening import load
+
+    model = load(folder, dtype=torch.float32, device=device)
+    prefix, _ = blocks.find_blocks(model)
+    names = [
+        name
+        for name in blocks.linears(model)
+        if name.startswith(f"{prefix}.") and plan.of(name) is not None
+    ]
+    expected = losses(model, names, ids[:WINDOWS].to(device), seed=plan.seed)
+    kinds = choose(model, expected, share)
+    return {name: {**_own(plan, name), "activations": kind} for name, kind in kinds.items()}
+
+
+def _own(plan: QuantizationPlan, name: str) -> Mapping[str, Any]:
+    """Return what the plan's first pattern that matches a layer sets for it."""
+    patterns = (p for p in plan.overrides if fnmatch.fnmatchcase(name, p))
+    return plan.overrides.get(next(patterns, ""), {})
