@@ -252,7 +252,7 @@ def _describe_compressed_tensors(
         }
         for index, ((bits, size, symmetric), names) in enumerate(kinds.items())
     }
-    described = {
+    described: dict[str, Any] = {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",

@@ -74,8 +74,8 @@ def export(model: Any, folder: Path, path: Path, *, facts: Mapping[str, str]) ->
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        error, types = _checked(temporary, wanted)
-    return GgufFile(path, error, types)
+        largest, types = _checked(temporary, wanted)
+    return GgufFile(path, largest, types)
 
 
 def _written(

@@ -32,6 +32,9 @@ def fits(layer: PackedLinear) -> bool:
 class NBits(nn.Module):
     """A matrix of integers, for export alone: in torch itself a product is zeros."""
 
+    zero: Tensor | None
+    order: Tensor | None
+
     def __init__(self, matrix: Steps, bias: nn.Parameter | None = None) -> None:
         super().__init__()
         rows, columns = matrix.shape
@@ -58,7 +61,7 @@ class NBits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
         if self.order is not None:
-            x = x.index_select(-1, self.get_buffer("order"))
+            x = x.index_select(-1, self.order)
         y: Tensor = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
             (x, self.get_buffer("codes"), self.get_buffer("scale"), self.zero),

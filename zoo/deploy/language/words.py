@@ -90,10 +90,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _merges(words: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair)
-        for pair in words["merges"]
-    ]
+    pairs = (p.split(" ", 1) if isinstance(p, str) else p for p in words["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _tokens(content: Mapping[str, Any], rows: int, folder: Path) -> tuple[list[str], list[int]]:
