@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.deploy.language.weights import Steps, weights
+from zoo.deploy.language.weights import IntegerMatrix, weights
 from zoo.errors import MismatchError
 from zoo.files import read_json, replacing_folder, write_json
 from zoo.quantization.language import shards
@@ -69,7 +69,7 @@ def export(model: Any, folder: Path, path: Path, format: str) -> ModelFolder:
     """
     from safetensors.torch import save_file
 
-    layout: Callable[[Steps, str], Layout] = {
+    layout: Callable[[IntegerMatrix, str], Layout] = {
         "gptq": _gptq, "compressed-tensors": _compressed_tensors
     }[format]  # fmt: skip
     if path.exists():
@@ -104,7 +104,7 @@ def export(model: Any, folder: Path, path: Path, format: str) -> ModelFolder:
 
 
 def _tensors(
-    model: Any, layout: Callable[[Steps, str], Layout], format: str
+    model: Any, layout: Callable[[IntegerMatrix, str], Layout], format: str
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Return what is stored, and what is to be said of each packed layer."""
     packed = {name for name, part in model.named_modules() if isinstance(part, PackedLinear)}
@@ -113,12 +113,12 @@ def _tensors(
     layers = {}
     for name, weight in weights(model, format):
         owner = name.rpartition(".")[0]
-        if owner in packed and isinstance(weight, Steps):
+        if owner in packed and isinstance(weight, IntegerMatrix):
             stored, layers[owner] = layout(weight, owner)
             if "weight_scale" in stored and model.dtype == torch.float32:  # decoded in its type
                 stored["weight_scale"] = stored["weight_scale"].to(torch.float32)
             tensors |= {f"{owner}.{key}": value.contiguous() for key, value in stored.items()}
-        elif isinstance(weight, Steps):  # 8-bit rows
+        elif isinstance(weight, IntegerMatrix):  # 8-bit rows
             tensors[name] = weight.floats().to(model.dtype)
         elif not (tied and owner == "lm_head"):
             tensors[name] = weight.contiguous()
@@ -127,12 +127,12 @@ def _tensors(
     return tensors, layers
 
 
-def _wider(matrix: Steps, known: tuple[int, ...]) -> int:
+def _wider(matrix: IntegerMatrix, known: tuple[int, ...]) -> int:
     """Return the bits that a layout has for a matrix: codes and zero points stay what they are."""
     return next(bits for bits in known if bits >= matrix.bits)
 
 
-def _check(matrix: Steps, name: str, format: str) -> None:
+def _check(matrix: IntegerMatrix, name: str, format: str) -> None:
     if matrix.span < matrix.shape[1] and matrix.shape[1] % matrix.span:
         raise MismatchError(
             f"{name} has {matrix.shape[1]} columns in groups of {matrix.span}, the last smaller; "
@@ -141,11 +141,11 @@ def _check(matrix: Steps, name: str, format: str) -> None:
         )
 
 
-def _group_size(matrix: Steps) -> int:
+def _group_size(matrix: IntegerMatrix) -> int:
     return matrix.span if matrix.span < matrix.shape[1] else -1
 
 
-def _compressed_tensors(matrix: Steps, name: str) -> Layout:
+def _compressed_tensors(matrix: IntegerMatrix, name: str) -> Layout:
     """Return the tensors of the format "pack-quantized"; without zero points where they may go."""
     _check(matrix, name, "compressed-tensors")
     if matrix.place is not None:
@@ -169,7 +169,7 @@ def _compressed_tensors(matrix: Steps, name: str) -> Layout:
     return stored, {**facts, "version": ""}
 
 
-def _gptq(matrix: Steps, name: str, *, plain: bool = False) -> Layout:
+def _gptq(matrix: IntegerMatrix, name: str, *, plain: bool = False) -> Layout:
     """Return the tensors of the format "gptq", or "gptq_v2" where zero points are 0."""
     _check(matrix, name, "gptq")
     assert matrix.zero is not None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.deploy.language.weights import Steps, rows_of, steps
+from zoo.deploy.language.weights import IntegerMatrix, rows_of, steps
 from zoo.quantization.embeddings import Rows
 from zoo.quantization.grids.uniform import Uniform
 from zoo.quantization.packed import PackedLinear
@@ -35,7 +35,7 @@ class NBits(nn.Module):
     zero: Tensor | None
     order: Tensor | None
 
-    def __init__(self, matrix: Steps, bias: nn.Parameter | None = None) -> None:
+    def __init__(self, matrix: IntegerMatrix, bias: nn.Parameter | None = None) -> None:
         super().__init__()
         rows, columns = matrix.shape
         self.bits = 4 if matrix.bits <= 4 else 8
@@ -54,7 +54,7 @@ class NBits(nn.Module):
         order = None if matrix.place is None else matrix.place.argsort()
         self.register_buffer("order", order)
 
-    def _each(self, matrix: Steps, values: Tensor) -> Tensor:
+    def _each(self, matrix: IntegerMatrix, values: Tensor) -> Tensor:
         """Return for each block what (rows, groups) values are."""
         return matrix.spread(values)[:, :: self.block].contiguous()
 
@@ -73,7 +73,7 @@ class NBits(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def _block(matrix: Steps) -> int:
+def _block(matrix: IntegerMatrix) -> int:
     """Return the columns of a block: the largest power of two that groups are multiples of."""
     columns = matrix.shape[1]
     if matrix.span < columns:
