@@ -122,8 +122,13 @@ def _tensors(
             tensors[name] = weight.floats().to(model.dtype)
         elif not (tied and owner == "lm_head"):
             tensors[name] = weight.contiguous()
-    if len({facts["version"] for facts in layers.values()}) > 1:  # one for the whole folder
+    kinds = {(facts["version"], facts["bits"]) for facts in layers.values()}
+    if format == "gptq" and len({version for version, _ in kinds}) > 1:  # one for the whole folder
         return _tensors(model, lambda matrix, name: _gptq(matrix, name, plain=True), format)
+    if format != "gptq" and len(kinds) > 1 and any(version for version, _ in kinds):
+        # transformers 5.23 decodes all layers as the first kind where zero points are decoded
+        most = max(bits for _, bits in kinds)
+        return _tensors(model, lambda m, name: _compressed_tensors(m, name, least=most), format)
     return tensors, layers
 
 
@@ -145,8 +150,11 @@ def _group_size(matrix: IntegerMatrix) -> int:
     return matrix.span if matrix.span < matrix.shape[1] else -1
 
 
-def _compressed_tensors(matrix: IntegerMatrix, name: str) -> Layout:
-    """Return the tensors of the format "pack-quantized"; without zero points where they may go."""
+def _compressed_tensors(matrix: IntegerMatrix, name: str, *, least: int = 0) -> Layout:
+    """Return the tensors of the format "pack-quantized".
+
+    Zero points go where they may, unless there are to be at least so many bits, and zero points.
+    """
     _check(matrix, name, "compressed-tensors")
     if matrix.place is not None:
         raise MismatchError(
@@ -154,10 +162,10 @@ def _compressed_tensors(matrix: IntegerMatrix, name: str) -> Layout:
             "with --format gptq, or compress the model without --set act_order=true"
         )
     assert matrix.zero is not None
-    bits = _wider(matrix, _TENSORS_BITS)
+    bits = max(_wider(matrix, _TENSORS_BITS), least)
     half = 1 << (bits - 1)
     signed = matrix.signed()
-    symmetric = bool((signed >= -half).all() and (signed < half).all())
+    symmetric = not least and bool((signed >= -half).all() and (signed < half).all())
     stored = {
         "weight_packed": _words(signed + half if symmetric else matrix.codes, bits),
         "weight_scale": matrix.scale,
@@ -166,7 +174,7 @@ def _compressed_tensors(matrix: IntegerMatrix, name: str) -> Layout:
     if not symmetric:
         stored["weight_zero_point"] = _words(matrix.zero.T, bits).T
     facts = {"bits": bits, "group_size": _group_size(matrix), "symmetric": symmetric}
-    return stored, {**facts, "version": ""}
+    return stored, {**facts, "version": "" if symmetric else "zero points"}
 
 
 def _gptq(matrix: IntegerMatrix, name: str, *, plain: bool = False) -> Layout:
