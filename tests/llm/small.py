@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], float]] = {
     "phi3-part": ("Phi3Config", {**PHI, "rope_parameters": PART}, 1e-4),
     "smollm3": ("SmolLM3Config", {}, 1e-4),
     "granite": ("GraniteConfig", MULTIPLIERS, 1e-4),
-    "olmo2": ("Olmo2Config", {}, 1e-4),
+    "olmo2": ("Olmo2Config", {"vocab_size": 333}, 1e-4),
 }
 
 

@@ -78,8 +78,10 @@ def test_the_command_writes_codes_that_onnx_runtime_looks_up(
     ("options", "blocks"),
     [
         ("--method rtn --bits 4 --group-size 32 --embeddings 8", {(4, 32), (8, 64)}),
-        ("--method rtn --bits 3 --group-size 48 --skip *mlp*", {(4, 16)}),
-        ("--method rtn --bits 8", {(8, 64)}),
+        pytest.param(
+            "--method rtn --bits 3 --group-size 48 --skip *mlp*", {(4, 16)}, marks=pytest.mark.slow
+        ),
+        pytest.param("--method rtn --bits 8", {(8, 64)}, marks=pytest.mark.slow),
         ("--method gptq --bits 4 --group-size 16 --set act_order=true --data {text} --windows 2 "
          "--length 32", {(4, 16)}),
     ],

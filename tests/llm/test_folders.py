@@ -26,6 +26,12 @@ PACKED = {
         "--method rtn --bits 4 --group-size 32 --override *down_proj:group_size=96",
         [(4, 32, False), (4, None, False)],
     ),
+    "mixed bits": (
+        "--method rtn --bits 4 --group-size 32 --override *down_proj:bits=3 "
+        "--override *down_proj:group_size=32 --override *up_proj:bits=8 "
+        "--override *up_proj:group_size=32",
+        [(8, 32, False)],
+    ),
 }
 # In a process of its own, which never imports the zoo.
 STOCK = """

@@ -17,7 +17,7 @@ from zoo.cli import main
 from zoo.deploy.gguf import convert
 from zoo.deploy.language.blocks import blocks
 from zoo.deploy.language.gguf_file import export
-from zoo.deploy.language.weights import Steps
+from zoo.deploy.language.weights import IntegerMatrix
 from zoo.errors import MismatchError, MissingWeightsError
 
 
@@ -65,7 +65,7 @@ def test_llama_cpp_computes_what_transformers_does(name, tokens, tmp_path):
 def test_blocks_hold_the_numbers(bits, span, high, seed):
     draw, top = torch.Generator().manual_seed(seed), (1 << bits) - 1
     groups = math.ceil(192 / span)
-    matrix = Steps(
+    matrix = IntegerMatrix(
         codes=torch.randint(0, top + 1, (5, 192), generator=draw, dtype=torch.uint8),
         scale=torch.rand(5, groups, generator=draw).add(1e-4).half(),
         zero=torch.randint(0, min(high, top) + 1, (5, groups), generator=draw, dtype=torch.uint8),

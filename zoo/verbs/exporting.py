@@ -39,9 +39,9 @@ def format_of(path: Path, format: str | None) -> str:
         MismatchError: the suffix stands for none, or for another one.
 
     """
-    known = (*FORMATS, *FOLDERS)
-    if format is not None and format not in known:
-        raise UnknownNameError.near("format", format, known, f"known: {', '.join(known)}")
+    names = (*FORMATS, *FOLDERS)
+    if format is not None and format not in names:
+        raise UnknownNameError.near("format", format, names, f"known: {', '.join(names)}")
     suffix = path.suffix.lower()
     meant = next((name for name, suffixes in FORMATS.items() if suffix in suffixes), None)
     if not suffix or (meant is None and format in FOLDERS):
@@ -50,10 +50,10 @@ def format_of(path: Path, format: str | None) -> str:
         known = ", ".join(f"{name} ({suffixes[0]})" for name, suffixes in FORMATS.items())
         raise MismatchError(f"{path.name} ends in {path.suffix}, and formats are: {known}")
     if format not in (None, meant):
-        kind, (own, *_) = ("folder", ("",)) if format in FOLDERS else ("file", FORMATS[str(format)])
+        own = FORMATS.get(str(format), ("",))[0]  # folders have none
         raise MismatchError(
-            f"{path.name} would be a {format} {kind} that is named like {meant}; name it "
-            f"{path.stem}{own}, or leave --format {format} out"
+            f"{path.name} would be a {format} {'file' if own else 'folder'} that is named like "
+            f"{meant}; name it {path.stem}{own}, or leave --format {format} out"
         )
     return meant
 

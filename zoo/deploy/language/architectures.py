@@ -17,7 +17,7 @@ from zoo.errors import MismatchError
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GgufArchitecture:
     """A class of transformers as llama.cpp has it.
 
     Attributes:
@@ -98,28 +98,30 @@ def _phi3(writer: Any, config: Any) -> None:
 _FULL = {"use_sliding_window": False}
 _PLAIN = {"attention_bias": False, "mlp_bias": False}
 ARCHITECTURES = {
-    "LlamaForCausalLM": Architecture("llama", interleaved=True),
-    "MistralForCausalLM": Architecture("llama", interleaved=True, fixed={"sliding_window": None}),
-    "Qwen2ForCausalLM": Architecture("qwen2", fixed=_FULL),
-    "Qwen3ForCausalLM": Architecture("qwen3", fixed=_FULL | _PLAIN),
-    "Gemma2ForCausalLM": Architecture(
+    "LlamaForCausalLM": GgufArchitecture("llama", interleaved=True),
+    "MistralForCausalLM": GgufArchitecture(
+        "llama", interleaved=True, fixed={"sliding_window": None}
+    ),
+    "Qwen2ForCausalLM": GgufArchitecture("qwen2", fixed=_FULL),
+    "Qwen3ForCausalLM": GgufArchitecture("qwen3", fixed=_FULL | _PLAIN),
+    "Gemma2ForCausalLM": GgufArchitecture(
         "gemma2", shifted=True, activation="gelu_pytorch_tanh", fixed=_PLAIN, describe=_gemma2
     ),
-    "Gemma3ForCausalLM": Architecture(
+    "Gemma3ForCausalLM": GgufArchitecture(
         "gemma3", shifted=True, activation="gelu_pytorch_tanh", fixed=_PLAIN, describe=_gemma3
     ),
-    "Phi3ForCausalLM": Architecture("phi3", fixed={"sliding_window": None}, describe=_phi3),
-    "SmolLM3ForCausalLM": Architecture(
+    "Phi3ForCausalLM": GgufArchitecture("phi3", fixed={"sliding_window": None}, describe=_phi3),
+    "SmolLM3ForCausalLM": GgufArchitecture(
         "smollm3", interleaved=True, fixed=_FULL | _PLAIN, describe=_smollm3
     ),
-    "GraniteForCausalLM": Architecture(
+    "GraniteForCausalLM": GgufArchitecture(
         "granite", interleaved=True, fixed=_PLAIN, describe=_granite
     ),
-    "Olmo2ForCausalLM": Architecture("olmo2", fixed=_PLAIN),
+    "Olmo2ForCausalLM": GgufArchitecture("olmo2", fixed=_PLAIN),
 }
 
 
-def find(model: Any) -> Architecture:
+def find(model: Any) -> GgufArchitecture:
     """Return the architecture of a model.
 
     Raises:
@@ -146,7 +148,7 @@ def find(model: Any) -> Architecture:
     return found
 
 
-def places(architecture: Architecture, layers: int) -> Any:
+def places(architecture: GgufArchitecture, layers: int) -> Any:
     """Return how GGUF calls the tensors of a model with so many layers, for `place`."""
     import gguf
 
@@ -161,7 +163,7 @@ def place(places: Any, name: str) -> str | None:
     return None if found is None else f"{found}.{key}"
 
 
-def describe(writer: Any, config: Any, architecture: Architecture) -> Tensor | None:
+def describe(writer: Any, config: Any, architecture: GgufArchitecture) -> Tensor | None:
     """Write what a configuration says; return the divisors of rotary frequencies, if it has any.
 
     Raises:

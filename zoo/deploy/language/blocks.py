@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.deploy.language.weights import Steps
+from zoo.deploy.language.weights import IntegerMatrix
 from zoo.errors import MismatchError
 
 BLOCK = 32
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def blocks(matrix: Steps, name: str) -> tuple[str, Array]:
+def blocks(matrix: IntegerMatrix, name: str) -> tuple[str, Array]:
     """Return the name of the smallest type that holds a matrix, and its bytes (rows, ...).
 
     Raises:
@@ -61,7 +61,7 @@ def blocks(matrix: Steps, name: str) -> tuple[str, Array]:
     )
 
 
-def _check_groups(matrix: Steps, name: str) -> None:
+def _check_groups(matrix: IntegerMatrix, name: str) -> None:
     columns = matrix.shape[1]
     if columns % BLOCK:
         raise MismatchError(
@@ -80,7 +80,7 @@ def _check_groups(matrix: Steps, name: str) -> None:
         )
 
 
-def _per_block(matrix: Steps, values: Tensor) -> Tensor:
+def _per_block(matrix: IntegerMatrix, values: Tensor) -> Tensor:
     """Return (rows, blocks, 2) bytes of halves (rows, groups)."""
     each = matrix.spread(values)[:, ::BLOCK].contiguous()
     return each.view(torch.uint8).view(*each.shape, 2)

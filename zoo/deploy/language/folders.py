@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.deploy.language.weights import Steps, weights
+from zoo.deploy.language.weights import IntegerMatrix, weights
 from zoo.errors import MismatchError
 from zoo.files import read_json, replacing_folder, write_json
 from zoo.quantization.language import shards
@@ -69,7 +69,7 @@ def export(model: Any, folder: Path, path: Path, format: str) -> ModelFolder:
     """
     from safetensors.torch import save_file
 
-    layout: Callable[[Steps, str], Layout] = {
+    layout: Callable[[IntegerMatrix, str], Layout] = {
         "gptq": _gptq, "compressed-tensors": _compressed_tensors
     }[format]  # fmt: skip
     if path.exists():
@@ -104,7 +104,7 @@ def export(model: Any, folder: Path, path: Path, format: str) -> ModelFolder:
 
 
 def _tensors(
-    model: Any, layout: Callable[[Steps, str], Layout], format: str
+    model: Any, layout: Callable[[IntegerMatrix, str], Layout], format: str
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Return what is stored, and what is to be said of each packed layer."""
     packed = {name for name, part in model.named_modules() if isinstance(part, PackedLinear)}
@@ -113,26 +113,31 @@ def _tensors(
     layers = {}
     for name, weight in weights(model, format):
         owner = name.rpartition(".")[0]
-        if owner in packed and isinstance(weight, Steps):
+        if owner in packed and isinstance(weight, IntegerMatrix):
             stored, layers[owner] = layout(weight, owner)
             if "weight_scale" in stored and model.dtype == torch.float32:  # decoded in its type
                 stored["weight_scale"] = stored["weight_scale"].to(torch.float32)
             tensors |= {f"{owner}.{key}": value.contiguous() for key, value in stored.items()}
-        elif isinstance(weight, Steps):  # 8-bit rows
+        elif isinstance(weight, IntegerMatrix):  # 8-bit rows
             tensors[name] = weight.floats().to(model.dtype)
         elif not (tied and owner == "lm_head"):
             tensors[name] = weight.contiguous()
-    if len({facts["version"] for facts in layers.values()}) > 1:  # one for the whole folder
+    kinds = {(facts["version"], facts["bits"]) for facts in layers.values()}
+    if format == "gptq" and len({version for version, _ in kinds}) > 1:  # one for the whole folder
         return _tensors(model, lambda matrix, name: _gptq(matrix, name, plain=True), format)
+    if format != "gptq" and len(kinds) > 1 and any(version for version, _ in kinds):
+        # transformers 5.23 decodes all layers as the first kind where zero points are decoded
+        most = max(bits for _, bits in kinds)
+        return _tensors(model, lambda m, name: _compressed_tensors(m, name, least=most), format)
     return tensors, layers
 
 
-def _wider(matrix: Steps, known: tuple[int, ...]) -> int:
+def _wider(matrix: IntegerMatrix, known: tuple[int, ...]) -> int:
     """Return the bits that a layout has for a matrix: codes and zero points stay what they are."""
     return next(bits for bits in known if bits >= matrix.bits)
 
 
-def _check(matrix: Steps, name: str, format: str) -> None:
+def _check(matrix: IntegerMatrix, name: str, format: str) -> None:
     if matrix.span < matrix.shape[1] and matrix.shape[1] % matrix.span:
         raise MismatchError(
             f"{name} has {matrix.shape[1]} columns in groups of {matrix.span}, the last smaller; "
@@ -141,12 +146,15 @@ def _check(matrix: Steps, name: str, format: str) -> None:
         )
 
 
-def _group_size(matrix: Steps) -> int:
+def _group_size(matrix: IntegerMatrix) -> int:
     return matrix.span if matrix.span < matrix.shape[1] else -1
 
 
-def _compressed_tensors(matrix: Steps, name: str) -> Layout:
-    """Return the tensors of the format "pack-quantized"; without zero points where they may go."""
+def _compressed_tensors(matrix: IntegerMatrix, name: str, *, least: int = 0) -> Layout:
+    """Return the tensors of the format "pack-quantized".
+
+    Zero points go where they may, unless there are to be at least so many bits, and zero points.
+    """
     _check(matrix, name, "compressed-tensors")
     if matrix.place is not None:
         raise MismatchError(
@@ -154,10 +162,10 @@ def _compressed_tensors(matrix: Steps, name: str) -> Layout:
             "with --format gptq, or compress the model without --set act_order=true"
         )
     assert matrix.zero is not None
-    bits = _wider(matrix, _TENSORS_BITS)
+    bits = max(_wider(matrix, _TENSORS_BITS), least)
     half = 1 << (bits - 1)
     signed = matrix.signed()
-    symmetric = bool((signed >= -half).all() and (signed < half).all())
+    symmetric = not least and bool((signed >= -half).all() and (signed < half).all())
     stored = {
         "weight_packed": _words(signed + half if symmetric else matrix.codes, bits),
         "weight_scale": matrix.scale,
@@ -166,10 +174,10 @@ def _compressed_tensors(matrix: Steps, name: str) -> Layout:
     if not symmetric:
         stored["weight_zero_point"] = _words(matrix.zero.T, bits).T
     facts = {"bits": bits, "group_size": _group_size(matrix), "symmetric": symmetric}
-    return stored, {**facts, "version": ""}
+    return stored, {**facts, "version": "" if symmetric else "zero points"}
 
 
-def _gptq(matrix: Steps, name: str, *, plain: bool = False) -> Layout:
+def _gptq(matrix: IntegerMatrix, name: str, *, plain: bool = False) -> Layout:
     """Return the tensors of the format "gptq", or "gptq_v2" where zero points are 0."""
     _check(matrix, name, "gptq")
     assert matrix.zero is not None
@@ -252,7 +260,7 @@ def _describe_compressed_tensors(
         }
         for index, ((bits, size, symmetric), names) in enumerate(kinds.items())
     }
-    described = {
+    described: dict[str, Any] = {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.deploy.language import architectures, words
 from zoo.deploy.language.blocks import Array, blocks
-from zoo.deploy.language.weights import Steps, Weight, weights
+from zoo.deploy.language.weights import IntegerMatrix, Weight, weights
 from zoo.errors import MismatchError, MissingExtraError
 from zoo.files import replacing
 
@@ -74,12 +74,12 @@ def export(model: Any, folder: Path, path: Path, *, facts: Mapping[str, str]) ->
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        error, types = _checked(temporary, wanted)
-    return GgufFile(path, error, types)
+        largest, types = _checked(temporary, wanted)
+    return GgufFile(path, largest, types)
 
 
 def _written(
-    writer: Any, model: Any, architecture: architectures.Architecture
+    writer: Any, model: Any, architecture: architectures.GgufArchitecture
 ) -> dict[str, Weight]:
     """Give the writer every tensor; return them by their names in the file."""
     import gguf
@@ -106,7 +106,7 @@ def _written(
         kind, data = _data(weight, base)
         writer.add_tensor(place, data, raw_dtype=gguf.GGMLQuantizationType[kind])
         given[place] = weight
-        types[kind] += isinstance(weight, Steps) or weight.dim() > 1
+        types[kind] += isinstance(weight, IntegerMatrix) or weight.dim() > 1
     writer.add_file_type(_file_type(types.most_common(1)[0][0]))
     return given
 
@@ -122,11 +122,11 @@ def _interleaved(weight: Weight, heads: int) -> Weight:
     """Return rows in the order of pairs that turn together, where halves of a head did."""
     rows = weight.shape[0]
     order = torch.arange(rows).view(heads, 2, -1).transpose(1, 2).flatten()
-    return weight.rows(order) if isinstance(weight, Steps) else weight[order]
+    return weight.rows(order) if isinstance(weight, IntegerMatrix) else weight[order]
 
 
 def _data(weight: Weight, name: str) -> tuple[str, Array]:
-    if isinstance(weight, Steps):
+    if isinstance(weight, IntegerMatrix):
         return blocks(weight, name)
     if weight.dim() < 2:
         return "F32", weight.to(torch.float32).numpy()
@@ -149,9 +149,9 @@ def _checked(path: Path, wanted: Mapping[str, Weight]) -> tuple[float, dict[str,
             continue  # frequencies
         weight = wanted[tensor.name]
         found = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-        exact = weight.floats() if isinstance(weight, Steps) else weight.to(torch.float32)
+        exact = weight.floats() if isinstance(weight, IntegerMatrix) else weight.to(torch.float32)
         error = (found.view(exact.shape) - exact).abs()
-        if isinstance(weight, Steps) and kind in ("Q4_1", "Q5_1"):
+        if isinstance(weight, IntegerMatrix) and kind in ("Q4_1", "Q5_1"):
             assert weight.zero is not None
             least = weight.spread(weight.scale.float() * weight.zero.float())
             # d q and its sum with m are rounded to float32: by far less than m is to 16 bits

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.deploy.language.weights import Steps, rows_of, steps
+from zoo.deploy.language.weights import IntegerMatrix, rows_of, steps
 from zoo.quantization.embeddings import Rows
 from zoo.quantization.grids.uniform import Uniform
 from zoo.quantization.packed import PackedLinear
@@ -32,7 +32,10 @@ def fits(layer: PackedLinear) -> bool:
 class NBits(nn.Module):
     """A matrix of integers, for export alone: in torch itself a product is zeros."""
 
-    def __init__(self, matrix: Steps, bias: nn.Parameter | None = None) -> None:
+    zero: Tensor | None
+    order: Tensor | None
+
+    def __init__(self, matrix: IntegerMatrix, bias: nn.Parameter | None = None) -> None:
         super().__init__()
         rows, columns = matrix.shape
         self.bits = 4 if matrix.bits <= 4 else 8
@@ -51,14 +54,14 @@ class NBits(nn.Module):
         order = None if matrix.place is None else matrix.place.argsort()
         self.register_buffer("order", order)
 
-    def _each(self, matrix: Steps, values: Tensor) -> Tensor:
+    def _each(self, matrix: IntegerMatrix, values: Tensor) -> Tensor:
         """Return for each block what (rows, groups) values are."""
         return matrix.spread(values)[:, :: self.block].contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
         if self.order is not None:
-            x = x.index_select(-1, self.get_buffer("order"))
+            x = x.index_select(-1, self.order)
         y: Tensor = torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
             (x, self.get_buffer("codes"), self.get_buffer("scale"), self.zero),
@@ -70,7 +73,7 @@ class NBits(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def _block(matrix: Steps) -> int:
+def _block(matrix: IntegerMatrix) -> int:
     """Return the columns of a block: the largest power of two that groups are multiples of."""
     columns = matrix.shape[1]
     if matrix.span < columns:

@@ -15,7 +15,7 @@ from zoo.quantization.packing import from_half_bits, unpack
 
 
 @dataclass(frozen=True)
-class Steps:
+class IntegerMatrix:
     """A matrix on a grid of integers: w = scale * (code - zero), per row and group of columns.
 
     Attributes:
@@ -56,16 +56,16 @@ class Steps:
         values = self.spread(self.scale).to(torch.float32) * self.signed().to(torch.float32)
         return values if self.place is None else values.index_select(1, self.place)
 
-    def rows(self, order: Tensor) -> "Steps":
+    def rows(self, order: Tensor) -> "IntegerMatrix":
         """Return the matrix with its rows in another order."""
         zero = None if self.zero is None else self.zero[order]
         return replace(self, codes=self.codes[order], scale=self.scale[order], zero=zero)
 
 
-Weight = Steps | Tensor
+Weight = IntegerMatrix | Tensor
 
 
-def steps(layer: PackedLinear, name: str, format: str) -> Steps:
+def steps(layer: PackedLinear, name: str, format: str) -> IntegerMatrix:
     """Return the integers of a packed layer.
 
     Raises:
@@ -80,7 +80,7 @@ def steps(layer: PackedLinear, name: str, format: str) -> Steps:
             "export it with --format onnx"
         )
     order = layer.get_buffer("order").long() if layer.options.act_order else None
-    return Steps(
+    return IntegerMatrix(
         codes=unpacked(layer.get_buffer("codes"), grid.index_bits, grid.cells),
         scale=from_half_bits(layer.get_buffer("scale")).to(torch.float16).T.contiguous(),
         zero=unpack(layer.get_buffer("zero"), grid.index_bits, grid.rows).T.contiguous(),
@@ -97,10 +97,10 @@ def kind_of(layer: PackedLinear) -> str:
     )
 
 
-def rows_of(part: Rows) -> Steps:
+def rows_of(part: Rows) -> IntegerMatrix:
     """Return the 8-bit rows of an embedding or head."""
     scale = part.scale.view(torch.float16).unsqueeze(1)
-    return Steps(part.codes, scale, None, 8, part.codes.shape[1])
+    return IntegerMatrix(part.codes, scale, None, 8, part.codes.shape[1])
 
 
 def weights(model: Any, format: str) -> Iterator[tuple[str, Weight]]:

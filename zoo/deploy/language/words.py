@@ -65,7 +65,7 @@ def add_tokenizer(writer: Any, folder: Path, rows: int) -> None:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_list(names)
-        writer.add_token_scores(_scores(words, names, folder))
+        writer.add_token_scores(_scores(content, names, folder))
         writer.add_token_types(kinds)
         writer.add_add_space_prefix(spaced)
     _add_special(writer, content, folder)
@@ -90,10 +90,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _merges(words: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair)
-        for pair in words["merges"]
-    ]
+    pairs = (p.split(" ", 1) if isinstance(p, str) else p for p in words["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _tokens(content: Mapping[str, Any], rows: int, folder: Path) -> tuple[list[str], list[int]]:
@@ -133,9 +131,13 @@ def cut_of(content: Mapping[str, Any], folder: Path) -> str:
     for name, (wanted, ignores) in CUTS.items():
         if steps == [_bare(step) for step in wanted] and (whole == ignores):
             return name
-    raise MismatchError(
+    raise MismatchError(_no_name(folder))
+
+
+def _no_name(folder: Path) -> str:
+    return (
         f"{folder / FILE} cuts texts in a way that llama.cpp has no name for here; those of "
-        f"{', '.join(CUTS)} are written as GGUF"
+        f"{', '.join(CUTS)} and of SentencePiece are written as GGUF"
     )
 
 
@@ -176,6 +178,9 @@ def _spaced(content: Mapping[str, Any], folder: Path) -> bool | None:
     form = _steps(content.get("normalizer"), "normalizers")
     _refuse_others(form, ("Prepend", "Replace"), folder)
     first = [step for step in cut if step["type"] == "Metaspace"]
+    # Gemma's: at spaces, of which there are none once they are marked
+    if any(step.get("pattern") != {"String": " "} for step in cut if step not in first):
+        raise MismatchError(_no_name(folder))
     return any(step["type"] == "Prepend" for step in form) or any(
         step.get("prepend_scheme", "always") != "never" for step in first
     )
@@ -195,19 +200,20 @@ def _refuse_others(form: list[dict[str, Any]], known: tuple[str, ...], folder: P
             )
 
 
-def _scores(words: Mapping[str, Any], names: list[str], folder: Path) -> list[float]:
+def _scores(content: Mapping[str, Any], names: list[str], folder: Path) -> list[float]:
     """Return a score for each token: pairs are joined in the order of what they make.
 
     Raises:
         MismatchError: they are joined in another order, as no SentencePiece model does.
 
     """
-    ranks: dict[str, int] = {}
+    words, ranks = content["model"], dict[str, int]()
+    added = {token["content"] for token in content.get("added_tokens", [])}  # never joined
     pairs = _merges(words)
     for rank, (left, right) in enumerate(pairs):
         ranks.setdefault(left + right, rank)
-    vocab, known = words["vocab"], set(pairs)
-    for name in ranks:
+    vocab, known = words["vocab"].keys() - added, set(pairs)
+    for name in (name for name in ranks if name not in added):
         for place in range(1, len(name)):
             pair = name[:place], name[place:]
             if pair[0] in vocab and pair[1] in vocab and pair not in known:
