@@ -40,14 +40,16 @@ class JobOptions(Schedule):
     def label(self) -> str:
         """What a result is named after: "gptvq-2d-2b"."""
         layer = self.plan.options
+        inputs = "-a8" if layer.activations == "int8" else ""
         if layer.grid == "codebook":
-            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
-        return f"{self.METHOD}-int{layer.bits:g}"
+            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b{inputs}"
+        return f"{self.METHOD}-int{layer.bits:g}{inputs}"
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
-        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}"
+        inputs = ", inputs of 8 bits" if self.plan.options.activations == "int8" else ""
+        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}{inputs}"
 
 
 def compress(
