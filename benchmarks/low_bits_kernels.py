@@ -46,7 +46,7 @@ def four_bits(rows: int, columns: int, x: torch.Tensor) -> Callable[[], Any]:
         half_bits(torch.rand(groups, rows) * 0.01 + 1e-3),
         torch.randint(0, 256, (groups, rows // 2), dtype=torch.uint8),
     )
-    return lambda: int8.product(weight, *int8.inputs(x))
+    return lambda: int8.product(weight, *int8.inputs(x, 64))
 
 
 def codebooks(rows: int, columns: int, x: torch.Tensor) -> dict[str, Callable[[], Any]]:
@@ -62,7 +62,7 @@ def codebooks(rows: int, columns: int, x: torch.Tensor) -> dict[str, Callable[[]
     assert isinstance(entries, Entries)
     given = stored["codes"], stored["codebook"], stored["codebook_scale"]
     return {
-        BOOKS: lambda: int8.product(entries, *int8.inputs(x)),
+        BOOKS: lambda: int8.product(entries, *int8.inputs(x, entries.span)),
         "2D 3 bit x float": lambda: floats(x, *given),
     }
 

@@ -27,7 +27,7 @@ static int product(const Sizes *s, int level) {
   if (s->kind == 2) table = take(groups * owners * entries);
   uint16_t *scale = take(groups * (s->kind == 2 ? owners : (size_t)s->rows) * sizeof *scale);
   int8_t *q = take((size_t)s->tokens * s->columns);
-  float *x_scale = take(s->tokens * sizeof *x_scale);
+  float *x_scale = take(s->tokens * groups * sizeof *x_scale);
   const size_t count = (size_t)s->tokens * s->rows;
   float *y = malloc(count * sizeof *y);
   if (!y) return 5;

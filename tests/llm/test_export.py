@@ -109,3 +109,16 @@ def test_integers_are_multiplied_by_the_operator_of_onnx_runtime(
     with torch.no_grad():
         wanted = zoo.load(out)(torch.from_numpy(ids)).logits
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_of_eight_bits_are_floats_in_the_file(base, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "model.onnx"
+    words = f"compress {base} --out {out} --method rtn --bits 4 --activations int8"
+    assert main(words.split()) == 0
+    assert main(["export", str(out), "--out", str(file)]) == 0
+    ids = np.arange(2 * 20).reshape(2, 20)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(["logits"], {"input_ids": ids})[0])
+    with torch.no_grad():
+        rounded = zoo.load(out)(torch.from_numpy(ids)).logits
+    assert 0 < (found - rounded).norm() < 0.05 * rounded.norm()

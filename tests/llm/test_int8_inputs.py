@@ -74,12 +74,14 @@ def books(
                    values.to(torch.int8).contiguous(), scale)  # fmt: skip
 
 
-def inputs(tokens: int, columns: int, *, extreme: bool = False) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(tokens + columns)
-    q = torch.randint(-128, 128, (tokens, columns), generator=generator)
+def inputs(tokens: int, w: Operand, *, extreme: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs of 8 bits and their scales (tokens, groups)."""
+    generator = torch.Generator().manual_seed(tokens + w.columns)
+    q = torch.randint(-128, 128, (tokens, w.columns), generator=generator)
     if extreme:
         q = torch.where(torch.rand(tokens, 1, generator=generator) < 0.7, -128, 127).expand_as(q)
-    return q.to(torch.int8).contiguous(), torch.rand(tokens, generator=generator) * 0.1
+    groups = -(-w.columns // w.span)
+    return q.to(torch.int8).contiguous(), torch.rand(tokens, groups, generator=generator) * 0.1
 
 
 def as_integers(w: Operand) -> tuple[np.ndarray, np.ndarray]:
@@ -108,8 +110,8 @@ def in_whole_numbers(w: Operand, q: torch.Tensor, scale: torch.Tensor) -> np.nda
     for group, start in enumerate(range(0, w.columns, w.span)):
         part = slice(start, start + w.span)
         whole = q.numpy()[:, part].astype(np.int64) @ integers[:, part].T
-        y += steps[group] * whole.astype(np.float32)
-    return scale.numpy()[:, None] * y
+        y += steps[group] * scale.numpy()[:, group, None] * whole.astype(np.float32)
+    return y
 
 
 def levels() -> list[int]:
@@ -132,7 +134,7 @@ def test_every_level_is_exact(extreme, monkeypatch):
     assert 0 in levels()
     for w in weights(extreme=extreme):
         for tokens in (1, 3, 11):
-            q, scale = inputs(tokens, w.columns, extreme=extreme)
+            q, scale = inputs(tokens, w, extreme=extreme)
             expected = in_whole_numbers(w, q, scale)
             assert np.array_equal(int8.in_order(w, q, scale).numpy(), expected)
             for level in levels():
@@ -142,7 +144,7 @@ def test_every_level_is_exact(extreme, monkeypatch):
 
 
 def with_threads(threads: int, w: Operand, tokens: int) -> None:
-    q, scale = inputs(tokens, w.columns)
+    q, scale = inputs(tokens, w)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -194,7 +196,7 @@ def check(words: list[str], level: str) -> None:
     given, expected = b"", []
     for extreme in (False, True):
         for w in weights(extreme=extreme):
-            q, scale = inputs(2, w.columns, extreme=extreme)
+            q, scale = inputs(2, w, extreme=extreme)
             given += operands(w, q, scale)
             expected.append(in_whole_numbers(w, q, scale).ravel())
     answer = subprocess.run(
@@ -263,22 +265,28 @@ LAYERS = [
 def test_a_layer_multiplies_what_eight_bits_hold(columns, options, act_order):
     packed = rounded((20, columns), act_order=act_order, **options)
     x = torch.randn(2, 3, columns)
-    q, scale = int8.inputs(x.view(6, columns))
-    assert q.abs().amax(1).tolist() == [127] * 6
-    assert ((q * scale[:, None] - x.view(6, -1)).abs() <= 0.5001 * scale[:, None]).all()
-    exact = (q.double() * scale.double()[:, None]) @ packed.dequantize().double().T
+    x[..., 3] *= 100  # leaves other groups their digits
+    order = packed.order.long() if act_order else torch.arange(columns)
+    span = packed.grid.span
+    exact = torch.zeros(6, 20, dtype=torch.double)
+    for start in range(0, columns, span):
+        part = x.view(6, columns)[:, order[start : start + span]].double()
+        step = part.abs().amax(1, keepdim=True) / 127
+        held = (part / step).round() * step
+        assert ((held - part).abs() <= 0.501 * step).all()
+        exact += held @ packed.dequantize().double()[:, order[start : start + span]].T
     exact = (exact + packed.bias.double()).view(2, 3, 20)
     few = packed(x)
-    torch.testing.assert_close(few.double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(few.double(), exact, rtol=1e-4, atol=1e-4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matvec, "library", lambda: None)
         assert torch.equal(packed(x), few)
     many = packed(x.repeat(1, 5, 1))
-    torch.testing.assert_close(many[:, :3].double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(many[:, :3].double(), exact, rtol=1e-4, atol=1e-4)
     set_cache(packed, "decoded")
-    torch.testing.assert_close(packed(x).double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed(x).double(), exact, rtol=1e-4, atol=1e-4)
     assert packed.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
-    assert packed(torch.zeros(0, columns)).shape == (0, 20)
+    assert packed(x[:0].bfloat16()).shape == (0, 3, 20)
 
 
 def test_gradients_pass_the_rounding():
@@ -291,7 +299,8 @@ def test_gradients_pass_the_rounding():
 def test_tokens_without_a_scale():
     x = torch.zeros(5, 8)
     x[1, 2], x[2, 3], x[3, 4], x[4, 5] = torch.inf, torch.nan, 1e-44, -3e38
-    q, scale = int8.inputs(x)
+    q, scale = int8.inputs(x, 8)
+    scale = scale[:, 0]
     assert scale[:4].isnan().tolist() == [False, True, True, False]
     assert scale[[0, 3]].tolist() == [1, 1]
     assert q[:4].count_nonzero() == 0

@@ -307,16 +307,16 @@ def test_models_that_have_no_such_step(monkeypatch):
     assert not quicken(made())
 
 
-def test_inputs_are_rounded_as_in_torch():
+@pytest.mark.parametrize("span", [1, 32, 33, 100, 1000])
+def test_inputs_are_rounded_as_in_torch(span):
     torch.manual_seed(0)
     x = torch.randn(6, 100)
     x[1], x[2, 3], x[3, 4], x[4] = 0, torch.nan, -torch.inf, 1e-41
     x[5] = (torch.arange(100) - 50.5).clamp(max=127 / 2)
     x[5, 0] = 127.0  # halves: ties to even
-    q, scale = int8.inputs(x)
-    expected = int8.inputs_in_torch(x)
-    assert torch.equal(q, expected[0])
-    assert torch.equal(
-        scale.view(torch.int32)[[0, 1, 4, 5]], expected[1].view(torch.int32)[[0, 1, 4, 5]]
-    )
-    assert scale[2:4].isnan().all()
+    found, expected = int8.inputs(x, span), int8.inputs_in_torch(x, span)
+    assert torch.equal(found[0], expected[0])
+    assert found[1].shape == (6, -(-100 // span))
+    assert torch.equal(found[1].isnan(), expected[1].isnan())
+    assert torch.equal(found[1].nan_to_num(), expected[1].nan_to_num())
+    assert found[1].isnan().any(1).tolist() == [False, False, True, True, False, False]

@@ -5,6 +5,7 @@ codebooks are looked up by a Gather.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ def export(
     Integers with scales become `MatMulNBits` of 4 or 8 bits, which ONNX Runtime alone has. Codes
     and codebooks of other grids are 8-bit initializers and are decoded in the graph. ONNX Runtime
     folds that away when it opens a file, unless its optimizer "ConstantFolding" is switched off,
-    which keeps memory at the size of the file.
+    which keeps memory at the size of the file. Layers with inputs of 8 bits
+    multiply floats there: how a runtime rounds is its own affair.
 
     Args:
         model: as `zoo.load` returns it, in float32; its packed layers are replaced.
@@ -192,6 +194,9 @@ def export(
     """
     onnx, runtime = packages("onnxscript")
     ids = torch.arange(2 * length).view(2, length) % model.config.vocab_size
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            layer.options = replace(layer.options, activations="float")
     with torch.no_grad():
         wanted = model(input_ids=ids, use_cache=False).logits
     _gather(model)

@@ -1,4 +1,9 @@
-"""What a packed layer does with `activations="int8"`: inputs of 8 bits, with a scale per token."""
+"""What a packed layer does with `activations="int8"`: inputs of 8 bits.
+
+A scale goes with each token and group of columns, those that share a scale of W: a few inputs of a
+language model are hundreds of times as large as the rest, and would leave one scale per token
+nothing for these.
+"""
 
 from typing import Any
 
@@ -15,18 +20,29 @@ class _Rounded(torch.autograd.Function):
     """x as its 8 bits stand for it; the gradient passes as if nothing was rounded."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        q, scale = _inputs(x)
-        return (q * scale.unsqueeze(1)).to(x.dtype).view_as(x)
+    def forward(ctx: Any, x: Tensor, span: int, order: Tensor | None) -> Tensor:
+        flat = _flat(x, order)
+        q, scale = int8.inputs(flat, span)
+        values = q * scale.repeat_interleave(span, 1)[:, : q.shape[1]]
+        if order is not None:
+            values = values.index_select(1, order.argsort())
+        return values.to(x.dtype).view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        return dy
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return dy, None, None
 
 
-def rounded(x: Tensor) -> Tensor:
-    """Return x (..., columns) rounded to 8 bits per token, in its own type; for training."""
-    y: Tensor = _Rounded.apply(x)  # type: ignore[no-untyped-call]
+def rounded(x: Tensor, span: int, order: Tensor | None) -> Tensor:
+    """Return x (..., columns) rounded to 8 bits, in its own type.
+
+    Args:
+        x: the input.
+        span: columns of a group.
+        order: the columns of x in the order of those of W, if that is another.
+
+    """
+    y: Tensor = _Rounded.apply(x, span, order)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -36,28 +52,15 @@ def product(weight: Operand, x: Tensor, order: Tensor | None) -> Tensor:
     Args:
         weight: W.
         x: the input.
-        order: the columns of x in the order of those of W, if that is another.
+        order: see `rounded`.
 
     """
-    q, scale = _inputs(x)
-    if order is not None:
-        q = q.index_select(1, order)
-    if weight.columns != q.shape[1]:
-        q = F.pad(q, (0, weight.columns - q.shape[1]))
+    flat = _flat(x, order)
+    if weight.columns != flat.shape[1]:
+        flat = F.pad(flat, (0, weight.columns - flat.shape[1]))
+    q, scale = int8.inputs(flat, weight.span)
     y = None if torch.compiler.is_compiling() else int8.product(weight, q, scale)
     return int8.in_order(weight, q, scale) if y is None else y
-
-
-def dense(weight: Tensor, x: Tensor) -> Tensor:
-    """Return y (tokens, rows) for x (..., columns) of many tokens, by W in floats of x's type.
-
-    The 8-bit inputs are multiplied as they are (each type holds them exactly) and scaled after;
-    sums of halves would overflow, which are scaled before.
-    """
-    q, scale = _inputs(x)
-    if x.dtype == torch.float16:
-        return F.linear((q * scale.unsqueeze(1)).to(x.dtype), weight)
-    return (F.linear(q.to(x.dtype), weight) * scale.unsqueeze(1)).to(x.dtype)
 
 
 def few(x: Tensor) -> bool:
@@ -65,5 +68,6 @@ def few(x: Tensor) -> bool:
     return 0 < x.numel() <= FEW * x.shape[-1]
 
 
-def _inputs(x: Tensor) -> tuple[Tensor, Tensor]:
-    return int8.inputs(x.detach().reshape(-1, x.shape[-1]).to(torch.float32))
+def _flat(x: Tensor, order: Tensor | None) -> Tensor:
+    flat = x.detach().reshape(-1, x.shape[-1]).to(torch.float32)
+    return flat if order is None else flat.index_select(1, order)

@@ -48,8 +48,9 @@ class Rounding:
         dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
             1 or 2.
         group_size: weights per codebook, or weights of a row per scale (64 if not given).
-        activations: "int8" rounds what a layer multiplies to 8 bits, with a scale per token: faster
-            on processors, and the same numbers on each; for integers of 4 bits and codebooks.
+        activations: "int8" rounds what a layer multiplies to 8 bits, with a scale per token and
+            group of columns: faster on processors, and the same numbers on each; for integers of 4
+            bits and codebooks.
 
     """
 

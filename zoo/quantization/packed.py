@@ -102,7 +102,7 @@ class PackedLinear(nn.Module):
     of x: the result has the bits of `F.linear(x, dequantize().to(x.dtype), b)`. The exception: with
     at most `matvec.FEW` tokens and no cache, codebooks are decoded where they are multiplied, in
     float32 and in an order of sums that is the same with and without the compiled kernel. With
-    `activations="int8"` x is rounded to 8 bits per token: see `zoo.quantization.activations`.
+    `activations="int8"` x is rounded to 8 bits: see `zoo.quantization.activations`.
 
     Args:
         in_features: columns of W.
@@ -246,9 +246,10 @@ class PackedLinear(nn.Module):
         anchor = None if self.sidecar is None else self.sidecar.anchor
         training = torch.is_grad_enabled() and (x.requires_grad or anchor is not None)
         if self.options.activations == "int8":
-            if not training:
-                return self._int8(x)
-            x = activations.rounded(x)
+            order = self.get_buffer("order") if "order" in self.names else None
+            if activations.few(x) and not training and self.cache == "none":
+                return self._int8(x, order)
+            x = activations.rounded(x, self.grid.span, order)
         tokens = x.numel() // max(self.in_features, 1)
         if self._matvec is not None and 0 < tokens <= FEW and not training and self.cache == "none":
             y = self._few(x, self._matvec)
@@ -259,13 +260,8 @@ class PackedLinear(nn.Module):
             return product
         return F.linear(x, self.floats(x.dtype), self.bias)
 
-    def _int8(self, x: Tensor) -> Tensor:
-        if activations.few(x) and self.cache == "none":
-            order = self.get_buffer("order") if "order" in self.names else None
-            y = activations.product(self.grid.integers(self.stored()), x, order)
-        else:
-            beside = self.sidecar is not None
-            y = activations.dense(self.dequantize(x.dtype) if beside else self.floats(x.dtype), x)
+    def _int8(self, x: Tensor, order: Tensor | None) -> Tensor:
+        y = activations.product(self.grid.integers(self.stored()), x, order)
         if self.sidecar is not None:
             y = y + self.sidecar(x).reshape(y.shape).to(y.dtype)
         y = y if self.bias is None else y + self.bias

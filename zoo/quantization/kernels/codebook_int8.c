@@ -1,7 +1,7 @@
 /* y = W x for weights of small codebooks and 8-bit inputs, in whole numbers within each group.
 
    The contract is that of int4_int8.c, with one scale for all rows of a codebook:
-     y[r] = s * (((0 + scale[0] * I[0, r]) + scale[1] * I[1, r]) + ...) in float32,
+     y[r] = ((0 + (scale[0] * s[0]) * I[0, r]) + (scale[1] * s[1]) * I[1, r]) + ... in float32,
    I[g, r] the sum over group g of entry * q, exact in int32. Entries are looked up by shuffles of
    bytes, in tables that lie in registers: the claim of GPTVQ (van Baalen et al. 2024,
    arXiv:2402.15319), that codebooks decode as fast as integers. */
@@ -59,12 +59,12 @@ int64_t books_input_bytes(const Books *w) {
   return cells * w->dim + (groups + CHUNK - 1) / CHUNK * CHUNK * (int64_t)sizeof(int32_t);
 }
 
-Input books_input(const Books *w, const int8_t *q, float scale, void *room) {
+Input books_input(const Books *w, const int8_t *q, const float *scales, void *room) {
   const int groups = groups_of(w), dim = w->dim;
   int8_t *chunks = room;
   int32_t *sums = room;
   sums += books_input_bytes(w) / (int64_t)sizeof(int32_t) - groups;
-  const Input input = {chunks, sums, scale};
+  const Input input = {chunks, sums, scales};
   for (int g = 0; g < groups; g++) {
     const int cells = cells_of(w, g);
     int32_t sum = 0;
@@ -111,14 +111,15 @@ static void block(const Books *w, Group group, Cells cells, int owner, const Inp
     for (int t = 0; t < tokens; t++) {
       int32_t sums[BLOCK] = {0};
       group(&cells, inputs[t].chunks + at, inputs[t].sums[g], sums);
-      for (int i = 0; i < BLOCK; i++) total[t][i] += scale * (float)sums[i];
+      const float step = scale * inputs[t].scales[g];
+      for (int i = 0; i < BLOCK; i++) total[t][i] += step * (float)sums[i];
     }
     cells.codes += cells.cells;
     cells.tables += cells.dim * cells.size;
     at += whole(cells.cells) * cells.dim;
   }
   for (int t = 0; t < tokens; t++)
-    for (int i = 0; i < cells.count; i++) y[t * pitch + i] = inputs[t].scale * total[t][i];
+    for (int i = 0; i < cells.count; i++) y[t * pitch + i] = total[t][i];
 }
 
 int books_rows(const Books *w, int level, const Input *inputs, int tokens, int begin, int end,
@@ -160,8 +161,8 @@ int zoo_books_int8(const Books *w, int32_t tokens, int32_t threads, int32_t leve
     const int count = tokens - from < TOKENS ? tokens - from : TOKENS;
     Input inputs[TOKENS];
     for (int t = 0; t < count; t++)
-      inputs[t] = books_input(w, q + (int64_t)(from + t) * w->columns, scale[from + t],
-                              room + t * bytes);
+      inputs[t] = books_input(w, q + (int64_t)(from + t) * w->columns,
+                              scale + (int64_t)(from + t) * groups_of(w), room + t * bytes);
     float *to = y + (int64_t)from * w->rows;
 #pragma omp parallel for num_threads(threads) reduction(| : failed) if (threads > 1)
     for (int part = 0; part < threads; part++)

@@ -29,13 +29,13 @@ typedef struct {
 /* A token's input in `room`, which has `books_input_bytes`: for every CELLS cells of a group their
    first columns, their second ones and so on, padded with zeros. */
 int64_t books_input_bytes(const Books *w);
-Input books_input(const Books *w, const int8_t *q, float scale, void *room);
+Input books_input(const Books *w, const int8_t *q, const float *scales, void *room);
 
 /* Rows [begin, end) of y[t * pitch + r], of at most TOKENS tokens; 0, or 1 without memory. */
 int books_rows(const Books *w, int level, const Input *inputs, int tokens, int begin, int end,
                float *y, int64_t pitch);
 
-/* y (tokens, rows) = x W^T for x = scale * q; returns 0, or 1 without memory. */
+/* y (tokens, rows) = x W^T for x = scale * q, scale (tokens, groups); returns 0, or 1 without memory. */
 int zoo_books_int8(const Books *w, int32_t tokens, int32_t threads, int32_t level, const int8_t *q,
                    const float *scale, float *y);
 

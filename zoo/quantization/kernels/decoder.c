@@ -114,11 +114,11 @@ static size_t room_for(const Linear *w) {
   const size_t floats = rounded_up(w->columns * sizeof(float));
   if (w->kind == INT4) {
     const Int4 of = int4_of(w);
-    return floats + rounded_up(w->columns) + rounded_up(int4_input_bytes(&of));
+    return 2 * floats + rounded_up(w->columns) + rounded_up(int4_input_bytes(&of));
   }
   if (w->kind == BOOKS8) {
     const Books of = books_of(w);
-    return floats + rounded_up(w->columns) + rounded_up(books_input_bytes(&of));
+    return 2 * floats + rounded_up(w->columns) + rounded_up(books_input_bytes(&of));
   }
   if (w->kind == BOOKS) {
     const Job job = job_of(w, NULL);
@@ -137,16 +137,16 @@ static Ready prepare(const Linear *w, const float *x, float *y, char *room) {
   if (w->kind == INT4 || w->kind == BOOKS8) {
     const Int4 four = int4_of(w);
     const Books books = books_of(w);
-    float *ordered = (float *)room, scale;
-    int8_t *q = (int8_t *)(room + rounded_up(w->columns * sizeof(float)));
+    const size_t floats = rounded_up(w->columns * sizeof(float));
+    float *ordered = (float *)room, *scales = (float *)(room + floats); /* a column each at most */
+    int8_t *q = (int8_t *)(room + 2 * floats), *rest = q + rounded_up(w->columns);
     if (w->order) {
       for (int i = 0; i < w->columns; i++) ordered[i] = x[w->order[i]];
       x = ordered;
     }
-    zoo_int8_inputs(1, w->columns, x, q, &scale);
-    int8_t *rest = q + rounded_up(w->columns);
-    ready.input = w->kind == INT4 ? int4_input(&four, q, scale, rest)
-                                  : books_input(&books, q, scale, rest);
+    zoo_int8_inputs(1, w->columns, w->span, x, q, scales);
+    ready.input = w->kind == INT4 ? int4_input(&four, q, scales, rest)
+                                  : books_input(&books, q, scales, rest);
   } else if (w->kind == BOOKS) {
     ready.job = job_of(w, y);
     codebook_planes(&ready.job, x, (float *)room);

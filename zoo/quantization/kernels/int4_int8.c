@@ -1,9 +1,9 @@
 /* y = W x for 4-bit weights and 8-bit inputs, in whole numbers within each group of columns.
 
    The contract, by which all instruction sets have the same bits:
-     y[r] = s * (((0 + scale[0, r] * I[0, r]) + scale[1, r] * I[1, r]) + ...) in float32,
-   s the token's scale and I[g, r] = sum over group g of (code - zero) * q, exact in int32, rounded
-   to float32 once. Sums of whole numbers have no order; products are rounded before they are added
+     y[r] = ((0 + (scale[0, r] * s[0]) * I[0, r]) + (scale[1, r] * s[1]) * I[1, r]) + ...
+   in float32, s[g] the scale of the token's group and I[g, r] the sum over group g of
+   (code - zero) * q, exact in int32, rounded to float32 once. Sums of whole numbers have no order; products are rounded before they are added
    (-ffp-contract=off). An asymmetric 8x4 product: Gope et al. 2020, arXiv:2008.00638. */
 
 #include "int4_int8.h"
@@ -11,12 +11,12 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* total[i] += scale[i] * (sum of (code - zero[i]) * x, or of table[code] * x) of BLOCK rows and one
+/* total[i] += scale[i] * by * (sum of (code - zero[i]) * x, or of table[code] * x) of BLOCK rows and one
    group; `sum` is that of x alone. */
-typedef void (*Group)(Rows r, const int8_t *table, const int8_t *x, int32_t sum,
+typedef void (*Group)(Rows r, const int8_t *table, const int8_t *x, int32_t sum, float by,
                       const uint16_t *scale, const uint8_t *zero, float *total);
 
-ALWAYS void group_portable(Rows r, const int8_t *table, const int8_t *x, int32_t sum,
+ALWAYS void group_portable(Rows r, const int8_t *table, const int8_t *x, int32_t sum, float by,
                            const uint16_t *scale, const uint8_t *zero, float *total) {
   for (int i = 0; i < r.count; i++) {
     const uint8_t *row = r.codes + i * r.stride;
@@ -26,7 +26,7 @@ ALWAYS void group_portable(Rows r, const int8_t *table, const int8_t *x, int32_t
       const int8_t *of = x + at / 32 * CHUNK + at % 32;
       whole += (table ? table[low] : low) * of[0] + (table ? table[high] : high) * of[32];
     }
-    total[i] += half_to_float(scale[i]) * (float)whole;
+    total[i] += half_to_float(scale[i]) * by * (float)whole;
   }
 }
 
@@ -61,13 +61,13 @@ ALWAYS void block_with(const Int4 *w, int first, int count, const Input *inputs,
     const uint8_t *next = w->codes + (first + BLOCK) * stride + (int64_t)g * w->span / 2 * BLOCK;
     for (int ahead = 0; ahead < rows.bytes * BLOCK; ahead += 64) __builtin_prefetch(next + ahead);
     for (int t = 0; t < tokens; t++)
-      group(rows, table, inputs[t].chunks + at, inputs[t].sums[g], scale, zero ? zero : zeros,
-            total[t]);
+      group(rows, table, inputs[t].chunks + at, inputs[t].sums[g], inputs[t].scales[g], scale,
+            zero ? zero : zeros, total[t]);
     rows.codes += w->span / 2;
     at += (int64_t)chunks_of(width) * CHUNK;
   }
   for (int t = 0; t < tokens; t++)
-    for (int i = 0; i < count; i++) y[t * pitch + first + i] = inputs[t].scale * total[t][i];
+    for (int i = 0; i < count; i++) y[t * pitch + first + i] = total[t][i];
 }
 
 #define DEFINE_BLOCK(level, attributes)                                                       \
@@ -122,29 +122,37 @@ void int4_rows(const Int4 *w, int level, const Input *inputs, int tokens, int pa
   }
 }
 
-void zoo_int8_inputs(int32_t tokens, int32_t columns, const float *x, int8_t *q, float *scale) {
-  for (int t = 0; t < tokens; t++, x += columns, q += columns) {
-    float largest[BLOCK] = {0}, nothing[BLOCK] = {0};
-    for (int k = 0; k < columns; k++) {
-      const float size = fabsf(x[k]);
-      float *lane = &largest[k % BLOCK];
-      *lane = *lane >= size ? *lane : size;
-      nothing[k % BLOCK] += x[k] * 0.0f; /* NaN and infinity times zero are NaN */
-    }
-    for (int lane = 1; lane < BLOCK; lane++) {
-      largest[0] = largest[0] >= largest[lane] ? largest[0] : largest[lane];
-      nothing[0] += nothing[lane];
-    }
-    /* Tokens of zeros, and of numbers too small to divide by, have the scale 1. */
-    const float step = largest[0] / 127.0f;
-    const int finite = nothing[0] == 0.0f;
-    scale[t] = !finite ? NAN : step >= 0x1p-126f ? step : 1.0f;
-    for (int k = 0; k < columns; k++) {
-      const float ratio = finite ? x[k] / scale[t] : 0.0f;
-      const float held = ratio < -127.0f ? -127.0f : ratio > 127.0f ? 127.0f : ratio;
-      q[k] = (int8_t)((held + 0x1.8p23f) - 0x1.8p23f); /* to nearest, ties to even */
-    }
+static void round_group(int columns, const float *x, int8_t *q, float *scale) {
+  float largest[BLOCK] = {0}, nothing[BLOCK] = {0};
+  for (int k = 0; k < columns; k++) {
+    const float size = fabsf(x[k]);
+    float *lane = &largest[k % BLOCK];
+    *lane = *lane >= size ? *lane : size;
+    nothing[k % BLOCK] += x[k] * 0.0f; /* NaN and infinity times zero are NaN */
   }
+  for (int lane = 1; lane < BLOCK; lane++) {
+    largest[0] = largest[0] >= largest[lane] ? largest[0] : largest[lane];
+    nothing[0] += nothing[lane];
+  }
+  /* Groups of zeros, and of numbers too small to divide by, have the scale 1. */
+  const float step = largest[0] / 127.0f;
+  const int finite = nothing[0] == 0.0f;
+  *scale = !finite ? NAN : step >= 0x1p-126f ? step : 1.0f;
+  for (int k = 0; k < columns; k++) {
+    const float ratio = finite ? x[k] / *scale : 0.0f;
+    const float held = ratio < -127.0f ? -127.0f : ratio > 127.0f ? 127.0f : ratio;
+    q[k] = (int8_t)((held + 0x1.8p23f) - 0x1.8p23f); /* to nearest, ties to even */
+  }
+}
+
+void zoo_int8_inputs(int32_t tokens, int32_t columns, int32_t span, const float *x, int8_t *q,
+                     float *scale) {
+  for (int t = 0; t < tokens; t++)
+    for (int at = 0; at < columns; at += span, scale++) {
+      const int width = columns - at < span ? columns - at : span;
+      round_group(width, x, q, scale);
+      x += width, q += width;
+    }
 }
 
 int64_t int4_input_bytes(const Int4 *w) {
@@ -154,12 +162,12 @@ int64_t int4_input_bytes(const Int4 *w) {
   return chunks * CHUNK + (groups + CHUNK - 1) / CHUNK * CHUNK * (int64_t)sizeof(int32_t);
 }
 
-Input int4_input(const Int4 *w, const int8_t *q, float scale, void *room) {
+Input int4_input(const Int4 *w, const int8_t *q, const float *scales, void *room) {
   const int groups = groups_of(w);
   int8_t *chunks = room;
   int32_t *sums = room;
   sums += (int4_input_bytes(w) - (int64_t)groups * sizeof(int32_t)) / sizeof(int32_t);
-  const Input input = {chunks, sums, scale};
+  const Input input = {chunks, sums, scales};
   for (int g = 0; g < groups; g++) {
     const int width = width_of(w, g);
     int32_t sum = 0;
@@ -187,8 +195,8 @@ int zoo_int4_int8(const Int4 *w, int32_t tokens, int32_t threads, int32_t level,
     const int count = tokens - from < TOKENS ? tokens - from : TOKENS;
     Input inputs[TOKENS];
     for (int t = 0; t < count; t++)
-      inputs[t] = int4_input(w, q + (int64_t)(from + t) * w->columns, scale[from + t],
-                             room + t * bytes);
+      inputs[t] = int4_input(w, q + (int64_t)(from + t) * w->columns,
+                             scale + (int64_t)(from + t) * groups_of(w), room + t * bytes);
     float *to = y + (int64_t)from * w->rows;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int part = 0; part < threads; part++)

@@ -25,11 +25,11 @@ typedef struct {
 } Int4;
 
 /* A token's input as the kernels take it: for every chunk of a group its even columns, then its odd
-   ones, padded with zeros; and the sum of each group. */
+   ones, padded with zeros; the sum of each group, and its scale. */
 typedef struct {
   const int8_t *chunks;
   const int32_t *sums;
-  float scale;
+  const float *scales;
 } Input;
 
 /* The codes of one group in BLOCK rows: `bytes` bytes at `codes`, `stride` bytes from row to row;
@@ -45,19 +45,20 @@ typedef enum { PORTABLE, AVX2, VNNI, NEON, DOTPROD } Level;
 /* The best level that the processor has, at most the one wanted (any for a negative number). */
 int zoo_int8_level(int32_t wanted);
 
-/* q (tokens, columns) and scale (tokens) with x ~ scale * q: the nearest of 255 steps that cover
-   the token's largest number. */
-void zoo_int8_inputs(int32_t tokens, int32_t columns, const float *x, int8_t *q, float *scale);
+/* q (tokens, columns) and scale (tokens, groups) with x ~ scale * q: the nearest of 255 steps that
+   cover the largest number of a token's group of `span` columns. */
+void zoo_int8_inputs(int32_t tokens, int32_t columns, int32_t span, const float *x, int8_t *q,
+                     float *scale);
 
 /* A token's input in `room`, which has `int4_input_bytes`. */
 int64_t int4_input_bytes(const Int4 *w);
-Input int4_input(const Int4 *w, const int8_t *q, float scale, void *room);
+Input int4_input(const Int4 *w, const int8_t *q, const float *scales, void *room);
 
 /* y[t * pitch + r] for part `part` of `parts` of the rows, of at most TOKENS tokens. */
 void int4_rows(const Int4 *w, int level, const Input *inputs, int tokens, int part, int parts,
                float *y, int64_t pitch);
 
-/* y (tokens, rows) = x W^T for x = scale * q; returns 0, or 1 without memory. */
+/* y (tokens, rows) = x W^T for x = scale * q, scale (tokens, groups); returns 0, or 1 without memory. */
 int zoo_int4_int8(const Int4 *w, int32_t tokens, int32_t threads, int32_t level, const int8_t *q,
                   const float *scale, float *y);
 

@@ -30,7 +30,7 @@ NEON_INLINE int8x16_t weights_neon(uint8x16_t codes, const int8_t *table) {
 
 #define DEFINE_GROUP(level, attributes)                                                        \
   attributes void group_##level(Rows r, const int8_t *table, const int8_t *x, int32_t sum,      \
-                                const uint16_t *scale, const uint8_t *zero, float *total) {     \
+                                float by, const uint16_t *scale, const uint8_t *zero, float *total) {     \
     const uint8x16_t four = vdupq_n_u8(15);                                                     \
     for (int i = 0; i < r.count; i++) {                                                         \
       const uint8_t *row = r.codes + i * r.stride;                                              \
@@ -45,7 +45,7 @@ NEON_INLINE int8x16_t weights_neon(uint8x16_t codes, const int8_t *table) {
       }                                                                                         \
       const int32_t shift = (zero[i / 2] >> (i & 1) * 4 & 15) * sum;                            \
       const float whole = (float)(vaddvq_s32(vaddq_s32(low, high)) - shift);                    \
-      total[i] += half_to_float(scale[i]) * whole;                                              \
+      total[i] += half_to_float(scale[i]) * by * whole;                                              \
     }                                                                                           \
   }
 

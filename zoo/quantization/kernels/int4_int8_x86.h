@@ -56,7 +56,7 @@ AVX2_INLINE __m128i halves_avx2(const uint8_t *bytes) {
   return _mm_unpacklo_epi8(even, _mm_and_si128(_mm_srli_epi16(eight, 4), low));
 }
 
-AVX2_INLINE void group_avx2(Rows r, const int8_t *table, const int8_t *x, int32_t sum,
+AVX2_INLINE void group_avx2(Rows r, const int8_t *table, const int8_t *x, int32_t sum, float by,
                             const uint16_t *scale, const uint8_t *zero, float *total) {
   __m128i zeros = halves_avx2(zero);
   for (int half = 0; half < BLOCK; half += 8, zeros = _mm_srli_si128(zeros, 8)) {
@@ -67,7 +67,8 @@ AVX2_INLINE void group_avx2(Rows r, const int8_t *table, const int8_t *x, int32_
     }
     const __m256i shift = _mm256_mullo_epi32(_mm256_cvtepu8_epi32(zeros), _mm256_set1_epi32(sum));
     const __m256i whole = _mm256_sub_epi32(add_across_avx2(row), shift);
-    const __m256 step = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scale + half)));
+    const __m256 own = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scale + half)));
+    const __m256 step = _mm256_mul_ps(own, _mm256_set1_ps(by));
     const __m256 more = _mm256_mul_ps(step, _mm256_cvtepi32_ps(whole));
     _mm256_storeu_ps(total + half, _mm256_add_ps(_mm256_loadu_ps(total + half), more));
   }
@@ -103,7 +104,7 @@ VNNI_INLINE void chunk_vnni(const Rows *r, int at, int left, const __m512i *tabl
   }
 }
 
-VNNI_INLINE void group_vnni(Rows r, const int8_t *table, const int8_t *x, int32_t sum,
+VNNI_INLINE void group_vnni(Rows r, const int8_t *table, const int8_t *x, int32_t sum, float by,
                             const uint16_t *scale, const uint8_t *zero, float *total) {
   __m512i of = _mm512_set1_epi8((char)128), sums[8];
   if (table) /* entries from 1 to 255 */
@@ -116,7 +117,8 @@ VNNI_INLINE void group_vnni(Rows r, const int8_t *table, const int8_t *x, int32_
   const __m512i zeros = table ? _mm512_set1_epi32(128) : _mm512_cvtepu8_epi32(halves_avx2(zero));
   const __m512i shift = _mm512_mullo_epi32(zeros, _mm512_set1_epi32(sum));
   const __m512i whole = _mm512_sub_epi32(add_across(sums), shift);
-  const __m512 step = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scale));
+  const __m512 own = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scale));
+  const __m512 step = _mm512_mul_ps(own, _mm512_set1_ps(by));
   const __m512 more = _mm512_mul_ps(step, _mm512_cvtepi32_ps(whole));
   _mm512_storeu_ps(total, _mm512_add_ps(_mm512_loadu_ps(total), more));
 }

@@ -1,4 +1,4 @@
-"""Products of packed weights with inputs of 8 bits, a scale per token: y = s (W q), x ~ s q.
+"""Products of packed weights with inputs of 8 bits, scales per token and group of columns.
 
 `int4_int8.c` and `codebook_int8.c` multiply whole numbers, by the best instructions that the
 processor has; `in_order` is the same in torch. All have the same bits, on every processor.
@@ -10,12 +10,13 @@ import os
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from zoo.errors import UnknownNameError
 from zoo.quantization.kernels import matvec
 from zoo.quantization.operands import Entries, Nibbles, Operand
 
-STEPS = 127  # an input is a whole number from -127 to 127 times its token's scale
+STEPS = 127  # an input is a whole number from -127 to 127 times its group's scale
 LEVELS = ("portable", "avx2", "vnni", "neon", "dotprod")  # as int4_int8.h counts them
 _SMALLEST = 2.0**-126  # a float32 below it has fewer digits
 _EXACT = 1024  # columns of a group whose sums of 8-bit products are exact in float32
@@ -54,41 +55,43 @@ def has_kernel(weight: Operand) -> bool:
     return isinstance(weight, Entries) or weight.span % 2 == 0 or weight.span >= weight.columns
 
 
-def inputs(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return q int8 (tokens, columns) and s float32 (tokens,) with x ~ s q, of float32 x.
+def inputs(x: Tensor, span: int) -> tuple[Tensor, Tensor]:
+    """Return q int8 (tokens, columns) and s float32 (tokens, groups) with x ~ s q, of float32 x.
 
-    s is the token's largest magnitude over 127, and q rounds to nearest, ties to even. Of a token
-    with NaN or infinity, s is NaN; of one of zeros, 1.
+    s is the largest magnitude of a token's group of `span` columns over 127, and q rounds to
+    nearest, ties to even. Of a group with NaN or infinity, s is NaN; of one of zeros, 1.
     """
     compiling = torch.compiler.is_compiling()
     kernels = None if compiling or x.device.type != "cpu" else matvec.library()
     if kernels is None:
-        return inputs_in_torch(x)
+        return inputs_in_torch(x, span)
     x = x.contiguous()
-    q, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
-    kernels.zoo_int8_inputs(*x.shape, x.data_ptr(), q.data_ptr(), scale.data_ptr())
+    q, scale = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), -(-x.shape[1] // span))
+    kernels.zoo_int8_inputs(*x.shape, span, x.data_ptr(), q.data_ptr(), scale.data_ptr())
     return q, scale
 
 
-def inputs_in_torch(x: Tensor) -> tuple[Tensor, Tensor]:
+def inputs_in_torch(x: Tensor, span: int) -> tuple[Tensor, Tensor]:
     """Return what `inputs` returns, in torch."""
-    largest = x.abs().amax(1) if x.shape[1] else x.new_zeros(len(x))
+    tokens, columns = x.shape
+    x = F.pad(x, (0, -columns % span)).view(tokens, -(-columns // span), span)
+    largest = x.abs().amax(2)
     finite = torch.isfinite(largest)
     # Divided as a tensor: by a number, torch may multiply with its reciprocal.
     step = largest / torch.full_like(largest, STEPS)
     step = step.where(step >= _SMALLEST, torch.ones_like(step))
-    q = torch.round(x / step.unsqueeze(1)).clamp(-STEPS, STEPS)
-    q = q.where(finite.unsqueeze(1), torch.zeros_like(q))
+    q = torch.round(x / step.unsqueeze(2)).clamp(-STEPS, STEPS)
+    q = q.where(finite.unsqueeze(2), torch.zeros_like(q)).flatten(1)[:, :columns]
     return q.to(torch.int8), step.where(finite, torch.full_like(step, torch.nan))
 
 
 def product(weight: Operand, q: Tensor, scale: Tensor) -> Tensor | None:
-    """Return y (tokens, rows) = s (W q), or None without a kernel.
+    """Return y (tokens, rows) = W (s q), or None without a kernel.
 
     Args:
         weight: W.
         q: int8 (tokens, columns).
-        scale: s, float32 (tokens,).
+        scale: s, float32 (tokens, groups).
 
     """
     kernels = matvec.library()
@@ -124,8 +127,9 @@ def in_order(weight: Operand, q: Tensor, scale: Tensor) -> Tensor:
     y = torch.zeros(len(q), len(units), device=q.device)
     for group in range(len(steps)):
         columns = slice(group * weight.span, (group + 1) * weight.span)
-        y += steps[group] * (whole[:, columns] @ units[:, columns].T).to(torch.float32)
-    return scale.unsqueeze(1) * y
+        sums = (whole[:, columns] @ units[:, columns].T).to(torch.float32)
+        y += steps[group] * scale[:, group, None] * sums
+    return y
 
 
 @functools.cache

@@ -182,7 +182,7 @@ def library() -> ctypes.CDLL | None:
         *[ctypes.c_void_p] * 5,
     ]
     functions.zoo_int8_level.argtypes = [ctypes.c_int32]
-    functions.zoo_int8_inputs.argtypes = [*[ctypes.c_int32] * 2, *[ctypes.c_void_p] * 3]
+    functions.zoo_int8_inputs.argtypes = [*[ctypes.c_int32] * 3, *[ctypes.c_void_p] * 3]
     for product in (functions.zoo_int4_int8, functions.zoo_books_int8):
         product.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3, *[ctypes.c_void_p] * 3]
     functions.zoo_step.argtypes = [

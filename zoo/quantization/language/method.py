@@ -40,17 +40,20 @@ class JobOptions(Schedule):
     def label(self) -> str:
         """What a result is named after: "gptvq-2d-2b"."""
         layer = self.plan.options
+        inputs = "-a8" if layer.activations == "int8" else ""
         if layer.grid == "codebook":
-            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
+            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b{inputs}"
         kind = f"int{layer.bits:g}" if layer.grid == "uniform" else layer.grid
-        return f"{self.METHOD}-{kind}{'-awq' * self.awq}"
+        return f"{self.METHOD}-{kind}{'-awq' * self.awq}{inputs}"
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
         layer = self.plan.options
         named = "" if layer.grid in ("uniform", "codebook") else f"{layer.grid}, "
-        return f"{named}{layer.bits:g} bits per weight by {self.METHOD}{', awq' * self.awq}"
+        inputs = ", inputs of 8 bits" if layer.activations == "int8" else ""
+        awq = ", awq" if self.awq else ""
+        return f"{named}{layer.bits:g} bits per weight by {self.METHOD}{awq}{inputs}"
 
 
 def compress(
