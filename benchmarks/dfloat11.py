@@ -7,6 +7,7 @@ is at most 1.5 times). Run: python -m benchmarks.dfloat11 --model DIR --work DIR
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +19,24 @@ from zoo.quantization.language.lossless import compress_lossless
 from zoo.quantization.language.opening import load
 
 BLOCK, COPIES, BAR, SHARE = "model.layers.14.", 8, 1.5, 0.72
+
+
+def timed(layers: Mapping[str, CodedWeight], runs: int) -> dict[str, float]:
+    """Return how long decoding some layers takes, over copying them `COPIES` times."""
+    block = [(layer.stored(), layer.shape) for layer in layers.values()]
+    floats = [entropy.decode(*each) for each in block]
+    targets = [torch.empty_like(value) for value in floats]
+
+    def decode() -> None:
+        for each in block:
+            entropy.decode(*each)
+
+    def copy() -> None:
+        for _ in range(COPIES):
+            for target, value in zip(targets, floats, strict=True):
+                target.copy_(value)
+
+    return ratio(alternate({"decode": decode, "copy": copy}, runs, 3), "decode", "copy")
 
 
 def main() -> None:
@@ -41,20 +60,7 @@ def main() -> None:
         for n, m in layers.items()
     )
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (plain, coded)]
-    block = [(m.stored(), m.shape) for n, m in layers.items() if n.startswith(BLOCK)]
-    floats = [entropy.decode(*each) for each in block]
-    targets = [torch.empty_like(value) for value in floats]
-
-    def decode() -> None:
-        for each in block:
-            entropy.decode(*each)
-
-    def copy() -> None:
-        for _ in range(COPIES):
-            for target, value in zip(targets, floats, strict=True):
-                target.copy_(value)
-
-    found = ratio(alternate({"decode": decode, "copy": copy}, args.runs, 3), "decode", "copy")
+    found = timed({n: m for n, m in layers.items() if n.startswith(BLOCK)}, args.runs)
     share = sizes[1] / sizes[0]
     report(
         "dfloat11",

@@ -228,7 +228,8 @@ class Trial:
         recipe = recipe.override({**task.training, "train.seed": self.seed})
         run = train(
             recipe, self.data, self.out.with_name(f"{self.out.name}-last"),
-            license=DIGITS_LICENSE if self.name.startswith("digits") else "MIT", steps=steps, eval_every=steps, save_every=400,
+            license=DIGITS_LICENSE if self.name.startswith("digits") else "MIT",
+            steps=steps, eval_every=steps, save_every=400,
         )  # fmt: skip
         file = self.out.with_suffix(".tflite")
         if not file.is_file():

@@ -20,7 +20,7 @@ from transformers import (  # noqa: E402
 from zoo.quantization import embeddings  # noqa: E402
 from zoo.quantization.core import quantize_matrix  # noqa: E402
 from zoo.quantization.kernels import int8, matvec  # noqa: E402
-from zoo.quantization.kernels.decoder import Step  # noqa: E402
+from zoo.quantization.kernels.decoder import TokenStep  # noqa: E402
 from zoo.quantization.language import step  # noqa: E402
 from zoo.quantization.language.step import quicken  # noqa: E402
 from zoo.quantization.options import LayerOptions  # noqa: E402
@@ -99,13 +99,13 @@ def answers(model: nn.Module, tokens: int = 5) -> Tensor:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The positions at which compiled code was asked."""
     asked: list[int] = []
-    plain = Step.__call__
+    plain = TokenStep.__call__
 
-    def counted(self: Step, x: Tensor, position: int, *rooms: Tensor) -> Tensor:
+    def counted(self: TokenStep, x: Tensor, position: int, *rooms: Tensor) -> Tensor:
         asked.append(position)
         return plain(self, x, position, *rooms)
 
-    monkeypatch.setattr(Step, "__call__", counted)
+    monkeypatch.setattr(TokenStep, "__call__", counted)
     return asked
 
 

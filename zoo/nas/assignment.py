@@ -105,7 +105,7 @@ class Assignment:
         """Return a recipe of the space with the labels of the data and the training's settings."""
         return judging.fitted(recipe.override(self.training), self.data)
 
-    def identity(self, material: judging.Material | None) -> dict[str, Any]:
+    def identity(self, material: judging.JudgedOn | None) -> dict[str, Any]:
         """Return what must be the same for a search to go on; `material` is of its data."""
         fingerprint = None
         if material is not None:

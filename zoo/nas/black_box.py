@@ -86,7 +86,7 @@ def search(
     )  # fmt: skip
     repair = Repair(assignment.decisions, assignment.limits, gauge, gauge.whole)
     study = Study(folder)
-    material = None if assignment.data is None else judging.Material(assignment.data)
+    material = None if assignment.data is None else judging.JudgedOn(assignment.data)
     identity = {**assignment.identity(material), "by": by, "by_options": to_json(options)}
     mark = study.open(identity, resume)
     run = _Run(assignment, searcher, options, study, repair, mark, material)
@@ -106,7 +106,7 @@ class _Run:
         study: Study,
         repair: Repair,
         mark: str,
-        material: judging.Material | None,
+        material: judging.JudgedOn | None,
     ) -> None:
         self.assignment, self.searcher, self.options = assignment, searcher, options
         self.study, self.repair, self.mark = study, repair, mark

@@ -81,7 +81,7 @@ def short(recipe: Recipe, steps: int, seed: int) -> Recipe:
     return dataclasses.replace(recipe, make=made)
 
 
-class Material:
+class JudgedOn:
     """Training data, read once for all candidates that learn from the same.
 
     Args:
@@ -110,7 +110,7 @@ class Material:
 class _Candidate(WholeNetwork):
     """A network whose data are there."""
 
-    def __init__(self, recipe: Recipe, material: Material) -> None:
+    def __init__(self, recipe: Recipe, material: JudgedOn) -> None:
         super().__init__(recipe)
         self.material = material
 
@@ -125,7 +125,7 @@ def trained(
     use: Use,
     folder: Path,
     *,
-    material: Material,
+    material: JudgedOn,
     steps: int,
     seed: int,
     device: str | None,

@@ -169,6 +169,20 @@ def facts_of(source: "Checkpoint") -> dict[str, str]:
     }
 
 
+def refuse_packed(format: str, *, int8: bool, data: Path | None) -> None:
+    """Refuse what a packed language model's checkpoint cannot be exported with.
+
+    Raises:
+        MismatchError: another format than onnx here, or an option.
+
+    """
+    if format != "onnx" or int8 or data is not None:
+        raise MismatchError(
+            "a packed language model is exported with --format gguf, onnx, gptq or "
+            "compressed-tensors, and no other option"
+        )
+
+
 def write_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
     """Write a packed language model with its codes."""
     import torch

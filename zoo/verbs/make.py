@@ -376,11 +376,7 @@ def export(
     shape = exporting.single(input_shape) or source.recipe.input_shape
     where = None if data is None else exporting.data_path(data)
     if source.recipe.of_transformers:
-        if format != "onnx" or int8 or data is not None:
-            raise MismatchError(
-                "a packed language model is exported with --format gguf, onnx, gptq or "
-                "compressed-tensors, and no other option"
-            )
+        exporting.refuse_packed(format, int8=int8, data=where)
         return exporting.write_packed(source, Path(path))
     if int8 and source.quantization is not None:
         return exporting.write_trained(source, Path(path), shape, where, npu=npu, format=format)

@@ -69,9 +69,10 @@ def export(model: Any, folder: Path, path: Path, format: str) -> ModelFolder:
     """
     from safetensors.torch import save_file
 
-    layout: Callable[[IntegerMatrix, str], Layout] = {
+    layouts: dict[str, Callable[[IntegerMatrix, str], Layout]] = {
         "gptq": _gptq, "compressed-tensors": _compressed_tensors
-    }[format]  # fmt: skip
+    }  # fmt: skip
+    layout = layouts[format]
     if path.exists():
         raise MismatchError(f"{path} already exists; choose another --out, or remove it")
     config = read_json(folder / CONFIG)

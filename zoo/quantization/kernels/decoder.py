@@ -28,7 +28,7 @@ class Linear(ctypes.Structure):
     )
 
 
-class Layer(ctypes.Structure):
+class CLayer(ctypes.Structure):
     """A block: its norms and weights, and where its keys and values lie."""
 
     _fields_ = (
@@ -39,7 +39,7 @@ class Layer(ctypes.Structure):
     )
 
 
-class Model(ctypes.Structure):
+class CModel(ctypes.Structure):
     """A decoder."""
 
     _fields_ = (
@@ -50,7 +50,7 @@ class Model(ctypes.Structure):
         ],
         ("epsilon", ctypes.c_float),
         ("attention_scale", ctypes.c_float),
-        ("layer", ctypes.POINTER(Layer)),
+        ("layer", ctypes.POINTER(CLayer)),
         ("norm", ctypes.c_void_p),
         ("head", Linear),
         ("cos", ctypes.c_void_p),
@@ -177,7 +177,7 @@ def _packed(layer: PackedLinear, held: Held) -> Linear:
     return made
 
 
-class Step:
+class TokenStep:
     """A decoder that lies ready: weights, norms, and room for keys and values.
 
     Args:
@@ -187,7 +187,7 @@ class Step:
 
     """
 
-    def __init__(self, model: Model, layers: "ctypes.Array[Layer]", held: Held) -> None:
+    def __init__(self, model: CModel, layers: "ctypes.Array[CLayer]", held: Held) -> None:
         self.model, self.layers, self.held = model, layers, held
         self.model.layer = layers
         self._state = held.state()

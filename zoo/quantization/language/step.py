@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.quantization.kernels import matvec
-from zoo.quantization.kernels.decoder import Held, Layer, Model, Step, linear
+from zoo.quantization.kernels.decoder import CLayer, CModel, Held, TokenStep, linear
 
 KINDS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROPES = ("default", "linear", "llama3", "yarn")  # angles that no input changes
@@ -56,7 +56,7 @@ class Quick:
     """The compiled step of one model, built anew when its weights change."""
 
     def __init__(self) -> None:
-        self._step: Step | None = None
+        self._step: TokenStep | None = None
         self._made_for: tuple[Any, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Quick":
@@ -76,9 +76,9 @@ class Quick:
         self._step = None
         _check(model)
         held, config, blocks = Held(), model.config, model.model.layers
-        layers = (Layer * len(blocks))(*[_layer(block, held) for block in blocks])
+        layers = (CLayer * len(blocks))(*[_layer(block, held) for block in blocks])
         name = next(n for n, m in model.named_children() if m is model.get_output_embeddings())
-        sizes = Model(
+        sizes = CModel(
             layers=len(blocks), hidden=config.hidden_size, heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads, head_dim=blocks[0].self_attn.head_dim,
             inner=layers[0].gate.rows, epsilon=config.rms_norm_eps,
@@ -87,7 +87,7 @@ class Quick:
             head=linear(held.child(model, name), held),
         )  # fmt: skip
         held.child(model.model, "embed_tokens")
-        step = Step(sizes, layers, held)
+        step = TokenStep(sizes, layers, held)
         if not held.same():
             raise MismatchError("a layer has hooks or an adapter, or keeps its decoded weight")
         self._step, self._made_for = step, (model.dtype, model.device)
@@ -121,7 +121,7 @@ class Quick:
                 setattr(layer, name, part)
         return CausalLMOutputWithPast(logits=logits.view(1, 1, -1), past_key_values=cache)
 
-    def _ready(self, model: Any) -> Step | None:
+    def _ready(self, model: Any) -> TokenStep | None:
         made_for = (model.dtype, model.device)
         if self._step is not None and self._made_for == made_for and self._step.valid():
             return self._step
@@ -153,9 +153,9 @@ def _check(model: Any) -> None:
         raise MismatchError(f"{type(model).__name__} has no compiled step as it is configured")
 
 
-def _layer(block: Any, held: Held) -> Layer:
+def _layer(block: Any, held: Held) -> CLayer:
     attention, inner = held.child(block, "self_attn"), held.child(block, "mlp")
-    layer = Layer()
+    layer = CLayer()
     for name in ("q", "k", "v", "o"):
         setattr(layer, name, linear(held.child(attention, f"{name}_proj"), held))
         if hasattr(attention, f"{name}_norm"):
