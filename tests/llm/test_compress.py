@@ -165,7 +165,7 @@ def test_tampering_is_noticed(made, tmp_path):
         ("./nowhere --data {text}", "not a folder of a language model"),
         ("sesr-m3-x2 --data {text}", "add --method, one of int8"),
         ("sesr-m3-x2 --method gptq --data {text}", "takes a language model, and this is a network"),
-        ("{base} --method int8 --data {text}", "methods for it: gptq, gptvq, rtn"),
+        ("{base} --method int8 --data {text}", "methods for it: dfloat11, gptq, gptvq, rtn"),
         ("{base} --preset fast --method gptq --data {text}", "unknown preset 'fast' (of gptq"),
         ("{base} --method gptq --set iterations=3 --data {text}", "unknown option 'iterations'"),
     ],

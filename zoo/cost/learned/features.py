@@ -203,7 +203,7 @@ def _run(graph: Graph, target: Target, kept: Layers, speeds: Memories) -> _Run:
             continue
         if not made.rows:
             continue
-        layer = encoded(graph, op, site.micro_depth) if made.asks else 0.0
+        layer = encoded(graph, op, site.micro_depth, kept.array.cores) if made.asks else 0.0
         every, once = made.sizes(layer)
         rows += made.rows
         stills += made.stills

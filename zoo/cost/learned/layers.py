@@ -172,7 +172,7 @@ class Layers:
         """Return the passes, and whether they are those of any such layer, whatever its weights."""
         depth, fast = self.array.microblock[2], lies.fast
         try:
-            jobs = passes(Site(graph, op, depth, table, lies.plain))
+            jobs = passes(Site(graph, op, depth, table, lies.plain, self.array.cores))
         except OnHostError as reason:
             return LayerPasses(reason=str(reason)), True
         if fast is not None:
@@ -200,12 +200,12 @@ class Layers:
         return found
 
 
-def encoded(graph: Graph, op: Op, micro_depth: int) -> float:
+def encoded(graph: Graph, op: Op, micro_depth: int, cores: int) -> float:
     """Return the encoded bytes of a layer's weights."""
     known = op.attributes.get("encoded_bytes")
     if known is not None and op.inputs[1] not in graph.values:
         return float(known)
-    return float(encoded_bytes(graph, op, Coding(CODED[op.kind], micro_depth)))
+    return float(encoded_bytes(graph, op, Coding(CODED[op.kind], micro_depth, cores=cores)))
 
 
 def _whole(graph: Graph, op: Op) -> bool:
