@@ -100,6 +100,9 @@ def search_bits(
         seed: of the searches and of the windows.
         resume: go on with the searches in `out`.
 
+    Returns:
+        What every way reached, and the choice that was written.
+
     Raises:
         UnknownNameError: there is no such recipe or way.
         MismatchError: the budget is none for these bits, the weights are integers already, the data
