@@ -82,9 +82,7 @@ def test_a_row_costs_what_its_network_costs(name: str, index: int) -> None:
     own = cost.estimate(graph, target, method="roofline")
     for other in (graph_of(row), without_values(graph)):
         found = cost.estimate(other, target, method="roofline")
-        # A row has the size of one stream; two cores read one each.
-        near = 1e-9 if target.array is None or target.array.cores == 1 else 0.05
-        assert found.latency_ms == pytest.approx(own.latency_ms, rel=near)
+        assert found.latency_ms == pytest.approx(own.latency_ms, rel=1e-9)
         assert found.macs == own.macs
         assert found.peak_activation_bytes == own.peak_activation_bytes
 

@@ -393,8 +393,8 @@ def test_training_lowers_the_error_and_holds_networks_out(some) -> None:
         for index, one in enumerate(some * 8)
     ]
     predictor, facts = learning.trained(given, "t", "s", learning.Options(epochs=12))
-    assert facts.errors["latency"] < 15 and facts.interval[0] <= 1.1  # noqa: PT018, from 50
-    parts = learning.split(given)
-    assert sum(map(len, parts)) == len(given)
+    assert facts.errors["latency"] < 15  # from 50
+    assert facts.interval[0] <= 1.1
+    assert sum(map(len, parts := learning.split(given))) == len(given)
     assert not {one.number for one in parts[0]} & {one.number for one in (*parts[1], *parts[2])}
     assert learning.errors(learning.ratios(predictor, parts[2])) == facts.errors

@@ -57,13 +57,14 @@ def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
     """Return the encoded bytes of an operator's weights, one stream for each core.
 
     Where there are no values, as in the rows of `zoo.cost.networks`, the attribute `encoded_bytes`
-    of the operator stands for them. Values of some inputs alone stand for all.
+    of the operator, one number for each count of cores from 1, stands for them. Values of some
+    inputs alone stand for all.
     """
     outputs, inputs, elements = graph.kernel(op)
     values = graph.values.get(op.inputs[1])
     if values is None:
         if (known := op.attributes.get("encoded_bytes")) is not None:
-            return int(known) // coding.groups
+            return int(known[coding.cores - 1]) // coding.groups
         count = outputs // coding.groups * inputs * elements
         return _aligned(count * UNSEEN_BITS)
     known = _KNOWN.setdefault(id(values), {})

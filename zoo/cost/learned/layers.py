@@ -204,7 +204,7 @@ def encoded(graph: Graph, op: Op, micro_depth: int, cores: int) -> float:
     """Return the encoded bytes of a layer's weights."""
     known = op.attributes.get("encoded_bytes")
     if known is not None and op.inputs[1] not in graph.values:
-        return float(known)
+        return float(known[cores - 1])
     return float(encoded_bytes(graph, op, Coding(CODED[op.kind], micro_depth, cores=cores)))
 
 
