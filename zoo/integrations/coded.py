@@ -13,10 +13,10 @@ from transformers.quantizers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, UnsafeFileError, ZooError, newer
+from zoo.errors import MismatchError, UnsafeFileError
+from zoo.integrations.stored import check_layer, check_version
 from zoo.quantization import coded
 from zoo.quantization.coded import FORMAT_VERSION, METHOD
-from zoo.quantization.packed import digest
 
 
 class CodedConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -38,11 +38,7 @@ class CodedConfig(QuantizationConfigMixin):  # type: ignore[misc]
         digests: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
-            raise MismatchError(
-                f"the checkpoint has format_version {format_version!r}; this zoo reads 1 to "
-                f"{FORMAT_VERSION} ({newer()})"
-            )
+        check_version(format_version, FORMAT_VERSION)
         self.quant_method = METHOD
         self.format_version = format_version
         self.streams = dict(streams or {})
@@ -77,12 +73,7 @@ class CodedQuantizer(HfQuantizer):  # type: ignore[misc]
             module = _found(model, name)[1]
             if not isinstance(module, coded.CodedWeight) or module.get_buffer("rest").is_meta:
                 continue
-            try:
-                module.check()
-                if config.digests.get(name) not in (None, digest(module.stored())):
-                    raise UnsafeFileError("the codes are missing or not those that were written")
-            except ZooError as error:
-                raise type(error)(f"{name}: {error}; get the files again") from error
+            check_layer(name, module, module.stored(), config.digests.get(name))
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:

@@ -158,9 +158,10 @@ One network: its tensors and operators in the order in which they can run (`inpu
 are places in `tensors`; `attributes` is JSON), and for each layer how its weights are spread: their
 number, zeros, distinct values, entropy in bits, and the bytes that the accelerator's weight code
 needs for them (`coded_bytes`, and as two streams `coded_bytes_two_cores`; both estimated). The
-weights themselves are not kept. `labels` has for each target the latency at the system's clock, cycles in all and of each operator, the peak of SRAM
-and DRAM, the SRAM that the schedule holds at each operator, and the encoded bytes of all weights.
-`refused` says why the compiler did not take a network.
+weights themselves are not kept. `labels` has for each target the latency at the system's clock,
+cycles in all and of each operator, the peak of SRAM and DRAM, the SRAM that the schedule holds at
+each operator, and the encoded bytes of all weights. `refused` says why the compiler did not take a
+network.
 
 | target | networks with costs |
 |---|---:|
