@@ -6,22 +6,14 @@ import pytest
 import torch
 
 from zoo.errors import MismatchError
+from zoo.quantization.activations import rounded
 from zoo.quantization.language import blocks
 from zoo.quantization.language.finetune import logits_of
-from zoo.quantization.language.flex import choose, losses, output_errors, overrides, rounded
+from zoo.quantization.language.flex import choose, losses, output_errors, overrides
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.plan import QuantizationPlan
 
 IDS = torch.randint(0, 256, (3, 48), generator=torch.Generator().manual_seed(0))
-
-
-def test_inputs_are_rounded_token_by_token() -> None:
-    x = torch.tensor([[1.0, -0.5, 0.004], [100.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    got = rounded(x)
-    steps = torch.tensor([[127, -64, 1], [127, 1, 0], [0, 0, 0]])  # halves to the even number
-    scales = torch.tensor([[1 / 127], [100 / 127], [1.0]])
-    torch.testing.assert_close(got, steps * scales)
-    assert rounded(x.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.fixture
@@ -45,13 +37,15 @@ def test_errors_are_those_of_the_outputs(model) -> None:
         for window in IDS:
             logits_of(model, window[None])
         x = torch.cat(seen)
-        wanted = (layer(rounded(x)) - layer(x)).square().mean(0)
+        wanted = (layer(rounded(x, 64, None)) - layer(x)).square().mean(0)
     handle.remove()
-    torch.testing.assert_close(output_errors(model, [name], IDS)[name], wanted, rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        output_errors(model, {name: 64}, IDS)[name], wanted, rtol=1e-3, atol=0
+    )
 
 
 def test_outliers_keep_16_bits(model) -> None:
-    expected = losses(model, names_of(model), IDS)
+    expected = losses(model, dict.fromkeys(names_of(model), 64), IDS)
     assert all(loss > 0 for loss in expected.values())
     behind = {f"model.layers.1.mlp.{name}_proj" for name in ("up", "down")}
     total = sum(model.get_submodule(n).weight.numel() for n in expected)
@@ -64,14 +58,14 @@ def test_outliers_keep_16_bits(model) -> None:
 
 def test_what_is_expected_ranks_what_is_measured(model) -> None:
     """The divergence with one layer's inputs rounded, for the most and the least sensitive."""
-    expected = losses(model, names_of(model), IDS, seed=3)
+    expected = losses(model, dict.fromkeys(names_of(model), 64), IDS, seed=3)
     ranked = sorted(expected, key=lambda name: expected[name])
 
     def measured(name: str) -> float:
         with torch.no_grad():
             plain = torch.cat([logits_of(model, w[None])[0] for w in IDS]).log_softmax(1)
             handle = model.get_submodule(name).register_forward_pre_hook(
-                lambda _, args: (rounded(args[0]),)
+                lambda _, args: (rounded(args[0], 64, None),)
             )
             found = torch.cat([logits_of(model, w[None])[0] for w in IDS]).log_softmax(1)
             handle.remove()

@@ -1,14 +1,15 @@
 """Which layers take inputs of 8 bits, and which keep 16: those that lose most by it keep them.
 
-With `activations="int8"` a packed layer rounds its input to 8 bits, with a scale per token. In most
-layers that costs next to nothing, in a few (behind a gated activation, whose inputs have outliers)
-nearly all. As in FlexQ the layers are told apart by measured sensitivity; here by the divergence to
-expect, KL ~ 1/2 sum_o E[g_o^2] E[dy_o^2], with dy what rounding changes in output o and g as in
-`zoo.quantization.language.allocate`, whose allocator shares out what may stay at 16 bits.
+With `activations="int8"` a packed layer rounds its input to 8 bits, with a scale for each token and
+group of columns. In most layers that costs next to nothing, in a few (behind a gated activation,
+whose inputs have outliers) nearly all. As in FlexQ the layers are told apart by measured
+sensitivity; here by the divergence to expect, KL ~ 1/2 sum_o E[g_o^2] E[dy_o^2], with dy what
+rounding changes in output o and g as in `zoo.quantization.language.allocate`, whose allocator
+shares out what may stay at 16 bits.
 """
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError
+from zoo.quantization import activations
+from zoo.quantization.grids import make_grid
 from zoo.quantization.language import blocks
 from zoo.quantization.language.allocate import Choice, allocate, sensitivities
 from zoo.quantization.language.finetune import Forward, logits_of
@@ -27,25 +30,22 @@ WINDOWS = 4  # sensitivities are sums over rows and tokens: more windows change 
 _BITS: dict[Activations, int] = {"int8": 8, "float": 16}
 
 
-def rounded(x: Tensor) -> Tensor:
-    """Return x (..., columns) as 8-bit integers with a scale per token stand for it."""
-    scale = x.float().abs().amax(-1, keepdim=True) / 127
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return ((x.float() / scale).round() * scale).to(x.dtype)
-
-
 @torch.no_grad()
 def output_errors(
-    model: nn.Module, names: Sequence[str], windows: Tensor, *, forward: Forward = logits_of
+    model: nn.Module, spans: Mapping[str, int], windows: Tensor, *, forward: Forward = logits_of
 ) -> dict[str, Tensor]:
-    """Return, for each linear module, E[dy_o^2] of its outputs (rows,) if its input is rounded."""
-    totals = {name: torch.zeros(len(weight_of(model, name))) for name in names}
-    tokens = dict.fromkeys(names, 0)
-    wanted = set(names)
-    layers = {name: layer for name, layer in blocks.linears(model).items() if name in wanted}
+    """Return, for each linear module, E[dy_o^2] of its outputs (rows,) if its input is rounded.
+
+    `spans` has the modules, each with the columns that share a scale.
+    """
+    totals = {name: torch.zeros(len(weight_of(model, name))) for name in spans}
+    tokens = dict.fromkeys(spans, 0)
+    layers = {name: layer for name, layer in blocks.linears(model).items() if name in spans}
 
     def see(name: str, x: Tensor) -> None:
-        changed = (rounded(x) - x).flatten(0, -2) @ layers[name].weight.T
+        changed = (activations.rounded(x, spans[name], None) - x).flatten(0, -2) @ layers[
+            name
+        ].weight.T
         totals[name] += changed.float().square().sum(0).cpu()
         tokens[name] += len(changed)
 
@@ -57,7 +57,7 @@ def output_errors(
 
 def losses(
     model: nn.Module,
-    names: Sequence[str],
+    spans: Mapping[str, int],
     windows: Tensor,
     *,
     seed: int = 0,
@@ -67,15 +67,15 @@ def losses(
 
     Args:
         model: the float model.
-        names: of linear modules.
+        spans: name of a linear module -> columns of its input that share a scale.
         windows: token ids (windows, length).
         seed: of the tokens drawn for the gradients.
         forward: returns logits for a model and ids.
 
     """
-    costs = sensitivities(model, names, windows, seed=seed, forward=forward)
-    errors = output_errors(model, names, windows, forward=forward)
-    return {name: float((costs[name] * errors[name]).sum()) / 2 for name in names}
+    costs = sensitivities(model, [*spans], windows, seed=seed, forward=forward)
+    errors = output_errors(model, spans, windows, forward=forward)
+    return {name: float((costs[name] * errors[name]).sum()) / 2 for name in spans}
 
 
 def choose(model: nn.Module, expected: dict[str, float], share: float) -> dict[str, Activations]:
@@ -127,12 +127,12 @@ def overrides(
 
     model = load(folder, dtype=torch.float32, device=device)
     prefix, _ = blocks.find_blocks(model)
-    names = [
-        name
-        for name in blocks.linears(model)
-        if name.startswith(f"{prefix}.") and plan.of(name) is not None
-    ]
-    expected = losses(model, names, ids[:WINDOWS].to(device), seed=plan.seed)
+    spans = {
+        name: make_grid(options, layer.out_features, layer.in_features).span
+        for name, layer in blocks.linears(model).items()
+        if name.startswith(f"{prefix}.") and (options := plan.of(name)) is not None
+    }
+    expected = losses(model, spans, ids[:WINDOWS].to(device), seed=plan.seed)
     kinds = choose(model, expected, share)
     return {name: {**_own(plan, name), "activations": kind} for name, kind in kinds.items()}
 
