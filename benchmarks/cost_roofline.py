@@ -100,7 +100,8 @@ def main() -> None:
     parser.add_argument("--only")
     options = parser.parse_args()
     items: dict[str, Any] = {path.stem: path for path in files()}
-    results: dict[str, Any] = {"machine": machine(1), "targets": {}}
+    stored = RESULTS / "cost_roofline.json"
+    results: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {"targets": {}}
     for target in options.target or ["ethos-u55-128"]:
         rows = []
         for name in [*items, *NETWORKS]:
@@ -109,10 +110,11 @@ def main() -> None:
             row = judged(name, items.get(name) or network(name), target)
             rows.append(row)
             print(json.dumps(row), flush=True)
-        results["targets"][target] = {**summary(rows), "rows": rows}
         print(target, json.dumps(summary(rows), indent=1))
-    if not options.only:
-        (RESULTS / "cost_roofline.json").write_text(json.dumps(results, indent=1) + "\n")
+        if not options.only:
+            results["targets"][target] = {**summary(rows), "rows": rows}
+            results["machine"] = machine(1)
+            stored.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ print(1 / statistics.median(times[1:]))
 """
 
 
-def packed(folder: Path, *, rows: bool = False) -> tuple[Any, int, int]:
+def packed(
+    folder: Path, options: LayerOptions = OPTIONS, *, rows: bool = False
+) -> tuple[Any, int, int]:
     """Return the model with packed layers, their bytes, and the bytes that stay in memory.
 
     With `rows`, embedding and head are packed in 8 bits as well, and count nowhere.
@@ -55,7 +57,7 @@ def packed(folder: Path, *, rows: bool = False) -> tuple[Any, int, int]:
     random = torch.Generator().manual_seed(0)
     stored = 0
     for inner, layer in list(blocks.linears(found).items()):
-        codes = PackedLinear(layer.in_features, layer.out_features, OPTIONS)
+        codes = PackedLinear(layer.in_features, layer.out_features, options)
         codes.codes.random_(0, 256, generator=random)
         codes.codebook.random_(-127, 128, generator=random)
         codes.codebook_scale.copy_(

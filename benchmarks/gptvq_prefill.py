@@ -28,12 +28,12 @@ GOAL = 1.25
 STEPS = LayerOptions(method="rtn", bits=4)
 
 
-def rounded(folder: Path) -> Any:
-    """Return the model with its linear layers rounded to 4 bits."""
+def rounded(folder: Path, options: LayerOptions = STEPS) -> Any:
+    """Return the model in bfloat16 with its linear layers rounded to 4 bits."""
     model = load(folder, dtype=torch.bfloat16)
     name, found = blocks.find_blocks(model)
     for inner, layer in list(blocks.linears(found).items()):
-        matrix = quantize_matrix(layer.weight.float(), None, STEPS)
+        matrix = quantize_matrix(layer.weight.float(), None, options)
         model.set_submodule(f"{name}.{inner}", PackedLinear.of(matrix, layer.bias))
     return model
 

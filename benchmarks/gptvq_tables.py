@@ -104,6 +104,29 @@ def _claims() -> list[tuple[str, str, str]]:
                 found.append(("the same model in llama.cpp, Q4_1", text, "same"))
     if prefill := stored("gptvq_prefill").get("tokens"):
         found.append(_prefill(prefill))
+    return found + _low_bits()
+
+
+def _low_bits() -> list[tuple[str, str, str]]:
+    """Return how products and tokens of few bits compare with other runtimes'."""
+    found = []
+    if decode := stored("low_bits_decode"):
+        speed = {k: statistics.median(v) for k, v in decode["tokens_per_s"].items()}
+        command = "python -m benchmarks.low_bits_decode"
+        for key, ratio in decode["ratios"].items():
+            name, _, other = key.partition(" / ")
+            text = f"{ratio['median']:.2f}x: {speed[name]:.1f} against {speed[other]:.1f} tokens/s"
+            found.append((f"{name}, compiled step, against {other}", text, command))
+            command = "same"
+    if places := stored("low_bits_kernels").get("products"):
+        command = "python -m benchmarks.low_bits_kernels"
+        for place, products in places.items():
+            took, ours = products["median_us"], "int4 g64 x int8"
+            parts = [f"{name} {value / took[ours]:.2f}x" for name, value in took.items()]
+            text = f"{took[ours]:.0f} us; " + "; ".join(parts[1:])
+            claim = f"{ours}, {products['rows']:,} x {products['columns']}, {place}; others' time"
+            found.append((claim, text, command))
+            command = "same"
     return found
 
 

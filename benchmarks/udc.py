@@ -3,7 +3,7 @@
 Three parts, each by itself; results go to `results/udc_<part>.json`:
 
     python -m benchmarks.udc predict
-    python -m benchmarks.udc toycar --data TOYCAR --runs DIR [--steps 600] [--ratio 3]
+    python -m benchmarks.udc toycar --data TOYCAR --runs DIR [--steps 300] [--ratio 2.6] [--seeds 3]
     python -m benchmarks.udc enlarge --data SET5 --runs DIR
 
 `predict` takes networks with random bits and sparsity in each layer and compares the size that the
@@ -148,13 +148,15 @@ def toycar(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[str]]]:
     if not (plain / "config.json").is_file():
         zoo.compress(base, plain, method="int8", data=folder)
     made = {"float": base, "int8": plain}
-    made[f"udc, ratio {args.ratio:g}"] = compressed(
-        base, runs / f"udc-{args.ratio:g}-{steps}", folder, steps, ratio=args.ratio
-    )
-    for bits, share in UNIFORM[: args.uniform]:
-        name = f"{bits} bits, {share:.0%} zeros"
-        out = runs / f"uniform-{bits}-{share:g}-{steps}"
-        made[name] = compressed(base, out, folder, steps, bits=bits, sparsity=share)
+    for seed in range(args.seeds):
+        out = runs / f"udc-{args.ratio:g}-{steps}-{seed}"
+        made[f"udc, ratio {args.ratio:g}, seed {seed}"] = compressed(
+            base, out, folder, steps, ratio=args.ratio, seed=seed
+        )
+        for bits, share in UNIFORM[: args.uniform]:
+            name = f"{bits} bits, {share:.0%} zeros, seed {seed}"
+            out = runs / f"uniform-{bits}-{share:g}-{steps}-{seed}"
+            made[name] = compressed(base, out, folder, steps, bits=bits, sparsity=share, seed=seed)
     rows, table = {}, [["", "encoded bytes", "U55 cycles", "AUC, mean of cars", "pooled AUC"]]
     for name, path in made.items():
         network, recipe = zoo.load(path), zoo.checkpoint(path).recipe
@@ -191,8 +193,9 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--ratio", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--ratio", type=float, default=2.6)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--uniform", type=int, default=len(UNIFORM), help="how many opponents")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

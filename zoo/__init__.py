@@ -12,6 +12,7 @@ from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
+from zoo.verbs.bits import search_bits
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.searching import search
@@ -44,6 +45,7 @@ __all__ = [
     "resolve",
     "run",
     "search",
+    "search_bits",
     "serve",
     "train",
 ]

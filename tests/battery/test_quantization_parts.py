@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from zoo import extensions
-from zoo.quantization.core import quantize_matrix, stored_bits
+from zoo.quantization.core import QuantizedMatrix, quantize_matrix, stored_bits
 from zoo.quantization.grids import POINT as GRIDS
-from zoo.quantization.grids import Grid, make_grid
+from zoo.quantization.grids import make_grid
+from zoo.quantization.grids.contract import Grid
 from zoo.quantization.hessian import Hessian
 from zoo.quantization.options import METHODS, LayerOptions
+from zoo.quantization.packed import PackedLinear
 from zoo.quantization.solvers import POINT as SOLVERS
 from zoo.quantization.solvers import Problem
 
@@ -24,11 +26,12 @@ QUICK = {"iterations": 3, "update_steps": 2}
 
 
 def options_with(grid: str) -> LayerOptions:
-    """Options of the first method that has this grid, or of codebooks stored as a product."""
+    """Options of codebooks, also stored as a product, or of a method that takes any grid."""
     if grid == "factored":
         return LayerOptions(method="gptvq", dim=1, bits=2, codebook_rank=2, group_size=64, **QUICK)
-    name = next(n for n in LAYERS if LayerOptions(method=n, bits=4).grid == grid)
-    return LayerOptions(method=name, bits=2, group_size=32 if grid == "uniform" else 256, **QUICK)
+    if grid == "codebook":
+        return LayerOptions(method="gptvq", bits=2, group_size=256, **QUICK)
+    return LayerOptions(method="gptq", grid=grid)
 
 
 def sample(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +62,13 @@ def test_a_grid_holds_what_it_gives(name: str) -> None:
     again = grid.store(grid.restore(stored))
     assert all(torch.equal(again[n], stored[n]) for n in stored)
     grid.check(stored)
+    grid.check(matrix.tensors())
+    layer = PackedLinear.of(matrix)
+    layer.check()
+    assert torch.equal(layer.dequantize(), matrix.dequantize())
+    assert torch.equal(QuantizedMatrix.from_tensors(matrix.tensors(), (ROWS, COLUMNS), options)
+                       .dequantize(), matrix.dequantize())  # fmt: skip
+    assert matrix.report.relative_error < (0.3 if grid.index_bits < 4 * grid.dim else 0.05)
     assert matrix.bits == stored_bits((ROWS, COLUMNS), options)
     # decode is linear in the parameters that adjoint has a gradient for
     gradient = torch.randn(ROWS, grid.padded, generator=torch.Generator().manual_seed(1))

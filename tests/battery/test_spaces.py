@@ -103,6 +103,7 @@ def test_the_published_networks_are_in_their_space(name: str):
     found, published = space.recipe(options, choice, "found"), registry.find(name)
     assert found.args == published.args
     assert found.make == published.make
+    assert {k: v for k, v in space.choice_of(options, published).items() if k in choice} == choice  # type: ignore[attr-defined]
 
 
 def test_the_published_network_of_pictures_is_in_its_space():

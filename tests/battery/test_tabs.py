@@ -21,7 +21,8 @@ from zoo.page import app
 from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
-OURS = ["looks", "enlarge", "listen", "look", "adapters"]
+OURS = ["looks", "enlarge", "listen", "look", "cost", "adapters", "zoo"]
+TITLES = ["Looks", "Enlarge", "Listen", "Look", "On-device cost", "Adapters", "Zoo"]
 TAB = """
 import gradio as gr
 
@@ -83,6 +84,11 @@ def text(page: gr.Blocks) -> str:
     return " ".join(str(b.value) for b in page.blocks.values() if isinstance(b, gr.HTML))
 
 
+def with_counting(place: int) -> list[str]:
+    """The titles of our tabs, and in between that of the installed one."""
+    return [*TITLES[:place], "Counting", *TITLES[place:]]
+
+
 def test_ours_are_found() -> None:
     assert list(app.tabs()) == OURS
 
@@ -125,18 +131,16 @@ def test_a_tab_of_an_installed_package(installed: Install) -> None:
         gr.close_all()
 
 
-@pytest.mark.parametrize(("order", "titles"), [
-    (2, ["Counting", "Looks", "Enlarge", "Listen", "Look", "Adapters"]),
-    (12, ["Looks", "Enlarge", "Counting", "Listen", "Look", "Adapters"]),
-    (25, ["Looks", "Enlarge", "Listen", "Look", "Adapters", "Counting"]),
-], ids=["first", "between", "last"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("order", "place"), [(2, 0), (12, 2), (25, 6)], ids=["first", "between", "last but one"]
+)
 def test_tabs_stand_in_their_order(
-    installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, titles: list[str]
+    installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, place: int
 ) -> None:
     for name in OURS:
         monkeypatch.setattr(f"zoo.page.tabs.{name}.build", lambda context: None)
     installed(order=order)
-    assert shown(app.build()) == titles
+    assert shown(app.build()) == with_counting(place)
 
 
 @pytest.mark.parametrize("extra", ["", "adapters"])
@@ -147,7 +151,7 @@ def test_a_tab_says_what_is_not_installed(
         monkeypatch.setattr(f"zoo.page.tabs.{name}.build", lambda context: None)
     installed(requires={"torch": "train", "acme_nets": extra})
     page = app.build()
-    assert shown(page) == ["Looks", "Enlarge", "Counting", "Listen", "Look", "Adapters"]
+    assert shown(page) == with_counting(2)
     assert "more" not in public(page)
     expected = f"acme_nets is not installed; type: {install('acme_nets')}"
     if extra:

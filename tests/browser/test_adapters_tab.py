@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.browser.tabs import open_tab
 from zoo.adapters import Switcher, registry
 from zoo.artifacts import adapters as adapter_refs
 from zoo.page import switching
@@ -31,8 +32,8 @@ class Visitor:
 
     def __init__(self, page: "Page") -> None:
         self.page = page
-        page.get_by_role("tab", name="Adapters").click()
-        page.get_by_role("tab", name="Enlarging").click()
+        open_tab(page, "Adapters")
+        open_tab(page, "Enlarging")
         page.wait_for_selector("#run-picture")
 
     def set(self, **weights: float) -> None:

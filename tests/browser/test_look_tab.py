@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import zoo
+from tests.browser.tabs import open_tab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
-    visitor.get_by_role("tab", name="Look", exact=True).click()
+    open_tab(visitor, "Look")
     visitor.wait_for_selector("#look-seen img")
     return visitor
 

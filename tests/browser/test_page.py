@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser.tabs import open_tab
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -20,7 +22,7 @@ WIDTH, HEIGHT = 60, 44
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
-    visitor.get_by_role("tab", name="Enlarge", exact=True).click()
+    open_tab(visitor, "Enlarge")
     visitor.wait_for_selector("#enlarge")
     visitor.wait_for_selector("#whole img")
     return visitor
@@ -118,6 +120,6 @@ def test_visitors_do_not_see_each_other(
 ) -> None:
     enlarge(page, photo(tmp_path))
     other = visit()
-    other.get_by_role("tab", name="Enlarge", exact=True).click()
+    open_tab(other, "Enlarge")
     other.wait_for_selector("#whole img")
     assert not set(sources(other, "whole")) & set(sources(page, "whole"))

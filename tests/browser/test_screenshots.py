@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser.tabs import open_tab
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -49,7 +51,7 @@ def test_the_page_as_it_opens(visit: Callable[..., "Page"], repository: Path) ->
 
 def test_the_tab_that_enlarges(visit: Callable[..., "Page"], repository: Path) -> None:
     page = visit(1280, 900)
-    page.get_by_role("tab", name="Enlarge", exact=True).click()
+    open_tab(page, "Enlarge")
     page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('#whole img')];"
         " return all.length == 2 && all.every(i => i.complete && i.naturalWidth) }"

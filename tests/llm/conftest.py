@@ -1,12 +1,13 @@
 """Tiny language models: a random one, and one that tells stories (real data)."""
 
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+from benchmarks.stories import story_model
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -65,6 +66,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of 320 pairs of bytes."""
+    from tests.llm.small import byte_pairs
+
+    folder = tmp_path_factory.mktemp("tokens")
+    byte_pairs("gpt-2").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text to calibrate on."""
     path = tmp_path_factory.mktemp("text") / "fox.txt"
@@ -76,54 +87,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stories(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
     """The 260K-parameter TinyStories model as a folder, without tokenizer."""
     folder = tmp_path_factory.mktemp("stories") / "stories260k"
-    _story_model(shared_data / "lm" / "stories260K.bin").save_pretrained(folder)
+    story_model(shared_data / "lm" / "stories260K.bin").save_pretrained(folder)
     return folder
-
-
-def _story_model(path: Path) -> LlamaForCausalLM:
-    """Read the llama2.c format: seven int32, then float32 tensors of all layers in turn."""
-    data = path.read_bytes()
-    dim, hidden, layers, heads, kv_heads, vocab, length = struct.unpack("7i", data[:28])
-    values = torch.frombuffer(bytearray(data[28:]), dtype=torch.float32)
-    place = 0
-
-    def take(*shape: int) -> torch.Tensor:
-        nonlocal place
-        count = int(torch.tensor(shape).prod())
-        place += count
-        return values[place - count : place].view(shape).clone()
-
-    kv = dim * kv_heads // heads
-    embedding = take(vocab, dim)
-    shapes = {
-        "input_layernorm": (dim,),
-        "self_attn.q_proj": (dim, dim),
-        "self_attn.k_proj": (kv, dim),
-        "self_attn.v_proj": (kv, dim),
-        "self_attn.o_proj": (dim, dim),
-        "post_attention_layernorm": (dim,),
-        "mlp.gate_proj": (hidden, dim),
-        "mlp.down_proj": (dim, hidden),
-        "mlp.up_proj": (hidden, dim),
-    }
-    stacks = {name: take(layers, *shape) for name, shape in shapes.items()}
-    state = {"model.embed_tokens.weight": embedding, "model.norm.weight": take(dim)}
-    state["lm_head.weight"] = embedding
-    for name, stack in stacks.items():
-        for layer, value in enumerate(stack):
-            if name.endswith(("q_proj", "k_proj")):  # pairs (2i, 2i+1) rotate there, halves here
-                count = kv_heads if "k_proj" in name else heads
-                value = value.view(count, -1, 2, dim).transpose(1, 2).reshape(value.shape)
-            state[f"model.layers.{layer}.{name}.weight"] = value
-    config = LlamaConfig(
-        hidden_size=dim, intermediate_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocab,
-        max_position_embeddings=length, rms_norm_eps=1e-5, rope_theta=10000.0,
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    model.load_state_dict(state)
-    return model
 
 
 def _rewrite(path: Path, **changes: object) -> None:

@@ -71,4 +71,54 @@ def test_the_command_writes_codes_that_onnx_runtime_looks_up(
         wanted = zoo.load(out)(torch.from_numpy(ids)).logits
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
     assert main(["export", str(out), "--out", str(file.with_suffix(".tflite"))]) == 1
-    assert "--format onnx only" in capsys.readouterr().err
+    assert "--format gguf, onnx, gptq or compressed-tensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "blocks"),
+    [
+        ("--method rtn --bits 4 --group-size 32 --embeddings 8", {(4, 32), (8, 64)}),
+        pytest.param(
+            "--method rtn --bits 3 --group-size 48 --skip *mlp*", {(4, 16)}, marks=pytest.mark.slow
+        ),
+        pytest.param("--method rtn --bits 8", {(8, 64)}, marks=pytest.mark.slow),
+        ("--method gptq --bits 4 --group-size 16 --set act_order=true --data {text} --windows 2 "
+         "--length 32", {(4, 16)}),
+    ],
+)  # fmt: skip
+def test_integers_are_multiplied_by_the_operator_of_onnx_runtime(
+    base, text, tmp_path, capsys, options, blocks
+):
+    out, file = tmp_path / "out", tmp_path / "model.onnx"
+    assert main(f"compress {base} --out {out} {options.format(text=text)}".split()) == 0
+    assert main(["export", str(out), "--out", str(file)]) == 0
+    capsys.readouterr()
+    model = onnx.load(file)
+    nodes = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    given = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
+    assert {(each["bits"], each["block_size"]) for each in given} == blocks
+    kept = {item.name: item for item in model.graph.initializer}
+    halves = [kept[node.input[1]].data_type for node in nodes]
+    assert set(halves) == {onnx.TensorProto.UINT8}
+    floats = {tuple(x.dims) for x in kept.values() if x.data_type == onnx.TensorProto.FLOAT}
+    assert ((256, 64) in floats) == ("--embeddings" not in options)
+    assert ((172, 64) in floats) == ("--skip" in options)
+    ids = np.arange(2 * 50).reshape(2, 50)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = session.run(["logits"], {"input_ids": ids})[0]
+    with torch.no_grad():
+        wanted = zoo.load(out)(torch.from_numpy(ids)).logits
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_of_eight_bits_are_floats_in_the_file(base, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "model.onnx"
+    words = f"compress {base} --out {out} --method rtn --bits 4 --activations int8"
+    assert main(words.split()) == 0
+    assert main(["export", str(out), "--out", str(file)]) == 0
+    ids = np.arange(2 * 20).reshape(2, 20)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(["logits"], {"input_ids": ids})[0])
+    with torch.no_grad():
+        rounded = zoo.load(out)(torch.from_numpy(ids)).logits
+    assert 0 < (found - rounded).norm() < 0.05 * rounded.norm()

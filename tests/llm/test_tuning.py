@@ -108,3 +108,60 @@ def test_a_pattern_without_a_match_is_refused(flag, base, text, tmp_path):
     with pytest.raises(MismatchError, match=rf"--{flag} '\*\.qproj' matches no layer .*q_proj"):
         compress_model(base, tmp_path / "out", plan(**changes), text=text, device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "rtn", "grid": "posit4"},
+        {"method": "rtn", "grid": "mxfp4"},
+        {"method": "rtn", "bits": 3, "group_size": 32},
+        {"method": "gptvq", "bits": 2, "dim": 2, "group_size": 1024, "iterations": 4},
+    ],
+    ids=lambda changes: changes.get("grid", changes["method"]),
+)
+def test_training_the_weights_helps_more_and_takes_no_bits(base, text, tmp_path, changes):
+    reports = {}
+    for rate in (0.0, 0.003):
+        options = LayerOptions(**changes)
+        mine = plan(options=options, tune_steps=24, tune_lr=0.002, tune_weights=rate)
+        reports[rate] = compress_model(base, tmp_path / f"{rate}", mine, text=text, device="cpu")
+    kept, trained = reports[0.0], reports[0.003]
+    assert trained["bits_per_weight"] == kept["bits_per_weight"]
+    facts = trained["tuning"]
+    assert facts["divergence_before"] == kept["tuning"]["divergence_before"]
+    assert facts["divergence_after"] < 0.9 * facts["divergence_before"]
+    assert facts["divergence_after"] < kept["tuning"]["divergence_after"]
+    left, right = (opening.load(tmp_path / f"{rate}").state_dict() for rate in reports)
+    codes = [name for name in left if name.endswith(".codes") and "embed" not in name]
+    assert any(not torch.equal(left[name], right[name]) for name in codes)
+
+
+def test_weights_are_trained_in_the_steps_of_tuning():
+    with pytest.raises(MismatchError, match="add --tune STEPS"):
+        plan(tune_weights=0.001)
+    with pytest.raises(MismatchError, match="tune_weights is -1"):
+        plan(tune_weights=-1.0, tune_steps=2)
+
+
+def test_latent_weights_start_where_nothing_changes(tiny_model):
+    from zoo.quantization.core import quantize_matrix
+    from zoo.quantization.language.student import Student
+
+    model = tiny_model()
+    name = "model.layers.1.mlp.down_proj"
+    weight = model.get_parameter(f"{name}.weight").detach()
+    x = torch.randn(300, weight.shape[1]) @ torch.randn(weight.shape[1], weight.shape[1])
+    for options in (
+        LayerOptions(method="gptq", grid="nf4", act_order=True),
+        LayerOptions(method="gptq", grid="pvq"),
+        OPTIONS,
+    ):
+        matrix = quantize_matrix(weight, 2 / len(x) * x.T @ x, options)
+        student = Student(tiny_model(), {name: matrix}, norms=False, weights=True)
+        student.load()
+        assert torch.equal(student.weights[name].detach(), matrix.dequantize())
+        assert torch.equal(student.rounded()[name].codes, matrix.codes)
+        floats = weight if matrix.order is None else weight[:, matrix.order]
+        same = student.latent[name][:, : weight.shape[1]] == floats
+        assert 0.1 < same.float().mean() < 1  # error feedback took other codes than the nearest

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from zoo import cost
 from zoo.cost.deployed import integer
 from zoo.cost.ethos_u import encoding
+from zoo.cost.ethos_u.costs import priced
 from zoo.cost.ethos_u.encoding import Coding, stream_bytes
 from zoo.deploy.vela import compile_graph
 
@@ -166,3 +167,14 @@ def test_long_streams_are_judged_by_a_sample(monkeypatch: pytest.MonkeyPatch) ->
     sampled = stream_bytes(weights, coding)
     monkeypatch.setattr(encoding, "SAMPLED", weights.size)
     assert sampled == pytest.approx(stream_bytes(weights, coding), rel=0.005)
+
+
+def test_each_of_two_cores_reads_a_stream_of_its_own() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 24, 3), nn.ReLU(), nn.Conv2d(24, 24, 3, groups=24), nn.Conv2d(24, 9, 1)]
+    graph = integer(nn.Sequential(*layers).eval(), (1, 8, 12, 12))
+    found = {}
+    for npu in ("ethos-u65-256", "ethos-u65-512"):
+        found[npu] = sum(op.encoded_bytes for op in priced(graph, cost.target(npu)).ops)
+        assert found[npu] == pytest.approx(compile_graph(graph, npu).encoded_bytes, rel=0.02)
+    assert found["ethos-u65-512"] > 1.02 * found["ethos-u65-256"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.cost import estimate, target
 from zoo.cost.simulator.cachegrind import CACHES, Counts, build, counted, parse
 from zoo.cost.simulator.program import Program
+from zoo.deploy.tflite_read import read_tflite
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
 from zoo.quantization.int8.post_training import quantize
@@ -125,6 +126,56 @@ def test_integers_are_the_runtimes(seed: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(output, IntegerNetwork(made)(x).numpy().ravel())
 
 
+class Judged(nn.Module):
+    """Channels that are filled up, a mean and a softmax."""
+
+    def __init__(self, over: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.over = over
+        self.first = nn.Conv2d(2, 6, 3)
+        self.last = nn.Linear(9 if over == (2, 3) else {(2,): 81, (3,): 63}[over], classes)
+        with torch.no_grad():
+            self.last.weight.mul_(12)  # far apart, and near
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(self.first(x), (1, 1, 0, 0, 1, 2))
+        return F.softmax(self.last(x.mean(self.over).flatten(1)), -1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("over", [(2, 3), (2,), (3,)])
+@pytest.mark.parametrize("classes", [2, 12, 300])
+def test_means_and_softmaxes_are_the_runtimes(
+    over: tuple[int, ...], classes: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(classes)
+    module = Judged(over, classes).eval()
+    made = quantize(module, [3 * torch.randn(4, 2, 9, 9)], (1, 2, 9, 9))
+    assert {"mean", "softmax", "pad"} <= {op.kind for op in made.ops}
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randint(-128, 128, (1, 9, 9, 2), generator=generator).to(torch.int8)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        build(Program.of(made), folder, x.numpy())
+        subprocess.run(["./program", "1"], cwd=folder, check=True, capture_output=True)
+        output = np.fromfile(folder / "output", np.int8)
+        np.testing.assert_array_equal(output, IntegerNetwork(made)(x).numpy().ravel())
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["kws", "vww_96", "ic_resnet8", "ad01"])
+@pytest.mark.data
+def test_all_of_mlperf_tiny_is_computed(name: str, shared_data: Path, tmp_path: Path) -> None:
+    graph = read_tflite(shared_data / "tflite" / f"mlperf_{name}_int8.tflite")
+    shape = graph.tensors[graph.inputs[0]].shape
+    x = torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(3)).to(torch.int8)
+    build(Program.of(graph), tmp_path, x.numpy())
+    subprocess.run(["./program", "1"], cwd=tmp_path, check=True, capture_output=True)
+    output = np.fromfile(tmp_path / "output", np.int8)
+    np.testing.assert_array_equal(output, IntegerNetwork(graph)(x).numpy().ravel())
+
+
 @needs_valgrind
 def test_an_estimate_is_made_of_the_counts(graph: Graph) -> None:
     cost = estimate(graph, target("cpu"), method="simulated", clock_ghz=2.0)
@@ -137,9 +188,9 @@ def test_an_estimate_is_made_of_the_counts(graph: Graph) -> None:
 
 
 def test_what_is_not_simulated_is_refused_by_name() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Softmax(1)).eval()
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Upsample(scale_factor=2)).eval()
     made = quantize(module, [torch.randn(1, 1, 8, 8)], (1, 1, 8, 8))
-    with pytest.raises(MismatchError, match="softmax at 1 has no kernel to simulate"):
+    with pytest.raises(MismatchError, match="resize_nearest at 1 has no kernel to simulate"):
         Program.of(made)
     with pytest.raises(MismatchError, match="is not the CPU at hand"):
         estimate(module, target("ethos-u55-256"), method="simulated", input_shape=(1, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""A new grid is a file, also another package's: here the OCP's MXFP4, which the zoo lacks."""
+"""A new grid is a file, also another package's: here MXFP4 in its simplest form."""
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping

@@ -1,11 +1,6 @@
 """Search by trials: what its folder holds, how it goes on after a kill, and what it refuses."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,7 +79,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 
     monkeypatch.setattr("zoo.nas.measuring.measured", lambda recipe, *_: area(chosen(recipe)))
     monkeypatch.setattr(judging, "trained", trained)
-    monkeypatch.setattr(Assignment, "identity", lambda self: {"space": self.space_name})
+    monkeypatch.setattr(Assignment, "identity", lambda self, material: {"space": self.space_name})
     monkeypatch.setattr(judging, "fitted", lambda recipe, data: recipe)
     return seen
 
@@ -242,6 +237,22 @@ def test_a_search_finds_a_recipe_that_fits_and_is_trained(
     assert (tmp_path / "mine.tflite").stat().st_size == found["best"]["use"]["flash_bytes"]
 
 
+def test_a_supernet_learns_the_labels_of_the_data(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "mine"
+    command = ["search", "micronet-kws", *SMALL, "--by", "dnas", "--max-macs", "0.2M", "--json",
+               "--data", str(words), "--steps", "4", "--trials", "1", "--out", str(out),
+               "--set", "train.batch_size=8", "--set", "train.precision=no"]  # fmt: skip
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"]["load"] <= 1
+    labels = json.loads((out / "mine.json").read_text())["preprocessing"]["labels"]
+    assert set(labels) >= {folder.name for folder in words.iterdir()}
+    trial = found["trials"][0]
+    assert trial["spent"] > 4 * 8 * trial["use"]["macs"]  # the supernet's work too
+
+
 @pytest.mark.parametrize("proxy", ["synflow", "naswot", "macs"])
 def test_a_search_by_a_proxy_trains_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], proxy: str
@@ -366,34 +377,3 @@ def test_other_limits_and_another_space_are_not_resumed(
 
 
 # --- killed for real ------------------------------------------------------------------------------
-
-
-def command(words: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "zoo", "search", "micronet-kws", *SMALL, "--max-macs", "0.2M",
-            "--data", str(words), "--steps", "120", "--trials", "3", "--device", "cpu",
-            "--set", "train.batch_size=4", "--by", "random", "--out", str(out), *more]  # fmt: skip
-
-
-def results(out: Path) -> list[Any]:
-    lines = (out / TRIALS).read_text().splitlines()
-    trials = sorted((json.loads(line) for line in lines), key=lambda trial: trial["number"])
-    return [(trial["number"], trial["choice"], trial["scores"]) for trial in trials]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_nothing_is_lost_in_a_kill_and_processes_work_together(words: Path, tmp_path: Path):
-    subprocess.run(command(words, tmp_path / "whole"), check=True, capture_output=True)
-    out = tmp_path / "killed"
-    process = subprocess.Popen(command(words, out), stdout=-3, stderr=-3)
-    while not list(out.glob("trials/0001/training/state-*")):
-        assert process.poll() is None, "it was done before it could be killed"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(results(out)) == 1
-    two = [
-        subprocess.Popen(command(words, out, "--resume"), stdout=-3, stderr=-3) for _ in range(2)
-    ]
-    assert [process.wait() for process in two] == [0, 0]
-    assert results(out) == results(tmp_path / "whole")

@@ -96,6 +96,7 @@ def test_labels_are_those_of_the_compiler_alone(made: Path) -> None:
         for label in row["labels"]:
             report = compile_graph(network(3, row["id"])[1], label["target"])
             assert label["cycles"] == report.cycles == sum(label["operator_cycles"])
+            assert 0 < max(label["operator_sram"]) <= label["sram_bytes"]
             assert label["latency_ms"] == pytest.approx(report.latency_ms)
             assert label["sram_bytes"] == report.peak_bytes["Sram"]
             assert label["encoded_bytes"] == report.encoded_bytes
@@ -173,18 +174,18 @@ def test_wrong_words_are_one_line(made: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_a_newer_set_is_refused(made: Path, tmp_path: Path) -> None:
-    (tmp_path / shards.RECIPE).write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(MismatchError, match="has format 2; this version of the zoo reads 1"):
+    (tmp_path / shards.RECIPE).write_text(json.dumps({"format_version": 3}))
+    with pytest.raises(MismatchError, match="has format 3; this version of the zoo reads 2"):
         list(shards.rows(tmp_path))
 
 
 def test_what_the_compiler_refuses_is_said_in_the_row(monkeypatch) -> None:
     from zoo.deploy.vela_many import Compiler
 
-    def refuse(self: Compiler, content: bytes, what: str) -> dict:
+    def refuse(self: Compiler, what: str) -> dict:
         raise MismatchError(f"Vela crashed on {what}")
 
-    monkeypatch.setattr(Compiler, "compiled", refuse)
+    monkeypatch.setattr(Compiler, "answer", refuse)
     row = json.loads(gzip.decompress(shards.shard(small(), 0, 1)))
     assert row["labels"] == []
     assert row["refused"] == [f"Vela crashed on network 0 of seed 3 for {t}" for t in TARGETS]

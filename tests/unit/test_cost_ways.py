@@ -14,6 +14,7 @@ from zoo import cost
 from zoo.cli import main
 from zoo.cost.deployed import integer
 from zoo.cost.pictures import Dot, front
+from zoo.cost.result import milliseconds
 from zoo.cost.target import TARGETS
 from zoo.errors import MismatchError
 from zoo.graph.ir import Op, Tensor
@@ -191,3 +192,30 @@ def test_the_host_of_an_ethos_u_converts_floats() -> None:
     given = cost.estimate(graph, cost.target("ethos-u55-128"), method="roofline")
     (line,) = given.host
     assert line.startswith("QUANTIZE at the top level is a conversion of floats")
+
+
+def test_a_notebook_shows_several_costs_side_by_side() -> None:
+    targets = ["ethos-u55-128", BOARD]
+    found = zoo.estimate(network(), targets, method="roofline", input_shape=SHAPE)
+    assert isinstance(found, list)
+    page = found._repr_html_()  # type: ignore[attr-defined]
+    rows = {row.split("</th>")[0].split("<th>")[1]: row for row in page.split("<tr>")[1:]}
+    assert [page.count(f"<th>{name}</th>") for name in targets] == [1, 1]
+    for number in ("latency, ms", "method", "fits", "latency known", "input"):
+        assert rows[number].count("<td>") == len(targets), number
+    low, high = map(milliseconds, found[0].interval_ms or (0, 0))
+    assert f"<td>{low} to {high}</td>" in rows["90 % within, ms"]
+    assert "estimated (roofline)" in rows["latency known"]
+    assert "<td>1x3x16x16 int8</td>" in rows["input"]
+
+
+def test_json_goes_into_a_file_of_any_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["estimate", "mlperf-tiny-ic", "--target", BOARD]
+    assert main([*words, "--json"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("costs.json", "costs.txt", "costs"):
+        assert main([*words, "--out", str(tmp_path / name)]) == 0
+        assert json.loads((tmp_path / name).read_text()) == json.loads(printed)
+        assert BOARD in capsys.readouterr().out

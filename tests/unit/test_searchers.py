@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+import zoo
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.nas.limits import Limits, Use
 from zoo.nas.searchers import contract, evolution, nsga2, tpe
 from zoo.nas.searchers.contract import Attempt, Proposal, Question
+from zoo.nas.spaces import contract as spaces
 from zoo.nas.spaces.contract import Choice, Decision
 
 NAMES = contract.names()
@@ -96,6 +98,25 @@ def test_evolution_changes_the_best_of_the_last():
         child = evolution.ask(question(trials, seed), options).choice
         differ = [name for name in child if child[name] != trials[-1].choice[name]]
         assert len(differ) == 1
+
+
+def test_evolution_starts_from_a_known_network():
+    space = spaces.find("micronet-kws")
+    settings = space.Options()
+    asked = question([], space=space, settings=settings, decisions=space.decisions(settings))
+    options = evolution.Options(start="micronet-kws-s")
+    found = space.recipe(settings, evolution.ask(asked, options).choice, "x")
+    assert found.args == zoo.find("micronet-kws-s").args
+    later = evolution.ask(dataclasses.replace(asked, number=1), options).choice
+    assert space.recipe(settings, later, "x").args != found.args
+    narrow = space.Options(widest=100)
+    asked = dataclasses.replace(asked, settings=narrow, decisions=space.decisions(narrow))
+    with pytest.raises(MismatchError, match="is not in this space: its 'pair 1' is 112"):
+        evolution.ask(asked, options)
+    with pytest.raises(MismatchError, match="its 'pairs' is 0"):
+        evolution.ask(asked, evolution.Options(start="sesr-m5-x2"))
+    with pytest.raises(MismatchError, match="cannot say which of its networks"):
+        evolution.ask(question([]), options)
 
 
 def test_ranks_and_crowding_are_those_of_the_definition():

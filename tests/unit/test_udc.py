@@ -1,5 +1,6 @@
 """UDC: sizes against Vela's code, gradients against differences, and a run from end to end."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from PIL import Image
 
 import zoo
 from zoo.cli import main
+from zoo.cost.deployed import integer
 from zoo.cost.ethos_u import encoding
 from zoo.cost.ethos_u.encoding import Coding, stream_bytes
 from zoo.deploy.vela import compile_file, compile_graph
 from zoo.errors import MismatchError
 from zoo.nas.methods.udc import Options
-from zoo.nas.udc import size
+from zoo.nas.udc import size, stages
 from zoo.nas.udc.levels import best_shares, largest, levels_of, on_levels
 from zoo.nas.udc.network import CompressibleNetwork
 from zoo.nas.udc.options import BITS, SPARSITIES
@@ -47,6 +49,38 @@ def test_the_size_is_that_of_the_code(bits: int, share: float) -> None:
         found, code = float(size.encoded_bytes(counts, layer)), stream_bytes(integers, coding)
         assert abs(found - code) <= encoding.ALIGNMENT + 0.03 * code
         assert code * 8 >= size.entropy_bits(exact)  # no code is shorter
+
+
+def few(ratio: float) -> np.ndarray:
+    """Two values and zeros, of which there are so many for each of the more frequent value."""
+    ones = int(128 * 128 / (1.3 + ratio))
+    values = np.zeros(128 * 128, np.int8)
+    values[:ones], values[ones : ones + int(0.3 * ones)] = 127, -127
+    return values
+
+
+def many(share: float) -> np.ndarray:
+    """All values alike, and a share of zeros."""
+    dice = np.random.default_rng(1)
+    values = dice.integers(1, 128, 128 * 128) * dice.choice([-1, 1], 128 * 128)
+    values[: int(share * 128 * 128)] = 0
+    return values.astype(np.int8)
+
+
+@pytest.mark.parametrize("values", [few(4.6), few(4.9), few(5.1), few(5.4), many(0.27), many(0.3)])
+def test_zeros_are_runs_where_vela_writes_runs(values: np.ndarray) -> None:
+    """Below five zeros for each of the next value, or two for five others, each is written."""
+    graph = integer(torch.nn.Linear(128, 128).eval(), (1, 128))
+    (op,) = (op for op in graph.ops if op.kind == "fully_connected")
+    values = np.random.default_rng(0).permutation(values).reshape(128, 128)
+    changed = dataclasses.replace(graph, values={**graph.values, op.inputs[1]: values})
+    found = compile_graph(changed, "ethos-u55-128").encoded_bytes
+    assert stream_bytes(values.astype(np.int64)[:, None], Coding("vector", 8)) == pytest.approx(
+        found, rel=0.01
+    )
+    counts = torch.bincount(torch.from_numpy(values).flatten().long() + size.ZERO, minlength=513)
+    expected = size.encoded_bytes(counts.double(), size.layer(changed, op))
+    assert float(expected) == pytest.approx(found, rel=0.01)
 
 
 def test_the_size_pulls_weights_to_what_is_written_in_fewer_bits() -> None:
@@ -153,6 +187,17 @@ def test_the_file_is_as_small_as_was_asked(made: Path, tmp_path: Path) -> None:
     assert own == facts["packed_bytes"]
 
 
+def test_a_size_that_was_predicted_too_small_is_repaired(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_MARGIN", 1.1)  # of the budget: what training is content with
+    out = tmp_path / "out"
+    zoo.compress("sesr-m3-x2.bsds", out, data=pictures, max_flash="1600B", **QUICK)
+    facts = zoo.checkpoint(out).metrics["compression"]
+    assert facts["encoded_by"].startswith("vela")
+    assert 0.9 * 1600 <= facts["packed_bytes"] <= 1600
+
+
 def test_training_computes_what_is_deployed() -> None:
     torch.manual_seed(0)
     source = zoo.load("sesr-m3-x2.bsds")
@@ -174,10 +219,11 @@ def test_training_computes_what_is_deployed() -> None:
 def test_a_killed_run_goes_on_to_the_same_result(
     made: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starting = Stages.starting
+    starting, steps = Stages.starting, list[int]()
 
     def killed(self: Stages, step: int) -> None:
-        if step == 30:
+        steps.append(step)
+        if len(steps) == 30:  # the search has ended
             raise KeyboardInterrupt
         starting(self, step)
 

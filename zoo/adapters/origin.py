@@ -60,6 +60,12 @@ def _check_origin(names: list[str], tensors: Tensors, facts: Facts, model: nn.Mo
             "packed, so that an adapter of its base does not fit: train one on this checkpoint, or "
             "pack the base without --rotate"
         )
+    if _recipe(model).get("awq"):
+        raise MismatchError(
+            f"{names[0]}: this checkpoint's weights were scaled before they were packed, so that "
+            "an adapter of its base does not fit: train one on this checkpoint, or pack the base "
+            "without --awq"
+        )
     packed, trained = _packed_digests(model), _trained_digests(tensors, facts)
     unknown = []
     for name in names:

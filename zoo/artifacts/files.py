@@ -228,10 +228,13 @@ class LanguageModel(TransformersModel):
         **options: Any,
     ) -> Any:
         """Return the likeliest continuation of a prompt."""
-        check_options(self.ref, options)
+        from zoo.quantization.language.step import quicken
         from zoo.tasks.text_generation import run
 
-        return run(self.load(device=device, dtype=dtype), None, source, out)
+        check_options(self.ref, options, run)
+        model = self.load(device=device, dtype=dtype)
+        quicken(model)
+        return run(model, None, source, out, **options)
 
     def evaluate(
         self, data: Path, *, device: str = "cpu", dtype: Any = None, **protocol: Any

@@ -14,8 +14,9 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
     """Return the card: front matter for the Hub, then Markdown that starts with the import."""
     recipe = checkpoint.recipe
     compress, writes = recipe.compress, recipe.task == "text-generation"
-    plan = QuantizationPlan.read(compress.method, compress.options)
     report = checkpoint.metrics.get("compression", {})
+    lossless = report.get("lossless", False)
+    plan = None if lossless else QuantizationPlan.read(compress.method, compress.options)
     layers = report.get("layers", {})
     return fill(
         "quantized.md",
@@ -23,6 +24,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
         recipe=recipe,
         compress=compress,
         plan=plan,
+        lossless=lossless,
         ref=repo or f"./{recipe.name}",
         settings=settings(compress),
         report=report,
@@ -67,6 +69,7 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     if not report:
         return []
     files = checkpoint.config["files"]
+    lossless = report.get("lossless", False)
     rows = "8 bits" if checkpoint.recipe.compress.options.get("embeddings") else "floats"
     weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
     return [
@@ -74,12 +77,16 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
         ("bits per packed weight, everything counted", f"{report['bits_per_weight']:.4f}", "exact"),
         ("bytes of the packed weights", f"{report['packed_bytes']:,}", "exact"),
         (
-            f"bytes of all tensors, embeddings in {rows}",
+            "bytes of all tensors" + ("" if lossless else f", embeddings in {rows}"),
             f"{report['tensor_bytes']:,}",
             "exact",
         ),
         ("bytes of the weight files", f"{weights:,}", "exact"),
-        ("mean relative error of a layer", f"{report['relative_error']:.5f}", "measured"),
+        (
+            "mean relative error of a layer",
+            f"{report['relative_error']:.5f}",
+            "exact" if lossless else "measured",
+        ),
         *_distance(report),
     ]
 

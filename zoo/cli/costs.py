@@ -18,6 +18,7 @@ from zoo.cli.printing import (
     targets,
 )
 from zoo.errors import MismatchError
+from zoo.files import write_json
 
 if TYPE_CHECKING:
     from zoo.cost import Cost
@@ -50,6 +51,9 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument(
         "--plot", metavar="FILE.png", help="a picture: the roofline, and the slowest operators"
     )
+    sub.add_argument(
+        "--out", metavar="FILE", help="also write what --json prints, whatever the name ends in"
+    )
     sub.add_argument("--shape", metavar="N,C,H,W", help="input shape; default: the recipe's")
     if words[:1] == ["estimate"]:
         _list_targets(sub)
@@ -70,11 +74,10 @@ def _estimate(args: Arguments) -> None:
     packed = _arenas(args, costs) if args.memory else {}
     if args.plot:
         _plot(costs, _devices(args), Path(args.plot))
+    if args.out:
+        write_json(Path(args.out), _values(costs, others, packed))
     if args.json:
-        planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
-        values = [cost.to_json() | planned.get(cost.target, {}) for cost in costs]
-        second = [cost.to_json() for cost in others]
-        print_json({"costs": values, "compared": second} if others else values)
+        print_json(_values(costs, others, packed))
         return
     if others:
         print_table(_compared(costs, others, (args.ref, args.compare)))
@@ -87,6 +90,16 @@ def _estimate(args: Arguments) -> None:
     for name, found in packed.items():
         print(name)
         memory.show(found)
+
+
+def _values(
+    costs: "list[Cost]", others: "list[Cost]", packed: "dict[str, list[Arena]]"
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return costs as JSON types; with those of another model under two names."""
+    planned = {name: {"memory": memory.as_json(found)} for name, found in packed.items()}
+    values = [cost.to_json() | planned.get(cost.target, {}) for cost in costs]
+    second = [cost.to_json() for cost in others]
+    return {"costs": values, "compared": second} if others else values
 
 
 def _print_each(costs: "list[Cost]", packed: "dict[str, list[Arena]]") -> None:

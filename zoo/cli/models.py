@@ -50,6 +50,7 @@ def add(command: Command) -> None:
         "--threshold", type=float, help="least score of an object that is found, or of a word"
     )
     _add_suppression(sub)
+    _add_cache_bits(sub)
     sub = command("evaluate", _evaluate, "measure a model on pictures or a text", device=True)
     add_ref(sub)
     sub.add_argument(
@@ -67,6 +68,7 @@ def add(command: Command) -> None:
     sub.add_argument("--tasks", metavar="T,T", help="also tasks of lm-eval: names or .yaml files")
     sub.add_argument("--limit", type=positive, metavar="N", help="examples of each task")
     _add_suppression(sub)
+    _add_cache_bits(sub)
     sub.add_argument("--record", metavar="NAME", help="also store the result in the checkpoint")
     _add_export(command("export", _export, "write a deployable file"))
     sub = command("card", _card, "render the model card")
@@ -81,9 +83,20 @@ def _add_suppression(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_cache_bits(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--cache-bits", type=int, choices=(4, 8),
+        help="of a language model's keys and values; default: full precision",
+    )  # fmt: skip
+
+
 def _add_export(sub: argparse.ArgumentParser) -> None:
     add_ref(sub)
-    sub.add_argument("--format", help="onnx, tflite or c; default: as --out ends, else onnx")
+    sub.add_argument(
+        "--format",
+        help="onnx, tflite or c; of a language model onnx, gguf, gptq or compressed-tensors; "
+        "default: as --out ends, else onnx",
+    )
     sub.add_argument("--int8", action="store_true", help="quantize to int8")
     sub.add_argument(
         "--int16", action="store_true", help="int16 activations, int8 weights (tflite)"
@@ -118,7 +131,7 @@ def _add_shape(sub: argparse.ArgumentParser) -> None:
 def _run(args: Arguments) -> None:
     """Run a model on one input."""
     artifact = api.resolve(args.ref)
-    given = {"threshold": args.threshold, "suppression": args.suppression}
+    given = {key: getattr(args, key) for key in ("threshold", "suppression", "cache_bits")}
     options = {key: value for key, value in given.items() if value is not None}
     options |= {"device": args.device, "dtype": args.dtype}
     if args.stream and args.source == MICROPHONE and not Path(MICROPHONE).exists():
@@ -154,7 +167,7 @@ def _follow(artifact: "Artifact", options: Mapping[str, Any]) -> None:
 
 def _evaluate(args: Arguments) -> None:
     """Measure a model."""
-    keys = ("length", "stride", "windows", "limit", "suppression")
+    keys = ("length", "stride", "windows", "limit", "suppression", "cache_bits")
     protocol = {key: getattr(args, key) for key in keys}
     protocol["tasks"] = args.tasks.split(",") if args.tasks else None
     result = api.evaluate(
@@ -190,7 +203,7 @@ def _evaluate(args: Arguments) -> None:
 
 def _export(args: Arguments) -> None:
     """Write a deployable file."""
-    from zoo.verbs.exporting import format_of
+    from zoo.verbs.exporting import FOLDERS, OF_LANGUAGE, format_of
 
     if args.front_end:
         _export_front_end(args)
@@ -204,7 +217,8 @@ def _export(args: Arguments) -> None:
         memory.plan_file(artifact.path, Path(args.out or artifact.path))
         return
     name = artifact.path.stem if artifact.recipe is None else artifact.recipe.name
-    out = args.out or f"{name}.{args.format or 'onnx'}"
+    folder = args.format in FOLDERS
+    out = args.out or f"{name}{'-' if folder else '.'}{args.format or 'onnx'}"
     args.format = format_of(Path(out), args.format)
     if args.least_memory:
         memory.check_format(args.format)
@@ -221,8 +235,12 @@ def _export(args: Arguments) -> None:
         data=args.data,
         input_shape=shape_of(args.shape) if args.shape is not None else None,
     )
-    size = file.path.stat().st_size
-    line = f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the module"
+    parts = [file.path, *(file.path.iterdir() if file.path.is_dir() else [])]
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    what = "model's weights" if args.format in OF_LANGUAGE else "module"
+    line = f"{file.path}  {size} bytes, within {file.max_abs_error:.1e} of the {what}"
+    if types := getattr(file, "types", None):
+        line += ": " + ", ".join(f"{count} x {kind}" for kind, count in types.items())
     if (steps := getattr(file, "max_steps", None)) is not None:
         line += f", ONNX Runtime within {steps} step{'s' * (steps != 1)} of the int8 reference"
     print(line)

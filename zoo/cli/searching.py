@@ -27,8 +27,16 @@ def add(command: Command, words: Sequence[str]) -> None:
         words: the command line; only for `zoo search` are the spaces listed.
 
     """
+    if words[:2] == ["search", "bits"]:
+        from zoo.cli import sharing
+
+        sharing.add(command)
+        return
     sub = command("search", _search, "find an architecture within limits")
-    sub.add_argument("space", metavar="SPACE", help="what may be chosen, e.g. micronet-kws")
+    sub.add_argument(
+        "space", metavar="SPACE",
+        help="what may be chosen, e.g. micronet-kws; or bits REF, see: zoo search bits --help",
+    )  # fmt: skip
     sub.add_argument(
         "--out", required=True, metavar="DIR",
         help="the folder of the search; or NAME.json, the recipe file of a greedy one",

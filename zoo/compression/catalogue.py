@@ -7,6 +7,7 @@ from zoo import extensions
 from zoo.compression.contract import Method, checked
 from zoo.errors import MismatchError, UnknownNameError
 
+ROUNDING = "rtn"  # takes the name of a format alone: it needs no data
 POINTS = ("zoo.compression.methods", "zoo.quantization.methods", "zoo.nas.methods")
 
 
@@ -43,7 +44,7 @@ def find(name: str) -> Method:
     """
     points = _points()
     if name not in points:
-        known = [*points]
+        known = [*points, *(find(ROUNDING).PRESETS if ROUNDING in points else ())]
         known += [f"{other}-{preset}" for other in points for preset in find(other).PRESETS]
         raise UnknownNameError.near("method", name, known, f"known: {', '.join(known)}")
     return checked(name, extensions.member(points[name], name, "method"))
@@ -53,10 +54,13 @@ def split(text: str) -> tuple[str, Mapping[str, Any]]:
     """Return the name of a method, and the options that a preset in the text stands for.
 
     Args:
-        text: a method, or method and preset: "gptvq", "gptvq-2d-2b".
+        text: a method, or method and preset: "gptvq", "gptvq-2d-2b"; or a format, to which is
+            rounded: "int4", "nf4".
 
     """
     known = names()
+    if text not in known and text in find(ROUNDING).PRESETS:
+        text = f"{ROUNDING}-{text}"
     for name in sorted(known, key=len, reverse=True):
         if text == name:
             return name, {}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from zoo.graph.inputs import Shapes
@@ -14,8 +15,13 @@ from zoo.graph.lower import lowered
 from zoo.graph.trace import exported, state_of
 from zoo.quantization.int8.post_training import quantize_graph
 
+DRAWN = 1 << 15  # weights of a layer that are enough to know how long all are in code
+_PARTED = frozenset(("conv2d", "fully_connected", "transpose_conv2d"))  # weights end with inputs
 
-def integer(module: nn.Module, shape: Shapes, traced: Graph | None = None) -> Graph:
+
+def integer(
+    module: nn.Module, shape: Shapes, traced: Graph | None = None, *, parts: bool = False
+) -> Graph:
     """Return a module quantized with nominal ranges of its activations.
 
     As after training, all ranges differ, and no layer has one slope for all channels: compilers
@@ -25,14 +31,21 @@ def integer(module: nn.Module, shape: Shapes, traced: Graph | None = None) -> Gr
         module: in eval mode.
         shape: of its input, or several.
         traced: what `zoo.graph.trace.exported` makes of these, if that was done already.
+        parts: random weights of a large layer are drawn for some of its inputs alone. Enough to
+            know how long they are in code; the graph cannot be run.
 
     Raises:
         MismatchError: the module cannot be traced, or an operator has no integer form.
 
     """
-    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-        module = materialised(module)
-    plain = _as_if_trained(lowered(traced or exported(module, shape), state_of(module)))
+    graph = traced or exported(module, shape)
+    if not on_meta(module):
+        plain = lowered(graph, state_of(module))
+    elif parts and not graph.derived:  # which may divide by what is not drawn
+        plain = _partly_drawn(lowered(graph, _state(module, DRAWN)))
+    else:
+        plain = lowered(graph, state_of(materialised(module)))
+    plain = _as_if_trained(plain)
     names = [tensor.name for tensor in plain.tensors.values() if not tensor.is_parameter]
     return quantize_graph(plain, {name: (-1 - i / 100, 1 + i / 50) for i, name in enumerate(names)})
 
@@ -47,18 +60,59 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
+def on_meta(module: nn.Module) -> bool:
+    """Return whether a module has shapes instead of values."""
+    return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+
+
 def materialised(module: nn.Module) -> nn.Module:
     """Return a copy of a module on the CPU, with small random weights."""
+    state = _state(module)
     module = copy.deepcopy(module).to_empty(device="cpu").eval()
-    generator = torch.Generator().manual_seed(0)
+    tensors = (*module.named_parameters(), *module.named_buffers())
     with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                # Small, so that activations neither overflow nor become slow denormals.
-                tensor.copy_(torch.rand(tensor.shape, generator=generator).mul(0.1))
-            else:
-                tensor.zero_()
+        for name, tensor in tensors:
+            tensor.copy_(torch.from_numpy(state[name]))
     return module
+
+
+def _state(module: nn.Module, most: int | None = None) -> dict[str, NDArray[np.float32]]:
+    """Return small random values for all parameters and buffers; zeros beyond `most` elements.
+
+    Zeros of that size take neither time nor memory until they are read.
+    """
+    generator = np.random.default_rng(0)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    tensors = parameters | dict(module.named_buffers(remove_duplicate=False))
+    return {
+        name: _small(tuple(tensor.shape), generator)
+        if tensor.is_floating_point() and (most is None or tensor.numel() <= most)
+        else np.zeros(tuple(tensor.shape), np.float32)
+        for name, tensor in tensors.items()
+    }
+
+
+def _small(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Return values so small that activations neither overflow nor become slow denormals.
+
+    Vectors are positive: some of them are variances.
+    """
+    values = generator.random(shape, np.float32) * np.float32(0.1)
+    return values - np.float32(0.05) if len(shape) > 1 else values
+
+
+def _partly_drawn(graph: Graph) -> Graph:
+    """Return a graph whose large parameters, all zeros, have random values; layers have a part."""
+    values, generator = dict(graph.values), np.random.default_rng(1)
+    parted = {op.inputs[1] for op in graph.ops if op.kind in _PARTED}
+    for name in values:
+        shape = graph.tensors[name].shape
+        if (size := graph.tensors[name].elements) > DRAWN:
+            if name in parted:
+                most = max(32, DRAWN * shape[-1] // size // 32 * 32)  # of its inputs
+                shape = (*shape[:-1], min(shape[-1], most))
+            values[name] = _small(shape, generator)
+    return dataclasses.replace(graph, values=values)
 
 
 def _as_if_trained(graph: Graph) -> Graph:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from zoo.cost.result import Cost, OpCost, milliseconds
+from zoo.cost.axes import Roofline, Scale, slowest
+from zoo.cost.result import Cost, milliseconds
 from zoo.cost.target import Target
 
 INK, FAINT, MUTED = "#222222", "#dddddd", "#777777"
@@ -26,23 +27,18 @@ def operators(cost: Cost, target: Target, path: Path) -> None:
 
     A method that counts no MACs for single operators gives bars alone.
     """
-    slow = _slowest(cost)
-    points = [op for op in cost.ops if op.macs and op.latency_ms and op.bound != "host"]
-    top = CHART if points and cost.moved_bytes else 0
+    slow = slowest(cost, MOST_BARS)
+    roofline = Roofline.of(cost, target)
+    top = CHART if roofline.ops and cost.moved_bytes else 0
     image = Image.new("RGB", (WIDTH, top + PAD * 3 + ROW * (len(slow) + 1)), "white")
     draw = ImageDraw.Draw(image)
     title = f"{cost.target}, {cost.method}: {milliseconds(cost.latency_ms)} ms"
     draw.text((PAD, 20), title, INK, _font(32))
     _legend(draw, {op.bound for op in cost.ops})
     if top:
-        _roofline(draw, cost, target)
+        _roofline(draw, roofline)
     _bars(draw, cost, top + 2 * PAD)
     _write(image, path)
-
-
-def _slowest(cost: Cost) -> list[OpCost]:
-    taking = [op for op in cost.ops if op.latency_ms]
-    return sorted(taking, key=lambda op: -op.latency_ms)[:MOST_BARS]
 
 
 def _legend(draw: ImageDraw.ImageDraw, bounds: set[str]) -> None:
@@ -53,33 +49,7 @@ def _legend(draw: ImageDraw.ImageDraw, bounds: set[str]) -> None:
         draw.text((place + 28, 26), name, INK, _font(24))
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """A logarithmic axis from `low` to `high`, drawn from `start` to `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def place(self, value: float) -> float:
-        """Return where a value lies."""
-        share = math.log(value / self.low) / math.log(self.high / self.low)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Return the round values on the axis."""
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        dense = self.high / self.low < 300
-        values = [f * 10.0**d for d in decades for f in ((1, 2, 5) if dense else (1,))]
-        return [value for value in values if self.low <= value <= self.high]
-
-
-def _scale(values: Sequence[float], start: float, end: float) -> _Scale:
-    return _Scale(min(values) / 1.5, max(values) * 1.5, start, end)
-
-
-def _axes(draw: ImageDraw.ImageDraw, x: _Scale, y: _Scale, names: tuple[str, str]) -> None:
+def _axes(draw: ImageDraw.ImageDraw, x: Scale, y: Scale, names: tuple[str, str]) -> None:
     for value in x.ticks():
         place = x.place(value)
         draw.line([(place, y.start), (place, y.end)], FAINT, 2)
@@ -92,20 +62,14 @@ def _axes(draw: ImageDraw.ImageDraw, x: _Scale, y: _Scale, names: tuple[str, str
     draw.text((x.start, y.end - 36), names[1], INK, _font(24))
 
 
-def _roofline(draw: ImageDraw.ImageDraw, cost: Cost, target: Target) -> None:
+def _roofline(draw: ImageDraw.ImageDraw, roofline: Roofline) -> None:
     """Draw each operator: MACs for a byte of weights and activations against MACs in a second."""
-    points = [op for op in cost.ops if op.macs and op.latency_ms and op.bound != "host"]
-    speeds = [op.macs / op.latency_ms / 1e6 for op in points]
-    depth = [op.macs / max(op.bytes, 1) for op in points]
-    roof = _peak(target)
-    slopes = {m: (target.get(f"{m}_bytes_per_s") or 0) / 1e9 for m in ("sram", "flash", "dram")}
-    x = _scale(depth, 130, WIDTH - PAD)
-    y = _scale([*speeds, *([roof] if roof else [])], CHART - 70, 130)
+    roof, ops = roofline.roof, roofline.ops
+    x = Scale.over(roofline.depths, 130, WIDTH - PAD)
+    y = Scale.over([*roofline.speeds, *([roof] if roof else [])], CHART - 70, 130)
     _axes(draw, x, y, ("MACs for a byte moved", "GMAC/s"))
-    for memory, slope in slopes.items():
-        ends = [(v, v * slope) for v in (x.low, x.high)] if slope else []
-        line = _inside(ends, y, roof or y.high)
-        if line:
+    for memory in roofline.slopes:
+        if line := roofline.line(memory, x, y):
             draw.line([(x.place(a), y.place(b)) for a, b in line], COLORS[memory], 3)
             spot = line[-1]
             place = (x.place(spot[0]), y.place(spot[1]) - 6)
@@ -113,36 +77,16 @@ def _roofline(draw: ImageDraw.ImageDraw, cost: Cost, target: Target) -> None:
     if roof:
         draw.line([(x.start, y.place(roof)), (x.end, y.place(roof))], INK, 3)
         draw.text((x.start, y.place(roof) - 6), "all multipliers", INK, _font(22), anchor="lb")
-    most = max(op.latency_ms for op in points)
-    for op, speed, deep in zip(points, speeds, depth, strict=True):
+    most = max(op.latency_ms for op in ops)
+    for op, speed, deep in zip(ops, roofline.speeds, roofline.depths, strict=True):
         radius = 5 + 14 * math.sqrt(op.latency_ms / most)
         a, b = x.place(deep), y.place(speed)
         box = [a - radius, b - radius, a + radius, b + radius]
         draw.ellipse(box, None, COLORS.get(op.bound, INK), 3)
 
 
-def _inside(ends: list[tuple[float, float]], y: _Scale, roof: float) -> list[tuple[float, float]]:
-    """Return the part of a line of slope 1 that lies within the axes and under the roof."""
-    if not ends:
-        return []
-    slope = ends[0][1] / ends[0][0]
-    low, high = max(ends[0][0], y.low / slope), min(ends[1][0], roof / slope)
-    return [(low, low * slope), (high, high * slope)] if low < high else []
-
-
-def _peak(target: Target) -> float | None:
-    """Return a target's multiply-accumulates in a second, in 10^9, or None."""
-    clock = target.get("clock_hz")
-    if clock is None:
-        return None
-    if target.array is not None:
-        return clock * 8 * math.prod(target.array.microblock) * target.array.cores / 1e9
-    rates = [n.value for name, n in target.rates.items() if name != "default"]
-    return clock * max(rates) / 1e9 if rates else None
-
-
 def _bars(draw: ImageDraw.ImageDraw, cost: Cost, top: int) -> None:
-    slow = _slowest(cost)
+    slow = slowest(cost, MOST_BARS)
     total = sum(op.latency_ms for op in cost.ops) or 1.0
     most = max((op.latency_ms for op in slow), default=1.0) or 1.0
     left, right = 560, WIDTH - 260
@@ -183,7 +127,7 @@ def pareto(dots: Sequence[Dot], title: str, quality: str, path: Path) -> None:
     image = Image.new("RGB", (WIDTH, 900), "white")
     draw = ImageDraw.Draw(image)
     draw.text((PAD, 24), title, INK, _font(32))
-    x = _scale([c.latency_ms for c in dots], 150, WIDTH - PAD - 160)
+    x = Scale.over([c.latency_ms for c in dots], 150, WIDTH - PAD - 160)
     low, high = min(c.quality for c in dots), max(c.quality for c in dots)
     margin = 0.1 * ((high - low) or abs(high) or 1)
 

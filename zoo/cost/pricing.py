@@ -74,21 +74,20 @@ def _subject(item: "Item", shape: "Shapes | None") -> Subject:
     return of_module(in_float32(item), shape)
 
 
-def of_module(module: "nn.Module", shape: "Shapes | None", *, drawn: bool = False) -> Subject:
+def of_module(module: "nn.Module", shape: "Shapes | None") -> Subject:
     """Return what is priced of a module: of one that computes in integers, those.
 
     Args:
-        module: in eval mode, in float32.
+        module: in eval mode, in float32; on the meta device it has random weights.
         shape: of its input, or several.
-        drawn: whether its weights are random ones, as those of the meta device are.
 
     """
+    from zoo.cost.deployed import on_meta
     from zoo.models.forms import stored_form
 
     network, facts = stored_form(module)
-    drawn = drawn or any(t.is_meta for t in (*module.parameters(), *module.buffers()))
-    integers = None if facts is None else module.graph
-    return Subject(module=network, input_shape=shape, integers=integers, drawn=drawn)  # type: ignore[arg-type]
+    integers: Any = None if facts is None else module.graph
+    return Subject(module=network, input_shape=shape, integers=integers, drawn=on_meta(network))
 
 
 def _settings(chosen: Estimator, name: str, options: Mapping[str, Any]) -> Any:

@@ -211,19 +211,22 @@ class Cost:
 
     def __str__(self) -> str:
         """One line: target, shape, counts, memory, latency and whether it fits."""
-        shape = "x".join(str(size) for size in self.input_shape)
         word = self.obtained["latency_ms"].split(" ")[0]
         how = f", {self.bound}-bound" if self.bound else ""
         if self.tiled and self.runs_tiled:
             how += f", {self.tiled.count} tiles"
         least = "at least " if self.host else ""
-        fit = "fits" if self.fits else ("fits in tiles" if self.runs_tiled else "does not fit")
         return (
-            f"{self.target}: input {shape} {self.dtype}, {self.total_parameters:,} parameters, "
+            f"{self.target}: input {_shape(self)}, {self.total_parameters:,} parameters, "
             f"{self.macs / 1e6:,.1f} M MACs, weights {readable(self.weight_bytes)}, "
             f"activations {readable(self.peak_activation_bytes)}, "
-            f"{least}{milliseconds(self.latency_ms)} ms ({word}{how}), {fit}"
+            f"{least}{milliseconds(self.latency_ms)} ms ({word}{how}), {self.fitting}"
         )
+
+    @property
+    def fitting(self) -> str:
+        """Whether it fits, in words."""
+        return "fits" if self.fits else ("fits in tiles" if self.runs_tiled else "does not fit")
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: a table, each number with how it is known."""
@@ -255,6 +258,41 @@ class Cost:
     def runs_tiled(self) -> bool:
         """Whether `latency_ms` is the tiled run's."""
         return self.tiled is not None and self.tiled.latency_ms == self.latency_ms
+
+
+class SideBySide(list[Cost]):
+    """Costs of several targets or methods; a notebook shows them in one table."""
+
+    def _repr_html_(self) -> str:
+        """Return a table: a column for each cost, with its interval and how the time is known."""
+        rows: dict[str, list[str]] = {
+            "method": [cost.method for cost in self],
+            "input": [_shape(cost) for cost in self],
+            "MACs": [f"{cost.macs / 1e6:,.1f} M" for cost in self],
+            "latency, ms": [f"{'≥ ' * bool(c.host)}{milliseconds(c.latency_ms)}" for c in self],
+            "90 % within, ms": [_within(cost) for cost in self],
+            "energy, mJ": ["" if c.energy_mj is None else f"{c.energy_mj:.3g}" for c in self],
+            "activations": [readable(cost.peak_activation_bytes) for cost in self],
+            "weights": [readable(cost.stored_bytes) for cost in self],
+            "waits for": [cost.bound or "" for cost in self],
+            "fits": [cost.fitting for cost in self],
+            "latency known": [cost.obtained["latency_ms"] for cost in self],
+        }
+        head = "".join(f"<th>{escape(cost.target)}</th>" for cost in self)
+        lines = [
+            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(c)}</td>' for c in cells)}</tr>"
+            for name, cells in rows.items()
+            if any(cells)
+        ]
+        return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table>"
+
+
+def _shape(cost: Cost) -> str:
+    return f"{'x'.join(map(str, cost.input_shape))} {cost.dtype}"
+
+
+def _within(cost: Cost) -> str:
+    return "" if cost.interval_ms is None else " to ".join(map(milliseconds, cost.interval_ms))
 
 
 def milliseconds(value: float) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zoo.cost.deployed import seeded
 from zoo.cost.estimators.contract import Subject
 from zoo.cost.pricing import of_module
 from zoo.errors import MissingWeightsError
@@ -40,7 +39,10 @@ def of_recipe(
     """
     shape = shape or recipe.input_shape
     if weights is None:
-        return of_module(seeded(lambda: build(recipe)), shape, drawn=True)
+        import torch
+
+        with torch.device("meta"):
+            return of_module(build(recipe), shape)
     if weights.quantization is None:
         return of_module(weights.load(), shape)
     from zoo.deploy.file_network import integer_network

@@ -1,6 +1,11 @@
-"""Packed language models as ONNX: codes stay codes, and a Gather looks them up at run time."""
+"""Packed language models as ONNX: codes stay codes, decoded where they are multiplied.
+
+Integers with scales are multiplied by ONNX Runtime's own operator, see `zoo.deploy.language.nbits`;
+codebooks are looked up by a Gather.
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.deploy.fidelity import faithful
+from zoo.deploy.language import nbits
 from zoo.deploy.onnx import OPSET, OnnxFile, packages, written
 from zoo.deploy.onnx import _quiet as quiet
 from zoo.errors import MismatchError
@@ -128,7 +134,7 @@ class GatheredRows(nn.Module):
 class _Times(nn.Module):
     """A head of such rows."""
 
-    def __init__(self, rows: GatheredRows) -> None:
+    def __init__(self, rows: GatheredRows | nbits.NBitsRows) -> None:
         super().__init__()
         self.rows = rows
 
@@ -138,17 +144,19 @@ class _Times(nn.Module):
 
 def _gather(model: Any) -> None:
     """Replace every packed layer of a language model."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, PackedLinear):
-            model.set_submodule(name, Gathered(layer))
+    packed = {n: part for n, part in model.named_modules() if isinstance(part, PackedLinear)}
+    for name, layer in packed.items():
+        model.set_submodule(name, nbits.layer_of(layer) if nbits.fits(layer) else Gathered(layer))
+    # Files without the operator can be read by other runtimes than ONNX Runtime too.
+    rows_form = nbits.NBitsRows if any(map(nbits.fits, packed.values())) else GatheredRows
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(table, PackedEmbedding):
-        rows = GatheredRows(table)
+        rows = rows_form(table)
         model.set_input_embeddings(rows)
         if isinstance(head, TiedHead):
             model.set_output_embeddings(_Times(rows))
         elif isinstance(head, PackedHead):
-            model.set_output_embeddings(_Times(GatheredRows(head, head.bias)))
+            model.set_output_embeddings(_Times(rows_form(head, head.bias)))
 
 
 class _Logits(nn.Module):
@@ -166,9 +174,11 @@ def export(
 ) -> OnnxFile:
     """Write a packed language model as ONNX: `input_ids` (batch, length) to `logits`.
 
-    Codes and codebooks are 8-bit initializers and are decoded in the graph. ONNX Runtime folds
-    that away when it opens a file, unless its optimizer "ConstantFolding" is switched off, which
-    keeps memory at the size of the file.
+    Integers with scales become `MatMulNBits` of 4 or 8 bits, which ONNX Runtime alone has. Codes
+    and codebooks of other grids are 8-bit initializers and are decoded in the graph. ONNX Runtime
+    folds that away when it opens a file, unless its optimizer "ConstantFolding" is switched off,
+    which keeps memory at the size of the file. Layers with inputs of 8 bits
+    multiply floats there: how a runtime rounds is its own affair.
 
     Args:
         model: as `zoo.load` returns it, in float32; its packed layers are replaced.
@@ -184,6 +194,9 @@ def export(
     """
     onnx, runtime = packages("onnxscript")
     ids = torch.arange(2 * length).view(2, length) % model.config.vocab_size
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            layer.options = replace(layer.options, activations="float")
     with torch.no_grad():
         wanted = model(input_ids=ids, use_cache=False).logits
     _gather(model)

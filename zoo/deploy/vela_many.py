@@ -3,12 +3,14 @@
 `zoo.deploy.vela_process` starts a process for every file, which alone takes half a second.
 """
 
+import contextlib
 import json
 import os
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +31,7 @@ class Compiler:
         self.settings = dict(settings)
         self.time_limit_s = time_limit_s
         self._child: subprocess.Popen[bytes] | None = None
+        self._clock: threading.Timer | None = None
 
     def __enter__(self) -> "Compiler":
         """Return itself."""
@@ -41,24 +44,34 @@ class Compiler:
     def compiled(self, content: bytes, what: str) -> dict[str, Any]:
         """Return what the compiler reports on the bytes of a `.tflite` file.
 
+        "cpu_s" is what that took of a processor.
+
         Raises:
             MismatchError: it refuses the network, crashes, or takes too long.
 
         """
+        self.send(content)
+        return self.answer(what)
+
+    def send(self, content: bytes) -> None:
+        """Let it compile the bytes of a file; `answer` waits for the report."""
         child = self._child = self._child or self._start()
         assert child.stdin is not None
-        assert child.stdout is not None
-        clock = threading.Timer(self.time_limit_s, child.kill)
-        clock.start()
-        try:
+        self._clock = threading.Timer(self.time_limit_s, child.kill)
+        self._clock.start()
+        with contextlib.suppress(OSError):  # it has gone: there will be no answer
             child.stdin.write(LENGTH.pack(len(content)) + content)
             child.stdin.flush()
-            answer = _message(child.stdout)
-        except OSError:  # it has gone
-            answer = None
-        finally:
-            in_time = clock.is_alive()
-            clock.cancel()
+
+    def answer(self, what: str) -> dict[str, Any]:
+        """Return the report on what was sent; see `compiled`."""
+        child, clock = self._child, self._clock
+        assert child is not None
+        assert child.stdout is not None
+        assert clock is not None
+        answer = _message(child.stdout)
+        in_time = clock.is_alive()
+        clock.cancel()
         if answer is None:
             self._end()
             how = "crashed" if in_time else f"did not finish in {self.time_limit_s:g} s"
@@ -105,6 +118,7 @@ def _main() -> None:
 
     settings = json.loads(sys.argv[1])
     while (content := _message(sys.stdin.buffer)) is not None:
+        start = time.process_time()
         try:
             done = regor.compile(
                 settings["architecture"], content, "TFLITE", settings["system"], settings["options"]
@@ -112,6 +126,7 @@ def _main() -> None:
             value = plain(done)
         except Exception as error:  # pybind11 raises RuntimeError and others
             value = {"refused": " ".join(str(error).split()) or type(error).__name__}
+        value["cpu_s"] = time.process_time() - start
         answer = json.dumps(value).encode()
         reports.write(LENGTH.pack(len(answer)) + answer)
         reports.flush()

@@ -5,6 +5,7 @@ remain those of transformers; this registers a configuration and a quantizer und
 name.
 """
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,12 +19,13 @@ from transformers.quantizers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zoo.errors import MismatchError, UnsafeFileError, ZooError, newer
+from zoo.errors import MismatchError
+from zoo.integrations.stored import check_layer, check_version
 from zoo.quantization import embeddings as tables
 from zoo.quantization import exposed
 from zoo.quantization.coverage import is_linear
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear, digest
+from zoo.quantization.packed import FORMAT_VERSION, METHOD, PackedLinear
 
 
 class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -62,11 +64,7 @@ class ZooQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         digests: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
-            raise MismatchError(
-                f"the checkpoint has format_version {format_version!r}; this zoo reads 1 to "
-                f"{FORMAT_VERSION} ({newer()})"
-            )
+        check_version(format_version, FORMAT_VERSION)
         self.quant_method = METHOD
         self.format_version = format_version
         self.options = dict(options or {})
@@ -119,15 +117,8 @@ class ZooQuantizer(HfQuantizer):  # type: ignore[misc]
             if not isinstance(module, PackedLinear | tables.Rows):
                 continue
             if not module.get_buffer("codes").is_meta:
-                try:
-                    module.check()
-                    known = config.digests.get(f"{inner}{name}")
-                    if known not in (None, digest(dict(module.named_buffers()))):
-                        raise UnsafeFileError(
-                            "the codes are missing or not those that were written"
-                        )
-                except ZooError as error:
-                    raise type(error)(f"{name}: {error}; get the files again") from error
+                known = config.digests.get(f"{inner}{name}")
+                check_layer(name, module, dict(module.named_buffers()), known)
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
@@ -225,6 +216,7 @@ def register() -> None:
     if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         register_quantization_config(METHOD)(ZooQuantizationConfig)
         register_quantizer(METHOD)(ZooQuantizer)
+    importlib.import_module("zoo.integrations.coded")  # registers its own
 
 
 register()

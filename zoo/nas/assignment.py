@@ -99,15 +99,18 @@ class Assignment:
 
     def recipe(self, choice: Choice, name: str) -> Recipe:
         """Return the recipe of a choice, with the labels of the data."""
-        made = self.space.recipe(self.settings, choice, name).override(self.training)
-        return judging.fitted(made, self.data)
+        return self.fitted(self.space.recipe(self.settings, choice, name))
 
-    def identity(self) -> dict[str, Any]:
-        """Return what must be the same for a search to go on."""
+    def fitted(self, recipe: Recipe) -> Recipe:
+        """Return a recipe of the space with the labels of the data and the training's settings."""
+        return judging.fitted(recipe.override(self.training), self.data)
+
+    def identity(self, material: judging.JudgedOn | None) -> dict[str, Any]:
+        """Return what must be the same for a search to go on; `material` is of its data."""
         fingerprint = None
-        if self.data is not None:
-            recipe = self.recipe(self.first, self.name)
-            fingerprint = task_of(recipe).training_data(recipe, self.data).fingerprint
+        if material is not None:
+            recipe = judging.short(self.recipe(self.first, self.name), self.steps, self.seed)
+            fingerprint = material(recipe).fingerprint
         how: dict[str, Any] = {"steps": self.steps} if self.trains else {}
         how |= {"filter": self.filter, "draws": self.draws} if self.filter else {}
         return {

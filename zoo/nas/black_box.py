@@ -86,8 +86,10 @@ def search(
     )  # fmt: skip
     repair = Repair(assignment.decisions, assignment.limits, gauge, gauge.whole)
     study = Study(folder)
-    identity = {**assignment.identity(), "by": by, "by_options": to_json(options)}
-    run = _Run(assignment, searcher, options, study, repair, study.open(identity, resume))
+    material = None if assignment.data is None else judging.JudgedOn(assignment.data)
+    identity = {**assignment.identity(material), "by": by, "by_options": to_json(options)}
+    mark = study.open(identity, resume)
+    run = _Run(assignment, searcher, options, study, repair, mark, material)
     while run.go_on(trials, work):
         pass
     return run.finished()
@@ -104,10 +106,12 @@ class _Run:
         study: Study,
         repair: Repair,
         mark: str,
+        material: judging.JudgedOn | None,
     ) -> None:
         self.assignment, self.searcher, self.options = assignment, searcher, options
         self.study, self.repair, self.mark = study, repair, mark
         self._batch: Any = None
+        self._material = material
 
     def go_on(self, most: int, work: float | None) -> bool:
         """Do a trial; say whether there was one to do."""
@@ -233,6 +237,8 @@ class _Run:
             steps=assignment.steps if assignment.trains else 0,
             folder=self.study.folder(number) / "searcher",
             search=self.mark,
+            target=assignment.target,
+            fitted=assignment.fitted,
         )
         proposal = self.searcher.ask(question, self.options)
         dice = question.dice()
@@ -246,12 +252,12 @@ class _Run:
         if not assignment.trains:
             value = self._proxy(assignment.objective)(choice)
             return judging.Verdict(merit=value, scores={assignment.objective: value})
-        assert assignment.data is not None
+        assert self._material is not None
         return judging.trained(
             assignment.recipe(choice, assignment.name),
             self.repair.measure(choice),
             folder / "training",
-            data=assignment.data, steps=assignment.steps, seed=assignment.seed,
+            material=self._material, steps=assignment.steps, seed=assignment.seed,
             device=assignment.device,
         )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """How good a candidate is: on held-out data after a short training, or by a proxy without one."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,15 @@ from zoo.errors import MismatchError
 from zoo.nas import proxies
 from zoo.nas.limits import Use
 from zoo.nas.spaces.contract import Choice, Space
-from zoo.registry.checkpoint import build
+from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.codec import to_json
+from zoo.registry.layout import UNSTATED
 from zoo.registry.recipe import Recipe
 from zoo.tasks import for_data, task_of
-from zoo.training.network import train
+from zoo.tasks.contract import Data, Task
+from zoo.training.accelerator import accelerator_for
+from zoo.training.loop import Run
+from zoo.training.network import WholeNetwork
 
 TRAINED = "trained"  # the objective that is none of the proxies
 _SHORTEST_MEMORY = 10  # of these parts of a training an average of the weights remembers one
@@ -75,8 +81,54 @@ def short(recipe: Recipe, steps: int, seed: int) -> Recipe:
     return dataclasses.replace(recipe, make=made)
 
 
+class JudgedOn:
+    """Training data, read once for all candidates that learn from the same.
+
+    Args:
+        source: where the data come from.
+
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._key = ""
+        self._data: Any = None
+
+    def __call__(self, recipe: Recipe) -> Any:
+        """Return a recipe's training data."""
+        facts = to_json(recipe)
+        of = {name: facts[name] for name in ("task", "subtask", "input_shape", "preprocessing")}
+        how = [facts["make"]["options"], facts["make"]["seed"]]
+        key = json.dumps([of, how], sort_keys=True)
+        if key != self._key:
+            self._key, self._data = "", None  # the memory first
+            self._data = task_of(recipe).training_data(recipe, self.source)
+            self._key = key
+        return self._data
+
+
+class _Candidate(WholeNetwork):
+    """A network whose data are there."""
+
+    def __init__(self, recipe: Recipe, material: JudgedOn) -> None:
+        super().__init__(recipe)
+        self.material = material
+
+    def training_data(self, task: Task, source: str) -> Data:
+        """Return the data of all candidates."""
+        found: Data = self.material(self.recipe)
+        return found
+
+
 def trained(
-    recipe: Recipe, use: Use, folder: Path, *, data: str, steps: int, seed: int, device: str | None
+    recipe: Recipe,
+    use: Use,
+    folder: Path,
+    *,
+    material: JudgedOn,
+    steps: int,
+    seed: int,
+    device: str | None,
 ) -> Verdict:
     """Train a candidate for some steps; return what it reaches on held-out data.
 
@@ -84,7 +136,7 @@ def trained(
         recipe: of the candidate.
         use: what it takes; gives its MACs.
         folder: of the training, which is taken up there if it was under way.
-        data: what it learns.
+        material: what it learns.
         steps: of the training.
         seed: of weights and batches.
         device: "cpu" leaves an accelerator unused.
@@ -95,10 +147,12 @@ def trained(
     """
     trial = short(recipe, steps, seed)
     under_way = any(folder.glob("state-*"))
-    checkpoint = train(trial, folder, data=data, resume=under_way, device=device)
+    accelerator = accelerator_for(trial.name, trial.train, folder, None, device)
+    run = Run(_Candidate(trial, material), folder, accelerator, material.source, UNSTATED)
+    run.execute(resume=under_way)
     facts = task_of(recipe).FACTS
     keys = {metric.key for metric in facts.metrics}
-    held_out = checkpoint.metrics["held_out"]
+    held_out = Checkpoint.read(folder).metrics["held_out"]
     scores = {key: float(value) for key, value in held_out.items() if key in keys}
     work = float(steps * trial.train.batch_size * trial.train.accumulation_steps * use.macs)
     return Verdict(merit=facts.merit(scores), scores=scores, spent=work)

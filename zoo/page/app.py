@@ -56,6 +56,8 @@ _CSS = """
 .gradio-container main { width: 100%; }
 footer .divider { display: none !important; }
 .html-container { padding: 0 !important; }
+/* Tabs beyond the window go into a menu instead of widening the page. */
+.tab-wrapper { width: 0; min-width: 100%; }
 @media (max-width: 480px) { .tab-container button { padding: 0 .45rem !important; } }
 .zoo-header h1 { font-size: 1.5rem; font-weight: 600; margin: 0; letter-spacing: -.01em; }
 .zoo-header small { color: var(--color-accent); }
@@ -77,6 +79,27 @@ footer .divider { display: none !important; }
 .zoo-note dt { font-weight: 600; margin-top: 6px; }
 .zoo-note dd { margin: 0; }
 .zoo-stack { gap: 6px !important; }
+.zoo-table { width: 100%; border-collapse: collapse; font-size: 13px;
+  font-variant-numeric: tabular-nums; }
+.zoo-table, .zoo-table :is(thead, tbody, tr, th, td) { border: 0 !important; }
+.zoo-table caption { text-align: left; font-weight: 600; padding: 2px 0 6px; }
+.zoo-table :is(th, td) { padding: 5px 10px 5px 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.zoo-table thead th { color: var(--body-text-color-subdued); font-weight: 500; }
+.zoo-table tbody th { font-weight: 600; }
+.zoo-table .zoo-over td:last-child { color: #d1495b; font-weight: 700; }
+.zoo-card { max-width: calc(100vw - 64px); overflow-x: auto; }
+.zoo-card table { display: block; overflow-x: auto; white-space: nowrap; }
+.zoo-card :is(td, th) { word-break: normal !important; overflow-wrap: normal !important; }
+.zoo-table button { color: var(--color-accent); text-decoration: underline; text-align: left;
+  font: inherit; padding: 0; background: none; border: 0; cursor: pointer; }
+@media (max-width: 640px) {
+  .zoo-table, .zoo-table :is(caption, tbody, tr, th, td) { display: block; width: 100%; }
+  .zoo-table thead { display: none; }
+  .zoo-table tr { padding: 6px 0; border-bottom: 1px solid var(--border-color-primary) !important; }
+  .zoo-table :is(th, td) { border: 0 !important; padding: 2px 0; overflow-wrap: anywhere; }
+  .zoo-table td::before { content: attr(data-label) ": "; color: var(--body-text-color-subdued); }
+}
 @media (max-width: 900px) { .zoo-facts { grid-template-columns: repeat(2, 1fr); } }
 @media (max-width: 640px) { .zoo-facts b { font-size: 1.15rem; }
   .zoo-facts > div { padding: 8px 10px; } }

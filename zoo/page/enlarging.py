@@ -103,7 +103,7 @@ def shelf() -> dict[str, Loaded]:
             continue
         for tag in registry.shipped_tags(name):
             ref = name if tag == recipe.default_tag else f"{name}.{tag}"
-            model = load(ref)
+            model = load(f"{name}.{tag}")
             model(torch.zeros(1, 1, 64, 64))  # so that no visitor waits for the first run
             count = sum(parameter.numel() for parameter in model.parameters())
             networks[ref] = Loaded(ref, recipe, model, count)

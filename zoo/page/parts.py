@@ -8,6 +8,18 @@ from typing import Any, TypeVar
 import gradio as gr
 from PIL import Image
 
+# For `gr.HTML`: what has `data-ref` is chosen by a click or the keyboard, and the event
+# `select` has it as `ref`.
+CHOOSE = """
+const chosen = (event) => {
+  const mark = event.target.closest('[data-ref]');
+  if (mark) trigger('select', {ref: mark.dataset.ref});
+};
+element.addEventListener('click', chosen);
+element.addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && event.target.closest('svg')) chosen(event);
+});
+"""
 Output = TypeVar("Output", bound=gr.Image | gr.ImageSlider)
 
 

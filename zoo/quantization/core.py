@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import MismatchError, UnsafeFileError
-from zoo.quantization.grids import Grid, make_grid
-from zoo.quantization.grids.contract import Parameters, take
+from zoo.quantization.grids import make_grid
+from zoo.quantization.grids.contract import Grid, Parameters, take
 from zoo.quantization.hessian import Hessian, check_hessian, factor_damped
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import pack, packed_bytes, unpack
@@ -54,8 +54,9 @@ class PreparedHessian:
 class QuantizedMatrix:
     """A (rows, columns) matrix as codes on a grid.
 
-    `codes` is (rows, cells) uint8, a cell being `grid.dim` columns; `parameters` are the grid's,
-    in float32; `order` is the column order in which codes are stored, or None for 0, 1, 2, ...
+    `codes` is (rows, cells), uint8 or for indices of more bits int32, a cell being `grid.dim`
+    columns; `parameters` are the grid's, in float32; `order` is the column order in which codes are
+    stored, or None for 0, 1, 2, ...
     """
 
     codes: Tensor
@@ -76,6 +77,7 @@ class QuantizedMatrix:
                 f"code {int(self.codes.max())} is out of range: a grid of {self.grid.index_bits} "
                 f"bits has codes below {1 << self.grid.index_bits}"
             )
+        self.grid.check_codes(self.parameters, self.codes)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -199,9 +201,9 @@ def quantize_matrix(
     if ready.order is not None:
         values = values[:, ready.order.to(values.device)]
     missing = grid.padded - columns
-    problem = Problem(
-        grid.pad(values), _pad(ready.hessian, missing, 0.0), _pad(ready.upper, missing, 1.0)
-    )
+    values = grid.pad(values)
+    grid = grid.seen(values)
+    problem = Problem(values, _pad(ready.hessian, missing, 0.0), _pad(ready.upper, missing, 1.0))
     solution = solve(problem, grid, options)
     total = weighted(problem.weight, problem.hessian).sum().item()
     error = problem.error(solution.decode(grid)).sum().item()
@@ -211,7 +213,7 @@ def quantize_matrix(
         time.perf_counter() - began,
         ready.fallbacks,
     )
-    codes = solution.codes.to(torch.uint8)
+    codes = solution.codes.to(grid.code_type)
     return QuantizedMatrix(codes, solution.parameters, grid, options, ready.order, report)
 
 

@@ -82,7 +82,7 @@ def quantize_model(
     others = _others(model, plan)
     coverage.check(model, plan)
     plan = coverage.without_shared(model, plan)
-    wanted = itertools.islice(batches, None if plan.calibrates else 1)
+    wanted = itertools.islice(batches, None if plan.learns else 1)
     runs = [partial(_call, model, batch) for batch in wanted]
     if not runs:
         raise MismatchError(f"{plan.options.method} needs batches; none were given")
@@ -93,7 +93,7 @@ def quantize_model(
     usual = {name: layer.weight.data for name, layer in layers.items()}
     places = _places(model, layers)
     first = next(model.parameters())
-    passes = CalibrationRuns(model, runs if plan.calibrates else [])
+    passes = CalibrationRuns(model, runs if plan.learns else [])
     try:
         matrices = quantize_layers(model, "", passes, plan, Team(str(first.device)))
         for name, matrix in matrices.items():

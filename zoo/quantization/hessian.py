@@ -7,14 +7,15 @@ from zoo.errors import MismatchError
 
 
 class Hessian:
-    """The running mean H = 2/n sum x x^T over n tokens of inputs x (columns,).
+    """The running means H = 2/n sum x x^T and 1/n sum |x| over n tokens of inputs x (columns,).
 
-    The sum is kept in float64, so that once rounded to float32 it depends neither on the order of
+    Sums are kept in float64, so that once rounded to float32 they depend neither on the order of
     the sequences nor on how they were split over processes.
     """
 
     def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        self.sizes = torch.zeros(columns, dtype=torch.float64, device=device)
         self.tokens = 0
 
     def update(self, inputs: Tensor) -> None:
@@ -23,16 +24,22 @@ class Hessian:
         if flat.shape[1] != len(self.total):
             raise MismatchError(f"inputs have {flat.shape[1]} columns; expected {len(self.total)}")
         self.total += flat.T @ flat
+        self.sizes += flat.abs().sum(0)
         self.tokens += len(flat)
 
     def merge(self, other: "Hessian") -> None:
         """Add what another process, or another part of the data, has seen."""
         self.total += other.total
+        self.sizes += other.sizes
         self.tokens += other.tokens
 
     def finish(self) -> Tensor:
         """Return H (columns, columns) in float32; zeros where no token was seen."""
         return (self.total * (2 / max(self.tokens, 1))).to(torch.float32)
+
+    def magnitude(self) -> Tensor:
+        """Return the mean |x| of each column, (columns,), in float32."""
+        return (self.sizes / max(self.tokens, 1)).to(torch.float32)
 
 
 def check_hessian(hessian: Tensor, columns: int) -> Tensor:

@@ -50,7 +50,7 @@ def quantize_layers(
     layers = blocks.linears(module)
     _check_weights(layers, prefix)
     past: set[str] = set()  # layers that will no longer change
-    if not plan.calibrates:
+    if not plan.learns:
         levels: list[blocks.Level] = [[[name] for name in layers]]
         called = list(layers)
     else:
@@ -73,7 +73,7 @@ def quantize_layers(
         if not groups:
             continue
         first = {group[0]: layers[group[0]] for group in groups}
-        seen = _hessians(first, passes, team) if plan.calibrates else {}
+        seen = hessians(first, passes, team) if plan.learns else {}
         matrices = _quantize_groups(groups, layers, seen, wanted, prefix, plan, team)
         for name, matrix in matrices.items():
             weight = layers[name].weight
@@ -92,7 +92,7 @@ def _check_weights(layers: dict[str, nn.Linear], prefix: str) -> None:
             )
 
 
-def _hessians(
+def hessians(
     layers: dict[str, nn.Linear], passes: CalibrationRuns, team: Team
 ) -> dict[str, Hessian]:
     """Return the Hessians of the inputs of `layers`, summed over all passes."""

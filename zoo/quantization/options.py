@@ -1,7 +1,9 @@
 """The settings for quantizing one matrix: plain data that goes into a configuration."""
 
 import dataclasses
+import importlib
 import math
+import pkgutil
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -10,6 +12,7 @@ from zoo.errors import MismatchError, UnknownNameError
 from zoo.registry.options import read
 
 METHODS = "zoo.quantization.methods"
+GRIDS = "zoo.quantization.grids"
 # How much work: `fast` for a first look, `best` for what is published.
 PRESETS: dict[str, dict[str, int]] = {
     "fast": {"iterations": 10, "update_steps": 4, "rounds": 0},
@@ -17,8 +20,22 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 Seeding = Literal["normal", "mahalanobis", "kmeans++"]
 SEEDINGS = get_args(Seeding)
+_CODEBOOKS = ("codebook", "factored")
+_GENERAL = (*_CODEBOOKS, "uniform")  # grids of any number of bits
+# Formats by name: `--method rtn-nf4`, `--method gptq-int4`.
+FORMATS: dict[str, dict[str, Any]] = {
+    **{f"int{bits}": {"bits": bits} for bits in (2, 3, 4, 8)},
+    **{
+        name: {"grid": name}
+        for module in pkgutil.iter_modules(importlib.import_module(GRIDS).__path__)
+        if not module.name.startswith("_")
+        and (name := module.name.replace("_", "-")) not in (*_GENERAL, "contract")
+    },
+}
+Activations = Literal["float", "int8"]
+FOUR_BITS = ("uniform",)  # grids whose codes of 4 bits are multiplied with inputs of 8 bits
 # A group size was chosen for its bits: if these change, the old one is dropped.
-_OF_BITS = {"goes_with": ("bits", "dim", "target_bpv")}
+_OF_BITS = {"goes_with": ("bits", "dim", "target_bpv", "grid")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,16 +43,34 @@ class Rounding:
     """What every grid has.
 
     Attributes:
-        bits: bits of an index per weight; `bits * dim` is a whole number of at most 8.
+        bits: bits of an index per weight; `bits * dim` is a whole number of at most 8; 0 takes
+            those of the grid, else 2.
         dim: columns that share an index: 1 for uniform grids; 1, 2, 4 or 8 for codebooks; 0 takes
             1 or 2.
         group_size: weights per codebook, or weights of a row per scale (64 if not given).
+        activations: "int8" rounds what a layer multiplies to 8 bits, with a scale per token and
+            group of columns: faster on processors, and the same numbers on each; for integers of 4
+            bits and codebooks.
 
     """
 
-    bits: int | float = 2
+    bits: int | float = dataclasses.field(default=0, metadata={"goes_with": ("grid",)})
     dim: int = 0
     group_size: int | None = dataclasses.field(default=None, metadata=_OF_BITS)
+    activations: Activations = "float"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """What methods have that round to any grid.
+
+    Attributes:
+        grid: the values that exist: integers with a scale and a zero point if not given, or the
+            name of a format, e.g. nf4, posit4, mixed, mxfp4, nvfp4.
+
+    """
+
+    grid: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,12 +119,13 @@ class CodebookOptions(Feedback):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerOptions(CodebookOptions):
+class LayerOptions(CodebookOptions, Format):
     """How to quantize one matrix.
 
     Attributes:
-        method: `rtn`, `gptq` (uniform integers with a scale per group), `gptvq` (codebooks), or
-            another module of `zoo.quantization.methods` that names a GRID and a SOLVER.
+        method: `rtn`, `gptq` (uniform integers with a scale per group, or another `grid`), `gptvq`
+            (codebooks), or another module of `zoo.quantization.methods` that names a GRID and a
+            SOLVER.
         seed: seed of everything drawn at random.
 
     """
@@ -99,22 +135,28 @@ class LayerOptions(CodebookOptions):
 
     def __post_init__(self) -> None:
         """Refuse options that no grid or solver supports."""
-        grid = self.grid  # refuses an unknown method
+        usual = str(_layers(self.method).GRID)  # refuses an unknown method
+        object.__setattr__(self, "grid", self.grid or usual)
+        fixed = self.grid != usual and self._take_grid()
+        if not self.bits:
+            object.__setattr__(self, "bits", 2)
+        grid = self.grid
         if self.seeding not in SEEDINGS:
             raise UnknownNameError.near("seeding", self.seeding, SEEDINGS, "of k-means")
         if not self.dim:
             object.__setattr__(self, "dim", 2 if grid == "codebook" else 1)
         index_bits = self.bits * self.dim
         _check(
-            index_bits == round(index_bits) and 1 <= index_bits <= 8,
+            fixed or (index_bits == round(index_bits) and 1 <= index_bits <= 8),
             f"bits * dim is {index_bits:g}; expected a whole number from 1 to 8",
         )
         _check(
-            self.grid == "codebook" or self.dim == 1,
+            fixed or self.grid == "codebook" or self.dim == 1,
             f"dim is {self.dim}; {self.method} takes dim 1: pass dim=1, or method='gptvq'",
         )
         _check(self.dim in (1, 2, 4, 8), f"dim is {self.dim}; expected 1, 2, 4 or 8")
         _check(self.codebook_bits in (8, 16), f"codebook_bits is {self.codebook_bits}; 8 or 16")
+        self._check_activations()
         if self.codebook_rank:
             self._check_rank()
         _check(
@@ -138,6 +180,47 @@ class LayerOptions(CodebookOptions):
             f"group_size is {self.group_size}; expected 1 or more",
         )
 
+    def _take_grid(self) -> bool:
+        """Check a grid that is not the method's own, and take what it fixes; say if it does."""
+        grid = extensions.member(GRIDS, self.grid, "grid")  # refuses an unknown one
+        _check(
+            _layers(self.method).GRID not in _CODEBOOKS,
+            f"{self.method} makes codebooks; {self.grid} goes with method='gptq' or 'rtn'",
+        )
+        _check(
+            self.grid not in _CODEBOOKS,
+            f"grid is {self.grid!r}; codebooks go with method='gptvq'",
+        )
+        bits, dim = getattr(grid, "BITS", 0), getattr(grid, "DIM", 1)
+        _check(
+            not (bits and self.bits) or self.bits == bits,
+            f"bits is {self.bits:g}; {self.grid} has {bits}: leave bits out, or take another grid",
+        )
+        _check(
+            self.dim in (0, dim),
+            f"dim is {self.dim}; {self.grid} takes dim {dim}: leave it out",
+        )
+        object.__setattr__(self, "bits", self.bits or bits)
+        object.__setattr__(self, "dim", dim)
+        return bool(bits)
+
+    def _check_activations(self) -> None:
+        known = get_args(Activations)
+        if self.activations not in known:
+            raise UnknownNameError.near("activations", self.activations, known, "of a layer")
+        _check(
+            self.activations == "float" or self._has_integers(),
+            f"activations int8 go with integers of 4 bits and with plain codebooks of 8 bits, not "
+            f"with {self.bits:g} bits by {self.method} as asked: pass bits=4, or leave out "
+            "codebook_bits, codebook_rank and scale_block, or pass activations='float'",
+        )
+
+    def _has_integers(self) -> bool:
+        if self.grid in FOUR_BITS:
+            return self.index_bits == 4
+        plain = self.codebook_bits == 8 and not self.codebook_rank and not self.scale_block
+        return self.grid == "codebook" and plain
+
     def _check_rank(self) -> None:
         _check(
             self.grid == "codebook" and self.dim == 1,
@@ -158,11 +241,6 @@ class LayerOptions(CodebookOptions):
         )
 
     @property
-    def grid(self) -> str:
-        """Return the name of the grid."""
-        return str(_layers(self.method).GRID)
-
-    @property
     def solver(self) -> str:
         """Return the name of the solver."""
         return str(_layers(self.method).SOLVER)
@@ -176,6 +254,7 @@ class LayerOptions(CodebookOptions):
         """Return the options that differ from their defaults, and the method."""
         values = dataclasses.asdict(self)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults["grid"] = _layers(self.method).GRID
         return {k: v for k, v in values.items() if k == "method" or v != defaults[k]}
 
     @classmethod

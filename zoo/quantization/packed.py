@@ -10,10 +10,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from zoo.errors import MismatchError, UnsafeFileError
+from zoo.quantization import activations
 from zoo.quantization.core import QuantizedMatrix
-from zoo.quantization.grids import Grid, make_grid
+from zoo.quantization.grids import make_grid
 from zoo.quantization.grids.codebook import Codebooks
-from zoo.quantization.grids.contract import Layout
+from zoo.quantization.grids.contract import Grid, Layout
 from zoo.quantization.kernels.decode import from_steps, from_tables
 from zoo.quantization.kernels.matvec import FEW, Matvec, in_order
 from zoo.quantization.options import LayerOptions
@@ -100,7 +101,8 @@ class PackedLinear(nn.Module):
     another dtype leaves them as they are; W is decoded in float32 and rounded once to the type
     of x: the result has the bits of `F.linear(x, dequantize().to(x.dtype), b)`. The exception: with
     at most `matvec.FEW` tokens and no cache, codebooks are decoded where they are multiplied, in
-    float32 and in an order of sums that is the same with and without the compiled kernel.
+    float32 and in an order of sums that is the same with and without the compiled kernel. With
+    `activations="int8"` x is rounded to 8 bits: see `zoo.quantization.activations`.
 
     Args:
         in_features: columns of W.
@@ -192,6 +194,11 @@ class PackedLinear(nn.Module):
             self._books = books
         return books
 
+    @property
+    def fused(self) -> Codebooks | None:
+        """The grid, if codebooks are decoded where they are multiplied with few tokens."""
+        return None if self._matvec is None else self._matvec.grid
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return W (out_features, in_features)."""
         weight, names = None, tuple(name for name in self.names if name != "order")
@@ -201,6 +208,8 @@ class PackedLinear(nn.Module):
             zero = unpacked(self.get_buffer("zero"), self.grid.index_bits, self.out_features)
             codes, scale = self.get_buffer("codes"), self.get_buffer("scale")
             weight = from_steps(self.grid, codes, scale, zero, dtype)
+        else:
+            weight = self.grid.decode_stored(self.stored())
         if weight is None:
             return self.matrix().dequantize().to(dtype)
         if "order" in self.names:
@@ -236,6 +245,11 @@ class PackedLinear(nn.Module):
         """Return y (..., out_features) for x (..., in_features)."""
         anchor = None if self.sidecar is None else self.sidecar.anchor
         training = torch.is_grad_enabled() and (x.requires_grad or anchor is not None)
+        if self.options.activations == "int8":
+            order = self.get_buffer("order") if "order" in self.names else None
+            if activations.few(x) and not training and self.cache == "none":
+                return self._int8(x, order)
+            x = activations.rounded(x, self.grid.span, order)
         tokens = x.numel() // max(self.in_features, 1)
         if self._matvec is not None and 0 < tokens <= FEW and not training and self.cache == "none":
             y = self._few(x, self._matvec)
@@ -245,6 +259,13 @@ class PackedLinear(nn.Module):
             product: Tensor = _Product.apply(x, self.bias, anchor, self)  # type: ignore[no-untyped-call]
             return product
         return F.linear(x, self.floats(x.dtype), self.bias)
+
+    def _int8(self, x: Tensor, order: Tensor | None) -> Tensor:
+        y = activations.product(self.grid.integers(self.stored()), x, order)
+        if self.sidecar is not None:
+            y = y + self.sidecar(x).reshape(y.shape).to(y.dtype)
+        y = y if self.bias is None else y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _few(self, x: Tensor, matvec: Matvec) -> Tensor:
         flat = x.reshape(-1, self.in_features).to(torch.float32)

@@ -1,4 +1,4 @@
-"""Small integers as streams of bits: 1 to 8 bits each, rows padded to whole bytes."""
+"""Integers as streams of bits: 1 to 8 bits each, rows padded to whole bytes; or whole bytes."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ def packed_bytes(count: int, bits: int) -> int:
 def pack(values: Tensor, bits: int) -> Tensor:
     """Return (r, n) integers below 2^bits as (r, ceil(n * bits / 8)) bytes, lowest bits first."""
     rows, count = values.shape
+    if bits > 8:
+        places = torch.arange(0, bits, 8, device=values.device)
+        return ((values.long().unsqueeze(-1) >> places) & 0xFF).to(torch.uint8).flatten(1)
     eights = -(-count // 8)  # eight integers of b bits fill b bytes exactly
     padded = torch.zeros(rows, eights * 8, dtype=torch.int64, device=values.device)
     padded[:, :count] = values
@@ -25,7 +28,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
-    """Return the (r, count) uint8 integers of `bits` bits that `pack` stored.
+    """Return the (r, count) integers of `bits` bits that `pack` stored: uint8, or int32 above 8.
 
     Raises:
         UnsafeFileError: the stream has the wrong length, or bits set in its padding.
@@ -37,6 +40,10 @@ def unpack(stream: Tensor, bits: int, count: int) -> Tensor:
             f"{stream.shape[1]} bytes per row hold packed integers; {count} integers of {bits} "
             f"bits take {packed_bytes(count, bits)}"
         )
+    if bits > 8:
+        places = torch.arange(0, bits, 8, device=stream.device)
+        wide = stream.to(torch.int32).view(rows, count, bits // 8)
+        return (wide << places).sum(-1, dtype=torch.int32)
     eights = -(-count // 8)
     padded = torch.zeros(rows, eights * bits, dtype=torch.int64, device=stream.device)
     padded[:, : stream.shape[1]] = stream

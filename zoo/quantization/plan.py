@@ -27,11 +27,16 @@ class Schedule:
         embeddings: bits of the rows of embedding and head, 8; 0 leaves them floats.
         rotate: random rotations folded into the weights before they are quantized, which spreads
             outliers; it takes the model's size on disk once more while the job runs.
+        awq: scales that protect the columns of large inputs, folded into the weights before they
+            are quantized to integers; as `rotate`, it takes the model's size once more.
         budget: stored bits per weight over all layers, shared out by what their errors cost the
             model; layers with their own overrides do not take part; 0 treats all layers alike.
         tune_steps: steps of tuning codebooks, scales and norms end to end with the codes fixed.
         tune_length: tokens of a window of tuning; one window a step.
         tune_lr: learning rate of tuning.
+        tune_weights: with tuning, the weights are trained too, through their rounding, and codes
+            follow them: the largest step, as a fraction of a matrix's root mean square (0.003);
+            0 keeps the codes.
 
     """
 
@@ -45,10 +50,12 @@ class Schedule:
     rest_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     embeddings: int = 0
     rotate: Rotation = ""
+    awq: bool = False
     budget: float = 0.0
     tune_steps: int = dataclasses.field(default=0, metadata={"flags": ("--tune",)})
     tune_length: int = 512
     tune_lr: float = 0.005
+    tune_weights: float = 0.0
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(Schedule))
@@ -82,6 +89,7 @@ class QuantizationPlan(Schedule):
             ("tune_steps", 0),
             ("tune_length", 2),
             ("budget", 0),
+            ("tune_weights", 0),
         ):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -93,6 +101,13 @@ class QuantizationPlan(Schedule):
         if self.rotate not in ("", *ROTATIONS):
             raise MismatchError(
                 f"rotate is {self.rotate!r}; expected one of {', '.join(ROTATIONS)}, or nothing"
+            )
+        if self.tune_weights and not self.tune_steps:
+            raise MismatchError("tune_weights trains in the steps of tuning: add --tune STEPS")
+        if self.awq and "codebook" in {options.grid for options in self._every}:
+            raise MismatchError(
+                "awq scales what is rounded to integers; codebooks are fitted to their columns: "
+                "take --method rtn or gptq, or leave out --awq"
             )
         if self.embeddings not in (0, 8):
             raise MismatchError(f"embeddings is {self.embeddings!r}; expected 0 or 8 bits")
@@ -126,18 +141,41 @@ class QuantizationPlan(Schedule):
         """Return the options with the changes of an override; a new grid drops the group size."""
         changes = dict(self.overrides[pattern])
         base = self.options.to_dict()
-        if {"method", "bits", "dim"} & set(changes) and not {"group_size", "target_bpv"} & set(
-            changes
-        ):
+        before = base.get("grid")
+        usual, own = (
+            LayerOptions(method=name).grid
+            for name in (self.options.method, changes.get("method", self.options.method))
+        )
+        if usual != own:  # codebooks instead of a format
+            base.pop("grid", None)
+        if changes.get("grid", base.get("grid")) != before:
+            base.pop("bits", None)
+            base.pop("dim", None)
+        new = {"method", "bits", "dim", "grid"} & set(changes)
+        if new and not {"group_size", "target_bpv"} & set(changes):
             base.pop("group_size", None)
             base.pop("target_bpv", None)
         return LayerOptions.from_dict({**base, **changes})
 
     @property
     def calibrates(self) -> bool:
-        """Say whether any layer needs to see inputs."""
-        every = [self.options, *(self._changed(pattern) for pattern in self.overrides)]
-        return any(options.solver != "rtn" for options in every)
+        """Say whether a text is needed."""
+        return self.awq or self.learns
+
+    @property
+    def learns(self) -> bool:
+        """Say whether any layer needs to see inputs when it is quantized."""
+        return any(options.solver != "rtn" for options in self._every)
+
+    @property
+    def rewrites(self) -> bool:
+        """Say whether the weights that are packed are not the base's."""
+        return self.awq or bool(self.rotate)
+
+    @property
+    def _every(self) -> list[LayerOptions]:
+        """The options of all layers."""
+        return [self.options, *(self._changed(pattern) for pattern in self.overrides)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types."""

@@ -39,8 +39,7 @@ def settings(
         MismatchError: there are no layers.
 
     """
-    # In full: the defaults of another version may differ.
-    full = {name: dataclasses.asdict(options) for name, options in layers.items()}
+    full = {name: _in_full(options) for name, options in layers.items()}
     usual = _most_common(list(full.values()))
     return {
         "quant_method": METHOD,
@@ -56,6 +55,17 @@ def settings(
         "digests": dict(digests or {}),
         **({"exposed": list(exposed)} if exposed else {}),
     }
+
+
+def _in_full(options: LayerOptions) -> dict[str, Any]:
+    """Return all options, as the defaults of another version may differ.
+
+    Only a grid that is the method's own goes without saying, as it did when there was no other.
+    """
+    values = dataclasses.asdict(options)
+    if "grid" not in options.to_dict():
+        del values["grid"]
+    return values
 
 
 def _most_common(options: list[dict[str, Any]]) -> dict[str, Any]:

@@ -77,6 +77,23 @@ def exp_of_negative(x: Integers, integer_bits: int = 5) -> Integers:
     return np.where(x == 0, INT32_MAX, result)
 
 
+def mean_multiplier(ratio: float, count: int) -> tuple[int, int]:
+    """Return the multiplier and shift of a sum of `count`: of input's over output's scale / count.
+
+    As the reference kernel's: the division is in the multiplier, with as many bits as it has room.
+    """
+    multiplier, shift = quantize_multiplier(ratio)
+    bits = min(count.bit_length() - 1, 32, 31 + shift)
+    return (multiplier << bits) // count, shift - bits
+
+
+def softmax_input(scale: float, beta: float) -> tuple[int, int, int]:
+    """Return multiplier and shift of a difference to a row's maximum, and what is too far."""
+    multiplier, shift = quantize_multiplier(min(beta * scale * 2.0 ** (31 - 5), 2.0**31 - 1.0))
+    radius = math.floor(31 * 2.0 ** (31 - 5) / 2.0**shift)  # `CalculateInputRadius`
+    return multiplier, shift, radius
+
+
 def softmax_table(scale: float, beta: float) -> tuple[Integers, Integers]:
     """Return exp of each difference 0, -1, ..., -255 to the row's maximum, for int8 softmax.
 
@@ -85,9 +102,7 @@ def softmax_table(scale: float, beta: float) -> tuple[Integers, Integers]:
         too large for the arithmetic count as exp = 0, as in the reference kernel.
 
     """
-    real = min(beta * scale * 2.0 ** (31 - 5), 2.0**31 - 1.0)
-    multiplier, shift = quantize_multiplier(real)
-    radius = math.floor(31 * 2.0 ** (31 - 5) / 2.0**shift)  # `CalculateInputRadius`
+    multiplier, shift, radius = softmax_input(scale, beta)
     difference = -np.arange(256, dtype=np.int64)
     near = difference >= -radius
     scaled = multiply(np.where(near, difference, 0), multiplier, np.int64(shift))

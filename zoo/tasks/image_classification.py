@@ -85,8 +85,8 @@ class LabelledPictures:
 
     Attributes:
         train: pictures that batches are drawn from.
-        held_out: every 25th picture in the order of labels and names, never trained on; they
-            choose the checkpoint.
+        held_out: those of `val`, or every 25th picture in the order of labels and names; never
+            trained on, they choose the checkpoint.
         fingerprint: SHA-256 over labels, names, size and pixels; of a set that stays in its files,
             over their sizes instead of the pixels.
         facts: what a card says about the data.
@@ -118,7 +118,7 @@ def for_data(recipe: Recipe, source: str) -> Recipe:
 
 
 def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> LabelledPictures:
-    """Decode the pictures of a folder, or of its folder `train` if it has one, and keep them.
+    """Decode the pictures of a folder, or of its folders `train` and `val`, and keep them.
 
     More than 4 GiB of them are decoded when they are drawn.
 
@@ -133,6 +133,11 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
         raise MismatchError(
             f"{source} has {len(files)} pictures; expected {2 * HOLD_OUT_EVERY} or more to train on"
         )
+    held = torch.arange(len(files)) % HOLD_OUT_EVERY == 0
+    if (folder / "train").is_dir() and (folder / "val").is_dir():
+        others = _files(folder / "val", recipe)
+        held = torch.arange(len(files) + len(others)) >= len(files)
+        files += others
     pictures = _pictures(files, recipe)
     digest = hashlib.sha256(json.dumps([path.parts[-2:] for path, _ in files]).encode())
     if isinstance(pictures, Filed):
@@ -141,7 +146,6 @@ def training_data(recipe: Recipe, source: str, tokenizer: Any = None) -> Labelle
     else:
         digest.update(str(tuple(pictures.samples.shape)).encode())
         digest.update(pictures.samples.numpy().data)
-    held = torch.arange(len(pictures)) % HOLD_OUT_EVERY == 0
     facts = {
         "source": folder.resolve().name,
         "images": int((~held).sum()),

@@ -1,6 +1,7 @@
 """The verbs, grouped by what they do. Each imports what it needs when it is called."""
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
+from zoo.verbs.bits import search_bits
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.searching import search
@@ -26,5 +27,6 @@ __all__ = [
     "resolve",
     "run",
     "search",
+    "search_bits",
     "train",
 ]

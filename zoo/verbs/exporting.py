@@ -10,6 +10,7 @@ from zoo.errors import MismatchError, UnknownNameError
 if TYPE_CHECKING:
     import torch
 
+    from zoo.artifacts.resolution import Ref
     from zoo.deploy.front_end import FrontEndFile
     from zoo.deploy.onnx import OnnxFile
     from zoo.deploy.tflite import TfliteFile
@@ -23,7 +24,11 @@ FORMATS = {
     "onnx": (".onnx",),
     "tflite": (".tflite", ".lite"),
     "c": (".c", ".h", ".cc", ".cpp", ".hpp", ".inc"),
+    "gguf": (".gguf",),
 }
+# Those that are folders, of language models.
+FOLDERS = ("gptq", "compressed-tensors")
+OF_LANGUAGE = ("gguf", *FOLDERS)
 
 
 def format_of(path: Path, format: str | None) -> str:
@@ -34,19 +39,21 @@ def format_of(path: Path, format: str | None) -> str:
         MismatchError: the suffix stands for none, or for another one.
 
     """
-    if format is not None and format not in FORMATS:
-        raise UnknownNameError.near("format", format, FORMATS, f"known: {', '.join(FORMATS)}")
+    names = (*FORMATS, *FOLDERS)
+    if format is not None and format not in names:
+        raise UnknownNameError.near("format", format, names, f"known: {', '.join(names)}")
     suffix = path.suffix.lower()
-    if not suffix:
-        return format or "onnx"
     meant = next((name for name, suffixes in FORMATS.items() if suffix in suffixes), None)
+    if not suffix or (meant is None and format in FOLDERS):
+        return format or "onnx"
     if meant is None:
         known = ", ".join(f"{name} ({suffixes[0]})" for name, suffixes in FORMATS.items())
         raise MismatchError(f"{path.name} ends in {path.suffix}, and formats are: {known}")
     if format not in (None, meant):
+        own = FORMATS.get(str(format), ("",))[0]  # folders have none
         raise MismatchError(
-            f"{path.name} would be a {format} file that is named like {meant}; name it "
-            f"{path.stem}{FORMATS[str(format)][0]}, or leave --format {format} out"
+            f"{path.name} would be a {format} {'file' if own else 'folder'} that is named like "
+            f"{meant}; name it {path.stem}{own}, or leave --format {format} out"
         )
     return meant
 
@@ -162,6 +169,20 @@ def facts_of(source: "Checkpoint") -> dict[str, str]:
     }
 
 
+def refuse_packed(format: str, *, int8: bool, data: Path | None) -> None:
+    """Refuse what a packed language model's checkpoint cannot be exported with.
+
+    Raises:
+        MismatchError: another format than onnx here, or an option.
+
+    """
+    if format != "onnx" or int8 or data is not None:
+        raise MismatchError(
+            "a packed language model is exported with --format gguf, onnx, gptq or "
+            "compressed-tensors, and no other option"
+        )
+
+
 def write_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
     """Write a packed language model with its codes."""
     import torch
@@ -171,6 +192,52 @@ def write_packed(source: "Checkpoint", path: Path) -> "OnnxFile":
 
     facts = {"recipe": source.label, "license": source.license}
     return export(load(source.path, dtype=torch.float32), path, metadata=facts)
+
+
+def refuse_options(format: str, *options: Any) -> None:
+    """Refuse what only networks have."""
+    if any(option not in (None, False) for option in options):
+        raise MismatchError(
+            f"--format {format} writes a language model as it was compressed; it takes no --int8, "
+            "--int16, --npu, --data or --shape"
+        )
+
+
+def write_language(item: "Ref | Artifact | torch.nn.Module", path: Path, format: str) -> Any:
+    """Write a language model, packed or not, for another runtime.
+
+    Raises:
+        MismatchError: it is none, or has no form there.
+
+    """
+    from zoo.artifacts.files import LanguageModel
+    from zoo.artifacts.networks import Network
+    from zoo.artifacts.resolution import is_artifact, resolve
+    from zoo.verbs.compression import license_of
+
+    if not isinstance(item, str | Path) and not is_artifact(item):
+        raise MismatchError(
+            f"{type(item).__name__} is a module; --format {format} takes a language model's folder "
+            "with its tokenizer: save it with save_pretrained"
+        )
+    found = resolve(item) if isinstance(item, str | Path) else item
+    if isinstance(found, Network) and found.recipe.of_transformers:
+        facts = {"recipe": found.checkpoint.label, "license": found.checkpoint.license}
+    elif isinstance(found, LanguageModel):
+        facts = {"recipe": found.path.name, "license": license_of(found.path)}
+    else:
+        raise MismatchError(
+            f"{found.ref} is no language model, and --format {format} is for those; networks are "
+            "exported with --format tflite, onnx or c"
+        )
+    model = found.load()
+    if format == "gguf":
+        from zoo.deploy.language.gguf_file import export
+
+        return export(model, found.path, path, facts=facts)
+    from zoo.deploy.language.folders import export as export_folder
+
+    return export_folder(model, found.path, path, format)
 
 
 def write_trained(

@@ -323,7 +323,9 @@ def export(
         item: ref of a checkpoint, or a module of your own, in eval mode, on the CPU.
         path: where to write the file.
         format: "onnx" (run in ONNX Runtime and compared before it is written), "tflite", or "c"
-            (a `.tflite` file as a C array); None takes the one that the suffix of `path` means.
+            (a `.tflite` file as a C array); for a language model "onnx", "gguf" (llama.cpp), or
+            the folders "gptq" and "compressed-tensors" (vLLM and stock transformers); None takes
+            the one that the suffix of `path` means.
         int8: quantize to int8, with ranges seen on `data`.
         int16: the same with int16 activations (int16x8); not for onnx.
         npu: use only operators that Ethos-U accelerators have; not for onnx.
@@ -357,6 +359,9 @@ def export(
     format = exporting.format_of(Path(path), format)
     activations = exporting.activations(format, int8=int8, int16=int16, npu=npu)
     probe(Path(path).parent)  # before the work, not after it
+    if format in exporting.OF_LANGUAGE:
+        exporting.refuse_options(format, int8, int16, npu, data, input_shape)
+        return exporting.write_language(item, Path(path), format)
     if not isinstance(item, str | Path) and not is_artifact(item):
         if input_shape is None:
             raise MismatchError(
@@ -371,8 +376,7 @@ def export(
     shape = exporting.single(input_shape) or source.recipe.input_shape
     where = None if data is None else exporting.data_path(data)
     if source.recipe.of_transformers:
-        if format != "onnx" or int8 or data is not None:
-            raise MismatchError("a packed language model is exported with --format onnx only")
+        exporting.refuse_packed(format, int8=int8, data=where)
         return exporting.write_packed(source, Path(path))
     if int8 and source.quantization is not None:
         return exporting.write_trained(source, Path(path), shape, where, npu=npu, format=format)

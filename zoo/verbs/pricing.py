@@ -21,8 +21,9 @@ def every_way(price: "Callable[[str, str], Cost]", targets: Sequence[str]) -> "l
     """Price every target by every method that takes it, target by target."""
     from zoo import cost
     from zoo.cost.pricing import estimator
+    from zoo.cost.result import SideBySide
 
-    found, reasons = [], []
+    found, reasons = SideBySide(), []
     for name in dict.fromkeys(name for pattern in targets for name in cost.matching(pattern)):
         for way in cost.methods():
             module = estimator(way)
@@ -45,6 +46,7 @@ def each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]"
     What was named must be priced; of a pattern's targets, those are that can be, and at least one.
     """
     from zoo import cost
+    from zoo.cost.result import SideBySide
 
     found: dict[str, Cost] = {}
     for pattern in targets:
@@ -61,7 +63,7 @@ def each(price: "Callable[[str], Cost]", targets: Sequence[str]) -> "list[Cost]"
         if left_out:
             reason = next(iter(left_out.values()))
             _LOG.warning("left out of %r: %s (%s)", pattern, ", ".join(left_out), reason)
-    return list(found.values())
+    return SideBySide(found.values())
 
 
 def pricer(artifact: "Artifact", shape: tuple[int, ...] | None) -> "Callable[[Target, str], Item]":
@@ -126,9 +128,7 @@ def _language(artifact: "Artifact") -> "Decoder | None":
     """Return the sizes of a folder with a decoder; None for anything else."""
     from zoo.artifacts.files import TransformersModel
     from zoo.cost.language import Decoder
-    from zoo.files import read_json
 
     if not isinstance(artifact, TransformersModel):
         return None
-    config = read_json(artifact.path / "config.json")
-    return Decoder.of_config(artifact.ref, config)
+    return Decoder.of_folder(artifact.ref, artifact.path)

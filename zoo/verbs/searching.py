@@ -259,9 +259,9 @@ def _greedily(
     """Return what a greedy search finds, written as a file."""
     from zoo import cost
     from zoo.cost.pricing import chosen_method
+    from zoo.cost.stored import of_recipe
     from zoo.files import write_json
     from zoo.nas.greedy import select
-    from zoo.registry.checkpoint import build
 
     if limits.latency_ms is None or len(limits.given) > 1:
         raise MismatchError(
@@ -272,8 +272,7 @@ def _greedily(
 
     def price(choice: "Choice") -> float:
         recipe = space.recipe(settings, choice, path.stem)
-        found = cost.estimate(build(recipe), device, method=method, input_shape=recipe.input_shape)
-        return found.latency_ms
+        return cost.estimate(of_recipe(recipe, None), device, method=method).latency_ms
 
     selection = select(space, settings, price, limits.latency_ms)
     recipe = space.recipe(settings, selection.choice, path.stem)

@@ -170,7 +170,8 @@ def run(
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
         options: of the task: to find objects, `threshold` and `suppression`; of a stream of words,
-            `threshold`, `smoothing`, `stride_s` and `refractory_s`.
+            `threshold`, `smoothing`, `stride_s` and `refractory_s`; of a language model, `tokens`
+            and `cache_bits` (4 or 8, of keys and values).
 
     Returns:
         For super resolution, `zoo.data.made.MadePicture`; every result has
@@ -234,8 +235,8 @@ def evaluate(
         record: also store the metrics in the checkpoint, and in its card, under this name.
         device: a torch device, e.g. "cuda".
         dtype: a floating torch dtype or its name; None keeps the stored one.
-        protocol: settings of the task: for perplexity on a text `length`, `stride` (in tokens)
-            and `windows`.
+        protocol: settings of the task: for perplexity on a text `length`, `stride` (in tokens),
+            `windows` and `cache_bits`.
 
     Returns:
         The means by name, e.g. "psnr_y_db" (dB), the values of each sample, e.g. "per_image", the

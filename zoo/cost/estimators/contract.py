@@ -81,8 +81,12 @@ class Subject:
 
         return next(iter(shapes(self.shape).values()))
 
-    def integer(self, shape: "Shapes") -> Graph:
+    def integer(self, shape: "Shapes", *, parts: bool = False) -> Graph:
         """Return the module's int8 graph: its own, or one quantized with nominal ranges.
+
+        Args:
+            shape: of its input, or several.
+            parts: weights that are drawn at random may be so in part, see `zoo.cost.deployed`.
 
         Raises:
             MismatchError: an operator has no integer form, or the network takes another shape.
@@ -91,12 +95,13 @@ class Subject:
         from zoo.cost.deployed import integer
         from zoo.graph.inputs import is_several
 
-        if (key := ("integer", str(shape))) not in self._made:
+        parts = parts and self.drawn
+        if (key := (f"integer{parts}", str(shape))) not in self._made:
             assert self.module is not None
             if self.integers is not None and not is_several(shape):
                 self._made[key] = self.integers(tuple(shape))  # type: ignore[arg-type]
             else:
-                self._made[key] = integer(self.module, shape, self._exported(shape))
+                self._made[key] = integer(self.module, shape, self._exported(shape), parts=parts)
         return self._made[key]
 
     def retraced(self, shape: "Shapes") -> Graph:

@@ -13,6 +13,8 @@ from zoo.cost import memory
 from zoo.cost.estimators import roofline
 from zoo.cost.estimators.contract import Subject, counts, energy_mj, obtained
 from zoo.cost.estimators.vela import integer_graph
+from zoo.cost.ethos_u.costs import constant_bytes
+from zoo.cost.ethos_u.passes import TABLE_BYTES
 from zoo.cost.result import Cost, Fit, OpCost, exceeds
 from zoo.cost.target import Target
 from zoo.cost.tiled import in_tiles
@@ -41,8 +43,10 @@ class Options:
 
 def refusal(target: Target) -> str | None:
     """Return why a target's costs cannot be learned, or None where they can."""
-    if target.array is None:
-        return f"target {target.name!r} is not an Ethos-U55 or U65; method learned prices those"
+    from zoo.cost.learned.layers import array_of
+
+    if array_of(target) is None:
+        return f"target {target.name!r} is not an Ethos-U; method learned prices those"
     return None
 
 
@@ -55,15 +59,15 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         raise MismatchError(
             f"the weights predict {facts.target}, not {target.name}; adapt them: zoo cost adapt"
         )
-    graph = integer_graph(subject)
+    graph = integer_graph(subject, parts=True)
     passes = passes_of(graph, target)
     cycles, encoded, sram = predicted(predictor, passes)
     clock = target.get("clock_hz") or 1.0
-    limit = target.sram_bytes
+    limit, stored = target.sram_bytes, encoded + _beside(graph, passes)
     fits = Fit(
         sram=target.spills or limit is None or sram <= limit,
-        flash=target.flash_bytes is None or encoded <= target.flash_bytes,
-        reasons=_reasons(target, sram, encoded),
+        flash=target.flash_bytes is None or stored <= target.flash_bytes,
+        reasons=_reasons(target, sram, stored),
     )
 
     def price(part: Graph) -> tuple[float, int]:
@@ -94,8 +98,18 @@ def estimate(subject: Subject, target: Target, options: Options) -> Cost:
         notes=(*host, *target.notes, *_outside(predictor, passes)),
         ops=ops,
         interval_ms=(low * latency, high * latency),
-        flash_bytes=encoded,
+        flash_bytes=stored,
     )
+
+
+def _beside(graph: Graph, passes: "SeenPasses") -> int:
+    """Return the bytes that lie with the encoded weights: scales, tables and constants."""
+    from zoo.cost.learned.features import NAMES
+
+    own = passes.encoded > 0  # counted once
+    scales = float((passes.buffer - passes.encoded)[own].sum())
+    tables = float(passes.features[:, NAMES.index("table")].sum())
+    return round(scales + TABLE_BYTES * tables) + constant_bytes(graph)
 
 
 def _host(graph: Graph, passes: "SeenPasses") -> tuple[str, ...]:
@@ -146,12 +160,12 @@ def _loaded(path: Path) -> "tuple[Predictor, Facts]":
     return _read(path, changed)
 
 
-def _reasons(target: Target, sram: int, encoded: int) -> tuple[str, ...]:
+def _reasons(target: Target, sram: int, stored: int) -> tuple[str, ...]:
     over = []
     if target.sram_bytes is not None and sram > target.sram_bytes and not target.spills:
         over.append(exceeds("activations", sram, target.sram_bytes, "SRAM"))
-    if target.flash_bytes is not None and encoded > target.flash_bytes:
-        over.append(exceeds("weights", encoded, target.flash_bytes, "flash"))
+    if target.flash_bytes is not None and stored > target.flash_bytes:
+        over.append(exceeds("weights", stored, target.flash_bytes, "flash"))
     return tuple(over)
 
 

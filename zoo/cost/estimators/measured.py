@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from zoo.cost import memory
-from zoo.cost.deployed import materialised
+from zoo.cost.deployed import materialised, on_meta
 from zoo.cost.estimators.contract import Subject, counts, obtained
 from zoo.cost.result import Cost, Fit
 from zoo.cost.target import Target
@@ -87,7 +87,7 @@ def measure(module: nn.Module, input_shape: Shapes) -> Measurement:
     Latency hardly depends on the values, so a module on the meta device is given random weights.
     The module itself is not changed.
     """
-    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+    if on_meta(module):
         module = materialised(module)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     if device.type != "cpu":

@@ -105,7 +105,7 @@ def _integers(subject: Subject, target: Target, shape: "Shapes") -> Graph | None
     if subject.module is None:
         return subject.graph
     try:
-        return subject.integer(shape)
+        return subject.integer(shape, parts=True)
     except MismatchError:
         return None
 

@@ -9,6 +9,7 @@ and no millisecond. Kernels are plain loops as in TFLite Micro's reference, with
 import dataclasses
 from dataclasses import dataclass
 
+from zoo.cost.deployed import materialised, on_meta
 from zoo.cost.estimators.contract import Subject, counts, obtained
 from zoo.cost.result import Cost, Fit, OpCost
 from zoo.cost.simulator.cachegrind import L1_CYCLES, LAST_CYCLES, Counts, counted
@@ -133,6 +134,7 @@ def _integer(subject: Subject) -> Graph:
     """Return the int8 graph of a subject; a module is quantized with nominal ranges."""
     if subject.module is None:
         return subject.graph
-    lowered = lower(subject.module, subject.shape)
+    module = materialised(subject.module) if on_meta(subject.module) else subject.module
+    lowered = lower(module, subject.shape)
     names = [tensor.name for tensor in lowered.tensors.values() if not tensor.is_parameter]
     return quantize_graph(lowered, dict.fromkeys(names, (-1.0, 1.0)))

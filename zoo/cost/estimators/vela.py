@@ -117,8 +117,8 @@ def _of_file(found: Outline, report: vela.VelaReport, target: Target) -> dict[st
     }
 
 
-def integer_graph(subject: Subject) -> Graph:
-    """Return the int8 graph of a subject.
+def integer_graph(subject: Subject, *, parts: bool = False) -> Graph:
+    """Return the int8 graph of a subject; `parts` as in `Subject.integer`.
 
     Raises:
         MismatchError: the graph is not an int8 one.
@@ -131,7 +131,7 @@ def integer_graph(subject: Subject) -> Graph:
                 "zoo.quantization.int8.post_training.quantize, or give the module"
             )
         return graph
-    return subject.integer(subject.shape)
+    return subject.integer(subject.shape, parts=parts)
 
 
 def route(report: vela.VelaReport, *, own: bool) -> str:

@@ -69,11 +69,11 @@ def laid_out(graph: Graph, target: Target) -> Layout:
     """Return the passes that a graph becomes on a target with an array."""
     array = target.array
     assert array is not None
-    own = _own(graph) if target.spills else frozenset()
+    ends = own(graph) if target.spills else frozenset()
     fast = None
     if target.spills:
-        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - own
-    fused, plain = fused_tables(graph), on_host(graph) | own
+        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - ends
+    fused, plain = fused_tables(graph), on_host(graph) | ends
     hidden = set(fused.values())
     places: list[int] = []
     jobs: list[Pass] = []
@@ -85,7 +85,7 @@ def laid_out(graph: Graph, target: Target) -> Layout:
         table = fused.get(op.name, "")
         kept.append((op, table))
         try:
-            made = passes(Site(graph, op, array.microblock[2], table, plain))
+            made = passes(Site(graph, op, array.microblock[2], table, plain, array.cores))
         except OnHostError as reason:
             reasons[len(kept) - 1] = str(reason)
             continue
@@ -103,7 +103,7 @@ def priced(graph: Graph, target: Target) -> Priced:
     return _summed(graph, target, layout.kept, run, layout.reasons)
 
 
-def _own(graph: Graph) -> frozenset[str]:
+def own(graph: Graph) -> frozenset[str]:
     """Return the graph's inputs and outputs and what is a part of them."""
     own = {*graph.inputs, *graph.outputs}
     for op in graph.ops:
@@ -159,11 +159,11 @@ def _summed(
                 bytes=touched(graph, op, target.dtype),
             )
         )
-    stored = sum(encoded.values()) + beside + _constants(graph)
+    stored = sum(encoded.values()) + beside + constant_bytes(graph)
     return Priced(ops=tuple(ops), reasons=reasons, flash_bytes=stored, moved=dict(moved))
 
 
-def _constants(graph: Graph) -> int:
+def constant_bytes(graph: Graph) -> int:
     """Return the bytes of what elementwise operators read beside activations."""
     kinds = ("slope", "constant")
     return sum(t.bytes("int8") for t in graph.tensors.values() if t.kind in kinds)

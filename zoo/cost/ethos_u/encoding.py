@@ -7,6 +7,7 @@ padded with zeros to whole steps of the array, which are written too.
 """
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ ALIGNMENT = 16  # bytes
 HEADER_BITS = 64  # of a stream's first section: divisors, length, palette's sizes
 SECTION = 64  # weights after which the estimate lets the code change
 SWITCH_BITS = 40  # of such a change
-SAMPLED = 1 << 18  # weights of a longer stream by which it is judged, in sections evenly apart
+SAMPLED = 1 << 16  # weights of a longer stream by which it is judged, in sections evenly apart
+PREVAILING = 5  # zeros for each of the value that is next: beyond, zeros are written as runs
+LONG = 1.4  # if these are longer on average
 NEVER = 1 << 20  # bits of an index that a code cannot write
 UNSEEN_BITS = 8.7  # a weight of a trained layer with a scale for each channel, whatever it is
 
@@ -35,6 +38,7 @@ class Coding:
         unit: "conv", "depthwise", or "vector" of a fully connected layer.
         micro_depth: output channels that the array makes at once.
         groups: of a convolution; `group` is the one coded.
+        cores: that share the layer, output by output in turn; each reads a stream of its own.
 
     """
 
@@ -42,24 +46,48 @@ class Coding:
     micro_depth: int
     groups: int = 1
     group: int = 0
+    cores: int = 1
+
+
+# By the identity of a layer's values, for as long as they live: targets share most codings.
+_KNOWN: dict[int, dict[Coding, int]] = {}
 
 
 def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
-    """Return the encoded bytes of an operator's weights, one stream.
+    """Return the encoded bytes of an operator's weights, one stream for each core.
 
     Where there are no values, as in the rows of `zoo.cost.networks`, the attribute `encoded_bytes`
-    of the operator stands for them.
+    of the operator, one number for each count of cores from 1, stands for them. Values of some
+    inputs alone stand for all.
     """
     outputs, inputs, elements = graph.kernel(op)
     values = graph.values.get(op.inputs[1])
     if values is None:
         if (known := op.attributes.get("encoded_bytes")) is not None:
-            return int(known) // coding.groups
+            return int(known[coding.cores - 1]) // coding.groups
         count = outputs // coding.groups * inputs * elements
         return _aligned(count * UNSEEN_BITS)
-    weights = integers(graph, op, values, coding.unit)
-    rows = outputs // coding.groups
-    return stream_bytes(weights[coding.group * rows : (coding.group + 1) * rows], coding)
+    known = _KNOWN.setdefault(id(values), {})
+    if not known:
+        weakref.finalize(values, _KNOWN.pop, id(values), None)
+    if coding not in known:
+        weights = integers(graph, op, values, coding.unit)
+        rows = outputs // coding.groups
+        seen = weights[coding.group * rows : (coding.group + 1) * rows]
+        turns = [seen[core :: coding.cores] for core in range(min(coding.cores, rows))]
+        known[coding] = sum(_whole(part, inputs, coding) for part in turns)
+    return known[coding]
+
+
+def _whole(weights: "NDArray[np.int64]", inputs: int, coding: Coding) -> int:
+    """Return the bytes of a stream of so many inputs, of which some or all are given."""
+    coded = stream_bytes(weights, coding)
+    if weights.shape[2] == inputs:
+        return coded
+    given, all_of_it = (
+        padded_count((*weights.shape[:2], n), coding) for n in (weights.shape[2], inputs)
+    )
+    return _aligned(8 * coded * all_of_it / given)
 
 
 def integers(graph: Graph, op: Op, values: "NDArray[Any]", unit: str) -> "NDArray[np.int64]":
@@ -82,14 +110,19 @@ def stream_bytes(weights: "NDArray[np.int64]", coding: Coding) -> int:
     """Return the bytes of weights (outputs, kernel elements, inputs) as one stream."""
     padded = _padded(weights, coding)
     counts = np.bincount(padded + 256, minlength=513)
-    zeros, others = int(counts[256]), np.delete(counts, 256)
-    runs = zeros > 4 * int(others.max())
+    zero = padded == 0
+    runs = prevailing(counts, int(zero[0]) + int((zero[1:] & ~zero[:-1]).sum()))
     bits = float(HEADER_BITS)
     if runs:
         counts[256] = 0
         bits += _run_bits(padded)
     bits += _index_bits(padded, counts)
     return _aligned(bits)
+
+
+def prevailing(counts: "NDArray[Any]", runs: float) -> bool:
+    """Say whether Vela writes the zeros among values of these counts, (513,), as so many runs."""
+    return int(counts[256]) > max(PREVAILING * int(np.delete(counts, 256).max()), LONG * runs)
 
 
 def _aligned(bits: float) -> int:

@@ -25,7 +25,8 @@ def convolution(site: Site) -> list[Pass]:
     ofm = (*site.ofm[:2], outputs // groups)
     jobs = []
     for group in range(groups):
-        code = encoded_bytes(site.graph, site.op, Coding("conv", site.micro_depth, groups, group))
+        coding = Coding("conv", site.micro_depth, groups, group, site.cores)
+        code = encoded_bytes(site.graph, site.op, coding)
         job = Pass(
             unit="conv", ifm=(*site.ifm[:2], inputs), ofm=ofm, kernel=kernel,
             stride=stride(site), dilation=done,
@@ -75,7 +76,9 @@ def depthwise(site: Site) -> list[Pass]:
     steps, inputs = pair(site, "stride"), site.ifm[2]
     if max(steps) > LONGEST_STRIDE:
         raise OnHostError(f"a depthwise convolution of stride {steps}, beyond {LONGEST_STRIDE}")
-    code = encoded_bytes(site.graph, site.op, Coding("depthwise", site.micro_depth))
+    code = encoded_bytes(
+        site.graph, site.op, Coding("depthwise", site.micro_depth, cores=site.cores)
+    )
     job = Pass(
         unit="depthwise", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
         stride=stride(site), dilation=pair(site, "dilation"),
@@ -98,7 +101,7 @@ def fully_connected(site: Site) -> list[Pass]:
     outputs, inputs, _ = site.graph.kernel(site.op)
     rows = math.prod(site.ofm) // outputs
     side = max(n for n in range(1, math.isqrt(rows) + 1) if rows % n == 0)
-    code = encoded_bytes(site.graph, site.op, Coding("vector", site.micro_depth))
+    code = encoded_bytes(site.graph, site.op, Coding("vector", site.micro_depth, cores=site.cores))
     job = Pass(
         unit="vector" if rows == 1 else "conv", ifm=(side, rows // side, inputs),
         ofm=(side, rows // side, outputs), activation=site.activation,
@@ -116,7 +119,7 @@ def transposed(site: Site) -> list[Pass]:
     if steps not in ((1, 1), (2, 2), flat):
         raise OnHostError(f"a transposed convolution of stride {steps}; Ethos-U has 1 and 2")
     outputs, inputs, elements = site.graph.kernel(site.op)
-    code = encoded_bytes(site.graph, site.op, Coding("conv", site.micro_depth))
+    code = encoded_bytes(site.graph, site.op, Coding("conv", site.micro_depth, cores=site.cores))
     job = Pass(
         unit="conv", ifm=site.ifm, ofm=site.ofm, kernel=pair(site, "kernel"),
         upscale=max(steps), activation=site.activation, weights=outputs * inputs * elements,
@@ -148,7 +151,7 @@ def lstm(site: Site) -> list[Pass]:
     for place in range(1, 9):
         shape = graph.tensors[op.inputs[place]].shape
         one = replace(op, inputs=(op.inputs[0], op.inputs[place]), kind="fully_connected")
-        code = encoded_bytes(graph, one, Coding("vector", site.micro_depth))
+        code = encoded_bytes(graph, one, Coding("vector", site.micro_depth, cores=site.cores))
         gates.append(
             Pass(
                 unit="vector", ifm=(1, 1, shape[1]), ofm=whole, weights=math.prod(shape),

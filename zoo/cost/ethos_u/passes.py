@@ -6,6 +6,7 @@ from typing import Literal
 Shape = tuple[int, int, int]
 Unit = Literal["conv", "depthwise", "vector", "pool", "reduce", "elementwise", "move"]
 MAC_UNITS = ("conv", "depthwise")
+TABLE_BYTES = 256  # of a function of 8 bits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ first; what is copied while the pass before still computes costs nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from zoo.cost.ethos_u.array import Array
 from zoo.cost.ethos_u.blocks import SPLIT, SUBKERNEL, BlockSizes, blocks, cycles, up, within
@@ -162,50 +163,108 @@ def _edges(job: Pass, found: BlockSizes, array: Array, memories: Memories) -> fl
     )
 
 
+class Still(NamedTuple):
+    """What a pass takes whatever runs before it and however its weights are encoded.
+
+    Attributes:
+        compute: cycles of the arithmetic, with the first block's load and the last one's store.
+        fast: bytes that the fast memory moves for it; `slow` the slow one.
+        reads: how often its weights are read.
+        scales: bytes of its channels' scales.
+        first: the share of its weights that it needs before it starts.
+
+    """
+
+    compute: float
+    fast: float
+    slow: float
+    reads: int
+    scales: int
+    first: float
+
+
+def still(job: Pass, array: Array, memories: Memories) -> Still:
+    """Return what a pass takes by itself."""
+    found = blocks(job, array)
+    if job.unit == "move":
+        compute = math.prod(job.ifm) / 4 + array.latency_cycles[0]
+    else:
+        compute = cycles(job, found, array) + _edges(job, found, array, memories)
+    read, written, area = _transfers(job, found, array)
+    near, far = _second(job, found, array)
+    slow = far + (read if job.reads_slow else 0.0) + (written if job.writes_slow else 0.0)
+    return Still(
+        compute=compute,
+        fast=read + written + near + far - slow,
+        slow=slow,
+        reads=area if job.unit in MAC_UNITS else 1,
+        scales=up(SCALE_BYTES * job.scales, 16),
+        first=min(1.0, SPLIT / max(job.ofm[2], 1)),
+    )
+
+
+class Timed(NamedTuple):
+    """What a pass takes in its place.
+
+    Attributes:
+        cycles: in all.
+        compute: cycles of the arithmetic, with the wait for weights.
+        fast: bytes that the fast memory moves meanwhile; `slow` the slow one.
+        hidden: bytes that were copied from the slow to the fast one while the pass before ran.
+        copied: its weights lie in the fast memory.
+
+    """
+
+    cycles: float
+    compute: float
+    fast: float
+    slow: float
+    hidden: float
+    copied: bool
+
+
+def timed(stills: Iterable[Still], encoded: Iterable[float], memories: Memories) -> Iterator[Timed]:
+    """Give what each pass takes, in order, from the bytes of its encoded weights."""
+    slack, fast_speed, slow_speed = 0.0, memories.fast, memories.slow
+    for (compute, fast, slow, reads, scale, first), size in zip(stills, encoded, strict=True):
+        hidden, copied = 0.0, False
+        if size:
+            scales = float(scale * reads)
+            hidden, waits, copied = _weights(
+                size, first * size, compute, slow_speed, (reads, scales, slack)
+            )
+            compute += waits
+            slow += scales + (size - hidden if copied else size * reads)
+            fast += size * (1 + reads) - hidden if copied else 0.0
+        waited = slow / slow_speed
+        yield Timed(max(compute, fast / fast_speed, waited), compute, fast, slow, hidden, copied)
+        slack = max(compute - waited, 0.0)
+
+
 def _weights(
-    job: Pass, compute: float, memories: Memories, known: tuple[int, float, float]
+    size: float, first: float, compute: float, speed: float, known: tuple[int, float, float]
 ) -> tuple[float, float, bool]:
     """Return bytes copied before the pass, cycles it waits for its first, whether copying pays."""
     reads, scales, slack = known
-    first = job.encoded * min(1.0, SPLIT / max(job.ofm[2], 1))
-    hidden = min(float(job.encoded), slack * memories.slow)
+    hidden = min(float(size), slack * speed)
     if hidden < first:
         hidden = 0.0
-    waits = 0.0 if hidden else (first if reads > 1 else 0.0) / memories.slow
-    copied = max(compute + waits, (job.encoded - hidden + scales) / memories.slow)
-    direct = max(compute, (job.encoded * reads + scales) / memories.slow)
+    waits = 0.0 if hidden else (first if reads > 1 else 0.0) / speed
+    copied = max(compute + waits, (size - hidden + scales) / speed)
+    direct = max(compute, (size * reads + scales) / speed)
     if copied < direct:
         return hidden, waits, True
     return 0.0, 0.0, False
 
 
-def spent(jobs: list[Pass], array: Array, memories: Memories) -> Iterator[Spent]:
+def spent(jobs: Sequence[Pass], array: Array, memories: Memories) -> Iterator[Spent]:
     """Give what each pass takes, in order."""
-    slack = 0.0
-    for job in jobs:
-        found = blocks(job, array)
-        if job.unit == "move":
-            compute = math.prod(job.ifm) / 4 + array.latency_cycles[0]
-        else:
-            compute = cycles(job, found, array) + _edges(job, found, array, memories)
-        read, written, area = _transfers(job, found, array)
-        near, far = _second(job, found, array)
-        slow = far + (read if job.reads_slow else 0.0) + (written if job.writes_slow else 0.0)
-        fast = read + written + near + far - slow
-        hidden = 0.0
-        if job.encoded:
-            reads = area if job.unit in MAC_UNITS else 1
-            scales = float(up(SCALE_BYTES * job.scales, 16) * reads)
-            hidden, waits, copied = _weights(job, compute, memories, (reads, scales, slack))
-            compute += waits
-            slow += scales + (job.encoded - hidden if copied else job.encoded * reads)
-            fast += job.encoded * (1 + reads) - hidden if copied else 0.0
+    stills = [still(job, array, memories) for job in jobs]
+    for one in timed(stills, [job.encoded for job in jobs], memories):
         busy = {
-            "compute": compute,
-            "sram": fast / memories.fast,
-            memories.name: slow / memories.slow,
+            "compute": one.compute,
+            "sram": one.fast / memories.fast,
+            memories.name: one.slow / memories.slow,
         }
-        total = max(busy.values())
-        slack = max(compute - busy[memories.name], 0.0)
-        moved = {"sram": fast + hidden, memories.name: slow + hidden}
-        yield Spent(cycles=total, busy=busy, moved=moved)
+        moved = {"sram": one.fast + one.hidden, memories.name: one.slow + one.hidden}
+        yield Spent(cycles=one.cycles, busy=busy, moved=moved)

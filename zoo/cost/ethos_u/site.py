@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from zoo.cost.ethos_u.passes import Pass, Shape
+from zoo.cost.ethos_u.passes import TABLE_BYTES, Pass, Shape
 from zoo.graph.ir import Graph, Op
 
 NUMBERS = frozenset(("add", "sub", "mul", "maximum", "minimum"))
@@ -27,6 +27,7 @@ class Site:
         micro_depth: output channels that the array makes at once.
         fused: kind of the table that the operator applies to its result, or "".
         plain: tensors that an operator on the host CPU reads or writes.
+        cores: of the array, that share a layer's outputs.
 
     """
 
@@ -35,11 +36,14 @@ class Site:
     micro_depth: int
     fused: str = ""
     plain: frozenset[str] = frozenset()
+    cores: int = 1
 
     def shape(self, name: str) -> Shape:
         """Rows, columns and channels of a tensor; what lies before them is rows too."""
         sizes = self.graph.tensors[name].shape
-        if len(sizes) == 4 and self.graph.layout == "torch":
+        if len(sizes) == 4 and self.graph.layout != "torch":
+            return sizes[0] * sizes[1], sizes[2], sizes[3]
+        if len(sizes) == 4:
             sizes = (sizes[0], sizes[2], sizes[3], sizes[1])
         *rows, columns, channels = (1, 1, *sizes) if len(sizes) < 3 else sizes
         return math.prod(rows), columns, channels
@@ -68,16 +72,18 @@ class Site:
         within a brick, what has fewer than 8 channels, and what an operator with one number makes:
         it works on any shape.
         """
-        if name in self.plain or name in (*self.graph.inputs, *self.graph.outputs):
+        graph = self.graph
+        if name in self.plain or name in graph.inputs or name in graph.outputs:
             return False
-        if self.shape(name)[2] < FEW:
+        channels = self.shape(name)[2]
+        if channels < FEW:
             return False
-        maker = self.graph.producers.get(name)
-        if maker is not None and maker.kind in NUMBERS and self.shape(name)[2] % 16:
-            second = maker.inputs[1:] and self.graph.tensors[maker.inputs[1]].elements
+        maker = graph.producers.get(name)
+        if maker is not None and maker.kind in NUMBERS and channels % 16:
+            second = maker.inputs[1:] and graph.tensors[maker.inputs[1]].elements
             if not second or second == 1:
                 return self.bricks(maker.inputs[0])
-        near = [*([maker] if maker else []), *self.graph.consumers.get(name, [])]
+        near = [*([maker] if maker else []), *graph.consumers.get(name, [])]
         sizes = [
             self.shape(part)[2]
             for op in near
@@ -97,7 +103,7 @@ class Site:
 
 def copy_of(ifm: Shape, ofm: Shape, activation: str = "none") -> Pass:
     """Return a copy: a pool of one element."""
-    table = 256 if activation == "table" else 0
+    table = TABLE_BYTES if activation == "table" else 0
     return Pass(unit="pool", ifm=ifm, ofm=ofm, activation=activation, table_bytes=table)
 
 

@@ -1,18 +1,32 @@
 """What a predictor sees of a network: a row of numbers for each pass of the accelerator."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.cost.ethos_u.array import ACTIVATIONS, OUTPUTS
-from zoo.cost.ethos_u.blocks import BlockSizes, blocks, up, within
-from zoo.cost.ethos_u.costs import Layout, laid_out, memories
-from zoo.cost.ethos_u.passes import MAC_UNITS, Pass
-from zoo.cost.ethos_u.schedule import Memories, Spent, spent
+from zoo.cost import memory
+from zoo.cost.ethos_u.costs import memories, own
+from zoo.cost.ethos_u.lowering import fused_tables, on_host, padded_on_the_way
+from zoo.cost.ethos_u.schedule import Memories, Still, timed
+from zoo.cost.ethos_u.site import Site
+from zoo.cost.learned.layers import (
+    FLAGS,
+    KINDS,
+    ROUNDED,
+    SHARES,
+    STILL,
+    UNITS,
+    Layers,
+    TensorPlaces,
+    array_of,
+    encoded,
+    layers,
+)
+from zoo.cost.learned.layers import SIZES as _SIZES
+from zoo.cost.learned.lifetimes import live_bytes
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
@@ -22,32 +36,26 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-UNITS = ("conv", "depthwise", "vector", "pool", "reduce", "elementwise", "move")
-# Logarithms of counts, in the order of `_sizes`; these are what a range is kept of.
-SIZES = (
-    "input rows", "input columns", "input channels", "output rows", "output columns",
-    "output channels", "kernel rows", "kernel columns", "stride", "encoded bytes",
-)  # fmt: skip
+# Logarithms of counts; of these a range is kept.
+SIZES = (*_SIZES, "encoded bytes")
 TIMES = (
     "cycles", "compute cycles", "fast cycles", "slow cycles", "slack before", "first weights",
     "bytes live", "bytes live before", "bytes live after", "encoded before", "encoded after",
-    "passes", "arena",
+    "passes", "arena", "buffer", "buffer after", "reads",
+    "reads after", "scales read",
 )  # fmt: skip
-SHARES = (
-    "block rows", "block columns", "block channels", "blocks", "input block channels", "filled",
-    "last rows", "last columns", "last channels", "compute share", "slow share", "input bricks",
-    "output bricks", "live share",
+PLACE = (
+    "compute share", "slow share", "live share", "weights share", "weights share after", "copied",
+    "copied after", "first", "last",
 )  # fmt: skip
-FLAGS = (
-    "part kernel", "reads bricks", "bricks", "scattered", "reads slow", "writes slow", "table",
-    "scalar", "constant", "doubled", "wide input", "wide output", "first", "last",
-)  # fmt: skip
-NAMES = (
-    *SIZES, *TIMES, *SHARES, *FLAGS, *(f"unit {name}" for name in UNITS),
-    *(f"output {name}" for name in OUTPUTS), *(f"activation {name}" for name in ACTIVATIONS),
+BESIDE = (
     *(f"unit before {name}" for name in UNITS), *(f"unit after {name}" for name in UNITS),
 )  # fmt: skip
-COUNTED = len(SIZES) + len(TIMES)  # features that are logarithms
+_ROUNDED = tuple(name for name, *_ in ROUNDED)
+NAMES = (*SIZES, *TIMES, *SHARES, *_ROUNDED, *FLAGS, *KINDS, *PLACE, *BESIDE)
+BUSY = ("compute cycles", "fast cycles", "slow cycles")
+_KEPT = np.array([NAMES.index(name) for name in STILL])
+_UNITS = slice(NAMES.index(f"unit {UNITS[0]}"), NAMES.index(f"unit {UNITS[-1]}") + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +66,9 @@ class SeenPasses:
         features: (passes, features) float32, `NAMES`.
         cycles: (passes,) of the cycle model.
         encoded: (passes,) bytes of weights, 0 where they were counted before.
-        live: (passes,) bytes of activations that exist then, in bricks.
+        live: (passes,) bytes of activations in the fast memory then.
+        buffer: (passes,) bytes of weights and scales that are copied there for it.
+        following: (passes,) those of the next pass.
         operators: (passes,) the operator of each, by its place in the graph.
         host: why operators run on the host CPU, by their place in the graph.
 
@@ -68,32 +78,48 @@ class SeenPasses:
     cycles: "Floats"
     encoded: "Floats"
     live: "Floats"
+    buffer: "Floats"
+    following: "Floats"
     operators: "NDArray[np.int64]"
     host: dict[int, str]
 
 
 def passes_of(graph: Graph, target: Target) -> SeenPasses:
-    """Return what a predictor sees of an int8 graph on an Ethos-U.
+    """Return what a predictor sees of an int8 graph on an Ethos-U; see `all_passes_of`."""
+    return all_passes_of([graph], target)[0]
+
+
+def all_passes_of(graphs: Sequence[Graph], target: Target) -> list[SeenPasses]:
+    """Return what a predictor sees of some int8 graphs on an Ethos-U, at once.
 
     Raises:
-        MismatchError: the target is no Ethos-U that the cycle model knows, or nothing of the
+        MismatchError: the target is no Ethos-U that the cycle model knows, or nothing of a
             network runs on it.
 
     """
-    if target.array is None:
-        raise MismatchError(f"{target.name} has no array; expected an Ethos-U55 or U65")
-    numbers = {op.name: place for place, op in enumerate(graph.ops)}
-    graph = dataclasses.replace(graph, ops=compiled_order(graph))
-    layout = laid_out(graph, target)
-    if not layout.jobs:
-        raise MismatchError(f"nothing of this network runs on {target.name}")
-    order = [numbers[op.name] for op, _ in layout.kept]
-    operators = np.array([order[place] for place in layout.places])
-    return SeenPasses(
-        **_arrays(graph, layout, operators, target),
-        operators=operators,
-        host={order[place]: why for place, why in layout.reasons.items()},
-    )
+    array = array_of(target)
+    if array is None:
+        raise MismatchError(f"{target.name} has no array; expected an Ethos-U")
+    if not graphs:
+        return []
+    speeds = memories(target)
+    kept = layers(array, speeds)
+    kept.tidy()
+    found = [_run(graph, target, kept, speeds) for graph in graphs]
+    features, numbers = _features(found, kept.table, speeds)
+    seen, start = [], 0
+    for one in found:
+        part = slice(start, start + len(one.rows))
+        start = part.stop
+        seen.append(
+            SeenPasses(
+                features=features[part],
+                **{name: values[part] for name, values in numbers.items()},
+                operators=np.array(one.operators),
+                host=one.host,
+            )
+        )
+    return seen
 
 
 def compiled_order(graph: Graph) -> tuple[Op, ...]:
@@ -104,8 +130,9 @@ def compiled_order(graph: Graph) -> tuple[Op, ...]:
     """
     seen: set[str] = set()
     found: list[Op] = []
+    producers = graph.producers
     waiting: list[tuple[Op, bool]] = [
-        (graph.producers[name], False) for name in graph.outputs if name in graph.producers
+        (producers[name], False) for name in graph.outputs if name in producers
     ]
     while waiting:
         op, ready = waiting.pop()
@@ -114,124 +141,158 @@ def compiled_order(graph: Graph) -> tuple[Op, ...]:
         elif op.name not in seen:
             seen.add(op.name)
             waiting.append((op, True))
-            makers = [graph.producers[name] for name in op.inputs if name in graph.producers]
+            makers = [producers[name] for name in op.inputs if name in producers]
             makers = makers[::-1] if op.kind == "concat" else makers
             waiting += [(maker, False) for maker in makers if maker.name not in seen]
     return (*found, *(op for op in graph.ops if op.name not in seen))
 
 
-def _arrays(
-    graph: Graph, layout: Layout, operators: "NDArray[np.int64]", target: Target
-) -> "dict[str, Floats]":
-    assert target.array is not None
-    speeds, jobs = memories(target), layout.jobs
-    found = list(spent(jobs, target.array, speeds))
-    cut = [blocks(job, target.array) for job in jobs]
-    slack = [0.0]
-    for one in found:
-        slack.append(max(one.busy["compute"] - one.busy[speeds.name], 0.0))
-    live = _live(graph)
-    times = np.array([_times(*given, speeds) for given in zip(jobs, found, slack, strict=False)])
-    held = live[operators]
-    counts = np.bincount(operators, minlength=len(graph.ops))[operators]
-    encoded = np.array([0.0 if job.again else job.encoded for job in jobs])
-    context = np.stack(
-        [
-            held, *_beside(held), *_beside(encoded), counts,
-            np.full(len(jobs), live.max()),
-        ],
-        axis=1,
-    )  # fmt: skip
-    sizes = np.array([_sizes(job) for job in jobs], np.float64)
-    shares = np.array([_shares(*given) for given in zip(jobs, cut, found, strict=True)])
-    shares = np.concatenate([shares, (held / max(live.max(), 1))[:, None]], axis=1)
-    units = np.array([_one(job.unit, UNITS) for job in jobs])
-    kinds = [[*_one(job.output, OUTPUTS), *_one(job.activation, ACTIVATIONS)] for job in jobs]
-    ends = np.zeros((len(jobs), 2))
-    ends[0, 0] = ends[-1, 1] = 1
-    flags = np.concatenate(
-        [np.array([_flags(*pair) for pair in zip(jobs, cut, strict=True)]), ends], 1
-    )
-    none = np.zeros((1, len(UNITS)))
-    features = np.concatenate(
-        [
-            np.log1p(np.concatenate([sizes, times, context], axis=1)), shares, flags, units,
-            np.array(kinds), np.concatenate([none, units[:-1]]), np.concatenate([units[1:], none]),
-        ],
-        axis=1,
-    )  # fmt: skip
-    single = np.float32
-    return {
-        "features": features.astype(single),
-        "cycles": np.array([one.cycles for one in found], single),
-        "encoded": encoded.astype(single),
-        "live": held.astype(single),
-    }
+@dataclass(frozen=True)
+class _Run:
+    """The passes of a network, in order.
 
+    Attributes:
+        rows: of each pass in `Layers.table`; `sizes` bytes of its weights, `counted` 0 of those
+            that were counted before.
+        times: cycles in all, of the arithmetic, bytes of the fast and of the slow memory.
+        beside: cycles that the pass before leaves the slow memory idle, share of the weights that
+            come first, how often they are read, whether the cycle model copies them, their bytes
+            with the scales'.
+        live: bytes of activations.
+        operators, host: see `SeenPasses`.
 
-def _beside(values: "NDArray[np.float64]") -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
-    """Return the values of the pass before and of the pass after; 0 at the ends."""
-    padded = np.concatenate([[0.0], values, [0.0]])
-    return padded[:-2], padded[2:]
-
-
-def _sizes(job: Pass) -> Sequence[float]:
-    return (*job.ifm, *job.ofm, *job.kernel, max(job.stride), job.encoded)
-
-
-def _times(job: Pass, one: Spent, slack: float, speeds: Memories) -> Sequence[float]:
-    first = job.encoded * min(1.0, 16 / max(job.ofm[2], 1)) / speeds.slow
-    busy = one.busy
-    return (one.cycles, busy["compute"], busy["sram"], busy[speeds.name], slack, first)
-
-
-def _shares(job: Pass, cut: BlockSizes, one: Spent) -> Sequence[float]:
-    """Return how a pass fills its blocks, and what it waits for."""
-    block = within(job.ofm, cut.ofm)
-    number = math.prod(-(-n // b) for n, b in zip(job.ofm, block, strict=True))
-    rest = [(n - 1) % b + 1 for n, b in zip(job.ofm, block, strict=True)]
-    filled = 1.0
-    if job.unit in MAC_UNITS:
-        filled = job.ofm[2] / up(job.ofm[2], 8) * job.ifm[2] / up(job.ifm[2], 8)
-    total = max(one.cycles, 1.0)
-    slow = sum(value for name, value in one.busy.items() if name not in ("compute", "sram"))
-    return (
-        *(math.log2(b) / 5 for b in block), math.log2(number) / 5, math.log2(cut.ifm[2] + 1) / 5,
-        filled, *(r / b for r, b in zip(rest, block, strict=True)),
-        one.busy["compute"] / total, slow / total, job.ifm[2] / up(job.ifm[2], 16),
-        job.ofm[2] / up(job.ofm[2], 16),
-    )  # fmt: skip
-
-
-def _flags(job: Pass, cut: BlockSizes) -> Sequence[float]:
-    return (
-        cut.part_kernel, job.reads_bricks, job.bricks, job.scattered, job.reads_slow,
-        job.writes_slow, job.table_bytes > 0, job.scalar, job.constant, job.upscale > 1,
-        job.in_bits > 8, job.out_bits > 8,
-    )  # fmt: skip
-
-
-def _one(name: str, names: Sequence[str]) -> list[float]:
-    return [float(name == other) for other in names]
-
-
-def _live(graph: Graph) -> "NDArray[np.float64]":
-    """Return the bytes of activations that exist at each operator, channels in whole bricks.
-
-    A view lies in what it is a view of, so it is not counted again.
     """
-    count = len(graph.ops)
-    change = np.zeros(count + 1)
-    ends = {name: list(span) for name, span in graph.lifetimes.items()}
-    views = {op.outputs[0]: op.inputs[0] for op in graph.ops if op.kind == "reshape"}
-    for view, whole in reversed(views.items()):
-        if whole in ends:
-            ends[whole][1] = max(ends[whole][1], ends[view][1])
-    for name, (first, last) in ends.items():
-        if name in views:
+
+    rows: list[int]
+    sizes: list[float]
+    counted: list[float]
+    times: list[tuple[float, float, float, float]]
+    beside: list[tuple[float, float, int, bool, float]]
+    live: list[float]
+    operators: list[int]
+    host: dict[int, str]
+
+
+def _run(graph: Graph, target: Target, kept: Layers, speeds: Memories) -> _Run:
+    if not graph.ops:
+        raise MismatchError("the network has no operator")
+    order = compiled_order(graph)
+    numbers = {op.name: place for place, op in enumerate(graph.ops)}
+    if order != graph.ops:
+        graph = dataclasses.replace(graph, ops=order)
+    plain, fused = on_host(graph), fused_tables(graph)
+    fast = None
+    if target.spills:
+        ends = own(graph)
+        plain = plain | ends
+        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - ends
+    hidden = set(fused.values())
+    site = Site(graph, graph.ops[0], kept.array.microblock[2], "", plain)
+    bricks = {name: site.bricks(name) for name in graph.lifetimes}
+    lies = TensorPlaces(bricks, plain, fast)
+    rows: list[int] = []
+    stills: list[Still] = []
+    sizes, counted, places, steps = [], [], [], []
+    host: dict[int, str] = {}
+    for step, op in enumerate(graph.ops):
+        if op.name in hidden:
             continue
-        *sides, channels = graph.tensors[name].shape
-        size = math.prod(sides) * (up(channels, 16) if len(sides) == 3 else channels)
-        change[first] += size
-        change[last + 1] -= size
-    return np.cumsum(change)[:count]
+        made = kept.made(graph, op, lies, fused.get(op.name, ""))
+        if made.reason:
+            host[numbers[op.name]] = made.reason
+            continue
+        if not made.rows:
+            continue
+        layer = encoded(graph, op, site.micro_depth, kept.array.cores) if made.asks else 0.0
+        every, once = made.sizes(layer)
+        rows += made.rows
+        stills += made.stills
+        sizes += every
+        counted += once
+        places += [numbers[op.name]] * len(made.rows)
+        steps += [step] * len(made.rows)
+    if not rows:
+        raise MismatchError(f"nothing of this network runs on {target.name}")
+    hidden.update(op.name for op in graph.ops if op.kind == "pad" and padded_on_the_way(graph, op))
+    live = live_bytes(graph, bricks, hidden, fast)
+    times, beside, slack = [], [], 0.0
+    for one, size, alone in zip(timed(stills, sizes, speeds), sizes, stills, strict=True):
+        times.append(one[:4])
+        buffer = size + alone.scales if size else 0.0
+        beside.append((slack, alone.first, alone.reads, one.copied, buffer))
+        slack = max(one.compute - one.slow / speeds.slow, 0.0)
+    return _Run(rows, sizes, counted, times, beside, [live[step] for step in steps], places, host)
+
+
+def _features(
+    found: Sequence[_Run], table: "Floats", speeds: Memories
+) -> "tuple[Floats, dict[str, Floats]]":
+    """Return the features of all passes of some networks, and `SeenPasses`' other numbers."""
+    lengths = np.array([len(one.rows) for one in found])
+    ends = np.cumsum(lengths)
+    first = np.zeros(ends[-1], bool)
+    last = first.copy()
+    first[ends - lengths], last[ends - 1] = True, True
+    times, beside = (
+        np.array([row for one in found for row in getattr(one, name)], np.float64)
+        for name in ("times", "beside")
+    )
+    sizes, counted, live = (
+        np.array([value for one in found for value in getattr(one, name)], np.float64)
+        for name in ("sizes", "counted", "live")
+    )
+    cycles, compute, fast, slow = times.T * [[1], [1], [1 / speeds.fast], [1 / speeds.slow]]
+    slack, share, reads, copied, buffer = beside.T
+    reads[buffer == 0] = 0
+    scales = buffer - sizes
+    scales[buffer == 0] = 0
+    arena = np.repeat(np.maximum.reduceat(live, ends - lengths), lengths)
+    following = _after(buffer, last)
+    logs = [
+        sizes, cycles, compute, fast, slow, slack, sizes * share / speeds.slow,
+        live, _before(live, first), _after(live, last), _before(counted, first),
+        _after(counted, last), _counts(found), arena, buffer, following,
+        reads, _after(reads, last), scales * reads,
+    ]  # fmt: skip
+    features = np.zeros((ends[-1], len(NAMES)), np.float32)
+    features[:, _KEPT] = table[[row for one in found for row in one.rows]]
+    start = NAMES.index("encoded bytes")
+    features[:, start : start + len(logs)] = np.log1p(logs).T
+    total = np.maximum(cycles, 1.0)
+    loading = np.minimum(buffer / speeds.slow / np.maximum(compute, 1.0), 4.0)
+    start = NAMES.index(PLACE[0])
+    features[:, start : start + len(PLACE)] = np.stack(
+        [compute / total, slow / total, live / np.maximum(arena, 1), loading,
+         _after(loading, last), copied, _after(copied, last), first, last], axis=1,
+    )  # fmt: skip
+    units, start = features[:, _UNITS], start + len(PLACE)
+    features[:, start : start + len(UNITS)] = _before(units, first)
+    features[:, start + len(UNITS) :] = _after(units, last)
+    numbers = {
+        "cycles": cycles, "encoded": counted, "live": live, "buffer": buffer,
+        "following": following,
+    }  # fmt: skip
+    return features, {name: values.astype(np.float32) for name, values in numbers.items()}
+
+
+def _counts(found: Sequence[_Run]) -> "NDArray[np.int64]":
+    """Return how many passes the operator of each pass has."""
+    counts = []
+    for one in found:
+        own_counts = np.bincount(one.operators)
+        counts.append(own_counts[one.operators])
+    return np.concatenate(counts)
+
+
+def _before(values: Any, first: "NDArray[np.bool_]") -> Any:
+    """Return the values of the pass before; 0 at the start of a network."""
+    shifted = np.roll(values, 1, axis=0)
+    shifted[first] = 0
+    return shifted
+
+
+def _after(values: Any, last: "NDArray[np.bool_]") -> Any:
+    """Return the values of the pass after; 0 at the end of a network."""
+    shifted = np.roll(values, -1, axis=0)
+    shifted[last] = 0
+    return shifted

@@ -1,5 +1,6 @@
 """Teaching a predictor: on a data set of costs, or on a few measurements of another target."""
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import NAMES, UNITS, SeenPasses, passes_of
-from zoo.cost.learned.model import Facts, PassBatch, Predictor, batch, quantiles
+from zoo.cost.learned.features import NAMES, SeenPasses, all_passes_of
+from zoo.cost.learned.layers import UNITS
+from zoo.cost.learned.model import Facts, PassBatch, Prediction, Predictor, batch, quantiles
 from zoo.cost.networks.rows import Row, graph_of
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -19,6 +21,7 @@ from zoo.errors import MismatchError
 _LOG = logging.getLogger("zoo")
 FEWEST = 100
 RIDGE = 1e-3  # against the mean square of logarithms of ratios
+TOGETHER = 500  # networks that are looked at at once
 PART = 20  # of the networks, one in so many is held out to choose the interval; another to judge
 
 
@@ -50,7 +53,8 @@ class Example:
         family: it comes from.
         number: in its data set.
         passes: what a predictor sees.
-        cycles: of the whole; `by_pass` (passes,) those of the operator of each pass.
+        cycles: of the whole; `by_pass` (passes,) those of the operator of each pass, and `held`
+            (passes,) the bytes of SRAM that the operator of each holds.
         encoded_bytes, sram_bytes: of the whole.
 
     """
@@ -60,6 +64,7 @@ class Example:
     passes: SeenPasses
     cycles: float
     by_pass: "np.ndarray[Any, np.dtype[np.float32]]"
+    held: "np.ndarray[Any, np.dtype[np.float32]]"
     encoded_bytes: float
     sram_bytes: float
 
@@ -71,30 +76,35 @@ def examples(rows: Iterable[Row], target: Target) -> list[Example]:
         MismatchError: there are fewer than `FEWEST`.
 
     """
-    found = []
-    for row in rows:
-        labels = [one for one in row["labels"] if one["target"] == target.name]
-        if not labels or labels[0]["host_operators"]:
-            continue
-        label, passes = labels[0], passes_of(graph_of(row), target)
-        own = np.array(label["operator_cycles"], np.float32)
-        found.append(
-            Example(
-                family=row["family"],
-                number=row["id"],
-                passes=passes,
-                cycles=label["cycles"],
-                by_pass=own[passes.operators],
-                encoded_bytes=label["encoded_bytes"],
-                sram_bytes=label["sram_bytes"],
-            )
-        )
+    found: list[Example] = []
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, TOGETHER)):
+        found += _examples(some, target)
     if len(found) < FEWEST:
         raise MismatchError(
             f"{len(found)} networks have costs for {target.name}; a predictor needs {FEWEST}: "
             f"zoo cost dataset OUT --target {target.name} --graphs 10000"
         )
     return found
+
+
+def _examples(rows: Sequence[Row], target: Target) -> list[Example]:
+    pairs = [(row, one) for row in rows for one in row["labels"] if one["target"] == target.name]
+    pairs = [(row, label) for row, label in pairs if not label["host_operators"]]
+    seen = all_passes_of([graph_of(row) for row, _ in pairs], target)
+    return [
+        Example(
+            family=row["family"],
+            number=row["id"],
+            passes=passes,
+            cycles=label["cycles"],
+            by_pass=np.array(label["operator_cycles"], np.float32)[passes.operators],
+            held=np.array(label["operator_sram"], np.float32)[passes.operators],
+            encoded_bytes=label["encoded_bytes"],
+            sram_bytes=label["sram_bytes"],
+        )
+        for (row, label), passes in zip(pairs, seen, strict=True)
+    ]
 
 
 def split(given: Sequence[Example]) -> tuple[list[Example], list[Example], list[Example]]:
@@ -118,6 +128,7 @@ class _Packed:
     starts: Tensor
     cycles: Tensor
     by_pass: Tensor
+    held: Tensor
     first: Tensor
     encoded: Tensor
     sram: Tensor
@@ -136,6 +147,7 @@ def _packed(given: Sequence[Example]) -> _Packed:
         starts=torch.tensor(np.concatenate([[0], np.cumsum(sizes)])),
         cycles=torch.tensor([one.cycles for one in given], dtype=single),
         by_pass=torch.from_numpy(np.concatenate([one.by_pass for one in given])),
+        held=torch.from_numpy(np.concatenate([one.held for one in given])),
         first=torch.from_numpy(np.concatenate(groups)),
         encoded=torch.tensor([one.encoded_bytes for one in given], dtype=single),
         sram=torch.tensor([one.sram_bytes for one in given], dtype=single),
@@ -155,12 +167,15 @@ def _some(packed: _Packed, chosen: Tensor) -> _Packed:
             cycles=whole.cycles[rows],
             encoded=whole.encoded[rows],
             live=whole.live[rows],
+            buffer=whole.buffer[rows],
+            following=whole.following[rows],
             network=torch.repeat_interleave(torch.arange(len(chosen)), sizes),
             count=len(chosen),
         ),
         starts=packed.starts,
         cycles=packed.cycles[chosen],
         by_pass=packed.by_pass[rows],
+        held=packed.held[rows],
         first=first,
         encoded=packed.encoded[chosen],
         sram=packed.sram[chosen],
@@ -182,9 +197,19 @@ def _loss(predictor: Predictor, part: _Packed, options: Options) -> Tensor:
     total = _ratio(found.cycles, part.cycles).abs().mean()
     beside = (
         _ratio(found.encoded_bytes, part.encoded).abs().mean()
-        + 0.3 * _ratio(found.sram_bytes, part.sram).abs().mean()
+        + 0.5 * _ratio(found.sram_bytes, part.sram).abs().mean()
+        + _held(found, part, count)
     )
     return total + options.by_operator * single + 0.3 * beside
+
+
+def _held(found: Prediction, part: _Packed, count: int) -> Tensor:
+    """Return how far the SRAM that each operator holds is off, by its share of the peak."""
+    own = found.held.new_zeros(count).scatter_reduce(0, part.first, found.held, "amax")
+    truth = own.new_zeros(count).scatter_reduce(0, part.first, part.held, "amax")
+    place = own.new_zeros(count, dtype=torch.long).scatter(0, part.first, part.whole.network)
+    peak = part.sram[place]
+    return ((own - truth).abs() / peak.clamp(min=1)).mean()
 
 
 def teach(

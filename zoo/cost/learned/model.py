@@ -1,9 +1,12 @@
-"""The predictor: each pass of the cycle model times a factor that a small network gives.
+"""The predictor: each pass of the cycle model times factors that a small network gives.
 
-Latency is the sum over passes of cycles x exp(f), encoded bytes the sum of encoded x exp(g), and
-the peak of SRAM the largest over passes of live x exp(h) + encoded x sigmoid(b), with f, g, h and
-b the outputs of one network on the features of the pass. A pass is all it sees, so that networks
-unlike those it was taught on are still sums of passes like those it was taught on.
+Latency is the sum over passes of the largest of compute x exp(c), fast x exp(s) and slow x exp(d),
+the cycles that the arithmetic, the fast and the slow memory are busy; so what a pass waits for may
+change. Encoded bytes are the sum of encoded x exp(g). At a pass the SRAM holds live x exp(h) +
+buffer x sigmoid(b), and at the peak, the largest over passes, following x sigmoid(n) more: the
+weights of the next pass, that are loaded meanwhile. All factors are the outputs of one network on
+the features of the pass. A pass is all it sees, so that networks unlike those it was taught on are
+still sums of passes like those it was taught on.
 """
 
 import json
@@ -17,18 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.cost.learned.features import COUNTED, FLAGS, NAMES, SIZES, UNITS, SeenPasses
+from zoo.cost.learned.features import BUSY, NAMES, SIZES, SeenPasses
+from zoo.cost.learned.layers import FLAGS, KINDS, UNITS
 from zoo.errors import MismatchError
 from zoo.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HIDDEN = 64
 WEIGHTS = Path(__file__).parent / "weights"
-_STEEPEST = 3.0  # factors lie between exp(-3) and exp(3)
-_ENCODED = NAMES.index("encoded bytes")
+_STEEPEST = 5.0  # factors lie between exp(-5) and exp(5)
+_SHARP = 50.0
+_BUSY = [NAMES.index(name) for name in BUSY]
+_SUMMED = ("cycles", "encoded", "live", "buffer", "following")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class PassBatch:
 
     Attributes:
         features: (passes, features).
-        cycles: (passes,); `encoded` and `live` likewise, see `SeenPasses`.
+        cycles: (passes,); `encoded`, `live`, `buffer` and `following` likewise, see `SeenPasses`.
         network: (passes,) the network of each.
         count: networks.
 
@@ -47,21 +53,26 @@ class PassBatch:
     cycles: Tensor
     encoded: Tensor
     live: Tensor
+    buffer: Tensor
+    following: Tensor
     network: Tensor
     count: int
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return the largest of each row, smooth where two are nearly alike."""
+    return torch.logsumexp(_SHARP * values, 1) / _SHARP
 
 
 def batch(networks: Sequence[SeenPasses]) -> PassBatch:
     """Return several networks as one batch."""
     sizes = [len(one.cycles) for one in networks]
-    return PassBatch(
-        features=torch.from_numpy(np.concatenate([one.features for one in networks])),
-        cycles=torch.from_numpy(np.concatenate([one.cycles for one in networks])),
-        encoded=torch.from_numpy(np.concatenate([one.encoded for one in networks])),
-        live=torch.from_numpy(np.concatenate([one.live for one in networks])),
-        network=torch.from_numpy(np.repeat(np.arange(len(networks)), sizes)),
-        count=len(networks),
-    )
+    columns = {
+        name: torch.from_numpy(np.concatenate([getattr(one, name) for one in networks]))
+        for name in ("features", *_SUMMED)
+    }
+    network = torch.from_numpy(np.repeat(np.arange(len(networks)), sizes))
+    return PassBatch(**columns, network=network, count=len(networks))
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Prediction:
     Attributes:
         cycles: (networks,) in all; `passes` of each pass.
         encoded_bytes: (networks,) of weights.
-        sram_bytes: (networks,) at the peak.
+        sram_bytes: (networks,) at the peak; `held` (passes,) at each pass.
 
     """
 
@@ -79,6 +90,7 @@ class Prediction:
     passes: Tensor
     encoded_bytes: Tensor
     sram_bytes: Tensor
+    held: Tensor
 
 
 class Predictor(nn.Module):
@@ -99,7 +111,7 @@ class Predictor(nn.Module):
         self.body = nn.Sequential(
             nn.Linear(count, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
-        self.head = nn.Linear(hidden, 4)
+        self.head = nn.Linear(hidden, len(BUSY) + 4)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.zeros(count))
@@ -126,17 +138,21 @@ class Predictor(nn.Module):
         """Return what a batch costs."""
         inside = torch.minimum(torch.maximum(given.features, self.least), self.most)
         unit = (inside - self.mean) / self.spread
-        f, g, h, b = self.head(self.body(unit)).clamp(-_STEEPEST, _STEEPEST).unbind(1)
-        f = f + (given.features @ self.scale).squeeze(1)
-        cycles = given.cycles * f.exp()
+        found = self.head(self.body(unit)).clamp(-_STEEPEST, _STEEPEST)
+        busy = given.features[:, _BUSY]  # logarithms
+        more = _largest(busy + found[:, : len(BUSY)]) - _largest(busy)
+        cycles = given.cycles * (more + (given.features @ self.scale).squeeze(1)).exp()
+        g, h, b, n = found[:, len(BUSY) :].unbind(1)
         zero = cycles.new_zeros(given.count)
-        buffered = torch.expm1(given.features[:, _ENCODED]) * torch.sigmoid(b)
-        held = given.live * h.exp() + buffered
+        # Twice as steep as a factor's: a buffer is most often there in whole, or not at all.
+        held = given.live * h.exp() + given.buffer * torch.sigmoid(2 * b)
+        most = held + given.following * torch.sigmoid(2 * n)
         return Prediction(
             cycles=zero.index_add(0, given.network, cycles),
             passes=cycles,
             encoded_bytes=zero.index_add(0, given.network, given.encoded * g.exp()),
-            sram_bytes=zero.scatter_reduce(0, given.network, held, "amax"),
+            sram_bytes=zero.scatter_reduce(0, given.network, most, "amax"),
+            held=held,
         )
 
     def outside(self, networks: SeenPasses) -> list[str]:
@@ -146,10 +162,10 @@ class Predictor(nn.Module):
             own = features[features[:, NAMES.index(f"unit {name}")] > 0][:, : len(SIZES)]
             if len(own):
                 found += _beyond(name, own, self.lowest[place], self.highest[place])
-        for place in range(COUNTED, len(NAMES)):
-            if "unit" not in NAMES[place] and float(features[:, place].max()) > self.most[place]:
-                share = place < NAMES.index(FLAGS[0])
-                found += [] if share else [f"{NAMES[place]}, which none of them has"]
+        for name in (*FLAGS, *KINDS):
+            place = NAMES.index(name)
+            if not name.startswith("unit") and float(features[:, place].max()) > self.most[place]:
+                found.append(f"{name}, which none of them has")
         return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import SeenPasses, passes_of
+from zoo.cost.learned.features import SeenPasses, all_passes_of
 from zoo.cost.learned.model import Predictor, batch
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
@@ -77,10 +77,10 @@ class LatencyOfWidths:
 
     def _latencies(self, corners: "np.ndarray[tuple[int, int], np.dtype[np.int64]]") -> Tensor:
         keys = [tuple(int(value) for value in row) for row in corners]
-        for key in keys:
-            if key not in self._seen:
-                self._seen[key] = passes_of(self.build(key), self.target)
         unique = list(dict.fromkeys(keys))
+        new = [key for key in unique if key not in self._seen]
+        seen = all_passes_of([self.build(key) for key in new], self.target)
+        self._seen.update(zip(new, seen, strict=True))
         with torch.no_grad():
             cycles = self.predictor(batch([self._seen[key] for key in unique])).cycles
         places = {key: place for place, key in enumerate(unique)}

@@ -55,6 +55,8 @@ _FEATURES = """\
       dtype: float64
     - name: coded_bytes
       dtype: int64
+    - name: coded_bytes_two_cores
+      dtype: int64
   - name: labels
     list:
     - name: target
@@ -72,6 +74,8 @@ _FEATURES = """\
     - name: host_operators
       dtype: int64
     - name: operator_cycles
+      list: int64
+    - name: operator_sram
       list: int64
   - name: refused
     list: string
@@ -153,9 +157,10 @@ networks = load_dataset("ORG/NAME", split="train")
 One network: its tensors and operators in the order in which they can run (`inputs` and `outputs`
 are places in `tensors`; `attributes` is JSON), and for each layer how its weights are spread: their
 number, zeros, distinct values, entropy in bits, and the bytes that the accelerator's weight code
-needs for them (`coded_bytes`, estimated). The weights themselves are not kept. `labels` has for
-each target the latency at the system's clock, cycles in all and of each operator, the peak of SRAM
-and DRAM, and the encoded bytes of all weights. `refused` says why the compiler did not take a
+needs for them (`coded_bytes`, and as two streams `coded_bytes_two_cores`; both estimated). The
+weights themselves are not kept. `labels` has for each target the latency at the system's clock,
+cycles in all and of each operator, the peak of SRAM and DRAM, the SRAM that the schedule holds at
+each operator, and the encoded bytes of all weights. `refused` says why the compiler did not take a
 network.
 
 | target | networks with costs |

@@ -18,6 +18,7 @@ from zoo.graph.ir import Graph, Op, Tensor
 Row = dict[str, Any]
 UNITS = {"conv2d": "conv", "depthwise_conv2d": "depthwise", "fully_connected": "vector"}
 UNITS |= {"transpose_conv2d": "conv"}
+STREAMS = ("coded_bytes", "coded_bytes_two_cores")  # of the weights, by the number of cores
 DEPTH = 8  # output channels at once of all Ethos-U55 and U65 but the smallest
 
 
@@ -51,7 +52,8 @@ def _operator(graph: Graph, op: Op, places: Mapping[str, int]) -> Row:
 def _spread(graph: Graph, op: Op) -> Row:
     """Return how the weights of an operator are spread; zeros where it has none."""
     if op.kind not in UNITS or op.inputs[1] not in graph.values:
-        return {"weights": 0, "zeros": 0, "levels": 0, "entropy_bits": 0.0, "coded_bytes": 0}
+        none = dict.fromkeys(("weights", "zeros", "levels", *STREAMS), 0)
+        return {**none, "entropy_bits": 0.0}
     values = graph.values[op.inputs[1]]
     counts = np.bincount(values.astype(np.int64).ravel() + 256)
     shares = counts[counts > 0] / values.size
@@ -60,7 +62,10 @@ def _spread(graph: Graph, op: Op) -> Row:
         "zeros": int(counts[256]) if counts.size > 256 else 0,
         "levels": int((counts > 0).sum()),
         "entropy_bits": round(float(-(shares * np.log2(shares)).sum()), 4),
-        "coded_bytes": encoded_bytes(graph, op, Coding(UNITS[op.kind], DEPTH)),
+        **{
+            name: encoded_bytes(graph, op, Coding(UNITS[op.kind], DEPTH, cores=cores))
+            for cores, name in enumerate(STREAMS, 1)
+        },
     }
 
 
@@ -76,8 +81,11 @@ def label(target: str, found: Mapping[str, Any], clock_hz: float, operators: int
     """
     numbers = {row["id"]: int(row["ext_key"] or -1) for row in found["tables"]["source"]}
     cycles: Counter[int] = Counter()
+    held: Counter[int] = Counter()
     for row in found["tables"]["perf"]:
-        cycles[numbers.get(row["source_id"], -1)] += int(row["op_cycles"] or 0)
+        place = numbers.get(row["source_id"], -1)
+        cycles[place] += int(row["op_cycles"] or 0)
+        held[place] = max(held[place], int(row["staging_usage"] or 0))
     peaks = {name.lower(): size for name, size in found["peaks"].items()}
     return {
         "target": target,
@@ -88,6 +96,7 @@ def label(target: str, found: Mapping[str, Any], clock_hz: float, operators: int
         "encoded_bytes": found["encodedWeights"],
         "host_operators": found["cpuOps"],
         "operator_cycles": [cycles[place] for place in range(operators)],
+        "operator_sram": [held[place] for place in range(operators)],
     }
 
 
@@ -108,7 +117,8 @@ def graph_of(row: Row) -> Graph:
     for place, one in enumerate(row["operators"]):
         attributes = {name: _tuples(v) for name, v in json.loads(one["attributes"]).items()}
         if one["weights"]:
-            attributes["encoded_bytes"] = one["coded_bytes"]
+            sizes = (one.get(name, one[STREAMS[0]]) for name in STREAMS)  # older rows have one
+            attributes["encoded_bytes"] = tuple(sizes)
         ops.append(
             Op(
                 name=f"{one['kind']}_{place}",
@@ -131,10 +141,11 @@ def graph_of(row: Row) -> Graph:
 
 def without_values(graph: Graph) -> Graph:
     """Return a graph as its row has it: layers with their coded bytes, no weights."""
-    sizes = {op.name: _spread(graph, op)["coded_bytes"] for op in graph.ops}
+    spread = {op.name: _spread(graph, op) for op in graph.ops}
+    sizes = {name: tuple(found[key] for key in STREAMS) for name, found in spread.items()}
     ops = [
         dataclasses.replace(op, attributes={**op.attributes, "encoded_bytes": sizes[op.name]})
-        if sizes[op.name]
+        if all(sizes[op.name])
         else op
         for op in graph.ops
     ]

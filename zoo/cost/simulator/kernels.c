@@ -159,3 +159,69 @@ KERNEL depth_to_space(const int8_t *x, int8_t *y, int height, int width, int cha
             y[((h * block + i) * width * block + w * block + j) * made + c] =
                 x[((h * width + w) * block * block + i * block + j) * made + c];
 }
+
+/* The mean over `count` places that lie `inner` apart. */
+KERNEL mean(const int8_t *x, int8_t *y, int outer, int count, int inner, Pair s) {
+  for (int o = 0; o < outer; o++)
+    for (int i = 0; i < inner; i++) {
+      int32_t sum = -count * s.zeros[0];
+      for (int n = 0; n < count; n++) sum += x[(o * count + n) * inner + i];
+      *y++ = clamped(rescaled(sum, s.multiplier, s.shift) + s.zero, s.low, s.high);
+    }
+}
+
+/* SaturatingRoundingDoublingHighMul and RoundingDivideByPOT of gemmlowp's arithmetic. */
+static inline int64_t high_product(int64_t a, int64_t b) { return (a * b + (1LL << 30)) >> 31; }
+
+static inline int64_t divided(int64_t x, int exponent) {
+  if (exponent == 0) return x;
+  return (x + (1LL << (exponent - 1)) + (x >> 63)) >> exponent;
+}
+
+/* exp(x / 2^26) * 2^31 for x <= 0: exp_on_negative_values. */
+static inline int64_t exponential(int64_t x) {
+  static const int32_t powers[] = {1672461947, 1302514674, 790015084, 290630308,
+                                   39332535,   720401,     242};
+  if (x == 0) return INT32_MAX;
+  const int64_t inner = (x & ((1 << 24) - 1)) - (1 << 24), y = inner * 32 + (1 << 28);
+  const int64_t square = high_product(y, y), cube = high_product(square, y);
+  const int64_t fourth = high_product(square, square);
+  const int64_t tail = high_product(divided(fourth, 2) + cube, 715827883) + square;
+  int64_t result = 1895147668 + high_product(1895147668, y + divided(tail, 1));
+  if (result > INT32_MAX) result = INT32_MAX;
+  for (int place = 0; place < 7; place++)
+    if ((inner - x) & (1LL << (24 + place))) result = high_product(result, powers[place]);
+  return result;
+}
+
+/* Rows of `depth` values; differences to the greatest beyond `radius` count as nothing. */
+KERNEL softmax(const int8_t *x, int8_t *y, int rows, int depth, int32_t multiplier, int32_t shift,
+               int32_t radius) {
+  for (int row = 0; row < rows; row++, x += depth, y += depth) {
+    int32_t most = -128, total = 0;
+    for (int i = 0; i < depth; i++) most = x[i] > most ? x[i] : most;
+    for (int i = 0; i < depth; i++)
+      if (x[i] - most >= -radius)
+        total += divided(exponential(rescaled(x[i] - most, multiplier, shift)), 12);
+    const int bits = 32 - __builtin_clz(total);
+    const int64_t half = ((((int64_t)total << (32 - bits)) - (1LL << 31)) + INT32_MAX + 1LL) >> 1;
+    int64_t factor = 1515870810 + high_product(half, -1010580540); /* Newton, three steps */
+    for (int i = 0; i < 3; i++)
+      factor += 4 * high_product(factor, (1 << 29) - high_product(half, factor));
+    factor = 2 * factor > INT32_MAX ? INT32_MAX : 2 * factor;
+    for (int i = 0; i < depth; i++) {
+      int64_t value = 0;
+      if (x[i] - most >= -radius)
+        value = high_product(factor, exponential(rescaled(x[i] - most, multiplier, shift)));
+      y[i] = clamped(divided(value, 12 - (32 - bits) + 31 - 8) - 128, -128, 127);
+    }
+  }
+}
+
+/* Pixels of `channels` into pixels of `deep`, in rows of `wide` bytes. */
+KERNEL place(const int8_t *x, int8_t *y, int height, int width, int channels, int wide, int deep) {
+  for (int h = 0; h < height; h++)
+    for (int w = 0; w < width; w++)
+      for (int c = 0; c < channels; c++)
+        y[h * wide + w * deep + c] = x[(h * width + w) * channels + c];
+}

@@ -1,6 +1,7 @@
 """From an int8 graph to a C program: a function for each operator, and all of its constants."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from zoo.cost import memory
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import ELEMENTWISE
-from zoo.runtime.fixedpoint import quantize_multiplier
+from zoo.runtime.fixedpoint import mean_multiplier, quantize_multiplier, softmax_input
 from zoo.runtime.integer_base import quantization_of, stored_limits
 from zoo.runtime.kernels import INTEGER
 
@@ -268,18 +269,51 @@ def _pad(program: Program, op: Op) -> str:
     given, shape = program.shape(op.inputs[0]), program.shape(op.outputs[0])
     pads = op.attributes["padding"]  # as torch.nn.functional.pad: from the last dimension
     before, after = pads[::2][::-1], pads[1::2][::-1]
-    if len(shape) != 4 or any(pads[i] for pads in (before, after) for i in (0, 3)):
-        raise MismatchError(f"{op.label} pads samples or channels, which is not simulated")
+    # Of fewer dimensions than four, the last are given.
+    before, after = ((0,) * (len(shape) - len(p)) + tuple(p) for p in (before, after))
+    if len(shape) != 4 or min(*before, *after) < 0 or given[0] != shape[0]:
+        raise MismatchError(f"{op.label} pads samples or cuts, which is not simulated")
     meaning = quantization_of(program.graph, op.outputs[0])
     value = round(op.attributes.get("value", 0) / meaning.scale) + meaning.zero_point
     row, wide = given[2] * given[3], shape[2] * shape[3]
-    start = before[1] * wide + before[2] * shape[3]
+    start = before[1] * wide + before[2] * shape[3] + before[3]
     to = program.at(op.outputs[0])
     count = program.graph.tensors[op.outputs[0]].elements
-    return (
-        f"fill({to}, {count}, {value}); "
-        f"copy({program.at(op.inputs[0])}, {to} + {start}, {given[1]}, {row}, {row}, {wide});"
+    ends = f"{program.at(op.inputs[0])}, {to} + {start}, {given[1]}"
+    if given[3] == shape[3]:
+        return f"fill({to}, {count}, {value}); copy({ends}, {row}, {row}, {wide});"
+    sizes = f"{given[2]}, {given[3]}, {wide}, {shape[3]}"
+    return f"fill({to}, {count}, {value}); place({ends}, {sizes});"
+
+
+def _mean(program: Program, op: Op) -> str:
+    graph, shape = program.graph, program.shape(op.inputs[0])
+    dims = sorted(dim % len(shape) for dim in op.attributes["dim"])
+    if dims != list(range(dims[0], dims[-1] + 1)):
+        raise MismatchError(f"{op.label} is over dimensions apart, which is not simulated")
+    outer, count, inner = (
+        math.prod(part)
+        for part in (shape[: dims[0]], shape[dims[0] : dims[-1] + 1], shape[dims[-1] + 1 :])
     )
+    source, output = (quantization_of(graph, name) for name in (op.inputs[0], op.outputs[0]))
+    multiplier, shift = mean_multiplier(source.scale / output.scale, count)
+    low, high = _limits(program, op)
+    pair = f"(Pair){{0, {{{source.zero_point}, 0}}, {{0, 0}}, {{0, 0}}, {output.zero_point}, "
+    pair += f"{multiplier}, {shift}, {low}, {high}}}"
+    words = (program.at(op.inputs[0]), program.at(op.outputs[0]), outer, count, inner, pair)
+    return f"mean({', '.join(map(str, words))});"
+
+
+def _softmax(program: Program, op: Op) -> str:
+    source, output = (quantization_of(program.graph, n) for n in (op.inputs[0], op.outputs[0]))
+    if not math.isclose(output.scale, 1 / 256, rel_tol=1e-3) or output.zero_point != -128:
+        raise MismatchError(f"{op.label} has another output than 1/256 steps from 0")
+    multiplier, shift, radius = softmax_input(source.scale, op.attributes.get("beta", 1.0))
+    depth = program.shape(op.inputs[0])[-1]
+    rows = program.graph.tensors[op.inputs[0]].elements // depth
+    words = (program.at(op.inputs[0]), program.at(op.outputs[0]))
+    numbers = (rows, depth, multiplier, shift, radius)
+    return f"softmax({', '.join((*words, *map(str, numbers)))});"
 
 
 def _concat(program: Program, op: Op) -> str:
@@ -312,6 +346,8 @@ _WRITERS: dict[str, Callable[[Program, Op], str]] = {
     "fully_connected": _layer,
     "avg_pool2d": _pool,
     "max_pool2d": _pool,
+    "mean": _mean,
+    "softmax": _softmax,
     "add": _two,
     "mul": _two,
     "prelu": _prelu,

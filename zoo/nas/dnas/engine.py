@@ -1,7 +1,7 @@
 """The differentiable search: weights of a supernet and wishes for its options, trained together.
 
-What to combine is a `Way`; published searches are entries of `WAYS`, a few settings each. Training
-is the zoo's one loop: the supernet is a `Trainee`, what a search adds is a `Hook`.
+What to combine is a `Way`; published searches are entries of `zoo.nas.dnas.ways.WAYS`. Training is
+the zoo's one loop: the supernet is a `Trainee`, what a search adds is a `Hook`.
 """
 
 import dataclasses
@@ -9,17 +9,21 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.cost import Target
 from zoo.errors import MismatchError
 from zoo.files import read_json, write_json
 from zoo.nas.dnas import regularisers, selection
 from zoo.nas.dnas.costs import COSTS, Costs
+from zoo.nas.dnas.latency import Latency
 from zoo.nas.dnas.samplers import SAMPLERS
+from zoo.nas.dnas.splits import Splits
 from zoo.nas.dnas.supernet import Networks, Supernet, by_name
+from zoo.nas.dnas.ways import WAYS, Way
 from zoo.nas.spaces.contract import Value
 from zoo.training.accelerator import accelerator_for
 from zoo.training.contract import Candidate, Hook, Setup
@@ -27,59 +31,8 @@ from zoo.training.loop import Run
 from zoo.training.network import WholeNetwork
 from zoo.training.progress import Progress
 
-RESULT = "found.json"
-_STRENGTH, _DECIDED = 2.0, 0.3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
-    """How a differentiable search is made.
-
-    Attributes:
-        sampler: a name of `zoo.nas.dnas.samplers.SAMPLERS`.
-        warm, cool: temperature of the draws at the start and at the end.
-        settle: share of the steps that train weights only, with any options.
-        sandwich: every so many steps the largest network is trained, and at the next one any;
-            0 never does.
-        wishes_every: every so many steps train only the wishes, and the others only the weights,
-            as bilevel searches do; 0 trains both in each step.
-        two_sided: whether a cost below its limit costs too.
-        sharpen: whether costs are expected by ever sharper probabilities.
-        decide: how much indecision costs at the end, as a share of the loss.
-        select: "argmax" of the wishes, or "perturbation": by what the network loses without an
-            option.
-
-    """
-
-    sampler: str = "gumbel"
-    warm: float = 5.0
-    cool: float = 0.5
-    settle: float = 0.25
-    sandwich: int = 3
-    wishes_every: int = 0
-    two_sided: bool = True
-    sharpen: bool = True
-    decide: float = _DECIDED
-    select: Literal["argmax", "perturbation"] = "argmax"
-
-
-_PLAIN: dict[str, Any] = {"sandwich": 0, "two_sided": False, "sharpen": False, "decide": 0.0}
-WAYS: Mapping[str, Way] = {
-    "zoo": Way(),
-    # Wu et al., arXiv 1812.03443: Gumbel softmax, weights and wishes in turn.
-    "fbnet": Way(**_PLAIN, wishes_every=5),
-    # Cai et al., arXiv 1812.00332: one path at a time, gates instead of sums.
-    "proxylessnas": Way(**_PLAIN, sampler="binary-gate", warm=1.0, cool=1.0, wishes_every=2),
-    # Liu et al., arXiv 1806.09055, to the first order: all paths, in turn.
-    "darts": Way(**_PLAIN, sampler="softmax", warm=1.0, cool=1.0, settle=0.1, wishes_every=2),
-    # Wang et al., arXiv 2108.04392: DARTS, decided by perturbation.
-    "darts-pt": Way(
-        **_PLAIN, sampler="softmax", warm=1.0, cool=1.0, settle=0.1, wishes_every=2,
-        select="perturbation",
-    ),
-    # Stamoulis et al., arXiv 1904.02877: one path with shared weights, all trained together.
-    "single-path": Way(**_PLAIN, sampler="straight-through", warm=1.0, cool=1.0),
-}  # fmt: skip
+RESULT, LATENCY = "found.json", "latency"
+_STRENGTH = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +61,7 @@ def search(
     steps: int = 0,
     seed: int = 0,
     device: str | None = None,
+    target: Target | None = None,
 ) -> Chosen:
     """Train the supernet of a space and return the choice it ends with, before repair.
 
@@ -115,18 +69,22 @@ def search(
         question: what is searched.
         out: a folder for the run, which goes on with what is in it.
         data: what the largest network's recipe is trained on.
-        limits: by the name of a cost of `zoo.nas.dnas.costs.COSTS`.
+        limits: by the name of a cost of `zoo.nas.dnas.costs.COSTS`, or "latency", in ms.
         way: what is combined.
         steps: of the training; 0 takes the recipe's.
         seed: of weights, batches and draws.
         device: "cpu" to leave an accelerator unused.
+        target: of the latency.
 
     Raises:
-        MismatchError: an unknown cost is limited, or the space has nothing that can be learned.
+        MismatchError: an unknown cost is limited, the target's latency was not learned, or the
+            space has nothing that can be learned.
 
     """
-    if unknown := sorted(set(limits) - set(COSTS)):
-        raise MismatchError(f"limit on {unknown[0]!r}; a supernet knows {', '.join(COSTS)}")
+    known = {**COSTS, **({} if target is None else {LATENCY: None})}
+    if unknown := sorted(set(limits) - set(known)):
+        raise MismatchError(f"limit on {unknown[0]!r}; a supernet knows {', '.join(known)}")
+    latency = Latency(question, target) if target is not None and LATENCY in limits else None
     recipe = question.recipe()
     steps = steps or recipe.train.steps
     train = dataclasses.replace(
@@ -135,9 +93,12 @@ def search(
         options={**recipe.train.options, "search": {**dataclasses.asdict(way), **limits}},
     )  # fmt: skip
     trainee = Searching(dataclasses.replace(recipe, make=train), question, way)
-    part = Choosing(Costs(question), limits, way, steps, seed)
+    part = Choosing(Costs(question), limits, way, steps, seed, latency)
     accelerator = accelerator_for("supernet", train, out, None, device)
-    Run(trainee, out, accelerator, data, "unstated", hooks=[part]).execute(resume=out.is_dir())
+    run = Run(trainee, out, accelerator, data, "unstated", hooks=[part])
+    if way.split:
+        run.task = Splits(run.task, run.data, lambda step: way.half(step, steps))
+    run.execute(resume=out.is_dir())
     found = read_json(out / RESULT)
     samples = steps * train.batch_size * train.accumulation_steps * accelerator.num_processes
     spent = samples * float(part.costs.graph.macs)
@@ -156,7 +117,11 @@ class Searching(WholeNetwork):
     def build(self, setup: Setup) -> nn.Module:
         """Return the supernet."""
         self.setup = setup
-        self.net = self.module = Supernet(self.question, SAMPLERS[self.way.sampler])
+        way = self.way
+        self.net = self.module = Supernet(
+            self.question, SAMPLERS[way.sampler],
+            partial=way.partial, edges=way.edges, twin=way.relaxed > 0,
+        )  # fmt: skip
         return self.module
 
     @contextmanager
@@ -211,12 +176,20 @@ class Choosing(Hook):
         way: what is combined.
         steps: of the run.
         seed: of the sandwich's random networks.
+        latency: where that is limited.
 
     """
 
     def __init__(
-        self, costs: Costs, limits: Mapping[str, float], way: Way, steps: int, seed: int
+        self,
+        costs: Costs,
+        limits: Mapping[str, float],
+        way: Way,
+        steps: int,
+        seed: int,
+        latency: Latency | None = None,
     ) -> None:
+        self.latency = latency
         self.costs, self.limits, self.way = costs, dict(limits), way
         self.steps, self.seed, self.step = steps, seed, 0
 
@@ -228,8 +201,7 @@ class Choosing(Hook):
     @property
     def progress(self) -> float:
         """Of the search, below 0 while weights settle."""
-        first = self.way.settle * self.steps
-        return (self.step - first) / max(1.0, self.steps - first)
+        return self.way.progress(self.step, self.steps)
 
     def starting(self, step: int) -> None:
         """Say which network the step trains."""
@@ -242,22 +214,27 @@ class Choosing(Hook):
             net.fixed = {0: net.widest(), 1: net.any(dice)}.get(turn)
         net.temperature = way.warm * (way.cool / way.warm) ** max(0.0, self.progress)
         if way.wishes_every and self.progress >= 0:
-            wishes = step % way.wishes_every == 0
+            wishes = way.of_wishes(step)
             for parameter in net.network.parameters():
                 parameter.requires_grad_(not wishes)
-            for wish in net.wishes:
+            for wish in (*net.wishes, *net.edge_wishes):
                 wish.requires_grad_(wishes)
 
     def loss(self, loss: Tensor) -> Tensor:
-        """Add what costs and indecision cost, as shares of the loss."""
+        """Add what costs and indecision cost, as shares of the loss, and the twins' distance."""
+        if self.way.relaxed:
+            loss = loss + self.way.relaxed / 2 * self.net.apart()
         if self.net.fixed is not None or self.progress < 0:
             return loss
         way, logits, unit = self.way, self.net.logits(), loss.detach().abs()
         sharp = self.progress if way.sharpen else 0.0
         shares = [regularisers.sharpened(x, sharp) for x in logits]
-        found = self.costs(by_name(self.net.decisions, shares))
+        weights = by_name(self.net.decisions, shares)
+        found = self.costs(weights)
         away = loss.new_zeros(())
-        measured = {name: COSTS[name](found) for name in self.limits}
+        measured = {name: COSTS[name](found) for name in self.limits if name != LATENCY}
+        if self.latency is not None:
+            measured[LATENCY] = self.latency(weights).to(loss)
         if measured:
             ratios = torch.stack([torch.log(measured[n] / self.limits[n]) for n in measured])
             # The tightest limit decides: a network below all of them may grow.

@@ -5,9 +5,10 @@ layer's input that goes past it, an operator or a kernel a weighted sum of what 
 (DARTS, arXiv 1806.09055). With weights of 0 and 1 it computes what the chosen network does.
 """
 
+import copy
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +32,14 @@ class Networks:
         space: which networks there are.
         settings: options of the space.
         decisions: all of the space's.
+        fitted: gives a recipe of the space what else it needs: labels, settings of the training.
 
     """
 
     space: Space
     settings: Any
     decisions: tuple[Decision, ...]
+    fitted: Callable[[Recipe], Recipe] = lambda recipe: recipe
 
     def __deepcopy__(self, memo: Any) -> "Networks":
         """Return itself: nothing in it changes, and a module cannot be copied."""
@@ -54,7 +57,8 @@ class Networks:
 
     def recipe(self, **other: Value) -> Recipe:
         """Return the recipe of the largest network, with other values of some decisions."""
-        return self.space.recipe(self.settings, {**self.largest, **other}, "supernet")
+        made = self.space.recipe(self.settings, {**self.largest, **other}, "supernet")
+        return self.fitted(made)
 
 
 class Supernet(nn.Module):
@@ -63,9 +67,13 @@ class Supernet(nn.Module):
     Args:
         question: what is searched.
         sampler: how wishes become weights.
+        partial, edges: see `zoo.nas.dnas.ways.Way`.
+        twin: whether a second network learns from the second half of every batch.
 
     Attributes:
         wishes: learned logits of each open decision, divided by a rate; see `logits`.
+        edge_wishes: with `edges`, likewise of each unit of a depth `(units, 2)`: the layers, and
+            the way past them.
         temperature: of the draws.
         fixed: the option of every open decision, or weights of all their options; None to draw.
 
@@ -74,9 +82,17 @@ class Supernet(nn.Module):
 
     """
 
-    def __init__(self, question: Networks, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        question: Networks,
+        sampler: Sampler,
+        *,
+        partial: int = 0,
+        edges: bool = False,
+        twin: bool = False,
+    ) -> None:
         super().__init__()
-        self.question, self.sampler = question, sampler
+        self.question, self.sampler, self.partial = question, sampler, partial
         self.decisions = question.open
         if not self.decisions:
             raise MismatchError(
@@ -88,6 +104,10 @@ class Supernet(nn.Module):
         self._deployed = [deployed]  # in a list: a plain value, not a part
         self.network = training_form(build(recipe), recipe.train.options)
         self.wishes = nn.ParameterList(torch.zeros(len(d.values)) for d in self.decisions)
+        deep = [n for n, d in enumerate(self.decisions) if edges and d.kind == "depth"]
+        self._edges = {place: number for number, place in enumerate(deep)}
+        units = [max(map(int, self.decisions[place].values)) for place in deep]
+        self.edge_wishes = nn.ParameterList(torch.zeros(count, 2) for count in units)
         self.temperature = 1.0
         self.fixed: Sequence[int | Tensor] | None = None
         self._drawn: list[Tensor] = []
@@ -97,6 +117,8 @@ class Supernet(nn.Module):
         ):
             for order, path in enumerate(decision.layers):
                 self._join(place, decision, path, order)
+        # Its hooks and sums ask this supernet for weights, as the first network's do.
+        self.twin = copy.deepcopy(self.network, {id(self): self}) if twin else None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -135,7 +157,39 @@ class Supernet(nn.Module):
 
     def logits(self) -> list[Tensor]:
         """Return what is wished for, by decision."""
-        return [WISH_RATE * wish for wish in self.wishes]
+        return [
+            WISH_RATE * wish if place not in self._edges else self._of_edges(place)
+            for place, wish in enumerate(self.wishes)
+        ]
+
+    def edge_shares(self, place: int) -> Tensor:
+        """Return what a depth's layers, and the ways past them, weigh: `(units, 2)`."""
+        return torch.softmax(WISH_RATE * self.edge_wishes[self._edges[place]], -1)
+
+    def _of_edges(self, place: int) -> Tensor:
+        """Return the logarithms of what edges make of the depths, up to a constant."""
+        layers, past = self.edge_shares(place).log().unbind(-1)
+        depths = [int(value) for value in self.decisions[place].values]
+        return torch.stack([layers[:depth].sum() + past[depth:].sum() for depth in depths])
+
+    def edge(self, place: int, unit: int) -> Tensor | None:
+        """Return what a unit's layers weigh in this pass, if its own softmax says it."""
+        drawn = self.fixed is None and place in self._edges
+        return self.edge_shares(place)[unit, 0] if drawn else None
+
+    def chosen_channels(self, count: int) -> Tensor | None:
+        """Return which channels are under a choice in this pass, at random; None for all."""
+        if self.fixed is not None or not self.partial:
+            return None
+        taken = torch.zeros(count)
+        taken[torch.randperm(count)[: max(1, count // self.partial)]] = 1.0
+        return taken
+
+    def apart(self) -> Tensor:
+        """Return the squared distance of the two networks' parameters."""
+        assert self.twin is not None
+        pairs = zip(self.network.parameters(), self.twin.parameters(), strict=True)
+        return torch.stack([(a - b).square().sum() for a, b in pairs]).sum()
 
     def weights(self, place: int) -> Tensor:
         """Return the weights of a decision's options in this forward pass."""
@@ -158,9 +212,14 @@ class Supernet(nn.Module):
             self.draw()
         else:
             self.fix(self.fixed)
-        y: Tensor = self.network(x)
+        y: Tensor
+        if self.twin is not None and self.training and len(x) > 1:
+            middle = len(x) // 2
+            y = torch.cat([self.network(x[:middle]), self.twin(x[middle:])])
+        else:
+            y = self.network(x)
         # Every parameter takes part, as processes that train together expect.
-        return y + 0 * sum(wish.sum() for wish in self.wishes)
+        return y + 0 * sum(wish.sum() for wish in (*self.wishes, *self.edge_wishes))
 
     def widest(self) -> list[int]:
         """Return the options of the largest network."""
@@ -196,6 +255,8 @@ class _Width:
         if self.maker is not None:
             kept = self.maker.kept(output)
             mask = kept * mask + (1 - kept)
+        if (chosen := self.net.chosen_channels(len(mask))) is not None:
+            mask = torch.where(chosen.to(mask.device) > 0, mask, torch.ones_like(mask))
         return output * mask.view(shape)
 
 
@@ -204,16 +265,21 @@ class _Depth:
 
     def __init__(self, net: Supernet, place: int, decision: Decision, order: int) -> None:
         self.net, self.place = net, place
-        unit = order * max(map(int, decision.values)) // len(decision.layers)
-        self.live = torch.tensor([float(int(value) > unit) for value in decision.values])
+        self.unit = order * max(map(int, decision.values)) // len(decision.layers)
+        self.live = torch.tensor([float(int(value) > self.unit) for value in decision.values])
         self.always = bool(self.live.all())
 
     def kept(self, like: Tensor) -> Tensor:
         """Return how much of the layer there is."""
-        return (self.net.weights(self.place) * self.live.to(like.device)).sum().to(like.dtype)
+        found = self.net.edge(self.place, self.unit)
+        if found is None:
+            found = (self.net.weights(self.place) * self.live.to(like.device)).sum()
+        return found.to(like.dtype)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return inputs[0] + self.kept(output) * (output - inputs[0])
+        change = self.kept(output) * (output - inputs[0])
+        chosen = self.net.chosen_channels(output.shape[1])
+        return inputs[0] + (change if chosen is None else _along(chosen, change) * change)
 
 
 class _Mixed(nn.Module):
@@ -224,6 +290,7 @@ class _Mixed(nn.Module):
     ) -> None:
         super().__init__()
         self._net, self.place = [net], place  # in a list: a plain value, not a part
+        self._keeps: bool | None = None
         self.candidates = nn.ModuleList(
             own
             if value == net.question.largest[decision.name]
@@ -232,9 +299,31 @@ class _Mixed(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the sum; with partial channels sum w o(S x) + (1 - S) x, if shapes allow it."""
+        net = self._net[0]
+        chosen = net.chosen_channels(x.shape[1])
+        if chosen is None or not self._keeps_shape(x):
+            return self._sum(x)
+        of = _along(chosen, x)
+        return of * self._sum(of * x) + (1 - of) * x
+
+    def _sum(self, x: Tensor) -> Tensor:
         weights = self._net[0].weights(self.place)
         parts = [w * part(x) for w, part in zip(weights, self.candidates, strict=True)]
         return torch.stack(parts).sum(0)
+
+    def _keeps_shape(self, x: Tensor) -> bool:
+        if self._keeps is None:
+            training = self.training
+            with torch.no_grad():
+                self._keeps = self.eval().candidates[0](x[:1]).shape[1:] == x.shape[1:]
+            self.train(training)
+        return self._keeps
+
+
+def _along(channels: Tensor, like: Tensor) -> Tensor:
+    """Return values of channels, shaped to multiply `(N, C, ...)`."""
+    return channels.to(like).view(1, -1, *[1] * (like.ndim - 2))
 
 
 def _other(net: Supernet, decision: Decision, value: Value, path: str) -> nn.Module:

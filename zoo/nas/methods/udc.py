@@ -28,7 +28,7 @@ class Options:
         max_flash: the most that the encoded weights may take, e.g. 40KB; instead of a ratio.
         bits: one number of bits for all layers, 2, 3, 4, 5 or 8, instead of a search.
         sparsity: one share of zeros for all layers, with `bits`.
-        steps: optimizer steps, a tenth to settle in int8, half to search, the rest to refine.
+        steps: optimizer steps: four tenths search, and the rest train what is chosen.
         lr: peak learning rate, of AdamW.
         batch_size: samples of a step; 0 takes that of the network's training.
         seed: of the draws and batches.
@@ -80,7 +80,7 @@ def compress(
 ) -> Compressed:
     """Train the network, starting from its weights, until its encoded weights are small.
 
-    The run lies in `out/run` until it is finished; `resume` goes on with it.
+    The runs lie in `out/search` and `out/run` until they are finished; `resume` goes on with them.
 
     Raises:
         MismatchError: the network is not one that a recipe trains or has no integer form, the data

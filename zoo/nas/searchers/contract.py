@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zoo import extensions
+from zoo.cost import Target
 from zoo.nas.limits import Limits, Use
 from zoo.nas.spaces.contract import Choice, Decision, Space, Value
+from zoo.registry.recipe import Recipe
 
 SEARCHERS = "zoo.nas.searchers"
 PARTS = {"SUMMARY": str, "FILLS": bool, "Options": type, "ask": Callable}
+
+
+def itself(recipe: Recipe) -> Recipe:
+    """Return a recipe as it is."""
+    return recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,8 @@ class Question:
         steps: of a trial's training; 0 where nothing is trained.
         folder: for a searcher's own files; what lies there outlives a kill.
         search: a text that no other search has.
+        target: the device; None: any that runs TFLite Micro.
+        fitted: gives a recipe of the space the labels of the data, and the training's settings.
 
     """
 
@@ -97,6 +106,8 @@ class Question:
     steps: int = 0
     folder: Path | None = None
     search: str = ""
+    target: Target | None = None
+    fitted: Callable[[Recipe], Recipe] = itself
 
     def dice(self) -> random.Random:
         """Return the random numbers of this trial."""

@@ -1,15 +1,20 @@
 """Regularised evolution (Real et al., arXiv 1802.01548): the youngest live, the best of some breed.
 
-The population are the last `population` trials. Of `sample` of them, drawn, the best is changed in
-one decision: a number to one of its neighbours or to any other, a word to any other.
+The population are the last `population` trials; it grows from random networks, or from a known one.
+Of `sample` of them, drawn, the best is changed in some decisions: a number to one of its neighbours
+or to any other, a word to any other.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from zoo import registry
 from zoo.errors import MismatchError
 from zoo.nas.searchers.contract import Proposal, Question, drawn
 from zoo.nas.spaces.contract import Choice, Decision, Value
+from zoo.registry.recipe import Recipe
 
 SUMMARY = "regularised evolution: a change to the best of some of the last networks"
 FILLS = True
@@ -23,12 +28,14 @@ class Options:
         population: networks that live; the first so many are random.
         sample: of which the best is changed.
         changes: decisions that are changed at a time.
+        start: name of a recipe of the space, such as micronet-kws-s, that is the first trial.
 
     """
 
     population: int = 12
     sample: int = 4
     changes: int = 2
+    start: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sample <= self.population or self.changes < 1:
@@ -39,13 +46,28 @@ class Options:
 
 
 def ask(question: Question, options: Options) -> Proposal:
-    """Return a child of the best, or a random choice while the population grows."""
+    """Return a child of the best, or a random choice while the population grows.
+
+    Raises:
+        MismatchError: the network to start from is not in the space, or cannot be looked up in it.
+
+    """
     dice = question.dice()
+    if options.start and question.number == question.draw == 0:
+        return Proposal(choice=_known(question, options.start))
     living = question.trials[-options.population :]
     if len(living) < options.population:
         return Proposal(choice=drawn(question.decisions, dice))
     parent = max(dice.sample(list(living), options.sample), key=lambda trial: trial.merit)
     return Proposal(choice=mutated(parent.choice, question.decisions, options.changes, dice))
+
+
+def _known(question: Question, name: str) -> Choice:
+    """Return the choice that a recipe of the zoo is."""
+    of: Callable[[Any, Recipe], Choice] | None = getattr(question.space, "choice_of", None)
+    if of is None:
+        raise MismatchError(f"this space cannot say which of its networks {name} is; leave start")
+    return of(question.settings, registry.find(name))
 
 
 def mutated(

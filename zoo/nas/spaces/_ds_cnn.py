@@ -5,7 +5,7 @@ from typing import Any
 
 from zoo import registry
 from zoo.errors import MismatchError
-from zoo.nas.spaces.contract import Choice, Decision, derived
+from zoo.nas.spaces.contract import Choice, Decision, Value, derived
 from zoo.registry.recipe import Recipe
 
 MODEL = "zoo.models.micronets:DsCnn"
@@ -70,6 +70,31 @@ def recipe(base: str, strides: Mapping[int, int], choice: Choice, name: str) -> 
     blocks: list[list[Any]] = [[choice[f"pair {n}"], strides[n]] for n in sorted(strides)]
     text = "-".join(str(outputs) for outputs in (width, *(row[0] for row in blocks)))
     return derived(of(base), name, f"Widths {text}, as {base}", width=width, blocks=blocks)
+
+
+def located(found: Recipe, decisions: Sequence[Decision], last: int = 0) -> dict[str, Value]:
+    """Return the choice that a recipe's network is, its strides apart; what it lacks is narrowest.
+
+    Args:
+        found: a recipe.
+        decisions: of the space.
+        last: how many of the last pairs stay where others are left out.
+
+    Raises:
+        MismatchError: its layers are others, or a width or the depth is none of the space's.
+
+    """
+    values = {decision.name: decision.values for decision in decisions}
+    rows = found.args["blocks"] if found.model == MODEL else []
+    numbers = sorted(kept(len(rows), max(map(int, values["pairs"])), last))
+    widths = {f"pair {n}": row[0] for n, row in zip(numbers, rows, strict=False)}
+    choice = {"pairs": len(rows), "stem": found.args.get("width", 0), **widths}
+    if "front end" in values:
+        choice["front end"] = found.preprocessing["front_end"]
+    for name, value in choice.items():
+        if value not in values.get(name, ()):
+            raise MismatchError(f"{found.name} is not in this space: its {name!r} is {value!r}")
+    return {name: choice.get(name, known[0]) for name, known in values.items()}
 
 
 def of(base: str) -> Recipe:

@@ -74,7 +74,8 @@ class Space(Protocol):
     """A set of networks.
 
     A space may also have `capacity(options, choice) -> float`: how much a choice can express before
-    it is trained, NN-Mass for example; more is better. `zoo.nas.greedy` asks for it.
+    it is trained, NN-Mass for example; more is better. `zoo.nas.greedy` asks for it. It may also
+    have `choice_of(options, recipe) -> Choice`: which choice a recipe is, to start a search there.
 
     Attributes:
         SUMMARY: one line for people.

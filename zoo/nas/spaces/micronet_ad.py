@@ -40,3 +40,8 @@ def recipe(options: Options, choice: Choice, name: str) -> Recipe:
     pairs = _ds_cnn.kept(int(choice["pairs"]), most, _LAST)
     strides = {n: 2 if n == 1 or n > most - _LAST else 1 for n in pairs}
     return _ds_cnn.recipe(options.base, strides, choice, name)
+
+
+def choice_of(options: Options, found: Recipe) -> Choice:
+    """Return the choice that a recipe is; see `_ds_cnn.located`."""
+    return _ds_cnn.located(found, decisions(options), _LAST)

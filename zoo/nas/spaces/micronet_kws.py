@@ -53,3 +53,8 @@ def recipe(options: Options, choice: Choice, name: str) -> Recipe:
         preprocessing={**found.preprocessing, "front_end": front.name},
         input_shape=(*first, front.frames(samples), front.width),
     )
+
+
+def choice_of(options: Options, found: Recipe) -> Choice:
+    """Return the choice that a recipe is; see `_ds_cnn.located`."""
+    return _ds_cnn.located(found, decisions(options))

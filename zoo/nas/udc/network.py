@@ -42,6 +42,7 @@ _SHARE_RATE = 10
 _LEAST_SHARE = 0.05
 _LEANING = 3.0  # logit of the option that a search starts at
 _BITS_SAVED = 2.0  # by a weight that becomes 0
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -262,19 +263,23 @@ class CompressibleNetwork(QatNetwork):
 
     @torch.no_grad()
     def tighten(self, excess: float) -> None:
-        """Prune weights next to 0, by their level, until about so many bytes are saved."""
+        """Prune the weights that matter least to their layer, until about so many bytes are saved.
+
+        A weight matters as much as it is large beside its layer's: a level of a layer of few bits
+        is more than one of a layer of many.
+        """
         if excess <= 0:
             return
-        left = excess * 8
-        levels = []
+        left, parts = excess * 8, []
         for row, layer in enumerate(self.layers):
             masked = self._value(layer.name) * self._mask(row)
             step = self.step(row, int(self.chosen[row, 0]), masked)
-            levels.append((masked / step).abs())
-        flat = torch.cat([level.flatten() for level in levels])
-        small = flat[flat > 0.5].sort().values  # below, a weight is 0 as it is
+            part = masked.abs() / masked.square().mean().sqrt().clamp_min(_TINY)
+            parts.append(part * ((masked / step).abs() > 0.5))  # below, it is 0 as it is
+        flat = torch.cat([part.flatten() for part in parts])
+        small = flat[flat > 0].sort().values
         if not small.numel():
             return
         bound = small[min(int(left / _BITS_SAVED), small.numel() - 1)]
-        for row, level in enumerate(levels):
-            self._mask(row).logical_and_(level > bound)
+        for row, part in enumerate(parts):
+            self._mask(row).logical_and_((part > bound) | (part == 0))

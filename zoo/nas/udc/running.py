@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.deploy.vela import compile_graph
 from zoo.errors import MismatchError, MissingExtraError
+from zoo.graph.ir import Graph
 from zoo.nas.limits import amount
 from zoo.nas.udc.network import CompressibleNetwork
 from zoo.nas.udc.options import BITS, uniform
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from zoo.nas.methods.udc import Options
 
 NPU = "ethos-u55-128"
-SETTLE, SEARCH = 0.1, 0.5
-_RUN = "run"
-_SAVES = 10
+SETTLE, SEARCH = 0.1, 0.4  # of a run's steps, and of all steps: those of the run that searches
+_RUN, _FIRST_RUN = "run", "search"
 
 
 def trained(
@@ -45,13 +45,15 @@ def trained(
     device: str | None,
 ) -> Compressed:
     """Train a checkpoint's network for a small code; see `zoo.nas.methods.udc.compress`."""
-    recipe = _recipe(source, options)
-    folder = out / _RUN
-    accelerator = accelerator_for(recipe.name, recipe.train, folder, None, device)
-    stages = Stages(_plan(options, recipe.train.steps))
-    trainee = WholeNetwork(recipe, source.load(), _form)
-    run = Run(trainee, folder, accelerator, str(data), source.license, hooks=[stages])
-    run.execute(resume=resume and folder.is_dir())
+    given, first = uniform(options), out / _FIRST_RUN
+    chosen, searching = [] if given is None else [given], 0
+    if given is None:
+        searching = round(SEARCH * options.steps) // LOOK_EVERY * LOOK_EVERY
+        stages, _ = _ran(source, first, options, searching, [], data, resume, device)
+        stages.network.look(shares=True)
+        chosen = stages.decided()
+    folder, steps = out / _RUN, options.steps - searching
+    stages, run = _ran(source, folder, options, steps, chosen, data, resume, device)
     made = Checkpoint.read(folder)
     integers = read_quantization(made.load(), made.quantization)
     task = task_of(source.recipe)
@@ -59,6 +61,7 @@ def trained(
     facts = _facts(stages, integers, source.recipe.input_shape)
     if run.accelerator.is_main_process:
         shutil.rmtree(folder)
+        shutil.rmtree(first, ignore_errors=True)
     return Compressed(
         metrics={
             **{name: made.metrics[name] for name in ("held_out", "training")},
@@ -69,6 +72,29 @@ def trained(
         quantization=integers.quantization(),
         license=_license(source, run.data.facts),
     )
+
+
+def _ran(
+    source: Checkpoint,
+    folder: Path,
+    options: "Options",
+    steps: int,
+    chosen: Sequence[tuple[int, int]],
+    data: Path,
+    resume: bool,
+    device: str | None,
+) -> tuple[Stages, Run]:
+    """Do one of the two runs, or go on with it: a search, or the training of what is chosen."""
+    recipe = _recipe(source, options, steps, chosen)
+    accelerator = accelerator_for(recipe.name, recipe.train, folder, None, device)
+    shape = source.recipe.input_shape
+    stages = Stages(
+        _plan(options, steps, chosen), lambda network: _encoded(network.deployed().graph(shape))
+    )
+    trainee = WholeNetwork(recipe, source.load(), _form)
+    run = Run(trainee, folder, accelerator, str(data), source.license, hooks=[stages])
+    run.execute(resume=resume and folder.is_dir())
+    return stages, run
 
 
 def _license(source: Checkpoint, facts: Mapping[str, Any]) -> str | None:
@@ -82,7 +108,9 @@ def _form(network: nn.Module, batches: Sequence[Tensor], scheme: str) -> nn.Modu
     return qat.training_form(network, batches, scheme, form=CompressibleNetwork)
 
 
-def _recipe(source: Checkpoint, options: "Options") -> Recipe:
+def _recipe(
+    source: Checkpoint, options: "Options", steps: int, chosen: Sequence[tuple[int, int]]
+) -> Recipe:
     """Return the recipe that is run: the network's own, with the options' settings."""
     make = source.recipe.make
     if not isinstance(make, Train):
@@ -90,7 +118,6 @@ def _recipe(source: Checkpoint, options: "Options") -> Recipe:
             f"{source.label} is compressed already, from {make.base}: udc trains a network, so "
             "give that one"
         )
-    steps = options.steps
     train = dataclasses.replace(
         make,
         steps=steps,
@@ -106,21 +133,32 @@ def _recipe(source: Checkpoint, options: "Options") -> Recipe:
         teacher=None,
         quant="int8",
         eval_every=steps,
-        save_every=-(-steps // _SAVES // LOOK_EVERY) * LOOK_EVERY,
-        options={**make.options, "compress": to_json(options)},
+        save_every=_plan(options, steps, chosen).save_every,
+        options={
+            **make.options,
+            "compress": {**to_json(options), "chosen": [list(pair) for pair in chosen]},
+        },
     )
     return dataclasses.replace(source.recipe, make=train)
 
 
-def _plan(options: "Options", steps: int) -> Plan:
+def _plan(options: "Options", steps: int, chosen: Sequence[tuple[int, int]]) -> Plan:
     return Plan(
         steps=steps,
         settle=SETTLE,
-        search=SEARCH,
         ratio=options.ratio,
         budget=amount(options.max_flash, "flash_bytes") if options.max_flash else 0.0,
-        uniform=uniform(options),
+        options=chosen,
+        bounded=uniform(options) is None,
     )
+
+
+def _encoded(graph: Graph) -> int | None:
+    """Return the bytes that Vela makes of a graph's weights; None without Vela."""
+    try:
+        return compile_graph(graph, NPU).encoded_bytes
+    except MissingExtraError:
+        return None
 
 
 def _facts(stages: Stages, integers: QuantizedNetwork, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -128,13 +166,10 @@ def _facts(stages: Stages, integers: QuantizedNetwork, shape: tuple[int, ...]) -
     network, graph = stages.network, integers.graph(shape)
     weights = [v for name, v in graph.values.items() if graph.tensors[name].kind == "weight"]
     count = sum(value.size for value in weights)
-    try:
-        found, how = compile_graph(graph, NPU).encoded_bytes, f"vela for {NPU}"
-    except MissingExtraError:
-        found, how = (
-            round(float(network.chosen_bytes().detach())),
-            "predicted; ethos-u-vela is missing",
-        )
+    found, how = _encoded(graph), f"vela for {NPU}"
+    if found is None:
+        found = round(float(network.chosen_bytes().detach()))
+        how = "predicted; ethos-u-vela is missing"
     return {
         "weights": count,
         "bits_per_weight": 8 * found / count,

@@ -24,6 +24,7 @@ from zoo.cost.ethos_u.encoding import (
     indices,
     lengths,
     padded_count,
+    prevailing,
 )
 from zoo.graph.ir import Graph, Op
 
@@ -34,6 +35,7 @@ _MICRO_DEPTH = 8  # output channels that an Ethos-U makes at once
 _SHARPNESS = 0.1  # of a step: how softly a weight goes from one level to the next
 _FADE = 0.1  # of the threshold: how softly a weight is pruned
 _UNITS = {"depthwise_conv2d": "depthwise", "fully_connected": "vector"}
+_TOGETHER = 3.0  # zeros at least, that fill a step
 _DIVISORS = range(4)  # of the lengths of runs
 
 
@@ -113,7 +115,10 @@ def encoded_bytes(found: Tensor, of: Layer) -> Tensor:
     others = np.delete(whole, ZERO)
     coded = found
     # Of zeros alone Vela writes each, where its codec by itself would write one run.
-    if whole[ZERO] > 4 * others.max() > 0:
+    own = max(0.0, float(whole[ZERO]) - of.zeros / of.streams)
+    # If zeros lie anywhere with the same probability; those that fill steps lie together.
+    lone = own * others.sum() / max(1.0, own + others.sum()) + of.zeros / of.streams / _TOGETHER
+    if others.any() and prevailing(whole, lone):
         bits = bits + _run_bits(found)
         whole[ZERO] = 0
         coded = found * torch.from_numpy((np.arange(_BINS) != ZERO) * 1.0).to(found)

@@ -1,12 +1,16 @@
-"""The three stages of a compressible training: settle, search, refine.
+"""The three stages of a compressible training: settle, search, refine; in two runs.
 
 All layers start with a wish for the one option that fits the budget and loses least. In the search
 the loss grows by strength * loss * |ln(size / budget)|, where the size is what wishes expect, the
 sharper the later, and by a growing share of indecision. At its end each layer takes the options
-that are wished for most and together fit the budget exactly. Then the weights are trained on for
-what was chosen, and only a size above the budget costs.
+that are wished for most and together fit the budget exactly. The draws have worn the weights by
+then, and the optimizer's memory is of them: so the second run starts from the weights that the
+first started from, and trains them for what was chosen, where only a size above the budget costs.
+After its last step weights next to zero go until the size is within the budget as a device's
+compiler counts it, not as it was predicted.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +30,8 @@ _WARM, _COOL = 2.0, 0.3  # temperature of the draws
 _STRENGTH, _DECIDED = 2.0, 0.3
 _NEAR = 0.75  # of the budget: how small the option may be that a search starts at
 _MARGIN = 0.98  # of the budget, which fine-tuning may move about
+_SAVES = 10  # states of a run
+_REPAIRS = 20  # at most, each of what is still too much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,37 +40,45 @@ class Plan:
 
     Attributes:
         steps: of the run.
-        settle, search: shares of them; the rest refines.
+        settle: share of them in plain int8; the rest searches, or refines what is chosen.
         ratio: how many times smaller than in plain int8 the encoded weights are to be.
         budget: encoded bytes that they may take; 0 if the ratio says it.
-        uniform: bits and sparsity of every layer, by their numbers: no search, no budget.
+        options: bits and sparsity of each layer, by their numbers, or one pair for all layers; none
+            to search.
+        bounded: whether there is a budget.
 
     """
 
     steps: int
     settle: float
-    search: float
     ratio: float
     budget: float
-    uniform: tuple[int, int] | None = None
+    options: Sequence[tuple[int, int]] = ()
+    bounded: bool = True
 
     @property
     def first(self) -> int:
-        """The first step of the search."""
+        """The first step after those that settle."""
         return round(self.settle * self.steps) // LOOK_EVERY * LOOK_EVERY
 
     @property
-    def last(self) -> int:
-        """The step at which everything is decided."""
-        share = self.settle + (0 if self.uniform else self.search)
-        return round(share * self.steps) // LOOK_EVERY * LOOK_EVERY
+    def save_every(self) -> int:
+        """Steps between two states, where what a compiler said is asked again."""
+        return -(-self.steps // _SAVES // LOOK_EVERY) * LOOK_EVERY
 
 
 class Stages(Hook):
-    """The part of a run that leads a `CompressibleNetwork` through its stages."""
+    """The part of a run that leads a `CompressibleNetwork` through its stages.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    Args:
+        plan: what the run aims at.
+        encoded: says how many bytes a compiler makes of the weights; None if there is none.
+
+    """
+
+    def __init__(self, plan: Plan, encoded: Callable[[CompressibleNetwork], float | None]) -> None:
+        self.plan, self.encoded = plan, encoded
+        self._goal = 0.0
         self._step = 0
 
     def begin(self, setup: Setup, trained: nn.Module) -> None:
@@ -81,14 +95,14 @@ class Stages(Hook):
         self.plain = float(sizes[:, BITS.index(8), 0].sum())
         self.budget = plan.budget or self.plain / plan.ratio
         least = float(sizes.reshape(len(sizes), -1).min(1).sum())
-        if plan.uniform is None and _MARGIN * self.budget < least:
+        if plan.bounded and _MARGIN * self.budget < least:
             raise MismatchError(
                 f"the weights are to take {self.budget:.0f} bytes, encoded; this network's take "
                 f"{self.plain:.0f} in plain int8, and {least / _MARGIN:.0f} at least "
                 f"(--max-flash), a ratio of {_MARGIN * self.plain / least:.1f} at most (--ratio)"
             )
 
-        if plan.uniform is None:
+        if not plan.options:
             trained.lean(*self._start(sizes.sum(0)))
 
     def _start(self, totals: NDArray[np.float64]) -> tuple[int, int]:
@@ -108,30 +122,49 @@ class Stages(Hook):
         self._step = step
         if step < plan.first:
             network.stage = "settle"
-        elif step < plan.last:
-            progress = self._progress
+        elif not plan.options:
             network.stage = "search"
-            network.temperature = _WARM * (_COOL / _WARM) ** progress
+            network.temperature = _WARM * (_COOL / _WARM) ** self._progress
             if step % LOOK_EVERY == 0:
                 network.look(shares=step == plan.first)
                 self._sizes = torch.from_numpy(network.sizes()).float().to(network.limits.device)
         else:
-            if step == plan.last:
+            if step == plan.first:
                 network.look(shares=True)
                 network.choose(self.decided())
             network.stage = "refine"
-            if step % LOOK_EVERY == 0 and plan.uniform is None:
-                network.tighten(float(network.chosen_bytes().detach()) - _MARGIN * self.budget)
+            if plan.bounded and (step == plan.first or step % plan.save_every == 0):
+                self._compare()
+            if step % LOOK_EVERY == 0 and plan.bounded:
+                network.tighten(float(network.chosen_bytes().detach()) - self._goal)
+
+    def stepped(self, trained: nn.Module) -> None:
+        """Prune after the last step what is beyond the budget, as a compiler counts it."""
+        plan = self.plan
+        if self._step < plan.steps - 1 or not plan.options or not plan.bounded:
+            return
+        for _ in range(_REPAIRS):
+            found = self.encoded(self.network)
+            if found is None or found <= self.budget:
+                return
+            self.network.tighten((found - self.budget) / 2)  # a weight may save more than it says
+
+    def _compare(self) -> None:
+        """Take from a compiler how far off the predicted size is, and aim so much lower."""
+        found = self.encoded(self.network)
+        predicted = float(self.network.chosen_bytes().detach())
+        off = 1.0 if found is None else max(1.0, found / predicted)
+        self._goal = _MARGIN * self.budget / off
 
     @property
     def _progress(self) -> float:
-        return (self._step - self.plan.first) / max(1, self.plan.last - self.plan.first)
+        return (self._step - self.plan.first) / max(1, self.plan.steps - self.plan.first)
 
     def decided(self) -> list[tuple[int, int]]:
         """Return the options of every layer: those most wished for that fit the budget."""
-        network = self.network
-        if self.plan.uniform is not None:
-            return [self.plan.uniform] * len(network.layers)
+        network, given = self.network, list(self.plan.options)
+        if given:
+            return given * len(network.layers) if len(given) == 1 else given
         bits, sparsity = (torch.log_softmax(x.detach(), -1) for x in network.wishes())
         joint = (bits[:, :, None] + sparsity[:, None, :]).flatten(1).double().cpu().numpy()
         sizes = network.sizes().reshape(len(network.layers), -1)
@@ -140,11 +173,11 @@ class Stages(Hook):
 
     def loss(self, loss: Tensor) -> Tensor:
         """Add what the size costs."""
-        if self.plan.uniform is not None or self._step < self.plan.first:
+        if not self.plan.bounded or self._step < self.plan.first:
             return loss
         unit = loss.detach().abs()
-        if self._step >= self.plan.last:
-            over = one_sided(self.network.chosen_bytes(), _MARGIN * self.budget)
+        if self.plan.options:
+            over = one_sided(self.network.chosen_bytes(), self._goal)
             return loss + _STRENGTH * unit * over
         progress = self._progress
         bits, sparsity = self.network.wishes()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from zoo.errors import MismatchError
 from zoo.quantization.grids.contract import Grid, Layout, Parameters, finite, positive
 from zoo.quantization.kmeans import fit_codebooks, nearest
+from zoo.quantization.operands import Entries
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
 
@@ -190,6 +191,11 @@ class Codebooks(Grid):
         """Refuse scales that are not above zero."""
         if "codebook_scale" in tensors:
             positive(tensors["codebook_scale"], "codebook_scale")
+
+    def integers(self, tensors: Mapping[str, Tensor]) -> Entries:
+        """Return codes and codebooks of 8 bits as they are stored."""
+        shape = (self.padded, self.span, self.index_bits, self.group_rows)
+        return Entries(*shape, tensors["codes"], tensors["codebook"], tensors["codebook_scale"])
 
     def as_stored(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the codebooks (C, G, k, dim) as integers with their scales (C, G).

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import UnsafeFileError
+from zoo.quantization.operands import Operand
 from zoo.quantization.options import LayerOptions
-from zoo.quantization.packing import from_half_bits
+from zoo.quantization.packing import from_half_bits, unpack
 
 Parameters = dict[str, Tensor]
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
@@ -50,6 +51,20 @@ class Grid(ABC):
     def cells(self) -> int:
         """Return the number of codes per row."""
         return self.padded // self.dim
+
+    @property
+    def code_type(self) -> torch.dtype:
+        """Return the type that holds a code."""
+        return torch.uint8 if self.index_bits <= 8 else torch.int32
+
+    def unpack(self, stored: Tensor) -> Tensor:
+        """Return the codes (rows, cells) from the bytes of the tensor `codes`.
+
+        Raises:
+            UnsafeFileError: see `zoo.quantization.packing.unpack`.
+
+        """
+        return unpack(stored, self.index_bits, self.cells)
 
     @property
     def groups(self) -> list[tuple[int, int]]:
@@ -123,6 +138,35 @@ class Grid(ABC):
 
         """
 
+    def check_codes(self, parameters: Parameters, codes: Tensor) -> None:  # noqa: B027
+        """Refuse codes (rows, cells) below 2^index_bits that stand for no value.
+
+        Raises:
+            UnsafeFileError: there is one.
+
+        """
+
+    def seen(self, weight: Tensor) -> "Grid":
+        """Return the grid for a weight (rows, padded) that is about to be quantized.
+
+        For grids some of whose parameters come from the whole matrix.
+        """
+        return self
+
+    def decode_stored(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
+        """Return W (rows, columns) from what is stored, or None: no faster way than `decode`.
+
+        The numbers are those of `decode`; nothing is checked.
+        """
+        return None
+
+    def integers(self, tensors: Mapping[str, Tensor]) -> Operand:
+        """Return the stored matrix in whole numbers, for products with inputs of 8 bits.
+
+        `tensors` has `codes` too; `options` say which grids have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no whole numbers")
+
     def parameter_bytes(self) -> int:
         """Return the bytes of the tensors that `store` returns."""
         return sum(math.prod(shape) * kind.itemsize for shape, kind in self.layout().values())
@@ -146,6 +190,15 @@ class Grid(ABC):
         ]
         return torch.cat(parts, 1)
 
+    def nearest(self, parameters: Parameters, values: Tensor) -> Tensor:
+        """Return the codes (rows, cells) of the allowed values nearest to those of a matrix."""
+        ones = torch.ones_like(values[0])
+        parts = [
+            self.encode(self.group(parameters, index), values[:, start:end], ones[start:end])
+            for index, (start, end) in enumerate(self.groups)
+        ]
+        return torch.cat(parts, 1)
+
     def group(self, parameters: Parameters, index: int) -> Parameters:
         """Return the parameters of one column group from those of all."""
         return {name: tensor[index] for name, tensor in parameters.items()}
@@ -160,7 +213,11 @@ class Grid(ABC):
 
 
 class GridModule(Protocol):
-    """A module of `zoo.quantization.grids`, or one that an entry point of that group names."""
+    """A module of `zoo.quantization.grids`, or one that an entry point of that group names.
+
+    It may name BITS, the bits of a code per weight, and DIM, the columns of a cell, where the grid
+    fixes them.
+    """
 
     def make(self, options: LayerOptions, rows: int, columns: int) -> Grid:
         """Return the grid for a (rows, columns) matrix.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.quantization.grids.contract import Grid, Layout, Parameters, finite, positive
+from zoo.quantization.operands import Nibbles
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
 
@@ -67,6 +68,10 @@ class Uniform(Grid):
             "scale": finite(from_half_bits(self.take(tensors, "scale")), "scale"),
             "zero": zero.to(torch.float32),
         }
+
+    def integers(self, tensors: Mapping[str, Tensor]) -> Nibbles:
+        """Return codes, scales and zero points as they are stored."""
+        return Nibbles(self.columns, self.span, tensors["codes"], tensors["scale"], tensors["zero"])
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse scales that are not above zero."""

@@ -7,21 +7,13 @@
    are halved until one is left. Products are rounded before they are added (-ffp-contract=off):
    neither threads nor instruction sets change a bit. */
 
-#include <stdint.h>
+#include "codebook_matvec.h"
+
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__)
-#include <immintrin.h>
-#define VBMI 1
-#endif
 
-#define LANES 16
+#include "unpack.h"
 #define BLOCK 8  /* rows at a time: what was stored is not loaded at once */
-#define SLACK 64 /* bytes behind a buffer that wide loads and stores may touch */
-
-typedef struct {
-  int32_t rows, cells, dim, bits, group_cells, group_rows, tokens, threads;
-} Shape;
 
 static float from_half(uint16_t half) {
   uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
@@ -31,51 +23,6 @@ static float from_half(uint16_t half) {
 }
 
 static int padded(int cells) { return (cells + LANES - 1) / LANES * LANES; }
-
-/* How a stream of `bits` bits is cut: eight codes of b bits are b bytes. */
-typedef struct {
-  int bits;
-#ifdef VBMI
-  __m512i bytes, shifts, mask;
-#endif
-} Cut;
-
-static Cut cut_of(int bits) {
-  Cut cut = {.bits = bits};
-#ifdef VBMI
-  uint8_t bytes[64], shifts[64];
-  for (int i = 0; i < 64; i++) {
-    bytes[i] = (uint8_t)(i / 8 * bits + i % 8);
-    shifts[i] = (uint8_t)(i % 8 * bits);
-  }
-  cut.bytes = _mm512_loadu_si512(bytes);
-  cut.shifts = _mm512_loadu_si512(shifts);
-  cut.mask = _mm512_set1_epi8((char)((1 << bits) - 1));
-#endif
-  return cut;
-}
-
-/* A little-endian stream -> bytes. `out` has SLACK bytes behind `count`. */
-static void unpack(const uint8_t *in, const Cut *cut, int count, uint8_t *out) {
-  const int bits = cut->bits;
-#ifdef VBMI
-  int left = (count * bits + 7) / 8; /* bytes; nothing behind them is read */
-  for (int at = 0; at < count; at += 64, in += 8 * bits, left -= 8 * bits) {
-    const __mmask64 have = left >= 64 ? ~0ull : (1ull << left) - 1;
-    const __m512i raw = _mm512_maskz_loadu_epi8(have, in);
-    const __m512i eight = _mm512_permutexvar_epi8(cut->bytes, raw);
-    const __m512i codes = _mm512_multishift_epi64_epi8(cut->shifts, eight);
-    _mm512_storeu_si512(out + at, _mm512_and_si512(codes, cut->mask));
-  }
-#else
-  const unsigned mask = (1u << bits) - 1;
-  for (int at = 0; at < count; at++) {
-    const int bit = at * bits, byte = bit / 8, shift = bit % 8;
-    const unsigned two = in[byte] | (shift + bits > 8 ? (unsigned)in[byte + 1] << 8 : 0u);
-    out[at] = (uint8_t)(two >> shift & mask);
-  }
-#endif
-}
 
 #ifdef VBMI
 /* The entries of a table of `size` bytes at 64 codes. */
@@ -140,17 +87,6 @@ static void multiply(const int8_t *restrict weights, const float *restrict x, in
   for (int lane = 0; lane < LANES; lane++) sums[lane] += scale * part[lane];
 #endif
 }
-
-typedef struct {
-  Shape s;
-  const uint8_t *codes;
-  const int8_t *codebook;
-  const uint16_t *scale;
-  const float *planes;
-  float *y;
-  int groups, row_groups, row_bytes;
-  int width, pitch; /* floats of a token's planes; bytes of a table of one coordinate */
-} Job;
 
 static int first_cell(const Shape *s, int group) { return group * s->group_cells; }
 static int count_cells(const Shape *s, int group) {
@@ -231,8 +167,7 @@ static void rows_of(const Job *j, Scratch *w, int begin, int end) {
   }
 }
 
-/* Rows [begin, end); returns 0, or 1 without memory. */
-static int rows(const Job *j, int begin, int end) {
+int codebook_rows(const Job *j, int begin, int end) {
   const Shape *s = &j->s;
   Scratch w = {.stride = s->cells + 2 * SLACK};
   w.tables = calloc((size_t)j->groups * s->dim * j->pitch, 1);
@@ -245,9 +180,8 @@ static int rows(const Job *j, int begin, int end) {
   return failed;
 }
 
-/* x (tokens, cells * dim) and y (tokens, rows), contiguous; returns 0, or 1 without memory. */
-int zoo_codebook_matvec(const Shape *shape, const uint8_t *codes, const int8_t *codebook,
-                        const uint16_t *scale, const float *x, float *y) {
+Job codebook_job(const Shape *shape, const uint8_t *codes, const int8_t *codebook,
+                 const uint16_t *scale, float *y) {
   Job j = {.s = *shape, .codes = codes, .codebook = codebook, .scale = scale, .y = y};
   const Shape *s = &j.s;
   j.groups = (s->cells + s->group_cells - 1) / s->group_cells;
@@ -255,11 +189,19 @@ int zoo_codebook_matvec(const Shape *shape, const uint8_t *codes, const int8_t *
   j.pitch = s->bits < 6 ? 64 : 1 << s->bits;
   j.row_bytes = (s->cells * s->bits + 7) / 8;
   for (int g = 0; g < j.groups; g++) j.width += padded(count_cells(s, g)) * s->dim;
-  float *planes = calloc((size_t)s->tokens * j.width + SLACK, sizeof(float));
-  if (!planes) return 1;
+  return j;
+}
+
+size_t codebook_plane_bytes(const Job *j) {
+  return ((size_t)j->s.tokens * j->width + SLACK) * sizeof(float);
+}
+
+void codebook_planes(Job *j, const float *x, float *planes) {
+  const Shape *s = &j->s;
+  memset(planes, 0, codebook_plane_bytes(j));
   for (int t = 0; t < s->tokens; t++) {
-    float *to = planes + (size_t)t * j.width;
-    for (int g = 0; g < j.groups; g++) {
+    float *to = planes + (size_t)t * j->width;
+    for (int g = 0; g < j->groups; g++) {
       const int count = count_cells(s, g), step = padded(count);
       const float *from = x + ((size_t)t * s->cells + first_cell(s, g)) * s->dim;
       for (int i = 0; i < count; i++)
@@ -267,52 +209,106 @@ int zoo_codebook_matvec(const Shape *shape, const uint8_t *codes, const int8_t *
       to += step * s->dim;
     }
   }
-  j.planes = planes;
-  if (s->threads == 1) {
-    const int failed = rows(&j, 0, s->rows);
-    free(planes);
-    return failed;
-  }
+  j->planes = planes;
+}
+
+/* x (tokens, cells * dim) and y (tokens, rows), contiguous; returns 0, or 1 without memory. */
+int zoo_codebook_matvec(const Shape *s, const uint8_t *codes, const int8_t *codebook,
+                        const uint16_t *scale, const float *x, float *y) {
+  Job j = codebook_job(s, codes, codebook, scale, y);
+  float *planes = malloc(codebook_plane_bytes(&j));
+  if (!planes) return 1;
+  codebook_planes(&j, x, planes);
   int failed = 0;
-#pragma omp parallel for num_threads(s->threads) reduction(| : failed)
+#pragma omp parallel for num_threads(s->threads) reduction(| : failed) if (s->threads > 1)
   for (int part = 0; part < s->threads; part++)
-    failed |= rows(&j, (int)((int64_t)s->rows * part / s->threads),
-                   (int)((int64_t)s->rows * (part + 1) / s->threads));
+    failed |= codebook_rows(&j, (int)((int64_t)s->rows * part / s->threads),
+                            (int)((int64_t)s->rows * (part + 1) / s->threads));
   free(planes);
   return failed;
 }
 
-/* Rows of 8-bit integers times one scale each: y (tokens, rows) = x (tokens, columns) W^T.
-   The sums run as those of one column group of codes that stand for themselves. */
-int zoo_rows_matvec(int32_t count, int32_t columns, int32_t tokens, int32_t threads,
-                    const int8_t *codes, const uint16_t *scale, const float *x, float *y) {
-  const int length = padded(columns), copied = count < LANES ? count : LANES;
-  float *planes = calloc((size_t)tokens * length, sizeof(float));
-  /* The last rows are copied, so that nothing behind the codes is read. */
-  int8_t *last = calloc((size_t)copied * columns + LANES, 1);
-  if (!planes || !last) {
-    free(planes), free(last);
-    return 1;
-  }
-  for (int t = 0; t < tokens; t++)
-    memcpy(planes + (size_t)t * length, x + (size_t)t * columns, columns * sizeof(float));
-  memcpy(last, codes + (size_t)(count - copied) * columns, (size_t)copied * columns);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int row = 0; row < count; row++) {
-    /* What follows a row up to `length` is the next one's, and is multiplied by zero. */
-    const int at = row - (count - copied);
-    const int8_t *of = at >= 0 ? last + (size_t)at * columns : codes + (size_t)row * columns;
-    const float factor = from_half(scale[row]);
-    for (int t = 0; t < tokens; t++) {
-      float sums[LANES] = {0};
-      multiply(of, planes + (size_t)t * length, length, factor, sums);
-      for (int half = LANES / 2; half; half /= 2)
-        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
-      y[(size_t)t * count + row] = sums[0];
+int rows8_length(int columns) { return padded(columns); }
+
+#define TOGETHER 4 /* rows, whose sums do not wait for each other */
+
+/* `multiply` of rows `pitch` bytes apart, from zero, and the halving of their sums. */
+static void multiply_rows(const int8_t *restrict weights, int pitch, const float *restrict x,
+                          int length, const float *scale, float *restrict y) {
+#ifdef VBMI
+  __m512 part[TOGETHER];
+  for (int i = 0; i < TOGETHER; i++) part[i] = _mm512_setzero_ps();
+  for (int at = 0; at < length; at += LANES) {
+    const __m512 in = _mm512_loadu_ps(x + at);
+    /* Rows side by side are no sequence that a processor foresees. */
+    __builtin_prefetch(weights + (size_t)2 * TOGETHER * pitch + TOGETHER * at);
+    for (int i = 0; i < TOGETHER; i++) {
+      const __m128i *from = (const __m128i *)(weights + (size_t)i * pitch + at);
+      const __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from)));
+      part[i] = _mm512_add_ps(part[i], _mm512_mul_ps(value, in));
     }
   }
-  free(planes), free(last);
+  for (int i = 0; i < TOGETHER; i++) {
+    const __m512 sums = _mm512_add_ps(_mm512_setzero_ps(),
+                                      _mm512_mul_ps(_mm512_set1_ps(scale[i]), part[i]));
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums),
+                                       _mm512_extractf32x8_ps(sums, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    y[i] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+#else
+  for (int i = 0; i < TOGETHER; i++) {
+    float sums[LANES] = {0};
+    multiply(weights + (size_t)i * pitch, x, length, scale[i], sums);
+    for (int half = LANES / 2; half; half /= 2)
+      for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+    y[i] = sums[0];
+  }
+#endif
+}
+
+int rows8(const Rows8 *w, const float *planes, int tokens, int begin, int end, float *y) {
+  const int length = padded(w->columns);
+  int8_t *copies = calloc(TOGETHER, length);
+  if (!copies) return 1;
+  for (int row = begin; row < end; row += TOGETHER) {
+    const int count = end - row < TOGETHER ? end - row : TOGETHER;
+    const int8_t *of = w->codes + (size_t)row * w->columns;
+    int pitch = w->columns;
+    float scale[TOGETHER] = {0}, sums[TOGETHER];
+    for (int i = 0; i < count; i++) scale[i] = from_half(w->scale[row + i]);
+    /* What follows a row up to `length` is the next one's, and is multiplied by zero; the last
+       rows are copied, so that nothing behind the codes is read. */
+    if ((int64_t)(w->rows - row) * pitch < (int64_t)(TOGETHER - 1) * pitch + length) {
+      for (int i = 0; i < count; i++)
+        memcpy(copies + (size_t)i * length, of + (size_t)i * pitch, pitch);
+      of = copies, pitch = length;
+    }
+    for (int t = 0; t < tokens; t++) {
+      multiply_rows(of, pitch, planes + (size_t)t * length, length, scale, sums);
+      for (int i = 0; i < count; i++) y[(size_t)t * w->rows + row + i] = sums[i];
+    }
+  }
+  free(copies);
   return 0;
+}
+
+int zoo_rows_matvec(int32_t count, int32_t columns, int32_t tokens, int32_t threads,
+                    const int8_t *codes, const uint16_t *scale, const float *x, float *y) {
+  const Rows8 w = {count, columns, codes, scale};
+  const int length = padded(columns);
+  float *planes = calloc((size_t)tokens * length, sizeof(float));
+  if (!planes) return 1;
+  for (int t = 0; t < tokens; t++)
+    memcpy(planes + (size_t)t * length, x + (size_t)t * columns, columns * sizeof(float));
+  int failed = 0;
+#pragma omp parallel for num_threads(threads) reduction(| : failed) if (threads > 1)
+  for (int part = 0; part < threads; part++)
+    failed |= rows8(&w, planes, tokens, (int)((int64_t)count * part / threads),
+                    (int)((int64_t)count * (part + 1) / threads), y);
+  free(planes);
+  return failed;
 }
 
 /* Whole matrices, for products with many tokens. */

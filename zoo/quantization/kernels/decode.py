@@ -49,7 +49,7 @@ def _run(
 ) -> Tensor | None:
     if codes.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    if (built := matvec.library()) is None:
+    if (kernels := matvec.library()) is None:
         return None
     threads = max(1, min(torch.get_num_threads(), grid.rows))
     cells = grid.span // grid.dim
@@ -57,7 +57,7 @@ def _run(
     weight = torch.empty(grid.rows, grid.padded, dtype=dtype)
     places = [given[n].data_ptr() if n in given else None for n in ("tables", "scale", "zero")]
     stored = codes.contiguous()
-    failed = built.zoo_decode(
+    failed = kernels.zoo_decode(
         matvec.Shape(*sizes), bytes_, stored.data_ptr(), *places, weight.data_ptr()
     )
     return None if failed else weight[:, : grid.columns]

@@ -7,35 +7,25 @@ without a compiler. On a GPU it is `triton_matvec`, or `in_order`.
 
 import ctypes
 import functools
-import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.cache import root
-from zoo.files import replacing
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.kernels.build import built
 from zoo.quantization.packing import from_half_bits
 
 log = logging.getLogger("zoo")
 
 FEW = 8  # tokens; beyond that, multiplying with the decoded matrix is cheaper
 LANES = 16
-SWITCH = "ZOO_KERNELS"  # "0" uses torch only
-_SOURCE = Path(__file__).with_name("codebook_matvec.c")
-# -ffp-contract=off: sums must not depend on whether a processor can fuse them.
-_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
-_VARIANTS = (("-march=native", "-fopenmp"), ("-mcpu=native",), ("-march=native",), ())
+SWITCH = "ZOO_KERNELS"  # "0" uses torch only; the name of a level in `int8` is the best one used
 
 
 class Shape(ctypes.Structure):
@@ -74,8 +64,8 @@ class Matvec:
         """
         if codes.device.type == "cuda" and (gpu := triton_kernel()) is not None:
             return gpu(self.grid, x, codes, codebook, scale)
-        built = library()
-        if built is None or codes.device.type != "cpu":
+        kernels = library()
+        if kernels is None or codes.device.type != "cpu":
             return None
         if self.grid.padded != self.grid.columns:
             x = self.grid.pad(x)
@@ -83,7 +73,7 @@ class Matvec:
         shape = self._shapes[len(x)]
         shape.threads = min(torch.get_num_threads(), self.grid.rows)
         y = torch.empty(len(x), self.grid.rows)
-        failed = built.zoo_codebook_matvec(
+        failed = kernels.zoo_codebook_matvec(
             shape,
             codes.data_ptr(),
             codebook.data_ptr(),
@@ -159,14 +149,14 @@ def rows_matvec(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor | None:
         scale: (rows,), bits of a half.
 
     """
-    built = library()
-    if built is None or codes.device.type != "cpu" or x.device.type != "cpu":
+    kernels = library()
+    if kernels is None or codes.device.type != "cpu" or x.device.type != "cpu":
         return None
     x, codes, scale = x.contiguous(), codes.contiguous(), scale.contiguous()
     y = torch.empty(len(x), len(codes))
     sizes = (*codes.shape, len(x), max(1, min(torch.get_num_threads(), len(codes))))
     pointers = (values.data_ptr() for values in (codes, scale, x, y))
-    return None if built.zoo_rows_matvec(*sizes, *pointers) else y
+    return None if kernels.zoo_rows_matvec(*sizes, *pointers) else y
 
 
 @functools.cache
@@ -178,7 +168,7 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     try:
-        functions = ctypes.CDLL(str(_built(compiler)))
+        functions = ctypes.CDLL(str(built(compiler)))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         log.warning(
             "packed weights are decoded in torch, %s could not be used: %s", compiler, error
@@ -191,41 +181,14 @@ def library() -> ctypes.CDLL | None:
         ctypes.c_int32,
         *[ctypes.c_void_p] * 5,
     ]
+    functions.zoo_int8_level.argtypes = [ctypes.c_int32]
+    functions.zoo_int8_inputs.argtypes = [*[ctypes.c_int32] * 3, *[ctypes.c_void_p] * 3]
+    for product in (functions.zoo_int4_int8, functions.zoo_books_int8):
+        product.argtypes = [ctypes.c_void_p, *[ctypes.c_int32] * 3, *[ctypes.c_void_p] * 3]
+    functions.zoo_step.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_void_p,
+    ]
     return functions
-
-
-def _built(compiler: str) -> Path:
-    """Return the library, from the cache if source, compiler and processor are the same."""
-    parts = (_SOURCE.read_bytes(), compiler, _version(compiler), _processor(), sys.byteorder)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-    suffix = ".dll" if sys.platform == "win32" else ".so"
-    path = root() / "kernels" / key / f"codebook_matvec{suffix}"
-    if path.is_file():
-        return path
-    problem = ""
-    for variant in _VARIANTS:
-        with tempfile.TemporaryDirectory(prefix="zoo-kernel-") as folder:
-            made = Path(folder) / f"kernel{suffix}"
-            words = [compiler, *_FLAGS, *variant, "-o", str(made), str(_SOURCE)]
-            answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
-            if answer.returncode == 0:
-                with replacing(path) as temporary:
-                    shutil.copyfile(made, temporary)
-                return path
-            problem = answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else "failed"
-    raise ValueError(problem)
-
-
-def _version(compiler: str) -> str:
-    return subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=False, timeout=30
-    ).stdout
-
-
-def _processor() -> str:
-    """Return what -march=native depends on: a cache may be shared between machines."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text().splitlines()
-        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()} {platform.processor()}"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from zoo.budget import Choice, allocate
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.gradients import drawn_gradient, squared_gradients
-from zoo.quantization.language.finetune import Forward, logits_of, weight_of
+from zoo.quantization.language.finetune import Forward, logits_of
+from zoo.quantization.language.student import weight_of
 from zoo.quantization.solvers.contract import weighted
 
 __all__ = ["Choice", "allocate", "expected_loss", "sensitivities"]

@@ -1,6 +1,5 @@
 """The finished folder: packed weights, configuration and tokenizer, which transformers opens."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,11 @@ def assemble(
     """
     (out / CONFIG).unlink(missing_ok=True)
     outside = job.work / "outside.safetensors"
-    _write_outside(job, outside, tuned)
+    write_outside(job, outside, tuned=tuned)
     block = job.tuned_file if tuned else job.block_file
     files = [outside, *(block(index) for index in range(job.count))]
     total = shards.assemble(files, out, limit=shard_bytes)
-    for name in COMPANIONS:
-        if (job.source.folder / name).is_file():
-            with replacing(out / name) as temporary:
-                shutil.copyfile(job.source.folder / name, temporary)
+    job.source.copy_companions(out)
     layers = job.state["layers"]
     weights = sum(layer["shape"][0] * layer["shape"][1] for layer in layers.values())
     bits = sum(layer["bits"] for layer in layers.values())
@@ -72,7 +68,7 @@ def _count(job: Job) -> int:
     return sum(value.numel() for name, value in named if name in job.source.files)
 
 
-def _write_outside(job: Job, path: Path, tuned: bool) -> None:
+def write_outside(job: Job, path: Path, *, tuned: bool = False) -> None:
     """Write what lies outside the blocks: embeddings, last norm, head."""
     from safetensors.torch import load_file, save_file
 

@@ -1,9 +1,10 @@
-"""Tuning a quantized model end to end: codes stay, codebooks and scales follow the gradient.
+"""Tuning a quantized model end to end: codebooks and scales follow the gradient, and weights may.
 
 The loss is the divergence of the quantized model's predictions from the float model's, so that
 no labels are needed. Values are linear in codebooks and scales: their gradient is the weights'
 gradient, summed over the places that share an entry. Norms are tuned too, as they are stored in
-full anyway. The result takes exactly as many bits as before.
+full anyway. Codes stay, or follow weights that are trained (see `student`). The result takes
+exactly as many bits as before.
 """
 
 import copy
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.files import replacing
 from zoo.quantization.core import QuantizedMatrix
-from zoo.quantization.grids.contract import Parameters
 from zoo.quantization.language.announcer import Announcer
+from zoo.quantization.language.student import Student
 
 log = logging.getLogger("zoo")
 
@@ -36,6 +37,8 @@ class FinetuneOptions:
         steps: number of Adam steps.
         batch: windows per step.
         lr: largest step of an entry, as a fraction of the root mean square of its parameter.
+        weights: train the weights themselves, from which codes are chosen again at each step; the
+            largest step of one, as a fraction of the root mean square of its matrix; 0 keeps codes.
         norms: tune one-dimensional parameters (norms, biases) too.
         warmup: steps over which the rate rises; after them it falls along a cosine.
         held_out: how many of the last windows only measure; if the tuned model is not better on
@@ -48,6 +51,7 @@ class FinetuneOptions:
     steps: int = 200
     batch: int = 1
     lr: float = 0.005
+    weights: float = 0.0
     norms: bool = True
     warmup: int = 10
     held_out: int = 2
@@ -58,6 +62,10 @@ class FinetuneOptions:
         for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("held_out", 1)):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if self.lr <= 0 or self.weights < 0:
+            raise MismatchError(
+                f"lr is {self.lr} and weights {self.weights}; expected more than 0, and 0 or more"
+            )
         if self.dtype not in ("bfloat16", "float32"):
             raise MismatchError(f"dtype is {self.dtype!r}; expected bfloat16 or float32")
 
@@ -75,23 +83,6 @@ class Tuned:
 def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
     """Return the logits (windows, length, vocabulary) of a transformers model."""
     return model(input_ids=ids, use_cache=False).logits
-
-
-def weight_of(model: nn.Module, name: str) -> nn.Parameter:
-    """Return the weight of the module `name`.
-
-    Raises:
-        MismatchError: the model has no such weight.
-
-    """
-    weight = model.get_parameter(f"{name}.weight") if _has(model, name) else None
-    if weight is None:
-        raise MismatchError(f"the model has no weight {name}.weight: this is another base model")
-    return weight
-
-
-def _has(model: nn.Module, name: str) -> bool:
-    return any(key == f"{name}.weight" for key, _ in model.named_parameters())
 
 
 def finetune(
@@ -125,7 +116,9 @@ def finetune(
     dtype = getattr(torch, options.dtype)
     teacher = copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
     held = windows[-options.held_out :]
-    student = _Student(copy.deepcopy(teacher), matrices, norms=options.norms)
+    student = Student(
+        copy.deepcopy(teacher), matrices, norms=options.norms, weights=options.weights > 0
+    )
     rounded = student.rounded()
     before = _divergence(teacher, student, rounded, held, forward)
     log.info("divergence of the quantized model: %.4f nats per token", before)
@@ -140,86 +133,9 @@ def finetune(
     return Tuned(result, tensors, before, after)
 
 
-class _Student:
-    """A model whose linear weights are decoded from `matrices`, and its tunable tensors."""
-
-    def __init__(
-        self, model: nn.Module, matrices: Mapping[str, QuantizedMatrix], *, norms: bool
-    ) -> None:
-        self.model, self.matrices = model, dict(matrices)
-        self.weights = {name: weight_of(model, name) for name in matrices}
-        self.tuned: dict[str, Parameters] = {}
-        for name, matrix in self.matrices.items():
-            probe = matrix.grid.adjoint(
-                matrix.parameters,
-                matrix.codes.long(),
-                torch.zeros(matrix.grid.rows, matrix.grid.padded),
-            )
-            self.tuned[name] = {key: matrix.parameters[key].clone() for key in probe}
-        self.others = {
-            name: parameter.detach().to(torch.float32)
-            for name, parameter in model.named_parameters()
-            if norms and parameter.ndim == 1
-        }
-        self.parameters = dict(model.named_parameters())
-
-    def leaves(self) -> list[Tensor]:
-        """Return all tunable tensors, in a fixed order."""
-        return [*(t for group in self.tuned.values() for t in group.values()),
-                *self.others.values()]  # fmt: skip
-
-    def rounded(self) -> dict[str, QuantizedMatrix]:
-        """Return the matrices, rounded as for storage."""
-        return {
-            name: matrix.with_parameters({**matrix.parameters, **self.tuned[name]})
-            for name, matrix in self.matrices.items()
-        }
-
-    @torch.no_grad()
-    def load(self, matrices: Mapping[str, QuantizedMatrix] | None = None) -> None:
-        """Write weights and norms into the model: those of `matrices`, or the tuned ones."""
-        for name, weight in self.weights.items():
-            if matrices is not None:
-                weight.copy_(matrices[name].dequantize(weight.dtype))
-                continue
-            matrix = self.matrices[name]
-            small = {key: value.to(weight.dtype) for key, value in self.tuned[name].items()}
-            values = matrix.grid.decode({**matrix.parameters, **small}, matrix.codes.long())
-            values = values[:, : matrix.grid.columns].to(weight.dtype)
-            if matrix.order is None:
-                weight.copy_(values)
-            else:
-                weight.index_copy_(1, matrix.order, values)
-        for name, value in self.others.items():
-            self.parameters[name].copy_(value)
-
-    def gradients(self, loss_gradient: Callable[[], None]) -> list[Tensor]:
-        """Return the gradients of `leaves` once `loss_gradient` has run the backward pass."""
-        for parameter in (*self.weights.values(), *(self.parameters[n] for n in self.others)):
-            parameter.requires_grad_(True)
-            parameter.grad = None
-        loss_gradient()
-        gradients = []
-        for name, matrix in self.matrices.items():
-            gradient = self.weights[name].grad
-            assert gradient is not None
-            if matrix.order is not None:
-                gradient = gradient[:, matrix.order]
-            padded = matrix.grid.pad(gradient.to(torch.float32))
-            parts = matrix.grid.adjoint(matrix.parameters, matrix.codes.long(), padded)
-            gradients += [parts[key] for key in self.tuned[name]]
-            self.weights[name].grad = None
-        for name in self.others:
-            gradient = self.parameters[name].grad
-            gradients.append(
-                torch.zeros_like(self.others[name]) if gradient is None else gradient.float()
-            )
-        return gradients
-
-
 def _train(
     teacher: nn.Module,
-    student: _Student,
+    student: Student,
     windows: Tensor,
     options: FinetuneOptions,
     state: Path | None,
@@ -228,7 +144,11 @@ def _train(
     """Move the leaves of `student` in place."""
     leaves = student.leaves()
     sizes = [float(leaf.square().mean().sqrt()) or 1.0 for leaf in leaves]
-    groups = [{"params": [leaf], "size": size} for leaf, size in zip(leaves, sizes, strict=True)]
+    rates = [options.weights / options.lr if student.is_weight(leaf) else 1.0 for leaf in leaves]
+    groups = [
+        {"params": [leaf], "size": size * rate}
+        for leaf, size, rate in zip(leaves, sizes, rates, strict=True)
+    ]
     adam = torch.optim.Adam(groups, betas=(0.9, 0.95), eps=1e-12)
     first = _resume(state, leaves, adam, options)
     announce = Announcer()
@@ -299,7 +219,7 @@ def _pull(found: Tensor, wanted: Tensor, share: int) -> float:
 @torch.no_grad()
 def _divergence(
     teacher: nn.Module,
-    student: _Student,
+    student: Student,
     matrices: Mapping[str, QuantizedMatrix],
     windows: Tensor,
     forward: Forward,

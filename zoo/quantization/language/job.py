@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.data.text import read_text, tokenize
 from zoo.errors import MismatchError, ZooError
 from zoo.files import probe, sha256, write_json
 from zoo.quantization import coverage, verify
-from zoo.quantization.language import assemble, calibration, whole
-from zoo.quantization.language.pipeline import Job, peak_bytes, tensor_digest
+from zoo.quantization.grids import make_grid
+from zoo.quantization.language import assemble, blocks, calibration, whole
+from zoo.quantization.language.announcer import peak_bytes
+from zoo.quantization.language.awq import scale_model
+from zoo.quantization.language.pipeline import Job, tensor_digest
 from zoo.quantization.language.source import CONFIG, Source
 from zoo.quantization.plan import QuantizationPlan
 from zoo.quantization.team import Team
@@ -62,6 +65,7 @@ def compress_model(
         return _whole(source, out, plan, text, Team(device), resume)
     team = Team(device)
     skeleton = source.skeleton()
+    _check_grids(skeleton, plan)
     coverage.check(skeleton, plan, [skeleton.get_output_embeddings()])
     if team.is_main:
         probe(out)
@@ -72,9 +76,8 @@ def compress_model(
         stream = tokenize(folder, read_text(text))
         ids = calibration.windows(stream, count=plan.windows, length=plan.length, seed=plan.seed)
         facts = {"text": text.name, "sha256": sha256(text), "tokens": len(stream)}
-    base = source.facts() if plan.rotate else None
-    if plan.rotate:
-        source = _rotated(source, plan, out / "work" / "rotated", team)
+    base = source.facts() if plan.rewrites else None
+    source, scales = _rewritten(source, plan, out / "work", ids, team, resume)
     if plan.budget:
         plan = _mixed(source, plan, out / "work", ids, team)
     job = Job(source, plan, out / "work", ids, team=team, resume=resume)
@@ -83,8 +86,9 @@ def compress_model(
     sizes = _finish(job, out, stream, shard_bytes)
     if team.is_main:
         report = _report(job, sizes, facts, time.perf_counter() - began)
-        if base is not None:  # not the rotated copy of it
+        if base is not None:  # not the rotated or scaled copy of it
             report["model"] = base
+        report |= {"awq": scales} if scales else {}
         write_json(out / REPORT, report)
     report = team.gather(report)[0]
     job.remove()
@@ -123,6 +127,17 @@ def _finish(job: Job, out: Path, stream: Tensor | None, shard_bytes: int) -> dic
             assemble.remove(out)
     _raise_first(job.team, problem)
     return facts
+
+
+def _rewritten(
+    source: Source, plan: QuantizationPlan, work: Path, ids: Tensor | None, team: Team, resume: bool
+) -> tuple[Source, dict[str, Any]]:
+    """Return what is packed, which computes what `source` does, and the scales that it has."""
+    if plan.rotate:
+        source = _rotated(source, plan, work / "rotated", team)
+    if plan.awq:
+        return scale_model(source, work / "scaled", plan, ids, team=team, resume=resume)
+    return source, {}
 
 
 def _rotated(source: Source, plan: QuantizationPlan, folder: Path, team: Team) -> Source:
@@ -176,6 +191,17 @@ def _tuned(job: Job, stream: Tensor | None) -> dict[str, Any]:
     if stream is None:
         raise MismatchError("tuning needs a text: give one with --data TEXT")
     return tune(job, stream)
+
+
+def _check_grids(skeleton: nn.Module, plan: QuantizationPlan) -> None:
+    """Raise, before the work, if a layer cannot be laid out as the plan says."""
+    prefix, _ = blocks.find_blocks(skeleton)
+    for name, layer in blocks.linears(skeleton).items():
+        if name.startswith(f"{prefix}.") and (options := plan.of(name)) is not None:
+            try:
+                make_grid(options, layer.out_features, layer.in_features)
+            except MismatchError as error:
+                raise MismatchError(f"{name}: {error}") from error
 
 
 def _check_length(source: Source, plan: QuantizationPlan) -> None:

@@ -40,14 +40,20 @@ class JobOptions(Schedule):
     def label(self) -> str:
         """What a result is named after: "gptvq-2d-2b"."""
         layer = self.plan.options
+        inputs = "-a8" if layer.activations == "int8" else ""
         if layer.grid == "codebook":
-            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b"
-        return f"{self.METHOD}-int{layer.bits:g}"
+            return f"{self.METHOD}-{layer.dim}d-{layer.bits:g}b{inputs}"
+        kind = f"int{layer.bits:g}" if layer.grid == "uniform" else layer.grid
+        return f"{self.METHOD}-{kind}{'-awq' * self.awq}{inputs}"
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
-        return f"{self.plan.options.bits:g} bits per weight by {self.METHOD}"
+        layer = self.plan.options
+        named = "" if layer.grid in ("uniform", "codebook") else f"{layer.grid}, "
+        inputs = ", inputs of 8 bits" if layer.activations == "int8" else ""
+        awq = ", awq" if self.awq else ""
+        return f"{named}{layer.bits:g} bits per weight by {self.METHOD}{awq}{inputs}"
 
 
 def compress(
@@ -89,6 +95,7 @@ def _measured(base: Path, out: Path, test: Path) -> Mapping[str, Any]:
 
     from zoo.quantization.language.opening import load
     from zoo.quantization.language.speed import tokens_per_second
+    from zoo.quantization.language.step import quicken
     from zoo.tasks.text_generation import evaluate
 
     scores: dict[str, Any] = {}
@@ -97,5 +104,6 @@ def _measured(base: Path, out: Path, test: Path) -> Mapping[str, Any]:
         model = load(folder, dtype=torch.float32)
         name = test.name if label == "packed" else f"{test.name}, base model"
         scores[name] = evaluate(model, None, test, windows=TEST_WINDOWS)
+        quicken(model)  # as `zoo run` does
         speed[f"{label}_tokens_per_s"] = tokens_per_second(model)
     return {"evaluations": scores, "decode": speed}

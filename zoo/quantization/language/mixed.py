@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,7 @@ def overrides(
             f"{most / weights:.3f}: lower it"
         )
     some = ids[:WINDOWS].to(device)
-    hessians = _hessians(model, layers, some)
-    costs = sensitivities(model, list(layers), some, seed=plan.seed)
-    choices: dict[str, list[Choice]] = {}
-    announce = Announcer()
-    for number, (name, layer) in enumerate(layers.items()):
-        announce(f"budget: layer {number + 1}/{len(layers)}")
-        hessian = hessians[name].finish()
-        ready = functools.partial(prepare, hessian, len(hessian))
-        choices[name] = [
-            _tried(layer.weight.detach(), hessian, ready(options), options, costs[name].to(device))
-            for options in offered
-        ]
+    choices = priced(model, layers, some, offered, seed=plan.seed)
     chosen = allocate(choices, int(plan.budget * weights))
     return {
         name: {"bits": choice.options.bits, "group_size": choice.options.group_size}
@@ -112,9 +102,43 @@ def overrides(
     }
 
 
+def priced(
+    model: nn.Module,
+    layers: dict[str, nn.Linear],
+    ids: Tensor,
+    offered: Sequence[LayerOptions],
+    *,
+    seed: int = 0,
+) -> dict[str, list[Choice[LayerOptions]]]:
+    """Return what each way of storing each layer takes, and what it is expected to lose.
+
+    Args:
+        model: the float model.
+        layers: its linear layers, by name.
+        ids: windows of tokens (windows, length), on the model's device.
+        offered: ways to store a layer.
+        seed: of the tokens drawn for the gradients.
+
+    """
+    hessians = _hessians(model, layers, ids)
+    costs = sensitivities(model, list(layers), ids, seed=seed)
+    choices: dict[str, list[Choice[LayerOptions]]] = {}
+    announce = Announcer()
+    for number, (name, layer) in enumerate(layers.items()):
+        announce(f"budget: layer {number + 1}/{len(layers)}")
+        seen = hessians.get(name) or Hessian(layer.in_features, ids.device)  # no token came there
+        hessian, cost = seen.finish(), costs[name].to(ids.device)
+        ready = functools.partial(prepare, hessian, len(hessian))
+        choices[name] = [
+            _tried(layer.weight.detach(), hessian, ready(options), options, cost)
+            for options in offered
+        ]
+    return choices
+
+
 def _tried(
     weight: Tensor, hessian: Tensor, ready: Any, options: LayerOptions, costs: Tensor
-) -> Choice:
+) -> Choice[LayerOptions]:
     """Return the bits that a layer takes with `options`, and the expected loss."""
     rows = torch.arange(0, len(weight), max(1, len(weight) // ROWS), device=weight.device)[:ROWS]
     trial = dataclasses.replace(options, **_TRIAL)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -27,7 +26,7 @@ from zoo.quantization.bits import digests
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.embeddings import check_plain
 from zoo.quantization.language import blocks
-from zoo.quantization.language.announcer import Announcer
+from zoo.quantization.language.announcer import Announcer, peak_bytes
 from zoo.quantization.language.calibration import HiddenStates
 from zoo.quantization.language.source import Source
 from zoo.quantization.layers import quantize_layers
@@ -68,11 +67,11 @@ class Job:
         resume: bool = False,
     ) -> None:
         self.source, self.plan, self.work, self.team = source, plan, work, team
-        self.ids = ids if plan.calibrates else None
-        if plan.calibrates and ids is None:
+        self.ids = ids if self.reads else None
+        if self.reads and ids is None:
             raise MismatchError(
                 f"method {plan.options.method!r} learns from a text what counts in each layer; "
-                "give one with --data TEXT (only rtn works without)"
+                "give one with --data TEXT (only rtn works without, if not with --awq)"
             )
         self.model = source.skeleton()
         self.prefix, self.blocks = blocks.find_blocks(self.model)
@@ -85,6 +84,11 @@ class Job:
         self.state = self._open(resume)
         self.calls: list[blocks.BlockCall] = []
         self.announce = Announcer()
+
+    @property
+    def reads(self) -> bool:
+        """Whether blocks are run on the calibration windows."""
+        return self.plan.learns
 
     @property
     def count(self) -> int:
@@ -312,7 +316,7 @@ class Job:
             hidden ^= 1
         seconds = time.perf_counter() - began
         layers = {f"{prefix}{name}": _facts(matrix) for name, matrix in matrices.items()}
-        if self.team.is_main and not self.plan.rotate:  # rotated weights are not a base
+        if self.team.is_main and not self.plan.rewrites:  # other weights are not a base
             for name, facts in layers.items():
                 facts["base"] = digests(self.source.tensors([key := f"{name}.weight"])[key])
         self._save(next=index + 1, hidden=hidden, layers={**self.state["layers"], **layers})
@@ -383,17 +387,3 @@ def _difference(there: Any, here: Any, where: str = "") -> str:
                 return text
         return ""
     return "" if there == here else f"{where} was {there!r} and is {here!r}"
-
-
-def peak_bytes() -> int:
-    """Return the peak memory of this process, as far as the system tells."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -15,7 +15,6 @@ with the original on random hidden states before it is written.
 """
 
 import copy
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -37,7 +36,7 @@ from zoo.quantization.language.incoherence import (
     rotate_stream,
     unit_gain,
 )
-from zoo.quantization.language.source import COMPANIONS, CONFIG, INDEX, Source
+from zoo.quantization.language.source import CONFIG, INDEX, Source
 from zoo.quantization.plan import ROTATIONS
 
 STATE = "rotation.json"
@@ -150,12 +149,7 @@ class Rotation:
                 f"(off by {off:.1g}): it does more than this rotation folds into; "
                 + ("take --rotate heads" if self.stream else "leave out --rotate")
             )
-        names = [name for name in self.source.files if name.startswith(f"{where}.")]
-        stored, changed = self.source.tensors(names), block.state_dict()
-        return {
-            name: changed.get(name.removeprefix(f"{where}."), value).to(value.dtype)
-            for name, value in stored.items()
-        }
+        return self.source.stored_as(block, f"{where}.")
 
     def before_blocks(self) -> dict[str, Tensor]:
         """Return the tensors outside the blocks, except the head."""
@@ -268,10 +262,7 @@ def _write(rotation: Rotation, out: Path) -> None:
             where[entry.name] = name
             total += entry.bytes
     write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-    for name in COMPANIONS:
-        if (rotation.source.folder / name).is_file():
-            with replacing(out / name) as temporary:
-                shutil.copyfile(rotation.source.folder / name, temporary)
+    rotation.source.copy_companions(out)
     config = dict(rotation.source.raw_config)
     if rotation.stream:
         config["tie_word_embeddings"] = False

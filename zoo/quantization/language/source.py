@@ -1,5 +1,6 @@
 """`Source`: a Hugging Face folder of a causal language model, read tensor by tensor."""
 
+import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo.errors import MismatchError, MissingExtraError, MissingWeightsError, UnsafeFileError
-from zoo.files import read_json, sha256
+from zoo.files import read_json, replacing, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -192,6 +193,22 @@ class Source:
             if value.device != torch.device(device):
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, value.to(device))
+
+    def stored_as(self, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors below `prefix` with the values of a module, in their stored types."""
+        stored = self.tensors(name for name in self.files if name.startswith(prefix))
+        changed = module.state_dict()
+        return {
+            name: changed.get(name.removeprefix(prefix), value).to(value).contiguous()
+            for name, value in stored.items()
+        }
+
+    def copy_companions(self, out: Path, more: Iterable[str] = ()) -> None:
+        """Copy what accompanies the weights, and files of the names `more`: those that exist."""
+        for name in (*COMPANIONS, *more):
+            if (self.folder / name).is_file():
+                with replacing(out / name) as temporary:
+                    shutil.copyfile(self.folder / name, temporary)
 
     def facts(self) -> dict[str, Any]:
         """Return what a job is bound to: digests of the configuration and of every shard."""

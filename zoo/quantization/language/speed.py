@@ -19,6 +19,6 @@ def tokens_per_second(model: Any, *, tokens: int = 16, prompt: int = 8) -> float
     for _ in range(tokens + 1):
         start = time.perf_counter()
         last = out.logits[:, -1:].argmax(-1)
-        out = model(last, past_key_values=out.past_key_values, use_cache=True)
+        out = model(input_ids=last, past_key_values=out.past_key_values, use_cache=True)
         times.append(time.perf_counter() - start)
     return 1 / statistics.median(times[1:])

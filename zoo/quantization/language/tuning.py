@@ -38,7 +38,11 @@ def tune(job: Job, stream: Tensor) -> dict[str, Any]:
 
     plan = job.plan
     options = FinetuneOptions(
-        steps=plan.tune_steps, lr=plan.tune_lr, held_out=HELD_OUT, seed=plan.seed
+        steps=plan.tune_steps,
+        lr=plan.tune_lr,
+        weights=plan.tune_weights,
+        held_out=HELD_OUT,
+        seed=plan.seed,
     )
     ids = windows(stream, plan.tune_steps * options.batch, plan.tune_length, plan.seed)
     model = load(job.source.folder, dtype=torch.float32)

@@ -4,7 +4,6 @@ Encoders, encoder-decoders, networks for pictures, sound, and pictures with text
 experts and GPT-2, whose layers are exposed first. It takes the memory of the model.
 """
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from zoo.files import sha256
 from zoo.quantization import exposed
 from zoo.quantization.generic import Batch, quantize_model
 from zoo.quantization.language import blocks, calibration, opening
-from zoo.quantization.language.source import COMPANIONS, CONFIG, Source
+from zoo.quantization.language.source import CONFIG, Source
 from zoo.quantization.packed import PackedLinear
 from zoo.quantization.plan import QuantizationPlan
 
@@ -81,7 +80,7 @@ def compress_whole(
         "weights": weights,
         "share": weights / total,
         "packed_bytes": bits // 8,
-        "tensor_bytes": _save(model, source, out),
+        "tensor_bytes": save(model, source, out),
         "check": {"tokens": TOKENS, "distance": packing.distance},
         "relative_error": sum(errors) / len(errors),
         "calibration": facts,
@@ -93,6 +92,7 @@ def compress_whole(
 def _refuse_blockwise(source: Source, plan: QuantizationPlan) -> None:
     asked = {
         "--rotate": plan.rotate,
+        "--awq": plan.awq,
         "--budget": plan.budget,
         "--tune": plan.tune_steps,
         "--embeddings": plan.embeddings,
@@ -201,7 +201,7 @@ def _seen(config: Any) -> bool:
     return hasattr(config, "num_mel_bins") and hasattr(config, "max_length")
 
 
-def _save(model: Any, source: Source, out: Path) -> int:
+def save(model: Any, source: Source, out: Path) -> int:
     """Write the folder, its configuration last; return the bytes of its tensors."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".saving-") as temporary:
@@ -211,9 +211,7 @@ def _save(model: Any, source: Source, out: Path) -> int:
         except (ValueError, RuntimeError, NotImplementedError) as error:
             first = str(error).splitlines()[0]
             raise ZooError(f"transformers cannot save the packed model: {first}") from error
-        for name in (*COMPANIONS, *PREPARATION):
-            if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, made / name)
+        source.copy_companions(made, PREPARATION)
         files = sorted(made.iterdir(), key=lambda path: path.name == CONFIG)
         for file in files:
             file.replace(out / file.name)

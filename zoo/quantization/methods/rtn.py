@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from zoo.quantization.language.method import DATA, TAKES, TRAINS, JobOptions, compress
-from zoo.quantization.options import Rounding
+from zoo.quantization.options import FORMATS, Format, Rounding
 
 __all__ = ["DATA", "GRID", "PAPER", "PRESETS", "SOLVER", "SUMMARY", "TAKES", "TRAINS", "Options",
            "compress"]  # fmt: skip
@@ -13,11 +13,11 @@ __all__ = ["DATA", "GRID", "PAPER", "PRESETS", "SOLVER", "SUMMARY", "TAKES", "TR
 SUMMARY = "integers with a scale per group, each weight rounded on its own; needs no text"
 PAPER = "2210.17323"  # the baseline for GPTQ there
 GRID, SOLVER = "uniform", "rtn"
-PRESETS: Mapping[str, Mapping[str, Any]] = {}
+PRESETS: Mapping[str, Mapping[str, Any]] = FORMATS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(JobOptions, Rounding):
+class Options(JobOptions, Rounding, Format):
     """The options of rounding to nearest."""
 
     METHOD: ClassVar[str] = "rtn"

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 
 from zoo import extensions
-from zoo.quantization.grids import Grid
+from zoo.quantization.grids.contract import Grid
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.solvers.contract import Problem, Solution, Solver
 

@@ -6,8 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zoo.quantization.grids import Grid
-from zoo.quantization.grids.contract import Parameters
+from zoo.quantization.grids.contract import Grid, Parameters
 from zoo.quantization.options import LayerOptions
 
 
@@ -26,10 +25,16 @@ class Problem:
 
     @property
     def importance(self) -> Tensor:
-        """Return 1 / U_jj^2: what an error in column j costs once the earlier ones are fixed."""
-        if self.upper is None:
+        """Return what an error in column j costs once the earlier ones are fixed: 1 / U_jj^2.
+
+        Without feedback that is H_jj, or 1 where there is no H either.
+        """
+        if self.upper is not None:
+            return self.upper.diagonal().square().reciprocal()
+        if self.hessian is None:
             return torch.ones_like(self.weight[0])
-        return self.upper.diagonal().square().reciprocal()
+        diagonal = self.hessian.diagonal()
+        return diagonal + 0.01 * diagonal.mean()  # as damped for the sweep: none is zero
 
     def error(self, quantized: Tensor) -> Tensor:
         """Return each row's share of tr(E H E^T), (rows,), with E = W - Q."""

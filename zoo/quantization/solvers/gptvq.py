@@ -1,7 +1,7 @@
 """GPTVQ: the sweep over codebooks, then codebooks that are optimal for the chosen codes."""
 
-from zoo.quantization.grids import Grid
 from zoo.quantization.grids.codebook import Codebooks
+from zoo.quantization.grids.contract import Grid
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.solvers.contract import Problem, Solution
 from zoo.quantization.solvers.gptq import sweep

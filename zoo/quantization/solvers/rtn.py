@@ -2,7 +2,7 @@
 
 import torch
 
-from zoo.quantization.grids import Grid
+from zoo.quantization.grids.contract import Grid
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.solvers.contract import Problem, Solution
 

@@ -80,9 +80,7 @@ def _integer_mean(graph: Graph, op: Op) -> Kernel:
     source, output = (quantization_of(graph, n) for n in (op.inputs[0], op.outputs[0]))
     shape, dims = graph.tensors[op.inputs[0]].shape, tuple(op.attributes["dim"])
     count = math.prod(shape[dim] for dim in dims)
-    multiplier, shift = fixedpoint.quantize_multiplier(source.scale / output.scale)
-    bits = min(count.bit_length() - 1, 32, 31 + shift)
-    pair = ((multiplier << bits) // count, shift - bits)
+    pair = fixedpoint.mean_multiplier(source.scale / output.scale, count)
     rescale = Rescale(
         0.0,
         count * reach(graph, op.inputs[0]),

@@ -51,9 +51,19 @@ class Generated:
 
 
 def run(
-    model: Any, recipe: Recipe | None, source: Any, out: Path | None = None, *, tokens: int = 64
+    model: Any,
+    recipe: Recipe | None,
+    source: Any,
+    out: Path | None = None,
+    *,
+    tokens: int = 64,
+    cache_bits: int = 0,
 ) -> Generated:
-    """Return the likeliest continuation of a prompt, token by token, at most `tokens` of them."""
+    """Return the likeliest continuation of a prompt, token by token, at most `tokens` of them.
+
+    With `cache_bits`, 4 or 8, keys and values of older tokens take so many bits: see
+    `zoo.tasks.text_generation.cache`.
+    """
     from zoo.data.text import tokenizer
 
     if not isinstance(source, str) or not source:
@@ -61,7 +71,7 @@ def run(
     words = tokenizer(Path(model.name_or_path))
     ids = words(source, return_tensors="pt")["input_ids"].to(model.device)
     start = time.perf_counter()
-    answer = _likeliest(model, words, ids, tokens)
+    answer = _likeliest(model, words, ids, tokens, cache_bits)
     seconds = time.perf_counter() - start
     new = words.decode(answer, skip_special_tokens=True)
     result = Generated(source, source + new, len(answer), seconds)
@@ -71,14 +81,20 @@ def run(
 
 
 @torch.no_grad()
-def _likeliest(model: Any, tokenizer: Any, ids: Tensor, tokens: int) -> Tensor:
+def _likeliest(model: Any, tokenizer: Any, ids: Tensor, tokens: int, cache_bits: int = 0) -> Tensor:
     """Return the tokens `(n,)`, n <= `tokens`, that follow those of `ids` `(1, m)`."""
+    more: dict[str, Any] = {}
+    if cache_bits:
+        from zoo.tasks.text_generation.cache import cache_for
+
+        more["past_key_values"] = cache_for(model, cache_bits)
     answer: Tensor = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=tokens,
         do_sample=False,
         pad_token_id=tokenizer.eos_token_id or 0,  # a single text needs no padding
+        **more,
     )
     return answer[0, ids.shape[1] :]
 
@@ -101,6 +117,7 @@ def evaluate(
     windows: int | None = None,
     tasks: Sequence[str] = (),
     limit: int | None = None,
+    cache_bits: int = 0,
 ) -> dict[str, Any]:
     """Return the perplexity on a text: see `zoo.tasks.text_generation.perplexity`.
 
@@ -118,7 +135,10 @@ def evaluate(
     data = text_file(data, test=True)
     ids = tokenize(Path(model.name_or_path), read_text(data))
     longest = getattr(model.config, "max_position_embeddings", length)
-    facts = perplexity(model, ids, length=min(length, longest), stride=stride, windows=windows)
+    facts = perplexity(
+        model, ids, length=min(length, longest), stride=stride, windows=windows,
+        cache_bits=cache_bits,
+    )  # fmt: skip
     facts |= {"data": data.name, "sha256": sha256(data)}
     if tasks:
         words = tokenizer or read_tokenizer(Path(model.name_or_path))
