@@ -21,16 +21,12 @@ NAMES = ("block", "output-stationary", "weight-stationary", "uniform")
 
 
 class Dataflow(Protocol):
-    """How an array computes a matrix product.
+    """How an array computes a matrix product."""
 
-    Attributes:
-        name: one of `NAMES`.
-        text: what it is, with its sizes.
-        registers: how many registers of each class the array has.
-
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """One of `NAMES`."""
+        ...
 
     @property
     def text(self) -> str:

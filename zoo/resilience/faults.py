@@ -74,7 +74,7 @@ class Reach:
         return (self.m1 - self.m0) * (self.n1 - self.n0)
 
 
-def reached(count: int, **known: Integers) -> Reach:
+def reached(count: int, **known: "Integers | np.int64") -> Reach:
     """Return the reach of some flips; what is not given is 0, and of one row or column."""
     zero = np.zeros(count, np.int64)
     parts = {f.name: zero for f in fields(Reach)}
@@ -85,7 +85,9 @@ def reached(count: int, **known: Integers) -> Reach:
     return Reach(**parts)
 
 
-def flipped(stored: Integers, bit: Integers, bits: int, *, signed: bool = True) -> Integers:
+def flipped(
+    stored: Integers, bit: "Integers | np.int64", bits: int, *, signed: bool = True
+) -> Integers:
     """Return stored integers with one bit of each flipped, as a register of `bits` bits has them.
 
     Flipping the same bit again gives the integer back.
