@@ -16,6 +16,7 @@ FLOWS = {
     "weight-stationary 3x4": (WeightStationary(3, 4), (5, 5, 6)),
     "weight-stationary 2x2": (WeightStationary(2, 2), (4, 3, 3)),
     "block 2x2": (Block(2, 2, down=2, across=2, lanes=3), (5, 5, 6)),
+    "block of depthwise": (Block(2, 1, down=2, across=1, lanes=1), (5, 4, 1)),
     "block 1x4": (Block(1, 4, down=3, across=1, lanes=2), (4, 3, 5)),
 }
 ZERO = -5

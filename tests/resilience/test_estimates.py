@@ -168,12 +168,30 @@ def test_precision_is_kept():
 
 
 def test_nothing_seen_is_not_nothing():
-    tally = Tally(*(np.array(column, float) for column in ([100, 100], [0, 4], [0, 4.0], [0, 4.0],
-                                                           [0, 4.0], [100, 100])))  # fmt: skip
-    value, error = mean(tally, np.array([0.5, 0.5]))
-    assert value == pytest.approx(0.02)
-    alone = mean(tally, np.array([0.0, 1.0]))[1] / 2
-    assert error == pytest.approx(np.hypot(alone, 0.5 * (3 / 100 / 100) ** 0.5), rel=0.02)
+    """Of n trials without an event the rate is below 3.7 / n, 2.5 % on this side; see Garwood."""
+    tally = Tally.empty(2)
+    tally.trials[:] = 100, 400
+    found = mean(tally, np.array([0.0, 1.0]))
+    assert (found.value, found.low) == (0, 0)
+    assert found.high == pytest.approx(3.689 / 400, rel=0.01)
+    several = mean(tally, np.array([0.5, 0.5]))
+    assert several.high == pytest.approx(0.5 * 3.689 / 100, rel=0.01)
+    both = mean(tally, np.array([0.0, 1.0]), signed=True)
+    assert (both.low, both.high) == (pytest.approx(-found.high), pytest.approx(found.high))
+    assert mean(Tally.empty(1), np.array([1.0])).high == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "low", "high"), [(1, 0.0253, 5.572), (4, 1.090, 10.24), (10, 4.795, 18.39)]
+)
+def test_events_of_one_weight_have_the_interval_of_poisson(events, low, high):
+    """Garwood's table of 95 % intervals of a Poisson count."""
+    tally = Tally.empty(1)
+    tally.trials[:], tally.hits[:] = 10**6, events
+    tally.total[:] = tally.square[:] = events
+    found = mean(tally, np.ones(1))
+    assert 10**6 * found.high == pytest.approx(high, rel=0.01)
+    assert 0.5 * low - 0.05 <= 10**6 * found.low <= low * 1.02
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ class Dataflow(Protocol):
         """Return the cycles of one product without waiting for memories."""
         ...
 
+    def parallel(self, shape: Shape) -> int:
+        """Return how many products of a layer are computed at the same time."""
+        ...
+
     def live(self, shape: Shape, register: str) -> int:
         """Return how many pairs of a register of that class and a cycle are live in one product."""
         ...
@@ -94,7 +98,15 @@ class _Tiles:
         return m0 + down * self.rows, n0 + right * self.columns
 
 
-class _Drained:
+class _Serial:
+    """An array that computes one product after the other."""
+
+    def parallel(self, shape: Shape) -> int:
+        """Return how many products of a layer are computed at the same time."""
+        return 1
+
+
+class _Drained(_Serial):
     """What output-stationary arrays and blocks share: accumulators that wait to be read out."""
 
     def _tiles(self, shape: Shape) -> _Tiles:
@@ -190,7 +202,7 @@ class OutputStationary(_Drained):
 
 
 @dataclass(frozen=True)
-class WeightStationary:
+class WeightStationary(_Serial):
     """Every multiplier keeps one weight; activations stream by, partial sums flow down.
 
     A tile is `rows` places of the sum by `columns` channels. Its weights are written row by row, a
@@ -268,7 +280,8 @@ class Block(_Drained):
     In each cycle one micro-block of `positions` x `channels` outputs takes `lanes` places of its
     sums; the micro-blocks of a block take turns, then the next places follow. So an activation is
     held for a cycle and reaches the channels of a micro-block, a weight its positions. Accumulators
-    live in a memory until the block is done and read out, a micro-block in each cycle.
+    live in a memory until the block is done and read out, a micro-block in each cycle. Of depthwise
+    convolutions as many channels as there are lanes are computed at a time, a place of each sum.
     """
 
     positions: int = 2
@@ -322,6 +335,17 @@ class Block(_Drained):
         rows, columns = self.down * self.positions, self.across * self.channels
         return _Tiles(shape.positions, shape.channels, rows, columns)
 
+    def parallel(self, shape: Shape) -> int:
+        """Return how many products of a layer are computed at the same time."""
+        return min(self.lanes, self.channels, shape.products) if self._deep(shape) else 1
+
+    def _deep(self, shape: Shape) -> bool:
+        return shape.products > 1 and shape.channels == 1
+
+    def _lanes(self, shape: Shape) -> int:
+        """Return how many places of a sum a cycle takes."""
+        return 1 if self._deep(shape) else self.lanes
+
     def turns(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the micro-blocks of a block of r x c outputs, and those side by side."""
         side = -(-size[1] // self.channels)
@@ -330,7 +354,7 @@ class Block(_Drained):
     def _lives(self, shape: Shape, r: int, c: int) -> NDArray[np.int64]:
         turns, side = self.turns((r, c))
         own = (np.arange(r) // self.positions)[:, None] * side + np.arange(c) // self.channels
-        return turns * -(-shape.depth // self.lanes) + own + 1
+        return turns * -(-shape.depth // self._lanes(shape)) + own + 1
 
     def _held(
         self, shape: Shape, size: tuple[int, int], lane: tuple[Integers, Integers], t: Integers
@@ -338,7 +362,7 @@ class Block(_Drained):
         turns, side = self.turns(size)
         own = lane[0] // self.positions * side + lane[1] // self.channels
         rounds = np.maximum(-((own - t) // turns), 0)  # ceil((t - own) / turns)
-        return np.minimum(rounds * self.lanes, shape.depth)
+        return np.minimum(rounds * self._lanes(shape), shape.depth)
 
 
 def dataflow(name: str, rows: int, columns: int) -> Dataflow:

@@ -14,7 +14,7 @@ from zoo.files import write_json
 from zoo.resilience.faults import Integers
 from zoo.resilience.plan import Drawn, Plan
 from zoo.resilience.results import Estimate
-from zoo.resilience.statistics import Tally, interval, mean
+from zoo.resilience.statistics import Tally, mean
 
 MOST_FAULTS = 10**8
 _FIRST = 2000  # faults before precision is looked at for the first time
@@ -75,22 +75,19 @@ class Counted:
         number = np.unique(group, return_inverse=True)[1]
         groups = int(number.max()) + 1
         merged, part = known.merged(number, groups), np.bincount(number, share, groups)
-        value, error = mean(merged, part / part.sum(), signed=signed)
+        found = mean(merged, part / part.sum(), signed=signed)
         facts: dict[str, Any] = {
             "unit": "points" if signed else "%",
             "faults": int(known.trials.sum()),
             "runs": int(known.runs.sum()),
         }
         if self.exact:
-            same = 100 * value
+            same = 100 * found.value
             facts["method"] = "every live site of every input"
             return Estimate(value=same, low=same, high=same, known="exact", **facts)
-        if np.isnan(value):
-            low, high = (-100.0, 100.0) if signed else (0.0, 100.0)
-            return Estimate(value=0.0, low=low, high=high, known="estimated", **facts)
-        low, high = interval(100 * value, 100 * error, -100.0 if signed else 0.0, 100.0)
         facts["method"] = "stratified, importance-sampled, 95 %"
-        return Estimate(value=100 * value, low=low, high=high, known="estimated", **facts)
+        low, high = 100 * found.low, 100 * found.high
+        return Estimate(value=100 * found.value, low=low, high=high, known="estimated", **facts)
 
 
 def sampled(

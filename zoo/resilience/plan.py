@@ -95,6 +95,14 @@ class Plan:
     def _bits(self, register: str) -> int:
         return 8 if register == STORED else BITS[register]
 
+    def live_bits(self, register: str) -> float:
+        """Return the live pairs of a bit of a class and a cycle, of one inference."""
+        counts = (
+            self._sites(layer, register) * stretch
+            for layer, stretch in zip(self.engine.layers, self.stretch, strict=True)
+        )
+        return sum(counts) * self._bits(register)
+
     def _sites(self, layer: Layer, register: str) -> int:
         """Return the live pairs of a register and a cycle in a layer, for one sample."""
         if self.flow is not None:
@@ -103,14 +111,16 @@ class Plan:
             return self.engine.graph.tensors[layer.op.inputs[0]].elements
         return layer.stored.size
 
+    def group(self, cell: Cell) -> tuple[str, str]:
+        """Return the class of a cell, and the bits that it shares a stratum with: "0-7"."""
+        groups = _GROUPS[self._bits(cell.register)]
+        bits = next(bits for bits in groups if cell.bit in bits)
+        return cell.register, f"{bits[0]}-{bits[-1]}" if len(bits) > 1 else str(bits[0])
+
     @cached_property
     def stratum(self) -> Integers:
         """The number of each cell's stratum."""
-        keys = []
-        for cell in self.cells:
-            groups = _GROUPS[self._bits(cell.register)]
-            group = next(i for i, bits in enumerate(groups) if cell.bit in bits)
-            keys.append((cell.layer, cell.register, group))
+        keys = [(cell.layer, *self.group(cell)) for cell in self.cells]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return np.array([numbers[key] for key in keys])
 
@@ -250,6 +260,7 @@ def stretches(engine: Engine, flow: Dataflow, cycles: Mapping[str, float]) -> li
     """
     made = []
     for layer in engine.layers:
-        least = flow.cycles(layer.shape) * layer.shape.products
+        turns = -(-layer.shape.products // flow.parallel(layer.shape))
+        least = flow.cycles(layer.shape) * turns
         made.append(cycles.get(layer.op.name, least) / least)
     return made
