@@ -202,7 +202,8 @@ class Plan:
 
     def tried(self, drawn: "Drawn") -> tuple[Outcome, Reals, Reals]:
         """Return the outcomes of faults, their weights, and what each lost: 1, 0 or -1."""
-        answer, masked = self.engine.clean[drawn.sample].copy(), np.ones(len(drawn), bool)
+        answer = self.engine.clean[drawn.sample].copy()
+        masked, caught = np.ones(len(drawn), bool), np.zeros(len(drawn), bool)
         keys = [(cell.layer, cell.register) for cell in self.cells]
         for layer, register in dict.fromkeys(keys):
             mine = [i for i, key in enumerate(keys) if key == (layer, register)]
@@ -210,10 +211,11 @@ class Plan:
             if len(some):
                 outcome = self._inject(layer, register, drawn[some])
                 answer[some], masked[some] = outcome.answer, outcome.masked
+                caught[some] = outcome.caught
         weight = 1 / (len(self.labels) * self.chances[drawn.sample])
         after = (answer == self.labels[drawn.sample]).astype(float)
         lost = self.right[drawn.sample].astype(float) - after
-        return Outcome(answer=answer, masked=masked), weight, lost
+        return Outcome(answer=answer, masked=masked, caught=caught), weight, lost
 
     def _inject(self, number: int, register: str, drawn: "Drawn") -> Outcome:
         layer = self.engine.layers[number]
