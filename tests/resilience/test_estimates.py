@@ -30,7 +30,7 @@ class Remembered(Plan):
     def table(self):
         inputs, parts, offsets, size = len(self.labels), [], [], 0
         for number, cell in enumerate(self.cells):
-            live = self._sites(self.engine.layers[cell.layer], cell.register)
+            live = self.sites(cell)
             sample, site = np.divmod(np.arange(live * inputs), live)
             drawn = Drawn(cell=np.full(len(site), number), sample=sample, site=site)
             outcome, _, lost = super().tried(drawn)

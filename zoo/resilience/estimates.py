@@ -262,7 +262,7 @@ def exhaustive(plan: Plan) -> Counted:
 
     """
     inputs = len(plan.labels)
-    sites = [plan._sites(plan.engine.layers[cell.layer], cell.register) for cell in plan.cells]
+    sites = [plan.sites(cell) for cell in plan.cells]
     if sum(sites) * inputs > _EVERY:
         raise MismatchError(
             f"there are {sum(sites) * inputs:.2g} faults, too many to try each; give a precision"

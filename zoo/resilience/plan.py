@@ -95,6 +95,10 @@ class Plan:
     def _bits(self, register: str) -> int:
         return 8 if register == STORED else BITS[register]
 
+    def sites(self, cell: Cell) -> int:
+        """Return the numbers that a cell's sites have: from 0 to before this, for each input."""
+        return self._sites(self.engine.layers[cell.layer], cell.register)
+
     def live_bits(self, register: str) -> float:
         """Return the live pairs of a bit of a class and a cycle, of one inference."""
         counts = (
@@ -188,8 +192,7 @@ class Plan:
         for number, count in enumerate(counts.tolist()):
             own = np.flatnonzero(self.stratum == number)
             dice = np.random.default_rng([*seed, number])
-            first = self.cells[own[0]]
-            live = self._sites(self.engine.layers[first.layer], first.register)
+            live = self.sites(self.cells[own[0]])
             parts.append(
                 np.stack([
                     dice.choice(own, count),
