@@ -21,8 +21,11 @@ from zoo.page import app
 from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
-OURS = ["looks", "enlarge", "listen", "look", "cost", "adapters", "zoo"]
-TITLES = ["Looks", "Enlarge", "Listen", "Look", "On-device cost", "Adapters", "Zoo"]
+OURS = ["looks", "enlarge", "listen", "detect", "look", "cost", "quantized", "adapters", "zoo"]
+TITLES = [
+    "Looks", "Enlarge", "Listen", "Detect", "Look", "On-device cost", "Quantized LLM", "Adapters",
+    "Zoo",
+]  # fmt: skip
 TAB = """
 import gradio as gr
 
@@ -42,7 +45,13 @@ Install = Callable[..., None]
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Networks with adapters: the page loads, runs and prices every one that there is."""
     folder = tmp_path_factory.mktemp("weights")
-    for name in ("sesr-m5-x2.free", "looks.free", "micronet-kws-s.fsdd", "mlperf-tiny-ic.cifar10"):
+    for name in (
+        "sesr-m5-x2.free",
+        "looks.free",
+        "micronet-kws-s.fsdd",
+        "mlperf-tiny-ic.cifar10",
+        "ran-i-detector.bccd",
+    ):
         if (catalogue.WEIGHTS / name).is_dir():
             shutil.copytree(catalogue.WEIGHTS / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -132,7 +141,7 @@ def test_a_tab_of_an_installed_package(installed: Install) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "place"), [(2, 0), (12, 2), (25, 6)], ids=["first", "between", "last but one"]
+    ("order", "place"), [(2, 0), (12, 2), (25, 8)], ids=["first", "between", "last but one"]
 )
 def test_tabs_stand_in_their_order(
     installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, place: int

@@ -58,7 +58,7 @@ def test_checkpoints_that_the_page_is_given_stand_first(eyes: Eyes, person: Path
     found = eyes.look(EXAMPLES[1], str(person))
     assert set(found.likely) == {"none", "person"}
     assert (found.seen.mode, found.size) == ("L", (128, 128))
-    words = looking.facts(found, eyes.shelf[str(person)], eyes.costs(str(person)))
+    words = looking.facts(found, eyes.shelf[str(person)], shelf.costs(eyes.shelf[str(person)]))
     assert "128x128 grey pixels" in words
     assert "none, person" in words
 

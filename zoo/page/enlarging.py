@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageFilter
 from torch import nn
 
 from zoo import registry
+from zoo.artifacts.resolution import checkpoint
 from zoo.cost import Cost, estimate, target, target_names
 from zoo.cost.result import readable
 from zoo.data import images
@@ -26,33 +27,59 @@ from zoo.registry.recipe import Recipe
 from zoo.tasks.super_resolution import enlarging as enlarge
 from zoo.verbs.use import load
 
-OUTPUT_PIXELS = 9_000_000  # a little over 4K; a browser loads two of them
+SHOWN_PIXELS = 9_000_000  # a little over 4K; a browser loads two of them
+OUTPUT_PIXELS = 50_000_000  # of a result to download: 12 megapixels, twice as wide and high
 DETAIL = (144, 120)  # output pixels of a magnified detail
 ZOOM = 4
 HEADLINE = "ethos-u55-256"  # the microcontroller-class NPU named next to the picture
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 REFERENCE = (1280, 720)  # width and height of the output that the papers count MACs for
+JUDGED_ON = "Set5"
 TO_720P = f"{REFERENCE[0]}{TIMES}{REFERENCE[1]}"
+COLUMNS = ("Device", "Time, this picture", f"Time, to {TO_720P}", "MACs", "Peak memory", "Fits",
+           "Energy", "How known")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A network on the page's shelf: its ref, its recipe, itself and its number of parameters."""
+    """A network on the page's shelf, read when it is first used.
+
+    Attributes:
+        ref: what visitors call it.
+        recipe: how it was made.
+        checkpoint: where it lies.
+        quality: what its weights reach, e.g. "37.3 dB"; "" where nobody measured it.
+
+    """
 
     ref: str
     recipe: Recipe
-    model: nn.Module
-    parameters: int
+    checkpoint: str
+    quality: str
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The network, after a first run, so that no visitor waits for that."""
+        model = load(self.checkpoint)
+        model(torch.zeros(1, 1, 64, 64))
+        return model
 
     @property
     def scale(self) -> int:
         """How many times wider and higher the output is."""
         return int(self.recipe.args["scale"])
 
+    @functools.cached_property
+    def parameters(self) -> int:
+        """How many there are."""
+        known = registry.counts().get(self.recipe.name, {}).get("parameters")
+        return known or sum(parameter.numel() for parameter in self.model.parameters())
+
     @property
     def label(self) -> str:
-        """What visitors choose by: scale, name and thousands of parameters."""
-        return f"{self.scale}{TIMES} · {self.ref} · {self.parameters / 1000:.1f} k"
+        """What visitors choose by: scale, name, thousands of parameters and quality."""
+        words = [f"{self.scale}{TIMES}", self.ref, f"{self.parameters / 1000:.1f} k", self.quality]
+        return " · ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)
@@ -60,9 +87,10 @@ class Comparison:
     """One picture enlarged twice, as files in a folder of its own.
 
     Attributes:
-        folder: holds the three files below and nothing else.
+        folder: holds the files below and nothing else.
         bicubic: 8-bit PNG for the eye, without transparency.
         network: likewise.
+        shown: both as a browser gets them, smaller than `SHOWN_PIXELS`.
         download: the network's output in the input's own depth, transparency kept.
         given: width and height of the picture as it came.
         used: width and height that were enlarged; smaller when `given` was too large for a page.
@@ -76,6 +104,7 @@ class Comparison:
     folder: Path
     bicubic: Path
     network: Path
+    shown: tuple[Path, Path]
     download: Path
     given: tuple[int, int]
     used: tuple[int, int]
@@ -91,7 +120,7 @@ class Comparison:
 
 
 def shelf() -> dict[str, Loaded]:
-    """Load every super-resolution network that has weights, by ref.
+    """Return every super-resolution network that has weights, by ref.
 
     Raises:
         MissingWeightsError: no such network has weights.
@@ -103,16 +132,19 @@ def shelf() -> dict[str, Loaded]:
             continue
         for tag in registry.shipped_tags(name):
             ref = name if tag == recipe.default_tag else f"{name}.{tag}"
-            model = load(f"{name}.{tag}")
-            model(torch.zeros(1, 1, 64, 64))  # so that no visitor waits for the first run
-            count = sum(parameter.numel() for parameter in model.parameters())
-            networks[ref] = Loaded(ref, recipe, model, count)
+            networks[ref] = Loaded(ref, recipe, f"{name}.{tag}", _quality(f"{name}.{tag}"))
     if not networks:
         raise MissingWeightsError(
             f"no super-resolution network has weights in {registry.weights_folder()}; reinstall "
             "the package, or type: zoo train sesr-m5-x2 --data DIR --out runs/sesr-m5-x2"
         )
     return dict(sorted(networks.items(), key=lambda item: (item[1].scale, item[1].parameters)))
+
+
+def _quality(ref: str) -> str:
+    """Return what a network's weights reach on the photographs that all were judged by."""
+    reached = checkpoint(ref).metrics.get("evaluations", {}).get(JUDGED_ON, {}).get("psnr_y_db")
+    return "" if reached is None else f"{reached:.1f} dB"
 
 
 def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
@@ -151,6 +183,7 @@ def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
         folder=folder,
         bicubic=files[1],
         network=files[2],
+        shown=(_fitting(smooth, files[1]), _fitting(sharp, files[2])),
         download=files[0],
         given=(width, height),
         used=shown.size,
@@ -159,6 +192,19 @@ def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
         threads=torch.get_num_threads(),
         spot=_busiest(ImageChops.difference(sharp, smooth)),
     )
+
+
+def _fitting(image: Image.Image, file: Path) -> Path:
+    """Return the file of a picture, or of a smaller copy where a browser had too much to load."""
+    share = math.sqrt(SHOWN_PIXELS / (image.width * image.height))
+    if share >= 1:
+        return file
+    size = int(image.width * share), int(image.height * share)
+    made = file.with_suffix(".jpg")
+    image.resize((max(1, size[0]), max(1, size[1])), Image.Resampling.LANCZOS).save(
+        made, quality=92, subsampling=0, icc_profile=image.info.get("icc_profile")
+    )
+    return made
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -281,22 +327,20 @@ def headline(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost
 
 def table(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost, Cost]]) -> str:
     """Return the HTML of the cost table: a row per device, this computer first, then the notes."""
-    columns = ("Device", "Time, this picture", f"Time, to {TO_720P}", "MACs", "Peak memory", "Fits",
-               "Energy", "How known")  # fmt: skip
     tiles = len(list(enlarge.tiles(*comparison.used)))
     how = "whole" if tiles == 1 else f"in {tiles:,} tiles of {enlarge.TILE}{TIMES}{enlarge.TILE}"
     own = ("This computer", "float32, PyTorch", duration(comparison.seconds * 1e3), DASH,
            work(pairs[0][0].macs), DASH, how, DASH, "measured (this run)")  # fmt: skip
     rows = [_row(*own), *(_row(*_cells(*pair)) for pair in pairs)]
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in COLUMNS)
     notes = "".join(
         f"<dt>{html.escape(cost.target)}</dt><dd>{html.escape('; '.join(cost.notes))}</dd>"
         for cost, _ in pairs
         if cost.notes
     )
     return (
-        f'<div class="zoo-scroll" tabindex="0"><table class="zoo-costs"><thead><tr>{head}</tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<table class="zoo-table zoo-costs"><thead><tr>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table>"
         f"<p class='zoo-note'>Luma of {html.escape(network.ref)}, the deployed network, 8-bit on "
         "every device. MACs are counted exactly, overlap of tiles included; memory is a plan of "
         "the activations; time is a roofline <em>estimate</em>, not a measurement.</p>"
@@ -322,42 +366,14 @@ def _cells(here: Cost, reference: Cost) -> tuple[str, ...]:
 
 
 def _row(name: str, summary: str, *cells: str) -> str:
-    body = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+    body = "".join(
+        f"<td data-label='{label}'>{html.escape(cell)}</td>"
+        for label, cell in zip(COLUMNS[1:], cells, strict=True)
+    )
     return (
         f'<tr><th scope="row">{html.escape(name)}<small>{html.escape(summary)}</small></th>'
         f"{body}</tr>"
     )
-
-
-def draw_example(path: Path) -> None:
-    """Draw a picture that is hard to enlarge: an engraved rosette, a star and small text."""
-    grow, width, height = 4, 384, 256
-    image = Image.new("RGB", (width * grow, height * grow), "#f4efe4")
-    draw = ImageDraw.Draw(image)
-    _rosette(draw, (122 * grow, 128 * grow), 110 * grow)
-    _star(draw, (305 * grow, 66 * grow), 50 * grow)
-    lines = ((23, "edge zoo"), (12, "small networks,"), (12, "sharp pictures"),
-             (9, "the quick brown fox jumps"), (8, "over the lazy dog 0123456789"))  # fmt: skip
-    y = 126
-    for size, text in lines:
-        draw.text((252 * grow, y * grow), text, "#1d2b3a", ImageFont.load_default(size * grow))
-        y += size + 8
-    image.resize((width, height), Image.Resampling.BICUBIC).save(path)
-
-
-def _rosette(draw: ImageDraw.ImageDraw, centre: tuple[int, int], radius: int) -> None:
-    turn = np.linspace(0, 2 * np.pi, 1441)
-    for shift in np.linspace(0, 2 * np.pi, 6, endpoint=False):
-        for waves, low, colour in ((12, 0.6, "#0b6e6e"), (8, 0.2, "#a33b20")):
-            reach = radius * (low + 0.2 * (1 + np.cos(waves * turn + shift)))
-            points = np.stack([np.cos(turn), np.sin(turn)], axis=1) * reach[:, None] + centre
-            draw.line([tuple(point) for point in points], colour, 6, joint="curve")
-
-
-def _star(draw: ImageDraw.ImageDraw, centre: tuple[int, int], radius: int) -> None:
-    box = [centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius]
-    for ray in range(24):
-        draw.pieslice(box, ray * 15, ray * 15 + 7.5, "#1d2b3a")
 
 
 def moved(comparison: Comparison, click: Sequence[int]) -> Comparison:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from zoo.cost.result import readable
 from zoo.errors import MismatchError
 from zoo.page.cards import figures
 from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import image_classification as task
-from zoo.verbs.use import estimate
 
 if TYPE_CHECKING:
     from zoo.registry.artifact import Artifact
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 TASKS = ("image-classification", "visual-wake-words")
 FOLDER = Path(__file__).parent / "examples"
 EXAMPLES = (FOLDER / "pictures/cat.jpg", FOLDER / "astronaut.jpg", FOLDER / "dogs.jpg")
-DEVICES = {  # a class of microcontrollers, and an NPU beside one
-    "stm32f746-216mhz-cmsisnn": "On a microcontroller, STM32F746",
-    "ethos-u55-128": "On an NPU, Ethos-U55-128",
-}
 SHOWN_PIXELS = 320  # least side at which a small picture is shown
 _RUNS, _ENOUGH_S = 9, 0.5
 
@@ -68,7 +62,6 @@ class Eyes:
         self.shelf = shelf(TASKS, given, "looks at pictures")
         self.default = next(iter(self.shelf))
         self._lock = threading.Lock()
-        self._costs: dict[str, list[tuple[str, str, str]]] = {}
 
     def look(self, path: Path, ref: str) -> Sight:
         """Return what a network sees in a picture.
@@ -97,19 +90,6 @@ class Eyes:
             (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
         )
         return Sight(likely, shown, picture.size, statistics.median(times) * 1e3, len(times))
-
-    def costs(self, ref: str) -> list[tuple[str, str, str]]:
-        """Return what a network costs on devices: where, how long, and how that is known."""
-        if ref not in self._costs:
-            rows = []
-            for name, where in DEVICES.items():
-                cost = estimate(self.shelf[ref].artifact, name)
-                words = f"{cost.obtained['latency_ms']}; weights {readable(cost.weight_bytes)}, "
-                words += f"activations {readable(cost.peak_activation_bytes)}"
-                words += "" if cost.fits else "; does not fit: " + "; ".join(cost.fits.reasons)
-                rows.append((where, f"{cost.latency_ms:.3g} ms", words))
-            self._costs[ref] = rows
-        return self._costs[ref]
 
 
 def facts(sight: Sight, eye: Shelved, costs: list[tuple[str, str, str]]) -> str:

@@ -21,6 +21,7 @@ element.addEventListener('keydown', (event) => {
 });
 """
 Output = TypeVar("Output", bound=gr.Image | gr.ImageSlider)
+Input = TypeVar("Input", bound=gr.components.Component)
 
 
 def complaint(text: str) -> gr.Error:
@@ -67,3 +68,13 @@ def as_uploaded(payload: Any) -> str | None:
     16 bits or with a rotation would arrive changed; sounds it converts by a program of its own.
     """
     return None if payload is None else payload.path
+
+
+def as_given(control: Input) -> Input:
+    """Let a control hand over what it holds, whatever that is.
+
+    Gradio would refuse an emptied slider, or one beyond its ends, with a traceback; whoever
+    computes says what is wrong with it instead.
+    """
+    control.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    return control

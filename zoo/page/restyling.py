@@ -24,6 +24,7 @@ from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base
 from zoo.data import images
 from zoo.errors import MismatchError, MissingWeightsError
+from zoo.page.given import number
 from zoo.page.lowrank import LowRank
 from zoo.registry import catalogue
 from zoo.tasks import picture as task
@@ -242,13 +243,8 @@ class Studio:
         for name, value in asked.items():
             if name not in self.looks:
                 raise MismatchError(f"there is no look {name!r}; one of {', '.join(self.looks)}")
-            number = 0.0 if value is None else value  # an emptied slider
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise MismatchError(f"the strength of {name} is {value!r}; expected a number")
-            if not 0 <= number <= 1:
-                raise MismatchError(f"the strength of {name} is {number}; expected 0 to 1")
-            if number:
-                chosen[name] = float(number)
+            if strength := number(value, f"strength of {name}", 0, 1, 0.0):
+                chosen[name] = strength
         share = MOST_STRENGTH / max(sum(chosen.values()), MOST_STRENGTH)
         # Rounded, because the code that visitors copy says them.
         return chosen if share == 1 else {n: round(v * share, 3) for n, v in chosen.items()}

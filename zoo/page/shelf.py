@@ -1,5 +1,6 @@
 """The networks that a tab of the page offers: those with weights here, and those it was given."""
 
+import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,11 +9,18 @@ from torch import nn
 
 from zoo import registry
 from zoo.artifacts.resolution import resolve
+from zoo.cost.result import readable
 from zoo.errors import MissingWeightsError
 from zoo.registry.recipe import Recipe
+from zoo.verbs.use import estimate
 
 if TYPE_CHECKING:
     from zoo.registry.artifact import Artifact
+
+DEVICES = {  # a class of microcontrollers, and an NPU beside one
+    "stm32f746-216mhz-cmsisnn": "On a microcontroller, STM32F746",
+    "ethos-u55-128": "On an NPU, Ethos-U55-128",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +78,19 @@ def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dic
     if not found:
         raise MissingWeightsError(f"no network that {what} has weights; type: zoo list")
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def costs(shelved: Shelved) -> list[tuple[str, str, str]]:
+    """Return what a network costs on devices: where, how long, and how that is known."""
+    rows = []
+    for name, where in DEVICES.items():
+        cost = estimate(shelved.artifact, name)
+        words = f"{cost.obtained['latency_ms']}; weights {readable(cost.weight_bytes)}, "
+        words += f"activations {readable(cost.peak_activation_bytes)}"
+        words += "" if cost.fits else "; does not fit: " + "; ".join(cost.fits.reasons)
+        rows.append((where, f"{cost.latency_ms:.3g} ms", words))
+    return rows
 
 
 def _kept(ref: str, artifact: "Artifact", recipe: Recipe) -> Shelved:

@@ -38,7 +38,7 @@ class Tab(Protocol):
 
     Attributes:
         TITLE: what visitors read on it.
-        ORDER: tabs stand from the lowest to the highest; ours are 5, 10, 15, 17, 18, 20 and 30.
+        ORDER: tabs stand from the lowest to the highest; ours are 5 to 30.
         REQUIRES: the packages that it needs besides Gradio, each with the extra of edge-zoo that
             installs it, or "" for a package of no extra. Without them the tab shows what to type;
             so the module itself imports them in functions alone.

@@ -17,6 +17,7 @@ from gradio.media import get_image
 
 from zoo.errors import ZooError
 from zoo.page import enlarging
+from zoo.page.drawing import draw_example
 from zoo.page.enlarging import Comparison, Loaded
 from zoo.page.parts import as_uploaded, complaint, in_one_piece
 from zoo.page.tabs.contract import Context
@@ -30,17 +31,10 @@ CSS = """
 .zoo-slider .image-container::before { content: "bicubic"; left: 8px; }
 .zoo-slider .image-container::after { content: "network"; right: 8px; }
 .zoo-detail img { image-rendering: pixelated; }
-.zoo-costs { width: 100%; border-collapse: collapse; font-size: 13px; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-.zoo-costs, .zoo-costs :is(thead, tbody, tr, th, td) { border: 0 !important; }
-.zoo-costs :is(th, td) { padding: 4px 10px; text-align: right;
-  border-bottom: 1px solid var(--border-color-primary) !important; }
-.zoo-costs :is(th, td):is(:nth-child(1), :nth-child(6), :nth-child(8)) {
-  text-align: left; }
-.zoo-costs thead th { color: var(--body-text-color-subdued); font-weight: 500; }
-.zoo-costs tbody th { font-weight: 600; }
-.zoo-costs small { display: block; white-space: normal; min-width: 12rem;
-  font-weight: 400; color: var(--body-text-color-subdued); }
+.zoo-costs small { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
+@media (min-width: 641px) {
+  .zoo-costs :is(th, td):not(:nth-child(1), :nth-child(6), :nth-child(8)) { text-align: right; }
+}
 #examples .gallery { gap: 5px; }
 @media (max-width: 640px) { .zoo-slider { height: 300px !important; } }
 """
@@ -78,7 +72,7 @@ class Enlarger:
                 files.append(self.root / name)
                 shutil.copyfile(get_image(name), files[-1])
         files.append(self.root / "engraving.png")
-        enlarging.draw_example(files[-1])
+        draw_example(files[-1])
         return [file for file in files if file.exists()]
 
     def compare(self, picture: str, ref: str) -> Comparison:
@@ -134,15 +128,15 @@ def _reduced(comparison: Comparison, ref: str) -> str:
         enlarging.TIMES.join(map(str, size)) for size in (comparison.given, comparison.used)
     )
     return (
-        f"The page shows results of up to {enlarging.OUTPUT_PIXELS / 1e6:.0f} megapixels, so your "
+        f"The page makes results of up to {enlarging.OUTPUT_PIXELS / 1e6:.0f} megapixels, so your "
         f"{given} picture was reduced to {used} before it was enlarged. For any size, type: "
         f"zoo run {ref} PICTURE"
     )
 
 
 def _shown(comparison: Comparison) -> tuple[Any, ...]:
-    whole = (str(comparison.bicubic), str(comparison.network))
-    return whole, enlarging.detail(comparison), str(comparison.download)
+    bicubic, network = comparison.shown
+    return (str(bicubic), str(network)), enlarging.detail(comparison), str(comparison.download)
 
 
 def _costs(comparison: Comparison, network: Loaded) -> tuple[str, str]:
@@ -168,7 +162,8 @@ def build(context: Context) -> None:
             picture.preprocess = as_uploaded  # type: ignore[method-assign]
             model = gr.Dropdown(
                 [(loaded.label, ref) for ref, loaded in page.shelf.items()], value=page.default,
-                label="Network: scale, name, parameters", filterable=False, elem_id="model",
+                label=f"Network: scale, name, parameters, PSNR on {enlarging.JUDGED_ON}",
+                filterable=False, elem_id="model",
             )  # fmt: skip
             enlarge = gr.Button("Enlarge", variant="primary", elem_id="enlarge")
             save = gr.DownloadButton("Download PNG", value=download, elem_id="save")

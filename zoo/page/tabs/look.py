@@ -10,6 +10,7 @@ from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import looking
 from zoo.page.looking import EXAMPLES, Eyes
 from zoo.page.parts import as_uploaded, complaint, in_one_piece, note
+from zoo.page.shelf import costs
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Look", 17
@@ -37,7 +38,7 @@ class Lookout:
         except ZooError as error:
             raise complaint(str(error).replace(source, Path(source).name)) from error
         eye = self.eyes.shelf[ref]
-        words = looking.facts(sight, eye, self.eyes.costs(ref))
+        words = looking.facts(sight, eye, costs(eye))
         return sight.likely, sight.seen, words, looking.code(ref)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import restyling
 from zoo.page.facts import cards, losses_table
-from zoo.page.parts import as_uploaded, complaint, note
+from zoo.page.parts import as_given, as_uploaded, complaint, note
 from zoo.page.restyling import Mix, Photo, Studio
 from zoo.page.tabs.contract import Context
 
@@ -264,9 +264,7 @@ def _sliders(page: Page) -> list[gr.Slider]:
             )
             for name, look in page.studio.looks.items()
         ]  # fmt: skip
-    for slider in sliders:  # an emptied one is 0, and the studio says what is wrong with others
-        slider.preprocess = lambda payload: payload  # type: ignore[method-assign]
-    return sliders
+    return [as_given(slider) for slider in sliders]  # the studio says what is wrong with one
 
 
 def _photo(page: Page) -> tuple[gr.Image, Any]:

@@ -1,0 +1,100 @@
+"""The page's Detect tab: a picture in, the objects that a small network finds in it, with boxes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from zoo.errors import MissingWeightsError, ZooError
+from zoo.page import detecting
+from zoo.page.detecting import EXAMPLES, Scout
+from zoo.page.parts import as_given, as_uploaded, complaint, in_one_piece, note
+from zoo.page.shelf import costs
+from zoo.page.tabs.contract import Context
+
+TITLE, ORDER = "Detect", 16
+REQUIRES: Mapping[str, str] = {}
+TASKS = detecting.TASKS
+CSS = ""
+
+
+class Lookout:
+    """What all visitors share."""
+
+    def __init__(self, context: Context) -> None:
+        self.scout = Scout(context.models)
+        first = self.scout.default
+        self.find(str(EXAMPLES[0]), first, None)  # PyTorch's first run is slow
+        self.opening = self.find(str(EXAMPLES[0]), first, None)
+
+    def find(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
+        """Return the picture with boxes, facts, the boxes as JSON, and lines of Python."""
+        if source is None:
+            raise complaint("There is no picture yet: take one, drop one in, or take an example.")
+        try:
+            found = self.scout.find(Path(source), ref, threshold)
+        except ZooError as error:
+            raise complaint(str(error).replace(source, Path(source).name)) from error
+        eye = self.scout.shelf[ref]
+        words = detecting.facts(found, eye, costs(eye))
+        return detecting.shown(found), words, found.to_json(), detecting.code(ref)
+
+
+def build(context: Context) -> None:
+    """Lay out the picture and what is found, and connect them."""
+    try:
+        page = Lookout(context)
+    except MissingWeightsError as error:
+        note(f"{error}")
+        return
+    drawn, facts, boxes, code = page.opening
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            source = gr.Image(
+                str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
+                sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="detect-picture",
+            )  # fmt: skip
+            source.preprocess = as_uploaded  # type: ignore[method-assign]
+            model = gr.Dropdown(
+                [(eye.label, ref) for ref, eye in page.scout.shelf.items()],
+                value=page.scout.default, label="Network", filterable=False,
+                elem_id="detect-model",
+            )  # fmt: skip
+            least = as_given(gr.Slider(
+                0, 1, page.scout.threshold(page.scout.default), step=0.05, label="Least score",
+                buttons=[], elem_id="detect-threshold",
+            ))  # fmt: skip
+            examples = gr.Examples(
+                [[str(file)] for file in EXAMPLES], [source], label="Or take one of these",
+                cache_examples=False, api_visibility="private", elem_id="detect-pictures",
+            )  # fmt: skip
+        with gr.Column(scale=7, min_width=300):
+            view = in_one_piece(gr.Image(
+                drawn, label="What was found", interactive=False, format="png",
+                buttons=["fullscreen"], elem_id="detect-found",
+            ))  # fmt: skip
+            said = gr.HTML(facts, elem_id="detect-facts")
+    with gr.Accordion("The boxes: left, top, width and height in pixels", open=False):
+        listed = gr.JSON(boxes, show_label=False, max_height=300, elem_id="detect-boxes")
+    with gr.Accordion("Use this: two lines of Python", open=False):
+        lines = gr.Code(
+            code, language="python", show_label=False, interactive=False, lines=3,
+            elem_id="detect-code",
+        )  # fmt: skip
+    outputs = [view, said, listed, lines]
+    call: Mapping[str, Any] = {
+        "fn": page.find, "inputs": [source, model, least], "outputs": outputs,
+        "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "detect",
+        "show_progress_on": [view],
+    }  # fmt: skip
+    for run in (
+        gr.on([source.input, model.input, least.release], api_name="detect", **call),
+        examples.load_input_event.then(api_visibility="private", **call),
+    ):
+        run.failure(_nothing, None, outputs, api_visibility="private", show_progress="hidden")
+
+
+def _nothing() -> tuple[None, str, None, str]:
+    """Show nothing: what is shown always belongs to the picture beside it."""
+    return None, "", None, ""
