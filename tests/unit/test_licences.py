@@ -68,17 +68,17 @@ def listed(capsys, *words):
 
 
 def test_the_list_has_only_what_a_product_may_ship(shelf, capsys):
-    shelf("sesr-m7-x2.photos", "non-commercial")
-    shelf("sesr-m7-x2.free", "CC0, public domain")
-    shelf("sesr-m11-x2.photos", "MIT")
-    shelf("sesr-m11-x4.photos", "not stated")
+    shelf("sesr-m7-x4.photos", "non-commercial")
+    shelf("sesr-m7-x4.free", "CC0, public domain")
+    shelf("sesr-m11-x4.photos", "MIT")
+    shelf("sesr-m3-x4.photos", "not stated")
     rows = listed(capsys, "sesr-m*-x?").out.splitlines()
-    assert [row.split("  ")[0] for row in rows] == ["NAME", "sesr-m7-x2", "sesr-m11-x2"]
+    assert [row.split("  ")[0] for row in rows] == ["NAME", "sesr-m7-x4", "sesr-m11-x4"]
     assert "  free  " in rows[1]
     assert "  CC0, public domain  " in rows[1]
     assert "  photos, the default  " in rows[2]
     found = json.loads(listed(capsys, "sesr-m7-x?", "--json").out)
-    assert [(entry["kind"], entry["name"]) for entry in found] == [("model", "sesr-m7-x2")]
+    assert [(entry["kind"], entry["name"]) for entry in found] == [("model", "sesr-m7-x4")]
     assert found[0]["weights"] == ["free"]
     assert found[0]["licenses"] == {"free": "CC0, public domain"}
 

@@ -29,15 +29,24 @@ def history(checkpoint: "Checkpoint") -> str:
     text = f"Made from `{compress.base}`: {compress.method}, {settings(compress)}."
     calibration = checkpoint.metrics.get("compression", {}).get("calibration")
     if calibration:
-        text += f" Ranges were seen on {calibration['inputs']} inputs of {calibration['source']}."
+        seen = "Ranges were seen" if checkpoint.quantization else "Layers were seen at work"
+        text += f" {seen} on {calibration['inputs']} inputs of {calibration['source']}."
+    if mended := checkpoint.metrics.get("compression", {}).get("repair"):
+        text += (
+            f" Repaired by {mended['how']} in {mended['seconds']:.0f} s, without labels: "
+            f"{mended['loss']} from the base's outputs {mended['before']:.3g} before, "
+            f"{mended['after']:.3g} after, on inputs held out of it."
+        )
     if data := _trained_on(checkpoint):
         text += f" Trained for it on {data['source']} (content sha256 `{data['sha256']}`)."
     return text
 
 
 def sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
-    """Return what a device's own code makes of the weights, if the method aims at it."""
+    """Return sizes that a method aims at: those of a device's own code, or against the base's."""
     facts = checkpoint.metrics.get("compression", {})
+    if "base_numbers" in facts:
+        return _against_base(facts)
     if "encoded_by" not in facts:
         return []
     text = f"{facts['packed_bytes']:,} bytes; in plain int8 about {facts['int8_bytes']:,}"
@@ -48,6 +57,26 @@ def sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
         (f"weights as encoded ({facts['encoded_by']})", text, "exact"),
         ("levels and zeros of its layers", chosen, "exact"),
     ]
+
+
+def _against_base(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what a network stores and computes against its base, and the form of each layer."""
+    rows = [
+        (f"{what}, of those of the base", _share(facts, key), "exact")
+        for what, key in (("parameters", "numbers"), ("MACs", "macs"))
+    ]
+    if layers := facts.get("layers"):
+        ranks = ", ".join(f"{name} {layer['rank']}" for name, layer in layers.items())
+        errors = [layer["relative_error"] for layer in layers.values()]
+        rows.append((f"ranks of its {len(layers)} layers in low rank", ranks, "exact"))
+        spread = f"{min(errors):.2g} to {max(errors):.2g}"
+        rows.append(("their outputs' squared error, as a share, before repair", spread, "measured"))
+    return rows
+
+
+def _share(facts: Mapping[str, Any], key: str) -> str:
+    now, before = facts[key], facts[f"base_{key}"]
+    return f"{now:,} of {before:,}, {now / before:.1%}"
 
 
 def _trained_on(checkpoint: "Checkpoint") -> Mapping[str, Any]:

@@ -74,7 +74,7 @@ def _add_method(sub: Parser, words: Sequence[str]) -> None:
     group = sub.add_argument_group(f"options of {name}", f"{method.SUMMARY}{data}{trains}")
     for option in options(method.Options):
         try:
-            _add_option(group, option)
+            add_option(group, option)
         except argparse.ArgumentError as error:  # a flag that the command has itself
             raise MismatchError(
                 f"option {option.name!r} of method {name!r} cannot be typed: {error.message}; "
@@ -95,11 +95,13 @@ def _method(words: Sequence[str]) -> str | None:
     return next((make.method for make in makes if isinstance(make, Compress)), None)
 
 
-def _add_option(group: Any, option: Option) -> None:
-    """Add the flag of an option; what is not typed stays None."""
+def add_option(group: Any, option: Option, *, hidden: bool = False) -> None:
+    """Add the flag of an option, `hidden` from the help; what is not typed stays None."""
     text = option.text.removesuffix(".").replace("%", "%%")
     if option.default not in (None, "", (), {}) and option.shape != "switch":
         text += f" (default: {option.default})"
+    if hidden:
+        text = argparse.SUPPRESS
     said: dict[str, Any] = {"dest": f"option:{option.name}", "default": None, "help": text}
     label = option.name.upper()
     if option.shape == "switch":
@@ -157,6 +159,9 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     words = []
     if "bits_per_weight" in facts:
         words.append(f"{facts['bits_per_weight']:.4f} bits per packed weight")
+    if "base_numbers" in facts:
+        words.append(f"{facts['numbers']:,} of {facts['base_numbers']:,} parameters")
+        words.append(f"{facts['macs']:,} of {facts['base_macs']:,} MACs")
     if "share" in facts:
         words.append(f"{facts['share']:.1%} of the weights packed")
     if "packed_bytes" in facts:

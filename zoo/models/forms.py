@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import nn
 
+from zoo.models.structured.network import is_structured
+
 
 def training_form(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     """Return the form of `network` that is trained, freshly initialised.
@@ -24,7 +26,7 @@ def training_form(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     `options` may hold more than the form takes, because the task keeps its settings there too.
     """
     make = getattr(network, "trainable", None)
-    if make is None:
+    if make is None or is_structured(network):  # whose layers are trained in their forms
         return network
     wanted = inspect.signature(make).parameters
     form: nn.Module = make(**{name: options[name] for name in wanted if name in options})

@@ -23,7 +23,7 @@ _SIZES = (
 _STEPS_X4 = 30_000
 # Where the weights that a product may ship are within 0.10 dB of the best, on Set5 and on BSDS500's
 # held-out pictures, the bare name means them.
-_FREE = frozenset({"sesr-m5-x2"})
+_FREE = frozenset({"sesr-m5-x2", "sesr-m5-relu-x2", "sesr-m7-x2"})
 
 
 def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:

@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 OWN = "own"  # the tag of weights that are no one else's
 
 
-def build(recipe: Recipe) -> "nn.Module":
+def build(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]] | None = None) -> "nn.Module":
     """Return the deployed network of a recipe, freshly initialised, in eval mode.
+
+    Args:
+        recipe: whose network.
+        shapes: of the tensors that it will get, by name, if they are known: a structure that does
+            not agree with them is refused before its layers are made.
 
     Raises:
         UnsafeFileError: the recipe names something other than a network of the zoo or of its
             installed extensions.
-        MismatchError: there is no such network, or it does not take the recipe's arguments.
+        MismatchError: there is no such network, it does not take the recipe's arguments, or the
+            recipe's structure does not fit it.
 
     """
     import torch
@@ -47,11 +53,16 @@ def build(recipe: Recipe) -> "nn.Module":
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, not a network")
     try:
-        return kind(**recipe.args).eval()
+        network = kind(**recipe.args).eval()
     except (TypeError, ValueError, RuntimeError) as error:
         raise MismatchError(
             f"{recipe.model} of {recipe.name!r} cannot be built with {dict(recipe.args)}: {error}"
         ) from error
+    if not recipe.structure:
+        return network
+    from zoo.models.structured.network import restructure
+
+    return restructure(network, recipe.structure, shapes)
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,8 @@ class Checkpoint:
 
             self.verify()
             return load(self.path)
-        model, tensors = build(self.recipe), self.state_dict()
+        tensors = self.state_dict()
+        model = build(self.recipe, {name: tuple(t.shape) for name, t in tensors.items()})
         try:
             model.load_state_dict(tensors, strict=True)
         except RuntimeError as error:

@@ -140,6 +140,7 @@ class Recipe:
         default_tag: the set of weights that the bare name means.
         paper: arXiv id of the paper.
         license: SPDX id of the recipe's code (weights have their own).
+        structure: which layers hold their matrices in forms; see `zoo.models.structured.network`.
         tiny: overrides, {"args": {...}, "train": {...}}, that make it small enough to train for a
             few steps in a test; not part of its JSON, and ignored in comparisons.
 
@@ -164,6 +165,7 @@ class Recipe:
     default_tag: str
     paper: str
     license: str = "Apache-2.0"
+    structure: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -230,6 +232,8 @@ class Recipe:
         """
         value: dict[str, Any] = to_json(self)
         del value["tiny"]
+        if not value["structure"]:
+            del value["structure"]
         value["train" if isinstance(self.make, Train) else "compress"] = value.pop("make")
         return value
 
