@@ -1,5 +1,6 @@
 """Ternary networks: the papers' counts, the tree against a loop over its nodes, int8 files."""
 
+import copy
 import itertools
 import math
 import tomllib
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 
 from tests.runtimes import litert
 from zoo.deploy.tflite_write import serialize_tflite
+from zoo.errors import MismatchError
 from zoo.graph.lower import lower
 from zoo.models.blocks.ternary import TernaryConv2d, TernaryConvolution, stored_bytes
 from zoo.models.ternary import MobileNetV1, StTree, Tree
-from zoo.quantization.int8.post_training import quantize
+from zoo.quantization.int8.calibration import Options
+from zoo.quantization.int8.network import QuantizedNetwork, by_label
+from zoo.quantization.int8.post_training import calibrate, quantize
 from zoo.registry import find
 from zoo.registry.checkpoint import build
 from zoo.runtime.integer import IntegerNetwork
@@ -190,3 +194,27 @@ def test_int8_keeps_every_digit(tree: StTree):
     weights = [v for n, v in graph.values.items() if graph.tensors[n].kind == "weight"]
     ternary = [v for v in weights if set(map(int, set(v.flatten()))) <= {-127, 0, 127}]
     assert len(ternary) >= len(tree.ternary_layers())
+
+
+def test_a_filter_without_weights_is_exported_too(tree: StTree):
+    network = copy.deepcopy(tree)
+    with torch.no_grad():
+        for layer in network.ternary_layers():
+            layer.weight[0] = 0
+    x = torch.randn(4, *WORDS[1:])
+    graph = quantize(network, [x], WORDS)
+    steps = quantized(graph, channels_last(x))
+    expected = torch.from_numpy(litert(serialize_tflite(graph))(steps)[0]).int()
+    found = IntegerNetwork(graph)(steps)
+    assert isinstance(found, Tensor)
+    assert (expected - found.int()).abs().max() <= 1
+
+
+def test_ranges_of_another_bank_are_one_clear_line(tree: StTree):
+    x = torch.randn(4, *WORDS[1:])
+    graph = lower(tree, WORDS)
+    ranges = by_label(graph, calibrate(tree, [x], Options()))
+    direct = MobileNetV1(0.25, 12, alpha=0.0, bank=0.0).eval()
+    with pytest.raises(MismatchError, match="ranges of the activations do not fit") as error:
+        QuantizedNetwork(direct, ranges, "int8").graph((1, 3, 32, 32))
+    assert "\n" not in str(error.value)
