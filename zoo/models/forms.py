@@ -2,7 +2,9 @@
 
 A network whose training form differs (wide linear blocks, batch norms to be folded) has a method
 `trainable(**options)` that returns that form, and the form has `deployed()` and
-`load_deployed(network)`. For every other network the two are the same module.
+`load_deployed(network)`. For every other network the two are the same module. A form whose training
+has phases has `advance(share)`, which is called before each step with the share of the run that is
+done, from 0 to below 1: what it sets is a function of the share alone, so that runs resume.
 
 A deployed network that computes in integers holds the float `network` that is stored, and has
 `quantization()`, its description in a config.

@@ -1,6 +1,6 @@
-"""Hooks of the training loop: the moving average of what is trained, and a teacher."""
+"""Hooks of the training loop: the moving average of what is trained, phases, and a teacher."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,27 @@ class MovingAverage(Hook):
     def stepped(self, trained: nn.Module) -> None:
         """Take in the new parameters."""
         self._average.update_parameters(trained)
+
+
+class Phases(Hook):
+    """Tells a training form that has `advance` how far its run is; see `zoo.models.forms`.
+
+    Args:
+        steps: of the run.
+
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def begin(self, setup: Setup, trained: nn.Module) -> None:
+        """Keep the form, which Accelerate wraps later."""
+        self._advance: Any = getattr(trained, "advance", None)
+
+    def starting(self, step: int) -> None:
+        """Say which share of the run is done."""
+        if self._advance is not None:
+            self._advance(step / self.steps)
 
 
 class Teacher(Hook):

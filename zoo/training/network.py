@@ -19,7 +19,7 @@ from zoo.tasks.contract import Data, Task
 from zoo.training.accelerator import accelerator_for
 from zoo.training.batch_norms import share_batch_norms
 from zoo.training.contract import Candidate, Hook, Setup
-from zoo.training.hooks import Teacher
+from zoo.training.hooks import Phases, Teacher
 from zoo.training.loop import Run
 from zoo.training.progress import Progress
 
@@ -62,7 +62,9 @@ def train(
 
     """
     accelerator = accelerator_for(recipe.name, recipe.train, out, tracker, device)
-    hooks: list[Hook] = [] if teacher is None else [Teacher(teacher, recipe)]
+    hooks: list[Hook] = [Phases(recipe.train.steps)]
+    if teacher is not None:
+        hooks.append(Teacher(teacher, recipe))
     network = WholeNetwork(recipe, init, quantizer, teacher)
     run = Run(network, out, accelerator, data, data_license, hooks=hooks)
     run.execute(resume=resume, tracker=tracker)
