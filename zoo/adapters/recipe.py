@@ -148,6 +148,8 @@ class AdapterRecipe:
             del value["mask"]["shares"]
         if not self.options:
             del value["options"]
+        if not self.train.sharpness:
+            del value["train"]["sharpness"]
         return value
 
     @classmethod

@@ -113,6 +113,8 @@ class AdapterValues:
     ) -> None:
         if adapter.train.compile:
             raise MismatchError("train.compile is for whole networks; an adapter trains without it")
+        if adapter.train.sharpness:
+            raise MismatchError("train.sharpness is for whole networks; leave it out")
         if adapter.train.teacher:
             raise MismatchError("train.teacher is for whole networks; an adapter learns from data")
         self.base, self.source, self.custom, self.avoid = base, source, custom, avoid
