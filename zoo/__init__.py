@@ -15,6 +15,7 @@ from zoo.registry.recipe import Compress, Recipe, Train
 from zoo.verbs.bits import search_bits
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
+from zoo.verbs.reliability import reliability
 from zoo.verbs.searching import search
 from zoo.verbs.share import card, push
 from zoo.verbs.use import estimate, evaluate, load, run
@@ -42,6 +43,7 @@ __all__ = [
     "pull",
     "pull_all",
     "push",
+    "reliability",
     "resolve",
     "run",
     "search",

@@ -6,6 +6,7 @@ from typing import Any
 
 import zoo
 from benchmarks.common import RESULTS
+from docs.make import networks
 from zoo.adapters import registry
 
 
@@ -47,7 +48,7 @@ def restyling() -> Row:
     """The size of a look."""
     found = [registry.find(name) for name in registry.names("looks-*")]
     sizes = [recipe.weights["bytes"] / 1e3 for recipe in found if "file" in recipe.weights]
-    weights = zoo.estimate("looks", "ethos-u55-256").parameters["weights"]
+    weights = networks.cost("looks").parameters["weights"]
     return (
         "**Restyle photographs** while a slider moves: looks as adapters of one small network",
         f"{len(sizes)} looks of {statistics.median(sizes):.0f} KB on a base of {weights:,} weights",
@@ -58,7 +59,7 @@ def restyling() -> Row:
 def enlarging() -> Row:
     """SESR on Set5."""
     set5 = zoo.checkpoint("sesr-m5-x2").metrics["evaluations"]["Set5"]
-    weights = zoo.estimate("sesr-m5-x2", "ethos-u55-256").parameters["weights"]
+    weights = networks.cost("sesr-m5-x2").parameters["weights"]
     return (
         "**Enlarge pictures** with networks of 9 to 115 thousand weights (SESR)",
         f"{set5['psnr_y_db']:.2f} dB on Set5 at x2 with {weights:,} weights; "
@@ -70,7 +71,7 @@ def enlarging() -> Row:
 def hearing() -> Row:
     """MicroNet-KWS-S on spoken digits."""
     found = zoo.checkpoint("micronet-kws-s").metrics["evaluations"]["FSDD test"]
-    weights = zoo.estimate("micronet-kws-s", "ethos-u55-256").parameters["weights"]
+    weights = networks.cost("micronet-kws-s").parameters["weights"]
     share = f"{100 * found['accuracy']:.1f} % of {found['clips']} spoken digits"
     return (
         "**Hear words** with networks for microcontrollers (MicroNets)",
@@ -102,7 +103,7 @@ def detecting() -> Row:
         zoo.checkpoint(f"ran-i-detector.{tag}").metrics["evaluations"]["BCCD test"]
         for tag in ("bccd", "bccd-int8")
     ]
-    weights = zoo.estimate("ran-i-detector", "ethos-u55-256").parameters["weights"]
+    weights = networks.cost("ran-i-detector").parameters["weights"]
     return (
         "**Find objects and draw their boxes**, judged as COCO does",
         f"blood cells: mAP@.5 {found[0]['map_50']:.2f}, {found[1]['map_50']:.2f} in int8, with "

@@ -60,8 +60,8 @@ def recipes() -> str:
     ]
     licences: dict[str, str] = {}
     for recipe in networks():
-        counted = cost(recipe.name)
-        counts = f"{counted.total_parameters:,} | {_count(counted.macs)}"
+        counted = registry.counts()[recipe.name]
+        counts = f"{counted['parameters']:,} | {_count(counted['macs'])}"
         tags = registry.shipped_tags(recipe.name)
         for tag in sorted(tags, key=lambda tag: tag != recipe.default_tag):
             cells = _weights(zoo.checkpoint(f"{recipe.name}.{tag}"), licences)

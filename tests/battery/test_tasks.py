@@ -130,6 +130,20 @@ def test_what_evaluate_gives_is_declared_counted_and_has_a_protocol(trials, name
         assert numbers <= set(row)
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(tasks.named(n), "labelled")])
+def test_labelled_inputs_are_those_that_evaluate_judges(trials, name):
+    task, trial = tasks.named(name), trials(name)
+    found = task.evaluate(trial.model, trial.recipe, trial.data)
+    given = task.labelled(trial.recipe, trial.data, 10**6)
+    with torch.inference_mode():
+        right = trial.model(given.samples).argmax(1) == given.labels
+    assert len(given) == found[task.FACTS.samples]
+    assert float(right.double().mean()) == pytest.approx(found["accuracy"])
+    few = task.labelled(trial.recipe, trial.data, 5)
+    assert len(few) == 5
+    assert len(set(few.labels.tolist())) > 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_result_prints_saves_and_reads_back(trials, name, tmp_path):
     task, trial = tasks.named(name), trials(name)

@@ -31,7 +31,8 @@ static int product(const Sizes *s, int level) {
   const size_t count = (size_t)s->tokens * s->rows;
   float *y = malloc(count * sizeof *y);
   if (!y) return 5;
-  const Int4 four = {s->rows, s->columns, s->span, codes, zero, table, scale};
+  const float unit = s->kind == 1 ? 0.375f : 1.0f;
+  const Int4 four = {s->rows, s->columns, s->span, codes, zero, table, scale, unit};
   const Books books = {s->rows, s->columns, s->span, s->dim, s->bits, s->group_rows,
                        codes,   table,      scale};
   if (s->kind == 2 ? zoo_books_int8(&books, s->tokens, 3, level, q, x_scale, y)

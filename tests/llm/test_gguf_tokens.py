@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 import zoo
 from tests.llm.llama_cpp import LlamaCpp
 from tests.llm.small import FACTS, PLAYS, SENTENCES, byte_pairs, random_model, sentence_pieces
+from zoo.data.text import tokenizer as tokenizer_of
 from zoo.deploy.gguf import convert
 from zoo.deploy.language import words
 from zoo.deploy.language.gguf_file import export
@@ -52,6 +53,26 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(change, reason, tokens, tmp
     (tmp_path / words.FILE).write_text(json.dumps(content))
     with pytest.raises(MismatchError, match=reason):
         export(random_model("llama"), tmp_path, tmp_path / "x.gguf", facts=FACTS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "null",
+        '""',
+        "{",
+        '{"model": {"type": "BPE"}}',
+        '{"added_tokens": 5, "model": {"type": "BPE", "vocab": [], "merges": {}}}',
+        '{"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b c"]}}',
+    ],
+)
+def test_a_damaged_tokenizer_is_refused(content, tmp_path):
+    random_model("llama").save_pretrained(tmp_path)
+    (tmp_path / words.FILE).write_text(content)
+    with pytest.raises(MismatchError, match=r"tokenizer"):
+        export(random_model("llama"), tmp_path, tmp_path / "x.gguf", facts=FACTS)
+    with pytest.raises(MismatchError, match="no tokenizer that can be used"):
+        tokenizer_of(tmp_path)
 
 
 def test_pieces_that_are_joined_in_another_order_are_refused(tmp_path):

@@ -23,6 +23,7 @@ from zoo.quantization.packing import half_bits, pack
 WITHOUT_COMPILER = pytest.mark.skipif(
     shutil.which("cc") is None, reason="no C compiler on the PATH"
 )
+UNIT = 0.375  # of tables, here and in int8_check.c
 CHECK = Path(__file__).with_name("int8_check.c")
 # rows, columns, span: whole blocks and chunks, ragged ones, one row, one column, long groups
 SHAPES = [
@@ -44,7 +45,7 @@ def weight(rows: int, columns: int, span: int, *, table: bool, extreme: bool = F
         zero = torch.where(torch.rand(groups, rows, generator=generator) < 0.5, 15, 0)
         values[15], values[1] = 127, -127
     scale = half_bits(torch.rand(groups, rows, generator=generator) * 0.01 + 1e-4)
-    stored = (None, values.to(torch.int8)) if table else (pack(zero, 4), None)
+    stored = (None, values.to(torch.int8), UNIT) if table else (pack(zero, 4), None, 1.0)
     return Nibbles(columns, span, pack(codes, 4), scale, *stored)
 
 
@@ -110,7 +111,8 @@ def in_whole_numbers(w: Operand, q: torch.Tensor, scale: torch.Tensor) -> np.nda
     for group, start in enumerate(range(0, w.columns, w.span)):
         part = slice(start, start + w.span)
         whole = q.numpy()[:, part].astype(np.int64) @ integers[:, part].T
-        y += steps[group] * scale.numpy()[:, group, None] * whole.astype(np.float32)
+        by = scale.numpy()[:, group, None] * np.float32(w.unit)
+        y += steps[group] * by * whole.astype(np.float32)
     return y
 
 
@@ -256,6 +258,7 @@ PLANES = {"method": "gptvq", "bits": 3, "iterations": 2}
 LAYERS = [
     {}, {"group_size": 32}, {"group_size": 7},  # a group begins within a byte
     {**PLANES, "dim": 2}, {**PLANES, "dim": 1}, {**PLANES, "bits": 2, "dim": 4},
+    {"grid": "fp4"}, {"grid": "fixp4"}, {"grid": "posit4"}, {"grid": "apot4"},
 ]  # fmt: skip
 
 
@@ -316,7 +319,7 @@ def test_options_that_have_no_such_product():
         {"bits": 3}, {"bits": 8}, {**PLANES, "codebook_bits": 16}, {**PLANES, "scale_block": 8},
         {**PLANES, "dim": 1, "codebook_rank": 2},
     ):  # fmt: skip
-        with pytest.raises(MismatchError, match=r"activations int8 go with integers of 4 bits"):
+        with pytest.raises(MismatchError, match=r"activations int8 go with 4 bits of uniform"):
             LayerOptions(**{"method": "rtn", "activations": "int8", **wrong})
     with pytest.raises(UnknownNameError, match=r"int4.*did you mean"):
         LayerOptions(method="rtn", bits=4, activations="int4")

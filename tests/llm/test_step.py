@@ -35,6 +35,7 @@ SIZES = {
 }  # fmt: skip
 INT8 = LayerOptions(method="rtn", bits=4, group_size=32, activations="int8")
 ORDERED = LayerOptions(method="gptq", bits=4, activations="int8", act_order=True)
+TABLE = LayerOptions(method="rtn", bits=4, grid="posit4", activations="int8")
 PLANES = LayerOptions(bits=3, dim=2, group_size=512, iterations=1)
 ENTRIES = LayerOptions(bits=3, dim=2, group_size=512, iterations=1, activations="int8")
 KINDS = {
@@ -130,7 +131,9 @@ def test_a_step_answers_what_the_model_answers(kind, threads, steps):
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
-    "options", [INT8, ORDERED, PLANES, ENTRIES], ids=["int8", "ordered", "planes", "entries"]
+    "options",
+    [INT8, ORDERED, TABLE, PLANES, ENTRIES],
+    ids=["int8", "ordered", "table", "planes", "entries"],
 )
 def test_packed_weights_are_multiplied_as_they_are(options, tied, rows, steps):
     model = packed(options, rows=rows, tie_word_embeddings=tied)

@@ -215,15 +215,6 @@ def test_import_turns_analytics_off() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_space_pins_what_was_tested(repository: Path) -> None:
-    space = repository / "spaces" / "demo"
-    pinned = re.search(r"^gradio==(.+)$", (repository / "constraints.txt").read_text(), re.M)
-    front = (space / "README.md").read_text().split("---")[1]
-    assert pinned
-    assert f"sdk_version: {pinned[1]}\n" in front
-    assert "gradio" not in (space / "requirements.txt").read_text().replace("Gradio", "")
-
-
 def test_a_picture_shown_again_is_whole_for_who_is_fetching_it(page: Enlarger) -> None:
     """Two visitors are shown the same picture: one fetches while the other's is filed."""
     comparison = page.compare(str(page.examples[0]), "sesr-m3-x2")

@@ -14,6 +14,7 @@ from zoo.cli import (
     adapter,
     compression,
     costs,
+    examining,
     exchange,
     hub,
     listing,
@@ -56,6 +57,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
     costs.add(command, words)
     compression.add(command, words)
     searching.add(command, words)
+    examining.add(command, words)
     target.add(command)
     upkeep.add(command)
     return parser

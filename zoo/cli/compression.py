@@ -74,7 +74,7 @@ def _add_method(sub: Parser, words: Sequence[str]) -> None:
     group = sub.add_argument_group(f"options of {name}", f"{method.SUMMARY}{data}{trains}")
     for option in options(method.Options):
         try:
-            _add_option(group, option)
+            add_option(group, option)
         except argparse.ArgumentError as error:  # a flag that the command has itself
             raise MismatchError(
                 f"option {option.name!r} of method {name!r} cannot be typed: {error.message}; "
@@ -95,11 +95,13 @@ def _method(words: Sequence[str]) -> str | None:
     return next((make.method for make in makes if isinstance(make, Compress)), None)
 
 
-def _add_option(group: Any, option: Option) -> None:
-    """Add the flag of an option; what is not typed stays None."""
+def add_option(group: Any, option: Option, *, hidden: bool = False) -> None:
+    """Add the flag of an option, `hidden` from the help; what is not typed stays None."""
     text = option.text.removesuffix(".").replace("%", "%%")
     if option.default not in (None, "", (), {}) and option.shape != "switch":
         text += f" (default: {option.default})"
+    if hidden:
+        text = argparse.SUPPRESS
     said: dict[str, Any] = {"dest": f"option:{option.name}", "default": None, "help": text}
     label = option.name.upper()
     if option.shape == "switch":

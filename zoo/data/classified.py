@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.files import write_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Labelled:
     def __getitem__(self, chosen: Any) -> "Labelled":
         """Return some of them."""
         return Labelled(self.samples[chosen], self.labels[chosen])
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Return at most so many items, evenly spread."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:

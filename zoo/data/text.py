@@ -62,8 +62,8 @@ def tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0]
+    except Exception as error:  # what the library tokenizers raises of a file has no class
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise MismatchError(f"{folder} has no tokenizer that can be used: {first}") from error
 
 

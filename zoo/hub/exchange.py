@@ -187,7 +187,8 @@ def push(
     """Make `repo` hold `files`, in one commit, or in none if it does already.
 
     Files of the repository that end in one of `replaces` and that are not pushed again are
-    deleted: the shards of an earlier version would be loaded with the new ones. All others stay.
+    deleted: the shards of an earlier version would be loaded with the new ones. All others stay,
+    and so do the hub's own, whose names begin with a dot.
 
     Args:
         repo: `org/name`, or with the kind before it.
@@ -208,7 +209,11 @@ def push(
     with connected(where.place(), write=True) as hub:
         parent = hub.head(repo) or writing.create(hub, repo, private=private, sdk=sdk)
         there = {file.path: file for file in hub.tree(repo, parent)}
-        stale = [path for path in there if path not in files and path.endswith(replaces)]
+        stale = [
+            path
+            for path in there
+            if path not in files and path.endswith(replaces) and not path.startswith(".")
+        ]
         changed = {
             name: content
             for name, content in files.items()

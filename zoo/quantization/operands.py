@@ -1,10 +1,11 @@
 """Weights in whole numbers, as products with inputs of 8 bits take them.
 
 A member has `columns` (of W, padded to whole cells), `span` (columns of a group), `units()` and
-`steps()`: W[r, k] = steps[g, r] * units[r, k] for k in group g.
+`steps()`: W[r, k] = unit * steps[g, r] * units[r, k] for k in group g.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from zoo.quantization.packing import from_half_bits, unpack
 class Nibbles:
     """A weight of 4-bit codes: W[r, k] = scale[g, r] * (code[r, k] - zero[g, r]).
 
-    With a table: W[r, k] = scale[g, r] * table[code[r, k]].
+    With a table: W[r, k] = unit * scale[g, r] * table[code[r, k]].
 
     Attributes:
         columns: columns of W.
@@ -25,6 +26,7 @@ class Nibbles:
         scale: (groups, rows), bits of halves.
         zero: uint8 (groups, ceil(rows / 2)), packed as the codes; None with a table.
         table: int8 (16,), from -127 to 127.
+        unit: of the table.
 
     """
 
@@ -34,6 +36,7 @@ class Nibbles:
     scale: Tensor
     zero: Tensor | None = None
     table: Tensor | None = None
+    unit: float = 1.0
 
     def units(self) -> Tensor:
         """Return W (rows, columns) in units of its scales: whole numbers, as float32."""
@@ -72,6 +75,7 @@ class Entries:
     codes: Tensor
     codebook: Tensor
     scale: Tensor
+    unit: ClassVar[float] = 1.0
 
     @property
     def dim(self) -> int:

@@ -33,7 +33,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     },
 }
 Activations = Literal["float", "int8"]
-FOUR_BITS = ("uniform",)  # grids whose codes of 4 bits are multiplied with inputs of 8 bits
+# Grids whose codes of 4 bits stand for whole numbers, and are multiplied with inputs of 8 bits.
+FOUR_BITS = ("uniform", "apot4", "fixp4", "fp4", "posit4")
 # A group size was chosen for its bits: if these change, the old one is dropped.
 _OF_BITS = {"goes_with": ("bits", "dim", "target_bpv", "grid")}
 
@@ -210,9 +211,9 @@ class LayerOptions(CodebookOptions, Format):
             raise UnknownNameError.near("activations", self.activations, known, "of a layer")
         _check(
             self.activations == "float" or self._has_integers(),
-            f"activations int8 go with integers of 4 bits and with plain codebooks of 8 bits, not "
-            f"with {self.bits:g} bits by {self.method} as asked: pass bits=4, or leave out "
-            "codebook_bits, codebook_rank and scale_block, or pass activations='float'",
+            f"activations int8 go with 4 bits of {', '.join(FOUR_BITS)} and with plain codebooks "
+            f"of 8 bits, not with {self.bits:g} bits of {self.grid} as asked: pass one of those, "
+            "leave out codebook_bits, codebook_rank and scale_block, or pass activations='float'",
         )
 
     def _has_integers(self) -> bool:

@@ -1,7 +1,7 @@
 """`IntegerNetwork`: a quantized graph as a module that computes the device's integers."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -82,6 +82,64 @@ class IntegerNetwork(nn.Module):
     def reset(self) -> None:
         """Forget what earlier calls left: the next one starts from the initial states."""
         self._states = {s.name: torch.from_numpy(s.initial.copy()) for s in self.graph.states}
+
+    @torch.inference_mode()
+    def record(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Return the input and every computed tensor by name, of one call.
+
+        Raises:
+            MismatchError: the inputs do not fit, or the network keeps a state between calls.
+
+        """
+        check_inputs(self.graph, inputs, batched=self.batched)
+        self._refuse_states()
+        values = {**self._fixed, **dict(zip(self.graph.inputs, inputs, strict=True))}
+        with _full_precision():
+            for kernel, names, outputs in self._steps:
+                made = kernel(*(values[name] for name in names))
+                values |= zip(outputs, made if isinstance(made, tuple) else (made,), strict=True)
+        return values
+
+    def live(self, step: int) -> list[str]:
+        """Return the tensors that operators from `step` on, or the outputs, need of earlier ones.
+
+        A step is the place of an operator in `graph.ops`.
+        """
+        made = {name for _, _, outputs in self._steps[step:] for name in outputs}
+        read = [name for _, names, _ in self._steps[step:] for name in names]
+        needed = dict.fromkeys([*read, *self.graph.outputs])
+        return [name for name in needed if name not in made and name not in self._fixed]
+
+    @torch.inference_mode()
+    def run_from(self, step: int, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the outputs that follow from tensors at hand, by the operators from `step` on.
+
+        Args:
+            step: the place of the first operator to run in `graph.ops`.
+            values: at least the tensors that `live(step)` names, of as many samples each, unless
+                the graph mixes samples.
+
+        Raises:
+            MismatchError: a tensor is missing, or the network keeps a state between calls.
+
+        """
+        self._refuse_states()
+        if missing := [name for name in self.live(step) if name not in values]:
+            raise MismatchError(f"running from step {step} needs the tensor {missing[0]!r}")
+        held = {**self._fixed, **values}
+        with _full_precision():
+            for (kernel, names, outputs), dead in zip(
+                self._steps[step:], self._dead[step:], strict=True
+            ):
+                made = kernel(*(held[name] for name in names))
+                held |= zip(outputs, made if isinstance(made, tuple) else (made,), strict=True)
+                for name in dead:
+                    held.pop(name, None)
+        return tuple(held[name].contiguous() for name in self.graph.outputs)
+
+    def _refuse_states(self) -> None:
+        if self.graph.states:
+            raise MismatchError("a network that keeps a state between calls is run as a whole")
 
     @torch.inference_mode()
     def forward(self, *inputs: Tensor) -> Results:

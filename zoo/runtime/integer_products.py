@@ -213,26 +213,32 @@ def _wide_rescaling(graph: Graph, op: Op, weight: Tensor) -> WideRescale:
     return WideRescale(source.scale * scales / output.scale, bound, *limits(graph, op))
 
 
-def _conv2d(graph: Graph, op: Op) -> Kernel:
-    weight, a = centered(graph, op.inputs[1]), op.attributes
+def _banded(graph: Graph, op: Op) -> tuple[_Product, Bands]:
+    """Return a convolution's arithmetic, and its sums of padded inputs."""
+    weight, a = _outputs_first(graph, op), op.attributes  # (O, kH, kW, I)
     channels = graph.tensors[op.inputs[0]].shape[3]
-    if op.kind == "depthwise_conv2d":
-        weight = weight.permute(3, 1, 2, 0)  # (O, kH, kW, I) as for other convolutions
     outputs, height, width, inputs = weight.shape
     pointwise = inputs == channels and (height, width) == (1, 1)
     patches = inputs == channels and outputs >= _FEW and a["dilation"] == (1, 1)
     product = _product(graph, op, weight, integer=pointwise or patches)
     if pointwise:
-        bands = _pointwise(product, a["stride"])
-    elif product.integer:
-        bands = _patched(product, (height, width), a["stride"])
-    else:
-        bands = _convolved(product, channels // inputs, a["stride"], a["dilation"])
-    output = graph.tensors[op.outputs[0]]
+        return product, _pointwise(product, a["stride"])
+    if product.integer:
+        return product, _patched(product, (height, width), a["stride"])
+    return product, _convolved(product, channels // inputs, a["stride"], a["dilation"])
+
+
+def _around(op: Op) -> tuple[int, ...]:
+    """Return a convolution's padding as `torch.nn.functional.pad` takes it; () if it has none."""
+    top, bottom, left, right = op.attributes["padding"]
+    return (0, 0, left, right, top, bottom) if any(op.attributes["padding"]) else ()
+
+
+def _conv2d(graph: Graph, op: Op) -> Kernel:
+    product, bands = _banded(graph, op)
+    output, around = graph.tensors[op.outputs[0]], _around(op)
     shape, dtype, zero = output.shape[1:], TYPES[output.dtype], product.zero_point
     samples = max(1, AT_ONCE // math.prod(shape))
-    top, bottom, left, right = a["padding"]
-    around = (0, 0, left, right, top, bottom) if any(a["padding"]) else ()
 
     def run(x: Tensor) -> Tensor:
         out = x.new_empty((len(x), *shape), dtype=dtype)
@@ -295,6 +301,67 @@ def _fully_connected(graph: Graph, op: Op) -> Kernel:
     product = _product(graph, op, weight)
     linear = product.linear()
     return lambda x: product.rescale(linear(x.reshape(-1, weight.shape[1]))).reshape(-1, *shape)
+
+
+def sums(graph: Graph, op: Op) -> Callable[[Tensor], Tensor]:
+    """Return what makes a layer's accumulators of its stored inputs, as the kernels do.
+
+    They are int32, `(N, H, W, O)` or `(N, O)`: sum w (q - z) + bias, before rescaling.
+
+    Raises:
+        MismatchError: the operator is not a convolution or fully connected layer of int8 or uint8.
+
+    """
+    _check_summed(graph, op)
+    if op.kind == "fully_connected":
+        weight = centered(graph, op.inputs[1])
+        product = _product(graph, op, weight)
+        linear, columns = product.linear(), weight.shape[1]
+        late = _added(product)
+        return lambda x: (linear(x.reshape(-1, columns)).long() + late).int()
+    product, bands = _banded(graph, op)
+    late, around = _added(product), _around(op)
+
+    def run(x: Tensor) -> Tensor:
+        image = F.pad(x, around, value=product.zero_point) if around else x
+        return (torch.cat([part.long() for _, part in bands(image)], 1) + late).int()
+
+    return run
+
+
+def _check_summed(graph: Graph, op: Op) -> None:
+    """Raise unless an operator's accumulators are registers of 32 bits."""
+    kinds = ("conv2d", "depthwise_conv2d", "fully_connected")
+    if op.kind not in kinds or graph.tensors[op.inputs[0]].dtype not in ("int8", "uint8"):
+        raise MismatchError(f"{op.label} has no accumulators of 32 bits that can be shown")
+
+
+def _added(product: _Product) -> Tensor:
+    """Return what a layer's sums lack, by channel, until they are rescaled."""
+    assert not isinstance(product.rescale, WideRescale)
+    return product.rescale.added.long()
+
+
+def requantizer(graph: Graph, op: Op) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what makes stored outputs of any accumulators, those that faults left too.
+
+    It takes int64 accumulators, which wrap modulo 2^32, and the output channel of each, in the
+    same shape.
+
+    Raises:
+        MismatchError: as `sums`.
+
+    """
+    _check_summed(graph, op)
+    rescale = _rescaling(graph, op, _outputs_first(graph, op))
+    assert not isinstance(rescale, WideRescale)
+    return rescale.any
+
+
+def _outputs_first(graph: Graph, op: Op) -> Tensor:
+    """Return a layer's weights - zero point as float64, output channels first."""
+    weight = centered(graph, op.inputs[1])
+    return weight.permute(3, 1, 2, 0) if op.kind == "depthwise_conv2d" else weight
 
 
 def spread(op: Op, x: Tensor, weight: Tensor) -> Tensor:

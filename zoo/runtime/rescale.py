@@ -115,6 +115,22 @@ class Rescale:
         self._constants = tuple(self._tiled(values) for values in constants)
         self._integers = torch.from_numpy(self.multiplier), torch.from_numpy(self.shift)
 
+    @property
+    def added(self) -> Tensor:
+        """What is still added to given values, one integer or one per channel, as float64."""
+        return torch.from_numpy(self._added)
+
+    def any(self, x: Tensor, channels: Tensor) -> Tensor:
+        """Return the results for any whole int64 x, `added` included, of the given channels.
+
+        They need not lie within `bound`: they wrap modulo 2^32, as registers do.
+        """
+        multiplier, shift = (_of(constants, channels) for constants in self._integers)
+        left = shift.clamp(min=0)
+        shifted = wrap(wrap(x) << left)  # the kernels shift in 32 bits
+        result = fixedpoint.multiply(shifted, multiplier, shift - left)
+        return (result.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
+
     def _tiled(self, values: NDArray[np.float64]) -> Tensor:
         """Return numbers by channel, repeated for several positions."""
         whole = np.broadcast_to(values, self._width)
@@ -190,6 +206,16 @@ class Rescale:
         low, high = self.low + self.zero_point, self.high + self.zero_point
         same = np.clip(np.floor(value), low, high) == self.exact(x) + self.zero_point
         return bool(np.all(same))
+
+
+def wrap(x: Tensor) -> Tensor:
+    """Return int64 integers as a signed register of 32 bits holds them."""
+    return ((x + 2**31) & 0xFFFFFFFF) - 2**31
+
+
+def _of(constants: Tensor, channels: Tensor) -> Tensor:
+    """Return each channel's constant, of one for all channels or one for each."""
+    return constants[channels] if len(constants) > 1 else constants.expand(channels.shape)
 
 
 class WideRescale:
@@ -272,7 +298,20 @@ class OnceRescale:
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the results for integers x, of any type that holds them, channels last."""
-        half = torch.ones_like(self._right) << (self._right - 1)
-        scaled = ((x.to(torch.int64) + self._added) * self._multiplier + half) >> self._right
-        result = (scaled.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)
+        result = self._scaled(x.to(torch.int64) + self._added, self._multiplier, self._right)
         return result if out is None else out.copy_(result)
+
+    @property
+    def added(self) -> Tensor:
+        """What is still added to given values, one integer or one per channel."""
+        return self._added
+
+    def any(self, x: Tensor, channels: Tensor) -> Tensor:
+        """Return the results for any whole int64 x, `added` included; see `Rescale.any`."""
+        multiplier, right = _of(self._multiplier, channels), _of(self._right, channels)
+        return self._scaled(wrap(x), multiplier, right)
+
+    def _scaled(self, x: Tensor, multiplier: Tensor, right: Tensor) -> Tensor:
+        half = torch.ones_like(right) << (right - 1)
+        scaled = (x * multiplier + half) >> right
+        return (scaled.clamp_(self.low, self.high) + self.zero_point).to(self.dtype)

@@ -174,6 +174,9 @@ class Task(Protocol):
             long input.
         follower(model, recipe, **options): what takes it piece by piece, by `push(piece)`.
         calibration(recipe, source) -> [batch, ...]: inputs from which quantization learns ranges.
+        labelled(recipe, data, most) -> Labelled: at most so many inputs, evenly spread over what
+            `evaluate` judges, as the network takes them, with their labels; of a task that is right
+            or wrong about each sample.
         default_output(recipe, source) -> path: where `zoo run` writes by default.
         demo: see `Shown`.
     """

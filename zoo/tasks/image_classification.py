@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.data import augment, images
-from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
+from zoo.data.classified import Classified, Labelled, classified, scores, spread, standard_error
 from zoo.data.filed import Filed, decoded
 from zoo.data.mixing import mixed
 from zoo.data.text import draw
@@ -43,6 +43,7 @@ __all__ = [
     "fitted",
     "for_data",
     "inputs",
+    "labelled",
     "loss",
     "run",
     "taught",
@@ -349,6 +350,13 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
         "standard_error": standard_error(found["accuracy"], len(pictures)),
         "protocol": f"likeliest of {len(_labels(recipe))} labels, whole picture as {size}",
     }
+
+
+def labelled(recipe: Recipe, data: Path, most: int) -> Labelled:
+    """Return at most so many of the pictures that `evaluate` judges, as `(N, C, H, W)`."""
+    files = spread(_files(_part(Path(data), "test", "val"), recipe), most)
+    pictures = decoded(files, functools.partial(fitted, recipe=recipe))
+    return Labelled(inputs(pictures.samples, recipe), pictures.labels)
 
 
 def calibration(recipe: Recipe, source: Path) -> list[Tensor]:

@@ -4,6 +4,7 @@ from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.verbs.bits import search_bits
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
+from zoo.verbs.reliability import reliability
 from zoo.verbs.searching import search
 from zoo.verbs.share import card, check_card, push
 from zoo.verbs.use import estimate, evaluate, load, run
@@ -24,6 +25,7 @@ __all__ = [
     "pull",
     "pull_all",
     "push",
+    "reliability",
     "resolve",
     "run",
     "search",

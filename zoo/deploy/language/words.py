@@ -78,6 +78,8 @@ def _read(folder: Path) -> dict[str, Any]:
             "the base model's folder, or save it there with transformers, "
             "AutoTokenizer.from_pretrained(BASE).save_pretrained(DIR)"
         )
+    from tokenizers import Tokenizer
+
     content = read_json(folder / FILE)
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
@@ -86,6 +88,10 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{folder / FILE} holds a tokenizer of the type {kind!r}; only byte pairs (BPE) are "
             "written as GGUF"
         )
+    try:
+        Tokenizer.from_file(str(folder / FILE))
+    except Exception as error:  # the library's errors have no class of their own
+        raise MismatchError(f"{folder / FILE} holds no tokenizer: {error}") from error
     return content
 
 

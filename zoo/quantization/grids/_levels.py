@@ -1,5 +1,6 @@
 """A table of at most 16 values and a 16-bit scale per group: formats of 4 bits and fewer."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from zoo.quantization.grids._tables import TableGrid, Values, group_span, rounded
 from zoo.quantization.grids.contract import Layout, Parameters, finite, positive
+from zoo.quantization.operands import Nibbles
 from zoo.quantization.options import LayerOptions
 from zoo.quantization.packing import from_half_bits, half_bits, pack, packed_bytes, unpack
 
@@ -73,12 +75,33 @@ class Levels(TableGrid):
         table = unpack(self.take(tensors, "table"), 1, self.rows)
         return {"scale": scale, "table": table.to(torch.float32)}
 
+    def integers(self, tensors: Mapping[str, Tensor]) -> Nibbles:
+        """Return codes and scales as they are stored, and the table in whole numbers."""
+        table, unit = _whole(self.tables[0])
+        table = table.to(tensors["codes"].device)
+        return Nibbles(
+            self.columns, self.span, tensors["codes"], tensors["scale"], None, table, unit
+        )
+
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse scales that are not above zero, and codes that stand for no value."""
         positive(tensors["scale"], "scale")
         super().check(tensors)
 
 
+@functools.cache
+def _whole(table: Values) -> tuple[Tensor, float]:
+    """Return a table as int8 numbers and their unit, a power of two."""
+    values = torch.tensor([value or 0.0 for value in table], dtype=torch.float64)
+    unit = 1.0
+    while not torch.equal((values / unit).round(), values / unit):
+        unit /= 2
+    whole = values / unit
+    assert whole.abs().max() <= _WIDEST, "a table whose values are no whole numbers"
+    return whole.to(torch.int8), unit
+
+
+_WIDEST = 127
 _LEAST, _MOST = 6.2e-5, 65504.0  # subnormal halves would lose the scale's precision
 
 

@@ -19,6 +19,7 @@ typedef struct {
   const void *codes, *zero, *table, *scale;
   const float *bias;
   const int32_t *order; /* the columns of x in the order of those of W */
+  float unit;           /* of a table of INT4 */
 } Linear;
 
 typedef struct {
@@ -93,7 +94,7 @@ static void rms_norm(const float *x, const float *weight, int length, float epsi
 }
 
 static Int4 int4_of(const Linear *w) {
-  return (Int4){w->rows, w->columns, w->span, w->codes, w->zero, w->table, w->scale};
+  return (Int4){w->rows, w->columns, w->span, w->codes, w->zero, w->table, w->scale, w->unit};
 }
 
 static Books books_of(const Linear *w) {

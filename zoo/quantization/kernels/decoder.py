@@ -25,6 +25,7 @@ class Linear(ctypes.Structure):
     _fields_ = (
         *[(name, ctypes.c_int32) for name in _SIZES],
         *[(name, ctypes.c_void_p) for name in _POINTERS],
+        ("unit", ctypes.c_float),
     )
 
 
@@ -155,6 +156,7 @@ def _packed(layer: PackedLinear, held: Held) -> Linear:
             raise MismatchError("a group of columns begins within a byte")
         if isinstance(weight, Nibbles):
             made = Linear(INT4, *sizes)
+            made.unit = weight.unit
             given = {"zero": weight.zero, "table": weight.table}
         elif grid.padded == grid.columns:
             made = Linear(BOOKS8, *sizes, weight.group_rows)

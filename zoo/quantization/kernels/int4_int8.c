@@ -2,7 +2,7 @@
 
    The contract, by which all instruction sets have the same bits:
      y[r] = ((0 + (scale[0, r] * s[0]) * I[0, r]) + (scale[1, r] * s[1]) * I[1, r]) + ...
-   in float32, s[g] the scale of the token's group and I[g, r] the sum over group g of
+   in float32, s[g] the scale of the token's group times the unit of a table, and I[g, r] the sum over group g of
    (code - zero) * q, exact in int32, rounded to float32 once. Sums of whole numbers have no order; products are rounded before they are added
    (-ffp-contract=off). An asymmetric 8x4 product: Gope et al. 2020, arXiv:2008.00638. */
 
@@ -61,7 +61,7 @@ ALWAYS void block_with(const Int4 *w, int first, int count, const Input *inputs,
     const uint8_t *next = w->codes + (first + BLOCK) * stride + (int64_t)g * w->span / 2 * BLOCK;
     for (int ahead = 0; ahead < rows.bytes * BLOCK; ahead += 64) __builtin_prefetch(next + ahead);
     for (int t = 0; t < tokens; t++)
-      group(rows, table, inputs[t].chunks + at, inputs[t].sums[g], inputs[t].scales[g], scale,
+      group(rows, table, inputs[t].chunks + at, inputs[t].sums[g], inputs[t].scales[g] * w->unit, scale,
             zero ? zero : zeros, total[t]);
     rows.codes += w->span / 2;
     at += (int64_t)chunks_of(width) * CHUNK;

@@ -22,6 +22,7 @@ typedef struct {
   const uint8_t *codes, *zero;
   const int8_t *table;
   const uint16_t *scale;
+  float unit; /* of the table, or 1 */
 } Int4;
 
 /* A token's input as the kernels take it: for every chunk of a group its even columns, then its odd

@@ -33,6 +33,7 @@ class Int4(ctypes.Structure):
         ("zero", ctypes.c_void_p),
         ("table", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
+        ("unit", ctypes.c_float),
     )
 
 
@@ -107,7 +108,7 @@ def product(weight: Operand, q: Tensor, scale: Tensor) -> Tensor | None:
     if isinstance(weight, Nibbles):
         tensors = (weight.codes, weight.zero, weight.table, weight.scale)
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-        four = Int4(rows, weight.columns, weight.span, *pointers)
+        four = Int4(rows, weight.columns, weight.span, *pointers, weight.unit)
         failed = kernels.zoo_int4_int8(ctypes.byref(four), *sizes, *places)
     else:
         pointers = [t.data_ptr() for t in (weight.codes, weight.codebook, weight.scale)]
@@ -123,7 +124,7 @@ def in_order(weight: Operand, q: Tensor, scale: Tensor) -> Tensor:
     # Every sum of a group is a whole number that the type holds, so that none is rounded.
     exact = torch.float32 if weight.span <= _EXACT else torch.float64
     units, whole = weight.units().to(exact), q.to(exact)
-    steps = weight.steps()
+    steps, scale = weight.steps(), scale * weight.unit
     y = torch.zeros(len(q), len(units), device=q.device)
     for group in range(len(steps)):
         columns = slice(group * weight.span, (group + 1) * weight.span)

@@ -14,7 +14,7 @@ What lies in a folder `_background_noise_` is mixed into the clips instead of ma
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.data import sound
-from zoo.data.classified import Classified, Labelled, classified, scores, standard_error
+from zoo.data.classified import Classified, Labelled, classified, scores, spread, standard_error
 from zoo.data.following import Follower, Patience
 from zoo.data.heard import Heard
 from zoo.data.text import draw
@@ -61,6 +61,7 @@ __all__ = [
     "evaluate",
     "follower",
     "for_data",
+    "labelled",
     "loss",
     "run",
     "stream",
@@ -243,13 +244,17 @@ def taught(teacher: nn.Module, inputs: Tensor, recipe: Recipe, step: int) -> Ten
 # --- judging and running --------------------------------------------------------------------------
 
 
+def _heard(waves: Tensor, recipe: Recipe) -> Iterator[Tensor]:
+    """Yield clips `(N, samples)` as the network takes them, some at a time."""
+    for part in hissing(waves, recipe).split(_BATCH):
+        yield inputs(features(part, recipe), recipe)
+
+
 @torch.inference_mode()
 def _logits(model: nn.Module, waves: Tensor, recipe: Recipe) -> Tensor:
     """Return the logits `(N, labels)`, on the CPU, of clips `(N, samples)`."""
     like = next(model.parameters())
-    parts = hissing(waves, recipe).split(_BATCH)
-    made = [model(inputs(features(part, recipe), recipe).to(like)) for part in parts]
-    return torch.cat([logits.float().cpu() for logits in made])
+    return torch.cat([model(x.to(like)).float().cpu() for x in _heard(waves, recipe)])
 
 
 def _scores(model: nn.Module, clips: Labelled, recipe: Recipe) -> dict[str, float]:
@@ -276,6 +281,12 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
         "protocol": f"likeliest of {len(labels_of(recipe))} labels, the middle of each clip, "
         f"through {recipe.preprocessing['front_end']}",
     }
+
+
+def labelled(recipe: Recipe, data: Path, most: int) -> Labelled:
+    """Return at most so many of the clips that `evaluate` judges, as the network takes them."""
+    clips = decoded(spread(files_of(part_of(Path(data), "test", "val"), recipe), most), recipe)
+    return Labelled(torch.cat(list(_heard(clips.samples, recipe))), clips.labels)
 
 
 def calibration(recipe: Recipe, source: Path) -> list[Tensor]:

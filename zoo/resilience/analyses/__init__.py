@@ -1,0 +1,1 @@
+"""The analyses, one in each file; see `zoo.resilience.contract`."""
