@@ -27,7 +27,8 @@ RANK = 32
 DENSITY = 0.01
 
 
-def _model() -> Any:
+def model_of() -> Any:
+    """Return the Llama that is trained."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -51,7 +52,7 @@ def _stepper(name: str) -> Any:
     from zoo.adapters.methods.contract import Options, method
     from zoo.adapters.recipe import MaskOptions
 
-    model = _model()
+    model = model_of()
     mask = MaskOptions(kind="rand", density=DENSITY, include=("model.layers.*_proj.weight",))
     rank = RANK if name == "lora" else shira_rank(model)
     options, chosen = Options(rank=rank, mask=mask), method(name)

@@ -184,7 +184,7 @@ def test_training_an_adapter_changes_one_weight_in_a_hundred():
     from benchmarks import adapters_training as bench
 
     with torch.device("meta"):
-        model = bench._model()
+        model = bench.model_of()
     weights = common.targets(model).values()
     ours = bench.DENSITY * sum(p.numel() for p in weights)
     theirs = bench.shira_rank(model) * sum(sum(p.shape) for p in weights)

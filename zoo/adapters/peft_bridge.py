@@ -1,4 +1,4 @@
-"""To and from the SHiRA format of the peft library, without peft itself.
+"""To and from the SHiRA format of the peft library, and to its LoRA's, without peft itself.
 
 peft stores per Linear layer `shira_weight` (nnz,) in fp32 and `shira_indices` (2, nnz) of rows and
 columns; a flat position is row * in_features + column. Every layer must have r (in + out) of
@@ -86,6 +86,34 @@ def to_peft(adapter: SparseAdapter, folder: str | Path, model: nn.Module) -> Pat
         },
     )
     return folder
+
+
+def write_lora(folder: Path, model: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Write a LoRA that `peft.PeftModel.from_pretrained(model, folder)` loads.
+
+    Args:
+        folder: the folder to write.
+        model: the base.
+        pairs: A (r, n) and B (m, r) by the name of the linear layer that becomes W + B A; each may
+            have its own rank.
+
+    """
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a.detach().float().cpu().contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b.detach().float().cpu().contiguous()
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    ranks = {name: len(a) for name, (a, _) in pairs.items()}
+    common = max(ranks.values())
+    own = {name.replace(".", r"\."): rank for name, rank in ranks.items() if rank != common}
+    config = {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": None,
+        "inference_mode": True, "r": common, "lora_alpha": common, "lora_dropout": 0.0,
+        "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
+        "target_modules": _targets(model, list(pairs)), "rank_pattern": own, "alpha_pattern": own,
+    }  # fmt: skip
+    write_json(folder / CONFIG, config)
 
 
 def _linear(model: nn.Module, name: str) -> str:

@@ -104,10 +104,12 @@ class AdapterRecipe:
         base: ref of the base model: `name.tag`, `org/repo[@revision]`, or a package's name.
         task: the module of `zoo.tasks` that feeds and judges it, e.g. "causal-lm".
         method: one of `zoo.adapters.methods`: "shira" (the hook route), "shira-dora" (a masked
-            DoRA); or through PEFT: "peft-shira", "lora", "dora".
-        mask: which entries; for "lora" and "dora" only the names count.
-        rank: rank of "lora", "dora", "shira-dora" and "peft-shira", whose budget is rank * (rows +
-            columns).
+            DoRA), "lamda" (a small core between frozen factors), "paca" and "s2ft" (whole columns);
+            or through PEFT: "peft-shira", "lora", "dora".
+        mask: which entries; for methods that choose their own, only the names count.
+        rank: rank of "lora", "dora", "shira-dora", "lamda" and "peft-shira", whose budget is rank *
+            (rows + columns); columns of "paca".
+        options: the method's own, by name; `zoo.adapters.methods` has them.
         train: how it is trained.
         data: `source` (a folder, a file or a generator of the task) and its `license`.
         weights: where the trained adapter is: `file` next to the TOML, its `sha256`, `license`;
@@ -124,6 +126,7 @@ class AdapterRecipe:
     method: str = "shira"
     mask: MaskOptions = field(default_factory=MaskOptions)
     rank: int = 8
+    options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -141,8 +144,12 @@ class AdapterRecipe:
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types; `from_json` returns an equal one."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
-        if not self.mask.shares:  # as adapters that are older than this field have it
+        if not self.mask.shares:  # as adapters that are older than these fields have it
             del value["mask"]["shares"]
+        if not self.options:
+            del value["options"]
+        if not self.train.sharpness:
+            del value["train"]["sharpness"]
         return value
 
     @classmethod
@@ -158,9 +165,11 @@ class AdapterRecipe:
             target: Any = value
             for part in path:
                 target = target.get(part) if isinstance(target, dict) else None
+            if path == ["options"]:
+                target = value.setdefault("options", {})
             free = path[:1] == ["data"] or path[-1:] == ["options"]
             if not isinstance(target, dict) or (last not in target and not free):
-                known = ["method", "rank"] + [
+                known = ["method", "rank", "options.NAME"] + [
                     f"{group}.{name}" for group in ("mask", "train") for name in value[group]
                 ]
                 raise MismatchError(f"no setting {key!r}; known: {', '.join(known)}")

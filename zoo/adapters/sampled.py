@@ -4,14 +4,16 @@ The gradient of W in y = x W^T is dY^T X, which takes a third of all the work of
 Of that product a sparse adapter needs nnz entries, each a dot product over tokens: a *sampled*
 matrix product (SDDMM). No dense gradient is ever made. Above some density the dense product is
 faster, since it reuses what it reads; there, and for all other layers, the gathering hook of
-`zoo.adapters.compact` stays.
+`zoo.adapters.compact` stays. Masks of whole rows or columns need a dense product of a slice, and
+whole columns only these columns of X, which is all that is kept for the backward pass (PaCA, arXiv
+2503.01905).
 """
 
 import functools
 import warnings
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +26,11 @@ class _SampledLinear(torch.autograd.Function):
     """y = x W^T + b, whose backward pass hands the masked entries of dW to a function."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, give: Any) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.give = give
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, product: "Product"
+    ) -> Tensor:
+        ctx.save_for_backward(product.keep(x), weight)
+        ctx.give = product.give
         return F.linear(x, weight, bias)
 
     @staticmethod
@@ -36,6 +40,54 @@ class _SampledLinear(torch.autograd.Function):
         ctx.give(dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]))
         dx = (dy @ weight.to(dy.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
         return dx, None, None, None
+
+
+class Product(NamedTuple):
+    """How masked entries of dW = dY^T X are had.
+
+    Attributes:
+        keep: from X (..., in) to what the backward pass needs of it, (..., kept).
+        give: takes dY (tokens, out) and the kept (tokens, kept); hands on the entries.
+
+    """
+
+    keep: Callable[[Tensor], Tensor]
+    give: Callable[[Tensor, Tensor], None]
+
+
+def lines(indices: Tensor, shape: torch.Size) -> tuple[int, Tensor] | None:
+    """Return (0, rows) or (1, columns) if a mask is just these, whole; None for other masks.
+
+    Args:
+        indices: sorted flat indices into `shape`.
+        shape: (out, in) of the weight.
+
+    """
+    for axis, length in enumerate((shape[1], shape[0])):
+        count, rest = divmod(len(indices), length)
+        if rest or not 0 < count <= shape[axis]:
+            continue
+        at = indices[:count] if axis else indices[::length] // shape[1]
+        every = torch.arange(length, device=indices.device)
+        whole = every[:, None] * shape[1] + at if axis else at[:, None] * shape[1] + every
+        if torch.equal(whole.view(-1), indices):
+            return axis, at
+    return None
+
+
+def sliced(axis: int, at: Tensor, add: Callable[[Tensor], None]) -> Product:
+    """Return the product for whole rows (axis 0) or columns (axis 1)."""
+    first, count = int(at[0]), len(at)
+    run = int(at[-1]) - first == count - 1
+
+    def part(x: Tensor) -> Tensor:
+        # A copy in both cases: a view would keep the whole.
+        return x.narrow(-1, first, count).contiguous() if run else x.index_select(-1, at)
+
+    def give(dy: Tensor, x: Tensor) -> None:
+        add(((dy if axis else part(dy)).float().t() @ x.float()).view(-1))
+
+    return Product(part if axis else lambda x: x, give)
 
 
 def sampler(indices: Tensor, shape: torch.Size, add: Callable[[Tensor], None]) -> Any:
@@ -84,31 +136,35 @@ def _works(device: torch.device) -> bool:
 
 
 def takes(model: nn.Module, name: str, indices: Tensor) -> nn.Linear | None:
-    """Return the linear layer that alone uses the weight `name`, if its mask is sparse enough."""
+    """Return the linear layer that alone uses the weight `name`, if its mask needs no dense dW."""
     owner, _, last = name.rpartition(".")
     layer = model.get_submodule(owner)
     if type(layer) is not nn.Linear or last != "weight" or "forward" in vars(layer):
         return None
     users = [n for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
-    few = indices.numel() <= MAX_DENSITY * layer.weight.numel()
     trained = layer.bias is not None and layer.bias.requires_grad
-    if not few or len(users) != 1 or trained or not _works(layer.weight.device):
+    if len(users) != 1 or trained:
         return None
-    return layer
+    few = indices.numel() <= MAX_DENSITY * layer.weight.numel() and _works(layer.weight.device)
+    return layer if few or lines(indices, layer.weight.shape) else None
 
 
 class Sampled:
-    """A linear layer that trains by sampled products until `remove`; it stays the same module."""
+    """A linear layer that trains without a dense dW until `remove`; it stays the same module."""
 
     def __init__(self, layer: nn.Linear, indices: Tensor, add: Callable[[Tensor], None]) -> None:
         self.layer = layer
-        give = sampler(indices, layer.weight.shape, add)
+        whole = lines(indices, layer.weight.shape)
+        if whole is not None:
+            product = sliced(*whole, add)
+        else:
+            product = Product(lambda x: x, sampler(indices, layer.weight.shape, add))
 
         def forward(layer: nn.Linear, x: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
                 return F.linear(x, layer.weight, layer.bias)
             run: Any = _SampledLinear.apply
-            y: Tensor = run(x, layer.weight, layer.bias, give)
+            y: Tensor = run(x, layer.weight, layer.bias, product)
             return y
 
         vars(layer)["forward"] = MethodType(forward, layer)

@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 from zoo.adapters import masks
 from zoo.adapters.base import Base
 from zoo.adapters.folder import CONFIG, write_folder
-from zoo.adapters.methods.contract import AdapterMethod, Attachment, Options, method
+from zoo.adapters.methods.contract import AdapterMethod, Attachment, Options, method, options_of
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.errors import MismatchError
 from zoo.files import replacing
 from zoo.registry.layout import UNSTATED
 from zoo.tasks.contract import Data, Task
 from zoo.training.accelerator import accelerator_for
-from zoo.training.contract import Candidate, Setup
+from zoo.training.contract import Candidate, Hook, Setup
 from zoo.training.loop import Run
 from zoo.training.progress import Progress
 
@@ -69,8 +69,22 @@ def train(
     """
     accelerator = accelerator_for(adapter.name, adapter.train, out, tracker, device)
     trainee = AdapterValues(adapter, base, source=source, custom=custom, avoid=avoid)
-    Run(trainee, out, accelerator, data, data_license).execute(resume=resume, tracker=tracker)
+    run = Run(trainee, out, accelerator, data, data_license, hooks=[StepsOf(trainee)])
+    run.execute(resume=resume, tracker=tracker)
     return out
+
+
+class StepsOf(Hook):
+    """Tells an attachment that wants to know which step begins."""
+
+    def __init__(self, trainee: "AdapterValues") -> None:
+        self.trainee = trainee
+
+    def starting(self, step: int) -> None:
+        """Let values be frozen, or freed."""
+        tell: Callable[[int], None] | None = getattr(self.trainee.attachment, "starting", None)
+        if tell is not None:
+            tell(step)
 
 
 class AdapterValues:
@@ -99,11 +113,14 @@ class AdapterValues:
     ) -> None:
         if adapter.train.compile:
             raise MismatchError("train.compile is for whole networks; an adapter trains without it")
+        if adapter.train.sharpness:
+            raise MismatchError("train.sharpness is for whole networks; leave it out")
         if adapter.train.teacher:
             raise MismatchError("train.teacher is for whole networks; an adapter learns from data")
-        self.adapter, self.base, self.source = adapter, base, source
-        self.custom, self.avoid = custom, avoid
-        self.recipe = base.task_recipe(adapter)
+        self.base, self.source, self.custom, self.avoid = base, source, custom, avoid
+        self.recipe, self.options = base.task_recipe(adapter), options_of(adapter)
+        own = {name: getattr(self.options, name) for name in adapter.options}  # no longer texts
+        self.adapter = dataclasses.replace(adapter, options=own)
         self._attachment: Attachment | None = None
 
     # --- what is trained ----------------------------------------------------------------------
@@ -127,7 +144,7 @@ class AdapterValues:
         """Choose the mask, or take that of the run being resumed, and attach the values."""
         self.setup = setup
         network = self.base.model.to(setup.accelerator.device).train()
-        way, options = method(self.adapter.method), Options.of(self.adapter)
+        way, options = method(self.adapter.method), self.options
         self._attachment = way.attach(network, self._indices(network, way, options), options)
         return self._attachment.trained
 

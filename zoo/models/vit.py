@@ -31,6 +31,7 @@ class AttentionBlock(nn.Module):
             raise ValueError(f"act is {act!r}; expected gelu or relu")
         self.heads, self.head = heads, head
         self.act = nn.GELU() if act == "gelu" else nn.ReLU()
+        self.softmax = nn.Softmax(3)
         self.norm1 = nn.LayerNorm(width, eps=EPSILON)
         self.query, self.key, self.value = (nn.Linear(width, heads * head) for _ in range(3))
         self.project = nn.Linear(heads * head, width)
@@ -47,7 +48,7 @@ class AttentionBlock(nn.Module):
     def attended(self, x: Tensor) -> Tensor:
         """Return softmax(q k / sqrt(head)) v, over all heads."""
         q, k, v = (self._by_head(part(x)) for part in (self.query, self.key, self.value))
-        weights = (q @ k.transpose(2, 3) * self.head**-0.5).softmax(3)
+        weights = self.softmax(q @ k.transpose(2, 3) * self.head**-0.5)
         mixed: Tensor = self.project((weights @ v).transpose(1, 2).flatten(2))
         return mixed
 

@@ -32,6 +32,8 @@ class Train:
         ema_decay: the weights kept are an exponential moving average; 0 turns it off. At most
             1 - 2/`steps` is taken.
         clip_norm: bound on the gradient norm; 0 turns it off.
+        sharpness: radius of sharpness-aware steps, e.g. 0.2, of two passes each; 0 turns them off
+            (see `zoo.training.updates`).
         accumulation_steps: micro-batches per optimizer step.
         precision: mixed precision of Accelerate ("no", "bf16", "fp16").
         compile: torch.compile the training form: the same arithmetic, fused into fewer passes over
@@ -58,6 +60,7 @@ class Train:
     weight_decay: float = 0.0
     ema_decay: float = 0.0
     clip_norm: float = 0.0
+    sharpness: float = 0.0
     accumulation_steps: int = 1
     precision: Precision = "no"
     compile: bool = False
@@ -73,9 +76,10 @@ class Train:
 
     def __post_init__(self) -> None:
         positive = "steps batch_size accumulation_steps log_every eval_every save_every"
+        zero = "warmup_steps weight_decay clip_norm sharpness seed patience"
         for name, least in (
             *((name, 1) for name in positive.split()),
-            *((n, 0) for n in ("warmup_steps", "weight_decay", "clip_norm", "seed", "patience")),
+            *((name, 0) for name in zero.split()),
         ):
             if not least <= getattr(self, name) < math.inf:
                 raise MismatchError(
@@ -91,6 +95,9 @@ class Train:
         if self.quant not in (None, *WEIGHT_BITS):
             known = ", ".join(WEIGHT_BITS)
             raise MismatchError(f"train.quant is {self.quant!r}; expected none or {known}")
+        if self.sharpness and (self.quant is not None or self.precision == "fp16"):
+            what = "train.quant" if self.quant is not None else "train.precision fp16"
+            raise MismatchError(f"train.sharpness does not go with {what}; leave one of them out")
         if not 0 <= self.ema_decay < 1:
             raise MismatchError(f"train.ema_decay is {self.ema_decay}; expected 0 <= decay < 1")
 
@@ -234,7 +241,9 @@ class Recipe:
         del value["tiny"]
         if not value["structure"]:
             del value["structure"]
-        value["train" if isinstance(self.make, Train) else "compress"] = value.pop("make")
+        made = value["train" if isinstance(self.make, Train) else "compress"] = value.pop("make")
+        if isinstance(self.make, Train) and not self.make.sharpness:
+            del made["sharpness"]  # as recipes that are older than this field have it
         return value
 
     @classmethod

@@ -30,7 +30,7 @@ from zoo.training.hooks import MovingAverage
 from zoo.training.optimizers import make_optimizer
 from zoo.training.progress import Progress
 from zoo.training.run_folder import RunFolder
-from zoo.training.updates import descent
+from zoo.training.updates import update_for
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -67,7 +67,7 @@ class Run:
         source: where the data come from.
         license: licence of the data.
         hooks: parts that may change a batch's targets or look on after a step.
-        update: how a step is done.
+        update: how a step is done; None: as the settings say.
 
     """
 
@@ -83,7 +83,7 @@ class Run:
         license: str,
         *,
         hooks: Sequence[Hook] = (),
-        update: Update = descent,
+        update: Update | None = None,
     ) -> None:
         self.trainee, self.recipe, self.settings = trainee, trainee.recipe, trainee.recipe.train
         self.accelerator, self.out, self.update = accelerator, check_name(out), update
@@ -153,6 +153,7 @@ class Run:
             hook.begin(self.setup, self.trained)
         optimizer = make_optimizer(self.settings, self.trained.parameters())
         self.optimizer = self.trainee.prepare(optimizer)
+        self.step_by = self.update or update_for(self.settings, self.trained)
         for hook in self.hooks:
             hook.prepared(self.setup)
 
@@ -203,7 +204,7 @@ class Run:
         """Do one optimizer step; return its mean loss over processes and micro-batches."""
         for hook in self.hooks:
             hook.starting(step)
-        loss = self.update(_Passes(self, step), self.optimizer)
+        loss = self.step_by(_Passes(self, step), self.optimizer)
         self.trainee.use()
         for hook in self.hooks:
             hook.stepped(self.trained)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from zoo.adapters import masks
+from zoo.adapters.methods._lender import Lender
 from zoo.adapters.methods.contract import Options, Sparse, Values
 from zoo.adapters.recipe import MaskOptions
 from zoo.adapters.sparse import is_packed
@@ -14,7 +15,7 @@ from zoo.errors import MismatchError, MissingExtraError
 from zoo.quantization.packed import PackedLinear
 
 
-class PeftRoute:
+class PeftRoute(Lender):
     """Layers of PEFT in a base model.
 
     Args:
@@ -25,22 +26,9 @@ class PeftRoute:
 
     def __init__(self, model: Any, facts: Mapping[str, Any]) -> None:
         self.model, self.facts = model, facts
-        self._kept: Values = {}
         chosen = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in chosen]
-        self.trained: nn.Module = nn.ParameterList([p for _, p in chosen])  # the same objects
-
-    def collect(self) -> None:
-        """Do nothing: the gradients are already where they are needed."""
-
-    def use(self, values: Values | None = None) -> None:
-        """Let the model compute with these values, or with those being trained if None."""
-        if values is None:
-            values, self._kept = self._kept, {}
-        elif not self._kept:
-            self._kept = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
-        if values:
-            self.trained.load_state_dict(dict(values))
+        super().__init__(nn.ParameterList([p for _, p in chosen]))  # the same objects
 
     def close(self) -> None:
         """Take PEFT's layers out of the model again, without merging them."""
