@@ -7,6 +7,7 @@ from zoo.cost.ethos_u.passes import TABLE_BYTES, Pass, Shape
 from zoo.graph.ir import Graph, Op
 
 NUMBERS = frozenset(("add", "sub", "mul", "maximum", "minimum"))
+VIEWS = frozenset(("reshape", "strided_slice", "split", "unpack"))  # outputs lie in the input
 JOINTS = frozenset(("concat", "strided_slice", "split"))
 
 
@@ -28,6 +29,7 @@ class Site:
         fused: kind of the table that the operator applies to its result, or "".
         plain: tensors that an operator on the host CPU reads or writes.
         cores: of the array, that share a layer's outputs.
+        chains: the accelerator chains operators to layers, as Ethos-U85 does.
 
     """
 
@@ -37,6 +39,7 @@ class Site:
     fused: str = ""
     plain: frozenset[str] = frozenset()
     cores: int = 1
+    chains: bool = False
 
     def shape(self, name: str) -> Shape:
         """Rows, columns and channels of a tensor; what lies before them is rows too."""
