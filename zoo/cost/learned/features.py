@@ -168,7 +168,7 @@ class _Run:
     counted: list[float]
     times: list[tuple[float, float, float, float]]
     beside: list[tuple[float, float, int, bool, float]]
-    live: list[float]
+    live: "NDArray[np.float64]"
     operators: list[int]
     host: dict[int, str]
 
@@ -215,13 +215,15 @@ def _run(graph: Graph, target: Target, kept: Layers, speeds: Memories) -> _Run:
     if not rows:
         raise MismatchError(f"nothing of this network runs on {target.name}")
     live = live_bytes(held, len(graph.ops), fast)
-    times, beside, slack = [], [], 0.0
-    for one, size, alone in zip(timed(stills, sizes, speeds), sizes, stills, strict=True):
-        times.append(one[:4])
-        buffer = size + alone.scales if size else 0.0
-        beside.append((slack, alone.first, alone.reads, one.copied, buffer))
-        slack = one.slack
-    return _Run(rows, sizes, counted, times, beside, [live[step] for step in steps], places, host)
+    found = list(timed(stills, sizes, speeds))
+    beside = [
+        (slack, alone.first, alone.reads, one.copied, size + alone.scales if size else 0.0)
+        for slack, one, size, alone in zip(
+            [0.0, *(one.slack for one in found[:-1])], found, sizes, stills, strict=True
+        )
+    ]
+    times = [one[:4] for one in found]
+    return _Run(rows, sizes, counted, times, beside, live[steps], places, host)
 
 
 def _features(
@@ -237,10 +239,11 @@ def _features(
         np.array([row for one in found for row in getattr(one, name)], np.float64)
         for name in ("times", "beside")
     )
-    sizes, counted, live = (
+    sizes, counted = (
         np.array([value for one in found for value in getattr(one, name)], np.float64)
-        for name in ("sizes", "counted", "live")
+        for name in ("sizes", "counted")
     )
+    live = np.concatenate([one.live for one in found])
     cycles, compute, fast, slow = times.T
     slack, share, reads, copied, buffer = beside.T
     reads[buffer == 0] = 0
@@ -286,13 +289,15 @@ def _counts(found: Sequence[_Run]) -> "NDArray[np.int64]":
 
 def _before(values: Any, first: "NDArray[np.bool_]") -> Any:
     """Return the values of the pass before; 0 at the start of a network."""
-    shifted = np.roll(values, 1, axis=0)
+    shifted = np.empty_like(values)
+    shifted[1:] = values[:-1]
     shifted[first] = 0
     return shifted
 
 
 def _after(values: Any, last: "NDArray[np.bool_]") -> Any:
     """Return the values of the pass after; 0 at the end of a network."""
-    shifted = np.roll(values, -1, axis=0)
+    shifted = np.empty_like(values)
+    shifted[:-1] = values[1:]
     shifted[last] = 0
     return shifted
