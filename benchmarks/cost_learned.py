@@ -23,7 +23,7 @@ import torch
 from benchmarks import cost_gnn
 from benchmarks.common import RESULTS, machine
 from zoo.cost import target
-from zoo.cost.learned import learning
+from zoo.cost.learned import adapting, learning
 from zoo.cost.learned.features import all_passes_of
 from zoo.cost.learned.layers import layers
 from zoo.cost.learned.learning import Example
@@ -109,7 +109,7 @@ def few(
         for _ in range(times):
             order = rng.permutation(len(given))
             ten = [(given[i].passes, given[i].cycles) for i in order[:10]]
-            adapted, _ = learning.adapted(start, base[1], ten, name)
+            adapted, _ = adapting.adapted(start, base[1], ten, name)
             rest = [given[i] for i in order[10:]]
             errors.append(figures(learning.ratios(adapted, rest)["latency"])["mape"])
         before = figures(learning.ratios(start, given)["latency"])["mape"]

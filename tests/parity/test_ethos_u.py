@@ -128,7 +128,11 @@ def test_what_the_compiler_leaves_to_the_host_is_named(name: str) -> None:
     assert len(given.host) == len(report.cpu_ops) == 1
 
 
-@pytest.mark.parametrize("npu", ["ethos-u55-32", "ethos-u55-64", "ethos-u55-256"])
+NPUS = ["ethos-u55-32", "ethos-u55-64", "ethos-u55-256", "ethos-u65-256", "ethos-u85-128"]
+NPUS += ["ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048"]
+
+
+@pytest.mark.parametrize("npu", NPUS)
 def test_every_size_of_array_is_near_the_compiler(npu: str) -> None:
     torch.manual_seed(0)
     layers = [conv(3, 16, 3, 2), nn.ReLU(), conv(16, 16, 3, 1, 16), nn.ReLU(), conv(16, 40, 1)]

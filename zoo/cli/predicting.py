@@ -91,7 +91,7 @@ def _train(args: Arguments) -> None:
 def _adapt(args: Arguments) -> None:
     """Adapt a predictor and write its weights."""
     from zoo.cost import target
-    from zoo.cost.learned import learning
+    from zoo.cost.learned import adapting
     from zoo.cost.learned.model import load, save, shipped
 
     device, out = target(args.target), _weights(args.out)
@@ -99,7 +99,7 @@ def _adapt(args: Arguments) -> None:
     assert base is not None
     predictor, facts = load(base)
     given = _measured(Path(args.measured).expanduser(), device)
-    predictor, facts = learning.adapted(predictor, facts, given, device.name)
+    predictor, facts = adapting.adapted(predictor, facts, given, device.name)
     save(predictor, facts, out)
     _report(args, out, facts)
 

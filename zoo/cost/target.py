@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from zoo import extensions
-from zoo.cost.ethos_u.array import Array, array
+from zoo.cost.ethos_u.array import Array, Array85, array
 from zoo.cost.registers import Registers, registers
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.graph.kinds import KINDS
@@ -109,7 +109,7 @@ class Target:
     numbers: Mapping[str, Number] = field(default_factory=dict)
     rates: Mapping[str, Number] = field(default_factory=dict)
     steps: Steps = Steps()
-    array: Array | None = None
+    array: Array | Array85 | None = None
     reliability: Mapping[str, Registers] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     interval_source: str = ""

@@ -43,9 +43,7 @@ class Options:
 
 def refusal(target: Target) -> str | None:
     """Return why a target's costs cannot be learned, or None where they can."""
-    from zoo.cost.learned.layers import array_of
-
-    if array_of(target) is None:
+    if target.array is None:
         return f"target {target.name!r} is not an Ethos-U; method learned prices those"
     return None
 

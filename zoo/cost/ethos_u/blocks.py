@@ -30,12 +30,14 @@ class BlockSizes:
         ifm: rows, columns, channels of a block of inputs.
         ofm: likewise of outputs.
         part_kernel: 4 kernel elements of 8 channels a step, not 1 of 32.
+        micro: outputs that are made at once, where the compiler chooses that for each pass.
 
     """
 
     ifm: Shape
     ofm: Shape
     part_kernel: bool
+    micro: Shape = (0, 0, 0)
 
 
 def up(value: int, step: int) -> int:

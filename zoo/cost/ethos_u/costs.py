@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from zoo.cost import memory
+from zoo.cost.ethos_u.array import Array85
 from zoo.cost.ethos_u.blocks import up
+from zoo.cost.ethos_u.chains import chained, placed
+from zoo.cost.ethos_u.cycles85 import SCALE_BYTES
+from zoo.cost.ethos_u.lifetimes import buffers, resident
 from zoo.cost.ethos_u.lowering import fused_tables, on_host, padded_on_the_way, passes
 from zoo.cost.ethos_u.passes import Pass
-from zoo.cost.ethos_u.schedule import SCALE_BYTES, Memories, Spent, spent
-from zoo.cost.ethos_u.site import OnHostError, Site
+from zoo.cost.ethos_u.schedule import Channels, Memories, Spent, spent
+from zoo.cost.ethos_u.site import VIEWS, OnHostError, Site
 from zoo.cost.result import OpCost
 from zoo.cost.target import Target
 from zoo.cost.work import touched
 from zoo.graph.ir import Graph, Op
 
-VIEWS = frozenset(("reshape", "strided_slice", "split", "unpack"))  # outputs lie in the input
 JOINED = frozenset(("reshape", "concat", "pack"))  # inputs are written into the output
 
 
@@ -45,7 +47,15 @@ def memories(target: Target) -> Memories:
     assert clock  # all three are checked by Target
     assert fast
     assert slow
-    return Memories(fast=fast / clock, slow=slow / clock, name=name)
+    channels = None
+    if isinstance(array := target.array, Array85):
+        channels = Channels(
+            weights=array.weights, copies=array.copies, latency=array.latency_cycles[1]
+        )
+    elif array is not None and target.spills:
+        speeds = fast / clock, slow / clock
+        channels = Channels(weights=speeds, copies=speeds[1], latency=array.latency_cycles[1])
+    return Memories(fast=fast / clock, slow=slow / clock, name=name, channels=channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +79,18 @@ def laid_out(graph: Graph, target: Target) -> Layout:
     """Return the passes that a graph becomes on a target with an array."""
     array = target.array
     assert array is not None
+    if chains := isinstance(array, Array85):
+        graph = chained(graph, fused_tables(graph))
     ends = own(graph) if target.spills else frozenset()
-    fast = None
-    if target.spills:
-        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - ends
     fused, plain = fused_tables(graph), on_host(graph) | ends
     hidden = set(fused.values())
+    fast = None
+    if target.spills:
+        site = Site(graph, graph.ops[0], array.microblock[2], "", plain)
+        bricks = {name: site.bricks(name) for name in graph.lifetimes}
+        padded = {op.name for op in graph.ops if op.kind == "pad" and padded_on_the_way(graph, op)}
+        held = buffers(graph, bricks, hidden | padded)
+        fast = resident(held, ends, target.sram_bytes or 0)
     places: list[int] = []
     jobs: list[Pass] = []
     kept: list[tuple[Op, str]] = []
@@ -85,11 +101,11 @@ def laid_out(graph: Graph, target: Target) -> Layout:
         table = fused.get(op.name, "")
         kept.append((op, table))
         try:
-            made = passes(Site(graph, op, array.microblock[2], table, plain, array.cores))
+            made = passes(Site(graph, op, array.microblock[2], table, plain, array.cores, chains))
         except OnHostError as reason:
             reasons[len(kept) - 1] = str(reason)
             continue
-        jobs += [_placed(job, op, fast) for job in made]
+        jobs += placed(made, op, fast)
         places += [len(kept) - 1] * len(made)
     return Layout(kept=kept, places=places, jobs=jobs, reasons=reasons)
 
@@ -113,12 +129,6 @@ def own(graph: Graph) -> frozenset[str]:
         if op.kind in JOINED and op.outputs[0] in own:
             own.update(op.inputs)
     return frozenset(own)
-
-
-def _placed(job: Pass, op: Op, fast: frozenset[str] | None) -> Pass:
-    if fast is None:
-        return job
-    return replace(job, reads_slow=op.inputs[0] not in fast, writes_slow=op.outputs[0] not in fast)
 
 
 def _summed(

@@ -64,7 +64,7 @@ def encoded_bytes(graph: Graph, op: Op, coding: Coding) -> int:
     values = graph.values.get(op.inputs[1])
     if values is None:
         if (known := op.attributes.get("encoded_bytes")) is not None:
-            return int(known[coding.cores - 1]) // coding.groups
+            return int(known[min(coding.cores, len(known)) - 1]) // coding.groups
         count = outputs // coding.groups * inputs * elements
         return _aligned(count * UNSEEN_BITS)
     known = _KNOWN.setdefault(id(values), {})

@@ -16,6 +16,7 @@ from zoo.cost.ethos_u.layers import (
     strided,
     transposed,
 )
+from zoo.cost.ethos_u.lowering85 import OWN
 from zoo.cost.ethos_u.passes import Pass, Shape
 from zoo.cost.ethos_u.site import OnHostError, Site, copy_of, pair, stride
 from zoo.graph.ir import Graph, Op
@@ -319,6 +320,8 @@ def passes(site: Site) -> list[Pass]:
     rule = RULES.get(site.op.kind)
     if rule is None:
         raise OnHostError("not an operator of this device")
+    if site.chains:
+        rule = OWN.get(site.op.kind, rule)
     return rule(site)
 
 

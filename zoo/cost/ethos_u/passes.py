@@ -29,6 +29,8 @@ class Pass:
         table_bytes: of a table that it loads.
         again: its weights were counted with a pass before.
         reads_slow: its input lies in the slow memory; `writes_slow`: its output does.
+        chained: elementwise operators that it applies to its result on the way out.
+        operands: of these, as large as the output: whether each lies in the slow memory.
 
     """
 
@@ -56,3 +58,5 @@ class Pass:
     again: bool = False
     reads_slow: bool = False
     writes_slow: bool = False
+    chained: int = 0
+    operands: tuple[bool, ...] = ()

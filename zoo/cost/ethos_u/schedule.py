@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from zoo.cost.ethos_u.array import Array
+from zoo.cost.ethos_u.array import Array, Array85
 from zoo.cost.ethos_u.blocks import SPLIT, SUBKERNEL, BlockSizes, blocks, cycles, up, within
+from zoo.cost.ethos_u.blocks85 import blocks85
+from zoo.cost.ethos_u.cycles85 import ISSUED, SCALE_BYTES, moved, refetched, scale_bytes
+from zoo.cost.ethos_u.cycles85 import compute as compute85
 from zoo.cost.ethos_u.passes import MAC_UNITS, Pass, Shape
 
-SCALE_BYTES = 10  # bias, multiplier and shift of an output channel
+SCALE_BURST = 256  # bytes of scales that one wait for the memory brings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,22 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Channels:
+    """The channels of weights.
+
+    Attributes:
+        weights: bytes per cycle from the fast and from the slow memory.
+        copies: from the slow to the fast one.
+        latency: cycles before the first byte of a copy.
+
+    """
+
+    weights: tuple[float, float]
+    copies: float
+    latency: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Memories:
     """The two memories of a system.
 
@@ -46,12 +65,14 @@ class Memories:
         fast: bytes per cycle of the SRAM.
         slow: bytes per cycle of the flash or DRAM.
         name: of the slow one: "flash" or "dram".
+        channels: how fast weights come, where that is slower than the memories themselves.
 
     """
 
     fast: float
     slow: float
     name: str
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True)
@@ -141,10 +162,12 @@ def _second(job: Pass, found: BlockSizes, array: Array) -> tuple[float, float]:
     return 0.0, h * w * c * job.in_bits / 8 * array.burst_bytes[1] / burst
 
 
-def _edges(job: Pass, found: BlockSizes, array: Array, memories: Memories) -> float:
-    """Return the cycles to load the first block and to store the last one."""
+def _edges(
+    job: Pass, found: BlockSizes, array: Array, memories: Memories
+) -> tuple[float, float, float]:
+    """Return the cycles to load the first block, to store the last one, and to load a table."""
     if job.unit in ("elementwise", "move"):
-        return 0.0
+        return 0.0, 0.0, 0.0
     loaded, stored = within(job.ifm, found.ifm), within(job.ofm, found.ofm)
     windows = math.prod(-(-k // SUBKERNEL) for k in job.kernel)
     source, sink = _sides(job, found)
@@ -153,13 +176,11 @@ def _edges(job: Pass, found: BlockSizes, array: Array, memories: Memories) -> fl
     )
     store = sink.wasted(array, math.prod(stored))
     speeds, waits = (memories.fast, memories.slow), array.latency_cycles
-    table = job.table_bytes / memories.slow + waits[1] if job.table_bytes else 0
+    table = job.table_bytes / memories.slow + waits[1] if job.table_bytes else 0.0
     return (
-        load / speeds[job.reads_slow]
-        + store / speeds[job.writes_slow]
-        + waits[job.reads_slow]
-        + waits[job.writes_slow]
-        + table
+        load / speeds[job.reads_slow] + waits[job.reads_slow],
+        store / speeds[job.writes_slow] + waits[job.writes_slow],
+        table,
     )
 
 
@@ -172,6 +193,9 @@ class Still(NamedTuple):
         reads: how often its weights are read.
         scales: bytes of its channels' scales.
         first: the share of its weights that it needs before it starts.
+        fast_least: cycles of the busiest channel to the fast memory; `slow_least` to the slow one.
+        far_scales: cycles for the scales of a block, where they are read from the slow memory.
+        planned: cycles that the compiler reckons with before it knows what the fast memory holds.
 
     """
 
@@ -181,26 +205,68 @@ class Still(NamedTuple):
     reads: int
     scales: int
     first: float
+    fast_least: float = 0.0
+    slow_least: float = 0.0
+    far_scales: float = 0.0
+    planned: float = 0.0
 
 
-def still(job: Pass, array: Array, memories: Memories) -> Still:
+def still(job: Pass, array: Array | Array85, memories: Memories) -> Still:
     """Return what a pass takes by itself."""
+    first = _first(job.ofm[2], halves=memories.channels is not None)
+    if isinstance(array, Array85):
+        scales = scale_bytes(job)
+        moves = moved(job, array)
+        speeds = memories.fast, memories.slow
+        compute, planned = (compute85(one, array, speeds) for one in (job, _far(job)))
+        reads = refetched(job, array) if job.weights else 1
+        far = _far_scales(job, blocks85(job, array), array)
+        return Still(
+            compute, moves.fast, moves.slow, reads, scales, first, *moves[2:], far, planned
+        )
+    scales = up(SCALE_BYTES * job.scales, 16)
     found = blocks(job, array)
     if job.unit == "move":
-        compute = math.prod(job.ifm) / 4 + array.latency_cycles[0]
+        compute = planned = math.prod(job.ifm) / 4 + array.latency_cycles[0]
     else:
-        compute = cycles(job, found, array) + _edges(job, found, array, memories)
+        compute = cycles(job, found, array)
+        compute, planned = (
+            _issued(one, found, array, memories, compute) for one in (job, _far(job))
+        )
     read, written, area = _transfers(job, found, array)
     near, far = _second(job, found, array)
     slow = far + (read if job.reads_slow else 0.0) + (written if job.writes_slow else 0.0)
-    return Still(
-        compute=compute,
-        fast=read + written + near + far - slow,
-        slow=slow,
-        reads=area if job.unit in MAC_UNITS else 1,
-        scales=up(SCALE_BYTES * job.scales, 16),
-        first=min(1.0, SPLIT / max(job.ofm[2], 1)),
-    )
+    reads = area if job.unit in MAC_UNITS else 1
+    fast, scaled = read + written + near + far - slow, _far_scales(job, found, array)
+    return Still(compute, fast, slow, reads, scales, first, far_scales=scaled, planned=planned)
+
+
+def _first(outputs: int, *, halves: bool) -> float:
+    """Return the share of a layer's weights that is copied first: a brick's, or about half."""
+    return min(1.0, (up(-(-outputs // 2), SPLIT) if halves else SPLIT) / max(outputs, 1))
+
+
+def _far(job: Pass) -> Pass:
+    return replace(job, reads_slow=True, writes_slow=True)
+
+
+def _issued(job: Pass, found: BlockSizes, array: Array, memories: Memories, work: float) -> float:
+    """Return the cycles of a pass's arithmetic with its first load, last store and its commands.
+
+    Where the slow memory is DRAM, the commands of a block wait for what it loads and stores.
+    """
+    load, store, table = _edges(job, found, array, memories)
+    if memories.channels is not None and job.unit not in ("elementwise", "move"):
+        block = within(job.ofm, found.ofm)
+        number = math.prod(n / b for n, b in zip(job.ofm, block, strict=True))
+        waits = abs(load - store) if number > 1 else 0.0
+        work = max(work, (waits * number + work) / ISSUED)
+    return work + load + store + table
+
+
+def _far_scales(job: Pass, found: BlockSizes, array: Array | Array85) -> float:
+    depth = min(job.scales, found.ofm[2])
+    return SCALE_BYTES * depth * array.latency_cycles[1] / SCALE_BURST
 
 
 class Timed(NamedTuple):
@@ -209,7 +275,9 @@ class Timed(NamedTuple):
     Attributes:
         cycles: in all.
         compute: cycles of the arithmetic, with the wait for weights.
-        fast: bytes that the fast memory moves meanwhile; `slow` the slow one.
+        fast: cycles that the fast memory is busy meanwhile; `slow` the slow one.
+        slack: cycles in which the weights of the next pass can be copied.
+        fast_bytes: that the fast memory moves meanwhile; `slow_bytes` the slow one.
         hidden: bytes that were copied from the slow to the fast one while the pass before ran.
         copied: its weights lie in the fast memory.
 
@@ -219,6 +287,9 @@ class Timed(NamedTuple):
     compute: float
     fast: float
     slow: float
+    slack: float
+    fast_bytes: float
+    slow_bytes: float
     hidden: float
     copied: bool
 
@@ -226,7 +297,10 @@ class Timed(NamedTuple):
 def timed(stills: Iterable[Still], encoded: Iterable[float], memories: Memories) -> Iterator[Timed]:
     """Give what each pass takes, in order, from the bytes of its encoded weights."""
     slack, fast_speed, slow_speed = 0.0, memories.fast, memories.slow
-    for (compute, fast, slow, reads, scale, first), size in zip(stills, encoded, strict=True):
+    if memories.channels is not None:
+        yield from _in_channels(stills, encoded, memories, memories.channels)
+        return
+    for (compute, fast, slow, reads, scale, first, *_), size in zip(stills, encoded, strict=True):
         hidden, copied = 0.0, False
         if size:
             scales = float(scale * reads)
@@ -236,9 +310,45 @@ def timed(stills: Iterable[Still], encoded: Iterable[float], memories: Memories)
             compute += waits
             slow += scales + (size - hidden if copied else size * reads)
             fast += size * (1 + reads) - hidden if copied else 0.0
-        waited = slow / slow_speed
-        yield Timed(max(compute, fast / fast_speed, waited), compute, fast, slow, hidden, copied)
-        slack = max(compute - waited, 0.0)
+        near, far = fast / fast_speed, slow / slow_speed
+        slack = max(compute - far, 0.0)
+        busiest = max(compute, near, far)
+        yield Timed(busiest, compute, near, far, slack, fast, slow, hidden, copied)
+
+
+def _in_channels(
+    stills: Iterable[Still], encoded: Iterable[float], memories: Memories, channels: Channels
+) -> Iterator[Timed]:
+    """Give what each pass takes where the slow memory is DRAM.
+
+    Weights are copied whole, with their scales, while the pass before runs; what takes longer is
+    waited for. Scales are read from DRAM for every block none the less.
+    """
+    slack, started = 0.0, False
+    for one, size in zip(stills, encoded, strict=True):
+        compute, fast, slow, hidden, copied = one.compute, one.fast, one.slow, 0.0, False
+        near, far, left = one.fast_least, one.slow_least, one.planned
+        if size:
+            whole, slow = size + one.scales, slow + one.scales * one.reads
+            copying = channels.latency + whole / channels.copies
+            waits, rest = max(copying - slack, 0.0), left
+            if waits and one.first < 1.0 and started:  # the rest is copied meanwhile
+                first = channels.latency + one.first * whole / channels.copies
+                waits, rest = max(first - slack, 0.0), max(left - copying, 0.0)
+            # What is read once is copied if most of that is hidden, as the compiler decides it.
+            copied = one.reads > 1 or (copying <= one.planned and slack >= copying / 2)
+            if copied:
+                hidden, left = whole if started else 0.0, rest
+                compute = max(compute + waits, copying - slack + rest)
+                near = max(near, size * one.reads / channels.weights[0])
+                fast, slow = fast + size * one.reads + whole, slow + whole - hidden
+            else:
+                compute += one.far_scales
+                far = max(far, size * one.reads / channels.weights[1])
+                slow += size * one.reads
+        near, far = max(near, fast / memories.fast), max(far, slow / memories.slow)
+        slack, started = left, True
+        yield Timed(max(compute, near, far), compute, near, far, slack, fast, slow, hidden, copied)
 
 
 def _weights(
@@ -257,14 +367,17 @@ def _weights(
     return 0.0, 0.0, False
 
 
-def spent(jobs: Sequence[Pass], array: Array, memories: Memories) -> Iterator[Spent]:
+def spent(jobs: Sequence[Pass], array: Array | Array85, memories: Memories) -> Iterator[Spent]:
     """Give what each pass takes, in order."""
     stills = [still(job, array, memories) for job in jobs]
     for one in timed(stills, [job.encoded for job in jobs], memories):
         busy = {
             "compute": one.compute,
-            "sram": one.fast / memories.fast,
-            memories.name: one.slow / memories.slow,
+            "sram": one.fast,
+            memories.name: one.slow,
         }
-        moved = {"sram": one.fast + one.hidden, memories.name: one.slow + one.hidden}
-        yield Spent(cycles=one.cycles, busy=busy, moved=moved)
+        bytes_moved = {
+            "sram": one.fast_bytes + one.hidden,
+            memories.name: one.slow_bytes + one.hidden,
+        }
+        yield Spent(cycles=one.cycles, busy=busy, moved=bytes_moved)

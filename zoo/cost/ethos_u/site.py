@@ -7,6 +7,7 @@ from zoo.cost.ethos_u.passes import TABLE_BYTES, Pass, Shape
 from zoo.graph.ir import Graph, Op
 
 NUMBERS = frozenset(("add", "sub", "mul", "maximum", "minimum"))
+VIEWS = frozenset(("reshape", "strided_slice", "split", "unpack"))  # outputs lie in the input
 JOINTS = frozenset(("concat", "strided_slice", "split"))
 
 
@@ -28,6 +29,7 @@ class Site:
         fused: kind of the table that the operator applies to its result, or "".
         plain: tensors that an operator on the host CPU reads or writes.
         cores: of the array, that share a layer's outputs.
+        chains: the accelerator chains operators to layers, as Ethos-U85 does.
 
     """
 
@@ -37,6 +39,7 @@ class Site:
     fused: str = ""
     plain: frozenset[str] = frozenset()
     cores: int = 1
+    chains: bool = False
 
     def shape(self, name: str) -> Shape:
         """Rows, columns and channels of a tensor; what lies before them is rows too."""
@@ -47,6 +50,12 @@ class Site:
             sizes = (sizes[0], sizes[2], sizes[3], sizes[1])
         *rows, columns, channels = (1, 1, *sizes) if len(sizes) < 3 else sizes
         return math.prod(rows), columns, channels
+
+    def channels(self, name: str) -> int:
+        """Channels of a tensor."""
+        sizes = self.graph.tensors[name].shape
+        torch_layout = len(sizes) == 4 and self.graph.layout == "torch"
+        return sizes[1 if torch_layout else -1] if sizes else 1
 
     @property
     def ifm(self) -> Shape:
@@ -75,7 +84,7 @@ class Site:
         graph = self.graph
         if name in self.plain or name in graph.inputs or name in graph.outputs:
             return False
-        channels = self.shape(name)[2]
+        channels = self.channels(name)
         if channels < FEW:
             return False
         maker = graph.producers.get(name)
@@ -83,14 +92,14 @@ class Site:
             second = maker.inputs[1:] and graph.tensors[maker.inputs[1]].elements
             if not second or second == 1:
                 return self.bricks(maker.inputs[0])
-        near = [*([maker] if maker else []), *graph.consumers.get(name, [])]
-        sizes = [
-            self.shape(part)[2]
+        near = [op for op in graph.consumers.get(name, ()) if op.kind in JOINTS]
+        if maker is not None and maker.kind in JOINTS:
+            near.append(maker)
+        return all(
+            self.channels(part) % 16 == 0
             for op in near
-            if op.kind in JOINTS
             for part in (op.inputs[:-1] if op.kind == "concat" else op.outputs[:-1] or op.outputs)
-        ]
-        return all(size % 16 == 0 for size in sizes)
+        )
 
     def laid(self, job: Pass) -> Pass:
         """Return a pass that reads and writes where the operator does."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.cost import memory
+from zoo.cost.ethos_u.array import Array85
+from zoo.cost.ethos_u.chains import chained
 from zoo.cost.ethos_u.costs import memories, own
+from zoo.cost.ethos_u.lifetimes import buffers, live_bytes, resident
 from zoo.cost.ethos_u.lowering import fused_tables, on_host, padded_on_the_way
 from zoo.cost.ethos_u.schedule import Memories, Still, timed
 from zoo.cost.ethos_u.site import Site
@@ -21,12 +23,10 @@ from zoo.cost.learned.layers import (
     UNITS,
     Layers,
     TensorPlaces,
-    array_of,
     encoded,
     layers,
 )
 from zoo.cost.learned.layers import SIZES as _SIZES
-from zoo.cost.learned.lifetimes import live_bytes
 from zoo.cost.target import Target
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
@@ -97,7 +97,7 @@ def all_passes_of(graphs: Sequence[Graph], target: Target) -> list[SeenPasses]:
             network runs on it.
 
     """
-    array = array_of(target)
+    array = target.array
     if array is None:
         raise MismatchError(f"{target.name} has no array; expected an Ethos-U")
     if not graphs:
@@ -154,7 +154,7 @@ class _Run:
     Attributes:
         rows: of each pass in `Layers.table`; `sizes` bytes of its weights, `counted` 0 of those
             that were counted before.
-        times: cycles in all, of the arithmetic, bytes of the fast and of the slow memory.
+        times: cycles in all, of the arithmetic, of the fast and of the slow memory.
         beside: cycles that the pass before leaves the slow memory idle, share of the weights that
             come first, how often they are read, whether the cycle model copies them, their bytes
             with the scales'.
@@ -168,7 +168,7 @@ class _Run:
     counted: list[float]
     times: list[tuple[float, float, float, float]]
     beside: list[tuple[float, float, int, bool, float]]
-    live: list[float]
+    live: "NDArray[np.float64]"
     operators: list[int]
     host: dict[int, str]
 
@@ -180,15 +180,16 @@ def _run(graph: Graph, target: Target, kept: Layers, speeds: Memories) -> _Run:
     numbers = {op.name: place for place, op in enumerate(graph.ops)}
     if order != graph.ops:
         graph = dataclasses.replace(graph, ops=order)
-    plain, fused = on_host(graph), fused_tables(graph)
-    fast = None
-    if target.spills:
-        ends = own(graph)
-        plain = plain | ends
-        fast = memory.resident(graph, target.dtype, target.sram_bytes or 0) - ends
-    hidden = set(fused.values())
+    fused = fused_tables(graph)
+    if isinstance(kept.array, Array85):
+        graph = chained(graph, fused)
+    ends = own(graph) if target.spills else frozenset()
+    plain, hidden = on_host(graph) | ends, set(fused.values())
     site = Site(graph, graph.ops[0], kept.array.microblock[2], "", plain)
     bricks = {name: site.bricks(name) for name in graph.lifetimes}
+    padded = {op.name for op in graph.ops if op.kind == "pad" and padded_on_the_way(graph, op)}
+    held = buffers(graph, bricks, hidden | padded)
+    fast = resident(held, ends, target.sram_bytes or 0) if target.spills else None
     lies = TensorPlaces(bricks, plain, fast)
     rows: list[int] = []
     stills: list[Still] = []
@@ -213,15 +214,16 @@ def _run(graph: Graph, target: Target, kept: Layers, speeds: Memories) -> _Run:
         steps += [step] * len(made.rows)
     if not rows:
         raise MismatchError(f"nothing of this network runs on {target.name}")
-    hidden.update(op.name for op in graph.ops if op.kind == "pad" and padded_on_the_way(graph, op))
-    live = live_bytes(graph, bricks, hidden, fast)
-    times, beside, slack = [], [], 0.0
-    for one, size, alone in zip(timed(stills, sizes, speeds), sizes, stills, strict=True):
-        times.append(one[:4])
-        buffer = size + alone.scales if size else 0.0
-        beside.append((slack, alone.first, alone.reads, one.copied, buffer))
-        slack = max(one.compute - one.slow / speeds.slow, 0.0)
-    return _Run(rows, sizes, counted, times, beside, [live[step] for step in steps], places, host)
+    live = live_bytes(held, len(graph.ops), fast)
+    found = list(timed(stills, sizes, speeds))
+    beside = [
+        (slack, alone.first, alone.reads, one.copied, size + alone.scales if size else 0.0)
+        for slack, one, size, alone in zip(
+            [0.0, *(one.slack for one in found[:-1])], found, sizes, stills, strict=True
+        )
+    ]
+    times = [one[:4] for one in found]
+    return _Run(rows, sizes, counted, times, beside, live[steps], places, host)
 
 
 def _features(
@@ -237,11 +239,12 @@ def _features(
         np.array([row for one in found for row in getattr(one, name)], np.float64)
         for name in ("times", "beside")
     )
-    sizes, counted, live = (
+    sizes, counted = (
         np.array([value for one in found for value in getattr(one, name)], np.float64)
-        for name in ("sizes", "counted", "live")
+        for name in ("sizes", "counted")
     )
-    cycles, compute, fast, slow = times.T * [[1], [1], [1 / speeds.fast], [1 / speeds.slow]]
+    live = np.concatenate([one.live for one in found])
+    cycles, compute, fast, slow = times.T
     slack, share, reads, copied, buffer = beside.T
     reads[buffer == 0] = 0
     scales = buffer - sizes
@@ -286,13 +289,15 @@ def _counts(found: Sequence[_Run]) -> "NDArray[np.int64]":
 
 def _before(values: Any, first: "NDArray[np.bool_]") -> Any:
     """Return the values of the pass before; 0 at the start of a network."""
-    shifted = np.roll(values, 1, axis=0)
+    shifted = np.empty_like(values)
+    shifted[1:] = values[:-1]
     shifted[first] = 0
     return shifted
 
 
 def _after(values: Any, last: "NDArray[np.bool_]") -> Any:
     """Return the values of the pass after; 0 at the end of a network."""
-    shifted = np.roll(values, -1, axis=0)
+    shifted = np.empty_like(values)
+    shifted[:-1] = values[1:]
     shifted[last] = 0
     return shifted

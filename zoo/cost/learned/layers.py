@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.cost.ethos_u.array import ACTIVATIONS, OUTPUTS, Array
+from zoo.cost.ethos_u.array import ACTIVATIONS, OUTPUTS, Array, Array85
 from zoo.cost.ethos_u.blocks import BlockSizes, blocks, up, within
+from zoo.cost.ethos_u.blocks85 import blocks85, sparse
+from zoo.cost.ethos_u.chains import placed
 from zoo.cost.ethos_u.encoding import Coding, encoded_bytes
 from zoo.cost.ethos_u.layers import LONGEST_STRIDE
 from zoo.cost.ethos_u.lowering import CUTS, TABLES, passes
@@ -22,8 +24,6 @@ from zoo.cost.ethos_u.passes import MAC_UNITS, Pass
 from zoo.cost.ethos_u.schedule import Memories, Still, still
 from zoo.cost.ethos_u.site import NUMBERS, OnHostError, Site
 from zoo.cost.networks.rows import UNITS as CODED
-from zoo.cost.target import Target
-from zoo.cost.target import target as known_target
 from zoo.graph.ir import Graph, Op
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ ROUNDED = (
 )  # fmt: skip
 FLAGS = (
     "part kernel", "reads bricks", "bricks", "scattered", "reads slow", "writes slow", "table",
-    "scalar", "constant", "doubled", "wide input", "wide output",
+    "scalar", "constant", "doubled", "wide input", "wide output", "chained", "sparse",
 )  # fmt: skip
 KINDS = (
     *(f"unit {name}" for name in UNITS), *(f"output {name}" for name in OUTPUTS),
@@ -67,10 +67,6 @@ LOCAL = frozenset(
     (*CODED, *NUMBERS, *CUTS, *TABLES, "avg_pool2d", "max_pool2d", "mean", "softmax",
      "resize_nearest", "reshape")
 )  # fmt: skip
-NEAREST = {
-    f"ethos-u85-{size}": f"ethos-u65-{256 if size <= 256 else 512}"
-    for size in (128, 256, 512, 1024, 2048)
-}
 _APART = frozenset(("encoded_bytes", "padding"))  # attributes that no size depends on
 MOST = 200_000  # operators that are kept
 
@@ -124,7 +120,7 @@ class TensorPlaces:
 class Layers:
     """What is kept of the passes on one array with its memories."""
 
-    def __init__(self, array: Array, memories: Memories) -> None:
+    def __init__(self, array: Array | Array85, memories: Memories) -> None:
         """Start with nothing."""
         self.array, self.memories = array, memories
         self._made: dict[Any, LayerPasses] = {}
@@ -170,14 +166,13 @@ class Layers:
         self, graph: Graph, op: Op, lies: TensorPlaces, table: str
     ) -> tuple[LayerPasses, bool]:
         """Return the passes, and whether they are those of any such layer, whatever its weights."""
-        depth, fast = self.array.microblock[2], lies.fast
+        array, depth = self.array, self.array.microblock[2]
+        chains = isinstance(array, Array85)
         try:
-            jobs = passes(Site(graph, op, depth, table, lies.plain, self.array.cores))
+            jobs = passes(Site(graph, op, depth, table, lies.plain, array.cores, chains))
         except OnHostError as reason:
             return LayerPasses(reason=str(reason)), True
-        if fast is not None:
-            slow = op.inputs[0] not in fast, op.outputs[0] not in fast
-            jobs = [replace(job, reads_slow=slow[0], writes_slow=slow[1]) for job in jobs]
+        jobs = placed(jobs, op, lies.fast)
         kept = [self._pass(replace(job, encoded=0, again=False)) for job in jobs]
         own = op.kind in CODED and graph.tensors[op.inputs[1]].is_parameter
         asked = own and _whole(graph, op)
@@ -193,7 +188,9 @@ class Layers:
     def _pass(self, job: Pass) -> tuple[int, Still]:
         found = self._passes.get(job)
         if found is None:
-            row = np.array(_row(job, blocks(job, self.array)), np.float32)
+            array = self.array
+            cut = blocks85(job, array) if isinstance(array, Array85) else blocks(job, array)
+            row = np.array(_row(job, cut), np.float32)
             self._rows.append(row)
             found = len(self._rows) - 1, still(job, self.array, self.memories)
             self._passes[job] = found
@@ -204,7 +201,7 @@ def encoded(graph: Graph, op: Op, micro_depth: int, cores: int) -> float:
     """Return the encoded bytes of a layer's weights."""
     known = op.attributes.get("encoded_bytes")
     if known is not None and op.inputs[1] not in graph.values:
-        return float(known[cores - 1])
+        return float(known[min(cores, len(known)) - 1])
     return float(encoded_bytes(graph, op, Coding(CODED[op.kind], micro_depth, cores=cores)))
 
 
@@ -231,7 +228,8 @@ def _key(graph: Graph, op: Op, lies: TensorPlaces, table: str) -> Any:
             return None
     options = tuple([item for item in attributes.items() if item[0] not in _APART])
     padded = any(attributes.get("padding") or ())
-    near = None if fast is None else (x in fast, y in fast)
+    beside = inputs[len(inputs) - attributes.get("operands", 0) :]
+    near = None if fast is None else tuple([name in fast for name in (x, y, *beside)])
     key = (
         op.kind, table, tensors[x].shape, tensors[y].shape, second, bricks.get(x), bricks.get(y),
         options, padded, graph.layout, near,
@@ -272,7 +270,7 @@ def _flags(job: Pass, cut: BlockSizes) -> Sequence[float]:
     return (
         cut.part_kernel, job.reads_bricks, job.bricks, job.scattered, job.reads_slow,
         job.writes_slow, job.table_bytes > 0, job.scalar, job.constant, job.upscale > 1,
-        job.in_bits > 8, job.out_bits > 8,
+        job.in_bits > 8, job.out_bits > 8, job.chained > 0, cut.micro[2] > 0 and sparse(job),
     )  # fmt: skip
 
 
@@ -280,18 +278,7 @@ def _one(name: str, names: Sequence[str]) -> list[float]:
     return [float(name == other) for other in names]
 
 
-def array_of(target: Target) -> Array | None:
-    """Return the array by which a target's passes are seen; None where it is no Ethos-U.
-
-    There is no cycle model of the Ethos-U85's. Its networks are taken apart as for the Ethos-U65
-    that is nearest to it, with the memories and the clock of the U85; the rest is learned.
-    """
-    if target.array is None and target.name in NEAREST:
-        return known_target(NEAREST[target.name]).array
-    return target.array
-
-
 @functools.lru_cache(maxsize=32)
-def layers(array: Array, memories: Memories) -> Layers:
+def layers(array: Array | Array85, memories: Memories) -> Layers:
     """Return what is kept of an array with its memories."""
     return Layers(array, memories)

@@ -4,15 +4,14 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.cost.learned.features import NAMES, SeenPasses, all_passes_of
-from zoo.cost.learned.layers import UNITS
+from zoo.cost.learned.features import SeenPasses, all_passes_of
 from zoo.cost.learned.model import Facts, PassBatch, Prediction, Predictor, batch, quantiles
 from zoo.cost.networks.rows import Row, graph_of
 from zoo.cost.target import Target
@@ -20,7 +19,6 @@ from zoo.errors import MismatchError
 
 _LOG = logging.getLogger("zoo")
 FEWEST = 100
-RIDGE = 1e-3  # against the mean square of logarithms of ratios
 TOGETHER = 500  # networks that are looked at at once
 PART = 20  # of the networks, one in so many is held out to choose the interval; another to judge
 
@@ -280,54 +278,3 @@ def trained(
         errors=errors(ratios(predictor, judged)),
     )
     return predictor, facts
-
-
-def adapted(
-    predictor: Predictor, facts: Facts, given: Sequence[tuple[SeenPasses, float]], target: str
-) -> tuple[Predictor, Facts]:
-    """Return a predictor for another target, from a few networks' cycles on it.
-
-    The cycles of each unit of the accelerator (convolutions, depthwise ones, pools, ...) get one
-    factor more, as near to 1 as explains the measurements (ridge), so that ten of them are enough.
-
-    Args:
-        predictor: of the most similar target.
-        facts: of it.
-        given: what is seen of each network on the new target, and its measured cycles.
-        target: name of the new one.
-
-    Raises:
-        MismatchError: there are fewer than three measurements.
-
-    """
-    if len(given) < 3:
-        raise MismatchError(f"{len(given)} measurements; a target is learned from 3 or more")
-    found = Predictor(hidden=predictor.head.in_features)
-    found.load_state_dict(predictor.state_dict())
-    found.requires_grad_(False)
-    whole = batch([passes for passes, _ in given])
-    truth = torch.tensor([cycles for _, cycles in given])
-    places = [NAMES.index(f"unit {name}") for name in UNITS]
-    scale = torch.zeros(len(places), 1, requires_grad=True)
-    none = torch.zeros_like(found.scale)
-    optimizer = torch.optim.LBFGS([scale], max_iter=100, line_search_fn="strong_wolfe")
-
-    def step() -> float:
-        optimizer.zero_grad()
-        found.scale = none.index_copy(0, torch.tensor(places), scale)
-        loss = _ratio(found(whole).cycles, truth).square().mean() + RIDGE * scale.square().sum()
-        loss.backward()
-        return float(loss.detach())
-
-    optimizer.step(step)
-    found.scale = none.index_copy(0, torch.tensor(places), scale.detach())
-    with torch.inference_mode():
-        rest = (truth / found(whole).cycles).double().numpy()
-    width = max(
-        math.log(facts.interval[1] / facts.interval[0]) / 2, float(np.abs(np.log(rest)).max())
-    )
-    bounds = (math.exp(-width), math.exp(width))
-    source = f"{facts.source}; adapted with {len(given)} measurements on {target}"
-    return found.eval(), replace(
-        facts, target=target, networks=len(given), interval=bounds, source=source, errors={}
-    )

@@ -240,11 +240,26 @@ def load(path: Path) -> tuple[Predictor, Facts]:
             f"{path} has format {version} of a predictor; this version of the zoo reads "
             f"{FORMAT_VERSION}: update it, or train one with zoo cost train"
         )
-    if json.loads(about.get("features", "[]")) != list(NAMES):
-        raise MismatchError(f"{path} sees other features than this version: zoo cost train")
+    values = _widened(values, json.loads(about.get("features", "[]")), path)
     predictor = Predictor(hidden=values["head.weight"].shape[1])
     predictor.load_state_dict(values)
     return predictor.eval(), Facts(**{**facts, "interval": tuple(facts["interval"])})
+
+
+def _widened(values: dict[str, Tensor], names: list[str], path: Path) -> dict[str, Tensor]:
+    """Return weights of some features as weights of all: those they did not see have no effect."""
+    if names == list(NAMES):
+        return values
+    if not names or set(names) - set(NAMES):
+        raise MismatchError(f"{path} sees other features than this version: zoo cost train")
+    places = torch.tensor([NAMES.index(name) for name in names])
+    empty = Predictor(hidden=values["head.weight"].shape[1]).state_dict()
+    for name in ("mean", "spread", "least", "scale"):
+        values[name] = empty[name].index_copy(0, places, values[name])
+    values["most"] = torch.zeros(len(NAMES)).index_copy(0, places, values["most"])
+    first = torch.zeros(len(values["body.0.weight"]), len(NAMES))
+    values["body.0.weight"] = first.index_copy(1, places, values["body.0.weight"])
+    return values
 
 
 def shipped(target: str) -> Path | None:

@@ -6,13 +6,12 @@ operators write over an input that nothing reads later. All that follows from th
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from zoo.cost.ethos_u.costs import VIEWS
-from zoo.cost.ethos_u.site import NUMBERS
+from zoo.cost.ethos_u.site import NUMBERS, VIEWS
 from zoo.graph.ir import ITEM_BYTES, Graph, Op
 
 if TYPE_CHECKING:
@@ -33,41 +32,86 @@ def stored_bytes(graph: Graph, name: str, bricks: bool) -> int:
 
 
 def live_bytes(
-    graph: Graph,
-    bricks: Mapping[str, bool],
-    hidden: Collection[str],
-    fast: Collection[str] | None = None,
+    held: Iterable["Held"], steps: int, fast: frozenset[str] | None = None
 ) -> "NDArray[np.float64]":
     """Return the bytes of activations that exist while each operator runs.
+
+    Args:
+        held: all buffers.
+        steps: operators of the graph.
+        fast: activations in the fast memory alone count; None for all.
+
+    """
+    change = [0] * (steps + 1)
+    for one in held:
+        if fast is None or fast.intersection(one.names):
+            change[one.first] += one.size
+            change[one.last + 1] -= one.size
+    return np.cumsum(change[:-1], dtype=np.float64)
+
+
+class Held(NamedTuple):
+    """A buffer of activations.
+
+    Attributes:
+        size: in bytes.
+        first: step of the graph in which it is written; `last` in which it is read.
+        names: of the activations that lie in it.
+
+    """
+
+    size: int
+    first: int
+    last: int
+    names: tuple[str, ...]
+
+
+def buffers(graph: Graph, bricks: Mapping[str, bool], hidden: Collection[str]) -> list[Held]:
+    """Return the buffers of activations.
 
     Args:
         graph: in the order in which it runs.
         bricks: by name of an activation, whether it lies in bricks.
         hidden: names of operators that are part of the one before: padding and tables.
-        fast: activations in the fast memory alone count; None for all.
 
     """
     spans = graph.lifetimes
     padded = {op.outputs[0] for op in graph.ops if op.kind == "pad" and op.name in hidden}
-    owners = _owners(graph, spans, bricks, hidden)
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for name, owner in owners.items():
-        if fast is not None and name not in fast:
-            continue
-        start, end = spans[name]
+    found: dict[str, Held] = {}
+    for name, owner in _owners(graph, spans, bricks, hidden).items():
         size = 0 if name in padded else stored_bytes(graph, name, bricks[name])
-        if owner not in first:
-            first[owner], last[owner], sizes[owner] = start, end, size
-            continue
-        first[owner], last[owner] = min(first[owner], start), max(last[owner], end)
-        sizes[owner] = max(sizes[owner], size)
-    change = [0] * (len(graph.ops) + 1)
-    for owner, size in sizes.items():
-        change[first[owner]] += size
-        change[last[owner] + 1] -= size
-    return np.cumsum(change[:-1], dtype=np.float64)
+        one = Held(size, *spans[name], (name,))
+        if (known := found.get(owner)) is not None:
+            one = Held(
+                max(known.size, size), min(known.first, one.first), max(known.last, one.last),
+                (*known.names, name),
+            )  # fmt: skip
+        found[owner] = one
+    return list(found.values())
+
+
+def resident(held: Iterable[Held], own: frozenset[str], sram_bytes: int) -> frozenset[str]:
+    """Choose the activations that stay in a fast memory of this size; the rest go to the slow one.
+
+    Small buffers first: for each byte of fast memory they save as much traffic as large ones, and
+    more of them fit. Each is kept if it fits next to those already chosen during its whole life.
+
+    Args:
+        held: all buffers.
+        own: activations that lie in the slow memory in any case.
+        sram_bytes: of the fast memory.
+
+    """
+    chosen: list[str] = []
+    some = [one for one in held if not own.intersection(one.names)]
+    used = [0] * (max((one.last for one in some), default=0) + 1)
+    for one in sorted(some, key=lambda one: (one.size, one.first)):
+        span = range(one.first, one.last + 1)
+        if max(used[step] for step in span) + one.size <= sram_bytes:
+            chosen += one.names
+            for step in span:
+                used[step] += one.size
+    return frozenset(chosen)
 
 
 def _owners(
