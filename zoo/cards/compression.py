@@ -113,6 +113,10 @@ def _against_base(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (f"{what}, of those of the base", _share(facts, key), "exact")
         for what, key in (("parameters", "numbers"), ("MACs", "macs"))
     ]
+    if "nonzero" in facts:
+        share = facts["nonzero"] / facts["numbers"]
+        text = f"{facts['nonzero']:,}, {share:.1%}; zeros are stored and computed like others"
+        rows.append(("parameters that are not zero", text, "exact"))
     if layers := facts.get("layers"):
         ranks = ", ".join(f"{name} {layer['rank']}" for name, layer in layers.items())
         errors = [layer["relative_error"] for layer in layers.values()]
