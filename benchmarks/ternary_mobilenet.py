@@ -22,7 +22,7 @@ import zoo
 from benchmarks.common import report
 from benchmarks.keywords import judged, percent, train
 from zoo import registry
-from zoo.compression.filters import allocated
+from zoo.compression.shares import allocated
 from zoo.models.blocks.ternary import stored_bytes
 from zoo.registry.recipe import Recipe
 from zoo.tasks import calibration

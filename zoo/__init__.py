@@ -13,6 +13,7 @@ from zoo.page import serve
 from zoo.registry import find, names
 from zoo.registry.recipe import Compress, Recipe, Train
 from zoo.verbs.bits import search_bits
+from zoo.verbs.comparing import compare
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.reliability import reliability
@@ -29,6 +30,7 @@ __all__ = [
     "adapters",
     "card",
     "checkpoint",
+    "compare",
     "compress",
     "estimate",
     "evaluate",

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from zoo.compression.filters import allocated, filter_losses
+from zoo.compression.shares import allocated, filter_losses
 from zoo.errors import MismatchError
 from zoo.models.blocks.ternary import stored_bytes
 from zoo.registry import find

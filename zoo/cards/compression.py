@@ -5,11 +5,14 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zoo import registry
+from zoo.cards.parts import costs
 from zoo.compression import catalogue
 from zoo.registry.options import options, words
-from zoo.registry.recipe import Compress
+from zoo.registry.recipe import Compress, Recipe
 
 if TYPE_CHECKING:
+    from zoo.cost.comparison import Contest
     from zoo.registry.checkpoint import Checkpoint
 
 
@@ -42,6 +45,51 @@ def history(checkpoint: "Checkpoint") -> str:
     return text
 
 
+def beside_base(checkpoint: "Checkpoint") -> list[list[str]]:
+    """Return the table of `against_base`, its head first; [] without one."""
+    found = against_base(checkpoint)
+    return [] if found is None else found.rows
+
+
+def against_base(checkpoint: "Checkpoint") -> "Contest | None":
+    """Return a compressed network beside what it was made from.
+
+    None where that is not known here, or nothing was measured of both on the same data.
+    """
+    from zoo.cost.comparison import Contender, Contest, bytes_of, shared
+    from zoo.tasks import task_of
+
+    base = _base(checkpoint)
+    if base is None:
+        return None
+    pair = shared(base, checkpoint.metrics, task_of(checkpoint.recipe).FACTS)
+    if pair is None:
+        return None
+    before = costs(Recipe.from_json(base["recipe"]), None)[0]
+    after = costs(checkpoint.recipe, checkpoint)[0]
+    facts = ((base["name"], base["bytes"], before), (None, bytes_of(checkpoint), after))
+    return Contest(
+        contenders=tuple(
+            Contender(name=name or checkpoint.label, stored_bytes=size, quality=quality, cost=cost)
+            for (name, size, cost), quality in zip(facts, pair, strict=True)
+        )
+    )
+
+
+def _base(checkpoint: "Checkpoint") -> Mapping[str, Any] | None:
+    """Return the facts of what a network was made from: as recorded, or as this package ships."""
+    from zoo.artifacts.resolution import checkpoint as found
+    from zoo.cost.comparison import about
+
+    made = checkpoint.recipe.make
+    if "base" in checkpoint.metrics or not isinstance(made, Compress):
+        return checkpoint.metrics.get("base")
+    name, _, tag = made.base.partition(".")
+    if name not in registry.names() or tag not in registry.shipped_tags(name):
+        return None
+    return about(found(made.base))
+
+
 def sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     """Return sizes that a method aims at: those of a device's own code, or against the base's."""
     facts = checkpoint.metrics.get("compression", {})
@@ -65,6 +113,10 @@ def _against_base(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (f"{what}, of those of the base", _share(facts, key), "exact")
         for what, key in (("parameters", "numbers"), ("MACs", "macs"))
     ]
+    if "nonzero" in facts:
+        share = facts["nonzero"] / facts["numbers"]
+        text = f"{facts['nonzero']:,}, {share:.1%}; zeros are stored and computed like others"
+        rows.append(("parameters that are not zero", text, "exact"))
     if layers := facts.get("layers"):
         ranks = ", ".join(f"{name} {layer['rank']}" for name, layer in layers.items())
         errors = [layer["relative_error"] for layer in layers.values()]
@@ -86,8 +138,6 @@ def _trained_on(checkpoint: "Checkpoint") -> Mapping[str, Any]:
 
 def command(checkpoint: "Checkpoint") -> str:
     """Return the command that makes these weights."""
-    from zoo import registry
-
     recipe = checkpoint.recipe
     compress = recipe.compress
     seen = checkpoint.metrics.get("compression", {}).get("calibration") or {}

@@ -62,6 +62,7 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         ]
         + _as_published(checkpoint.metrics, task, columns),
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
+        beside=compression.beside_base(checkpoint),
         shape="x".join(map(str, recipe.input_shape)),
         costs=cost_rows(recipe, checkpoint),
         notes=[(cost.target, "; ".join(cost.notes)) for cost in prices if cost.notes],

@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.cli import (
     adapter,
+    comparing,
     compression,
     costs,
     examining,
@@ -51,7 +52,7 @@ def _parser(words: Sequence[str] = ()) -> Parser:
             sub.add_argument("--dtype", help="run in this type, e.g. bfloat16")
         return sub
 
-    for group in (listing, training, exchange, hub, adapter, predicting):
+    for group in (listing, training, exchange, hub, adapter, predicting, comparing):
         group.add(command)
     models.add(command)
     costs.add(command, words)

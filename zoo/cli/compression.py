@@ -161,6 +161,8 @@ def _summary(metrics: Mapping[str, Any]) -> str:
         words.append(f"{facts['bits_per_weight']:.4f} bits per packed weight")
     if "base_numbers" in facts:
         words.append(f"{facts['numbers']:,} of {facts['base_numbers']:,} parameters")
+        if "nonzero" in facts:
+            words.append(f"{facts['nonzero']:,} of them not zero")
         words.append(f"{facts['macs']:,} of {facts['base_macs']:,} MACs")
     if "share" in facts:
         words.append(f"{facts['share']:.1%} of the weights packed")

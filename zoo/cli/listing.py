@@ -157,8 +157,6 @@ def _list_fitting(args: Arguments, recipes: Sequence[Recipe]) -> None:
 def _plot(args: Arguments, found: "Sequence[Fitting]") -> None:
     from zoo.cost.pictures import Dot, pareto
 
-    if not args.plot.lower().endswith(".png"):
-        raise MismatchError(f"--plot {args.plot}; expected a name that ends in .png")
     measured = [one for one in found if one.quality is not None]
     scales = sorted({f"{one.metric} on {one.data}" for one in measured})
     shapes = {one.recipe.subtask for one in measured}

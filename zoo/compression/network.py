@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.recipe import Recipe
 from zoo.tasks import calibration
 
+T = TypeVar("T", bound=RepairOptions)
+
 
 def checked(source: Checkpoint) -> None:
     """Raise a MismatchError if a checkpoint is compressed already."""
@@ -25,7 +27,8 @@ def checked(source: Checkpoint) -> None:
         )
     if source.recipe.structure:
         raise MismatchError(
-            f"{name} holds its matrices in forms already; give the model it was made from"
+            f"{name} holds its matrices in forms, or lacks filters, already; give the model it was "
+            "made from"
         )
 
 
@@ -43,7 +46,7 @@ def are_logits(recipe: Recipe, network: nn.Module, batches: Sequence[Tensor]) ->
     return isinstance(outputs, Tensor) and outputs.ndim == 2
 
 
-def repair_as(options: RepairOptions, recipe: Recipe, *, likelihood: bool) -> RepairOptions:
+def repair_as(options: T, recipe: Recipe, *, likelihood: bool) -> T:
     """Return the options of a repair, its loss chosen by whether the outputs are logits.
 
     Raises:

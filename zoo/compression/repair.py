@@ -7,6 +7,7 @@ is kept, the start among them. So a repair never makes these worse.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ def repair(
     reference: nn.Module,
     batches: Sequence[Tensor],
     options: RepairOptions,
+    *,
+    chosen: Sequence[nn.Parameter] | None = None,
+    stepped: Callable[[], None] | None = None,
 ) -> Mended:
     """Tune a network, in place, to the outputs of another.
 
@@ -60,6 +64,8 @@ def repair(
         reference: what it was before, in eval mode.
         batches: inputs.
         options: see `RepairOptions`.
+        chosen: what is tuned; None takes `tunable`.
+        stepped: called after each step of Adam, for what must hold of the parameters.
 
     Raises:
         MismatchError: there are too few inputs, nothing can be tuned, or outputs are not finite.
@@ -71,7 +77,7 @@ def repair(
     with torch.no_grad():
         wanted = [_flat(reference(x)) for x in learn]
         wanted_held = [_flat(reference(x)) for x in held]
-    chosen = tunable(network)
+    chosen = tunable(network) if chosen is None else chosen
     if not chosen:
         raise MismatchError(f"{type(network).__name__} has nothing to tune; leave --repair out")
 
@@ -84,7 +90,7 @@ def repair(
     before = loss_on_held()
     if not np.isfinite(before):
         raise MismatchError("the network's outputs are not finite; compress less")
-    tune = _gradient if options.repair == "gradient" else _evolve
+    tune = partial(_gradient, stepped=stepped) if options.repair == "gradient" else _evolve
 
     def loss_of(number: int) -> Tensor:
         number %= len(learn)
@@ -150,6 +156,8 @@ def _gradient(
     loss_on_held: Callable[[], float],
     before: float,
     options: RepairOptions,
+    *,
+    stepped: Callable[[], None] | None = None,
 ) -> tuple[float, int]:
     """Take steps of Adam, at a rate that falls to 0 along a cosine; keep the best state seen."""
     best, best_step, kept = before, 0, _copied(chosen)
@@ -162,6 +170,8 @@ def _gradient(
         optimizer.zero_grad()
         loss_of(order.pop()).backward()
         optimizer.step()
+        if stepped is not None:
+            stepped()
         schedule.step()
         if step % _LOOK_EVERY == 0 or step == options.repair_steps:
             loss = loss_on_held()

@@ -1,7 +1,7 @@
 """Pictures of costs, drawn with Pillow: where the time goes, and what is worth its time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 from zoo.cost.axes import Roofline, Scale, slowest
 from zoo.cost.result import Cost, milliseconds
 from zoo.cost.target import Target
+from zoo.errors import MismatchError
 
 INK, FAINT, MUTED = "#222222", "#dddddd", "#777777"
 COLORS = {"compute": "#1f6fb4", "sram": "#2e8b57", "flash": "#d1495b", "dram": "#8a5a9e"}
 COLORS |= {"host": "#c77d0a"}
 WIDTH, ROW, PAD, CHART = 1500, 34, 40, 640
 MOST_BARS = 24
+_ALL_NAMED = 12  # of so few dots, each has its name beside it, and not upon another
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -106,29 +108,42 @@ def _bars(draw: ImageDraw.ImageDraw, cost: Cost, top: int) -> None:
 
 @dataclass(frozen=True)
 class Dot:
-    """A network: its name, latency in ms, and a quality of which more is better."""
+    """A network: its name, latency in ms, a quality with its interval, and its bytes if known."""
 
     name: str
     latency_ms: float
     quality: float
+    interval: tuple[float, float] | None = None
+    stored_bytes: int = 0
 
 
-def front(dots: Sequence[Dot]) -> list[Dot]:
+def front(dots: Sequence[Dot], better: str = "higher") -> list[Dot]:
     """Return those that no other beats in both, from the fastest to the best."""
+    sign = 1 if better == "higher" else -1
     found: list[Dot] = []
-    for dot in sorted(dots, key=lambda c: (c.latency_ms, -c.quality)):
-        if not found or dot.quality > found[-1].quality:
+    for dot in sorted(dots, key=lambda c: (c.latency_ms, -sign * c.quality)):
+        if not found or sign * dot.quality > sign * found[-1].quality:
             found.append(dot)
     return found
 
 
-def pareto(dots: Sequence[Dot], title: str, quality: str, path: Path) -> None:
-    """Draw networks by latency and quality, a line through those that none beats in both."""
+def pareto(
+    dots: Sequence[Dot], title: str, quality: str, path: Path, *, better: str = "higher"
+) -> None:
+    """Draw networks by latency and quality, a line through those that none beats in both.
+
+    Raises:
+        MismatchError: the name does not end in .png.
+
+    """
+    if path.suffix.lower() != ".png":
+        raise MismatchError(f"{path} is to be a picture; expected a name that ends in .png")
     image = Image.new("RGB", (WIDTH, 900), "white")
     draw = ImageDraw.Draw(image)
     draw.text((PAD, 24), title, INK, _font(32))
     x = Scale.over([c.latency_ms for c in dots], 150, WIDTH - PAD - 160)
-    low, high = min(c.quality for c in dots), max(c.quality for c in dots)
+    ends = [end for c in dots for end in (c.quality, *(c.interval or ()))]
+    low, high = min(ends), max(ends)
     margin = 0.1 * ((high - low) or abs(high) or 1)
 
     def place(value: float) -> float:
@@ -143,21 +158,36 @@ def pareto(dots: Sequence[Dot], title: str, quality: str, path: Path) -> None:
         draw.text((x.start - 10, place(value)), f"{value:.4g}", INK, _font(22), anchor="rm")
     draw.text(((x.start + x.end) / 2, 830), "latency in ms", INK, _font(24), anchor="mt")
     draw.text((x.start, 100), quality, INK, _font(24))
-    best = front(dots)
+    best = front(dots, better)
     draw.line([(x.place(c.latency_ms), place(c.quality)) for c in best], COLORS["compute"], 3)
     taken: list[tuple[float, float]] = []
+    most = max(c.stored_bytes for c in dots)
     for dot in sorted(dots, key=lambda c: c not in best):
         a, b = x.place(dot.latency_ms), place(dot.quality)
         color = COLORS["compute"] if dot in best else MUTED
-        draw.ellipse([a - 7, b - 7, a + 7, b + 7], color)
-        spots = ((a + 12, b, "lm"), (a - 12, b - 14, "rb"), (a - 12, b + 14, "rt"))
-        for left, top, anchor in spots:  # the first that is free
+        if dot.interval is not None:
+            draw.line([(a, place(end)) for end in dot.interval], color, 2)
+        radius = 7 if not dot.stored_bytes else 5 + 15 * math.sqrt(dot.stored_bytes / most)
+        draw.ellipse([a - radius, b - radius, a + radius, b + radius], color)
+        others = [(x.place(c.latency_ms), place(c.quality)) for c in dots if c is not dot]
+        for left, top, anchor in _spots(a, b, radius):  # the first that is free
             start = left if anchor[0] == "l" else left - 12 * len(dot.name)
-            if all(abs(start - p) > 240 or abs(top - q) > 22 for p, q in taken):
+            free = all(abs(start - p) > 240 or abs(top - q) > 22 for p, q in taken)
+            reach = 12 * len(dot.name) if len(dots) <= _ALL_NAMED else 0
+            if free and not any(start < p < start + reach and abs(top - q) < 16 for p, q in others):
                 draw.text((left, top), dot.name, color, _font(20), anchor=anchor)
                 taken.append((start, top))
                 break
     _write(image, path)
+
+
+def _spots(a: float, b: float, radius: float) -> Iterator[tuple[float, float, str]]:
+    """Yield places for the name of a dot, the best first: its left, middle or right end."""
+    yield a + radius + 5, b, "lm"
+    for away in (28, 52, 76):
+        for up in (-1, 1):
+            yield a + radius + 5, b + up * away, "lm"
+            yield a - radius - 5, b + up * away, "rm"
 
 
 def _write(image: Image.Image, path: Path) -> None:

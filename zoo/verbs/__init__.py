@@ -2,6 +2,7 @@
 
 from zoo.artifacts.resolution import checkpoint, pull, pull_all, resolve
 from zoo.verbs.bits import search_bits
+from zoo.verbs.comparing import compare
 from zoo.verbs.importing import import_convnext, import_timm
 from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.reliability import reliability
@@ -13,6 +14,7 @@ __all__ = [
     "card",
     "check_card",
     "checkpoint",
+    "compare",
     "compress",
     "estimate",
     "evaluate",

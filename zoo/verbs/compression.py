@@ -229,12 +229,14 @@ def _write(
         _write_facts(recipe, out, result.metrics, license or license_of(base), data)
         made = Checkpoint.read(out)
     else:
+        from zoo.cost.comparison import about
+
         assert isinstance(source, Checkpoint), "a method that gives tensors takes a network"
         made = Checkpoint.write(
             out,
             recipe,
             result.tensors,
-            result.metrics,
+            {**result.metrics, "base": about(source)},
             license=license or result.license or source.license,
             data=source.config["data"],
             quantization=result.quantization,

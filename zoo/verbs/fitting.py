@@ -74,18 +74,18 @@ def fitting(target: str, recipes: Sequence[Recipe]) -> list[Fitting]:
 def _quality(recipe: Recipe) -> dict[str, Any]:
     """Return the first metric of the default weights, or of the first that ship."""
     from zoo.artifacts.resolution import checkpoint
+    from zoo.cost.comparison import qualities
     from zoo.tasks import task_of
 
     tags = registry.shipped_tags(recipe.name)
     if not tags:
         return {}
     tag = recipe.default_tag if recipe.default_tag in tags else tags[0]
-    evaluations = checkpoint(f"{recipe.name}.{tag}").metrics.get("evaluations", {})
-    for data, values in evaluations.items():
-        for metric in task_of(recipe).FACTS.metrics:
-            if metric.key in values:
-                value, unit = float(values[metric.key]), metric.unit
-                return {
-                    "tag": tag, "metric": metric.name, "data": data, "quality": value, "unit": unit
-                }  # fmt: skip
+    metrics = checkpoint(f"{recipe.name}.{tag}").metrics
+    for one in qualities(metrics, task_of(recipe).FACTS).values():
+        metric = one.metric
+        return {
+            "tag": tag, "metric": metric.name, "data": one.data, "quality": one.value,
+            "unit": metric.unit,
+        }  # fmt: skip
     return {"tag": tag}

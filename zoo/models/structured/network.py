@@ -3,6 +3,8 @@
 ```json
 {"version": 1, "forms": {"blocks.0.fc1": {"lowrank": {"rank": 20}}}}
 ```
+
+Version 2 may also have layers with fewer filters; see `zoo.models.structured.narrow`.
 """
 
 from collections.abc import Mapping
@@ -14,8 +16,9 @@ from zoo.errors import MismatchError, newer
 from zoo.models.structured.composed import from_json
 from zoo.models.structured.forms import Form
 from zoo.models.structured.layers import Structured, StructuredConv2d, StructuredLinear
+from zoo.models.structured.narrow import is_narrowed, narrow, sizes_of
 
-VERSION = 1
+VERSION = 2  # 1 has no `narrowed`
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -35,7 +38,8 @@ def forms_of(structure: Mapping[str, Any]) -> dict[str, Form]:
             f"structure has version {version!r}; this zoo reads 1 to {VERSION} ({newer()})"
         )
     forms = structure.get("forms")
-    if not isinstance(forms, Mapping) or set(structure) != {"version", "forms"}:
+    known = {"version", "forms"} | ({"narrowed"} if version > 1 else set())
+    if not isinstance(forms, Mapping) or not {"version", "forms"} <= set(structure) <= known:
         raise MismatchError(
             f"structure has {', '.join(map(str, structure))}; expected version and forms, the form "
             "of each layer by its name"
@@ -47,7 +51,7 @@ def structure_of(forms: Mapping[str, Form]) -> dict[str, Any]:
     """Return the JSON of the forms of some layers; {} of none."""
     if not forms:
         return {}
-    return {"version": VERSION, "forms": {name: form.to_json() for name, form in forms.items()}}
+    return {"version": 1, "forms": {name: form.to_json() for name, form in forms.items()}}
 
 
 def takes_forms(layer: nn.Module) -> bool:
@@ -96,7 +100,10 @@ def restructure(
             form, or the form and the tensors do not agree.
 
     """
-    forms, modules = forms_of(structure), dict(network.named_modules())
+    forms = forms_of(structure)
+    if sizes := sizes_of(structure):
+        narrow(network, sizes, shapes)
+    modules = dict(network.named_modules())
     for name, form in forms.items():
         if name not in modules or not takes_forms(modules[name]):
             what = f"is a {type(modules[name]).__name__}" if name in modules else "is not there"
@@ -129,5 +136,5 @@ def _agree(name: str, expected: Shapes, shapes: Shapes) -> None:
 
 
 def is_structured(network: nn.Module) -> bool:
-    """Whether any of its layers holds its matrix in a form."""
-    return any(isinstance(module, Structured) for module in network.modules())
+    """Whether any of its layers holds its matrix in a form, or has fewer filters."""
+    return is_narrowed(network) or any(isinstance(m, Structured) for m in network.modules())
