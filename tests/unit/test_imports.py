@@ -33,6 +33,7 @@ FILES = ("cache", "content", "errors", "extensions", "files", "version")
 EXCEPTIONS = {
     ("zoo.registry.catalogue", "zoo.recipes"): "discovery: families are found by being there",
     ("zoo.compression.catalogue", "zoo.nas.methods"): "discovery: methods are found by being there",
+    ("zoo.compression.catalogue", "zoo.resilience.methods"): "discovery: as above",
     ("zoo.quantization", "zoo.integrations.registration"): "published cards say `import "
     "zoo.quantization`, after which transformers must open packed checkpoints",
     ("zoo.registry.checkpoint", "zoo.quantization.language.opening"): "what `zoo.compress` returns "

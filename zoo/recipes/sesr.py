@@ -1,4 +1,7 @@
-"""SESR recipes: five sizes at two scales, and M5 as the authors quantized it (2103.09404)."""
+"""SESR recipes: five sizes at two scales, and M5 as the authors quantized it (2103.09404).
+
+M2, at x2 only, is the smallest of their study of adversarial defence (2112.14340).
+"""
 
 from dataclasses import dataclass
 
@@ -22,8 +25,8 @@ _SIZES = (
 )
 _STEPS_X4 = 30_000
 # Where the weights that a product may ship are within 0.10 dB of the best, on Set5 and on BSDS500's
-# held-out pictures, the bare name means them.
-_FREE = frozenset({"sesr-m5-x2"})
+# held-out pictures, or where there are no others, the bare name means them.
+_FREE = frozenset({"sesr-m5-x2", "sesr-m2-x2"})
 
 
 def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
@@ -77,6 +80,7 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
 
 
 RECIPES = (
+    _recipe(_Size("m2", 16, 2), 2),
     *(_recipe(size, scale) for size in _SIZES for scale in (2, 4)),
     # What the authors published in int8: train it in float, then with `--set quant=int8`.
     _recipe(_SIZES[1], 2, "relu"),
