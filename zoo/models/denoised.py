@@ -21,17 +21,17 @@ WIDTH = 4  # channels inside a bottleneck
 HIGHEST = 1.5  # times the noise trained for: the levels that training draws from
 
 
-class Block(nn.Module):
+class DigitalBlock(nn.Module):
     """Computes clean sums from noisy ones, `(N, C, H, W)`; starts as the identity."""
 
-    def freeze(self) -> "Block":
+    def freeze(self) -> "DigitalBlock":
         """Mark the layers as digital: no array computes them."""
         for layer in self.modules():
             layer.digital = True  # type: ignore[assignment]
         return self
 
 
-class Channel(Block):
+class ChannelBlock(DigitalBlock):
     """A gain and a shift for each channel."""
 
     def __init__(self, channels: int) -> None:
@@ -48,7 +48,7 @@ class Channel(Block):
         return mixed
 
 
-class Depthwise(Block):
+class DepthwiseBlock(DigitalBlock):
     """A 3x3 filter and a shift for each channel: noise differs between neighbours, maps hardly."""
 
     def __init__(self, channels: int) -> None:
@@ -67,7 +67,7 @@ class Depthwise(Block):
         return mixed
 
 
-class Bottleneck(Block):
+class BottleneckBlock(DigitalBlock):
     """The published form: 1x1 to a few channels, 3x3, 1x1 back; estimates what to subtract."""
 
     def __init__(self, channels: int) -> None:
@@ -86,17 +86,17 @@ class Bottleneck(Block):
         return x - noise
 
 
-BLOCKS: dict[str, type[Block]] = {
-    "channel": Channel,
-    "depthwise": Depthwise,
-    "bottleneck": Bottleneck,
+BLOCKS: dict[str, type[DigitalBlock]] = {
+    "channel": ChannelBlock,
+    "depthwise": DepthwiseBlock,
+    "bottleneck": BottleneckBlock,
 }
 
 
 class Guarded(nn.Conv2d):
     """A convolution and the block after it."""
 
-    block: Block
+    block: DigitalBlock
 
     @classmethod
     def of(cls, layer: nn.Conv2d, kind: str) -> "Guarded":
@@ -148,7 +148,7 @@ class Denoised(nn.Module):
         return made
 
     @property
-    def blocks(self) -> dict[str, Block]:
+    def blocks(self) -> dict[str, DigitalBlock]:
         """The blocks, by the name of the convolution before each."""
         found = self.network.named_modules()
         return {name: layer.block for name, layer in found if isinstance(layer, Guarded)}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zoo.resilience.attacks.contract import Chosen, Model
+from zoo.resilience.attacks.contract import ChosenAttack, Model
 
 BATCH = 100
 WHITE = 255
@@ -39,7 +39,7 @@ def rounded(images: Tensor, moved: Tensor, eps: float) -> Tensor:
 
 
 def attacked(
-    chosen: Chosen,
+    chosen: ChosenAttack,
     model: Model,
     images: Tensor,
     labels: Tensor,

@@ -16,8 +16,7 @@ from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.compressed import Compressed
 from zoo.registry.recipe import Recipe, Train
 from zoo.resilience import noise as noises
-from zoo.resilience.insertion import chosen, fitted
-from zoo.resilience.methods.denoise import share
+from zoo.resilience.insertion import chosen, fitted, share
 from zoo.tasks import calibration, task_of
 from zoo.training.network import train
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.errors import MismatchError
 from zoo.models.blocks.noise import Chip, Noise, limits, listening, sites
-from zoo.models.denoised import BLOCKS, Bottleneck, Channel, Denoised, Depthwise
+from zoo.models.denoised import BLOCKS, BottleneckBlock, ChannelBlock, Denoised, DepthwiseBlock
 
 _CHIPS = 2
 _RIDGE = 1e-6
@@ -174,9 +174,9 @@ def solved(block: nn.Module, noisy: Tensor, clean: Tensor) -> None:
 
     Least squares for each channel; a bottleneck has no such solution and stays the identity.
     """
-    if isinstance(block, Bottleneck):
+    if isinstance(block, BottleneckBlock):
         return
-    assert isinstance(block, Channel | Depthwise)
+    assert isinstance(block, ChannelBlock | DepthwiseBlock)
     size = block.mix.kernel_size[0]
     bias = block.mix.bias
     assert bias is not None
@@ -215,3 +215,20 @@ def fitted(
         if name in blocks and network.kinds[name] in kinds:
             after, before = _pairs(clean, network.network, inputs[:128], chip, name)
             solved(blocks[name], before, after)
+
+
+def share(text: str, parameters: int) -> int:
+    """Return a number of parameters: a count, "1500", or a share, "2.5%", of `parameters`.
+
+    Raises:
+        MismatchError: it is neither.
+
+    """
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1
+    if not 0 < value < 1e12 or (percent and value > 100) or (not percent and value % 1):
+        raise MismatchError(f"max_params is {text!r}; expected e.g. 2.5% or 1500")
+    return int(value / 100 * parameters) if percent else int(value)

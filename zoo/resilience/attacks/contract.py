@@ -108,7 +108,7 @@ class Attack(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class ChosenAttack:
     """An attack with its options.
 
     Attributes:
@@ -151,7 +151,7 @@ def find(name: str) -> Attack:
     return found
 
 
-def parse(text: str) -> Chosen:
+def parse(text: str) -> ChosenAttack:
     """Return the attack that a text names, e.g. "pgd:eps=2/255,steps=20".
 
     Raises:
@@ -162,7 +162,7 @@ def parse(text: str) -> Chosen:
     name, _, rest = text.partition(":")
     attack = find(name.strip())
     options = read(attack.Options, settings(rest, "attack"), f"attack {name}")
-    return Chosen(name.strip(), attack, options)
+    return ChosenAttack(name.strip(), attack, options)
 
 
 def settings(text: str, what: str) -> Mapping[str, Any]:

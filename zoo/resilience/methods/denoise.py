@@ -49,6 +49,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        from zoo.resilience.insertion import share
         from zoo.resilience.noise import parse
 
         if not any(noise.size for noise in parse(self.noise)):
@@ -81,23 +82,6 @@ class Options:
             "all": "all its weights trained",
         }[self.learns]
         return f"{how} against the noise {self.noise}"
-
-
-def share(text: str, parameters: int) -> int:
-    """Return a number of parameters: a count, "1500", or a share, "2.5%", of `parameters`.
-
-    Raises:
-        MismatchError: it is neither.
-
-    """
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1
-    if not 0 < value < 1e12 or (percent and value > 100) or (not percent and value % 1):
-        raise MismatchError(f"max_params is {text!r}; expected e.g. 2.5% or 1500")
-    return int(value / 100 * parameters) if percent else int(value)
 
 
 def compress(

@@ -81,20 +81,24 @@ def stage(text: str) -> Stage:
 def _network(ref: str) -> Stage:
     """Return the stage of a network of super resolution."""
     from zoo.artifacts.resolution import resolve
-    from zoo.resilience.enlarger import Enlarger
+    from zoo.registry import all_recipes
+    from zoo.resilience.enlarging import EnlargingStage
 
+    known = extensions.names(POINT)
+    hint = f"known: {', '.join(known)}, and networks of super resolution"
+    if ":" in ref and "/" not in ref and "\\" not in ref:  # no ref has a colon; a path may
+        raise UnknownNameError.near("purifier", ref.partition(":")[0], known, hint)
     try:
         artifact = resolve(ref)
     except UnknownNameError as error:
-        known = [*extensions.names(POINT), "sesr-m3-x2", "sesr-m5-x2", "fsrcnn-x2"]
-        hint = f"known: {', '.join(extensions.names(POINT))}, and networks of super resolution"
-        raise UnknownNameError.near("purifier", ref, known, hint) from error
+        names = [name for name, r in all_recipes().items() if r.subtask == "super-resolution"]
+        raise UnknownNameError.near("purifier", ref, [*known, *names], hint) from error
     if artifact.recipe is None or artifact.recipe.subtask != "super-resolution":
         raise MismatchError(
             f"{ref} does not enlarge pictures; a purifier is one of "
             f"{', '.join(extensions.names(POINT))}, or a network of super resolution"
         )
-    return Enlarger(artifact.load(), int(artifact.recipe.args["scale"]))
+    return EnlargingStage(artifact.load(), int(artifact.recipe.args["scale"]))
 
 
 def number(word: str, what: str, low: float, high: float) -> float:

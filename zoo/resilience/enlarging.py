@@ -1,4 +1,4 @@
-"""`Enlarger`: a network of super resolution as a stage, through which gradients pass."""
+"""`EnlargingStage`: a network of super resolution as a stage, through which gradients pass."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 _BLACK, _SPAN = 16 / 255, 219 / 255
 
 
-class Enlarger(Stage):
+class EnlargingStage(Stage):
     """Enlarges luma by a network, and colours by bicubic, as `zoo run` does with a picture.
 
     An integer network has no gradients: they are taken of its float weights.
