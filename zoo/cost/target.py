@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from zoo import extensions
 from zoo.cost.ethos_u.array import Array, array
+from zoo.cost.registers import Registers, registers
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.graph.kinds import KINDS
 
@@ -91,6 +92,7 @@ class Target:
             without a rate costs only its traffic.
         steps: granularity of the multiplier array.
         array: of an Ethos-U: how its cycles follow from blocks; it takes the place of rates.
+        reliability: of an NPU, its classes of registers, by name.
         interval: (low, high): nine in ten networks take between these times the estimate; see
             `interval_source`.
 
@@ -108,6 +110,7 @@ class Target:
     rates: Mapping[str, Number] = field(default_factory=dict)
     steps: Steps = Steps()
     array: Array | None = None
+    reliability: Mapping[str, Registers] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     interval_source: str = ""
 
@@ -275,6 +278,8 @@ def parse(name: str, text: str) -> Target:
             fields["steps"] = _steps(fields["steps"])
         if "array" in fields:
             fields["array"] = array(fields["array"])
+        if "reliability" in fields:
+            fields["reliability"] = registers(fields["reliability"])
         if "interval" in fields:
             fields["interval"] = tuple(float(value) for value in fields["interval"])
         return Target(name=name, **fields)

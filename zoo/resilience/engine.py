@@ -1,0 +1,254 @@
+"""`Engine`: answers of an integer network with a flipped bit, for many flips at a time.
+
+The clean network runs once, and every tensor is kept. Of a flip only the outputs that it reaches
+are computed anew, from the clean sums; most flips vanish when these are rescaled. For the others
+the rest of the network runs, from the next operator on, many samples at a time.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.errors import MismatchError
+from zoo.graph.ir import Graph
+from zoo.resilience.faults import Integers, Reach, flipped, spread
+from zoo.resilience.layers import Layer, layers
+from zoo.runtime.integer import IntegerNetwork
+from zoo.runtime.integer_products import requantizer, sums
+
+BATCH = 256
+_OUTPUTS = 2**19  # that are computed anew at a time
+_OPERANDS = 2**22  # of partial sums, likewise
+_MEMORY = 2**31  # bytes of recorded tensors
+_RECORDED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips:
+    """Flips in registers of one class, in one layer; arrays of the same length.
+
+    Attributes:
+        register: their class.
+        sample: which input the network is computing.
+        product: which of the layer's products.
+        bit: of the register.
+        reach: what each reaches.
+
+    """
+
+    register: str
+    sample: Integers
+    product: Integers
+    bit: Integers
+    reach: Reach
+
+    def __len__(self) -> int:
+        """Return the number of flips."""
+        return len(self.sample)
+
+    def __getitem__(self, chosen: Any) -> "Flips":
+        """Return some of them."""
+        return Flips(
+            register=self.register,
+            sample=self.sample[chosen],
+            product=self.product[chosen],
+            bit=self.bit[chosen],
+            reach=self.reach[chosen],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What flips did, one entry for each.
+
+    Attributes:
+        answer: the network's answer, the number of its largest output.
+        masked: whether no output of the layer changed, so that nothing more was run.
+
+    """
+
+    answer: Integers
+    masked: NDArray[np.bool_]
+
+
+class Engine:
+    """A network with its inputs, ready for flips.
+
+    Args:
+        graph: an integer graph, channels last.
+        samples: stored inputs (N, ...).
+        batch: samples that the rest of the network runs on at a time; results do not depend on it.
+
+    Raises:
+        MismatchError: the network cannot be run so; says why.
+
+    """
+
+    def __init__(self, graph: Graph, samples: Tensor, batch: int = BATCH) -> None:
+        self.layers = layers(graph)
+        self.network, self.graph, self.batch = IntegerNetwork(graph), graph, batch
+        if not self.network.batched:
+            raise MismatchError("the network mixes its samples, which faults are not modelled in")
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise MismatchError("the network has several inputs or outputs; expected one of each")
+        self._check_memory(len(samples))
+        parts = [self.network.record(x) for x in samples.split(_RECORDED_AT_ONCE)]
+        fixed = {*graph.values}
+        self.recorded = {n: torch.cat([p[n] for p in parts]) for n in parts[0] if n not in fixed}
+        self.clean = answers(self.recorded[graph.outputs[0]])
+        self.logits = self.recorded[graph.outputs[0]].flatten(1).numpy().astype(np.int64)
+        self._arithmetic = {
+            layer.step: (sums(graph, layer.op), requantizer(graph, layer.op))
+            for layer in self.layers
+        }
+
+    def _check_memory(self, samples: int) -> None:
+        made = [t for t in self.graph.tensors.values() if not t.is_parameter]
+        each = sum(t.bytes() for t in made)
+        if each * samples > _MEMORY:
+            raise MismatchError(
+                f"{samples} inputs need {each * samples / 2**30:.1f} GiB of recorded tensors; type "
+                f"--samples {max(1, _MEMORY // each)}"
+            )
+
+    def inject(self, layer: Layer, flips: Flips) -> Outcome:
+        """Return what flips in a layer's registers do."""
+        answer = self.clean[flips.sample].copy()
+        masked = np.ones(len(flips), bool)
+        for part in _parts(layer, flips):
+            self._inject(layer, flips[part], part, answer, masked)
+        return Outcome(answer=answer, masked=masked)
+
+    def _inject(
+        self, layer: Layer, flips: Flips, place: Integers, answer: Integers,
+        masked: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Enter the answers of some flips at their places."""
+        known, local = np.unique(flips.sample, return_inverse=True)
+        x = self.recorded[layer.op.inputs[0]][torch.from_numpy(known)]
+        summed, rescale = self._arithmetic[layer.step]
+        clean = summed(x).reshape(len(known), layer.shape.positions, -1).numpy()
+        found = spread(flips.reach)
+        flip, m = found.flip, found.m
+        channel = flips.product[flip] * layer.shape.channels + found.n
+        sample = local[flip]
+        changed = clean[sample, m, channel] + deltas(layer, flips, layer.padded(x), local, found)
+        made = rescale(torch.from_numpy(changed), torch.from_numpy(channel))
+        before = self.recorded[layer.op.outputs[0]]
+        rows = before.reshape(len(before), layer.shape.positions, -1)
+        moved = np.flatnonzero((made != rows[flips.sample[flip], m, channel]).numpy())
+        flip, m, channel = flip[moved], m[moved], channel[moved]
+        hit = np.unique(flip)
+        masked[place[hit]] = False
+        for start in range(0, len(hit), self.batch):
+            some = hit[start : start + self.batch]
+            mine = np.flatnonzero((flip >= some[0]) & (flip <= some[-1]))
+            samples = torch.from_numpy(flips.sample[some])
+            value = rows[samples]
+            slot = np.searchsorted(some, flip[mine])
+            value[slot, m[mine], channel[mine]] = made[torch.from_numpy(moved[mine])]
+            value = value.reshape(len(some), *before.shape[1:])
+            made_from = {layer.op.outputs[0]: value}
+            answer[place[some]] = self._answers(layer.step + 1, samples, made_from)
+
+    def inject_stored(
+        self, name: str, sample: Integers, element: Integers, bit: Integers
+    ) -> Outcome:
+        """Return what flips of a tensor's stored bytes do: all that read it see the same byte.
+
+        Args:
+            name: the tensor.
+            sample: which input the network is computing.
+            element: place in the flattened tensor of one sample.
+            bit: of the byte.
+
+        """
+        step = min(i for i, op in enumerate(self.graph.ops) if name in op.inputs)
+        signed = self.graph.tensors[name].dtype == "int8"
+        answer = self.clean[sample].copy()
+        for start in range(0, len(sample), self.batch):
+            part = slice(start, start + self.batch)
+            samples = torch.from_numpy(sample[part])
+            value = self.recorded[name][samples]
+            rows = value.reshape(len(value), -1)
+            index = np.arange(len(value)), element[part]
+            held = rows[index].numpy().astype(np.int64)
+            new = torch.from_numpy(flipped(held, bit[part], 8, signed=signed)).to(value.dtype)
+            rows[index] = new
+            made = {name: rows.reshape(value.shape)}
+            answer[part] = self._answers(step, samples, made)
+        return Outcome(answer=answer, masked=np.zeros(len(sample), bool))
+
+    def _answers(self, step: int, samples: Tensor, made: dict[str, Tensor]) -> Integers:
+        needed = [name for name in self.network.live(step) if name not in made]
+        held = {name: self.recorded[name][samples] for name in needed}
+        return answers(self.network.run_from(step, held | made)[0])
+
+
+def answers(outputs: Tensor) -> Integers:
+    """Return the number of the largest output of each sample (N, ...), the first of equal ones."""
+    found: Integers = outputs.flatten(1).numpy().argmax(1)
+    return found
+
+
+def deltas(layer: Layer, flips: Flips, bytes_: Integers, local: Integers, found: Any) -> Integers:
+    """Return by how much each output's sum changes.
+
+    Args:
+        layer: where.
+        flips: what is hit.
+        bytes_: padded inputs of some samples.
+        local: the row of `bytes_` that each flip's sample is.
+        found: the outputs that each flip reaches, see `spread`.
+
+    """
+    flip = found.flip
+    product, sample, k = flips.product, local, flips.reach.k
+    if flips.register == "activation":
+        held = layer.operands(bytes_, sample, product, flips.reach.m0, k)
+        change = flipped(held, flips.bit, 8, signed=layer.signed[0]) - held
+        weight = layer.stored[product[flip], k[flip], found.n]
+        return change[flip] * (weight - layer.weight_zero[product[flip], found.n])
+    if flips.register == "weight":
+        held = layer.stored[product, k, flips.reach.n0]
+        change = flipped(held, flips.bit, 8, signed=layer.signed[1]) - held
+        row = layer.operands(bytes_, sample[flip], product[flip], found.m, k[flip])
+        return change[flip] * (row - layer.zero)
+    held = _partial(layer, flips, bytes_, local)
+    return flipped(held, flips.bit, 32) - held
+
+
+def _partial(layer: Layer, flips: Flips, bytes_: Integers, local: Integers) -> Integers:
+    """Return what the accumulators hold that are hit; each reaches one output."""
+    made = np.zeros(len(flips), np.int64)
+    step, reach = max(1, _OPERANDS // layer.shape.depth), flips.reach
+    places = np.arange(layer.shape.depth)
+    for start in range(0, len(flips), step):
+        part = slice(start, start + step)
+        product, n = flips.product[part], reach.n0[part]
+        rows = layer.operands(
+            bytes_, local[part][:, None], product[:, None], reach.m0[part][:, None], places
+        )
+        weights = layer.stored[product, :, n] - layer.weight_zero[product, n][:, None]
+        held = (places >= reach.start[part][:, None]) & (places < reach.stop[part][:, None])
+        made[part] = ((rows - layer.zero) * weights * held).sum(1)
+    return made
+
+
+def _parts(layer: Layer, flips: Flips) -> Iterator[Integers]:
+    """Yield the places of flips that are computed together, ordered by their samples."""
+    order = np.argsort(flips.sample, kind="stable")
+    outputs = layer.shape.positions * layer.shape.channels * layer.shape.products
+    samples = np.cumsum(np.diff(flips.sample[order], prepend=-1) != 0)
+    load = np.maximum(np.cumsum(flips.reach.outputs[order]), samples * math.ceil(outputs / 8))
+    ends = np.flatnonzero(np.diff(load // _OUTPUTS, append=-1))
+    start = 0
+    for end in (ends + 1).tolist():
+        yield order[start:end]
+        start = end
