@@ -28,7 +28,7 @@ MOST_SECONDS = 120  # on a machine that trains meanwhile
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One page for all tests of a process, with the shipped weights or, where there are none, random ones."""
+    """One page for all tests of a process, with the shipped weights, or random ones without any."""
     gradio = pytest.importorskip("gradio", reason="gradio is not installed")
     from zoo.page.app import serve
 

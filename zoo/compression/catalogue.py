@@ -8,7 +8,12 @@ from zoo.compression.contract import Method, checked
 from zoo.errors import MismatchError, UnknownNameError
 
 ROUNDING = "rtn"  # takes the name of a format alone: it needs no data
-POINTS = ("zoo.compression.methods", "zoo.quantization.methods", "zoo.nas.methods")
+POINTS = (
+    "zoo.compression.methods",
+    "zoo.quantization.methods",
+    "zoo.nas.methods",
+    "zoo.resilience.methods",
+)
 
 
 def names() -> list[str]:

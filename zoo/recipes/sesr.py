@@ -1,4 +1,7 @@
-"""SESR recipes: five sizes at two scales, and M5 as the authors quantized it (2103.09404)."""
+"""SESR recipes: five sizes at two scales, and M5 as the authors quantized it (2103.09404).
+
+M2, at x2 only, is the smallest of their study of adversarial defence (2112.14340).
+"""
 
 from dataclasses import dataclass
 
@@ -22,8 +25,8 @@ _SIZES = (
 )
 _STEPS_X4 = 30_000
 # Where the weights that a product may ship are within 0.10 dB of the best, on Set5 and on BSDS500's
-# held-out pictures, the bare name means them.
-_FREE = frozenset({"sesr-m5-x2", "sesr-m5-relu-x2", "sesr-m7-x2"})
+# held-out pictures, or where there are no others, the bare name means them.
+_FREE = frozenset({"sesr-m2-x2", "sesr-m5-x2", "sesr-m5-relu-x2", "sesr-m7-x2"})
 
 
 def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
@@ -65,8 +68,8 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
         # "bsds" started from random weights, as `train` above has it (but by the mean absolute
         # error, and every image drawn alike); "photos" from those, with more pictures and, except
         # for the XL itself, the XL as teacher; "free" from random weights, x4 from x2's, on free
-        # pictures, M5 x2 with the XL of that tag as teacher: see the cards, and
-        # benchmarks/data/sesr_photos.py.
+        # pictures, M5 x2 with the XL of that tag as teacher (M2 too, in the first 5,000 of its
+        # 7,000 steps): see the cards, and benchmarks/data/sesr_photos.py.
         default_tag="free" if name in _FREE else "bsds" if form else "photos",
         paper="2103.09404",
         tiny={
@@ -77,6 +80,7 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
 
 
 RECIPES = (
+    _recipe(_Size("m2", 16, 2), 2),
     *(_recipe(size, scale) for size in _SIZES for scale in (2, 4)),
     # What the authors published in int8: train it in float, then with `--set quant=int8`.
     _recipe(_SIZES[1], 2, "relu"),

@@ -1,0 +1,1 @@
+"""Attacks on classifiers of pictures, one a file: small changes that make them err."""

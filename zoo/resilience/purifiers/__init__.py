@@ -1,0 +1,1 @@
+"""Purifiers, one a file: what pictures pass on the way to a classifier, to lose an attack."""
