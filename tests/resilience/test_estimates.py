@@ -30,11 +30,11 @@ class Remembered(Plan):
     def table(self):
         inputs, parts, offsets, size = len(self.labels), [], [], 0
         for number, cell in enumerate(self.cells):
-            live = self._sites(self.engine.layers[cell.layer], cell.register)
+            live = self.sites(cell)
             sample, site = np.divmod(np.arange(live * inputs), live)
             drawn = Drawn(cell=np.full(len(site), number), sample=sample, site=site)
             outcome, _, lost = super().tried(drawn)
-            parts.append(np.stack([outcome.masked, lost]))
+            parts.append(np.stack([outcome.masked, outcome.caught, lost]))
             offsets.append((size, live))
             size += len(site)
         return np.concatenate(parts, 1), np.array(offsets)
@@ -42,13 +42,14 @@ class Remembered(Plan):
     def tried(self, drawn):
         table, offsets = self.table
         first, live = offsets[drawn.cell].T
-        masked, lost = table[:, first + drawn.sample * live + drawn.site]
+        masked, caught, lost = table[:, first + drawn.sample * live + drawn.site]
         weight = 1 / (len(self.labels) * self.chances[drawn.sample])
-        return Outcome(answer=drawn.sample * 0, masked=masked > 0), weight, lost
+        outcome = Outcome(answer=drawn.sample * 0, masked=masked > 0, caught=caught > 0)
+        return outcome, weight, lost
 
     def truth(self):
         """The mean over all faults, by cell and over inputs alike: flip rate and loss in %."""
-        (_, lost), offsets = self.table
+        (_, _, lost), offsets = self.table
         sums = np.zeros(2)
         for cell, (first, live) in zip(self.cells, offsets, strict=True):
             mine = lost[first : first + live * len(self.labels)]

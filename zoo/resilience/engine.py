@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
-from zoo.resilience.faults import Integers, Reach, flipped, spread
+from zoo.resilience.faults import Integers, Reach, flipped, spread, wrapped
 from zoo.resilience.layers import Layer, layers
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.integer_products import requantizer, sums
@@ -70,11 +70,14 @@ class Outcome:
     Attributes:
         answer: the network's answer, the number of its largest output.
         masked: whether no output of the layer changed, so that nothing more was run.
+        caught: whether a check of the sums' range notices it: a sum lies where no input can bring
+            it, see `Layer.range`.
 
     """
 
     answer: Integers
     masked: NDArray[np.bool_]
+    caught: NDArray[np.bool_]
 
 
 class Engine:
@@ -120,16 +123,14 @@ class Engine:
     def inject(self, layer: Layer, flips: Flips) -> Outcome:
         """Return what flips in a layer's registers do."""
         answer = self.clean[flips.sample].copy()
-        masked = np.ones(len(flips), bool)
+        masked, caught = np.ones(len(flips), bool), np.zeros(len(flips), bool)
+        outcome = Outcome(answer=answer, masked=masked, caught=caught)
         for part in _parts(layer, flips):
-            self._inject(layer, flips[part], part, answer, masked)
-        return Outcome(answer=answer, masked=masked)
+            self._inject(layer, flips[part], part, outcome)
+        return outcome
 
-    def _inject(
-        self, layer: Layer, flips: Flips, place: Integers, answer: Integers,
-        masked: NDArray[np.bool_],
-    ) -> None:  # fmt: skip
-        """Enter the answers of some flips at their places."""
+    def _inject(self, layer: Layer, flips: Flips, place: Integers, outcome: Outcome) -> None:
+        """Enter what some flips do at their places."""
         known, local = np.unique(flips.sample, return_inverse=True)
         x = self.recorded[layer.op.inputs[0]][torch.from_numpy(known)]
         summed, rescale = self._arithmetic[layer.step]
@@ -139,13 +140,16 @@ class Engine:
         channel = flips.product[flip] * layer.shape.channels + found.n
         sample = local[flip]
         changed = clean[sample, m, channel] + deltas(layer, flips, layer.padded(x), local, found)
+        low, high = (ends[flips.product[flip], found.n] for ends in layer.range)
+        register = wrapped(changed)
+        outcome.caught[place[flip[(register < low) | (register > high)]]] = True
         made = rescale(torch.from_numpy(changed), torch.from_numpy(channel))
         before = self.recorded[layer.op.outputs[0]]
         rows = before.reshape(len(before), layer.shape.positions, -1)
         moved = np.flatnonzero((made != rows[flips.sample[flip], m, channel]).numpy())
         flip, m, channel = flip[moved], m[moved], channel[moved]
         hit = np.unique(flip)
-        masked[place[hit]] = False
+        outcome.masked[place[hit]] = False
         for start in range(0, len(hit), self.batch):
             some = hit[start : start + self.batch]
             mine = np.flatnonzero((flip >= some[0]) & (flip <= some[-1]))
@@ -155,7 +159,7 @@ class Engine:
             value[slot, m[mine], channel[mine]] = made[torch.from_numpy(moved[mine])]
             value = value.reshape(len(some), *before.shape[1:])
             made_from = {layer.op.outputs[0]: value}
-            answer[place[some]] = self._answers(layer.step + 1, samples, made_from)
+            outcome.answer[place[some]] = self._answers(layer.step + 1, samples, made_from)
 
     def inject_stored(
         self, name: str, sample: Integers, element: Integers, bit: Integers
@@ -183,7 +187,8 @@ class Engine:
             rows[index] = new
             made = {name: rows.reshape(value.shape)}
             answer[part] = self._answers(step, samples, made)
-        return Outcome(answer=answer, masked=np.zeros(len(sample), bool))
+        none = np.zeros(len(sample), bool)
+        return Outcome(answer=answer, masked=none, caught=none)
 
     def _answers(self, step: int, samples: Tensor, made: dict[str, Tensor]) -> Integers:
         needed = [name for name in self.network.live(step) if name not in made]

@@ -41,6 +41,40 @@ class Sampling:
     state: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How faults are drawn; what analyses of faults have in common.
+
+    Attributes:
+        precision: half-width of the intervals at which to stop, in points of accuracy.
+        faults: try so many instead of as many as the precision needs.
+        seed: of the draws.
+        state: a file NAME.json that keeps the counts, so that a killed run goes on where it was.
+
+    """
+
+    precision: float = 0.1
+    faults: int | None = None
+    seed: int = 0
+    state: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.precision < 100:
+            raise MismatchError(
+                f"--precision {self.precision:g}; expected points of accuracy, above 0, e.g. 0.1"
+            )
+        if self.faults is not None and self.faults < 100:
+            raise MismatchError(f"--faults {self.faults}; expected 100 or more")
+        if self.seed < 0:
+            raise MismatchError(f"--seed {self.seed}; expected 0 or more")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How many faults are tried."""
+        path = Path(self.state).expanduser() if self.state else None
+        return Sampling(precision=self.precision, faults=self.faults, seed=self.seed, state=path)
+
+
 @dataclass(frozen=True, eq=False)
 class Counted:
     """What trials of a plan showed.
@@ -88,6 +122,14 @@ class Counted:
         facts["method"] = "stratified, importance-sampled, 95 %"
         low, high = 100 * found.low, 100 * found.high
         return Estimate(value=100 * found.value, low=low, high=high, known="estimated", **facts)
+
+    def caught(self, cells: Any) -> float | None:
+        """Return the share of harmful flips of cells that a range check notices; None if none."""
+        share = np.array([cell.share for cell in self.plan.cells])[cells]
+        trials = np.maximum(self.tally.trials[cells], 1)
+        harmful = float((share * self.tally.total[cells] / trials).sum())
+        noticed = float((share * self.tally.caught[cells] / trials).sum())
+        return noticed / harmful if harmful else None
 
 
 def sampled(
@@ -208,7 +250,8 @@ def _count(plan: Plan, tally: Tally, drawn: Drawn, weight: float | None = None) 
     outcome, weights, lost = plan.tried(drawn)
     if weight is not None:
         weights = np.full(len(drawn), weight)
-    tally.add(drawn.cell, weights, lost, (~outcome.masked).astype(float))
+    caught, ran = outcome.caught.astype(float), (~outcome.masked).astype(float)
+    tally.add(drawn.cell, weights, lost, caught, ran)
 
 
 def exhaustive(plan: Plan) -> Counted:
@@ -219,7 +262,7 @@ def exhaustive(plan: Plan) -> Counted:
 
     """
     inputs = len(plan.labels)
-    sites = [plan._sites(plan.engine.layers[cell.layer], cell.register) for cell in plan.cells]
+    sites = [plan.sites(cell) for cell in plan.cells]
     if sum(sites) * inputs > _EVERY:
         raise MismatchError(
             f"there are {sum(sites) * inputs:.2g} faults, too many to try each; give a precision"

@@ -12,7 +12,7 @@ from zoo.resilience.statistics import Reals
 
 _INK, _NONE = "#222222", "#eeeeee"
 _WIDTH, _LEFT, _TOP, _CELL, _GAP = 1500, 330, 110, 28, 26
-_LOW, _ROWS = 7, 760  # least height of a row, height that the rows of a panel share
+_LOW, _ROWS = 20, 760  # least height of a row, height that the rows of a panel share
 _COLORS = ((255, 252, 240), (253, 190, 110), (215, 70, 60), (80, 10, 60))
 
 
@@ -46,7 +46,8 @@ def heat_map(path: Path, panels: Sequence[Panel], title: str) -> None:
     draw = ImageDraw.Draw(image)
     draw.text((40, 26), title, _INK, _font(30))
     draw.text((40, 70), "a row is as high as its share of the live bits", _INK, _font(20))
-    most = max((float(v) for p in panels for v in p.values.ravel() if v == v), default=1.0) or 1.0
+    most = max((float(v) for p in panels for v in p.values.ravel() if v == v), default=1.0)
+    most = min(100.0, most) or 1.0
     top = _TOP
     for panel, rows in zip(panels, heights, strict=True):
         top = _panel(draw, panel, rows, top, most)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch.nn.functional as F
@@ -50,6 +51,14 @@ class Layer:
     zero: int
     signed: tuple[bool, bool]
     padding: tuple[int, ...]
+
+    @cached_property
+    def range(self) -> tuple[Integers, Integers]:
+        """The smallest and largest sum that any input can bring about, (products, channels)."""
+        low, high = (-128, 127) if self.signed[0] else (0, 255)
+        weight = self.stored - self.weight_zero[:, None]
+        ends = np.stack([weight * (low - self.zero), weight * (high - self.zero)])
+        return ends.min(0).sum(1) + self.bias, ends.max(0).sum(1) + self.bias
 
     def padded(self, x: Tensor) -> Integers:
         """Return stored inputs (N, ...) as rows of bytes, (N, bytes of a padded sample)."""

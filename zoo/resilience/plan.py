@@ -95,6 +95,10 @@ class Plan:
     def _bits(self, register: str) -> int:
         return 8 if register == STORED else BITS[register]
 
+    def sites(self, cell: Cell) -> int:
+        """Return the numbers that a cell's sites have: from 0 to before this, for each input."""
+        return self._sites(self.engine.layers[cell.layer], cell.register)
+
     def live_bits(self, register: str) -> float:
         """Return the live pairs of a bit of a class and a cycle, of one inference."""
         counts = (
@@ -188,8 +192,7 @@ class Plan:
         for number, count in enumerate(counts.tolist()):
             own = np.flatnonzero(self.stratum == number)
             dice = np.random.default_rng([*seed, number])
-            first = self.cells[own[0]]
-            live = self._sites(self.engine.layers[first.layer], first.register)
+            live = self.sites(self.cells[own[0]])
             parts.append(
                 np.stack([
                     dice.choice(own, count),
@@ -202,7 +205,8 @@ class Plan:
 
     def tried(self, drawn: "Drawn") -> tuple[Outcome, Reals, Reals]:
         """Return the outcomes of faults, their weights, and what each lost: 1, 0 or -1."""
-        answer, masked = self.engine.clean[drawn.sample].copy(), np.ones(len(drawn), bool)
+        answer = self.engine.clean[drawn.sample].copy()
+        masked, caught = np.ones(len(drawn), bool), np.zeros(len(drawn), bool)
         keys = [(cell.layer, cell.register) for cell in self.cells]
         for layer, register in dict.fromkeys(keys):
             mine = [i for i, key in enumerate(keys) if key == (layer, register)]
@@ -210,10 +214,11 @@ class Plan:
             if len(some):
                 outcome = self._inject(layer, register, drawn[some])
                 answer[some], masked[some] = outcome.answer, outcome.masked
+                caught[some] = outcome.caught
         weight = 1 / (len(self.labels) * self.chances[drawn.sample])
         after = (answer == self.labels[drawn.sample]).astype(float)
         lost = self.right[drawn.sample].astype(float) - after
-        return Outcome(answer=answer, masked=masked), weight, lost
+        return Outcome(answer=answer, masked=masked, caught=caught), weight, lost
 
     def _inject(self, number: int, register: str, drawn: "Drawn") -> Outcome:
         layer = self.engine.layers[number]

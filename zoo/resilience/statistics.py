@@ -25,6 +25,7 @@ class Tally:
         signed: sum of signed w.
         square: sum of w^2 over hits.
         signed_square: likewise, w^2 or -w^2.
+        caught: sum of w over hits that a check of the sums' range notices.
         runs: trials for which the rest of the network ran.
 
     """
@@ -35,19 +36,30 @@ class Tally:
     signed: Reals
     square: Reals
     signed_square: Reals
+    caught: Reals
     runs: Reals
 
     @classmethod
     def empty(cls, cells: int) -> "Tally":
         """Return a tally of nothing."""
-        return cls(*(np.zeros(cells) for _ in range(7)))
+        return cls(*(np.zeros(cells) for _ in range(8)))
 
-    def add(self, cell: Any, weight: Reals, lost: Reals, ran: Reals) -> None:
-        """Count trials: their cells, weights, what each lost (1, 0 or -1), and whether it ran."""
+    def add(self, cell: Any, weight: Reals, lost: Reals, caught: Reals, ran: Reals) -> None:
+        """Count trials.
+
+        Args:
+            cell: the cell of each.
+            weight: of each.
+            lost: 1 if the answer became wrong, -1 if it became right, or 0.
+            caught: 1 if a check of the sums' range notices it.
+            ran: 1 if the rest of the network ran.
+
+        """
         hit = np.abs(lost)
         square = weight**2
         columns = (
-            np.ones(len(lost)), hit, weight * hit, weight * lost, square * hit, square * lost, ran,
+            np.ones(len(lost)), hit, weight * hit, weight * lost, square * hit, square * lost,
+            weight * hit * caught, ran,
         )  # fmt: skip
         for column, values in zip(self.columns, columns, strict=True):
             column += np.bincount(cell, values, len(column))
@@ -57,7 +69,7 @@ class Tally:
         """All arrays, in order."""
         return (
             self.trials, self.hits, self.total, self.signed, self.square, self.signed_square,
-            self.runs,
+            self.caught, self.runs,
         )  # fmt: skip
 
     def merged(self, group: Any, groups: int) -> "Tally":

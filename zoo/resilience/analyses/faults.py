@@ -14,8 +14,7 @@ import numpy as np
 
 from zoo.errors import MismatchError
 from zoo.resilience.engine import Engine
-from zoo.resilience.estimates import Counted, Sampling, chosen, sampled
-from zoo.resilience.plan import Plan
+from zoo.resilience.estimates import Counted, Draws, chosen, sampled
 from zoo.resilience.residency import Arranged, arranged
 from zoo.resilience.results import Estimate, Reliability, Row
 from zoo.resilience.specimen import Specimen
@@ -26,70 +25,49 @@ FEWEST_INPUTS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How faults are drawn.
+class Options(Draws):
+    """Where faults are, and how they are drawn.
 
     Attributes:
-        precision: half-width of the intervals at which to stop, in points of accuracy.
-        faults: try so many instead of as many as the precision needs.
         dataflow: auto (of the target), block (of an Ethos-U), output-stationary, weight-stationary,
             or uniform, which is software's view: every stored byte is as likely as any other.
         array: rows and columns of the array of the two stationary ones.
         registers: classes or kinds of registers that are hit, e.g. flop or weight,accumulator;
             nothing means all.
-        seed: of the draws.
-        state: a file NAME.json that keeps the counts, so that a killed run goes on where it was.
 
     """
 
-    precision: float = 0.1
-    faults: int | None = None
     dataflow: str = "auto"
     array: str = "16x16"
     registers: str = ""
-    seed: int = 0
-    state: str = ""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.precision < 100:
-            raise MismatchError(
-                f"--precision {self.precision:g}; expected points of accuracy, above 0, e.g. 0.1"
-            )
-        if self.faults is not None and self.faults < 100:
-            raise MismatchError(f"--faults {self.faults}; expected 100 or more")
-        if self.seed < 0:
-            raise MismatchError(f"--seed {self.seed}; expected 0 or more")
-
-    @property
-    def sampling(self) -> Sampling:
-        """How many faults are tried."""
-        path = Path(self.state).expanduser() if self.state else None
-        return Sampling(precision=self.precision, faults=self.faults, seed=self.seed, state=path)
 
 
 def analyse(specimen: Specimen, options: Options) -> Reliability:
     """Return accuracy, flip rate and resiliency of a network, by layer, class and bit."""
-    engine, setting = prepared(specimen, options)
+    where = (options.dataflow, options.array, options.registers)
+    engine, setting = prepared(specimen, options, *where)
     plan = setting.plan(engine, specimen.labels.numpy())
     found = sampled(plan, options.sampling, setting.text)
     return _reported(specimen, options, found, setting)
 
 
-def prepared(specimen: Specimen, options: Options) -> tuple[Engine, Arranged]:
-    """Return the network ready for flips, and where its integers lie.
+def prepared(
+    specimen: Specimen, draws: Draws, dataflow: str = "auto", array: str = "", registers: str = ""
+) -> tuple[Engine, Arranged]:
+    """Return the network ready for flips, and where its integers lie, see `arranged`.
 
     Raises:
         MismatchError: there are too few inputs, or the network has none right.
 
     """
     count = len(specimen.labels)
-    if count < FEWEST_INPUTS and options.faults is None:
+    if count < FEWEST_INPUTS and draws.faults is None:
         raise MismatchError(
             f"there are {count} inputs, and an interval of fewer than {FEWEST_INPUTS} would not "
             "hold for others; give more data, or --faults N for these alone"
         )
     engine = Engine(specimen.graph, specimen.samples)
-    setting = arranged(engine, specimen.target, options.dataflow, options.array, options.registers)
+    setting = arranged(engine, specimen.target, dataflow, array, registers)
     if not (engine.clean == specimen.labels.numpy()).any():
         raise MismatchError(
             f"{specimen.ref} has none of the {count} inputs right, so that faults cannot break it; "
@@ -216,6 +194,3 @@ def _draw(found: Counted, title: str, path: Path) -> None:
         names = [plan.engine.layers[n].name for n in numbers]
         panels.append(Panel(register, names, shares, values))
     heat_map(path, panels, f"{title}: answers that a flip turns, in %")
-
-
-__all__ = ["CHOSEN_BY", "SUMMARY", "Options", "Plan", "analyse", "prepared"]
