@@ -37,7 +37,7 @@ NULLS = ("none", PIXELS, f"{PIXELS},nearest:2", f"{PIXELS},bicubic:2", "bicubic:
 SIZES = ("sesr-m3-x2.bsds", "sesr-m5-x2.bsds", "sesr-m11-x2.bsds", "sesr-xl-x2.bsds")
 EPS = (1, 2, 4)  # of 255
 ADAPTIVE = (f"{PIXELS},bicubic:2", f"{PIXELS},sesr-m5-x2.bsds")
-STEPS, PICTURES, TUNING = 10, 200, 150
+STEPS, PICTURES, TUNING = 10, 150, 150
 APART, OVER, MAIN = 2.0, 3.0, "2"  # the bars: points
 NPUS, SIDES, PUBLISHED = ("ethos-u55-128", "ethos-u55-256"), (96, 299), 3.0
 
