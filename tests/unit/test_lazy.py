@@ -8,7 +8,7 @@ import pytest
 
 from zoo import cli, recipes, registry, verbs
 
-MOST_MODULES = 59  # of ours; each costs about a millisecond
+MOST_MODULES = 60  # of ours; each costs about a millisecond
 LIGHT = [
     module.name
     for room in (cli, recipes, registry, verbs)
