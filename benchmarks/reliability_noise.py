@@ -30,9 +30,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "gain of each channel, by regression": {"block": "channel", "steps": 0},
     "blocks, by regression": {"steps": 0},
     "blocks": {},
-    "blocks of the published form": {"block": "bottleneck"},
     "biases": {"learns": "biases"},
     "all weights": {"learns": "all", "lr": 3e-4},
+    "blocks of the published form": {"block": "bottleneck"},
 }
 
 

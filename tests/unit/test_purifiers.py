@@ -13,7 +13,8 @@ import zoo
 from zoo import extensions
 from zoo.data import images as pictures
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.resilience.purifiers.contract import POINT, Pipeline, Stage, pipeline, stage
+from zoo.resilience.pipelines import Pipeline, pipeline, stage
+from zoo.resilience.purifiers.contract import POINT, Stage
 from zoo.resilience.purifiers.wavelet import Wavelet, _shrunk
 from zoo.tasks.super_resolution.enlarging import run
 

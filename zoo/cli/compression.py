@@ -99,7 +99,7 @@ def add_option(group: Any, option: Option, *, hidden: bool = False) -> None:
     """Add the flag of an option, `hidden` from the help; what is not typed stays None."""
     text = option.text.removesuffix(".").replace("%", "%%")
     if option.default not in (None, "", (), {}) and option.shape != "switch":
-        text += f" (default: {option.default})"
+        text += f" (default: {option.default})".replace("%", "%%")
     if hidden:
         text = argparse.SUPPRESS
     said: dict[str, Any] = {"dest": f"option:{option.name}", "default": None, "help": text}

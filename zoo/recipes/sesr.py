@@ -68,8 +68,8 @@ def _recipe(size: _Size, scale: int, activation: str = "prelu") -> Recipe:
         # "bsds" started from random weights, as `train` above has it (but by the mean absolute
         # error, and every image drawn alike); "photos" from those, with more pictures and, except
         # for the XL itself, the XL as teacher; "free" from random weights, x4 from x2's, on free
-        # pictures, M5 x2 with the XL of that tag as teacher (M2 too, in the first 5,000 of its
-        # 7,000 steps): see the cards, and benchmarks/data/sesr_photos.py.
+        # pictures, M5 x2 with the XL of that tag as teacher (M2 too, in 5,000 of its 7,000 steps):
+        # see the cards, and benchmarks/data/sesr_photos.py.
         default_tag="free" if name in _FREE else "bsds" if form else "photos",
         paper="2103.09404",
         tiny={

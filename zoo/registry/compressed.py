@@ -26,3 +26,17 @@ class Compressed:
     quantization: Mapping[str, Any] | None = None
     license: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def licence_after(license: str, before: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """Return the licence of weights that learned on from others; None if from the same data.
+
+    Args:
+        license: of the weights it started from.
+        before: what is known about the data that those learned from.
+        facts: the same of the data that it learned from.
+
+    """
+    if facts.get("sha256") == before.get("sha256"):
+        return None
+    return f"{license}; trained on {facts.get('source', 'other data')}: not stated"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from zoo.errors import MismatchError
 from zoo.resilience.attacking import attacked, predicted
 from zoo.resilience.attacks.contract import ChosenAttack
-from zoo.resilience.purifiers.contract import Pipeline, Stage, stage
+from zoo.resilience.pipelines import Pipeline, stage
+from zoo.resilience.purifiers.contract import Stage
 
 Z = 1.959964  # of a 95 % interval
 

@@ -13,7 +13,7 @@ from zoo.errors import MismatchError
 from zoo.graph.trace import trace
 from zoo.models.denoised import Denoised
 from zoo.registry.checkpoint import Checkpoint, build
-from zoo.registry.compressed import Compressed
+from zoo.registry.compressed import Compressed, licence_after
 from zoo.registry.recipe import Recipe, Train
 from zoo.resilience import noise as noises
 from zoo.resilience.insertion import chosen, fitted, share
@@ -58,7 +58,7 @@ def trained(
     # they are for comparison. What is trained starts without.
     solvable = ("depthwise",) if options.steps else ("channel", "depthwise")
     fitted(start, network, inputs, kinds, limits, options.seed, solvable)
-    made, metrics = start, dict[str, Any]()
+    made, metrics, facts, license = start, dict[str, Any](), dict[str, Any](), None
     if options.steps:
         folder = out / _RUN
         done = train(
@@ -68,13 +68,16 @@ def trained(
         loaded = done.load()
         assert isinstance(loaded, Denoised)
         made, metrics = loaded, {"training": done.metrics["training"]}
+        license = licence_after(source.license, source.config["data"], done.config["data"])
+        facts = {"trained_on": done.config["data"]}
         shutil.rmtree(folder)
     scored = _scores(task, made, recipe, test)
-    facts = _facts(source, made, count, blocks, options, limits)
+    facts |= _facts(source, made, count, blocks, options, limits)
     changes = {"model": MODEL, "args": recipe.args} if blocks else {}
     return Compressed(
         metrics={**metrics, "compression": facts, **scored},
         tensors=(made if blocks else made.network).state_dict(),
+        license=license,
         changes=changes,
     )
 

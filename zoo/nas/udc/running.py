@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from zoo.quantization.int8 import qat
 from zoo.quantization.int8.network import QuantizedNetwork, read_quantization
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.codec import to_json
-from zoo.registry.compressed import Compressed
+from zoo.registry.compressed import Compressed, licence_after
 from zoo.registry.recipe import Recipe, Train
 from zoo.tasks import task_of
 from zoo.training.accelerator import accelerator_for
@@ -70,7 +70,7 @@ def trained(
         },
         tensors=integers.network.state_dict(),
         quantization=integers.quantization(),
-        license=_license(source, run.data.facts),
+        license=licence_after(source.license, source.config["data"], run.data.facts),
     )
 
 
@@ -95,13 +95,6 @@ def _ran(
     run = Run(trainee, folder, accelerator, str(data), source.license, hooks=[stages])
     run.execute(resume=resume and folder.is_dir())
     return stages, run
-
-
-def _license(source: Checkpoint, facts: Mapping[str, Any]) -> str | None:
-    """Return the licence of what was trained on other data than the source; None if on the same."""
-    if facts.get("sha256") == source.config["data"].get("sha256"):
-        return None
-    return f"{source.license}; trained on {facts.get('source', 'other data')}: not stated"
 
 
 def _form(network: nn.Module, batches: Sequence[Tensor], scheme: str) -> nn.Module:

@@ -15,7 +15,7 @@ from zoo.files import replacing
 from zoo.resilience import defending
 from zoo.resilience.attacking import PixelModel
 from zoo.resilience.attacks.contract import parse
-from zoo.resilience.purifiers.contract import Pipeline, pipeline
+from zoo.resilience.pipelines import Pipeline, pipeline
 from zoo.resilience.results import Estimate, Reliability
 from zoo.resilience.specimen import Specimen
 
