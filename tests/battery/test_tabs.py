@@ -7,17 +7,22 @@ import shutil
 import socket
 import sys
 import urllib.request
+import wave
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
 
 from zoo import extensions
 from zoo.errors import MissingExtraError, install
 from zoo.page import app
+from zoo.page.detecting import EXAMPLES as CELLS
+from zoo.page.restyling import examples
 from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
@@ -117,27 +122,89 @@ def test_a_tab_keeps_its_contract(name: str, tmp_path: Path) -> None:
     assert all(re.fullmatch(r"(?!lambda)[a-z]+(_[a-z]+)*", name) for name in names)
 
 
-def test_no_two_tabs_share_a_name_of_an_event() -> None:
-    names = public(app.build())
-    assert {"upscale", "adapters_picture"} <= set(names)
-    assert not [name for name in names if name.removesuffix("_1") != name]  # Gradio's way out
-
-
-def test_a_tab_of_an_installed_package(installed: Install) -> None:
+@pytest.fixture
+def served(installed: Install) -> Iterator[str]:
+    """The address of a page with the installed tab."""
     installed()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    address = app.serve(port, block=False)
-    try:
-        with urllib.request.urlopen(address) as answer:
-            assert b"#012345" in answer.read()  # its look
-        client = Client(address, verbose=False)
-        assert client.predict(api_name="/more") == 42
-        endpoints = client.view_api(return_format="dict", print_info=False)
-        assert "/upscale" in endpoints["named_endpoints"]
-    finally:
-        gr.close_all()
+    yield app.serve(port, block=False)
+    gr.close_all()
+
+
+def test_programs_call_it(served: str, repository: Path, tmp_path: Path, capfd) -> None:
+    """All in one, since a page takes seconds to start."""
+    with urllib.request.urlopen(served) as answer:
+        assert b"#012345" in answer.read()  # the look of the installed tab
+    client = Client(served, verbose=False)
+    assert client.predict(api_name="/more") == 42
+    described = client.view_api(return_format="dict", print_info=False)
+    names = set(described["named_endpoints"])
+    assert not [name for name in names if re.search(r"_\d+$", name)]  # Gradio's way out of two
+    guide = (repository / "docs" / "guides" / "space.md").read_text(encoding="utf-8")
+    assert [name for name in names - {"/more"} if f"`{name}`" not in guide] == []
+    looks = [
+        one["parameter_name"] for one in described["named_endpoints"]["/restyle"]["parameters"]
+    ]
+    assert looks[:2] == ["picture", "looks_pencil"]
+    _each_visitor_has_their_own(served)
+    _wrong_input_is_refused_in_words(client, tmp_path)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def _each_visitor_has_their_own(address: str) -> None:
+    """Two at once, who ask for different looks of one photograph, get what each asked for."""
+    photo, visitors = handle_file(examples()[2]), [Client(address, verbose=False) for _ in range(2)]
+    asked = [{"looks_oil": 1.0, "looks_pencil": 0.0}, {"looks_neon": 1.0, "looks_pencil": 0.0}]
+
+    def result(visitor: int, job: Any = None) -> bytes:
+        job = job or visitors[visitor].submit(picture=photo, **asked[visitor], api_name="/restyle")
+        return Path(job.result()[0][1]).read_bytes()
+
+    alone = [result(0), result(1)]
+    assert alone[0] != alone[1]
+    for _ in range(3):
+        jobs = [
+            visitor.submit(picture=photo, **words, api_name="/restyle")
+            for visitor, words in zip(visitors, asked, strict=True)
+        ]
+        assert [result(number, job) for number, job in enumerate(jobs)] == alone
+
+
+def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
+    (folder / "wrong.png").write_text("this is not a picture")
+    Image.new("1", (30_000, 30_000)).save(folder / "huge.png")
+    (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 99)
+    (folder / "wrong.tflite").write_text("this is not a network")
+    with wave.open(str(folder / "long.wav"), "wb") as sound:
+        sound.setparams((1, 1, 4000, 0, "NONE", ""))
+        sound.writeframes(b"\x80" * 4000 * 7200)
+    wrong, huge, heic, network, long = (
+        handle_file(folder / name)
+        for name in ("wrong.png", "huge.png", "photo.heic", "wrong.tflite", "long.wav")
+    )
+    cells = handle_file(CELLS[0])
+    npu = ["ethos-u55-128"]
+    for api, words, said in [
+        ("detect", [wrong, "ran-i-detector", 0.5], "wrong.png is not a picture"),
+        ("classify", [heic, "mlperf-tiny-ic"], "is a HEIC picture"),
+        ("upscale", [huge, "sesr-m5-x2"], "claims too many pixels"),
+        ("restyle", [None], "There is no picture yet"),
+        ("listen", [long, "micronet-kws-s"], "the sound is 7200 s long"),
+        ("detect", [cells, "ran-i-detector", 7], "the least score is 7; expected 0 to 1"),
+        ("detect", [cells, ["x"], 0.5], "there is no network"),
+        ("adapters_picture", [0, "sum", 9, None], "is 9; expected -1 to 1.5"),
+        ("adapters_picture", ["one", "sum"], "expected a number"),
+        ("adapters_picture", [0, "magic"], "there is no way"),
+        ("price", [None, network, npu], "wrong.tflite"),
+        ("price", ["nonsense", None, npu], "there is no network"),
+        ("price", ["micronet-kws-s", None, "nowhere"], "there is no device"),
+        ("fits", ["ethos-u55-128", 3], "there is no task 3"),
+    ]:
+        with pytest.raises(AppError, match=re.escape(html.escape(said))):
+            client.predict(*words, api_name=f"/{api}")
+    assert client.predict(cells, "ran-i-detector", None, api_name="/detect")[2]["items"]
 
 
 @pytest.mark.parametrize(

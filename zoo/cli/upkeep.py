@@ -13,10 +13,13 @@ def add(command: Command) -> None:
     sub = command("serve", _serve, "serve the demo page on this machine")
     sub.add_argument(
         "refs", nargs="*", metavar="REF",
-        help="checkpoints that the tabs Listen and Look show too, e.g. ./runs/person",
+        help="checkpoints that its tabs show too, e.g. ./runs/person",
     )  # fmt: skip
     sub.add_argument("--port", type=int, help="default: 7860, or the next free one")
     sub.add_argument("--open", action="store_true", help="open it in the browser")
+    sub.add_argument(
+        "--mcp", action="store_true", help="also offer it to language models, as tools (MCP)"
+    )
     sub = command("cache", _cache, "list or prune what was prepared and kept")
     sub.add_argument("action", choices=["list", "prune"])
     sub.add_argument(
@@ -29,7 +32,7 @@ def add(command: Command) -> None:
 
 def _serve(args: Arguments) -> None:
     """Serve the demo page."""
-    serve(args.port, models=args.refs, open_browser=args.open)
+    serve(args.port, models=args.refs, open_browser=args.open, mcp=args.mcp)
 
 
 def _cache(args: Arguments) -> None:

@@ -30,6 +30,7 @@ def _max_pixels() -> int:
 MAX_PIXELS = _max_pixels()
 if Image.MAX_IMAGE_PIXELS and MAX_PIXELS > 2 * Image.MAX_IMAGE_PIXELS:
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # otherwise Pillow refuses what the user has allowed
+_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of ISO 23008-12
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255  # BT.601 studio range, for RGB in [0, 1]
 
 
@@ -113,9 +114,7 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
     except IsADirectoryError:
         raise MismatchError(f"{label} is a folder; expected a picture file") from None
     except UnidentifiedImageError:
-        raise MismatchError(
-            f"{label} is not a picture; expected one of {', '.join(SUFFIXES)}"
-        ) from None
+        raise MismatchError(f"{label} {_instead(file)}") from None
     except Image.DecompressionBombError:
         raise MismatchError(
             f"{label} claims too many pixels; the limit is {MAX_PIXELS} "
@@ -123,6 +122,17 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
         ) from None
     except Exception as error:  # decoders raise nearly anything on a broken file
         raise MismatchError(f"{label} cannot be read as a picture: {error}") from error
+
+
+def _instead(file: io.BytesIO | Path) -> str:
+    """Return what a file that nobody here decodes is, and what was expected."""
+    start = file.getvalue()[:32] if isinstance(file, io.BytesIO) else file.read_bytes()[:32]
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
+        return (
+            "is a HEIC picture, which is not read here; save it as JPEG, or take JPEGs: on an "
+            "iPhone by Settings, Camera, Formats, Most Compatible"
+        )
+    return f"is not a picture; expected one of {', '.join(SUFFIXES)}"
 
 
 def _check_size(size: tuple[int, int], label: Path | str) -> None:

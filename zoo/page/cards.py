@@ -12,3 +12,11 @@ def figures(rows: Iterable[tuple[str, str, str]]) -> str:
         for title, value, words in rows
     )
     return f'<dl class="zoo-facts">{body}</dl>'
+
+
+def duration(milliseconds: float) -> str:
+    """Return a time for people, in three digits: "41.2 ms", "1.93 s", "2.1 min"."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds / 60:.1f} min"

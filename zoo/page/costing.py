@@ -15,6 +15,7 @@ from zoo.cost.pricing import estimator
 from zoo.cost.result import Cost, milliseconds, readable
 from zoo.errors import MismatchError, ZooError
 from zoo.page import charts
+from zoo.page.given import choice, choices
 from zoo.registry.recipe import Recipe
 from zoo.verbs.fitting import Fitting, fitting
 from zoo.verbs.use import estimate
@@ -82,10 +83,9 @@ class Pricelist:
             artifact: Artifact = resolve(str(source.absolute()))
             artifact.graph()  # a file that cannot be read is refused once, not by each method
             name = source.name
-        elif source in self.labels:
-            artifact, name = self._own.get(source) or resolve(source, weights=False), source
         else:
-            raise MismatchError(f"there is no network {source!r}; zoo list shows all")
+            name = choice(source, "network", self.labels)
+            artifact = self._own.get(name) or resolve(name, weights=False)
         priced = Prices(name, left=len(ways))
         yield priced
         for device, way in ways:
@@ -119,9 +119,8 @@ class Pricelist:
             MismatchError: there is no such device or task.
 
         """
-        _check([device])
-        if task not in tasks():
-            raise MismatchError(f"there is no task {task!r}; take {', '.join(tasks())}")
+        choice(device, "device", devices())
+        choice(task, "task", tasks())
         with self._lock:
             if (device, task) not in self._fitting:
                 recipes = [recipe for recipe in networks() if recipe.subtask == task]
@@ -146,24 +145,16 @@ def devices() -> list[str]:
     return [device.name for device in found if device.method not in (*HERE, "llm")]
 
 
-def _check(names: Sequence[str]) -> None:
-    known = devices()
-    if wrong := [name for name in names if name not in known]:
-        raise MismatchError(f"there is no device {wrong[0]!r}; zoo estimate --help lists all")
-
-
 def _ways(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the devices with each of their methods, quick ones first."""
-    _check(names)
-    if not 0 < len(names) <= MOST_DEVICES:
-        raise MismatchError(f"{len(names)} devices are chosen; choose 1 to {MOST_DEVICES}")
+    names = choices(names, "device", devices(), MOST_DEVICES)
     methods = [way for way in costs.methods() if way not in HERE]
     methods = [way for way in methods if not getattr(estimator(way), "AGAIN", False)]
     methods.sort(key=lambda way: way == "vela")
     return [
         (name, way)
         for way in methods
-        for name in dict.fromkeys(names)
+        for name in names
         if estimator(way).refusal(costs.target(name)) is None
     ]
 

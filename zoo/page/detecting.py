@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from zoo.data.found import Found
-from zoo.errors import MismatchError
 from zoo.page.cards import figures
-from zoo.page.given import number
+from zoo.page.given import choice, number
 from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import object_detection as task
 
@@ -65,9 +64,7 @@ class Scout:
             return task.run(eye.model, eye.recipe, path, threshold=least)
 
     def _of(self, ref: str) -> Shelved:
-        if ref not in self.shelf:
-            raise MismatchError(f"there is no network {ref!r}; take {', '.join(self.shelf)}")
-        return self.shelf[ref]
+        return self.shelf[choice(ref, "network", self.shelf)]
 
 
 def shown(found: Found) -> Image.Image:

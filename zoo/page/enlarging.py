@@ -19,10 +19,12 @@ from torch import nn
 from zoo import registry
 from zoo.artifacts.resolution import checkpoint
 from zoo.cost import Cost, estimate, target, target_names
+from zoo.cost.estimators.contract import Subject
+from zoo.cost.pricing import of_module
 from zoo.cost.result import readable
 from zoo.data import images
 from zoo.errors import MissingWeightsError
-from zoo.page.cards import figures
+from zoo.page.cards import duration, figures
 from zoo.registry.recipe import Recipe
 from zoo.tasks.super_resolution import enlarging as enlarge
 from zoo.verbs.use import load
@@ -255,17 +257,13 @@ def costs(network: Loaded, size: tuple[int, int]) -> list[tuple[Cost, Cost]]:
 @functools.lru_cache(maxsize=1000)
 def _cost(network: Loaded, name: str, size: tuple[int, int]) -> Cost:
     device = target(name)  # by the method that answers at once
-    return estimate(
-        network.model, device, method=device.method, input_shape=(1, 1, size[1], size[0])
-    )
+    return estimate(_subject(network, size), device, method=device.method)
 
 
-def duration(milliseconds: float) -> str:
-    """Return a time for people, in three digits: "41.2 ms", "1.93 s", "2.1 min"."""
-    if milliseconds < 1000:
-        return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+@functools.lru_cache(maxsize=32)
+def _subject(network: Loaded, size: tuple[int, int]) -> Subject:
+    """Return what is priced: traced once for all devices, which takes most of the time."""
+    return of_module(network.model, (1, 1, size[1], size[0]))
 
 
 def work(macs: int) -> str:

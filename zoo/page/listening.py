@@ -13,6 +13,7 @@ import torch
 from zoo.data import sound
 from zoo.data.heard import Detection
 from zoo.errors import MismatchError
+from zoo.page.given import choice
 from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import keyword_spotting as task
 
@@ -67,9 +68,7 @@ class Ears:
             MismatchError: there is no such network, or it is no sound, or longer than a minute.
 
         """
-        if ref not in self.shelf:
-            raise MismatchError(f"there is no network {ref!r}; take {', '.join(self.shelf)}")
-        ear = self.shelf[ref]
+        ear = self.shelf[choice(ref, "network", self.shelf)]
         rate, samples = task.clips.rate_of(ear.recipe), int(ear.recipe.preprocessing["samples"])
         wave = sound.read(path, rate)
         if len(wave) > MOST_SECONDS * rate:

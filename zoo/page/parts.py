@@ -1,7 +1,10 @@
 """What the tabs of the page share: complaints, notes, pictures in one piece and as given."""
 
+import functools
 import html
+import inspect
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,3 +81,19 @@ def as_given(control: Input) -> Input:
     """
     control.preprocess = lambda payload: payload  # type: ignore[method-assign]
     return control
+
+
+def called(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Return a function whose arguments programs know by these names, in this order.
+
+    A tab with a slider for each adapter does not know at writing time how many there are.
+    """
+
+    @functools.wraps(function)
+    def call(*given: Any) -> Any:
+        return function(*given)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    said = [inspect.Parameter(name.replace("-", "_"), kind) for name in names]
+    call.__signature__ = inspect.Signature(said)  # type: ignore[attr-defined]
+    return call

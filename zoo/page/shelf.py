@@ -11,6 +11,7 @@ from zoo import registry
 from zoo.artifacts.resolution import resolve
 from zoo.cost.result import readable
 from zoo.errors import MissingWeightsError
+from zoo.page.cards import duration
 from zoo.registry.recipe import Recipe
 from zoo.verbs.use import estimate
 
@@ -89,7 +90,7 @@ def costs(shelved: Shelved) -> list[tuple[str, str, str]]:
         words = f"{cost.obtained['latency_ms']}; weights {readable(cost.weight_bytes)}, "
         words += f"activations {readable(cost.peak_activation_bytes)}"
         words += "" if cost.fits else "; does not fit: " + "; ".join(cost.fits.reasons)
-        rows.append((where, f"{cost.latency_ms:.3g} ms", words))
+        rows.append((where, duration(cost.latency_ms), words))
     return rows
 
 

@@ -23,15 +23,19 @@ from PIL import Image
 from zoo import tasks
 from zoo.adapters import Switcher, compare, registry
 from zoo.adapters.base import Base
+from zoo.adapters.fusion import STRATEGIES
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page.cards import figures
+from zoo.page.given import choice, number
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
 
 ROUNDS = 3
 MOST_PROMPT = 2000  # characters
+OPENING = ("smollm2-shakespeare",)
+WEIGHTS = (-1.0, 1.5)  # least and most
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,11 @@ class Bench:
             return str(error)
         return ""
 
+    @property
+    def opening(self) -> str:
+        """The adapter that the page opens on: of texts one that changes their style."""
+        return next((n for n in self.adapters if n in OPENING), self.adapters[-1])
+
     @functools.cached_property
     def base(self) -> Base:
         """The base model."""
@@ -126,13 +135,15 @@ class Bench:
 
         Args:
             given: a prompt; or the number of a noise, or of a picture.
-            weights: by name; those of 0 take no part.
+            weights: by name, within `WEIGHTS`; those of 0 take no part.
             strategy: on overlaps; see `zoo.adapters.fusion`.
 
         """
-        chosen = {name: float(w) for name, w in weights.items() if w}
-        if unknown := set(chosen) - set(self.adapters):
+        if unknown := set(weights) - set(self.adapters):
             raise MismatchError(f"{self.ref} has no adapter {min(unknown)!r}")
+        asked = {n: number(w, f"weight of {n}", *WEIGHTS, 0.0) for n, w in weights.items()}
+        chosen = {name: weight for name, weight in asked.items() if weight}
+        choice(strategy, "way", STRATEGIES)
         with self._lock, torch.no_grad():
             return self._answer(_checked(self.demo, given), chosen, strategy)
 
@@ -189,11 +200,11 @@ class Bench:
 
     def _wrapped(self, names: list[str]) -> Any:
         """Return peft's model around a copy of the base: ours stays as it is."""
-        from peft import PeftModel
-
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            path = self._exported(names[0], folder)
+            path = self._exported(names[0], folder)  # refused before peft, which takes seconds
+            from peft import PeftModel
+
             other = copy.deepcopy(self.base.model)
             self._pefts["model"] = PeftModel.from_pretrained(other, path, adapter_name=names[0])
         return self._pefts["model"]
@@ -217,11 +228,15 @@ def benches() -> list[Bench]:
 
 def _checked(demo: Demo, given: Any) -> Any:
     if demo.takes == "number":
-        return int(given or 0) % 2**31
+        return int(number(given, "number", 0, 2**31 - 1, 0))
     text = str(given or "").rstrip(" ")
     if not text.strip():
         raise MismatchError("There is no prompt yet: type one, or take an example.")
-    return text[:MOST_PROMPT]
+    if len(text) > MOST_PROMPT:
+        raise MismatchError(
+            f"the prompt has {len(text):,} characters; this page takes up to {MOST_PROMPT:,}"
+        )
+    return text
 
 
 def facts(bench: Bench, answer: Answer) -> str:
@@ -230,7 +245,7 @@ def facts(bench: Bench, answer: Answer) -> str:
     same = answer.before == answer.after
     if answer.peft_ms is not None:
         times = answer.peft_ms / answer.switch_ms
-        note = f"{times:.0f} times as long: its SHiRA, the same adapters merged and unmerged"
+        note = f"{times:.3g} times as long: its SHiRA, the same adapters merged and unmerged"
         peft = f"{answer.peft_ms:.3g} ms", f"{note}, measured now"
     else:
         peft = ("not possible" if answer.peft_why else "no adapter", f"peft: {answer.peft_why}")

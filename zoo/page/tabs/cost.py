@@ -9,7 +9,7 @@ import gradio as gr
 from zoo.errors import ZooError
 from zoo.page import charts, costing, shelving
 from zoo.page.costing import Pricelist, Prices
-from zoo.page.parts import CHOOSE, as_uploaded, complaint
+from zoo.page.parts import CHOOSE, as_given, as_uploaded, complaint
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "On-device cost", 18
@@ -29,7 +29,7 @@ class Till:
         self, ref: str | None, file: str | None, devices: Sequence[str] | None
     ) -> Iterator[tuple[str, str, str]]:
         """Yield the table, the operators on the first device, and lines of Python."""
-        names = list(devices or [])
+        names = list(devices or []) if isinstance(devices, list | None) else [devices]
         source: str | Path = ref or "" if file is None else Path(file)
         shown = Path(file).name if file else ref or ""
         try:
@@ -65,19 +65,19 @@ def build(context: Context) -> None:
 def _one(page: Till, names: list[str]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):
-            model = gr.Dropdown(
+            model = as_given(gr.Dropdown(
                 [(label, ref) for ref, label in page.counter.labels.items()], value=page.default,
                 label="Network", elem_id="cost-model",
-            )  # fmt: skip
+            ))  # fmt: skip
             file = gr.File(
                 label="Or a .tflite file of yours", file_types=[".tflite"], height=110,
                 elem_id="cost-file",
             )  # fmt: skip
             file.preprocess = as_uploaded  # type: ignore[method-assign]
-            where = gr.Dropdown(
+            where = as_given(gr.Dropdown(
                 costing.devices(), value=names, multiselect=True, label="Devices",
                 max_choices=costing.MOST_DEVICES, elem_id="cost-devices",
-            )  # fmt: skip
+            ))  # fmt: skip
             with gr.Row():
                 start = gr.Button("What does it cost?", variant="primary", elem_id="cost-start")
                 stop = gr.Button("Stop", elem_id="cost-stop", min_width=60)
@@ -117,12 +117,14 @@ def _nothing() -> tuple[str, str, str]:
 def _fits(page: Till, tab: gr.Tab, name: str) -> None:
     tasks = costing.tasks()
     with gr.Row():
-        device = gr.Dropdown(costing.devices(), value=name, label="Device", elem_id="fits-device")
-        task = gr.Dropdown(
+        device = as_given(
+            gr.Dropdown(costing.devices(), value=name, label="Device", elem_id="fits-device")
+        )
+        task = as_given(gr.Dropdown(
             [(word.replace("-", " "), word) for word in tasks], label="Task", filterable=False,
             value="keyword-spotting" if "keyword-spotting" in tasks else tasks[0],
             elem_id="fits-task",
-        )  # fmt: skip
+        ))  # fmt: skip
     chart = gr.HTML("", js_on_load=CHOOSE, elem_id="fits-chart", min_height=60)
     card = gr.Markdown("", elem_id="fits-card", elem_classes="zoo-card")
     outputs = [chart, card]

@@ -25,10 +25,10 @@ class Lookout:
     def __init__(self, context: Context) -> None:
         self.scout = Scout(context.models)
         first = self.scout.default
-        self.find(str(EXAMPLES[0]), first, None)  # PyTorch's first run is slow
-        self.opening = self.find(str(EXAMPLES[0]), first, None)
+        self.spot(str(EXAMPLES[0]), first, None)  # PyTorch's first run is slow
+        self.opening = self.spot(str(EXAMPLES[0]), first, None)
 
-    def find(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
+    def spot(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
         """Return the picture with boxes, facts, the boxes as JSON, and lines of Python."""
         if source is None:
             raise complaint("There is no picture yet: take one, drop one in, or take an example.")
@@ -56,11 +56,11 @@ def build(context: Context) -> None:
                 sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="detect-picture",
             )  # fmt: skip
             source.preprocess = as_uploaded  # type: ignore[method-assign]
-            model = gr.Dropdown(
+            model = as_given(gr.Dropdown(
                 [(eye.label, ref) for ref, eye in page.scout.shelf.items()],
                 value=page.scout.default, label="Network", filterable=False,
                 elem_id="detect-model",
-            )  # fmt: skip
+            ))  # fmt: skip
             least = as_given(gr.Slider(
                 0, 1, page.scout.threshold(page.scout.default), step=0.05, label="Least score",
                 buttons=[], elem_id="detect-threshold",
@@ -84,7 +84,7 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [view, said, listed, lines]
     call: Mapping[str, Any] = {
-        "fn": page.find, "inputs": [source, model, least], "outputs": outputs,
+        "fn": page.spot, "inputs": [source, model, least], "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "detect",
         "show_progress_on": [view],
     }  # fmt: skip

@@ -19,7 +19,8 @@ from zoo.errors import ZooError
 from zoo.page import enlarging
 from zoo.page.drawing import draw_example
 from zoo.page.enlarging import Comparison, Loaded
-from zoo.page.parts import as_uploaded, complaint, in_one_piece
+from zoo.page.given import choice
+from zoo.page.parts import as_given, as_uploaded, complaint, in_one_piece
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Enlarge", 10
@@ -77,9 +78,10 @@ class Enlarger:
 
     def compare(self, picture: str, ref: str) -> Comparison:
         """Enlarge into a fresh folder; on failure nothing is left of it."""
+        network = self.shelf[choice(ref, "network", self.shelf)]
         folder = Path(tempfile.mkdtemp(dir=self.root))
         try:
-            return enlarging.compare(self.shelf[ref], Path(picture), folder)
+            return enlarging.compare(network, Path(picture), folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -160,11 +162,11 @@ def build(context: Context) -> None:
                 sources=["upload", "clipboard"], buttons=[], elem_id="picture",
             )  # fmt: skip
             picture.preprocess = as_uploaded  # type: ignore[method-assign]
-            model = gr.Dropdown(
+            model = as_given(gr.Dropdown(
                 [(loaded.label, ref) for ref, loaded in page.shelf.items()], value=page.default,
                 label=f"Network: scale, name, parameters, PSNR on {enlarging.JUDGED_ON}",
                 filterable=False, elem_id="model",
-            )  # fmt: skip
+            ))  # fmt: skip
             enlarge = gr.Button("Enlarge", variant="primary", elem_id="enlarge")
             save = gr.DownloadButton("Download PNG", value=download, elem_id="save")
             examples = gr.Examples(

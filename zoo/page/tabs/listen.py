@@ -9,7 +9,7 @@ import gradio as gr
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import listening
 from zoo.page.listening import EXAMPLES, Ears
-from zoo.page.parts import as_uploaded, complaint, note
+from zoo.page.parts import as_given, as_uploaded, complaint, note
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Listen", 15
@@ -64,11 +64,11 @@ def build(context: Context) -> None:
                 sources=["upload", "microphone"], buttons=[], elem_id="listen-sound",
             )  # fmt: skip
             source.preprocess = as_uploaded  # type: ignore[method-assign]
-            model = gr.Dropdown(
+            model = as_given(gr.Dropdown(
                 [(ear.label, ref) for ref, ear in page.ears.shelf.items()],
                 value=page.ears.default, label="Network", filterable=False,
                 elem_id="listen-model",
-            )  # fmt: skip
+            ))  # fmt: skip
             examples = gr.Examples(
                 [[str(file)] for file in page.examples], [source], label="Or take one of these",
                 cache_examples=False, api_visibility="private", elem_id="listen-sounds",

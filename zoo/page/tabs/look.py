@@ -9,7 +9,7 @@ import gradio as gr
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import looking
 from zoo.page.looking import EXAMPLES, Eyes
-from zoo.page.parts import as_uploaded, complaint, in_one_piece, note
+from zoo.page.parts import as_given, as_uploaded, complaint, in_one_piece, note
 from zoo.page.shelf import costs
 from zoo.page.tabs.contract import Context
 
@@ -57,10 +57,10 @@ def build(context: Context) -> None:
                 sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="look-picture",
             )  # fmt: skip
             source.preprocess = as_uploaded  # type: ignore[method-assign]
-            model = gr.Dropdown(
+            model = as_given(gr.Dropdown(
                 [(eye.label, ref) for ref, eye in page.eyes.shelf.items()],
                 value=page.eyes.default, label="Network", filterable=False, elem_id="look-model",
-            )  # fmt: skip
+            ))  # fmt: skip
             examples = gr.Examples(
                 [[str(file)] for file in EXAMPLES], [source], label="Or take one of these",
                 cache_examples=False, api_visibility="private", elem_id="look-pictures",

@@ -17,7 +17,7 @@ from PIL import Image
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import restyling
 from zoo.page.facts import cards, losses_table
-from zoo.page.parts import as_given, as_uploaded, complaint, note
+from zoo.page.parts import as_given, as_uploaded, called, complaint, note
 from zoo.page.restyling import Mix, Photo, Studio
 from zoo.page.tabs.contract import Context
 
@@ -249,7 +249,8 @@ def build(context: Context) -> None:
     mixing = _mixing(page, picture, sliders)
     _connect(page, [picture, visit, *sliders], [view, facts, code, visit], chosen, reset, mixing)
     full = save.click(
-        page.in_full, [picture, visit, *sliders], [file, visit], api_name="restyle_in_full",
+        called(page.in_full, ["picture", "visit", *page.names]), [picture, visit, *sliders],
+        [file, visit], api_name="restyle_in_full",
         concurrency_limit=1, concurrency_id="looks-large", show_progress_on=[view],
     )  # fmt: skip
     full.success(None, js=_SAVE, api_visibility="private")
@@ -313,7 +314,8 @@ def _connect(
     """Follow the sliders: while one answer is under way only the newest choice waits."""
     picture, visit, *sliders = inputs
     call: Mapping[str, Any] = {
-        "fn": page.restyle, "inputs": inputs, "outputs": outputs, "trigger_mode": "always_last",
+        "fn": called(page.restyle, ["picture", "visit", *page.names]),
+        "inputs": inputs, "outputs": outputs, "trigger_mode": "always_last",
         "concurrency_limit": 1, "concurrency_id": "looks", "show_progress": "hidden",
     }  # fmt: skip
     gr.on([slider.input for slider in sliders], api_name="restyle", **call)

@@ -7,7 +7,7 @@ import gradio as gr
 
 from zoo.errors import ZooError
 from zoo.page import shelving
-from zoo.page.parts import CHOOSE, complaint
+from zoo.page.parts import CHOOSE, as_given, complaint
 from zoo.page.shelving import ANY, KINDS
 from zoo.page.tabs.contract import Context
 
@@ -30,11 +30,13 @@ def build(context: Context) -> None:
         words = gr.Textbox(
             "", label="Words", placeholder="x2 super resolution", max_lines=1, elem_id="zoo-words"
         )
-        kind = gr.Dropdown([*KINDS], value=ANY, label="Kind", filterable=False, elem_id="zoo-kind")
-        task = gr.Dropdown(
+        kind = as_given(
+            gr.Dropdown([*KINDS], value=ANY, label="Kind", filterable=False, elem_id="zoo-kind")
+        )
+        task = as_given(gr.Dropdown(
             [(word.replace("-", " "), word) for word in tasks],
             value=ANY, label="Task", elem_id="zoo-task",
-        )  # fmt: skip
+        ))  # fmt: skip
     with gr.Row():
         sold = gr.Checkbox(False, label="A product may ship it", elem_id="zoo-sold")
         here = gr.Checkbox(False, label="Its weights are in the package", elem_id="zoo-here")
