@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo
 from zoo.cost import estimate, target
+from zoo.cost.estimators.contract import Subject
+from zoo.cost.estimators.simulated import _integer
 from zoo.cost.simulator.cachegrind import CACHES, Counts, build, counted, parse
 from zoo.cost.simulator.program import Program
 from zoo.deploy.tflite_read import read_tflite
@@ -161,6 +164,51 @@ def test_means_and_softmaxes_are_the_runtimes(
         subprocess.run(["./program", "1"], cwd=folder, check=True, capture_output=True)
         output = np.fromfile(folder / "output", np.int8)
         np.testing.assert_array_equal(output, IntegerNetwork(made)(x).numpy().ravel())
+
+
+class Normed(nn.Module):
+    """Dimensions in another order, operands that are repeated, and differences."""
+
+    def __init__(self, order: tuple[int, ...]) -> None:
+        super().__init__()
+        self.order = order
+        self.first = nn.Conv2d(2, 6, 3)
+        self.gain = nn.Parameter(torch.linspace(-1.0, 1.5, 6).view(1, 6, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x - x.mean(1, keepdim=True)
+        x = x * self.gain + x.mean((2, 3), keepdim=True)
+        x = (x - torch.sigmoid(x)).permute(self.order)
+        return F.avg_pool2d(x, 1).flatten(1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2), (0, 3, 2, 1)])
+def test_orders_and_repeated_operands_are_the_runtimes(
+    order: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(sum(place * n for place, n in enumerate(order)))
+    made = quantize(Normed(order).eval(), [3 * torch.randn(4, 2, 7, 9)], (1, 2, 7, 9))
+    assert {"sub", "mul", "add", "mean"} <= {op.kind for op in made.ops}
+    x = torch.randint(-128, 128, (1, 7, 9, 2)).to(torch.int8)
+    build(Program.of(made), tmp_path, x.numpy())
+    subprocess.run(["./program", "1"], cwd=tmp_path, check=True, capture_output=True)
+    output = np.fromfile(tmp_path / "output", np.int8)
+    np.testing.assert_array_equal(output, IntegerNetwork(made)(x).numpy().ravel())
+
+
+@needs_compiler
+def test_a_network_with_layer_norms_is_computed(tmp_path: Path) -> None:
+    made = _integer(
+        Subject(module=zoo.load("convnext-micro", pretrained=False), input_shape=(1, 3, 32, 32))
+    )
+    assert "transpose" in {op.kind for op in made.ops}
+    x = torch.randint(-128, 128, (1, 32, 32, 3)).to(torch.int8)
+    build(Program.of(made), tmp_path, x.numpy())
+    subprocess.run(["./program", "1"], cwd=tmp_path, check=True, capture_output=True)
+    output = np.fromfile(tmp_path / "output", np.int8)
+    np.testing.assert_array_equal(output, IntegerNetwork(made)(x).numpy().ravel())
 
 
 @needs_compiler

@@ -137,4 +137,5 @@ def _integer(subject: Subject) -> Graph:
     module = materialised(subject.module) if on_meta(subject.module) else subject.module
     lowered = lower(module, subject.shape)
     names = [tensor.name for tensor in lowered.tensors.values() if not tensor.is_parameter]
-    return quantize_graph(lowered, dict.fromkeys(names, (-1.0, 1.0)))
+    above = {op.inputs[0]: (0.0, 1.0) for op in lowered.ops if op.kind == "rsqrt"}
+    return quantize_graph(lowered, dict.fromkeys(names, (-1.0, 1.0)) | above)

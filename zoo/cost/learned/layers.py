@@ -82,6 +82,7 @@ class LayerPasses:
         again: whether its weights were counted with a pass before.
         asks: whether any are those of the layer.
         reason: why it runs on the host CPU instead, or "".
+        single: there is one pass, whose weights, if any, are those of the layer.
 
     """
 
@@ -91,9 +92,13 @@ class LayerPasses:
     again: tuple[bool, ...] = ()
     asks: bool = False
     reason: str = ""
+    single: bool = False
 
     def sizes(self, layer: float) -> tuple[list[float], list[float]]:
         """Return the bytes of each pass, all and without those that were counted before."""
+        if self.single:
+            every = [layer] if self.asks else [self.encoded[0]]
+            return every, every
         every = [layer if size < 0 else size for size in self.encoded]
         if True not in self.again:
             return every, every
@@ -155,7 +160,10 @@ class Layers:
 
         """
         key = _key(graph, op, lies, table) if op.kind in LOCAL and op.inputs else None
-        found = None if key is None else self._made.get(key)
+        try:
+            found = None if key is None else self._made.get(key)
+        except TypeError:  # an attribute cannot be hashed
+            key = found = None
         if found is None:
             found, general = self._new(graph, op, lies, table)
             if key is not None and general:
@@ -182,6 +190,7 @@ class Layers:
             encoded=tuple(-1.0 if asked and job.weights else float(job.encoded) for job in jobs),
             again=tuple(job.again for job in jobs),
             asks=asked,
+            single=len(jobs) == 1 and bool(jobs[0].weights) == asked and not jobs[0].again,
         )
         return made, asked or not own
 
@@ -230,15 +239,10 @@ def _key(graph: Graph, op: Op, lies: TensorPlaces, table: str) -> Any:
     padded = any(attributes.get("padding") or ())
     beside = inputs[len(inputs) - attributes.get("operands", 0) :]
     near = None if fast is None else tuple([name in fast for name in (x, y, *beside)])
-    key = (
+    return (
         op.kind, table, tensors[x].shape, tensors[y].shape, second, bricks.get(x), bricks.get(y),
         options, padded, graph.layout, near,
     )  # fmt: skip
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
 
 
 def _row(job: Pass, cut: BlockSizes) -> Sequence[float]:

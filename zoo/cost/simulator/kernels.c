@@ -107,20 +107,37 @@ typedef struct {
   int32_t zero, multiplier, shift, low, high;  /* of the result */
 } Pair;
 
-KERNEL add(const int8_t *a, const int8_t *b, int8_t *y, Pair s) {
-  for (int i = 0; i < s.count; i++) {
-    const int32_t first = (a[i] - s.zeros[0]) * (1 << 20), second = (b[i] - s.zeros[1]) * (1 << 20);
+/* Of two operands: sizes of the result, and from one element to the next in each operand; 0 where
+   an operand is repeated. */
+typedef struct {
+  int sizes[4], first[4], second[4];
+} Grid;
+
+#define EACH(g, ...)                                                                             \
+  for (int i = 0; i < g.sizes[0]; i++)                                                           \
+    for (int j = 0; j < g.sizes[1]; j++)                                                         \
+      for (int k = 0; k < g.sizes[2]; k++)                                                       \
+        for (int l = 0; l < g.sizes[3]; l++) {                                                   \
+          const int m = i * g.first[0] + j * g.first[1] + k * g.first[2] + l * g.first[3];       \
+          const int n = i * g.second[0] + j * g.second[1] + k * g.second[2] + l * g.second[3];   \
+          __VA_ARGS__                                                                            \
+        }
+
+/* The sum of two operands, or with a `sign` of -1 the difference. */
+KERNEL add(const int8_t *a, const int8_t *b, int8_t *y, int sign, Grid g, Pair s) {
+  EACH(g, {
+    const int32_t first = (a[m] - s.zeros[0]) * (1 << 20), second = (b[n] - s.zeros[1]) * (1 << 20);
     const int32_t sum = rescaled(first, s.multipliers[0], s.shifts[0]) +
-                        rescaled(second, s.multipliers[1], s.shifts[1]);
-    y[i] = clamped(rescaled(sum, s.multiplier, s.shift) + s.zero, s.low, s.high);
-  }
+                        sign * rescaled(second, s.multipliers[1], s.shifts[1]);
+    *y++ = clamped(rescaled(sum, s.multiplier, s.shift) + s.zero, s.low, s.high);
+  })
 }
 
-KERNEL multiply(const int8_t *a, const int8_t *b, int8_t *y, Pair s) {
-  for (int i = 0; i < s.count; i++) {
-    const int32_t product = (a[i] - s.zeros[0]) * (b[i] - s.zeros[1]);
-    y[i] = clamped(rescaled(product, s.multiplier, s.shift) + s.zero, s.low, s.high);
-  }
+KERNEL multiply(const int8_t *a, const int8_t *b, int8_t *y, Grid g, Pair s) {
+  EACH(g, {
+    const int32_t product = (a[m] - s.zeros[0]) * (b[n] - s.zeros[1]);
+    *y++ = clamped(rescaled(product, s.multiplier, s.shift) + s.zero, s.low, s.high);
+  })
 }
 
 /* Of the second operand, by channel; multipliers[0] is of values above zero, [1] of those below. */
@@ -224,4 +241,17 @@ KERNEL place(const int8_t *x, int8_t *y, int height, int width, int channels, in
     for (int w = 0; w < width; w++)
       for (int c = 0; c < channels; c++)
         y[h * wide + w * deep + c] = x[(h * width + w) * channels + c];
+}
+
+/* `sizes` of the output; `steps` in the input from one of each of its dimensions to the next. */
+typedef struct {
+  int sizes[4], steps[4];
+} Order;
+
+KERNEL transpose(const int8_t *x, int8_t *y, Order s) {
+  for (int a = 0; a < s.sizes[0]; a++)
+    for (int b = 0; b < s.sizes[1]; b++)
+      for (int c = 0; c < s.sizes[2]; c++)
+        for (int d = 0; d < s.sizes[3]; d++)
+          *y++ = x[a * s.steps[0] + b * s.steps[1] + c * s.steps[2] + d * s.steps[3]];
 }

@@ -221,19 +221,38 @@ def _pair(program: Program, op: Op, operands: list[float], last: float) -> str:
 
 
 def _two(program: Program, op: Op) -> str:
-    shapes = {program.shape(name) for name in (*op.inputs, *op.outputs)}
-    if len(shapes) > 1 or len(op.inputs) != 2:
-        raise MismatchError(f"{op.label} repeats an operand, which is not simulated")
+    if len(op.inputs) != 2:
+        raise MismatchError(f"{op.label} has a number for an operand, which is not simulated")
     first, second, output = (
         quantization_of(program.graph, name).scale for name in (*op.inputs, op.outputs[0])
     )
-    if op.kind == "add":
-        twice = 2 * max(first, second)
-        pair = _pair(program, op, [first / twice, second / twice], twice / (2**20 * output))
-    else:
-        pair = _pair(program, op, [0.0, 0.0], first * second / output)
     words = [program.at(name) for name in (*op.inputs, *op.outputs)]
-    return f"{'add' if op.kind == 'add' else 'multiply'}({', '.join((*words, pair))});"
+    if op.kind == "mul":
+        pair = _pair(program, op, [0.0, 0.0], first * second / output)
+        return f"multiply({', '.join((*words, _grid(program, op), pair))});"
+    twice = 2 * max(first, second)
+    pair = _pair(program, op, [first / twice, second / twice], twice / (2**20 * output))
+    sign = "-1" if op.kind == "sub" else "1"
+    return f"add({', '.join((*words, sign, _grid(program, op), pair))});"
+
+
+def _grid(program: Program, op: Op) -> str:
+    """Return the C value of how two operands lie beside their result, of four dimensions at most.
+
+    Operands that are not repeated are walked through as one line.
+    """
+    output = program.shape(op.outputs[0])
+    shapes = [program.shape(name) for name in op.inputs]
+    if all(shape == output for shape in shapes):
+        return f"(Grid){{{{1, 1, 1, {math.prod(output)}}}, {{0, 0, 0, 1}}, {{0, 0, 0, 1}}}}"
+    if len(output) > 4:
+        raise MismatchError(f"{op.label} repeats an operand of {len(output)} dimensions, above 4")
+    listed = [", ".join(map(str, (*(1,) * (4 - len(output)), *output)))]
+    for shape in shapes:
+        sizes = (*(1,) * (4 - len(shape)), *shape)
+        steps = [math.prod(sizes[place + 1 :]) * (size > 1) for place, size in enumerate(sizes)]
+        listed.append(", ".join(map(str, steps)))
+    return f"(Grid){{{', '.join(f'{{{part}}}' for part in listed)}}}"
 
 
 def _prelu(program: Program, op: Op) -> str:
@@ -333,6 +352,27 @@ def _concat(program: Program, op: Op) -> str:
     return " ".join(statements)
 
 
+def _transpose(program: Program, op: Op) -> str:
+    """Return a transposition; dimensions that stay neighbours are moved as one, up to four."""
+    shape, dims = program.shape(op.inputs[0]), op.attributes["dims"]
+    runs: list[list[int]] = []
+    for dim in (d % len(shape) for d in dims):
+        if shape[dim] == 1:
+            continue
+        if runs and dim == runs[-1][-1] + 1:
+            runs[-1].append(dim)
+        else:
+            runs.append([dim])
+    if len(runs) > 4:
+        raise MismatchError(f"{op.label} moves {len(runs)} dimensions apart; 4 are simulated")
+    sizes = [math.prod(shape[dim] for dim in run) for run in runs]
+    steps = [math.prod(shape[run[-1] + 1 :]) for run in runs]
+    filled = [", ".join(map(str, [first] * (4 - len(runs)) + part))
+              for first, part in ((1, sizes), (0, steps))]  # fmt: skip
+    order = f"(Order){{{{{filled[0]}}}, {{{filled[1]}}}}}"
+    return f"transpose({program.at(op.inputs[0])}, {program.at(op.outputs[0])}, {order});"
+
+
 def _depth_to_space(program: Program, op: Op) -> str:
     _, height, width, channels = program.shape(op.inputs[0])
     block = program.shape(op.outputs[0])[1] // height
@@ -349,10 +389,12 @@ _WRITERS: dict[str, Callable[[Program, Op], str]] = {
     "mean": _mean,
     "softmax": _softmax,
     "add": _two,
+    "sub": _two,
     "mul": _two,
     "prelu": _prelu,
     "reshape": _reshape,
     "pad": _pad,
     "concat": _concat,
     "depth_to_space": _depth_to_space,
+    "transpose": _transpose,
 }
