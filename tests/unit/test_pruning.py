@@ -110,6 +110,19 @@ def test_channels_go_together_as_torch_pruning_has_it(name: str) -> None:
         assert ours == theirs
 
 
+def test_filters_that_stay_are_a_multiple() -> None:
+    dense = network("mlperf-tiny-ic")
+    found = filters.channels(dense, NETWORKS["mlperf-tiny-ic"])
+    chosen = filters.kept(dense, found, 0.6, 8)
+    assert {len(indices) % 8 for indices in chosen.values()} == {0}
+    free = filters.kept(dense, found, 0.6)
+    assert any(len(indices) % 8 for indices in free.values())
+    odd = Odd().eval()
+    (one,) = filters.channels(odd, (1, 1, 8, 8))
+    with pytest.raises(MismatchError, match="smaller --multiple"):  # 6 filters are no 8
+        filters.kept(odd, [one], 0.9, 8)
+
+
 class Odd(nn.Module):
     """Layers that are called twice, concatenated and reshaped: none of them may shrink."""
 
@@ -251,6 +264,8 @@ def test_sizes_and_tensors_that_disagree_are_refused(base: Checkpoint, tmp_path:
         ({"structured": True, "by_layer": True}, "leave by_layer"),
         ({"repair": "gradient", "repair_steps": 3}, "5 stages do not fit in 3 repair_steps"),
         ({"layers": ()}, "layers is empty"),
+        ({"multiple": 8}, "multiple is 8; expected 1 or more, of filters: add --structured"),
+        ({"multiple": 0, "structured": True}, "multiple is 0; expected 1 or more"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
@@ -263,7 +278,7 @@ def test_what_cannot_be_pruned_is_refused(base: Checkpoint, data: Path, tmp_path
     with pytest.raises(MismatchError, match="no layer called 'last' has filters that can be"):
         filters.channels(dense, NETWORKS["sesr-m3-x2"], ("last",))
     found = filters.channels(dense, NETWORKS["sesr-m3-x2"])
-    with pytest.raises(MismatchError, match="less than what is left with one filter of each"):
+    with pytest.raises(MismatchError, match="less than what is left with the fewest filters"):
         filters.kept(dense, found, 0.001)
     with pytest.raises(MismatchError, match="no layer is called 'x\\*'; there are first"):
         zoo.compress(base.path, tmp_path / "o", method="magnitude", layers=("x*",))

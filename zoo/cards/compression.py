@@ -70,7 +70,13 @@ def against_base(checkpoint: "Checkpoint") -> "Contest | None":
     facts = ((base["name"], base["bytes"], before), (None, bytes_of(checkpoint), after))
     return Contest(
         contenders=tuple(
-            Contender(name=name or checkpoint.label, stored_bytes=size, quality=quality, cost=cost)
+            Contender(
+                name=name or checkpoint.label,
+                stored_bytes=size,
+                macs=cost.macs,
+                quality=quality,
+                cost=cost,
+            )
             for (name, size, cost), quality in zip(facts, pair, strict=True)
         )
     )
@@ -109,10 +115,7 @@ def sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
 
 def _against_base(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what a network stores and computes against its base, and the form of each layer."""
-    rows = [
-        (f"{what}, of those of the base", _share(facts, key), "exact")
-        for what, key in (("parameters", "numbers"), ("MACs", "macs"))
-    ]
+    rows = shares(facts)
     if "nonzero" in facts:
         share = facts["nonzero"] / facts["numbers"]
         text = f"{facts['nonzero']:,}, {share:.1%}; zeros are stored and computed like others"
@@ -124,6 +127,14 @@ def _against_base(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         spread = f"{min(errors):.2g} to {max(errors):.2g}"
         rows.append(("their outputs' squared error, as a share, before repair", spread, "measured"))
     return rows
+
+
+def shares(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what is stored and computed, against the base."""
+    return [
+        (f"{what}, of those of the base", _share(facts, key), "exact")
+        for what, key in (("parameters", "numbers"), ("MACs", "macs"))
+    ]
 
 
 def _share(facts: Mapping[str, Any], key: str) -> str:

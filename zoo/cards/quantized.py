@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.cards.compression import command, settings
+from zoo.cards.compression import command, settings, shares
 from zoo.cards.parts import TARGETS, fill, license_matter
 from zoo.quantization.plan import QuantizationPlan
 
@@ -16,7 +16,8 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
     compress, writes = recipe.compress, recipe.task == "text-generation"
     report = checkpoint.metrics.get("compression", {})
     lossless = report.get("lossless", False)
-    plan = None if lossless else QuantizationPlan.read(compress.method, compress.options)
+    thin = "base_numbers" in report
+    plan = None if lossless or thin else QuantizationPlan.read(compress.method, compress.options)
     layers = report.get("layers", {})
     return fill(
         "quantized.md",
@@ -25,6 +26,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
         compress=compress,
         plan=plan,
         lossless=lossless,
+        thin=thin,
         ref=repo or f"./{recipe.name}",
         settings=settings(compress),
         report=report,
@@ -43,7 +45,7 @@ def render(checkpoint: "Checkpoint", repo: str | None) -> str:
             ((name, facts["relative_error"]) for name, facts in layers.items()),
             key=lambda item: -item[1],
         )[:5],
-        notes=[(name, note) for name, facts in layers.items() for note in facts["notes"]],
+        notes=[(name, note) for name, facts in layers.items() for note in facts.get("notes", ())],
         license=checkpoint.license,
         command=command(checkpoint),
         files=sorted(checkpoint.config["files"].items()),
@@ -69,6 +71,8 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
     if not report:
         return []
     files = checkpoint.config["files"]
+    if "base_numbers" in report:
+        return _thin(report)
     lossless = report.get("lossless", False)
     rows = "8 bits" if checkpoint.recipe.compress.options.get("embeddings") else "floats"
     weights = sum(f["bytes"] for name, f in files.items() if name.endswith(".safetensors"))
@@ -88,6 +92,18 @@ def _sizes(checkpoint: "Checkpoint") -> list[tuple[str, str, str]]:
             "exact" if lossless else "measured",
         ),
         *_distance(report),
+    ]
+
+
+def _thin(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the sizes of a model whose matrices are in low rank."""
+    errors = [layer["relative_error"] for layer in report["layers"].values()]
+    ranks = [layer["rank"] for layer in report["layers"].values()]
+    return [
+        *shares(report),
+        ("layers in low rank", f"{len(ranks)}, of rank {min(ranks)} to {max(ranks)}", "exact"),
+        ("bytes of all tensors", f"{report['tensor_bytes']:,}", "exact"),
+        ("mean relative error of a layer", f"{sum(errors) / len(errors):.5f}", "measured"),
     ]
 
 

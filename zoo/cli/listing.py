@@ -283,9 +283,11 @@ def _show_compressed(recipe: Recipe, facts: Sequence[Mapping[str, Any]]) -> None
     for entry in facts:
         size = sum(file["bytes"] for file in entry["files"].values())
         compression = entry["metrics"].get("compression", {})
-        bits = compression.get("bits_per_weight", 0)
+        size_of = f"{compression.get('bits_per_weight', 0):.4f} bits per packed weight"
+        if "base_numbers" in compression:
+            size_of = f"{compression['numbers']:,} of {compression['base_numbers']:,} parameters"
         print(f"weights  {entry['tag']}, licence: {entry['license']}")
-        print(f"         {bits:.4f} bits per packed weight, {size:,} bytes in all")
+        print(f"         {size_of}, {size:,} bytes in all")
         for name, result in _scores(entry["metrics"]):
             print(f"         {name}: {result}")
     if not facts:

@@ -64,7 +64,7 @@ def choose(
         )
     name = name or DEFAULT
     module = catalogue.find(name)
-    if kind is not None and kind != module.TAKES:
+    if kind is not None and module.TAKES not in (kind, "both"):
         raise MismatchError(
             f"method {name!r} takes a {module.TAKES.replace('-', ' ')}, and this is a "
             f"{kind.replace('-', ' ')}; methods for it: {', '.join(methods_for(kind))}"
@@ -79,7 +79,7 @@ def choose(
 
 def methods_for(kind: str) -> list[str]:
     """Return the names of the methods that take a "network" or a "language-model"."""
-    return [name for name in catalogue.names() if kind == catalogue.find(name).TAKES]
+    return [name for name in catalogue.names() if catalogue.find(name).TAKES in (kind, "both")]
 
 
 def check_data(choice: ChosenMethod, data: Any) -> None:

@@ -43,8 +43,8 @@ class Method(Protocol):
     Attributes:
         SUMMARY: one line for people.
         PAPER: arXiv id of its paper.
-        TAKES: "network", a checkpoint of the zoo; or "language-model", a folder that transformers
-            opens.
+        TAKES: "network", a checkpoint of the zoo; "language-model", a folder that transformers
+            opens; or "both".
         DATA: what `data` is, for people; "" if the method takes none.
         TRAINS: whether it trains, under Accelerate.
         PRESETS: names for options that go together: `--method METHOD-NAME`, `--preset NAME`.
@@ -54,7 +54,7 @@ class Method(Protocol):
 
     SUMMARY: str
     PAPER: str
-    TAKES: Literal["network", "language-model"]
+    TAKES: Literal["network", "language-model", "both"]
     DATA: str
     TRAINS: bool
     PRESETS: Mapping[str, Mapping[str, Any]]
@@ -111,10 +111,10 @@ def checked(name: str, method: Any) -> Method:
         raise MismatchError(
             f"{what} has Options that are not a dataclass; see zoo.compression.contract"
         )
-    if method.TAKES not in ("network", "language-model"):
+    if method.TAKES not in ("network", "language-model", "both"):
         raise MismatchError(
-            f"compression method {name!r} takes {method.TAKES!r}; expected network or "
-            "language-model"
+            f"compression method {name!r} takes {method.TAKES!r}; expected network, "
+            "language-model or both"
         )
     known: Method = method
     return known

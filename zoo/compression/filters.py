@@ -218,21 +218,25 @@ class _Following:
 Kept = Mapping[int, Tensor]  # by the place in the list of `channels`: the indices that stay
 
 
-def kept(network: nn.Module, found: Sequence[Channels], share: float) -> dict[int, Tensor]:
+def kept(
+    network: nn.Module, found: Sequence[Channels], share: float, multiple: int = 1
+) -> dict[int, Tensor]:
     """Return the channels of the largest filters, so that so many of the weights stay.
 
-    Every group keeps the same share of its channels. A channel is as large as its filters: the sum
-    over its layers of the squared norm, as a share of the layer's.
+    Every group keeps the same share of its channels, a multiple of a number or all of them. A
+    channel is as large as its filters: the sum over its layers of the squared norm, as a share of
+    the layer's.
 
     Raises:
-        MismatchError: even one channel of each is more.
+        MismatchError: even the fewest channels of each are more.
 
     """
     scores = [_scores(network, one) for one in found]
     whole = _numbers(network, found, {})
 
     def chosen(part: float) -> dict[int, Tensor]:
-        counts = [max(1, round(part * one.count)) for one in found]
+        wanted = [max(1, round(part * one.count / multiple)) * multiple for one in found]
+        counts = [min(count, one.count) for count, one in zip(wanted, found, strict=True)]
         return {
             number: score.topk(count).indices.sort().values
             for number, (score, count) in enumerate(zip(scores, counts, strict=True))
@@ -245,8 +249,8 @@ def kept(network: nn.Module, found: Sequence[Channels], share: float) -> dict[in
             return now
     least = _numbers(network, found, chosen(0.0)) / whole if whole else 1.0
     raise MismatchError(
-        f"keep {share:g} is less than what is left with one filter of each layer, {least:.3f}; "
-        "give another --keep"
+        f"keep {share:g} is less than what is left with the fewest filters of each layer, "
+        f"{least:.3f}; give another --keep, or a smaller --multiple"
     )
 
 

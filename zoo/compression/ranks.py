@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.budget import Choice, allocate
 from zoo.compression.fit import Spectrum, relative_error, root_of, spectrum
 from zoo.compression.matrices import Matrix
 from zoo.errors import MismatchError
 from zoo.models.structured.forms import LowRankForm
+from zoo.models.structured.network import restructure, structure_of
 
 _FLOOR = 1e-3  # of a row's weight, as a fraction of the mean: no output is worth nothing
 
@@ -112,3 +113,16 @@ def cut(matrix: Matrix, found: Spectrum, rank: int) -> Truncated:
     weight, root = matrix.weight.double(), root_of(matrix.hessian, matrix.weight.shape[1])
     error = relative_error(weight, form.weight(factors), root)
     return Truncated(form, {name: factor.float() for name, factor in factors.items()}, error)
+
+
+def put(network: nn.Module, parts: Mapping[str, Truncated]) -> None:
+    """Put factors in the places of a network's matrices."""
+    biases = {name: getattr(network.get_submodule(name), "bias", None) for name in parts}
+    restructure(network, structure_of({name: part.form for name, part in parts.items()}))
+    with torch.no_grad():
+        for name, part in parts.items():
+            layer = network.get_submodule(name)
+            for factor, value in part.factors.items():
+                layer.get_parameter(factor).copy_(value)
+            if (bias := biases[name]) is not None:
+                layer.get_parameter("bias").copy_(bias)

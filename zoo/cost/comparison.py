@@ -103,6 +103,8 @@ class Contender:
         stored_bytes: of its tensors, in the type of number that they have: a float network's 4
             each, an integer network's as the device gets them. A pruned network's are those of the
             whole matrices, unless they are encoded.
+        macs: multiply-accumulates of one inference; of a language model of its layers, for each
+            token.
         quality: the metric.
         cost: on the target.
 
@@ -110,13 +112,9 @@ class Contender:
 
     name: str
     stored_bytes: int
+    macs: int
     quality: Quality
     cost: Cost
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one inference."""
-        return self.cost.macs
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types, with how each number is known."""
@@ -196,6 +194,8 @@ class Contest:
     def notes(self) -> list[str]:
         """What a reader must know before trusting the numbers, each once."""
         known = "bytes and MACs are exact, the metric is measured"
+        if self.contenders[0].cost.method == "llm":
+            known += "; MACs are those of the layers for one token, times those of a request"
         if any(one.quality.interval for one in self.contenders):
             known += "; in brackets 95 % intervals, of each model alone"
         whose: dict[str, list[str]] = {}

@@ -216,7 +216,8 @@ def register() -> None:
     if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         register_quantization_config(METHOD)(ZooQuantizationConfig)
         register_quantizer(METHOD)(ZooQuantizer)
-    importlib.import_module("zoo.integrations.coded")  # registers its own
+    for other in ("coded", "forms"):  # each registers its own
+        importlib.import_module(f"zoo.integrations.{other}")
 
 
 register()

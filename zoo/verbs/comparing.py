@@ -8,6 +8,7 @@ from zoo.artifacts.resolution import Ref, resolve
 from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
+    from zoo.cost import Cost
     from zoo.cost.comparison import Contest, Quality
     from zoo.registry.artifact import Artifact
     from zoo.tasks.contract import TaskFacts
@@ -69,10 +70,14 @@ def compare(
     device = target or (LANGUAGE_TARGET if language else TARGET)
     contenders = []
     for artifact, quality in zip(artifacts, found, strict=True):
-        cost = _of_language(artifact, device) if language else None
-        cost = cost or estimate(artifact, device, method=method)
+        if language:
+            macs, cost = _of_language(artifact, device)
+        else:
+            cost = estimate(artifact, device, method=method)
+            macs = cost.macs
+        size = _bytes(artifact)
         contenders.append(
-            Contender(name=artifact.ref, stored_bytes=_bytes(artifact), quality=quality, cost=cost)
+            Contender(name=artifact.ref, stored_bytes=size, macs=macs, quality=quality, cost=cost)
         )
     comparison = Contest(contenders=tuple(contenders))
     if out is not None:
@@ -152,10 +157,17 @@ def _bytes(artifact: "Artifact") -> int:
     return sum(sum(tensor_bytes(file).values()) for file in files)
 
 
-def _of_language(artifact: "Artifact", target: str) -> Any:
-    """Return what a request of a language model costs, by the sizes in its folder."""
+def _of_language(artifact: "Artifact", target: str) -> "tuple[int, Cost]":
+    """Return the multiply-accumulates of a language model's layers for a token, and its cost.
+
+    By the sizes in its folder; that of a request.
+    """
     from zoo import cost
+    from zoo.artifacts.networks import Network
     from zoo.cost.language import Decoder
 
-    device = cost.target(target)
-    return cost.estimate(Decoder.of_folder(artifact.ref, artifact.path), device)
+    model = Decoder.of_folder(artifact.ref, artifact.path)
+    seen = artifact.facts.metrics if isinstance(artifact, Network) else {}
+    plain = model.layer_weights + model.vocabulary * model.hidden
+    macs = int(seen.get("compression", {}).get("macs", plain))
+    return macs, cost.estimate(model, cost.target(target))

@@ -73,15 +73,18 @@ def make(
     before = known.make if known is not None and isinstance(known.make, Compress) else None
     choice = choose(before, method, options, None if before else _kind(ref, known))
     check_data(choice, data)
-    if choice.method.TAKES == "language-model":
-        data, test = _texts(data, test)
     where: Ref | Recipe = base if base is not None else before.base if before else ref
+    language = choice.method.TAKES == "language-model" or (
+        choice.method.TAKES == "both" and _is_language(where)
+    )
+    if language:
+        data, test = _texts(data, test)
     source: Checkpoint | Path
     base_ref = ""
-    if choice.method.TAKES == "network":
-        source, base_ref = _network(where, out)
-    else:
+    if language:
         source = _folder(where)
+    else:
+        source, base_ref = _network(where, out)
     if known is not None and before is not None:
         changed = dataclasses.replace(before, method=choice.name, options=choice.said)
         recipe = dataclasses.replace(known, make=changed)
@@ -132,6 +135,13 @@ def _kind(ref: "Ref | Recipe", known: Recipe | None) -> str | None:
     if not is_checkpoint(parsed.path):
         return "language-model"
     return None if Checkpoint.read(parsed.path).recipe.of_transformers else "network"
+
+
+def _is_language(ref: "Ref | Recipe") -> bool:
+    """Whether a ref means a folder of transformers."""
+    from zoo.artifacts.files import TransformersModel
+
+    return isinstance(resolve(ref, weights=False), TransformersModel)
 
 
 def _network(ref: "Ref | Recipe", out: Path) -> tuple[Checkpoint, str]:

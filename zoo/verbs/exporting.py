@@ -213,6 +213,7 @@ def write_language(item: "Ref | Artifact | torch.nn.Module", path: Path, format:
     from zoo.artifacts.files import LanguageModel
     from zoo.artifacts.networks import Network
     from zoo.artifacts.resolution import is_artifact, resolve
+    from zoo.models.structured.network import is_structured
     from zoo.verbs.compression import license_of
 
     if not isinstance(item, str | Path) and not is_artifact(item):
@@ -231,6 +232,11 @@ def write_language(item: "Ref | Artifact | torch.nn.Module", path: Path, format:
             "exported with --format tflite, onnx or c"
         )
     model = found.load()
+    if is_structured(model):
+        raise MismatchError(
+            f"{found.ref} holds its matrices in forms, for which --format {format} has no place; "
+            "add --format onnx, or export the model it was made from"
+        )
     if format == "gguf":
         from zoo.deploy.language.gguf_file import export
 

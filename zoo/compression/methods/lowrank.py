@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "two thin matrices in place of a large one, ranks shared out by their effect on outputs"
 PAPER = "2402.06004"
-TAKES = "network"
-DATA = "a folder of inputs, or a Hub data set, that layers are seen at work on"
+TAKES = "both"
+DATA = "a folder of inputs, a Hub data set or a text that layers are seen at work on"
 TRAINS = False
 PRESETS: Mapping[str, Mapping[str, Any]] = {}
 
@@ -35,6 +35,8 @@ class Options(RepairOptions):
             share of every layer.
         whiten: whether errors are those of outputs for inputs as seen, instead of the weights' own.
         layers: patterns of the names of layers to change, e.g. "blocks.*".
+        windows: of a language model's text: how many are seen.
+        length: tokens of each.
 
     """
 
@@ -43,6 +45,8 @@ class Options(RepairOptions):
     ranks: Literal["gradient", "uniform"] = "gradient"
     whiten: bool = True
     layers: tuple[str, ...] = ("*",)
+    windows: int = 16
+    length: int = 256
 
     def __post_init__(self) -> None:
         """Refuse a share that keeps nothing or all, and a rank below 0."""
@@ -51,6 +55,10 @@ class Options(RepairOptions):
             raise MismatchError(f"keep is {self.keep:g}; expected a share between 0 and 1")
         if self.rank < 0:
             raise MismatchError(f"rank is {self.rank}; expected 1 or more, or 0 to go by keep")
+        if self.windows < 1 or self.length < 1:
+            raise MismatchError(
+                f"{self.windows} windows of {self.length} tokens; expected 1 or more of each"
+            )
         if not self.layers:
             raise MismatchError("layers is empty; expected patterns of names, e.g. blocks.*")
 
@@ -78,7 +86,7 @@ class Options(RepairOptions):
 
 
 def compress(
-    source: "Checkpoint",
+    source: "Checkpoint | Path",
     out: Path,
     options: Options,
     *,
@@ -101,6 +109,12 @@ def compress(
     from zoo.models.structured.network import structure_of
     from zoo.tasks import task_of
 
+    if isinstance(source, Path):
+        from zoo.compression.language import compress_folder
+
+        if test is not None:
+            raise MismatchError(f"judge the result by: zoo evaluate {out} --data {test}")
+        return Compressed(metrics={"compression": compress_folder(source, out, options, data)})
     checked(source)
     network, batches = source.load(), calibrated(source.recipe, data)
     likelihood = are_logits(source.recipe, network, batches)
@@ -163,18 +177,8 @@ def truncated(
 
 def replaced(network: "nn.Module", parts: "Mapping[str, Truncated]") -> "nn.Module":
     """Return a copy of a network with these factors in the places of its matrices."""
-    import torch
-
-    from zoo.models.structured.network import restructure, structure_of
+    from zoo.compression.ranks import put
 
     small = copy.deepcopy(network)
-    biases = {name: getattr(small.get_submodule(name), "bias", None) for name in parts}
-    restructure(small, structure_of({name: part.form for name, part in parts.items()}))
-    with torch.no_grad():
-        for name, part in parts.items():
-            layer = small.get_submodule(name)
-            for factor, value in part.factors.items():
-                layer.get_parameter(factor).copy_(value)
-            if (bias := biases[name]) is not None:
-                layer.get_parameter("bias").copy_(bias)
+    put(small, parts)
     return small.eval()

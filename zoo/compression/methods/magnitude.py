@@ -34,6 +34,8 @@ class Options(RepairOptions):
             weights become zeros, which are stored as before.
         by_layer: whether each layer keeps the same share of single weights, instead of all
             together.
+        multiple: of it are the filters that stay of each layer, e.g. 8 for a device that computes
+            eight at once.
         stages: of a repair by gradient, in how many stages single weights go, most of them first.
         layers: patterns of the names of layers to change, e.g. "blocks.*".
 
@@ -42,6 +44,7 @@ class Options(RepairOptions):
     keep: float = 0.5
     structured: bool = False
     by_layer: bool = False
+    multiple: int = 1
     stages: int = 5
     layers: tuple[str, ...] = ("*",)
 
@@ -50,6 +53,10 @@ class Options(RepairOptions):
         super().__post_init__()
         if not 0 < self.keep < 1:
             raise MismatchError(f"keep is {self.keep:g}; expected a share between 0 and 1")
+        if self.multiple < 1 or (self.multiple > 1 and not self.structured):
+            raise MismatchError(
+                f"multiple is {self.multiple}; expected 1 or more, of filters: add --structured"
+            )
         if self.stages < 1:
             raise MismatchError(f"stages is {self.stages}; expected 1 or more")
         if self.repair == "gradient" and not self.structured and self.stages > self.repair_steps:
@@ -178,7 +185,8 @@ def shrunk(
     from zoo.compression.repair import repair
 
     found = filters.channels(network, shape, options.layers)
-    small, sizes = filters.without(network, found, filters.kept(network, found, options.keep))
+    chosen = filters.kept(network, found, options.keep, options.multiple)
+    small, sizes = filters.without(network, found, chosen)
     mended = None
     if options.repair:
         mended = repair(small, network, batches, options, chosen=list(small.parameters()))

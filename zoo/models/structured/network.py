@@ -18,6 +18,7 @@ from zoo.models.structured.forms import Form
 from zoo.models.structured.layers import Structured, StructuredConv2d, StructuredLinear
 from zoo.models.structured.narrow import is_narrowed, narrow, sizes_of
 
+METHOD = "edge-zoo-forms"  # what a `config.json` of transformers calls it
 VERSION = 2  # 1 has no `narrowed`
 Shapes = Mapping[str, tuple[int, ...]]
 

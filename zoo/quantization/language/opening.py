@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.errors import MismatchError, MissingWeightsError, ZooError
+from zoo.models.structured.network import METHOD as FORMS
 from zoo.quantization.coded import METHOD as CODED
 from zoo.quantization.language.source import Source
 from zoo.quantization.packed import METHOD
@@ -71,7 +72,7 @@ def load(
     """
     source = Source(folder)
     method = source.raw_config.get("quantization_config", {}).get("quant_method")
-    if method not in (None, METHOD, CODED):
+    if method not in (None, METHOD, CODED, FORMS):
         raise MismatchError(
             f"{folder} was quantized with {method!r}; load it with transformers and the package "
             "that method needs"
