@@ -102,11 +102,13 @@ def filter_losses(
 
 def _pointwise(network: nn.Module) -> Mapping[str, nn.Conv2d]:
     """Return the convolutions of the layers that can be hybrid, in their order."""
-    return {
-        name: part.parts[0].layer
-        for name, part in network.named_modules()
-        if isinstance(part, Hybrid)
-    }
+    found: dict[str, nn.Conv2d] = {}
+    for name, part in network.named_modules():
+        if isinstance(part, Hybrid):
+            layer = part.parts[0].layer
+            assert isinstance(layer, nn.Conv2d)
+            found[name] = layer
+    return found
 
 
 def _bytes(layer: nn.Conv2d, alpha: float, bank: float) -> int:

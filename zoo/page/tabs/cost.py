@@ -26,10 +26,10 @@ class Till:
         self.default = own[0] if own else costing.DEFAULT
 
     def price(
-        self, ref: str | None, file: str | None, devices: Sequence[str] | None
+        self, ref: str | None, file: str | None, devices: Sequence[str] | str | None
     ) -> Iterator[tuple[str, str, str]]:
         """Yield the table, the operators on the first device, and lines of Python."""
-        names = list(devices or []) if isinstance(devices, list | None) else [devices]
+        names = [devices] if isinstance(devices, str) else list(devices or [])
         source: str | Path = ref or "" if file is None else Path(file)
         shown = Path(file).name if file else ref or ""
         try:
