@@ -28,10 +28,10 @@ from benchmarks.common import report
 from tests.small_nets import NAMES, small_net
 from zoo.cost.target import target
 from zoo.resilience.dataflow import OutputStationary
-from zoo.resilience.engine import Engine, Outcome
+from zoo.resilience.engine import Engine, FlipOutcome
 from zoo.resilience.estimates import Counted, Sampling, chosen, sampled
 from zoo.resilience.faults import BITS, Integers
-from zoo.resilience.plan import Drawn, Plan
+from zoo.resilience.plan import Drawn, FaultPlan
 from zoo.resilience.residency import arranged
 from zoo.resilience.results import Estimate
 from zoo.resilience.statistics import Reals
@@ -41,7 +41,7 @@ FLOWS = ("output-stationary", "weight-stationary", "block", "uniform")
 DEVICE, RUNS = "ethos-u55-128", 200
 
 
-def plans(ref: str, data: str) -> tuple[Engine, Integers, dict[str, Plan]]:
+def plans(ref: str, data: str) -> tuple[Engine, Integers, dict[str, FaultPlan]]:
     """Return a network, its labels, and the plan of faults by each dataflow."""
     found = specimen(ref, None, data)
     engine, labels = Engine(found.graph, found.samples), found.labels.numpy()
@@ -52,7 +52,7 @@ def plans(ref: str, data: str) -> tuple[Engine, Integers, dict[str, Plan]]:
     return engine, labels, made
 
 
-def variances(plan: Plan, first: Counted, second: Counted, faults: int) -> dict[str, float]:
+def variances(plan: FaultPlan, first: Counted, second: Counted, faults: int) -> dict[str, float]:
     """Return the variances of one fault by three ways, as ratios."""
     shared = plan.allocated(first.tally, faults).astype(float)
     own = second.tally.merged(plan.stratum, len(plan.shares))
@@ -102,7 +102,7 @@ def network(ref: str, data: str, faults: int) -> dict[str, Any]:
     return result
 
 
-class Remembered(Plan):
+class Remembered(FaultPlan):
     """A plan whose every fault was tried before: runs of it only look up."""
 
     @functools.cached_property
@@ -119,12 +119,12 @@ class Remembered(Plan):
             size += len(site)
         return np.concatenate(parts, 1), np.array(offsets)
 
-    def tried(self, drawn: Drawn) -> tuple[Outcome, Reals, Reals]:
+    def tried(self, drawn: Drawn) -> tuple[FlipOutcome, Reals, Reals]:
         """Look the faults up."""
         table, offsets = self.table
         first, live = offsets[drawn.cell].T
         masked, caught, lost = table[:, first + drawn.sample * live + drawn.site]
-        outcome = Outcome(answer=drawn.sample, masked=masked > 0, caught=caught > 0)
+        outcome = FlipOutcome(answer=drawn.sample, masked=masked > 0, caught=caught > 0)
         weight = 1 / (len(self.labels) * self.chances[drawn.sample])
         return outcome, weight, lost.astype(float)
 

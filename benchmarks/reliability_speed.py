@@ -20,7 +20,7 @@ from benchmarks.common import alternate, ratio, report
 from zoo.resilience.dataflow import OutputStationary
 from zoo.resilience.engine import Engine
 from zoo.resilience.faults import BITS
-from zoo.resilience.plan import Plan
+from zoo.resilience.plan import FaultPlan
 from zoo.resilience.specimen import Specimen
 from zoo.verbs.reliability import specimen
 
@@ -63,7 +63,7 @@ def measured(ref: str, data: str, faults: int, runs: int) -> dict[str, Any]:
     prepared = time.perf_counter() - start
     registers, stretch = tuple(BITS), [1.0] * len(engine.layers)
     labels = found.labels.numpy()
-    plan = Plan(engine, OutputStationary(), registers, stretch, labels, near=False)
+    plan = FaultPlan(engine, OutputStationary(), registers, stretch, labels, near=False)
     cells = np.random.default_rng(0).multinomial(faults, plan.shares)
     drawn = plan.drawn(cells, (0,))
     inputs = found.samples.repeat(-(-1024 // len(found.samples)), 1, 1, 1)[:1024]
