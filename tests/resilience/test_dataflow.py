@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.resilience.dataflow import Block, OutputStationary, WeightStationary, dataflow
+from zoo.resilience.dataflow import MicroBlocks, OutputStationary, WeightStationary, dataflow
 from zoo.resilience.emulator import emulate, every_fault
-from zoo.resilience.faults import BITS, Shape, faulty_product, flipped, spread, wrapped
+from zoo.resilience.faults import BITS, ProductShape, faulty_product, flipped, spread, wrapped
 
 FLOWS = {
     "output-stationary 3x4": (OutputStationary(3, 4), (5, 5, 6)),
     "output-stationary 2x2": (OutputStationary(2, 2), (3, 4, 3)),
     "weight-stationary 3x4": (WeightStationary(3, 4), (5, 5, 6)),
     "weight-stationary 2x2": (WeightStationary(2, 2), (4, 3, 3)),
-    "block 2x2": (Block(2, 2, down=2, across=2, lanes=3), (5, 5, 6)),
-    "block of depthwise": (Block(2, 1, down=2, across=1, lanes=1), (5, 4, 1)),
-    "block 1x4": (Block(1, 4, down=3, across=1, lanes=2), (4, 3, 5)),
+    "block 2x2": (MicroBlocks(2, 2, down=2, across=2, lanes=3), (5, 5, 6)),
+    "block of depthwise": (MicroBlocks(2, 1, down=2, across=1, lanes=1), (5, 4, 1)),
+    "block 1x4": (MicroBlocks(1, 4, down=3, across=1, lanes=2), (4, 3, 5)),
 }
 ZERO = -5
 
@@ -26,7 +26,7 @@ def operands(size):
     positions, depth, channels = size
     dice = np.random.default_rng(positions * depth)
     a = dice.integers(-128, 128, (positions, depth))
-    return a, dice.integers(-127, 128, (depth, channels)), Shape(
+    return a, dice.integers(-127, 128, (depth, channels)), ProductShape(
         products=1, positions=positions, depth=depth, channels=channels
     )  # fmt: skip
 

@@ -9,20 +9,20 @@ import torch.nn.functional as F
 
 from tests.small_nets import NAMES, small_net
 from zoo.errors import MismatchError
-from zoo.resilience.dataflow import Block, OutputStationary, WeightStationary
+from zoo.resilience.dataflow import MicroBlocks, OutputStationary, WeightStationary
 from zoo.resilience.engine import Engine, answers
 from zoo.resilience.faults import BITS, faulty_product, flipped
-from zoo.resilience.plan import STORED, Plan
+from zoo.resilience.plan import STORED, FaultPlan
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.integer_products import requantizer
 
-FLOWS = (OutputStationary(4, 4), WeightStationary(4, 4), Block())
+FLOWS = (OutputStationary(4, 4), WeightStationary(4, 4), MicroBlocks())
 
 
 def plan_of(name, flow, registers=tuple(BITS), count=6, batch=256):
     graph, samples, labels = small_net(name)
     engine = Engine(graph, samples[:count], batch)
-    return Plan(engine, flow, registers, [1.0] * len(engine.layers), labels[:count].numpy())
+    return FaultPlan(engine, flow, registers, [1.0] * len(engine.layers), labels[:count].numpy())
 
 
 def matrices(layer, x):

@@ -9,11 +9,11 @@ import pytest
 from tests.resilience.test_engine import plan_of
 from tests.small_nets import NAMES
 from zoo.errors import MismatchError
-from zoo.resilience.dataflow import Block, OutputStationary, WeightStationary
-from zoo.resilience.engine import Outcome
+from zoo.resilience.dataflow import MicroBlocks, OutputStationary, WeightStationary
+from zoo.resilience.engine import FlipOutcome
 from zoo.resilience.estimates import Sampling, chosen, exhaustive, sampled
 from zoo.resilience.faults import BITS
-from zoo.resilience.plan import STORED, Drawn, Plan
+from zoo.resilience.plan import STORED, Drawn, FaultPlan
 from zoo.resilience.statistics import Tally, clopper_pearson, mean
 
 FLOW = OutputStationary(4, 4)
@@ -23,7 +23,7 @@ class KilledError(Exception):
     """In the place of kill -9."""
 
 
-class Remembered(Plan):
+class Remembered(FaultPlan):
     """A plan whose every fault was tried before: runs of it only look up."""
 
     @functools.cached_property
@@ -44,7 +44,7 @@ class Remembered(Plan):
         first, live = offsets[drawn.cell].T
         masked, caught, lost = table[:, first + drawn.sample * live + drawn.site]
         weight = 1 / (len(self.labels) * self.chances[drawn.sample])
-        outcome = Outcome(answer=drawn.sample * 0, masked=masked > 0, caught=caught > 0)
+        outcome = FlipOutcome(answer=drawn.sample * 0, masked=masked > 0, caught=caught > 0)
         return outcome, weight, lost
 
     def truth(self):
@@ -88,7 +88,7 @@ def test_intervals_cover_the_truth_in_92_of_100_runs(name):
     assert (coverage(remembered(name), 200, 2000) >= 0.92).all()
 
 
-@pytest.mark.parametrize("flow", [FLOW, WeightStationary(3, 5), Block(), None])
+@pytest.mark.parametrize("flow", [FLOW, WeightStationary(3, 5), MicroBlocks(), None])
 def test_shares_sum_to_one_and_sites_are_drawn_by_them(flow):
     registers = tuple(BITS) if flow else ("weight", STORED)
     plan = plan_of("residual", flow, registers)
@@ -127,9 +127,9 @@ def test_a_killed_run_goes_on_to_the_same_counts(faults, tmp_path, monkeypatch):
         dying.left -= 1
         if not dying.left:
             raise KilledError
-        return Plan_tried(*args)
+        return whole_tried(*args)
 
-    Plan_tried = Remembered.tried  # noqa: N806
+    whole_tried = Remembered.tried
     deaths = 0
     while True:
         dying.left = next(lives)

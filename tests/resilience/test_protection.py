@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zoo.cost.registers import Registers, registers
 from zoo.cost.target import target, target_names
 from zoo.errors import MismatchError
-from zoo.resilience.analyses.protect import Part, front_of, measures, spfm, verdict
+from zoo.resilience.analyses.protect import NpuBlock, front_of, measures, spfm, verdict
 from zoo.resilience.protection import Measure, cheapest, front, goal
 from zoo.resilience.results import Estimate
 
@@ -65,7 +65,7 @@ def part(unsafe=(0.01, 0.005, 0.02), kind="flop", **changes):
     if kind == "control":
         fields["unsafe"] = (0.05, 0.5)
     block = Registers(**{**fields, **changes})
-    return Part(name=kind, registers=block, unsafe=unsafe, measures=tuple(measures(block)))
+    return NpuBlock(name=kind, registers=block, unsafe=unsafe, measures=tuple(measures(block)))
 
 
 def test_twenty_blocks_take_less_than_a_second():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.resilience.faults import Integers, Reach, Shape, reached
+from zoo.resilience.faults import Integers, ProductShape, Reach, reached
 
 NAMES = ("block", "output-stationary", "weight-stationary", "uniform")
 
@@ -38,24 +38,24 @@ class Dataflow(Protocol):
         """How many registers of each class the array has."""
         ...
 
-    def cycles(self, shape: Shape) -> int:
+    def cycles(self, shape: ProductShape) -> int:
         """Return the cycles of one product without waiting for memories."""
         ...
 
-    def parallel(self, shape: Shape) -> int:
+    def parallel(self, shape: ProductShape) -> int:
         """Return how many products of a layer are computed at the same time."""
         ...
 
-    def live(self, shape: Shape, register: str) -> int:
+    def live(self, shape: ProductShape, register: str) -> int:
         """Return how many pairs of a register of that class and a cycle are live in one product."""
         ...
 
-    def reach(self, shape: Shape, register: str, sites: Integers) -> Reach:
+    def reach(self, shape: ProductShape, register: str, sites: Integers) -> Reach:
         """Return what flips at live sites, by their numbers, reach."""
         ...
 
 
-def _by_mac(shape: Shape, sites: Integers) -> tuple[Integers, Integers, Integers]:
+def _by_mac(shape: ProductShape, sites: Integers) -> tuple[Integers, Integers, Integers]:
     """Return position, channel and place in the sum of each multiplication."""
     rest, k = np.divmod(sites, shape.depth)
     m, n = np.divmod(rest, shape.channels)
@@ -101,7 +101,7 @@ class _Tiles:
 class _Serial:
     """An array that computes one product after the other."""
 
-    def parallel(self, shape: Shape) -> int:
+    def parallel(self, shape: ProductShape) -> int:
         """Return how many products of a layer are computed at the same time."""
         return 1
 
@@ -109,29 +109,33 @@ class _Serial:
 class _Drained(_Serial):
     """What output-stationary arrays and blocks share: accumulators that wait to be read out."""
 
-    def _tiles(self, shape: Shape) -> _Tiles:
+    def _tiles(self, shape: ProductShape) -> _Tiles:
         raise NotImplementedError
 
-    def _lives(self, shape: Shape, r: int, c: int) -> NDArray[np.int64]:
+    def _lives(self, shape: ProductShape, r: int, c: int) -> NDArray[np.int64]:
         """Return for how many cycles each lane of a tile is live, (r, c)."""
         raise NotImplementedError
 
     def _held(
-        self, shape: Shape, size: tuple[int, int], lane: tuple[Integers, Integers], t: Integers
+        self,
+        shape: ProductShape,
+        size: tuple[int, int],
+        lane: tuple[Integers, Integers],
+        t: Integers,
     ) -> Integers:
         """Return how many products lanes (i, j) of a tile hold as its cycle t begins."""
         raise NotImplementedError
 
-    def cycles(self, shape: Shape) -> int:
+    def cycles(self, shape: ProductShape) -> int:
         """Return the cycles of one product, reading out included."""
         kinds = self._tiles(shape).kinds()
         return sum(int(self._lives(shape, r, c).max()) * count for _, _, r, c, count in kinds)
 
-    def _live_accumulators(self, shape: Shape) -> int:
+    def _live_accumulators(self, shape: ProductShape) -> int:
         kinds = self._tiles(shape).kinds()
         return sum(int(self._lives(shape, r, c).sum()) * count for _, _, r, c, count in kinds)
 
-    def _reach_accumulators(self, shape: Shape, sites: Integers) -> Reach:
+    def _reach_accumulators(self, shape: ProductShape, sites: Integers) -> Reach:
         tiles, before = self._tiles(shape), 0
         parts = {name: np.zeros(len(sites), np.int64) for name in ("m0", "n0", "stop")}
         for kind in tiles.kinds():
@@ -173,13 +177,13 @@ class OutputStationary(_Drained):
         """How many registers of each class the array has."""
         return dict.fromkeys(("activation", "weight", "accumulator"), self.rows * self.columns)
 
-    def live(self, shape: Shape, register: str) -> int:
+    def live(self, shape: ProductShape, register: str) -> int:
         """Return how many pairs of a register of that class and a cycle are live in one product."""
         if register == "accumulator":
             return self._live_accumulators(shape)
         return shape.positions * shape.channels * shape.depth
 
-    def reach(self, shape: Shape, register: str, sites: Integers) -> Reach:
+    def reach(self, shape: ProductShape, register: str, sites: Integers) -> Reach:
         """Return what flips at live sites, by their numbers, reach."""
         if register == "accumulator":
             return self._reach_accumulators(shape, sites)
@@ -188,15 +192,19 @@ class OutputStationary(_Drained):
             return reached(len(sites), m0=m, n0=n, n1=_end(n, self.columns, shape.channels), k=k)
         return reached(len(sites), m0=m, m1=_end(m, self.rows, shape.positions), n0=n, k=k)
 
-    def _tiles(self, shape: Shape) -> _Tiles:
+    def _tiles(self, shape: ProductShape) -> _Tiles:
         return _Tiles(shape.positions, shape.channels, self.rows, self.columns)
 
-    def _lives(self, shape: Shape, r: int, c: int) -> NDArray[np.int64]:
+    def _lives(self, shape: ProductShape, r: int, c: int) -> NDArray[np.int64]:
         computing = shape.depth + r + c - 2
         return np.repeat(computing + np.arange(r)[:, None] + 1, c, 1)
 
     def _held(
-        self, shape: Shape, size: tuple[int, int], lane: tuple[Integers, Integers], t: Integers
+        self,
+        shape: ProductShape,
+        size: tuple[int, int],
+        lane: tuple[Integers, Integers],
+        t: Integers,
     ) -> Integers:
         return np.clip(t - lane[0] - lane[1], 0, shape.depth)
 
@@ -224,21 +232,21 @@ class WeightStationary(_Serial):
         """How many registers of each class the array has."""
         return dict.fromkeys(("activation", "weight", "accumulator"), self.rows * self.columns)
 
-    def _kinds(self, shape: Shape) -> list[tuple[int, int, int, int, int]]:
+    def _kinds(self, shape: ProductShape) -> list[tuple[int, int, int, int, int]]:
         return _Tiles(shape.depth, shape.channels, self.rows, self.columns).kinds()
 
-    def cycles(self, shape: Shape) -> int:
+    def cycles(self, shape: ProductShape) -> int:
         """Return the cycles of one product, loading of weights and the last sum's way included."""
         return sum(n * (r + shape.positions + r + c - 1) for _, _, r, c, n in self._kinds(shape))
 
-    def live(self, shape: Shape, register: str) -> int:
+    def live(self, shape: ProductShape, register: str) -> int:
         """Return how many pairs of a register of that class and a cycle are live in one product."""
         if register != "weight":
             return shape.positions * shape.channels * shape.depth
         kinds = self._kinds(shape)
         return sum(count * r * _ws_column(shape, r, c) for _, _, r, c, count in kinds)
 
-    def reach(self, shape: Shape, register: str, sites: Integers) -> Reach:
+    def reach(self, shape: ProductShape, register: str, sites: Integers) -> Reach:
         """Return what flips at live sites, by their numbers, reach."""
         if register == "weight":
             return self._reach_weights(shape, sites)
@@ -248,7 +256,7 @@ class WeightStationary(_Serial):
         start = k // self.rows * self.rows
         return reached(len(sites), m0=m, n0=n, start=start, stop=k + 1)
 
-    def _reach_weights(self, shape: Shape, sites: Integers) -> Reach:
+    def _reach_weights(self, shape: ProductShape, sites: Integers) -> Reach:
         tiles = _Tiles(shape.depth, shape.channels, self.rows, self.columns)
         parts = {name: np.zeros(len(sites), np.int64) for name in ("m0", "n0", "k")}
         before = 0
@@ -268,13 +276,13 @@ class WeightStationary(_Serial):
         return reached(len(sites), m1=np.int64(shape.positions), **parts)
 
 
-def _ws_column(shape: Shape, r: int, c: int) -> int:
+def _ws_column(shape: ProductShape, r: int, c: int) -> int:
     """Return the live cycles of the weights in one row of a tile."""
     return c * (r + shape.positions - 1) + c * (c - 1) // 2
 
 
 @dataclass(frozen=True)
-class Block(_Drained):
+class MicroBlocks(_Drained):
     """An Ethos-U's multipliers: micro-blocks of outputs, each a dot product of eight, in turn.
 
     In each cycle one micro-block of `positions` x `channels` outputs takes `lanes` places of its
@@ -310,7 +318,7 @@ class Block(_Drained):
             "accumulator": outputs,
         }
 
-    def live(self, shape: Shape, register: str) -> int:
+    def live(self, shape: ProductShape, register: str) -> int:
         """Return how many pairs of a register of that class and a cycle are live in one product."""
         if register == "activation":
             return shape.positions * shape.depth * -(-shape.channels // self.channels)
@@ -318,7 +326,7 @@ class Block(_Drained):
             return shape.channels * shape.depth * -(-shape.positions // self.positions)
         return self._live_accumulators(shape)
 
-    def reach(self, shape: Shape, register: str, sites: Integers) -> Reach:
+    def reach(self, shape: ProductShape, register: str, sites: Integers) -> Reach:
         """Return what flips at live sites, by their numbers, reach."""
         if register == "accumulator":
             return self._reach_accumulators(shape, sites)
@@ -331,18 +339,18 @@ class Block(_Drained):
         m = part * self.positions
         return reached(len(sites), m0=m, m1=_end(m, self.positions, shape.positions), n0=n, k=k)
 
-    def _tiles(self, shape: Shape) -> _Tiles:
+    def _tiles(self, shape: ProductShape) -> _Tiles:
         rows, columns = self.down * self.positions, self.across * self.channels
         return _Tiles(shape.positions, shape.channels, rows, columns)
 
-    def parallel(self, shape: Shape) -> int:
+    def parallel(self, shape: ProductShape) -> int:
         """Return how many products of a layer are computed at the same time."""
         return min(self.lanes, self.channels, shape.products) if self._deep(shape) else 1
 
-    def _deep(self, shape: Shape) -> bool:
+    def _deep(self, shape: ProductShape) -> bool:
         return shape.products > 1 and shape.channels == 1
 
-    def _lanes(self, shape: Shape) -> int:
+    def _lanes(self, shape: ProductShape) -> int:
         """Return how many places of a sum a cycle takes."""
         return 1 if self._deep(shape) else self.lanes
 
@@ -351,13 +359,17 @@ class Block(_Drained):
         side = -(-size[1] // self.channels)
         return -(-size[0] // self.positions) * side, side
 
-    def _lives(self, shape: Shape, r: int, c: int) -> NDArray[np.int64]:
+    def _lives(self, shape: ProductShape, r: int, c: int) -> NDArray[np.int64]:
         turns, side = self.turns((r, c))
         own = (np.arange(r) // self.positions)[:, None] * side + np.arange(c) // self.channels
         return turns * -(-shape.depth // self._lanes(shape)) + own + 1
 
     def _held(
-        self, shape: Shape, size: tuple[int, int], lane: tuple[Integers, Integers], t: Integers
+        self,
+        shape: ProductShape,
+        size: tuple[int, int],
+        lane: tuple[Integers, Integers],
+        t: Integers,
     ) -> Integers:
         turns, side = self.turns(size)
         own = lane[0] // self.positions * side + lane[1] // self.channels

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.resilience.dataflow import Block, Dataflow, OutputStationary, WeightStationary
+from zoo.resilience.dataflow import Dataflow, MicroBlocks, OutputStationary, WeightStationary
 from zoo.resilience.faults import BITS, Integers, flipped, wrapped
 
 
@@ -84,7 +84,7 @@ def _places(flow: Dataflow, register: str) -> list[tuple[int, int]]:
 def _grid(flow: Dataflow, register: str) -> tuple[int, int]:
     if isinstance(flow, OutputStationary | WeightStationary):
         return flow.rows, flow.columns
-    assert isinstance(flow, Block)
+    assert isinstance(flow, MicroBlocks)
     if register == "activation":
         return flow.positions, flow.lanes
     if register == "weight":
@@ -112,7 +112,7 @@ def _cycles(flow: Dataflow, tile: _Tile) -> int:
         return k + m + k + n - 1
     if isinstance(flow, OutputStationary):
         return k + m + n - 2 + m
-    assert isinstance(flow, Block)
+    assert isinstance(flow, MicroBlocks)
     turns = flow.turns((m, n))[0]
     return turns * -(-k // flow.lanes) + turns
 
@@ -187,14 +187,14 @@ def _compute_weights(
     held["accumulator"][:] = wrapped(above + products)
 
 
-def _micro_block(flow: Block, tile: _Tile, turn: int) -> tuple[slice, slice]:
+def _micro_block(flow: MicroBlocks, tile: _Tile, turn: int) -> tuple[slice, slice]:
     """Return the rows and columns of the outputs whose turn it is."""
     side = flow.turns((len(tile.a), tile.w.shape[1]))[1]
     down, right = turn // side * flow.positions, turn % side * flow.channels
     return slice(down, down + flow.positions), slice(right, right + flow.channels)
 
 
-def _load_block(flow: Block, tile: _Tile, zero: int, t: int, held: Held) -> None:
+def _load_block(flow: MicroBlocks, tile: _Tile, zero: int, t: int, held: Held) -> None:
     """Fetch the operands of a micro-block, and nothing where there are none."""
     turns = flow.turns((len(tile.a), tile.w.shape[1]))[0]
     held["activation"][:], held["weight"][:] = zero, 0
@@ -205,7 +205,9 @@ def _load_block(flow: Block, tile: _Tile, zero: int, t: int, held: Held) -> None
     held["weight"][: w.shape[0], : w.shape[1]] = w
 
 
-def _compute_block(flow: Block, tile: _Tile, zero: int, t: int, held: Held, out: Integers) -> None:
+def _compute_block(
+    flow: MicroBlocks, tile: _Tile, zero: int, t: int, held: Held, out: Integers
+) -> None:
     """Add a micro-block's products; when all are in, read out a micro-block."""
     turns = flow.turns((len(tile.a), tile.w.shape[1]))[0]
     part = _micro_block(flow, tile, t % turns)
@@ -220,5 +222,5 @@ def _compute_block(flow: Block, tile: _Tile, zero: int, t: int, held: Held, out:
 _STEPS: dict[type, tuple[Any, Any]] = {
     OutputStationary: (_load_outputs, _compute_outputs),
     WeightStationary: (_load_weights, _compute_weights),
-    Block: (_load_block, _compute_block),
+    MicroBlocks: (_load_block, _compute_block),
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
 from zoo.resilience.faults import Integers, Reach, flipped, spread, wrapped
-from zoo.resilience.layers import Layer, layers
+from zoo.resilience.layers import MacLayer, layers
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.integer_products import requantizer, sums
 
@@ -64,14 +64,14 @@ class Flips:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FlipOutcome:
     """What flips did, one entry for each.
 
     Attributes:
         answer: the network's answer, the number of its largest output.
         masked: whether no output of the layer changed, so that nothing more was run.
         caught: whether a check of the sums' range notices it: a sum lies where no input can bring
-            it, see `Layer.range`.
+            it, see `MacLayer.range`.
 
     """
 
@@ -120,16 +120,16 @@ class Engine:
                 f"--samples {max(1, _MEMORY // each)}"
             )
 
-    def inject(self, layer: Layer, flips: Flips) -> Outcome:
+    def inject(self, layer: MacLayer, flips: Flips) -> FlipOutcome:
         """Return what flips in a layer's registers do."""
         answer = self.clean[flips.sample].copy()
         masked, caught = np.ones(len(flips), bool), np.zeros(len(flips), bool)
-        outcome = Outcome(answer=answer, masked=masked, caught=caught)
+        outcome = FlipOutcome(answer=answer, masked=masked, caught=caught)
         for part in _parts(layer, flips):
             self._inject(layer, flips[part], part, outcome)
         return outcome
 
-    def _inject(self, layer: Layer, flips: Flips, place: Integers, outcome: Outcome) -> None:
+    def _inject(self, layer: MacLayer, flips: Flips, place: Integers, outcome: FlipOutcome) -> None:
         """Enter what some flips do at their places."""
         known, local = np.unique(flips.sample, return_inverse=True)
         x = self.recorded[layer.op.inputs[0]][torch.from_numpy(known)]
@@ -163,7 +163,7 @@ class Engine:
 
     def inject_stored(
         self, name: str, sample: Integers, element: Integers, bit: Integers
-    ) -> Outcome:
+    ) -> FlipOutcome:
         """Return what flips of a tensor's stored bytes do: all that read it see the same byte.
 
         Args:
@@ -188,7 +188,7 @@ class Engine:
             made = {name: rows.reshape(value.shape)}
             answer[part] = self._answers(step, samples, made)
         none = np.zeros(len(sample), bool)
-        return Outcome(answer=answer, masked=none, caught=none)
+        return FlipOutcome(answer=answer, masked=none, caught=none)
 
     def _answers(self, step: int, samples: Tensor, made: dict[str, Tensor]) -> Integers:
         needed = [name for name in self.network.live(step) if name not in made]
@@ -202,7 +202,9 @@ def answers(outputs: Tensor) -> Integers:
     return found
 
 
-def deltas(layer: Layer, flips: Flips, bytes_: Integers, local: Integers, found: Any) -> Integers:
+def deltas(
+    layer: MacLayer, flips: Flips, bytes_: Integers, local: Integers, found: Any
+) -> Integers:
     """Return by how much each output's sum changes.
 
     Args:
@@ -229,7 +231,7 @@ def deltas(layer: Layer, flips: Flips, bytes_: Integers, local: Integers, found:
     return flipped(held, flips.bit, 32) - held
 
 
-def _partial(layer: Layer, flips: Flips, bytes_: Integers, local: Integers) -> Integers:
+def _partial(layer: MacLayer, flips: Flips, bytes_: Integers, local: Integers) -> Integers:
     """Return what the accumulators hold that are hit; each reaches one output."""
     made = np.zeros(len(flips), np.int64)
     step, reach = max(1, _OPERANDS // layer.shape.depth), flips.reach
@@ -246,7 +248,7 @@ def _partial(layer: Layer, flips: Flips, bytes_: Integers, local: Integers) -> I
     return made
 
 
-def _parts(layer: Layer, flips: Flips) -> Iterator[Integers]:
+def _parts(layer: MacLayer, flips: Flips) -> Iterator[Integers]:
     """Yield the places of flips that are computed together, ordered by their samples."""
     order = np.argsort(flips.sample, kind="stable")
     outputs = layer.shape.positions * layer.shape.channels * layer.shape.products

@@ -12,7 +12,7 @@ import numpy as np
 from zoo.errors import MismatchError
 from zoo.files import write_json
 from zoo.resilience.faults import Integers
-from zoo.resilience.plan import Drawn, Plan
+from zoo.resilience.plan import Drawn, FaultPlan
 from zoo.resilience.results import Estimate
 from zoo.resilience.statistics import Tally, mean
 
@@ -47,7 +47,8 @@ class Draws:
 
     Attributes:
         precision: half-width of the intervals at which to stop, in points of accuracy.
-        faults: try so many instead of as many as the precision needs.
+        faults: try about so many instead of as many as the precision needs; each layer, class and
+            group of bits gets at least eight.
         seed: of the draws.
         state: a file NAME.json that keeps the counts, so that a killed run goes on where it was.
 
@@ -86,7 +87,7 @@ class Counted:
 
     """
 
-    plan: Plan
+    plan: FaultPlan
     tally: Tally
     exact: bool = False
 
@@ -133,7 +134,7 @@ class Counted:
 
 
 def sampled(
-    plan: Plan, sampling: Sampling, key: str = "", tell: Callable[[str], None] | None = None
+    plan: FaultPlan, sampling: Sampling, key: str = "", tell: Callable[[str], None] | None = None
 ) -> Counted:
     """Return what sampled faults do.
 
@@ -164,7 +165,7 @@ def sampled(
 class _Run:
     """A run in stages; `next` says what to try, from the counts so far and nothing else."""
 
-    def __init__(self, plan: Plan, sampling: Sampling, key: str) -> None:
+    def __init__(self, plan: FaultPlan, sampling: Sampling, key: str) -> None:
         self.plan, self.sampling, self.key = plan, sampling, key
         self.tally = Tally.empty(len(plan.cells))
         self.number, self.done = 0, 0  # stages that are complete; faults of the one at work
@@ -246,7 +247,7 @@ class _Run:
         self._keep()
 
 
-def _count(plan: Plan, tally: Tally, drawn: Drawn, weight: float | None = None) -> None:
+def _count(plan: FaultPlan, tally: Tally, drawn: Drawn, weight: float | None = None) -> None:
     outcome, weights, lost = plan.tried(drawn)
     if weight is not None:
         weights = np.full(len(drawn), weight)
@@ -254,7 +255,7 @@ def _count(plan: Plan, tally: Tally, drawn: Drawn, weight: float | None = None) 
     tally.add(drawn.cell, weights, lost, caught, ran)
 
 
-def exhaustive(plan: Plan) -> Counted:
+def exhaustive(plan: FaultPlan) -> Counted:
     """Return what every fault does, of every input.
 
     Raises:
@@ -277,7 +278,7 @@ def exhaustive(plan: Plan) -> Counted:
     return Counted(plan, tally, exact=True)
 
 
-def chosen(plan: Plan, **keys: Any) -> Sequence[int]:
+def chosen(plan: FaultPlan, **keys: Any) -> Sequence[int]:
     """Return the numbers of the cells with these attributes, e.g. `register="weight"`."""
     return [
         number

@@ -18,7 +18,7 @@ BITS = {"activation": 8, "weight": 8, "accumulator": 32}  # of a register, by cl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ProductShape:
     """The matrix products of a layer, for one sample.
 
     Attributes:

@@ -11,14 +11,14 @@ from torch import Tensor
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph, Op
 from zoo.graph.kinds import MAC_KINDS
-from zoo.resilience.faults import Integers, Shape
+from zoo.resilience.faults import Integers, ProductShape
 from zoo.runtime.integer_base import quantization_of
 
 KINDS = ("conv2d", "depthwise_conv2d", "fully_connected")
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class MacLayer:
     """A convolution or fully connected layer.
 
     Attributes:
@@ -41,7 +41,7 @@ class Layer:
     step: int
     op: Op
     name: str
-    shape: Shape
+    shape: ProductShape
     rows: Integers
     places: Integers
     group: int
@@ -72,7 +72,7 @@ class Layer:
         return bytes_[sample, place].astype(np.int64)
 
 
-def layers(graph: Graph) -> list[Layer]:
+def layers(graph: Graph) -> list[MacLayer]:
     """Return the layers of a graph, in order.
 
     Raises:
@@ -96,7 +96,7 @@ def layers(graph: Graph) -> list[Layer]:
     return found
 
 
-def _layer(graph: Graph, step: int, op: Op) -> Layer:
+def _layer(graph: Graph, step: int, op: Op) -> MacLayer:
     weights = graph.values[op.inputs[1]].astype(np.int64)
     convolves = op.kind != "fully_connected"
     if op.kind == "depthwise_conv2d":
@@ -109,14 +109,16 @@ def _layer(graph: Graph, step: int, op: Op) -> Layer:
         count = output.elements // outputs // output.shape[0]
         rows, places = np.arange(count) * depth, np.arange(depth)
         group, products, padding = 0, 1, ()
-    shape = Shape(products=products, positions=len(rows), depth=depth, channels=outputs // products)
+    shape = ProductShape(
+        products=products, positions=len(rows), depth=depth, channels=outputs // products
+    )
     bias = np.zeros(outputs, np.int64)
     if len(op.inputs) > 2:
         bias = graph.values[op.inputs[2]].astype(np.int64)
     meaning = quantization_of(graph, op.inputs[1])
     zeros = np.broadcast_to(np.array(meaning.zero_points, np.int64), outputs)
     by_product = (products, outputs // products)
-    return Layer(
+    return MacLayer(
         step=step,
         op=op,
         name=op.module or op.label,
@@ -139,7 +141,7 @@ def _layer(graph: Graph, step: int, op: Op) -> Layer:
 def _convolution(
     graph: Graph, op: Op, shape: tuple[int, ...]
 ) -> tuple[Integers, Integers, int, int, tuple[int, ...]]:
-    """Return rows, places, group, products and padding of a convolution (see `Layer`)."""
+    """Return rows, places, group, products and padding of a convolution (see `MacLayer`)."""
     _, height, width, inputs = shape
     _, _, columns, channels = graph.tensors[op.inputs[0]].shape
     top, bottom, left, right = op.attributes["padding"]

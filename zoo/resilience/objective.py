@@ -17,7 +17,7 @@ from zoo.graph.ir import Graph
 from zoo.resilience.dataflow import Dataflow, OutputStationary
 from zoo.resilience.engine import Engine
 from zoo.resilience.faults import BITS
-from zoo.resilience.plan import Drawn, Plan
+from zoo.resilience.plan import Drawn, FaultPlan
 from zoo.resilience.results import Estimate
 from zoo.resilience.statistics import Reals, Tally, mean
 
@@ -41,7 +41,7 @@ class CommonFaults:
     seed: int = 0
     flow: Dataflow = field(default_factory=OutputStationary)
 
-    def drawn(self, plan: Plan) -> Drawn:
+    def drawn(self, plan: FaultPlan) -> Drawn:
         """Return the faults as they hit one network."""
         dice = np.random.default_rng([self.seed, self.faults])
         where, within, which = dice.random((3, self.faults))
@@ -68,7 +68,9 @@ def resiliency(graph: Graph, samples: Tensor, plan: CommonFaults) -> Estimate:
 
     """
     engine = Engine(graph, samples)
-    sites = Plan(engine, plan.flow, tuple(BITS), [1.0] * len(engine.layers), plan.labels.numpy())
+    sites = FaultPlan(
+        engine, plan.flow, tuple(BITS), [1.0] * len(engine.layers), plan.labels.numpy()
+    )
     outcome, weight, lost = sites.tried(plan.drawn(sites))
     tally, ran = Tally.empty(1), (~outcome.masked).astype(float)
     place = np.zeros(len(lost), np.int64)

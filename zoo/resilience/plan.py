@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from zoo.errors import MismatchError
 from zoo.resilience.dataflow import Dataflow
-from zoo.resilience.engine import Engine, Flips, Outcome
+from zoo.resilience.engine import Engine, FlipOutcome, Flips
 from zoo.resilience.faults import BITS, Integers, reached
-from zoo.resilience.layers import Layer
+from zoo.resilience.layers import MacLayer
 from zoo.resilience.statistics import Reals, Tally
 
 _GROUPS = {
@@ -52,7 +52,7 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class FaultPlan:
     """Sites with their shares, in an order that does not change.
 
     Attributes:
@@ -107,7 +107,7 @@ class Plan:
         )
         return sum(counts) * self._bits(register)
 
-    def _sites(self, layer: Layer, register: str) -> int:
+    def _sites(self, layer: MacLayer, register: str) -> int:
         """Return the live pairs of a register and a cycle in a layer, for one sample."""
         if self.flow is not None:
             return self.flow.live(layer.shape, register) * layer.shape.products
@@ -203,7 +203,7 @@ class Plan:
         cell, sample, site = np.concatenate(parts, 1)
         return Drawn(cell=cell, sample=sample, site=site)
 
-    def tried(self, drawn: "Drawn") -> tuple[Outcome, Reals, Reals]:
+    def tried(self, drawn: "Drawn") -> tuple[FlipOutcome, Reals, Reals]:
         """Return the outcomes of faults, their weights, and what each lost: 1, 0 or -1."""
         answer = self.engine.clean[drawn.sample].copy()
         masked, caught = np.ones(len(drawn), bool), np.zeros(len(drawn), bool)
@@ -218,9 +218,9 @@ class Plan:
         weight = 1 / (len(self.labels) * self.chances[drawn.sample])
         after = (answer == self.labels[drawn.sample]).astype(float)
         lost = self.right[drawn.sample].astype(float) - after
-        return Outcome(answer=answer, masked=masked, caught=caught), weight, lost
+        return FlipOutcome(answer=answer, masked=masked, caught=caught), weight, lost
 
-    def _inject(self, number: int, register: str, drawn: "Drawn") -> Outcome:
+    def _inject(self, number: int, register: str, drawn: "Drawn") -> FlipOutcome:
         layer = self.engine.layers[number]
         bit = np.array([cell.bit for cell in self.cells])[drawn.cell]
         if register == STORED:

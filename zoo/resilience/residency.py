@@ -8,10 +8,10 @@ from zoo.cost.registers import Registers
 from zoo.cost.target import TARGETS, Target, target, target_names
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.resilience.cycles import ESTIMATOR, cycles
-from zoo.resilience.dataflow import NAMES, Block, Dataflow, dataflow
+from zoo.resilience.dataflow import NAMES, Dataflow, MicroBlocks, dataflow
 from zoo.resilience.engine import Engine
 from zoo.resilience.faults import BITS, Integers
-from zoo.resilience.plan import STORED, Plan, stretches
+from zoo.resilience.plan import STORED, FaultPlan, stretches
 
 _LANES = 8  # places of a sum that an Ethos-U55 takes in a cycle
 
@@ -23,7 +23,7 @@ class Arranged:
     Attributes:
         flow: the array; None is software's view.
         registers: classes that are hit.
-        stretch: by layer, see `Plan`.
+        stretch: by layer, see `FaultPlan`.
         text: the array, for people.
         cycles_by: who says how long layers take.
         total: cycles of an inference; None where nobody knows.
@@ -39,11 +39,11 @@ class Arranged:
     total: float | None = None
     assumed: tuple[str, ...] = field(default=())
 
-    def plan(self, engine: Engine, labels: Integers) -> Plan:
+    def plan(self, engine: Engine, labels: Integers) -> FaultPlan:
         """Return the plan of faults in these registers."""
-        return Plan(engine, self.flow, self.registers, self.stretch, labels)
+        return FaultPlan(engine, self.flow, self.registers, self.stretch, labels)
 
-    def live_share(self, plan: Plan) -> float | None:
+    def live_share(self, plan: FaultPlan) -> float | None:
         """Return the share of all pairs of a bit and a cycle that are live; None if unknown."""
         if self.flow is None or self.total is None:
             return None
@@ -111,7 +111,7 @@ def assumption(name: str, part: Registers) -> str:
     return f"{name}: {part.bits:,} bits, {part.kind} ({part.confidence}: {part.source})"
 
 
-def block(device: Target) -> Block:
+def block(device: Target) -> MicroBlocks:
     """Return the array of an Ethos-U.
 
     Raises:
@@ -124,7 +124,7 @@ def block(device: Target) -> Block:
     rows, columns, channels = device.array.microblock
     positions = rows * columns
     down, across = max(1, sums.block[0] // positions), max(1, sums.block[1] // channels)
-    return Block(positions, channels, down, across, _LANES)
+    return MicroBlocks(positions, channels, down, across, _LANES)
 
 
 def _with_registers(device: Target | None) -> Target:

@@ -59,7 +59,7 @@ class Options(Draws):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class NpuBlock:
     """A block of the device.
 
     Attributes:
@@ -114,7 +114,7 @@ def registers_of(
     return merged
 
 
-def parts(specimen: Specimen, found: Counted, setting: Arranged) -> list[Part]:
+def parts(specimen: Specimen, found: Counted, setting: Arranged) -> list[NpuBlock]:
     """Return the blocks of a device, as unsafe as the trials showed."""
     assert specimen.target is not None
     made = []
@@ -141,8 +141,10 @@ def _live(found: Counted, setting: Arranged, name: str) -> float:
 
 def _part(
     name: str, part: Registers, unsafe: tuple[float, float, float], caught: float | None
-) -> Part:
-    return Part(name=name, registers=part, unsafe=unsafe, measures=tuple(measures(part, caught)))
+) -> NpuBlock:
+    return NpuBlock(
+        name=name, registers=part, unsafe=unsafe, measures=tuple(measures(part, caught))
+    )
 
 
 def measures(part: Registers, caught: float | None = None) -> list[Measure]:
@@ -167,7 +169,7 @@ def measures(part: Registers, caught: float | None = None) -> list[Measure]:
     return [*made, Measure(name="duplicated", area=twice, left=0.0)]
 
 
-def spfm(blocks: Sequence[Part], chosen_measures: Sequence[str] = ()) -> Estimate:
+def spfm(blocks: Sequence[NpuBlock], chosen_measures: Sequence[str] = ()) -> Estimate:
     """Return the single-point fault metric in %, between what all blocks' intervals allow.
 
     Args:
@@ -199,7 +201,7 @@ def verdict(metric: Estimate, share: float) -> str:
     return "fails" if metric.high < 100 * share else "undecided"
 
 
-def front_of(blocks: Sequence[Part], end: int = 2) -> list[Protected]:
+def front_of(blocks: Sequence[NpuBlock], end: int = 2) -> list[Protected]:
     """Return the front of area and unsafe share; by default at the upper ends of intervals."""
     total = sum(block.registers.fit for block in blocks)
     weights = [block.registers.fit * block.unsafe[end] / total for block in blocks]
@@ -254,7 +256,7 @@ def _reported(
     )  # fmt: skip
 
 
-def _row(block: Part, measure: str) -> Row:
+def _row(block: NpuBlock, measure: str) -> Row:
     value, low, high = (100 * end for end in block.unsafe)
     part = block.registers
     return {
@@ -264,14 +266,14 @@ def _row(block: Part, measure: str) -> Row:
     }  # fmt: skip
 
 
-def _point(one: Protected, blocks: Sequence[Part]) -> Row:
+def _point(one: Protected, blocks: Sequence[NpuBlock]) -> Row:
     return {
         "area_%": 100 * one.area, "spfm_%_at_least": 100 * (1 - one.unsafe),
         **{block.name: measure for block, measure in zip(blocks, one.measures, strict=True)},
     }  # fmt: skip
 
 
-def _tornado(blocks: Sequence[Part], share: float, name: str) -> list[Row]:
+def _tornado(blocks: Sequence[NpuBlock], share: float, name: str) -> list[Row]:
     """Return the plan's area if one block's is half or twice what was assumed."""
     rows: list[Row] = []
     for place, block in enumerate(blocks):
