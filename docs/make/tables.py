@@ -22,6 +22,7 @@ from docs.make import (
     networks,
     published,
     ran,
+    resilience,
     scaling,
     tinyml,
 )
@@ -157,6 +158,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "flex": fewer_bits.flex,
         "bits": fewer_bits.bits,
     },
+    "docs/guides/attacks.md": {
+        "attacked": resilience.attacked,
+        "differences": resilience.differences,
+        "frames": resilience.frames,
+    },
+    "docs/guides/noise.md": {"noise": resilience.noise},
     "docs/guides/notice.md": {"toycar": anomalies.table},
     "docs/guides/ran-implicit.md": {"speed": scaling.speed, "study": scaling.study},
     "docs/guides/ran.md": {"ratios": ran.ratios, "cycles": ran.cycles, "small": ran.small},

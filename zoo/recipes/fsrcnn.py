@@ -24,6 +24,7 @@ RECIPES = (
             eval_every=5000,
             options={"patch_size": 48, "shrunk_copies": 3},
         ),
+        # "free" took 8,000 steps on free pictures: 0.15 dB less on Set5 than published.
         default_tag="free",
         paper="1608.00367",
         tiny={
