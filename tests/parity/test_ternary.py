@@ -15,7 +15,7 @@ from zoo.deploy.tflite_write import serialize_tflite
 from zoo.errors import MismatchError
 from zoo.graph.lower import lower
 from zoo.models.blocks.ternary import TernaryConv2d, TernaryConvolution, stored_bytes
-from zoo.models.ternary import MobileNetV1, StTree, Tree
+from zoo.models.ternary import HybridMobileNetV1, StTree, Tree
 from zoo.quantization.int8.calibration import Options
 from zoo.quantization.int8.network import QuantizedNetwork, by_label
 from zoo.quantization.int8.post_training import calibrate, quantize
@@ -29,7 +29,7 @@ WORDS = (1, 1, 49, 10)
 MAPS = 2 * 125 * 64  # bytes of the two largest maps
 
 
-def deployed(network: StTree | MobileNetV1, shape: tuple[int, ...]) -> nn.Module:
+def deployed(network: StTree | HybridMobileNetV1, shape: tuple[int, ...]) -> nn.Module:
     """The deployed form, with norms that have seen something, and routing that depends on it."""
     torch.manual_seed(0)
     form = network.trainable().train()
@@ -119,7 +119,9 @@ def test_the_hybrid_is_as_much_smaller_as_published():
 
 @pytest.mark.parametrize(("alpha", "bank"), [(0.5, 1.0), (0.25, 1.0), (0.375, 0.5)])
 def test_the_bytes_in_a_file_are_those_of_the_formula(alpha: float, bank: float):
-    network = deployed(MobileNetV1(0.25, 10, stride=1, alpha=alpha, bank=bank), (1, 3, 32, 32))
+    network = deployed(
+        HybridMobileNetV1(0.25, 10, stride=1, alpha=alpha, bank=bank), (1, 3, 32, 32)
+    )
     values = network.state_dict().values()
     widths = [width // 2 for width in HALF]
     assert sum(v.numel() * v.element_size() for v in values) == formula(widths, 10, alpha, bank, 5)
@@ -214,7 +216,7 @@ def test_ranges_of_another_bank_are_one_clear_line(tree: StTree):
     x = torch.randn(4, *WORDS[1:])
     graph = lower(tree, WORDS)
     ranges = by_label(graph, calibrate(tree, [x], Options()))
-    direct = MobileNetV1(0.25, 12, alpha=0.0, bank=0.0).eval()
+    direct = HybridMobileNetV1(0.25, 12, alpha=0.0, bank=0.0).eval()
     with pytest.raises(MismatchError, match="ranges of the activations do not fit") as error:
         QuantizedNetwork(direct, ranges, "int8").graph((1, 3, 32, 32))
     assert "\n" not in str(error.value)

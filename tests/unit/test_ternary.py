@@ -24,7 +24,7 @@ from zoo.models.blocks.ternary import (
     stored_bytes,
     unpack,
 )
-from zoo.models.ternary import MobileNetV1, StTree
+from zoo.models.ternary import HybridMobileNetV1, StTree
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.recipe import Recipe
@@ -269,9 +269,9 @@ def test_wrong_arguments_are_one_clear_line(name: str, args: dict[str, Any], mes
 
 
 def test_alpha_of_zero_and_one_are_all_ternary_and_none():
-    none = MobileNetV1(0.25, 10, alpha=1.0)
+    none = HybridMobileNetV1(0.25, 10, alpha=1.0)
     assert not none.ternary_layers()
-    everything = MobileNetV1(0.25, 10, alpha=0.0, bank=0.0)
+    everything = HybridMobileNetV1(0.25, 10, alpha=0.0, bank=0.0)
     assert len(everything.ternary_layers()) == 14
 
 

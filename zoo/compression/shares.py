@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from zoo.budget import Choice, allocate
 from zoo.errors import MismatchError
+from zoo.models.blocks import Convolution
 from zoo.models.blocks.ternary import product, rounded, stored_bytes
-from zoo.models.ternary import Hybrid, MobileNetV1
+from zoo.models.ternary import Hybrid, HybridMobileNetV1
 from zoo.registry.recipe import Recipe
 
 ALPHAS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -48,10 +49,10 @@ def allocated(
             no inputs.
 
     """
-    if not isinstance(network, MobileNetV1) or network.ternary_layers():
+    if not isinstance(network, HybridMobileNetV1) or network.ternary_layers():
         raise MismatchError(
-            f"shares are allocated from a {MobileNetV1.__name__} whose filters are all real, such "
-            f"as that of mobilenet-v1-025; this is a {type(network).__name__}"
+            "shares are allocated from a MobileNet whose filters are all real, such as "
+            f"mobilenet-v1-025; this is a {type(network).__name__}"
         )
     if not 0 <= alpha <= 1:
         raise MismatchError(f"alpha is {alpha:g}; expected 0 to 1")
@@ -105,9 +106,9 @@ def _pointwise(network: nn.Module) -> Mapping[str, nn.Conv2d]:
     found: dict[str, nn.Conv2d] = {}
     for name, part in network.named_modules():
         if isinstance(part, Hybrid):
-            layer = part.parts[0].layer
-            assert isinstance(layer, nn.Conv2d)
-            found[name] = layer
+            (filters,) = part.parts
+            assert isinstance(filters, Convolution)
+            found[name] = filters.layer
     return found
 
 

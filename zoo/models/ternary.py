@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoo.models.blocks import Convolution, DsCnn
 from zoo.models.blocks.ternary import Bank, Packed, TernaryConv2d, TernaryConvolution
 
-__all__ = ["DsCnn", "MobileNetV1", "StTree"]
+__all__ = ["DsCnn", "HybridMobileNetV1", "StTree"]
 
 SOFT, SHARP = 0.25, 32.0  # sharpness of the routing, from a run's first to its last step
 _HARD = 2.0**15  # of the deployed routing, whose tanh is then -1 or 1; a half holds it
@@ -224,7 +224,7 @@ class Hybrid(nn.Module):
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
-class MobileNetV1(Packed):
+class HybridMobileNetV1(Packed):
     """MobileNetV1 (arXiv 1704.04861) with hybrid filter banks in its 1x1 convolutions.
 
     Maps RGB `(N, 3, H, W)` to logits `(N, num_classes)`: a 3x3 convolution, thirteen pairs of a 3x3

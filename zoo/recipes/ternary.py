@@ -62,7 +62,7 @@ def _mobilenet(percent: int, alpha: float, side: int, labels: tuple[str, ...]) -
         + (", half of its pointwise filters ternary" if hybrid else ""),
         task="image-classification",
         subtask="image-classification",
-        model="zoo.models.ternary:MobileNetV1",
+        model="zoo.models.ternary:HybridMobileNetV1",
         args={
             "width": width, "num_classes": len(labels), "stride": 2 if side > 32 else 1,
             "alpha": alpha, "bank": 1.0,
