@@ -29,7 +29,8 @@ class Till:
         self, ref: str | None, file: str | None, devices: Sequence[str] | None
     ) -> Iterator[tuple[str, str, str]]:
         """Yield the table, the operators on the first device, and lines of Python."""
-        names = list(devices or []) if isinstance(devices, list | None) else [devices]
+        given: Any = devices or []  # a program may name one alone, or send anything
+        names: list[str] = list(given) if isinstance(given, list) else [given]
         source: str | Path = ref or "" if file is None else Path(file)
         shown = Path(file).name if file else ref or ""
         try:
