@@ -196,7 +196,7 @@ def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
         ("detect", [cells, ["x"], 0.5], "there is no network"),
         ("adapters_picture", [0, "sum", 9, None], "is 9; expected -1 to 1.5"),
         ("adapters_picture", ["one", "sum"], "expected a number"),
-        ("adapters_picture", [0, "magic"], "there is no way"),
+        ("adapters_picture", [0, "magic"], "strategy"),
         ("price", [None, network, npu], "wrong.tflite"),
         ("price", ["nonsense", None, npu], "there is no network"),
         ("price", ["micronet-kws-s", None, "nowhere"], "there is no device"),

@@ -9,7 +9,7 @@ import torch
 from zoo.artifacts.resolution import resolve
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page import answering
-from zoo.page.answering import ORIGINAL, Answer, Desk
+from zoo.page.answering import ORIGINAL, Desk, Reply
 from zoo.tasks.text_generation.perplexity import perplexity
 from zoo.tasks.text_generation.tiny import SENTENCES, TEXT, tiny_model
 
@@ -27,7 +27,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield Desk(folder / "copies", source=folder / "model")
 
 
-def last(desk: Desk, prompt: str, names: list[str], most: int = 12) -> list[Answer]:
+def last(desk: Desk, prompt: str, names: list[str], most: int = 12) -> list[Reply]:
     *_, (answers, waiting) = desk.write(prompt, names, most)
     assert waiting == ""
     return answers

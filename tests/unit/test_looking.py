@@ -65,11 +65,11 @@ def test_checkpoints_that_the_page_is_given_stand_first(eyes: Eyes, person: Path
 
 def test_costs_are_those_of_the_command(eyes: Eyes) -> None:
     for ref in ("mlperf-tiny-ic", "mlperf-tiny-ic.cifar10-int8"):
-        rows = eyes.costs(ref)
-        assert len(rows) == len(looking.DEVICES)
-        for (where, time, words), name in zip(rows, looking.DEVICES, strict=True):
+        rows = shelf.costs(eyes.shelf[ref])
+        assert len(rows) == len(shelf.DEVICES)
+        for (where, time, words), name in zip(rows, shelf.DEVICES, strict=True):
             cost = zoo.estimate(ref, name)
-            assert (where, time) == (looking.DEVICES[name], f"{cost.latency_ms:.3g} ms")
+            assert (where, time) == (shelf.DEVICES[name], f"{cost.latency_ms:.3g} ms")
             assert cost.obtained["latency_ms"] in words
         assert f'zoo.run("{ref}", "photo.jpg")' in looking.code(ref)
 
@@ -100,7 +100,7 @@ def test_the_command_gives_the_page_its_checkpoints(
 ) -> None:
     given: list[str] = []
     monkeypatch.setattr(
-        app, "serve", lambda port, *, models, open_browser: given.extend(m.ref for m in models)
+        app, "serve", lambda port, *, models, **_: given.extend(m.ref for m in models)
     )
     assert main(["serve", str(person), "micronet-kws-s"]) == 0
     assert given == [str(person), "micronet-kws-s"]

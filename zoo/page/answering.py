@@ -79,7 +79,7 @@ class Writer:
 
 
 @dataclass
-class Answer:
+class Reply:
     """What a model has written so far.
 
     Attributes:
@@ -140,7 +140,7 @@ class Desk:
 
     def write(
         self, prompt: Any, names: Sequence[str] | None, most: int = MOST_TOKENS
-    ) -> Iterator[tuple[list[Answer], str]]:
+    ) -> Iterator[tuple[list[Reply], str]]:
         """Answer a prompt by several models, a token each in turn.
 
         Yields the answers so far, and what is being made ready; "" while they write.
@@ -152,11 +152,11 @@ class Desk:
         text = _checked(prompt)
         chosen = choices(names, "model", self.names, MOST_AT_ONCE)
         chosen.sort(key=self.names.index)
-        answers: list[Answer] = []
+        answers: list[Reply] = []
         for number, name in enumerate(chosen):
             if name not in self._ready:
                 yield answers, f"{self._making_of(name)} ({number + 1} of {len(chosen)})"
-            answers = [*answers, Answer(self.writer(name))]
+            answers = [*answers, Reply(self.writer(name))]
         under_way = [(answer, _steps(answer, text, most)) for answer in answers]
         while under_way:
             under_way = [(answer, steps) for answer, steps in under_way if next(steps, False)]
@@ -231,7 +231,7 @@ def _tokens(writer: Writer, text: str) -> Tensor:
     return ids
 
 
-def _steps(answer: Answer, text: str, most: int) -> Iterator[bool]:
+def _steps(answer: Reply, text: str, most: int) -> Iterator[bool]:
     """Write the likeliest token after token, and yield whether there are more to come."""
     writer = answer.writer
     x, cache, written = _tokens(writer, text), None, list[int]()
@@ -250,13 +250,13 @@ def _steps(answer: Answer, text: str, most: int) -> Iterator[bool]:
         yield True
 
 
-def shown(answers: Sequence[Answer], waiting: str, writing: bool) -> str:
+def shown(answers: Sequence[Reply], waiting: str, writing: bool) -> str:
     """Return answers side by side, each with what its model costs and is worth, as HTML."""
     wait = f"<p class='zoo-wait' role='status'>{html.escape(waiting)}…</p>" if waiting else ""
     return wait + f"<div class='zoo-answers'>{''.join(_card(a, writing) for a in answers)}</div>"
 
 
-def _card(answer: Answer, writing: bool) -> str:
+def _card(answer: Reply, writing: bool) -> str:
     writer = answer.writer
     speed = "-" if answer.speed is None else f"{answer.speed:.1f}"
     end = "" if answer.ended else "…"
@@ -272,7 +272,7 @@ def _card(answer: Answer, writing: bool) -> str:
     )
 
 
-def notes(answers: Sequence[Answer]) -> str:
+def notes(answers: Sequence[Reply]) -> str:
     """Return how the figures are known, as HTML."""
     if not answers:
         return ""

@@ -74,6 +74,8 @@ footer .divider { display: none !important; }
   line-height: 1.4; }
 .zoo-facts span { display: block; font-size: 12px; line-height: 1.35;
   color: var(--body-text-color-subdued); }
+/* The divider of two pictures is seen on light and dark ones. */
+.outer > .inner { box-shadow: 0 0 0 1px rgb(15 23 42 / 55%); }
 .zoo-scroll { overflow-x: auto; width: 0; min-width: 100%; }
 .zoo-note, .zoo-note dd { color: var(--body-text-color-subdued); font-size: 12px; }
 .zoo-note dt { font-weight: 600; margin-top: 6px; }

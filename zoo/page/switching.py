@@ -23,12 +23,11 @@ from PIL import Image
 from zoo import tasks
 from zoo.adapters import Switcher, compare, registry
 from zoo.adapters.base import Base
-from zoo.adapters.fusion import STRATEGIES
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page.cards import figures
-from zoo.page.given import choice, number
+from zoo.page.given import number
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
 
@@ -143,9 +142,8 @@ class Bench:
             raise MismatchError(f"{self.ref} has no adapter {min(unknown)!r}")
         asked = {n: number(w, f"weight of {n}", *WEIGHTS, 0.0) for n, w in weights.items()}
         chosen = {name: weight for name, weight in asked.items() if weight}
-        choice(strategy, "way", STRATEGIES)
         with self._lock, torch.no_grad():
-            return self._answer(_checked(self.demo, given), chosen, strategy)
+            return self._answer(_checked(self.demo, given), chosen, str(strategy))
 
     def _answer(self, given: Any, chosen: dict[str, float], strategy: str) -> Answer:
         switcher, model = self.switcher, self.base.model

@@ -26,10 +26,11 @@ class Till:
         self.default = own[0] if own else costing.DEFAULT
 
     def price(
-        self, ref: str | None, file: str | None, devices: Sequence[str] | str | None
+        self, ref: str | None, file: str | None, devices: Sequence[str] | None
     ) -> Iterator[tuple[str, str, str]]:
         """Yield the table, the operators on the first device, and lines of Python."""
-        names = [devices] if isinstance(devices, str) else list(devices or [])
+        given: Any = devices or []  # a program may name one alone, or send anything
+        names: list[str] = list(given) if isinstance(given, list) else [given]
         source: str | Path = ref or "" if file is None else Path(file)
         shown = Path(file).name if file else ref or ""
         try:

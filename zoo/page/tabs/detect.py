@@ -19,7 +19,7 @@ TASKS = detecting.TASKS
 CSS = ""
 
 
-class Lookout:
+class Spotter:
     """What all visitors share."""
 
     def __init__(self, context: Context) -> None:
@@ -44,31 +44,14 @@ class Lookout:
 def build(context: Context) -> None:
     """Lay out the picture and what is found, and connect them."""
     try:
-        page = Lookout(context)
+        page = Spotter(context)
     except MissingWeightsError as error:
         note(f"{error}")
         return
     drawn, facts, boxes, code = page.opening
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            source = gr.Image(
-                str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
-                sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="detect-picture",
-            )  # fmt: skip
-            source.preprocess = as_uploaded  # type: ignore[method-assign]
-            model = as_given(gr.Dropdown(
-                [(eye.label, ref) for ref, eye in page.scout.shelf.items()],
-                value=page.scout.default, label="Network", filterable=False,
-                elem_id="detect-model",
-            ))  # fmt: skip
-            least = as_given(gr.Slider(
-                0, 1, page.scout.threshold(page.scout.default), step=0.05, label="Least score",
-                buttons=[], elem_id="detect-threshold",
-            ))  # fmt: skip
-            examples = gr.Examples(
-                [[str(file)] for file in EXAMPLES], [source], label="Or take one of these",
-                cache_examples=False, api_visibility="private", elem_id="detect-pictures",
-            )  # fmt: skip
+            *inputs, example = _inputs(page)
         with gr.Column(scale=7, min_width=300):
             view = in_one_piece(gr.Image(
                 drawn, label="What was found", interactive=False, format="png",
@@ -84,15 +67,38 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [view, said, listed, lines]
     call: Mapping[str, Any] = {
-        "fn": page.spot, "inputs": [source, model, least], "outputs": outputs,
+        "fn": page.spot, "inputs": inputs, "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "detect",
         "show_progress_on": [view],
     }  # fmt: skip
+    source, model, least = inputs
     for run in (
         gr.on([source.input, model.input, least.release], api_name="detect", **call),
-        examples.load_input_event.then(api_visibility="private", **call),
+        example.then(api_visibility="private", **call),
     ):
         run.failure(_nothing, None, outputs, api_visibility="private", show_progress="hidden")
+
+
+def _inputs(page: Spotter) -> tuple[Any, Any, Any, Any]:
+    """Lay out the picture, the network and the least score; return also when an example comes."""
+    source = gr.Image(
+        str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
+        sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="detect-picture",
+    )  # fmt: skip
+    source.preprocess = as_uploaded  # type: ignore[method-assign]
+    model = as_given(gr.Dropdown(
+        [(eye.label, ref) for ref, eye in page.scout.shelf.items()],
+        value=page.scout.default, label="Network", filterable=False, elem_id="detect-model",
+    ))  # fmt: skip
+    least = as_given(gr.Slider(
+        0, 1, page.scout.threshold(page.scout.default), step=0.05, label="Least score",
+        buttons=[], elem_id="detect-threshold",
+    ))  # fmt: skip
+    examples = gr.Examples(
+        [[str(file)] for file in EXAMPLES], [source], label="Or take one of these",
+        cache_examples=False, api_visibility="private", elem_id="detect-pictures",
+    )  # fmt: skip
+    return source, model, least, examples.load_input_event
 
 
 def _nothing() -> tuple[None, str, None, str]:

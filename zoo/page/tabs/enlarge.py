@@ -207,7 +207,7 @@ def _connect(
     outputs: Sequence[gr.components.Component],
 ) -> None:
     """Say what happens when: a new picture or another network runs at once."""
-    slider, magnified, *_, state = outputs
+    slider, magnified, save, *_, state = outputs
     call: Mapping[str, Any] = {
         "fn": page.upscale, "inputs": [picture, model, state], "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "network",
@@ -219,4 +219,16 @@ def _connect(
     ):
         # What is shown always belongs to the picture next to it, even one that was refused.
         run.failure(page.clear, state, outputs, api_visibility="private", show_progress="hidden")
+        run.success(_ready, None, save, api_visibility="private", show_progress="hidden")
+        run.failure(_missing, None, save, api_visibility="private", show_progress="hidden")
     picture.select(page.look, state, magnified, api_visibility="private", show_progress="hidden")
+
+
+def _ready() -> Any:
+    """Let the result be downloaded."""
+    return gr.update(interactive=True)
+
+
+def _missing() -> Any:
+    """Offer no download where there is no result."""
+    return gr.update(interactive=False)
