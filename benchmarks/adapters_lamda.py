@@ -84,12 +84,13 @@ def score(folder: Path, base: str, glue: Path) -> dict[str, Any]:
 def quality(runs: Path, base: str, glue: Path, only: set[str]) -> None:
     """Train and score what is missing; store each score at once."""
     for name in (f"{method}-{seed}" for seed in SEEDS for method in METHODS):
-        known = stored()
-        if name in known["scores"] or (only and name not in only):
+        if name in stored()["scores"] or (only and name not in only):
             continue
         if not finished(runs / name):
             train(runs, base, glue, name)
-        known["scores"][name] = score(runs / name, base, glue)
+        found = score(runs / name, base, glue)
+        known = stored()
+        known["scores"][name] = found
         show(known)
 
 
