@@ -142,4 +142,4 @@ def test_what_does_not_fit_the_sram_of_a_system_lies_in_its_dram(npu: str) -> No
 
 def test_every_accelerator_of_vela_is_a_target() -> None:
     assert set(NPUS) <= set(cost.target_names())
-    assert cost.target("ethos-u85-512").method == "vela"
+    assert cost.target("ethos-u85-512").method == "roofline"

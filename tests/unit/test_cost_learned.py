@@ -336,7 +336,7 @@ def test_training_lowers_the_error_and_holds_networks_out(some) -> None:
         )
         for index, one in enumerate(some * 8)
     ]
-    predictor, facts = learning.trained(given, "t", "s", learning.Options(epochs=12))
+    predictor, facts = learning.trained(given, "t", "s", learning.Options(epochs=16))
     assert facts.errors["latency"] < 15  # from 50
     assert facts.interval[0] <= 1.1
     assert sum(map(len, parts := learning.split(given))) == len(given)

@@ -30,27 +30,26 @@ def chained(graph: Graph, tables: Mapping[str, str]) -> Graph:
         tables: names of layers that apply a table, which chain nothing.
 
     """
-    kept: dict[str, Op] = {}  # by what they make
-    for op in graph.ops:
-        maker = _maker(graph, op, kept, tables)
-        if maker is None:
-            kept.update(dict.fromkeys(op.outputs, op))
-            continue
-        del kept[maker.outputs[0]]
-        kept[op.outputs[0]] = _joined(graph, maker, op)
-    return replace(graph, ops=tuple({op.name: op for op in kept.values()}.values()))
+    kept: dict[str, tuple[int, Op]] = {}  # by what they make, with their place
+    for step, op in enumerate(graph.ops):
+        maker = _maker(graph, op, kept, tables) if op.kind in NUMBERS else None
+        if maker is not None:
+            del kept[maker.outputs[0]]
+            op = _joined(graph, maker, op)
+        for name in op.outputs:
+            kept[name] = step, op
+    return replace(graph, ops=tuple({op.name: op for _, op in kept.values()}.values()))
 
 
-def _maker(graph: Graph, op: Op, kept: Mapping[str, Op], tables: Mapping[str, str]) -> Op | None:
+def _maker(
+    graph: Graph, op: Op, kept: Mapping[str, tuple[int, Op]], tables: Mapping[str, str]
+) -> Op | None:
     """Return the layer that an operator is chained to: the last that makes one of its inputs."""
-    if op.kind not in NUMBERS or not op.inputs or op.inputs[0] == op.inputs[-1]:
+    made = [(kept[name], name) for name in op.inputs if name in kept]
+    if not made or op.inputs[0] == op.inputs[-1]:
         return None
-    order = list(kept)
-    made = [name for name in op.inputs if name in kept]
-    if not made:
-        return None
-    name = max(made, key=order.index)
-    maker, shape = kept[name], graph.tensors[op.outputs[0]].shape
+    (_, maker), name = max(made, key=lambda one: one[0][0])
+    shape = graph.tensors[op.outputs[0]].shape
     free = len(graph.consumers[name]) == 1 and name not in graph.outputs
     few = maker.kind in NUMBERS and len(maker.inputs) < 2
     if (

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from zoo.cost.ethos_u.encoding import Coding, encoded_bytes
-from zoo.cost.ethos_u.passes import Pass
+from zoo.cost.ethos_u.passes import Pass, Shape
 from zoo.cost.ethos_u.site import OnHostError, Site, apart, copy_of, pair, stride
 
 LONGEST_STRIDE = 3
@@ -163,3 +163,18 @@ def lstm(site: Site) -> list[Pass]:
     tables = [replace(copy_of(whole, whole, "table"), table_bytes=0)] * 5
     later = [replace(gate, again=True) for gate in gates]
     return [*gates, *joined, *tables, *[*later, *joined, *tables] * (steps - 1)]
+
+
+def reduced(site: Site) -> tuple[Shape, tuple[int, int]]:
+    """Return the input of a mean as rows, columns and channels, and the window it covers."""
+    sizes = site.graph.tensors[site.op.inputs[0]].shape
+    dims = site.op.attributes["dim"]
+    dims = range(len(sizes)) if dims is None else [dims] if isinstance(dims, int) else dims
+    axes = sorted(d % len(sizes) for d in dims)
+    last = 1 if site.graph.layout == "torch" and len(sizes) == 4 else len(sizes) - 1
+    if last in axes:  # channels are no window: they lie along columns
+        rows = math.prod(s for i, s in enumerate(sizes) if i not in axes)
+        return (rows, math.prod(sizes[i] for i in axes), 1), (1, math.prod(sizes[i] for i in axes))
+    height, width, channels = site.ifm
+    window = [sizes[i] for i in axes]
+    return (height, width, channels), (window[0] if len(window) > 1 else 1, window[-1])

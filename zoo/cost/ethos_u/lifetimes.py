@@ -32,7 +32,7 @@ def stored_bytes(graph: Graph, name: str, bricks: bool) -> int:
 
 
 def live_bytes(
-    held: Iterable["Held"], steps: int, fast: frozenset[str] | None = None
+    held: Iterable["HeldBuffer"], steps: int, fast: frozenset[str] | None = None
 ) -> "NDArray[np.float64]":
     """Return the bytes of activations that exist while each operator runs.
 
@@ -50,7 +50,7 @@ def live_bytes(
     return np.cumsum(change[:-1], dtype=np.float64)
 
 
-class Held(NamedTuple):
+class HeldBuffer(NamedTuple):
     """A buffer of activations.
 
     Attributes:
@@ -66,7 +66,7 @@ class Held(NamedTuple):
     names: tuple[str, ...]
 
 
-def buffers(graph: Graph, bricks: Mapping[str, bool], hidden: Collection[str]) -> list[Held]:
+def buffers(graph: Graph, bricks: Mapping[str, bool], hidden: Collection[str]) -> list[HeldBuffer]:
     """Return the buffers of activations.
 
     Args:
@@ -77,12 +77,12 @@ def buffers(graph: Graph, bricks: Mapping[str, bool], hidden: Collection[str]) -
     """
     spans = graph.lifetimes
     padded = {op.outputs[0] for op in graph.ops if op.kind == "pad" and op.name in hidden}
-    found: dict[str, Held] = {}
+    found: dict[str, HeldBuffer] = {}
     for name, owner in _owners(graph, spans, bricks, hidden).items():
         size = 0 if name in padded else stored_bytes(graph, name, bricks[name])
-        one = Held(size, *spans[name], (name,))
+        one = HeldBuffer(size, *spans[name], (name,))
         if (known := found.get(owner)) is not None:
-            one = Held(
+            one = HeldBuffer(
                 max(known.size, size), min(known.first, one.first), max(known.last, one.last),
                 (*known.names, name),
             )  # fmt: skip
@@ -90,7 +90,7 @@ def buffers(graph: Graph, bricks: Mapping[str, bool], hidden: Collection[str]) -
     return list(found.values())
 
 
-def resident(held: Iterable[Held], own: frozenset[str], sram_bytes: int) -> frozenset[str]:
+def resident(held: Iterable[HeldBuffer], own: frozenset[str], sram_bytes: int) -> frozenset[str]:
     """Choose the activations that stay in a fast memory of this size; the rest go to the slow one.
 
     Small buffers first: for each byte of fast memory they save as much traffic as large ones, and

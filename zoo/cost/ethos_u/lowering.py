@@ -13,11 +13,12 @@ from zoo.cost.ethos_u.layers import (
     fully_connected,
     lstm,
     products,
+    reduced,
     strided,
     transposed,
 )
 from zoo.cost.ethos_u.lowering85 import OWN
-from zoo.cost.ethos_u.passes import Pass, Shape
+from zoo.cost.ethos_u.passes import Pass
 from zoo.cost.ethos_u.site import OnHostError, Site, copy_of, pair, stride
 from zoo.graph.ir import Graph, Op
 from zoo.graph.operators.mathematics import FUNCTIONS
@@ -115,23 +116,8 @@ def _nothing(site: Site) -> list[Pass]:
     return []
 
 
-def _reduced(site: Site) -> tuple[Shape, tuple[int, int]]:
-    """Return the input of a mean as rows, columns and channels, and the window it covers."""
-    sizes = site.graph.tensors[site.op.inputs[0]].shape
-    dims = site.op.attributes["dim"]
-    dims = range(len(sizes)) if dims is None else [dims] if isinstance(dims, int) else dims
-    axes = sorted(d % len(sizes) for d in dims)
-    last = 1 if site.graph.layout == "torch" and len(sizes) == 4 else len(sizes) - 1
-    if last in axes:  # channels are no window: they lie along columns
-        rows = math.prod(s for i, s in enumerate(sizes) if i not in axes)
-        return (rows, math.prod(sizes[i] for i in axes), 1), (1, math.prod(sizes[i] for i in axes))
-    height, width, channels = site.ifm
-    window = [sizes[i] for i in axes]
-    return (height, width, channels), (window[0] if len(window) > 1 else 1, window[-1])
-
-
 def _mean(site: Site) -> list[Pass]:
-    ifm, kernel = _reduced(site)
+    ifm, kernel = reduced(site)
     channels, elements = ifm[2], math.prod(kernel)
     ofm = (ifm[0] // kernel[0], ifm[1] // kernel[1], channels)
     sums = Pass(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from zoo.cost.ethos_u.encoding import Coding, encoded_bytes
+from zoo.cost.ethos_u.layers import reduced
 from zoo.cost.ethos_u.passes import Pass
 from zoo.cost.ethos_u.site import OnHostError, Site, pair
 
@@ -31,15 +32,12 @@ def _transposed(site: Site) -> list[Pass]:
 
 def _mean(site: Site) -> list[Pass]:
     """Return a sum by a depthwise layer of ones, with a product chained to it."""
-    height, width, channels = site.ifm
-    kernel = height // site.ofm[0], width // site.ofm[1]
-    if site.ofm[2] != channels:  # over channels too
-        raise OnHostError("a mean over channels")
-    elements = math.prod(kernel)
+    ifm, kernel = reduced(site)
+    channels, elements = ifm[2], math.prod(kernel)
     job = Pass(
-        unit="depthwise", ifm=site.ifm, ofm=site.ofm, kernel=kernel, out_bits=32, stride=kernel,
-        weights=channels * elements, encoded=16 + channels * elements // 8, scales=channels,
-        chained=1,
+        unit="depthwise", ifm=ifm, ofm=(ifm[0] // kernel[0], ifm[1] // kernel[1], channels),
+        kernel=kernel, stride=kernel, out_bits=32, weights=channels * elements,
+        encoded=16 + channels * elements // 8, scales=channels, chained=1,
     )  # fmt: skip
     return [site.laid(job)]
 
