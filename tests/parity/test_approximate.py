@@ -14,7 +14,7 @@ from torch import nn
 from zoo.compression.swap import swap_ops
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.models.approximate import floats, integers, layers, tables
-from zoo.models.approximate.counted import Counted, leading_one
+from zoo.models.approximate.counted import CountedInts, leading_one
 from zoo.registry.catalogue import find
 from zoo.registry.checkpoint import build
 
@@ -61,7 +61,7 @@ def test_whole_numbers_are_the_floats_to_a_bound_on_all_inputs_of_16_bits():
     mixed = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     rows = x[mixed].view(-1, 64)
     for bits in (3, 4, 6):
-        fixed = layers.Softmax(bits, form="fixed")(rows)
+        fixed = layers.ShiftSoftmax(bits, form="fixed")(rows)
         # Within a place of the table: rounded inputs may fall into the next.
         assert (fixed - floats.softmax(rows, bits)).abs().max() < 2.0**-bits
         norm = nn.LayerNorm(64)
@@ -75,7 +75,7 @@ def test_whole_numbers_are_the_floats_to_a_bound_on_all_inputs_of_16_bits():
 @pytest.mark.parametrize("form", ["float", "fixed"])
 def test_large_logits_give_one_weight_and_masks_none(form):
     rows = torch.tensor([[0.0, 50.0, -50.0, 1.0], [5.0, float("-inf"), 4.0, -3e38]])
-    found = layers.Softmax(6, form=form)(rows)
+    found = layers.ShiftSoftmax(6, form=form)(rows)
     assert found[0].tolist() == pytest.approx([0, 1, 0, 0], abs=0.01)
     assert found[1, 1] == found[1, 3] == 0
     torch.testing.assert_close(found, rows.softmax(-1), atol=0.04, rtol=0)
@@ -94,7 +94,7 @@ def test_nothing_divides_and_no_root_is_taken():
     """The very functions that compute take numbers that can do neither."""
     counts: Counter[str] = Counter()
     x = layers.whole(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)))
-    counted = Counted(x, counts)
+    counted = CountedInts(x, counts)
     for name, run in {
         "softmax": lambda v: integers.softmax(v, 4),
         "layernorm": lambda v: integers.standardized(v, 4, 1e-6, "mitchell", centred=True),

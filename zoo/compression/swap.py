@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import MismatchError, UnknownNameError
-from zoo.models.approximate.layers import Bent, Form, Softmax, Standardized
+from zoo.models.approximate.layers import Bent, Form, ShiftSoftmax, Standardized
 from zoo.models.approximate.tables import Root
 
 OPS = ("layernorm", "rmsnorm", "softmax", "gelu", "silu")
@@ -87,7 +87,7 @@ def _exchange(model: nn.Module, op: str, setting: int, form: Form, root: Root) -
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, module.train(model.training))
     if op == "softmax" and _of_transformers(model):
-        return len(made) + _in_attention(model, Softmax(setting, form=form))
+        return len(made) + _in_attention(model, ShiftSoftmax(setting, form=form))
     return len(made)
 
 
@@ -96,10 +96,10 @@ def _replacement(
 ) -> nn.Module | None:
     """Return the approximation of a module; None if it is no such operator."""
     kind = type(module).__name__.lower()
-    if isinstance(module, Bent | Softmax | Standardized):
+    if isinstance(module, Bent | ShiftSoftmax | Standardized):
         return None
     if op == "softmax" and type(module) is nn.Softmax:
-        return Softmax(setting, -1 if module.dim is None else module.dim, form)
+        return ShiftSoftmax(setting, -1 if module.dim is None else module.dim, form)
     if op in ("layernorm", "rmsnorm") and op in kind and hasattr(module, "weight"):
         eps = _epsilon(module, op)
         if eps is not None:
@@ -146,7 +146,7 @@ def _of_transformers(model: nn.Module) -> bool:
     return hasattr(model, "set_attn_implementation") and hasattr(model, "config")
 
 
-def _in_attention(model: Any, softmax: Softmax) -> int:
+def _in_attention(model: Any, softmax: ShiftSoftmax) -> int:
     """Let the attention of a model of transformers take this softmax; return its layers."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask

@@ -73,12 +73,11 @@ def trained(
         shutil.rmtree(folder)
     scored = _scores(task, made, recipe, test)
     facts |= _facts(source, made, count, blocks, options, limits)
-    changes = {"model": MODEL, "args": recipe.args} if blocks else {}
     return Compressed(
         metrics={**metrics, "compression": facts, **scored},
         tensors=(made if blocks else made.network).state_dict(),
         license=license,
-        changes=changes,
+        changes={"model": MODEL, "args": recipe.args} if blocks else {},
     )
 
 

@@ -79,12 +79,7 @@ def make(
     )
     if language:
         data, test = _texts(data, test)
-    source: Checkpoint | Path
-    base_ref = ""
-    if language:
-        source = _folder(where)
-    else:
-        source, base_ref = _network(where, out)
+    source, base_ref = (_folder(where), "") if language else _network(where, out)
     if known is not None and before is not None:
         changed = dataclasses.replace(before, method=choice.name, options=choice.said)
         recipe = dataclasses.replace(known, make=changed)

@@ -11,7 +11,7 @@ from zoo.cost.ethos_u.cycles85 import SCALE_BYTES
 from zoo.cost.ethos_u.lifetimes import buffers, resident
 from zoo.cost.ethos_u.lowering import fused_tables, on_host, padded_on_the_way, passes
 from zoo.cost.ethos_u.passes import Pass
-from zoo.cost.ethos_u.schedule import Channels, Memories, Spent, spent
+from zoo.cost.ethos_u.schedule import Memories, Spent, WeightChannels, spent
 from zoo.cost.ethos_u.site import VIEWS, OnHostError, Site
 from zoo.cost.result import OpCost
 from zoo.cost.target import Target
@@ -49,12 +49,12 @@ def memories(target: Target) -> Memories:
     assert slow
     channels = None
     if isinstance(array := target.array, Array85):
-        channels = Channels(
+        channels = WeightChannels(
             weights=array.weights, copies=array.copies, latency=array.latency_cycles[1]
         )
     elif array is not None and target.spills:
         speeds = fast / clock, slow / clock
-        channels = Channels(weights=speeds, copies=speeds[1], latency=array.latency_cycles[1])
+        channels = WeightChannels(weights=speeds, copies=speeds[1], latency=array.latency_cycles[1])
     return Memories(fast=fast / clock, slow=slow / clock, name=name, channels=channels)
 
 

@@ -42,7 +42,7 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Channels:
+class WeightChannels:
     """The channels of weights.
 
     Attributes:
@@ -72,7 +72,7 @@ class Memories:
     fast: float
     slow: float
     name: str
-    channels: Channels | None = None
+    channels: WeightChannels | None = None
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def timed(stills: Iterable[Still], encoded: Iterable[float], memories: Memories)
 
 
 def _in_channels(
-    stills: Iterable[Still], encoded: Iterable[float], memories: Memories, channels: Channels
+    stills: Iterable[Still], encoded: Iterable[float], memories: Memories, channels: WeightChannels
 ) -> Iterator[Timed]:
     """Give what each pass takes where the slow memory is DRAM.
 

@@ -222,8 +222,7 @@ def _run(graph: Graph, target: Target, kept: Layers, speeds: Memories) -> _Run:
             [0.0, *(one.slack for one in found[:-1])], found, sizes, stills, strict=True
         )
     ]
-    times = [one[:4] for one in found]
-    return _Run(rows, sizes, counted, times, beside, live[steps], places, host)
+    return _Run(rows, sizes, counted, [one[:4] for one in found], beside, live[steps], places, host)
 
 
 def _features(

@@ -1,8 +1,8 @@
 """The approximations in whole numbers alone: add, multiply, shift, compare, look up.
 
-A number x stands as round(x 2^places). Functions take int64 tensors, or `Counted` ones, which have
-no other operations: none divides, and none takes a root. Shifts to the right round down, as `>>`
-of a device does. Where 1/n is needed, n is a constant of the network and so is 1/n.
+A number x stands as round(x 2^places). Functions take int64 tensors, or `CountedInts`, which have no
+other operations: none divides, and none takes a root. Shifts to the right round down, as `>>` of a
+device does. Where 1/n is needed, n is a constant of the network and so is 1/n.
 """
 
 from typing import TypeVar
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from zoo.models.approximate import tables
-from zoo.models.approximate.counted import Counted, leading_one, lookup, row_max, row_sum, where
+from zoo.models.approximate.counted import CountedInts, leading_one, lookup, row_max, row_sum, where
 from zoo.models.approximate.tables import Curve, Root
 
-Whole = TypeVar("Whole", Tensor, Counted)
+Whole = TypeVar("Whole", Tensor, CountedInts)
 N = 24  # binary places of 1/n
 
 

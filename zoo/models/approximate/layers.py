@@ -26,7 +26,7 @@ def real(x: Tensor, places: int, like: Tensor) -> Tensor:
     return (x.double() / 2**places).to(like.dtype)
 
 
-class Softmax(nn.Module):
+class ShiftSoftmax(nn.Module):
     """Softmax without division.
 
     Args:
@@ -129,10 +129,10 @@ def operations(op: str, setting: int, width: int, root: Root = "mitchell") -> di
     """
     from collections import Counter
 
-    from zoo.models.approximate.counted import Counted
+    from zoo.models.approximate.counted import CountedInts
 
     counts: Counter[str] = Counter()
-    row = Counted(whole(torch.linspace(-4, 4, width)[None]), counts)
+    row = CountedInts(whole(torch.linspace(-4, 4, width)[None]), counts)
     if op == "softmax":
         integers.softmax(row, setting)
         entries = 2**setting
