@@ -16,7 +16,7 @@ from zoo.resilience.purifiers.contract import Stage
 Z = 1.959964  # of a 95 % interval
 
 
-class Guarded(nn.Module):
+class InFront(nn.Module):
     """A pipeline in front of a classifier, pictures brought to the classifier's size in between.
 
     Args:
@@ -134,12 +134,12 @@ class AttackTrial:
                 progress(text)
 
         tell("attacking the classifier")
-        plain = Guarded(Pipeline([]), self.network, self.size)
+        plain = InFront(Pipeline([]), self.network, self.size)
         moved = attacked(self.attack, plain, self.images, self.labels)
         rows = []
         for pipeline in compared:
             tell(pipeline.text)
-            deployed = Guarded(pipeline, self.device, self.size)
+            deployed = InFront(pipeline, self.device, self.size)
             row = Defended(
                 pipeline.text, self._right(deployed, self.images), self._right(deployed, moved)
             )
@@ -147,7 +147,7 @@ class AttackTrial:
                 through = Pipeline(
                     [m for m in pipeline.stages if isinstance(m, Stage)], backward=True
                 )
-                model = Guarded(through, self.network, self.size)
+                model = InFront(through, self.network, self.size)
                 worse = attacked(self.attack, model, self.images, self.labels)
                 row.adaptive = self._right(deployed, worse)
             rows.append(row)

@@ -1,8 +1,8 @@
 """The approximations in whole numbers alone: add, multiply, shift, compare, look up.
 
-A number x stands as round(x 2^places). Functions take int64 tensors, or `CountedInts`, which have no
-other operations: none divides, and none takes a root. Shifts to the right round down, as `>>` of a
-device does. Where 1/n is needed, n is a constant of the network and so is 1/n.
+A number x stands as round(x 2^places). Functions take int64 tensors, or `CountedInts`, which have
+no other operations: none divides, and none takes a root. Shifts to the right round down, as `>>` of
+a device does. Where 1/n is needed, n is a constant of the network and so is 1/n.
 """
 
 from typing import TypeVar
