@@ -138,7 +138,7 @@ def test_macs_to_720p_are_the_papers(page: Enlarger) -> None:
         ("<i>.png", b"x", "&lt;i&gt;.png is not a picture"),
         ("a.heic", b"\0\0\0\x18ftypheic" + b"\0" * 99, "a.heic is a HEIC picture, which is not"),
     ],
-    ids=["text", "empty", "markup"],
+    ids=["text", "empty", "markup", "heic"],
 )
 def test_bad_file_is_one_clear_line(
     page: Enlarger, tmp_path: Path, name: str, data: bytes, message: str

@@ -20,7 +20,12 @@ from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Adapters", 20
 REQUIRES: Mapping[str, str] = {}  # each base model says itself what it needs
-CSS = ""
+CSS = """
+#thumbnails-picture { contain: inline-size; width: 100%; overflow-x: auto; }
+#thumbnails-picture .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important;
+  min-width: 0; }
+#thumbnails-picture :is(.gallery-item, .thumbnail-item) { min-width: 0; }
+"""
 _INTRO = """<p class="zoo-note">A sparse adapter changes a small part of a base model's weights;
 how small stands below each answer. Move the sliders: adapters go into the live model in
 milliseconds, alone or fused, and come out again to the bit. What you see is computed for you
