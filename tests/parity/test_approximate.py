@@ -176,6 +176,24 @@ def test_a_language_model_is_swapped_too():
         swap_ops(model, {"softmax": 12})
 
 
+def test_capped_scores_stay_capped():
+    """Gemma 2 bends its scores before the softmax."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=1.0,
+        attn_logit_softcapping=0.5, final_logit_softcapping=None, attn_implementation="eager",
+    )  # fmt: skip
+    model, ids = Gemma2ForCausalLM(config).eval(), torch.arange(12)[None]
+    with torch.no_grad():
+        exact = model(ids).logits
+        swap_ops(model, {"softmax": 12})
+        about = model(ids).logits
+    assert 0 < (about - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 class Plus(nn.LayerNorm):
     """Not what its name says."""
 

@@ -107,6 +107,12 @@ def test_a_vision_transformer_has_couples_too():
     assert names["project"] > 0 == names["fc2"]
 
 
+def test_queries_keys_and_values_alone_are_not_coupled():
+    """BERT has its output layer in another module."""
+    model = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("query", "key", "value")})
+    assert not list(s2ft.couples(model))
+
+
 @pytest.mark.parametrize("name", ["paca", "s2ft"])
 def test_from_the_command_line_to_a_switch(tiny, train_tiny, read_losses, tmp_path, name):
     out = tmp_path / name

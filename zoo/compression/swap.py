@@ -160,10 +160,15 @@ def _in_attention(model: Any, softmax: ShiftSoftmax) -> int:
     ) -> tuple[Tensor, Tensor]:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        if given.get("s_aux") is not None:
+            raise MismatchError("a softmax with sinks (s_aux) cannot be exchanged; leave it out")
         scores = q @ k.transpose(2, 3) * given.get("scaling", q.shape[-1] ** -0.5)
+        if given.get("softcap"):  # Gemma 2
+            scores = given["softcap"] * torch.tanh(scores / given["softcap"])
         if mask is not None:
             scores = scores + mask[..., : k.shape[-2]]
         weights = softmax(scores.float()).to(q.dtype)
+        weights = F.dropout(weights, given.get("dropout", 0.0), module.training)
         return (weights @ v).transpose(1, 2).contiguous(), weights
 
     AttentionInterface.register(name, attend)

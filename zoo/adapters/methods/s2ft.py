@@ -116,7 +116,8 @@ def couples(model: nn.Module) -> Iterator[Couple]:
         named = [name for name in (*_BEHIND_HEADS, *_BEHIND_CHANNELS) if name in inside]
         values = [name for name in _VALUES if name in inside]
         width = getattr(module, "head_dim", getattr(module, "head", 0))
-        for last in named or [list(inside)[-1]]:
+        others = [] if values else [list(inside)[-1]]  # query, key and value alone are not coupled
+        for last in named or others:
             behind = inside[last]
             head = width if values and isinstance(width, int) and last in _BEHIND_HEADS else 0
             before = {
