@@ -60,7 +60,7 @@ def another(option: Option) -> Any:
         "switch": not option.default,
         "list": ["*.0.*", "b c"],
         "table": {"*.q_proj": {"bits": 3}, "a:b": {"damp": 0.5}},
-        "value": 1 if option.hint is not str else "-x y",
+        "value": "-x y" if option.hint is str else 2 if option.default == 1 else 1,
     }[option.shape]
 
 

@@ -155,7 +155,7 @@ FORM = {"lowrank": {"rank": 3}}
 @pytest.mark.parametrize(
     ("structure", "says"),
     [
-        ({"version": 2, "forms": {}}, "structure has version 2; this zoo reads 1 to 1"),
+        ({"version": 3, "forms": {}}, "structure has version 3; this zoo reads 1 to 2"),
         ({"version": True, "forms": {}}, "structure has version True"),
         ({"forms": {}}, "structure has version None"),
         ({"version": 1, "forms": []}, "expected version and forms"),
