@@ -1,5 +1,6 @@
 """What visitors give, checked: a slider may be emptied, and a program may send anything."""
 
+from collections.abc import Collection
 from typing import Any
 
 from zoo.errors import MismatchError
@@ -19,3 +20,29 @@ def number(value: Any, what: str, least: float, most: float, default: float) -> 
     if not least <= value <= most:
         raise MismatchError(f"the {what} is {value:g}; expected {least:g} to {most:g}")
     return float(value)
+
+
+def choice(value: Any, what: str, known: Collection[str]) -> str:
+    """Return one of what is known.
+
+    Raises:
+        MismatchError: it is another.
+
+    """
+    if not isinstance(value, str) or value not in known:
+        raise MismatchError(f"there is no {what} {value!r:.80}; take {', '.join(known)}")
+    return value
+
+
+def choices(values: Any, what: str, known: Collection[str], most: int) -> list[str]:
+    """Return some of what is known, each once.
+
+    Raises:
+        MismatchError: others, none, or more than `most`.
+
+    """
+    listed = values if isinstance(values, list | tuple) else [] if values is None else [values]
+    wanted = list(dict.fromkeys(choice(value, what, known) for value in listed))
+    if not 0 < len(wanted) <= most:
+        raise MismatchError(f"{len(wanted)} {what}s are chosen; choose 1 to {most}")
+    return wanted
