@@ -41,7 +41,7 @@ def test_a_flip_is_shown_and_another(page: "Page") -> None:
         " return text && text != old }",
         arg=before,
     )
-    assert page.locator("#flip-place input").input_value() == "1"
+    assert page.locator("#flip-place input").input_value() == "2"
 
 
 def test_a_network_that_sees_brings_its_pictures_and_its_heat_map(page: "Page") -> None:
@@ -65,9 +65,14 @@ def test_a_network_that_sees_brings_its_pictures_and_its_heat_map(page: "Page") 
 
 
 def test_a_bit_that_is_not_there_is_refused_in_words(page: "Page") -> None:
+    page.get_by_label("weight", exact=True).locator("visible=true").check()
+    page.wait_for_function(
+        "document.querySelector('#flip-words').innerText.includes('Bit 7 of a weight register')"
+    )
     box = page.locator("#flip-bit input[type=number]")
     box.fill("99")
     box.press("Enter")
     page.wait_for_selector(".toast-body")
-    assert "expected 0 to 31" in page.inner_text(".toast-body")
+    assert "expected 0 to 7" in page.inner_text(".toast-body")
+    page.wait_for_function("!document.querySelector('#flip-maps img')")  # of another bit
     assert "Traceback" not in page.inner_text("body")

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 TASKS = (*listening.TASKS, *looking.TASKS)
 DEVICE = "ethos-u55-128"
 REGISTERS = tuple(BITS)
-OPENING = ("accumulator", 22, 0)  # register, bit and place that the tab opens on
-MOST_PLACES = 10**6
+OPENING = (2, "accumulator", 22, 1)  # layer's number, register, bit and place of the first flip
+MOST_PLACES = 9999
 EACH = 10  # faults that are tried of each layer and bit
 _SOUNDS = {file.stem: file for file in sorted(listening.EXAMPLES.glob("*.wav"))}
 _PICTURES = {file.stem: file for file in looking.EXAMPLES}
@@ -174,11 +174,14 @@ class Rig:
     """
 
     def __init__(self, given: "Iterable[Artifact]" = ()) -> None:
-        found = shelf(TASKS, given, "hears or sees in int8", ending="-int8")
+        own = tuple(given)
+        found = shelf(TASKS, own, "hears or sees in int8", ending="-int8")
         self.shelf = {ref: x for ref, x in found.items() if hasattr(x.model, "quantization")}
         if not self.shelf:
             raise MissingWeightsError("no network of int8 has weights; type: zoo list")
-        self.default = next(iter(self.shelf))
+        first = [artifact.ref for artifact in own if artifact.ref in self.shelf]
+        smallest = min(self.shelf, key=lambda ref: self.shelf[ref].weights)
+        self.default = first[0] if first else smallest
         self._benches: dict[str, Bench] = {}
         self._lock = threading.Lock()
 

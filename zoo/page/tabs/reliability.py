@@ -8,7 +8,7 @@ import gradio as gr
 from zoo.errors import ZooError
 from zoo.page import flipped, flipping
 from zoo.page.flipping import MOST_PLACES, OPENING, REGISTERS, Rig
-from zoo.page.parts import as_given, complaint, note
+from zoo.page.parts import complaint, note
 from zoo.page.tabs.contract import Context
 from zoo.resilience.faults import BITS
 
@@ -40,22 +40,28 @@ class Lab:
         )
 
     def fitted(
-        self, network: Any, example: Any, layer: Any, register: Any, bit: Any
-    ) -> tuple[Any, Any, Any, Any, str]:
-        """Return what the other controls offer for a network and a register, and no heat map."""
+        self, network: Any, example: Any, layer: Any, register: Any, bit: Any, place: Any
+    ) -> tuple[Any, ...]:
+        """Return what the other controls offer for a network and a register, and its flip.
+
+        What was chosen is kept where it can be; the heat map is of something else, and goes.
+        """
         try:
             bench = self.rig.bench(network)
             count = flipping.faults(bench, register)
         except ZooError as error:
             raise complaint(str(error)) from error
-        examples, layers, most = bench.examples, bench.layers, BITS[register] - 1
-        kept = bit if isinstance(bit, int | float) and 0 <= bit <= most else most
+        examples, layers, most = [*bench.examples], bench.layers, BITS[register] - 1
+        example = example if example in examples else examples[0]
+        layer = layer if layer in layers else layers[0]
+        bit = bit if isinstance(bit, int | float) and 0 <= bit <= most else most
         return (
-            gr.update(choices=[*examples], value=example if example in examples else examples[0]),
-            gr.update(choices=layers, value=layer if layer in layers else layers[0]),
-            gr.update(maximum=most, value=kept),
+            gr.update(choices=examples, value=example),
+            gr.update(choices=layers, value=layer),
+            gr.update(maximum=most, value=bit),
             gr.update(value=flipped.button(count)),
             "",
+            *self.flip(network, example, layer, register, bit, place),
         )
 
     def rates(self, network: Any, register: Any) -> Iterator[str]:
@@ -75,8 +81,9 @@ def build(context: Context) -> None:
     except ZooError as error:
         note(f"{error}")
         return
-    register, bit, place = OPENING
-    first = page.rig.default, bench.examples[0], bench.layers[0], register, bit, place
+    number, register, bit, place = OPENING
+    layer = bench.layers[min(number, len(bench.layers) - 1)]
+    first = page.rig.default, bench.examples[0], layer, register, bit, place
     before, after, maps, words, code = page.flip(*first)
     note(
         "A flip-flop of a chip may hold a wrong bit for one cycle. Choose which, and see how far "
@@ -116,7 +123,7 @@ def _controls(page: Lab, first: tuple[Any, ...]) -> list[Any]:
     """Lay out what visitors choose; network, example, layer, register, bit and place."""
     network, example, layer, register, bit, place = first
     bench = page.rig.bench(network)
-    made = [
+    return [
         gr.Dropdown(
             [(x.label, ref) for ref, x in page.rig.shelf.items()], value=network,
             label="Network", filterable=False, elem_id="flip-network",
@@ -135,7 +142,6 @@ def _controls(page: Lab, first: tuple[Any, ...]) -> list[Any]:
             minimum=0, maximum=MOST_PLACES, elem_id="flip-place",
         ),
     ]  # fmt: skip
-    return [as_given(control) for control in made]
 
 
 def _connect(
@@ -144,30 +150,31 @@ def _connect(
     network, example, layer, register, bit, place = chosen
     start, stop, heat = measuring
     quiet: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # Gradio would refuse what a control does not offer (any more) with a traceback.
+    raw: Mapping[str, Any] = {"preprocess": False, "concurrency_limit": 1}
     measured = start.click(
-        page.rates, [network, register], heat, api_name="flip_rates", concurrency_limit=1,
-        concurrency_id="flip-rates", trigger_mode="once", show_progress="minimal",
+        page.rates, [network, register], heat, api_name="flip_rates", trigger_mode="once",
+        concurrency_id="flip-rates", show_progress="minimal", **raw,
     )  # fmt: skip
     measured.failure(lambda: "", None, heat, **quiet)
     stop.click(_stopped, heat, heat, cancels=[measured], **quiet)
     call: Mapping[str, Any] = {
-        "fn": page.flip, "inputs": chosen, "outputs": outputs, "concurrency_limit": 1,
-        "concurrency_id": "flip", "show_progress_on": outputs[:2],
+        "inputs": chosen, "concurrency_id": "flip", "show_progress_on": outputs[:2], **raw
     }  # fmt: skip
-    fitting = gr.on(
-        [network.input, register.input], page.fitted, chosen[:5],
-        [example, layer, bit, start, heat],
-        cancels=[measured], trigger_mode="always_last", **quiet,
-    )  # fmt: skip
-    moving = another.click(_next, place, place, **quiet)
+    moving = another.click(_next, place, place, preprocess=False, **quiet)
     for run in (
-        gr.on([example.input, layer.input, bit.input, place.input], api_name="flip",
-              trigger_mode="always_last", **call),
-        fitting.success(api_visibility="private", **call),
-        moving.success(api_visibility="private", **call),
+        gr.on(
+            [example.input, layer.input, bit.input, place.input], page.flip, outputs=outputs,
+            api_name="flip", trigger_mode="always_last", **call,
+        ),
+        gr.on(
+            [network.input, register.input], page.fitted,
+            outputs=[example, layer, bit, start, heat, *outputs], cancels=[measured],
+            api_visibility="private", trigger_mode="always_last", **call,
+        ),
+        moving.success(page.flip, outputs=outputs, api_visibility="private", **call),
     ):  # fmt: skip
         run.failure(_nothing, None, outputs, **quiet)
-    fitting.failure(_nothing, None, outputs, **quiet)
 
 
 def _next(place: Any) -> int:
