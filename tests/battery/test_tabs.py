@@ -26,10 +26,13 @@ from zoo.page.restyling import examples
 from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
-OURS = ["looks", "enlarge", "listen", "detect", "look", "cost", "quantized", "adapters", "zoo"]
+OURS = [
+    "looks", "enlarge", "listen", "detect", "look", "cost", "reliability", "quantized", "adapters",
+    "zoo",
+]  # fmt: skip
 TITLES = [
-    "Looks", "Enlarge", "Listen", "Detect", "Look", "On-device cost", "Quantized LLM", "Adapters",
-    "Zoo",
+    "Looks", "Enlarge", "Listen", "Detect", "Look", "On-device cost", "Reliability",
+    "Quantized LLM", "Adapters", "Zoo",
 ]  # fmt: skip
 TAB = """
 import gradio as gr
@@ -54,6 +57,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "sesr-m5-x2.free",
         "looks.free",
         "micronet-kws-s.fsdd",
+        "mlperf-tiny-kws.fsdd-int8",
         "mlperf-tiny-ic.cifar10",
         "ran-i-detector.bccd",
     ):
@@ -208,7 +212,7 @@ def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "place"), [(2, 0), (12, 2), (25, 8)], ids=["first", "between", "last but one"]
+    ("order", "place"), [(2, 0), (12, 2), (25, 9)], ids=["first", "between", "last but one"]
 )
 def test_tabs_stand_in_their_order(
     installed: Install, monkeypatch: pytest.MonkeyPatch, order: int, place: int

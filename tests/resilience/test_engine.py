@@ -67,7 +67,12 @@ def test_flips_are_those_of_a_product_computed_anew(name, flow):
         made = requantizer(graph, layer.op)(torch.from_numpy(y), channels).reshape(clean.shape)
         assert bool(outcome.masked[place]) == torch.equal(made, clean)
         held = recorded | {layer.op.outputs[0]: made}
-        assert outcome.answer[place] == answers(network.run_from(layer.step + 1, held)[0])[0]
+        outputs = network.run_from(layer.step + 1, held)[0]
+        assert outcome.answer[place] == answers(outputs)[0]
+        flips = plan.flips(cell.layer, cell.register, drawn[place : place + 1])
+        traced = engine.trace(layer, flips)
+        assert torch.equal(traced.layer, made)
+        assert torch.equal(traced.outputs, outputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,6 +117,24 @@ def test_a_stored_byte_is_read_by_all_but_not_by_those_before():
         held = recorded | {layer.op.inputs[0]: changed}
         expected = answers(network.run_from(layer.step, held)[0])[0]
         assert outcome.answer[place] == expected
+
+
+def test_flips_are_traced_together_as_alone():
+    """In any order of their samples, hidden ones among them."""
+    plan = plan_of("convolutions", MicroBlocks())
+    drawn = plan.drawn(np.full(len(plan.shares), 4), (2,))
+    for register in BITS:
+        mine = [i for i, c in enumerate(plan.cells) if (c.layer, c.register) == (1, register)]
+        some = drawn[np.flatnonzero(np.isin(drawn.cell, mine))]
+        assert np.any(np.diff(some.sample) < 0)
+        layer = plan.engine.layers[1]
+        whole = plan.engine.trace(layer, plan.flips(1, register, some))
+        assert ((whole.held ^ whole.made) != 0).all()
+        for i in range(len(some)):
+            alone = plan.engine.trace(layer, plan.flips(1, register, some[i : i + 1]))
+            assert torch.equal(alone.layer[0], whole.layer[i])
+            assert torch.equal(alone.outputs[0], whole.outputs[i])
+            assert (alone.held[0], alone.made[0]) == (whole.held[i], whole.made[i])
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)

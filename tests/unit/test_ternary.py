@@ -13,17 +13,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.errors import MismatchError
-from zoo.models.blocks.ternary import (
-    Packed,
-    TernaryConv2d,
-    pack,
-    packed_bytes,
-    parts_of,
-    product,
-    rounded,
-    stored_bytes,
-    unpack,
-)
+from zoo.models.blocks.digits import pack, packed_bytes, parts_of, product, rounded, unpack
+from zoo.models.blocks.ternary import Packed, TernaryConv2d, stored_bytes
 from zoo.models.ternary import HybridMobileNetV1, StTree
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build

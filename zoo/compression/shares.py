@@ -2,7 +2,7 @@
 
 The paper (arXiv 1911.01028) has one share for all layers. Here layers compete: what it costs to
 make a filter ternary is estimated as half of the sum of F (w - w')^2 over its weights, with w' as
-`zoo.models.blocks.ternary.rounded` has it and F the mean square of the gradient of the
+`zoo.models.blocks.digits.rounded` has it and F the mean square of the gradient of the
 log-likelihood of a label that the network itself draws (the diagonal of the Fisher information).
 """
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from zoo.budget import Choice, allocate
 from zoo.errors import MismatchError
 from zoo.models.blocks import Convolution
-from zoo.models.blocks.ternary import product, rounded, stored_bytes
+from zoo.models.blocks.digits import product, rounded
+from zoo.models.blocks.ternary import stored_bytes
 from zoo.models.ternary import Hybrid, HybridMobileNetV1
 from zoo.registry.recipe import Recipe
 

@@ -54,13 +54,16 @@ class Shelved:
         return [str(label) for label in self.recipe.preprocessing["labels"]]
 
 
-def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dict[str, Shelved]:
+def shelf(
+    tasks: Collection[str], given: "Iterable[Artifact]", what: str, *, ending: str = ""
+) -> dict[str, Shelved]:
     """Return the networks of some tasks by their refs, those given first.
 
     Args:
         tasks: subtasks of recipes.
         given: more checkpoints; those of other tasks are left out.
         what: what such networks do, for the error.
+        ending: of the tags that are offered, "-int8" for networks of integers alone.
 
     Raises:
         MissingWeightsError: no such network has weights.
@@ -71,7 +74,8 @@ def shelf(tasks: Collection[str], given: "Iterable[Artifact]", what: str) -> dic
         if artifact.recipe is not None and artifact.recipe.subtask in tasks:
             found[artifact.ref] = _kept(artifact.ref, artifact, artifact.recipe)
     for name, recipe in registry.all_recipes().items():
-        for tag in registry.shipped_tags(name) if recipe.subtask in tasks else ():
+        tags = registry.shipped_tags(name) if recipe.subtask in tasks else ()
+        for tag in (tag for tag in tags if tag.endswith(ending)):
             ref = name if tag == recipe.default_tag else f"{name}.{tag}"
             artifact = resolve(ref)
             assert artifact.recipe is not None

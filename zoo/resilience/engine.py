@@ -8,7 +8,7 @@ the rest of the network runs, from the next operator on, many samples at a time.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.errors import MismatchError
 from zoo.graph.ir import Graph
-from zoo.resilience.faults import Integers, Reach, flipped, spread, wrapped
+from zoo.resilience.faults import BITS, OPERANDS, Integers, Reach, flipped, spread, wrapped
 from zoo.resilience.layers import MacLayer, layers
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.integer_products import requantizer, sums
@@ -80,6 +80,34 @@ class FlipOutcome:
     caught: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What flips change on their way to the answer, one entry for each.
+
+    Attributes:
+        held: what the register holds before it is hit.
+        made: and after.
+        layer: the layer's output (N, ...), stored integers.
+        outputs: the network's (N, ...), likewise.
+
+    """
+
+    held: Integers
+    made: Integers
+    layer: Tensor
+    outputs: Tensor
+
+
+class _Moved(NamedTuple):
+    """The single outputs that flips change: the flip's number, place and new value of each."""
+
+    flip: Integers
+    m: Integers
+    channel: Integers
+    value: Tensor
+    caught: Integers  # numbers of the flips that a check of the sums' range notices
+
+
 class Engine:
     """A network with its inputs, ready for flips.
 
@@ -129,8 +157,32 @@ class Engine:
             self._inject(layer, flips[part], part, outcome)
         return outcome
 
+    def trace(self, layer: MacLayer, flips: Flips) -> "Trace":
+        """Return what a few flips in a layer's registers change on their way to the answer."""
+        known, local = np.unique(flips.sample, return_inverse=True)
+        x = self.recorded[layer.op.inputs[0]][torch.from_numpy(known)]
+        before = held(layer, flips, layer.padded(x), local)
+        every = np.arange(len(flips))
+        value = self._output(layer, flips, self._moved(layer, flips), every)
+        made = {layer.op.outputs[0]: value}
+        outputs = self._outputs(layer.step + 1, torch.from_numpy(flips.sample), made)
+        after = _flipped(layer, flips, before)
+        return Trace(held=before, made=after, layer=value, outputs=outputs)
+
     def _inject(self, layer: MacLayer, flips: Flips, place: Integers, outcome: FlipOutcome) -> None:
         """Enter what some flips do at their places."""
+        moved = self._moved(layer, flips)
+        outcome.caught[place[moved.caught]] = True
+        hit = np.unique(moved.flip)
+        outcome.masked[place[hit]] = False
+        for start in range(0, len(hit), self.batch):
+            some = hit[start : start + self.batch]
+            samples = torch.from_numpy(flips.sample[some])
+            made = {layer.op.outputs[0]: self._output(layer, flips, moved, some)}
+            outcome.answer[place[some]] = answers(self._outputs(layer.step + 1, samples, made))
+
+    def _moved(self, layer: MacLayer, flips: Flips) -> "_Moved":
+        """Return the outputs of a layer that some flips change."""
         known, local = np.unique(flips.sample, return_inverse=True)
         x = self.recorded[layer.op.inputs[0]][torch.from_numpy(known)]
         summed, rescale = self._arithmetic[layer.step]
@@ -142,24 +194,26 @@ class Engine:
         changed = clean[sample, m, channel] + deltas(layer, flips, layer.padded(x), local, found)
         low, high = (ends[flips.product[flip], found.n] for ends in layer.range)
         register = wrapped(changed)
-        outcome.caught[place[flip[(register < low) | (register > high)]]] = True
+        caught = flip[(register < low) | (register > high)]
         made = rescale(torch.from_numpy(changed), torch.from_numpy(channel))
         before = self.recorded[layer.op.outputs[0]]
         rows = before.reshape(len(before), layer.shape.positions, -1)
         moved = np.flatnonzero((made != rows[flips.sample[flip], m, channel]).numpy())
-        flip, m, channel = flip[moved], m[moved], channel[moved]
-        hit = np.unique(flip)
-        outcome.masked[place[hit]] = False
-        for start in range(0, len(hit), self.batch):
-            some = hit[start : start + self.batch]
-            mine = np.flatnonzero((flip >= some[0]) & (flip <= some[-1]))
-            samples = torch.from_numpy(flips.sample[some])
-            value = rows[samples]
-            slot = np.searchsorted(some, flip[mine])
-            value[slot, m[mine], channel[mine]] = made[torch.from_numpy(moved[mine])]
-            value = value.reshape(len(some), *before.shape[1:])
-            made_from = {layer.op.outputs[0]: value}
-            outcome.answer[place[some]] = self._answers(layer.step + 1, samples, made_from)
+        value = made[torch.from_numpy(moved)]
+        return _Moved(flip[moved], m[moved], channel[moved], value, caught)
+
+    def _output(self, layer: MacLayer, flips: Flips, moved: "_Moved", some: Integers) -> Tensor:
+        """Return a layer's output (N, ...) with each of some flips, by their numbers, in it.
+
+        The numbers ascend, and none between them has outputs in `moved`.
+        """
+        before = self.recorded[layer.op.outputs[0]]
+        rows = before.reshape(len(before), layer.shape.positions, -1)
+        value = rows[torch.from_numpy(flips.sample[some])]
+        mine = np.flatnonzero((moved.flip >= some[0]) & (moved.flip <= some[-1]))
+        slot = np.searchsorted(some, moved.flip[mine])
+        value[slot, moved.m[mine], moved.channel[mine]] = moved.value[torch.from_numpy(mine)]
+        return value.reshape(len(some), *before.shape[1:])
 
     def inject_stored(
         self, name: str, sample: Integers, element: Integers, bit: Integers
@@ -186,14 +240,14 @@ class Engine:
             new = torch.from_numpy(flipped(held, bit[part], 8, signed=signed)).to(value.dtype)
             rows[index] = new
             made = {name: rows.reshape(value.shape)}
-            answer[part] = self._answers(step, samples, made)
+            answer[part] = answers(self._outputs(step, samples, made))
         none = np.zeros(len(sample), bool)
         return FlipOutcome(answer=answer, masked=none, caught=none)
 
-    def _answers(self, step: int, samples: Tensor, made: dict[str, Tensor]) -> Integers:
+    def _outputs(self, step: int, samples: Tensor, made: dict[str, Tensor]) -> Tensor:
         needed = [name for name in self.network.live(step) if name not in made]
-        held = {name: self.recorded[name][samples] for name in needed}
-        return answers(self.network.run_from(step, held | made)[0])
+        kept = {name: self.recorded[name][samples] for name in needed}
+        return self.network.run_from(step, kept | made)[0]
 
 
 def answers(outputs: Tensor) -> Integers:
@@ -215,20 +269,33 @@ def deltas(
         found: the outputs that each flip reaches, see `spread`.
 
     """
-    flip = found.flip
-    product, sample, k = flips.product, local, flips.reach.k
+    flip, product, k = found.flip, flips.product, flips.reach.k
+    before = held(layer, flips, bytes_, local)
+    change = _flipped(layer, flips, before) - before
     if flips.register == "activation":
-        held = layer.operands(bytes_, sample, product, flips.reach.m0, k)
-        change = flipped(held, flips.bit, 8, signed=layer.signed[0]) - held
         weight = layer.stored[product[flip], k[flip], found.n]
         return change[flip] * (weight - layer.weight_zero[product[flip], found.n])
     if flips.register == "weight":
-        held = layer.stored[product, k, flips.reach.n0]
-        change = flipped(held, flips.bit, 8, signed=layer.signed[1]) - held
-        row = layer.operands(bytes_, sample[flip], product[flip], found.m, k[flip])
+        row = layer.operands(bytes_, local[flip], product[flip], found.m, k[flip])
         return change[flip] * (row - layer.zero)
-    held = _partial(layer, flips, bytes_, local)
-    return flipped(held, flips.bit, 32) - held
+    return change
+
+
+def held(layer: MacLayer, flips: Flips, bytes_: Integers, local: Integers) -> Integers:
+    """Return what the registers hold before they are hit; for the arguments see `deltas`."""
+    reach = flips.reach
+    if flips.register == "activation":
+        return layer.operands(bytes_, local, flips.product, reach.m0, reach.k)
+    if flips.register == "weight":
+        return layer.stored[flips.product, reach.k, reach.n0]
+    return _partial(layer, flips, bytes_, local)
+
+
+def _flipped(layer: MacLayer, flips: Flips, before: Integers) -> Integers:
+    """Return what the registers hold after they are hit."""
+    signs = dict(zip(OPERANDS, layer.signed, strict=True))
+    signed = signs.get(flips.register, True)
+    return flipped(before, flips.bit, BITS[flips.register], signed=signed)
 
 
 def _partial(layer: MacLayer, flips: Flips, bytes_: Integers, local: Integers) -> Integers:

@@ -102,4 +102,9 @@ def _scale(draw: ImageDraw.ImageDraw, top: int, most: float) -> None:
         draw.line([(_LEFT + step, top), (_LEFT + step, top + 24)], _color(value, most), 1)
     for part in (0.0, 0.25, 1.0):
         place = _LEFT + 399 * math.sqrt(part)
-        draw.text((place, top + 28), f"{most * part:.2g} %", _INK, _font(18), anchor="mt")
+        draw.text((place, top + 28), percent(most * part), _INK, _font(18), anchor="mt")
+
+
+def percent(value: float) -> str:
+    """Return a rate in % for people, in two digits or whole: "100 %", "12 %", "0.3 %"."""
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"

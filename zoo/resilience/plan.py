@@ -222,9 +222,25 @@ class FaultPlan:
 
     def _inject(self, number: int, register: str, drawn: "Drawn") -> FlipOutcome:
         layer = self.engine.layers[number]
-        bit = np.array([cell.bit for cell in self.cells])[drawn.cell]
         if register == STORED:
-            return self.engine.inject_stored(layer.op.inputs[0], drawn.sample, drawn.site, bit)
+            name = layer.op.inputs[0]
+            return self.engine.inject_stored(name, drawn.sample, drawn.site, self._hit(drawn))
+        return self.engine.inject(layer, self.flips(number, register, drawn))
+
+    def _hit(self, drawn: "Drawn") -> Integers:
+        """Return the bit that each fault hits."""
+        return np.array([cell.bit for cell in self.cells])[drawn.cell]
+
+    def flips(self, number: int, register: str, drawn: "Drawn") -> Flips:
+        """Return faults in one layer and class of registers as the engine takes them.
+
+        Args:
+            number: of the layer.
+            register: the class, other than stored bytes.
+            drawn: the faults, all of that layer and class.
+
+        """
+        layer = self.engine.layers[number]
         live = self._sites(layer, register) // layer.shape.products
         product, site = np.divmod(drawn.site, live)
         if self.flow is None:
@@ -233,8 +249,13 @@ class FaultPlan:
             reach = reached(len(n), m0=np.zeros_like(n), m1=every, n0=n, k=k)
         else:
             reach = self.flow.reach(layer.shape, register, site)
-        flips = Flips(register=register, sample=drawn.sample, product=product, bit=bit, reach=reach)
-        return self.engine.inject(layer, flips)
+        return Flips(
+            register=register,
+            sample=drawn.sample,
+            product=product,
+            bit=self._hit(drawn),
+            reach=reach,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
