@@ -157,7 +157,7 @@ def _connect(
         concurrency_id="flip-rates", show_progress="minimal", **raw,
     )  # fmt: skip
     measured.failure(lambda: "", None, heat, **quiet)
-    stop.click(_stopped, heat, heat, cancels=[measured], **quiet)
+    stop.click(None, cancels=[measured], **quiet)  # what was measured stays, with its count
     call: Mapping[str, Any] = {
         "inputs": chosen, "concurrency_id": "flip", "show_progress_on": outputs[:2], **raw
     }  # fmt: skip
@@ -186,8 +186,3 @@ def _next(place: Any) -> int:
 def _nothing() -> tuple[None, None, str, str, str]:
     """Show nothing: what is shown always belongs to the choices beside it."""
     return None, None, "", "", ""
-
-
-def _stopped(shown: str) -> str:
-    """Keep what was measured, and say so."""
-    return f"{shown}<p class='zoo-note'>Stopped.</p>" if shown else ""
