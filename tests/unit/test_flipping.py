@@ -25,10 +25,10 @@ def rig() -> Rig:
 
 def flips(rig: Rig, ref: str, register: str, count: int = 12) -> list[Flip]:
     """Flips here and there."""
-    dice, bench = np.random.default_rng(0), rig.bench(ref)
+    dice, mounted = np.random.default_rng(0), rig.mounted(ref)
     return [
         rig.flip(
-            ref, dice.choice(bench.examples), dice.choice(bench.layers), register,
+            ref, dice.choice(mounted.examples), dice.choice(mounted.layers), register,
             int(dice.integers(BITS[register])), int(dice.integers(1000)),
         )
         for _ in range(count)
@@ -45,18 +45,18 @@ def test_networks_of_integers_alone_are_offered(rig: Rig) -> None:
 def test_the_clean_answer_is_that_of_the_command(rig: Rig, ref: str) -> None:
     files = flipping.files(rig.shelf[ref])
     for example, file in files.items():
-        found = rig.flip(ref, example, rig.bench(ref).layers[0], "weight", 0, 0)
+        found = rig.flip(ref, example, rig.mounted(ref).layers[0], "weight", 0, 0)
         assert found.before == pytest.approx(dict(zoo.run(ref, file).best), abs=1e-6)
 
 
 @pytest.mark.parametrize("register", REGISTERS)
 @pytest.mark.parametrize("ref", [WORDS, PICTURES])
 def test_a_flip_shown_is_what_the_engine_computes(rig: Rig, ref: str, register: str) -> None:
-    bench = rig.bench(ref)
-    engine, found = bench.engine, flips(rig, ref, register)
+    mounted = rig.mounted(ref)
+    engine, found = mounted.engine, flips(rig, ref, register)
     network = IntegerNetwork(engine.graph)
     for one in found:
-        where, sample = bench.layers.index(one.layer), bench.examples.index(one.example)
+        where, sample = mounted.layers.index(one.layer), mounted.examples.index(one.example)
         layer = engine.layers[where]
         # The rest of the network, computed anew from the map that is shown.
         clean = network.record(_stored(rig, ref)[sample : sample + 1])
@@ -64,7 +64,7 @@ def test_a_flip_shown_is_what_the_engine_computes(rig: Rig, ref: str, register: 
         assert np.array_equal(clean[name][0].numpy(), one.clean)
         made = torch.from_numpy(one.faulty).to(clean[name].dtype)[None]
         answer = network.run_from(layer.step + 1, clean | {name: made})[0]
-        assert bench.likely(answer) == pytest.approx(one.after, abs=1e-7)
+        assert mounted.likely(answer) == pytest.approx(one.after, abs=1e-7)
         signed = register == "accumulator" or layer.signed[REGISTERS.index(register)]
         held = np.array([one.held])
         assert with_bit(held, np.int64(one.bit), BITS[register], signed=signed)[0] == one.made
@@ -76,26 +76,26 @@ def test_a_flip_shown_is_what_the_engine_computes(rig: Rig, ref: str, register: 
 
 def _stored(rig: Rig, ref: str) -> torch.Tensor:
     """The examples as the device stores them, each given to the network by hand."""
-    bench = rig.bench(ref)
-    return bench.engine.recorded[bench.engine.graph.inputs[0]]
+    mounted = rig.mounted(ref)
+    return mounted.engine.recorded[mounted.engine.graph.inputs[0]]
 
 
 def test_the_outcome_of_a_trial_is_that_of_the_trace(rig: Rig) -> None:
     """What the heat map counts and what is shown are one computation."""
-    bench = rig.bench(WORDS)
-    plan, dice = bench.plan("accumulator"), np.random.default_rng(1)
+    mounted = rig.mounted(WORDS)
+    plan, dice = mounted.plan("accumulator"), np.random.default_rng(1)
     for number in range(8):
         cell = plan.cells[int(dice.integers(len(plan.cells)))]
-        found = rig.flip(WORDS, "two", bench.layers[cell.layer], "accumulator", cell.bit, number)
+        found = rig.flip(WORDS, "two", mounted.layers[cell.layer], "accumulator", cell.bit, number)
         site = np.random.default_rng(number).integers(0, plan.sites(cell), 1)
-        drawn = flipping.drawn([plan.cells.index(cell)], [bench.examples.index("two")], site)
+        drawn = flipping.drawn([plan.cells.index(cell)], [mounted.examples.index("two")], site)
         outcome = plan.tried(drawn)[0]
         assert bool(outcome.masked[0]) == (found.changed == 0)
-        assert bench.network.labels[int(outcome.answer[0])] == found.answers[1]
+        assert mounted.network.labels[int(outcome.answer[0])] == found.answers[1]
 
 
 def test_the_same_place_is_the_same_flip(rig: Rig) -> None:
-    layer = rig.bench(WORDS).layers[2]
+    layer = rig.mounted(WORDS).layers[2]
     first, again, other = (
         rig.flip(WORDS, "seven", layer, "activation", 7, place) for place in (3, 3, 4)
     )
@@ -104,7 +104,7 @@ def test_the_same_place_is_the_same_flip(rig: Rig) -> None:
 
 
 def test_a_hidden_flip_is_said_to_change_nothing(rig: Rig) -> None:
-    layer = rig.bench(WORDS).layers[0]
+    layer = rig.mounted(WORDS).layers[0]
     found = rig.flip(WORDS, "seven", layer, "accumulator", 0, 0)
     hidden = dataclasses.replace(found, faulty=found.clean, after=found.before)
     assert "nothing changed" in flipped.words(hidden)
@@ -128,21 +128,21 @@ def test_what_changed_is_framed_and_nothing_else() -> None:
 
 
 def test_rates_fill_layer_by_layer(rig: Rig) -> None:
-    bench = rig.bench(WORDS)
+    mounted = rig.mounted(WORDS)
     stages = list(rig.rates(WORDS, "weight"))
-    assert [int((x.tried > 0).any(1).sum()) for x in stages] == list(range(len(bench.layers) + 1))
+    assert [int((x.tried > 0).any(1).sum()) for x in stages] == list(range(len(mounted.layers) + 1))
     last = stages[-1]
     assert (last.tried == EACH).all()
-    assert last.tried.sum() == faults(bench, "weight") == last.whole
+    assert last.tried.sum() == faults(mounted, "weight") == last.whole
     assert (last.turned <= last.tried).all()
     assert np.array_equal(list(rig.rates(WORDS, "weight"))[-1].turned, last.turned)
     text = flipped.heat(stages[1])
-    assert text.count("<td></td>") == (len(bench.layers) - 1) * 8  # nothing that was not tried
+    assert text.count("<td></td>") == (len(mounted.layers) - 1) * 8  # nothing that was not tried
     assert f"{8 * EACH:,} of {last.whole:,} flips tried" in text
 
 
 def test_what_is_wrong_is_said_in_words(rig: Rig) -> None:
-    layer = rig.bench(WORDS).layers[0]
+    layer = rig.mounted(WORDS).layers[0]
     good = {"ref": WORDS, "example": "seven", "layer": layer, "register": "weight", "bit": 7}
     for wrong, message in (
         ({"ref": "x"}, "there is no network 'x'"),

@@ -41,7 +41,7 @@ def maps(flip: Flip) -> str:
     here = f"output of {flip.layer}"
     if flip.clean.ndim == 3:
         here = f"channel {flip.channel} of {flip.clean.shape[-1]}, {here}"
-    sound = hears(flip.bench.network)
+    sound = hears(flip.mounted.network)
     turned = [x.T[::-1] if sound and flip.clean.ndim == 3 else x for x in (clean, faulty, moved)]
     marked = f"{int(moved.sum())} marked" if moved.any() else "nothing changed"
     return (
@@ -57,8 +57,8 @@ def words(flip: Flip) -> str:
     """Return what happened, in words."""
     clean, faulty = (html.escape(answer) for answer in flip.answers)
     hit = (
-        f"Bit {flip.bit} of {_a(flip.register)} register in <b>{html.escape(flip.layer)}</b> was "
-        f"wrong for one cycle: {flip.held:,} became {flip.made:,}. It went into "
+        f"Bit {flip.bit} of {_a(flip.register)} register in <b>{html.escape(flip.layer)}</b> "
+        f"flipped: {flip.held:,} became {flip.made:,}. It went into "
         f"{_count(flip.reached, 'output')} of the layer"
     )
     if not flip.changed:
@@ -76,23 +76,23 @@ def words(flip: Flip) -> str:
 
 def heat(rates: Rates) -> str:
     """Return a table of how many flips turned an answer in %, by layer and bit."""
-    bench, done = rates.bench, int(rates.tried.sum())
-    examples = ", ".join(bench.examples)
+    mounted, done = rates.mounted, int(rates.tried.sum())
+    examples = ", ".join(mounted.examples)
     head = "".join(f"<th scope='col'>{bit}</th>" for bit in range(BITS[rates.register]))
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(name)}</th>{_cells(name, tried, turned)}</tr>"
-        for name, tried, turned in zip(bench.layers, rates.tried, rates.turned, strict=True)
+        for name, tried, turned in zip(mounted.layers, rates.tried, rates.turned, strict=True)
     )
     total = f"{int(rates.turned.sum()):,} of them turned the answer"
     return (
         "<div class='zoo-scroll' tabindex='0' role='region' aria-label='Heat map'>"
         f"<table class='zoo-heat'><caption>Flips in {rates.register} registers of "
-        f"{html.escape(bench.network.ref)} that turn the answer, in %, by layer and bit</caption>"
+        f"{html.escape(mounted.network.ref)} that turn the answer, in %, by layer and bit</caption>"
         f"<thead><tr><th scope='col'>layer, bit</th>{head}</tr></thead><tbody>{rows}</tbody>"
         f"</table></div><p class='zoo-note' role='status'>{done:,} of {rates.whole:,} flips "
         f"tried, {EACH} of each layer and bit, on {html.escape(examples)}; {total}. On so few "
         "inputs it says where to look, not how good the network is: zoo reliability "
-        f"{html.escape(bench.network.ref)} --target {DEVICE} --data DIR does.</p>"
+        f"{html.escape(mounted.network.ref)} --target {DEVICE} --data DIR does.</p>"
     )
 
 
@@ -134,12 +134,12 @@ def _figure(picture: Image.Image, caption: str) -> str:
 
 def _given(flip: Flip) -> Image.Image:
     """Return the input as the network takes it, in the whole range of its values."""
-    bench = flip.bench
-    x = bench.inputs[bench.examples.index(flip.example)].numpy()
-    if hears(bench.network):
+    mounted = flip.mounted
+    x = mounted.inputs[mounted.examples.index(flip.example)].numpy()
+    if hears(mounted.network):
         bands = x[0].T if x.shape[0] == 1 else x[..., 0]  # (bands, frames)
         return drawn(bands[::-1], (float(x.min()), float(x.max())))
-    low, high = bench.network.recipe.preprocessing["range"]
+    low, high = mounted.network.recipe.preprocessing["range"]
     pixels = np.rint((x - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     return _zoomed(picture)

@@ -1,7 +1,7 @@
 """What the page's Reliability tab shows, without the page: one flipped bit, and how often it tells.
 
-Faults are those of `zoo reliability`: a register of an Ethos-U55 holds a wrong bit for a cycle, in
-a network of int8 that computes to the bit what the device does. Which cycle and which register of
+Faults are those of `zoo reliability`: a bit of a register of an Ethos-U55 flips in some cycle, in a
+network of int8 that computes to the bit what the device does. Which cycle and which register of
 its class follow from a number, so that a flip can be shown again. No labels are needed: a flip
 turns an answer if it is another than without it.
 """
@@ -43,7 +43,7 @@ _PICTURES = {file.stem: file for file in looking.EXAMPLES}
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class Mounted:
     """A network with its example inputs, ready for flips.
 
     Attributes:
@@ -85,7 +85,7 @@ class Flip:
     """One flip and what it changed.
 
     Attributes:
-        bench: the network.
+        mounted: the network.
         example: the input.
         layer: name of the layer.
         register: class of the register.
@@ -101,7 +101,7 @@ class Flip:
 
     """
 
-    bench: Bench
+    mounted: Mounted
     example: str
     layer: str
     register: str
@@ -144,14 +144,14 @@ class Rates:
     """How many flips turned an answer, by layer and bit.
 
     Attributes:
-        bench: the network.
+        mounted: the network.
         register: class of the registers.
         tried: flips of each, (layers, bits).
         turned: those that turned an answer, likewise.
 
     """
 
-    bench: Bench
+    mounted: Mounted
     register: str
     tried: NDArray[np.int64]
     turned: NDArray[np.int64]
@@ -159,7 +159,7 @@ class Rates:
     @property
     def whole(self) -> int:
         """How many flips are tried in all."""
-        return faults(self.bench, self.register)
+        return faults(self.mounted, self.register)
 
 
 class Rig:
@@ -182,10 +182,10 @@ class Rig:
         first = [artifact.ref for artifact in own if artifact.ref in self.shelf]
         smallest = min(self.shelf, key=lambda ref: self.shelf[ref].weights)
         self.default = first[0] if first else smallest
-        self._benches: dict[str, Bench] = {}
+        self._mounted: dict[str, Mounted] = {}
         self._lock = threading.Lock()
 
-    def bench(self, ref: Any) -> Bench:
+    def mounted(self, ref: Any) -> Mounted:
         """Return a network ready for flips.
 
         Raises:
@@ -194,9 +194,9 @@ class Rig:
         """
         network = self.shelf[choice(ref, "network", self.shelf)]
         with self._lock:
-            if network.ref not in self._benches:
-                self._benches[network.ref] = _ready(network)
-            return self._benches[network.ref]
+            if network.ref not in self._mounted:
+                self._mounted[network.ref] = _ready(network)
+            return self._mounted[network.ref]
 
     def flip(self, ref: Any, example: Any, layer: Any, register: Any, bit: Any, place: Any) -> Flip:
         """Return what one flip changes.
@@ -213,16 +213,16 @@ class Rig:
             MismatchError: there is no such network, input, layer, register or bit.
 
         """
-        bench = self.bench(ref)
-        sample = bench.examples.index(choice(example, "example", bench.examples))
-        where = bench.layers.index(choice(layer, "layer", bench.layers))
+        mounted = self.mounted(ref)
+        sample = mounted.examples.index(choice(example, "example", mounted.examples))
+        where = mounted.layers.index(choice(layer, "layer", mounted.layers))
         choice(register, "register", REGISTERS)
         chosen = whole(bit, "bit", BITS[register] - 1, BITS[register] - 1)
         dice = np.random.default_rng(whole(place, "place", MOST_PLACES, 0))
-        plan = bench.plan(register)
+        plan = mounted.plan(register)
         cell = next(i for i, x in enumerate(plan.cells) if (x.layer, x.bit) == (where, chosen))
         found = drawn([cell], [sample], dice.integers(0, plan.sites(plan.cells[cell]), 1))
-        return _traced(bench, where, plan.flips(where, register, found))
+        return _traced(mounted, where, plan.flips(where, register, found))
 
     def rates(self, ref: Any, register: Any) -> Iterator[Rates]:
         """Yield how many flips of each layer and bit turn an answer, after every layer.
@@ -233,28 +233,28 @@ class Rig:
             MismatchError: there is no such network or register.
 
         """
-        bench = self.bench(ref)
-        plan = bench.plan(choice(register, "register", REGISTERS))
-        tried = np.zeros((len(bench.layers), BITS[register]), np.int64)
+        mounted = self.mounted(ref)
+        plan = mounted.plan(choice(register, "register", REGISTERS))
+        tried = np.zeros((len(mounted.layers), BITS[register]), np.int64)
         turned = np.zeros_like(tried)
         dice = np.random.default_rng(0)
-        yield Rates(bench, register, tried.copy(), turned.copy())
-        for layer in range(len(bench.layers)):
+        yield Rates(mounted, register, tried.copy(), turned.copy())
+        for layer in range(len(mounted.layers)):
             cells = [i for i, cell in enumerate(plan.cells) if cell.layer == layer]
             cell = np.repeat(cells, EACH)
             sites = dice.integers(0, plan.sites(plan.cells[cells[0]]), len(cell))
-            found = drawn(cell, np.arange(len(cell)) % len(bench.examples), sites)
+            found = drawn(cell, np.arange(len(cell)) % len(mounted.examples), sites)
             outcome = plan.tried(found)[0]
             bits = np.array([plan.cells[i].bit for i in cell])
             tried[layer] += np.bincount(bits, minlength=tried.shape[1])
-            turns = bits[outcome.answer != bench.engine.clean[found.sample]]
+            turns = bits[outcome.answer != mounted.engine.clean[found.sample]]
             turned[layer] += np.bincount(turns, minlength=tried.shape[1])
-            yield Rates(bench, register, tried.copy(), turned.copy())
+            yield Rates(mounted, register, tried.copy(), turned.copy())
 
 
-def faults(bench: Bench, register: Any) -> int:
+def faults(mounted: Mounted, register: Any) -> int:
     """Return how many flips `Rig.rates` tries."""
-    return len(bench.layers) * BITS[choice(register, "register", REGISTERS)] * EACH
+    return len(mounted.layers) * BITS[choice(register, "register", REGISTERS)] * EACH
 
 
 def whole(value: Any, what: str, most: int, default: int) -> int:
@@ -275,7 +275,7 @@ def drawn(cell: Any, sample: Any, site: Integers) -> Drawn:
     return Drawn(cell=np.asarray(cell), sample=np.asarray(sample), site=site)
 
 
-def _ready(network: Shelved) -> Bench:
+def _ready(network: Shelved) -> Mounted:
     """Return a network with its examples, as its task hands them to it."""
     seen: list[Tensor] = []
     hook = network.model.register_forward_pre_hook(lambda _, given: seen.append(given[0].cpu()))
@@ -288,7 +288,7 @@ def _ready(network: Shelved) -> Bench:
     model: Any = network.model
     graph = model.graph((1, *inputs.shape[1:]))
     engine = Engine(graph, model.integers(graph, channels_last(inputs.float())))
-    return Bench(network, tuple(files(network)), inputs, engine)
+    return Mounted(network, tuple(files(network)), inputs, engine)
 
 
 def files(network: Shelved) -> dict[str, Path]:
@@ -301,9 +301,9 @@ def hears(network: Shelved) -> bool:
     return network.recipe.subtask in listening.TASKS
 
 
-def _traced(bench: Bench, where: int, flips: Flips) -> Flip:
+def _traced(mounted: Mounted, where: int, flips: Flips) -> Flip:
     """Return what one flip changes in a layer, by the layer's number."""
-    engine, layer, sample = bench.engine, bench.engine.layers[where], int(flips.sample[0])
+    engine, layer, sample = mounted.engine, mounted.engine.layers[where], int(flips.sample[0])
     found = engine.trace(layer, flips)
     outputs = engine.recorded[engine.graph.outputs[0]][sample : sample + 1]
     clean = engine.recorded[layer.op.outputs[0]][sample].numpy().astype(np.int64)
@@ -311,9 +311,9 @@ def _traced(bench: Bench, where: int, flips: Flips) -> Flip:
     change = np.abs(faulty - clean).reshape(-1, clean.shape[-1]).max(0)
     first = int(flips.product[0]) * layer.shape.channels + int(flips.reach.n0[0])
     return Flip(
-        bench=bench,
-        example=bench.examples[sample],
-        layer=bench.layers[where],
+        mounted=mounted,
+        example=mounted.examples[sample],
+        layer=mounted.layers[where],
         register=flips.register,
         bit=int(flips.bit[0]),
         held=int(found.held[0]),
@@ -322,8 +322,8 @@ def _traced(bench: Bench, where: int, flips: Flips) -> Flip:
         clean=clean,
         faulty=faulty,
         channel=int(change.argmax()) if change.any() else first,
-        before=bench.likely(outputs),
-        after=bench.likely(found.outputs),
+        before=mounted.likely(outputs),
+        after=mounted.likely(found.outputs),
     )
 
 

@@ -47,11 +47,11 @@ class Lab:
         What was chosen is kept where it can be; the heat map is of something else, and goes.
         """
         try:
-            bench = self.rig.bench(network)
-            count = flipping.faults(bench, register)
+            mounted = self.rig.mounted(network)
+            count = flipping.faults(mounted, register)
         except ZooError as error:
             raise complaint(str(error)) from error
-        examples, layers, most = [*bench.examples], bench.layers, BITS[register] - 1
+        examples, layers, most = [*mounted.examples], mounted.layers, BITS[register] - 1
         example = example if example in examples else examples[0]
         layer = layer if layer in layers else layers[0]
         bit = bit if isinstance(bit, int | float) and 0 <= bit <= most else most
@@ -77,17 +77,17 @@ def build(context: Context) -> None:
     """Lay out the choices and what a flip does, and connect them."""
     try:
         page = Lab(context)
-        bench = page.rig.bench(page.rig.default)
+        mounted = page.rig.mounted(page.rig.default)
     except ZooError as error:
         note(f"{error}")
         return
     number, register, bit, place = OPENING
-    layer = bench.layers[min(number, len(bench.layers) - 1)]
-    first = page.rig.default, bench.examples[0], layer, register, bit, place
+    layer = mounted.layers[min(number, len(mounted.layers) - 1)]
+    first = page.rig.default, mounted.examples[0], layer, register, bit, place
     before, after, maps, words, code = page.flip(*first)
     note(
-        "A flip-flop of a chip may hold a wrong bit for one cycle. Choose which, and see how far "
-        "it gets."
+        "Radiation or a low voltage may flip a bit in a register of a chip. Choose which, and see "
+        "how far it gets."
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=280):
@@ -106,7 +106,7 @@ def build(context: Context) -> None:
                     elem_id="flip-after",
                 )  # fmt: skip
     with gr.Row():
-        count = flipping.faults(bench, register)
+        count = flipping.faults(mounted, register)
         start = gr.Button(flipped.button(count), variant="primary", elem_id="flip-measure")
         stop = gr.Button("Stop", elem_id="flip-stop", min_width=60)
     heat = gr.HTML("", elem_id="flip-heat")
@@ -122,15 +122,15 @@ def build(context: Context) -> None:
 def _controls(page: Lab, first: tuple[Any, ...]) -> list[Any]:
     """Lay out what visitors choose; network, example, layer, register, bit and place."""
     network, example, layer, register, bit, place = first
-    bench = page.rig.bench(network)
+    mounted = page.rig.mounted(network)
     return [
         gr.Dropdown(
             [(x.label, ref) for ref, x in page.rig.shelf.items()], value=network,
             label="Network", filterable=False, elem_id="flip-network",
         ),
-        gr.Radio([*bench.examples], value=example, label="Input", elem_id="flip-example"),
+        gr.Radio([*mounted.examples], value=example, label="Input", elem_id="flip-example"),
         gr.Dropdown(
-            bench.layers, value=layer, label="Layer", filterable=False, elem_id="flip-layer"
+            mounted.layers, value=layer, label="Layer", filterable=False, elem_id="flip-layer"
         ),
         gr.Radio([*REGISTERS], value=register, label="Register", elem_id="flip-register"),
         gr.Slider(
@@ -157,7 +157,7 @@ def _connect(
         concurrency_id="flip-rates", show_progress="minimal", **raw,
     )  # fmt: skip
     measured.failure(lambda: "", None, heat, **quiet)
-    stop.click(_stopped, heat, heat, cancels=[measured], **quiet)
+    stop.click(None, cancels=[measured], **quiet)  # what was measured stays, with its count
     call: Mapping[str, Any] = {
         "inputs": chosen, "concurrency_id": "flip", "show_progress_on": outputs[:2], **raw
     }  # fmt: skip
@@ -186,8 +186,3 @@ def _next(place: Any) -> int:
 def _nothing() -> tuple[None, None, str, str, str]:
     """Show nothing: what is shown always belongs to the choices beside it."""
     return None, None, "", "", ""
-
-
-def _stopped(shown: str) -> str:
-    """Keep what was measured, and say so."""
-    return f"{shown}<p class='zoo-note'>Stopped.</p>" if shown else ""
