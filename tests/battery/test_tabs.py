@@ -205,6 +205,14 @@ def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
         ("price", ["nonsense", None, npu], "there is no network"),
         ("price", ["micronet-kws-s", None, "nowhere"], "there is no device"),
         ("fits", ["ethos-u55-128", 3], "there is no task 3"),
+        ("flip", ["micronet-kws-s"], "there is no network"),
+        ("flip", ["mlperf-tiny-kws.fsdd-int8", "cat"], "there is no example"),
+        (
+            "flip",
+            ["mlperf-tiny-kws.fsdd-int8", "two", "classifier", "weight", 99, 0],
+            "the bit is 99; expected 0 to 7",
+        ),
+        ("flip_rates", ["mlperf-tiny-kws.fsdd-int8", "all"], "there is no register"),
     ]:
         with pytest.raises(AppError, match=re.escape(html.escape(said))):
             client.predict(*words, api_name=f"/{api}")
