@@ -196,3 +196,10 @@ def test_an_estimate_outside_its_interval_is_none():
     )
     with pytest.raises(MismatchError, match=r"saved as NAME.json"):
         bare.save("a.png")
+
+
+def test_a_name_that_cannot_be_saved_is_refused_before_the_work(capsys):
+    assert main(["reliability", "none-such", "--target", "ethos-u55-128", "--out", "a.txt"]) == 1
+    assert capsys.readouterr().err == (
+        "zoo: --out a.txt: a result is saved as NAME.png or NAME.json\n"
+    )

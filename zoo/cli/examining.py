@@ -17,6 +17,7 @@ from zoo.cli.printing import (
     print_table,
     targets,
 )
+from zoo.errors import MismatchError
 
 if TYPE_CHECKING:
     from zoo.resilience.results import Reliability
@@ -75,6 +76,8 @@ def _add_analysis(sub: Parser, words: Sequence[str]) -> None:
 
 def _reliability(args: Arguments) -> None:
     """Examine a network."""
+    if args.out and Path(args.out).suffix.lower() not in (".png", ".json"):  # before the work
+        raise MismatchError(f"--out {args.out}: a result is saved as NAME.png or NAME.json")
     found = api.reliability(
         args.ref, args.target, data=args.data, samples=args.samples, **given(args)
     )
