@@ -209,6 +209,13 @@ def test_a_packed_folder_is_priced_by_its_bytes(tmp_path: Path) -> None:
     )
     packed = Decoder.of_folder("x", tmp_path)
     assert (packed.bits_per_weight, packed.output_bits, packed.codebook) == (4, 8, False)
+    assert not packed.tied
+    alone = {"model.embed_tokens.codes": 101 * 64}  # the output layer too
+    save_file(
+        {k: np.zeros(n, np.uint8) for k, n in (codes | alone).items()},
+        tmp_path / "model.safetensors",
+    )
+    assert Decoder.of_folder("x", tmp_path).tied
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(MismatchError, match="or damaged"):
         Decoder.of_folder("x", tmp_path)

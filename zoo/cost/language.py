@@ -114,10 +114,13 @@ class Decoder:
         layers = {t: size for t, size in sizes.items() if _BLOCK.search(t) and "norm" not in t}
         blocks = sum(layers.values())
         output = sum(size for tensor, size in sizes.items() if _OUTPUT.search(tensor))
+        # Packed, an embedding that is the output layer too is stored once, whatever `config` says.
+        tied = model.tied or not output
         output = output or sum(size for t, size in sizes.items() if _EMBEDDING.search(t))
         if not blocks:
             return model
-        changes: dict[str, Any] = {"bits_per_weight": 8 * blocks / model.layer_weights}
+        bits = 8 * blocks / model.layer_weights
+        changes: dict[str, Any] = {"bits_per_weight": bits, "tied": tied}
         if output:
             changes["output_bits"] = 8 * output / (model.vocabulary * model.hidden)
         changes["codebook"] = any(tensor.endswith(".codebook") for tensor in sizes)

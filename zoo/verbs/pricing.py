@@ -76,6 +76,10 @@ def pricer(artifact: "Artifact", shape: tuple[int, ...] | None) -> "Callable[[Ta
     """
     from zoo.artifacts.networks import Network
 
+    if isinstance(artifact, Network) and artifact.recipe.of_transformers:
+        from zoo.artifacts.files import LanguageModel
+
+        artifact = LanguageModel(artifact.ref, artifact.path)
     if not isinstance(artifact, Network):
         return functools.partial(_priced, artifact, shape)
     from zoo.cost.stored import of_network
