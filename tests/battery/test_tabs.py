@@ -27,7 +27,7 @@ from zoo.page.tabs.contract import Context
 from zoo.registry import catalogue
 
 OURS = [
-    "looks", "enlarge", "listen", "detect", "look", "cost", "reliability", "quantized", "adapters",
+    "looks", "enlarge", "listen", "detect", "look", "cost", "flips", "quantized", "adapters",
     "zoo",
 ]  # fmt: skip
 TITLES = [

@@ -140,7 +140,7 @@ def test_metadata(metadata: Message, wheel: Path) -> None:
     assert extras is not None
     assert set(extras) == {
         *("train", "export", "tflite", "llm", "adapters", "audio", "microphone", "docs"),
-        *("hub", "serve", "all", "dev", "codesign", "search", "cluster"),
+        *("hub", "serve", "mcp", "all", "dev", "codesign", "search", "cluster"),
     }
     with zipfile.ZipFile(wheel) as archive:
         (script,) = (n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt"))

@@ -16,7 +16,7 @@ def recorded(ref, pictures):
 
 @pytest.mark.parametrize("name", FREE)
 def test_the_bare_name_means_the_free_weights_where_they_lose_little(name):
-    best = next(tag for tag in REST if tag in registry.shipped_tags(name))
+    best = next((tag for tag in REST if tag in registry.shipped_tags(name)), "free")
     lost = [
         recorded(f"{name}.{best}", pictures) - recorded(f"{name}.free", pictures)
         for pictures in ("Set5", "BSDS500 held out")

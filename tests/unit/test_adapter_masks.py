@@ -294,7 +294,7 @@ def test_recipes_survive_json_and_take_settings():
     ):
         with pytest.raises(MismatchError, match=text):
             one.override(wrong)
-    with pytest.raises(UnknownNameError, match="known: dora, lora"):
+    with pytest.raises(UnknownNameError, match="did you mean lora or dora"):
         recipe(method="lorra")
 
 

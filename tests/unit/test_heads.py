@@ -41,7 +41,8 @@ def test_every_classifier_takes_a_number_of_classes(recipe: Recipe) -> None:
     )
     grown = [name for name in five if five[name].shape != six[name].shape]
     assert grown
-    assert all(len(six[name]) == len(five[name]) + 1 for name in grown)
+    for name in grown:  # one row, or one for each node of a tree
+        assert len(six[name]) - len(five[name]) in (1, len(five[name]) // 5)
 
 
 @pytest.mark.parametrize(

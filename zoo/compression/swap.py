@@ -26,9 +26,11 @@ def swap_ops(
     """Put approximations without division and root (PEANO-ViT) in the places of operators.
 
     ```python
+    import zoo
     from zoo.compression.swap import swap_ops
 
-    swap_ops(model, {"layernorm": 4, "softmax": 4, "gelu": 16})
+    network = zoo.load("vit-tiny-fashion", pretrained=False)
+    swap_ops(network, {"layernorm": 4, "softmax": 4, "gelu": 16})
     ```
 
     Norms, curves and `nn.Softmax` are found as modules; in models of transformers the softmax is

@@ -63,7 +63,8 @@ def enlarge(model: nn.Module, y: Tensor, tile: int = TILE) -> Tensor:
 def _cubic_phases(scale: int) -> Tensor:
     """Return the kernels `(scale, 1, 7)`; number p computes output scale * i + p from i-3..i+3."""
     index, weight = taps(16, scale)
-    kernels = torch.zeros(scale, 1, 7)
+    with torch.inference_mode(False):  # whoever asks first: gradients may pass through it later
+        kernels = torch.zeros(scale, 1, 7)
     for phase in range(scale):
         row = 8 * scale + phase
         for source, value in zip(index[row], weight[row], strict=True):
