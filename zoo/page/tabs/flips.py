@@ -156,7 +156,6 @@ def _connect(
         page.rates, [network, register], heat, api_name="flip_rates", trigger_mode="once",
         concurrency_id="flip-rates", show_progress="minimal", **raw,
     )  # fmt: skip
-    measured.failure(lambda: "", None, heat, **quiet)
     stop.click(None, cancels=[measured], **quiet)  # what was measured stays, with its count
     call: Mapping[str, Any] = {
         "inputs": chosen, "concurrency_id": "flip", "show_progress_on": outputs[:2], **raw
