@@ -28,7 +28,7 @@ ROOMS = (
     "adapters", "integrations", "compression", "quantization", "training", "tasks", "data",
     "runtime", "graph", "recipes", "registry", "models", "hub", "weights",
 )  # fmt: skip
-FILES = ("budget", "cache", "content", "errors", "extensions", "files", "version")
+FILES = ("cache", "content", "errors", "extensions", "files", "version")
 # (from, to): why the arrow may go up.
 EXCEPTIONS = {
     ("zoo.registry.catalogue", "zoo.recipes"): "discovery: families are found by being there",

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zoo.budget import Choice, allocate
 from zoo.compression.fit import Spectrum, relative_error, root_of, spectrum
 from zoo.compression.matrices import Matrix
 from zoo.errors import MismatchError
 from zoo.models.structured.forms import LowRankForm
 from zoo.models.structured.network import restructure, structure_of
+from zoo.quantization.budget import Choice, allocate
 
 _FLOOR = 1e-3  # of a row's weight, as a fraction of the mean: no output is worth nothing
 

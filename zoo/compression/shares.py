@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.budget import Choice, allocate
 from zoo.errors import MismatchError
 from zoo.models.blocks import Convolution
 from zoo.models.blocks.digits import product, rounded
 from zoo.models.blocks.ternary import stored_bytes
 from zoo.models.ternary import Hybrid, HybridMobileNetV1
+from zoo.quantization.budget import Choice, allocate
 from zoo.registry.recipe import Recipe
 
 ALPHAS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)

@@ -1,4 +1,4 @@
-"""Mixed precision: what an error in a matrix costs the whole model; `zoo.budget` then shares bits.
+"""Mixed precision: what an error in a matrix costs the whole model; `budget` then shares the bits.
 
 The cost is estimated from one backward pass per window: KL(float || quantized) per token is about
 1/2 sum_o E[g_o^2] (E H' E^T)_oo, where g_o is the gradient of the log-likelihood of a drawn token
@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo.budget import Choice, allocate
+from zoo.quantization.budget import Choice, allocate
 from zoo.quantization.core import QuantizedMatrix
 from zoo.quantization.gradients import drawn_gradient, squared_gradients
 from zoo.quantization.language.finetune import Forward, logits_of
