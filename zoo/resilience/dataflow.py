@@ -156,26 +156,33 @@ class _Drained(_Serial):
 
 
 @dataclass(frozen=True)
-class OutputStationary(_Drained):
+class _Systolic:
+    """An array of multipliers, with a register of each class in every one."""
+
+    rows: int = 16
+    columns: int = 16
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """What it is, with its sizes."""
+        return f"{self.name} array of {self.rows} x {self.columns}"
+
+    @property
+    def registers(self) -> dict[str, int]:
+        """How many registers of each class the array has."""
+        return dict.fromkeys(("activation", "weight", "accumulator"), self.rows * self.columns)
+
+
+@dataclass(frozen=True)
+class OutputStationary(_Drained, _Systolic):
     """Every multiplier keeps one output; activations enter from the left, weights from above.
 
     The multiplier (i, j) gets operand k in cycle i + j + k of a tile. When the last has computed,
     the accumulators are read out, a row in each cycle.
     """
 
-    rows: int = 16
-    columns: int = 16
     name: str = "output-stationary"
-
-    @property
-    def text(self) -> str:
-        """What it is, with its sizes."""
-        return f"output-stationary array of {self.rows} x {self.columns}"
-
-    @property
-    def registers(self) -> dict[str, int]:
-        """How many registers of each class the array has."""
-        return dict.fromkeys(("activation", "weight", "accumulator"), self.rows * self.columns)
 
     def live(self, shape: ProductShape, register: str) -> int:
         """Return how many pairs of a register of that class and a cycle are live in one product."""
@@ -210,7 +217,7 @@ class OutputStationary(_Drained):
 
 
 @dataclass(frozen=True)
-class WeightStationary(_Serial):
+class WeightStationary(_Serial, _Systolic):
     """Every multiplier keeps one weight; activations stream by, partial sums flow down.
 
     A tile is `rows` places of the sum by `columns` channels. Its weights are written row by row, a
@@ -218,19 +225,7 @@ class WeightStationary(_Serial):
     several tiles are added in a memory, which is no part of the array.
     """
 
-    rows: int = 16
-    columns: int = 16
     name: str = "weight-stationary"
-
-    @property
-    def text(self) -> str:
-        """What it is, with its sizes."""
-        return f"weight-stationary array of {self.rows} x {self.columns}"
-
-    @property
-    def registers(self) -> dict[str, int]:
-        """How many registers of each class the array has."""
-        return dict.fromkeys(("activation", "weight", "accumulator"), self.rows * self.columns)
 
     def _kinds(self, shape: ProductShape) -> list[tuple[int, int, int, int, int]]:
         return _Tiles(shape.depth, shape.channels, self.rows, self.columns).kinds()
