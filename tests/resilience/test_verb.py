@@ -198,6 +198,16 @@ def test_an_estimate_outside_its_interval_is_none():
         bare.save("a.png")
 
 
+def test_long_names_of_layers_keep_their_ends():
+    from zoo.cli.examining import _cells
+
+    assert _cells({"layer": "a" * 300 + "/conv2d_7", "share": 0.5}) == [
+        "…" + "a" * 38 + "/conv2d_7",
+        "0.5",
+    ]
+    assert _cells({"layer": "a" * 48, "lost": None}) == ["a" * 48, "-"]
+
+
 def test_a_name_that_cannot_be_saved_is_refused_before_the_work(capsys):
     assert main(["reliability", "none-such", "--target", "ethos-u55-128", "--out", "a.txt"]) == 1
     assert capsys.readouterr().err == (

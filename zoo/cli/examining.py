@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zoo.resilience.results import Reliability
 
 _MOST_ROWS = 40
+_WIDEST = 48  # letters of a cell; --json has them all
 
 
 def add(command: Command, words: Sequence[str]) -> None:
@@ -109,5 +110,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         if isinstance(value, float):
             made.append(f"{value:.4g}")
         else:
-            made.append("-" if value is None else str(value))
+            text = "-" if value is None else str(value)
+            # Layers of imported files have names of hundreds of letters, which differ at the end.
+            made.append(text if len(text) <= _WIDEST else f"…{text[1 - _WIDEST :]}")
     return made
