@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.recipes import slow_but_for_one_of_each_kind, smaller
 from zoo.deploy.onnx import export_onnx
 from zoo.deploy.tflite_write import serialize_tflite
 from zoo.graph.lower import lower
@@ -16,7 +17,11 @@ from zoo.graph.trace import trace
 from zoo.models.structured.composed import BlocksForm, RowsForm, SumForm
 from zoo.models.structured.forms import DenseForm, Form, KronForm, LowRankForm
 from zoo.models.structured.layers import StructuredConv2d, StructuredLinear
+from zoo.models.structured.network import restructure, structure_of, takes_forms
 from zoo.quantization.int8.post_training import quantize
+from zoo.registry import all_recipes
+from zoo.registry.checkpoint import build
+from zoo.registry.recipe import Recipe, Train
 from zoo.runtime.integer import IntegerNetwork
 from zoo.runtime.values import channels_last, quantized
 
@@ -32,6 +37,11 @@ FORMS = {
     "blocks": BlocksForm(2, KronForm(2, 2)),
     "sum": SumForm((LowRankForm(1), KronForm(4, 3))),
 }
+IMAGES = [
+    recipe
+    for recipe in all_recipes().values()
+    if isinstance(recipe.make, Train) and len(recipe.input_shape) in (2, 4)
+]
 every = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
@@ -110,3 +120,25 @@ def test_the_graph_counts_the_forms_macs(name: str) -> None:
     module = StructuredLinear.like(nn.Linear(12, 24), form).eval()
     scaled = 3 if form == LowRankForm(3, "diag") else 0  # the diagonal is no product of matrices
     assert trace(module, (1, 12)).macs == form.macs(24, 12) - scaled
+
+
+@pytest.mark.parametrize("recipe", slow_but_for_one_of_each_kind(IMAGES))
+def test_the_layers_of_every_network_may_have_forms(recipe: Recipe) -> None:
+    """Whatever a network does around its layers, it does around those in forms."""
+    torch.manual_seed(0)
+    recipe = smaller(recipe)
+    network = build(recipe).eval()
+    forms = {name: DenseForm() for name, part in network.named_modules() if takes_forms(part)}
+    weights = {
+        key: value.flatten(1) if key.removesuffix(".weight") in forms else value
+        for key, value in network.state_dict().items()
+    }
+    other = restructure(build(recipe).eval(), structure_of(forms))
+    other.load_state_dict(weights)
+    x = torch.rand(2, *recipe.input_shape[1:])
+    x = x[..., :33, :48] if x.ndim == 4 and x.shape[1] == 1 and x.shape[-1] > 200 else x
+    with torch.inference_mode():
+        expected = network(x)
+        torch.testing.assert_close(
+            other(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+        )

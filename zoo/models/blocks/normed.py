@@ -111,6 +111,7 @@ class Convolution(Normed):
         super().__init__()
         self.act = act
         sizes = (kernel, kernel) if isinstance(kernel, int) else (kernel[0], kernel[1])
+        self.window = sizes, (stride, stride)
         self.even = stride == 1 and all(size % 2 for size in sizes)  # as much above as below
         if expansion:
             if depthwise or sizes[0] != sizes[1]:
@@ -147,9 +148,8 @@ class Convolution(Normed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, inputs, H, W)` to `(N, outputs, ceil(H / stride), ceil(W / stride))`."""
-        conv = self.conv
-        if not self.even and isinstance(conv, nn.Conv2d):
-            x = padded(x, conv.kernel_size, conv.stride)
+        if not self.even and not isinstance(self.conv, CollapsibleConv2d):  # which pads itself
+            x = padded(x, *self.window)
         return self.finish(self._convolved(x))
 
     def _convolved(self, x: Tensor) -> Tensor:
