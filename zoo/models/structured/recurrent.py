@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import MismatchError
 from zoo.models.structured.forms import Form, KronForm
 from zoo.models.structured.layers import StructuredLinear
 
@@ -39,17 +40,20 @@ class Recurrent(nn.Module):
     def forward(
         self, x: Tensor, state: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the outputs of all steps, and the state after the last."""
-        if state is None:
-            state = tuple(x.new_zeros(len(x), self.hidden) for _ in range(self.STATES))
+        """Return the outputs of all steps, and the state after the last; None begins with zeros."""
         gates, outputs = self.of_inputs(x), []
         for step in range(x.shape[1]):
             state = self.step(gates[:, step], state)
             outputs.append(state[0])
+        if state is None or not outputs:
+            raise MismatchError(f"{type(self).__name__} was given no step: {tuple(x.shape)}")
         return torch.stack(outputs, 1), state
 
-    def step(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the next state of `gates` (N, gates * hidden), what the inputs give."""
+    def step(self, gates: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        """Return the next state of `gates` (N, gates * hidden), what the inputs give.
+
+        A state of None is zero, which costs no product.
+        """
         raise NotImplementedError
 
     def trained(self, x: Tensor) -> Tensor:
@@ -76,11 +80,14 @@ class StructuredLSTM(Recurrent):
 
     GATES, STATES = 4, 2
 
-    def step(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def step(self, gates: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """Return h = o tanh(c), c = f c + i g."""
-        h, c = state
-        i, f, g, o = (gates + self.of_state(h)).chunk(4, -1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        if state is not None:
+            gates = gates + self.of_state(state[0])
+        i, f, g, o = gates.chunk(4, -1)
+        c = i.sigmoid() * g.tanh()
+        if state is not None:
+            c = f.sigmoid() * state[1] + c
         return o.sigmoid() * c.tanh(), c
 
     def _by_torch(self, x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor:
@@ -96,13 +103,15 @@ class StructuredGRU(Recurrent):
 
     GATES, STATES = 3, 1
 
-    def step(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def step(self, gates: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """Return h = (1 - z) tanh(n + r U h) + z h."""
-        (h,) = state
         reset, update, new = gates.chunk(3, -1)
-        by_state = self.of_state(h).chunk(3, -1)
+        of_state = self.of_state.bias if state is None else self.of_state(state[0])
+        assert of_state is not None, "a GRU has a bias of the state's"
+        by_state = of_state.chunk(3, -1)
         r, z = (reset + by_state[0]).sigmoid(), (update + by_state[1]).sigmoid()
-        return ((1 - z) * (new + r * by_state[2]).tanh() + z * h,)
+        h = (1 - z) * (new + r * by_state[2]).tanh()
+        return (h if state is None else h + z * state[0],)
 
     def _by_torch(self, x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor:
         outputs = torch._VF.gru(x, start, weights, True, 1, 0.0, self.training, False, True)
