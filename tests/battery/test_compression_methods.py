@@ -271,6 +271,8 @@ def test_a_network_becomes_a_checkpoint_with_a_card(
     assert f"--method {name}" in line
     assert main(["show", str(made.path)]) == 0
     assert f"method {name}" in capsys.readouterr().out
+    if catalogue.find(name).TRAINS:
+        return  # that runs repeat to the bit, tests of training say
     again = zoo.compress(source.path, tmp_path / "again", method=name, data=data, **quick(name))
     assert again.config["files"] == made.config["files"]
     assert again.quantization == made.quantization

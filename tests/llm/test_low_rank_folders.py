@@ -98,7 +98,7 @@ def test_it_is_judged_saved_again_and_opened_without_its_head(
     torch.testing.assert_close(plain(ids).logits, stock(ids).logits, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ranks", ["gradient", "uniform"])
+@pytest.mark.parametrize("ranks", ["gradient", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_the_command_keeps_a_share(
     base: Path, text: Path, tmp_path: Path, ranks: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_only_what_is_installed_is_found(python) -> None:
     assert python(code.format(inside + outside)).stdout.strip() == str(inside)
 
 
+@pytest.mark.slow
 def test_every_view_of_the_page_answers(python) -> None:
     done = python(ASK)
     assert done.returncode == 0, done.stderr
@@ -119,6 +120,7 @@ def test_every_view_of_the_page_answers(python) -> None:
         assert why != "peft is not installed"
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_on_a_folder(python, repository: Path) -> None:
     photos = str(repository / "docs" / "samples" / "photos")
     train = ["train", "sesr-m3-x2", "--out", "run", "--set", "train.steps=1", "--data"]
@@ -135,6 +137,7 @@ def test_a_network_is_trained_on_a_folder(python, repository: Path) -> None:
         assert f"zoo: {package} is not installed; type: " in done.stderr, package
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(
     python, first_commands: Callable[[Path], list[list[str]]], tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_two_processes_equal_one_with_the_double_batch(small, train, tmp_path, r
     assert not list(two.glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
 def test_torchrun_on_a_machine_without_an_accelerator_makes_one_run(small, tmp_path):
     words = small(tmp_path / "run", steps=2, eval_every=2)
