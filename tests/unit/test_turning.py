@@ -68,6 +68,8 @@ def test_the_goal_needs_answers_candidates_and_registers():
         turning.checked(registry.find("sesr-m5-x2"), None, 20, 1)
     with pytest.raises(MismatchError, match=r"needs tables \[reliability"):
         turning.checked(words, target("stm32f746-216mhz-cmsisnn"), 20, 1)
+    with pytest.raises(MismatchError, match="no model of registers"):
+        turning.checked(registry.find("vit-tiny-fashion"), None, 20, 1)
 
 
 @pytest.fixture(scope="module")

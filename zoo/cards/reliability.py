@@ -17,7 +17,7 @@ def kept(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Return the rows of a card's table: set and device, what, figure with interval, how known."""
-    found = []
+    found: list[tuple[str, str, str, str]] = []
     for name, result in metrics.get(PART, {}).items():
         where = f"{name}, {result['target']}" if result["target"] else name
         for key, facts in result["estimates"].items():

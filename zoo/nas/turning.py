@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cost import Target
+from zoo.cost.deployed import integer, seeded
 from zoo.errors import MismatchError
 from zoo.nas.searchers.contract import FLIPS, Attempt
 from zoo.quantization.int8.post_training import quantize
-from zoo.registry.checkpoint import Checkpoint
+from zoo.registry.checkpoint import Checkpoint, build
 from zoo.registry.recipe import Recipe
+from zoo.resilience.layers import layers
 from zoo.resilience.objective import CommonFaults, check_agreement, resiliency
 from zoo.resilience.residency import flow_of
 from zoo.runtime.values import channels_last, quantized
@@ -37,7 +39,7 @@ def checked(recipe: Recipe, target: Target | None, trials: int, faults: int) -> 
 
     Raises:
         MismatchError: the task has no right and wrong, or two seeds could not be compared,
-            or the target says nothing of its registers.
+            the target says nothing of its registers, or those of a layer are not modelled.
 
     """
     if not hasattr(task_of(recipe), "unseen"):
@@ -53,6 +55,7 @@ def checked(recipe: Recipe, target: Target | None, trials: int, faults: int) -> 
     if faults < 1:
         raise MismatchError(f"faults is {faults}; expected 1 or more, e.g. --faults 20000")
     flow_of(target)
+    layers(integer(seeded(lambda: build(recipe)), recipe.input_shape))
 
 
 def scores(
