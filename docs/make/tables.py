@@ -161,6 +161,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/attacks.md": {
         "attacked": resilience.attacked,
         "differences": resilience.differences,
+        "pressed": resilience.pressed,
         "frames": resilience.frames,
     },
     "docs/guides/noise.md": {"noise": resilience.noise},

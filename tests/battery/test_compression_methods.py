@@ -21,7 +21,7 @@ from zoo.cli import _parser, main
 from zoo.cli.compression import given
 from zoo.compression import catalogue
 from zoo.compression.choice import choose
-from zoo.compression.contract import Method, checked
+from zoo.compression.contract import Method, checked, takes
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.quantization.int8.network import QuantizedNetwork
 from zoo.registry import all_recipes
@@ -31,7 +31,6 @@ from zoo.registry.options import Option, carried, merged, options, read, texts, 
 from zoo.registry.recipe import NAME, Compress, Recipe
 
 NAMES = catalogue.names()
-CLASSIFIERS_ALONE = {"denoise"}
 # Of methods that train, on noise; and of those that leave out parts of weights, here noise too.
 QUICK = {"steps": 40, "batch_size": 2, "lr": 1e-5, "keep": 0.9}
 
@@ -198,7 +197,7 @@ def test_a_recipe_says_what_its_method_takes(recipe: Recipe) -> None:
     choice = choose(recipe.compress, None, {})
     assert dict(choice.said) == dict(recipe.compress.options)
     kind = "language-model" if recipe.of_transformers else "network"
-    assert choice.method.TAKES in (kind, "both")
+    assert takes(choice.method, kind)
     typed = words(choice.method.Options, recipe.compress.options)
     typed = ["compress", "x", "--out", "y", "--method", recipe.compress.method, *typed]
     args = _parser(typed).parse_args(typed)
@@ -242,7 +241,7 @@ def test_a_network_becomes_a_checkpoint_with_a_card(
 ) -> None:
     monkeypatch.setattr(card_parts, "TARGETS", card_parts.TARGETS[:1])  # each takes a second
     source = stand_in(base, tmp_path / "base")
-    if name in CLASSIFIERS_ALONE and base == "sesr-m3-x2":
+    if catalogue.find(name).TAKES == "classifier" and base == "sesr-m3-x2":
         assert main(
             ["compress", str(source.path), "--method", name, "--data", "docs", "--out", "x"]
         )

@@ -287,10 +287,10 @@ class Checkpoint:
         """Write the card as README.md."""
         write_bytes(self.path / CARD, text.encode())
 
-    def record(self, name: str, result: Mapping[str, Any]) -> Self:
-        """Store an evaluation under `name` in `metrics.json`; return the new checkpoint."""
-        results = {**self.metrics.get("evaluations", {}), name: dict(result)}
-        write_json(self.path / METRICS, {**self.metrics, "evaluations": results})
+    def record(self, name: str, result: Mapping[str, Any], part: str = "evaluations") -> Self:
+        """Store a result under `name` in a part of `metrics.json`; return the new checkpoint."""
+        results = {**self.metrics.get(part, {}), name: dict(result)}
+        write_json(self.path / METRICS, {**self.metrics, part: results})
         return self.read(self.path)
 
 

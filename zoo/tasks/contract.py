@@ -177,6 +177,8 @@ class Task(Protocol):
         labelled(recipe, data, most) -> Labelled: at most so many inputs, evenly spread over what
             `evaluate` judges, as the network takes them, with their labels; of a task that is right
             or wrong about each sample.
+        unseen(data, recipe, most) -> Labelled: the same of the samples that `training_data` holds
+            out.
         default_output(recipe, source) -> path: where `zoo run` writes by default.
         demo: see `Shown`.
     """

@@ -52,7 +52,7 @@ class Lab:
         except ZooError as error:
             raise complaint(str(error)) from error
         examples, layers, most = [*mounted.examples], mounted.layers, BITS[register] - 1
-        example = example if example in examples else examples[0]
+        example = example if example in examples else mounted.first
         layer = layer if layer in layers else layers[0]
         bit = bit if isinstance(bit, int | float) and 0 <= bit <= most else most
         return (
@@ -83,7 +83,7 @@ def build(context: Context) -> None:
         return
     number, register, bit, place = OPENING
     layer = mounted.layers[min(number, len(mounted.layers) - 1)]
-    first = page.rig.default, mounted.examples[0], layer, register, bit, place
+    first = page.rig.default, mounted.first, layer, register, bit, place
     before, after, maps, words, code = page.flip(*first)
     note(
         "Radiation or a low voltage may flip a bit in a register of a chip. Choose which, and see "
