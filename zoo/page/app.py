@@ -142,8 +142,8 @@ def build(*, local: bool = True, models: "Sequence[Artifact]" = ()) -> gr.Blocks
         gr.HTML(_HEADER.format(privacy=_PRIVACY[local]))
         with gr.Tabs():
             for name, tab in tabs().items():
-                with gr.Tab(tab.TITLE, id=name):
-                    _fill(tab, Context(root / name, tuple(models)))
+                with gr.Tab(tab.TITLE, id=name) as place:
+                    _fill(tab, Context(root / name, tuple(models), place.select))
     page.queue(max_size=128)  # everybody who moves a slider has one request in it
     return page
 
@@ -216,6 +216,8 @@ def serve(
             prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
             max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"], mcp_server=mcp,
             theme=_THEME, css=_CSS + "".join(tab.CSS for tab in tabs().values()),
+            # Where its own page takes over 3 s to come, on a busy machine, Gradio would give up.
+            _frontend=False,
         )  # fmt: skip
     except OSError as error:  # somebody has taken the port since it was tried
         raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error

@@ -83,17 +83,35 @@ def as_given(control: Input) -> Input:
     return control
 
 
+def once(opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the event of a visitor who opens a tab for the first time."""
+    seen = gr.State(False)
+    then: Callable[..., Any] = opened(_first, seen, seen, api_visibility="private").success
+    return then
+
+
+def _first(seen: bool) -> bool:
+    if seen:
+        raise gr.Error("seen before", visible=False, print_exception=False)
+    return True
+
+
 def called(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
     """Return a function whose arguments programs know by these names, in this order.
 
     A tab with a slider for each adapter does not know at writing time how many there are.
     """
 
-    @functools.wraps(function)
     def call(*given: Any) -> Any:
         return function(*given)
 
+    def stream(*given: Any) -> Any:
+        yield from function(*given)
+
+    # Gradio looks at the outermost function for whether it yields.
+    outermost = stream if inspect.isgeneratorfunction(function) else call
+    named = functools.wraps(function)(outermost)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     said = [inspect.Parameter(name.replace("-", "_"), kind) for name in names]
-    call.__signature__ = inspect.Signature(said)  # type: ignore[attr-defined]
-    return call
+    named.__signature__ = inspect.Signature(said)  # type: ignore[attr-defined]
+    return named

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,23 +105,43 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     picture = images.read(source)
     if out is not None:
         images.check_output(out)
+    work = steps(model, recipe, picture)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: MadePicture = end.value
+            break
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def steps(
+    model: nn.Module, recipe: Recipe, picture: images.Picture
+) -> Generator[tuple[int, int], None, MadePicture]:
+    """Yield after each tile how many are done, and of how many; return what `run` does.
+
+    Raises:
+        MismatchError: a result of NaN.
+
+    """
     scale = recipe.args["scale"]
     height, width, channels = picture.pixels.shape
     dtype = picture.pixels.dtype
     output = np.empty((height * scale, width * scale, channels), dtype)
     alpha = None if picture.alpha is None else np.empty(output.shape[:2], dtype)
-    start = time.perf_counter()
-    for top, bottom, left, right in tiles(height, width):
+    parts, seconds = list(tiles(height, width)), 0.0
+    for done, (top, bottom, left, right) in enumerate(parts):
+        start = time.perf_counter()
         colour, clear = _run_tile(model, picture, (top, bottom, left, right))
         spot = np.s_[top * scale : bottom * scale, left * scale : right * scale]
         output[spot] = colour
         if alpha is not None:
             alpha[spot] = clear
-    seconds = time.perf_counter() - start
-    result = MadePicture(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
-    if out is not None:
-        result.save(out)
-    return result
+        seconds += time.perf_counter() - start
+        yield done + 1, len(parts)
+    return MadePicture(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
 
 
 @torch.inference_mode()
