@@ -1,16 +1,18 @@
 """The demo page in Chromium: a picture in, the enlarged one out, and not a word to anyone."""
 
 import io
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.tabs import open_tab
+from tests.browser.tabs import BOTH, on_desktop, on_phone, open_tab
+from zoo.tasks.super_resolution import enlarging
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -19,12 +21,13 @@ pytestmark = pytest.mark.browser
 WIDTH, HEIGHT = 60, 44
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.fixture(**BOTH)
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
     open_tab(visitor, "Enlarge")
     visitor.wait_for_selector("#enlarge")
     visitor.wait_for_selector("#whole img")
+    visitor.wait_for_selector("#costs table")
     return visitor
 
 
@@ -89,6 +92,7 @@ def test_upload_and_compare(page: "Page", tmp_path: Path) -> None:
     assert f"{2 * WIDTH}\N{MULTIPLICATION SIGN}{2 * HEIGHT}" in page.inner_text("#facts")
 
 
+@on_phone
 def test_download(page: "Page", tmp_path: Path) -> None:
     enlarge(page, photo(tmp_path))
     with page.expect_download() as waiting:
@@ -98,12 +102,44 @@ def test_download(page: "Page", tmp_path: Path) -> None:
         assert (image.format, image.size) == ("PNG", (2 * WIDTH, 2 * HEIGHT))
 
 
+@on_desktop
 def test_click_moves_the_detail(page: "Page") -> None:
     before = sources(page, "detail")
     page.click("#picture .image-frame img", position={"x": 20, "y": 60})
     page.wait_for_function("old => document.querySelector('#detail img').src != old", arg=before[0])
 
 
+@on_phone
+def test_a_large_picture_is_stopped(
+    page: "Page", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles come one at a time: after Stop there are no more of them."""
+    ran: list[Any] = []
+    real = enlarging._run_tile
+
+    def slow(*given: Any) -> Any:
+        ran.append(given)
+        time.sleep(0.5)
+        return real(*given)
+
+    monkeypatch.setattr(enlarging, "_run_tile", slow)
+    Image.new("RGB", (256 * 60, 300), "navy").save(tmp_path / "wide.png")  # 120 tiles
+    upload(page, tmp_path / "wide.png")
+    page.wait_for_function("document.querySelector('#facts').innerText.includes('of 120')")
+    assert page.locator("#facts progress").get_attribute("max") == "120"
+    assert page.locator("#costs table").count() == 0  # nothing of before stands beside it
+    page.click("#enlarge-stop")
+    page.wait_for_function("document.querySelector('#facts').innerText.includes('Stopped')")
+    page.wait_for_timeout(2_000)  # the tile under way
+    made = len(ran)
+    assert made < 120
+    page.wait_for_timeout(2_000)
+    assert len(ran) == made
+    monkeypatch.undo()
+    enlarge(page, photo(tmp_path))  # and the page goes on
+
+
+@on_phone
 def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     wrong.write_text("this is not a picture")
@@ -115,6 +151,7 @@ def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     enlarge(page, photo(tmp_path))  # and the page goes on
 
 
+@on_desktop
 def test_visitors_do_not_see_each_other(
     page: "Page", visit: Callable[..., "Page"], tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("gradio", "serve") from error
 
+from zoo.page import trimming
 from zoo.page.parts import note
 from zoo.page.tabs.contract import Context, Tab, missing
 
@@ -80,6 +81,7 @@ footer .divider { display: none !important; }
 .zoo-note, .zoo-note dd { color: var(--body-text-color-subdued); font-size: 12px; }
 .zoo-note dt { font-weight: 600; margin-top: 6px; }
 .zoo-note dd { margin: 0; }
+.zoo-progress progress { width: 100%; accent-color: var(--color-accent); }
 .zoo-stack { gap: 6px !important; }
 .zoo-table { width: 100%; border-collapse: collapse; font-size: 13px;
   font-variant-numeric: tabular-nums; }
@@ -223,6 +225,7 @@ def serve(
         raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
     tools = f", its tools at {address}gradio_api/mcp/" if mcp else ""
     print(f"The page is at {address}{tools} (Ctrl+C ends it)", flush=True)
+    trimming.start()
     if block:
         page.block_thread()
     return str(address)

@@ -239,15 +239,6 @@ def _busiest(difference: Image.Image) -> tuple[int, int]:
     return column * step + step // 2, row * step + step // 2
 
 
-def progress(done: int, total: int) -> str:
-    """Return the HTML that says how far a picture is."""
-    words = f"Tile {done:,} of {total:,}" if done < total else "Writing the pictures"
-    return (
-        f"<p class='zoo-progress' role='status'><progress max='{total}' value='{done}' "
-        f"aria-label='tiles done'></progress> {words}…</p>"
-    )
-
-
 def detail(comparison: Comparison) -> tuple[Image.Image, Image.Image]:
     """Return bicubic and network around the spot, every pixel a square of `ZOOM`."""
     size = [min(limit, extent) for limit, extent in zip(DETAIL, comparison.output, strict=True)]

@@ -4,7 +4,7 @@ import functools
 import html
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ element.addEventListener('keydown', (event) => {
 });
 """
 Output = TypeVar("Output", bound=gr.Image | gr.ImageSlider)
+Result = TypeVar("Result")
 Input = TypeVar("Input", bound=gr.components.Component)
 
 
@@ -94,6 +95,19 @@ def _first(seen: bool) -> bool:
     if seen:
         raise gr.Error("seen before", visible=False, print_exception=False)
     return True
+
+
+def stepwise(
+    work: Generator[tuple[int, int], None, Result], shown: Callable[[int, int], Any]
+) -> Generator[Any, None, Result]:
+    """Yield what is shown for each step of a work; return what it returns."""
+    while True:
+        try:
+            step = next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield shown(*step)
 
 
 def called(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:

@@ -176,6 +176,7 @@ def _connect(
         except ZooError as error:
             raise complaint(str(error)) from error
 
+    answered.__name__ = api = f"adapters_{bench.kind}"
     call: Mapping[str, Any] = {
         "fn": called(answered, [bench.demo.takes, "strategy", *bench.adapters]),
         "inputs": inputs, "outputs": outputs,
@@ -185,7 +186,7 @@ def _connect(
 
     def run(then: Any = None) -> Any:
         if then is None:
-            event = gr.on(starts, api_name=f"adapters_{bench.kind}", **call)
+            event = gr.on(starts, api_name=api, **call)
         else:
             event = then(api_visibility="private", **call)
         event.failure(_nothing, None, outputs, api_visibility="private", show_progress="hidden")

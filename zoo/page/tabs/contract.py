@@ -59,7 +59,8 @@ class Tab(Protocol):
         """Lay the tab out and connect its events, inside a `gr.Tab`.
 
         An event that visitors may call through the API has an `api_name` of its own; all others
-        are `api_visibility="private"`.
+        are `api_visibility="private"`. Language models know it by its function's name, which is
+        the same.
         """
 
 

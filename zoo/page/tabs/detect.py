@@ -25,8 +25,8 @@ class Spotter:
     def __init__(self, context: Context) -> None:
         self.scout = Scout(context.models)
 
-    def spot(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
-        """Return the picture with boxes, facts, the boxes as JSON, and lines of Python."""
+    def detect(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
+        """Find objects in a picture: it with boxes, facts, the boxes as JSON, Python."""
         if source is None:
             raise complaint("There is no picture yet: take one, drop one in, or take an example.")
         try:
@@ -64,7 +64,7 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [view, said, listed, lines]
     call: Mapping[str, Any] = {
-        "fn": page.spot, "inputs": inputs, "outputs": outputs,
+        "fn": page.detect, "inputs": inputs, "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "detect",
         "show_progress_on": [view],
     }  # fmt: skip

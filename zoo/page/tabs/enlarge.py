@@ -17,6 +17,7 @@ from gradio.media import get_image
 
 from zoo.errors import ZooError
 from zoo.page import enlarging, gpu
+from zoo.page.cards import progress
 from zoo.page.drawing import draw_example
 from zoo.page.enlarging import Comparison, Loaded
 from zoo.page.given import choice
@@ -37,7 +38,6 @@ CSS = """
   .zoo-costs :is(th, td):not(:nth-child(1), :nth-child(6), :nth-child(8)) { text-align: right; }
 }
 #examples .gallery { gap: 5px; }
-.zoo-progress progress { width: 100%; accent-color: var(--color-accent); }
 @media (max-width: 640px) { .zoo-slider { height: 300px !important; } }
 """
 _PHOTOGRAPHS = ("cheetah1.jpg", "lion.jpg")
@@ -118,7 +118,7 @@ class Enlarger:
                 if isinstance(made, Comparison):
                     break
                 if made[1] > 1:
-                    yield None, None, _missing(), enlarging.progress(*made), "", gr.skip()
+                    yield None, None, _missing(), progress(*made), "", gr.skip()
         except ZooError as error:
             raise complaint(str(error).replace(picture, Path(picture).name)) from error
         assert isinstance(made, Comparison)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.data import images
-from zoo.data.made import MadePicture, finite
+from zoo.data.made import MadePicture, finished, finite
 from zoo.data.resize import taps
 from zoo.registry.recipe import Recipe
 
@@ -105,13 +105,7 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     picture = images.read(source)
     if out is not None:
         images.check_output(out)
-    work = steps(model, recipe, picture)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: MadePicture = end.value
-            break
+    result = finished(steps(model, recipe, picture))
     if out is not None:
         result.save(out)
     return result
