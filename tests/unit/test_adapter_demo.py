@@ -19,6 +19,7 @@ from zoo.errors import (
     install,
 )
 from zoo.page import switching
+from zoo.page.cards import longer
 from zoo.page.switching import Bench
 from zoo.registry.recipe import Train
 from zoo.tasks import text_generation
@@ -117,6 +118,12 @@ def test_a_text_grows_and_others_are_answered_meanwhile(bench, tiny):
     next(left)
     left.close()  # who leaves in the middle leaves nothing
     assert bench.answer("Once upon", {}, "sum").before == fingerprint(tiny)
+
+
+def test_a_time_is_never_called_once_as_long():
+    assert [longer(times) for times in (2.5, 1.0004, 0.5)] == [
+        "2.5 times as long", "just as long", "0.5 times as long"
+    ]  # fmt: skip
 
 
 def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):

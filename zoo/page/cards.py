@@ -23,6 +23,12 @@ def progress(done: int, total: int) -> str:
     )
 
 
+def longer(times: float) -> str:
+    """Return how much longer something takes: "2.5 times as long", "just as long"."""
+    words = f"{times:.3g}"
+    return "just as long" if words == "1" else f"{words} times as long"
+
+
 def duration(milliseconds: float) -> str:
     """Return a time for people, in three digits: "41.2 ms", "1.93 s", "2.1 min"."""
     if milliseconds < 1000:

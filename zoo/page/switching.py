@@ -26,7 +26,7 @@ from zoo.adapters.base import Base
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
-from zoo.page.cards import figures
+from zoo.page.cards import figures, longer
 from zoo.page.given import number
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
@@ -274,7 +274,7 @@ def facts(bench: Bench, answer: Answer) -> str:
     same = answer.before == answer.after
     if answer.peft_ms is not None:
         times = answer.peft_ms / answer.switch_ms
-        note = f"{times:.3g} times as long: its SHiRA, the same adapters merged and unmerged"
+        note = f"{longer(times)}: its SHiRA, the same adapters merged and unmerged"
         peft = f"{answer.peft_ms:.3g} ms", f"{note}, measured now"
     else:
         peft = ("not possible" if answer.peft_why else "no adapter", f"peft: {answer.peft_why}")
