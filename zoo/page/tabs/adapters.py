@@ -102,7 +102,7 @@ def _bench(bench: Bench, tab: gr.Tab, folder: Path) -> None:
         starts.append(given.upload)
     outputs = [plain, fused, facts, picture]
     run = _connect(bench, [given, strategy, *sliders], starts, outputs)
-    running = [run(), run(example.then)]
+    running = [run(), *([run(example.then)] if example else [])]
     if shown is None:
         running.append(run(once(tab.select)))
     stop.click(None, cancels=running, api_visibility="private")  # what was written stays
@@ -134,8 +134,10 @@ def _input(bench: Bench, pictures: list[Path]) -> tuple[Any, Any]:
             rows[0][0] if rows else "", label=bench.demo.asks, lines=4, elem_id=f"input-{mark}",
             max_length=switching.MOST_PROMPT,
         )  # fmt: skip
+    if not rows:
+        return given, None
     examples = gr.Examples(
-        rows or [[""]], [given], label="Or one of these", cache_examples=False,
+        rows, [given], label="Or one of these", cache_examples=False,
         api_visibility="private", elem_id=f"examples-{mark}",
     )  # fmt: skip
     return given, examples.load_input_event
