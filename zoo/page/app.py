@@ -25,6 +25,7 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("gradio", "serve") from error
 
+from zoo.page import trimming
 from zoo.page.parts import note
 from zoo.page.tabs.contract import Context, Tab, missing
 
@@ -80,6 +81,7 @@ footer .divider { display: none !important; }
 .zoo-note, .zoo-note dd { color: var(--body-text-color-subdued); font-size: 12px; }
 .zoo-note dt { font-weight: 600; margin-top: 6px; }
 .zoo-note dd { margin: 0; }
+.zoo-progress progress { width: 100%; accent-color: var(--color-accent); }
 .zoo-stack { gap: 6px !important; }
 .zoo-table { width: 100%; border-collapse: collapse; font-size: 13px;
   font-variant-numeric: tabular-nums; }
@@ -142,8 +144,8 @@ def build(*, local: bool = True, models: "Sequence[Artifact]" = ()) -> gr.Blocks
         gr.HTML(_HEADER.format(privacy=_PRIVACY[local]))
         with gr.Tabs():
             for name, tab in tabs().items():
-                with gr.Tab(tab.TITLE, id=name):
-                    _fill(tab, Context(root / name, tuple(models)))
+                with gr.Tab(tab.TITLE, id=name) as place:
+                    _fill(tab, Context(root / name, tuple(models), place.select))
     page.queue(max_size=128)  # everybody who moves a slider has one request in it
     return page
 
@@ -216,11 +218,14 @@ def serve(
             prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
             max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"], mcp_server=mcp,
             theme=_THEME, css=_CSS + "".join(tab.CSS for tab in tabs().values()),
+            # Where its own page takes over 3 s to come, on a busy machine, Gradio would give up.
+            _frontend=False,
         )  # fmt: skip
     except OSError as error:  # somebody has taken the port since it was tried
         raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
     tools = f", its tools at {address}gradio_api/mcp/" if mcp else ""
     print(f"The page is at {address}{tools} (Ctrl+C ends it)", flush=True)
+    trimming.start()
     if block:
         page.block_thread()
     return str(address)

@@ -14,6 +14,21 @@ def figures(rows: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="zoo-facts">{body}</dl>'
 
 
+def progress(done: int, total: int) -> str:
+    """Return the HTML that says how far a picture is."""
+    words = f"Tile {done:,} of {total:,}" if done < total else "Writing the pictures"
+    return (
+        f"<p class='zoo-progress' role='status'><progress max='{total}' value='{done}' "
+        f"aria-label='tiles done'></progress> {words}…</p>"
+    )
+
+
+def longer(times: float) -> str:
+    """Return how much longer something takes: "2.5 times as long", "just as long"."""
+    words = f"{times:.3g}"
+    return "just as long" if words == "1" else f"{words} times as long"
+
+
 def duration(milliseconds: float) -> str:
     """Return a time for people, in three digits: "41.2 ms", "1.93 s", "2.1 min"."""
     if milliseconds < 1000:

@@ -3,7 +3,7 @@
 import html
 import math
 
-from zoo.page.cards import figures
+from zoo.page.cards import figures, longer
 from zoo.page.restyling import MOST_STRENGTH, ROUNDS, Losses, Mix, Studio, threads
 
 PLUS = " + "
@@ -13,7 +13,7 @@ _KNOWN_MS = 1  # planning takes longer, finding a plan takes less
 def cards(mix: Mix, studio: Studio) -> str:
     """Return four facts about a mix."""
     look = next(iter(studio.looks.values()))
-    times = f"{mix.lora_ms / mix.switch_ms:.3g} times as long; " if mix.strengths else ""
+    times = f"{longer(mix.lora_ms / mix.switch_ms)}; " if mix.strengths else ""
     known = mix.plan_ms < _KNOWN_MS
     plan = "its plan was there" if known else f"this mix was planned in {mix.plan_ms:.0f} ms"
     rows = [

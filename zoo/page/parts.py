@@ -4,7 +4,7 @@ import functools
 import html
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ element.addEventListener('keydown', (event) => {
 });
 """
 Output = TypeVar("Output", bound=gr.Image | gr.ImageSlider)
+Result = TypeVar("Result")
 Input = TypeVar("Input", bound=gr.components.Component)
 
 
@@ -83,17 +84,48 @@ def as_given(control: Input) -> Input:
     return control
 
 
+def once(opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the event of a visitor who opens a tab for the first time."""
+    seen = gr.State(False)
+    then: Callable[..., Any] = opened(_first, seen, seen, api_visibility="private").success
+    return then
+
+
+def _first(seen: bool) -> bool:
+    if seen:
+        raise gr.Error("seen before", visible=False, print_exception=False)
+    return True
+
+
+def stepwise(
+    work: Generator[tuple[int, int], None, Result], shown: Callable[[int, int], Any]
+) -> Generator[Any, None, Result]:
+    """Yield what is shown for each step of a work; return what it returns."""
+    while True:
+        try:
+            step = next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield shown(*step)
+
+
 def called(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
     """Return a function whose arguments programs know by these names, in this order.
 
     A tab with a slider for each adapter does not know at writing time how many there are.
     """
 
-    @functools.wraps(function)
     def call(*given: Any) -> Any:
         return function(*given)
 
+    def stream(*given: Any) -> Any:
+        yield from function(*given)
+
+    # Gradio looks at the outermost function for whether it yields.
+    outermost = stream if inspect.isgeneratorfunction(function) else call
+    named = functools.wraps(function)(outermost)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     said = [inspect.Parameter(name.replace("-", "_"), kind) for name in names]
-    call.__signature__ = inspect.Signature(said)  # type: ignore[attr-defined]
-    return call
+    named.__signature__ = inspect.Signature(said)  # type: ignore[attr-defined]
+    return named

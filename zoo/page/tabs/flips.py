@@ -64,8 +64,8 @@ class Lab:
             *self.flip(network, example, layer, register, bit, place),
         )
 
-    def rates(self, network: Any, register: Any) -> Iterator[str]:
-        """Yield the heat map as it fills."""
+    def flip_rates(self, network: Any, register: Any) -> Iterator[str]:
+        """Draw bit flips in a register: yield how many turned the answer, by layer and bit."""
         try:
             for found in self.rig.rates(network, register):
                 yield flipped.heat(found)
@@ -153,7 +153,7 @@ def _connect(
     # Gradio would refuse what a control does not offer (any more) with a traceback.
     raw: Mapping[str, Any] = {"preprocess": False, "concurrency_limit": 1}
     measured = start.click(
-        page.rates, [network, register], heat, api_name="flip_rates", trigger_mode="once",
+        page.flip_rates, [network, register], heat, api_name="flip_rates", trigger_mode="once",
         concurrency_id="flip-rates", show_progress="minimal", **raw,
     )  # fmt: skip
     stop.click(None, cancels=[measured], **quiet)  # what was measured stays, with its count
