@@ -185,10 +185,10 @@ def _each_visitor_has_their_own(address: str) -> None:
 async def _language_models_call_it(address: str) -> None:
     """The tools are the endpoints, described, and answer as those do."""
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     async with (
-        streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _),
+        streamable_http_client(f"{address}gradio_api/mcp/") as (read, write, _),
         ClientSession(read, write) as session,
     ):
         await session.initialize()

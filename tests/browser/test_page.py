@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 WIDTH, HEIGHT = 60, 44
+# Every control that is seen has a name, and some are.
+NAMED = """() => { const all = [...document.querySelectorAll('button, input, textarea')]
+  .filter(e => e.offsetParent); return all.length > 20 && all.every(e =>
+  (e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title || e.innerText)
+  || [...(e.labels || [])].some(l => l.innerText.trim())) }"""
 
 
 @pytest.fixture(**BOTH)
@@ -76,6 +81,10 @@ def test_something_is_seen_before_anything_is_done(page: "Page") -> None:
     assert "microcontroller NPU" in page.inner_text("#facts")
     overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0
+    page.get_by_role("button", name="Example: engraving").wait_for()
+    for title in ("Looks", "Detect", "Adapters"):
+        open_tab(page, title)
+        page.wait_for_function(NAMED)  # for who cannot see them
 
 
 def test_upload_and_compare(page: "Page", tmp_path: Path) -> None:

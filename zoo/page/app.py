@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,9 +53,24 @@ _PRIVACY = {
     True: "Nothing leaves this machine.",
     False: "Only you see your picture, and it is deleted after you leave.",
 }
+# Gradio's buttons that are pictures have no words: examples are called by their files, others by
+# what stands on their block.
+_NAMES = """<script>
+new MutationObserver(() => {
+  for (const picture of document.querySelectorAll('button:not([aria-label]) img[src]')) {
+    const button = picture.closest('button'), block = picture.closest('.block');
+    if (button.innerText.trim()) continue;
+    const file = decodeURI(picture.src).split('/').pop().replace(/\\.[a-z]+$/, '');
+    const label = block?.querySelector('[data-testid=block-label]')?.innerText.trim();
+    button.setAttribute('aria-label', button.matches('.gallery-item') ? `Example: ${file}`
+      : label || 'Picture');
+  }
+}).observe(document, {childList: true, subtree: true, attributes: true, attributeFilter: ['src']});
+</script>"""
 _CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto !important; }
 .gradio-container main { width: 100%; }
+.secondary-wrap input { text-overflow: ellipsis; margin-right: 1.4rem !important; }
 footer .divider { display: none !important; }
 .html-container { padding: 0 !important; }
 /* Tabs beyond the window go into a menu instead of widening the page. */
@@ -212,22 +228,35 @@ def serve(
         port = int(os.environ["GRADIO_SERVER_PORT"])
     port = _free_port(port, host)
     page = build(local=host in ("127.0.0.1", "localhost", "::1"), models=models)
-    try:
-        _, address, _ = page.launch(
-            server_name=host, server_port=port, inbrowser=open_browser, share=False,
-            prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
-            max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"], mcp_server=mcp,
-            theme=_THEME, css=_CSS + "".join(tab.CSS for tab in tabs().values()),
-            # Where its own page takes over 3 s to come, on a busy machine, Gradio would give up.
-            _frontend=False,
-        )  # fmt: skip
-    except OSError as error:  # somebody has taken the port since it was tried
-        raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
+    address = _launched(page, port, host, open_browser=open_browser, mcp=mcp)
     tools = f", its tools at {address}gradio_api/mcp/" if mcp else ""
     print(f"The page is at {address}{tools} (Ctrl+C ends it)", flush=True)
     trimming.start()
     if block:
         page.block_thread()
+    return address
+
+
+def _launched(page: gr.Blocks, port: int, host: str, *, open_browser: bool, mcp: bool) -> str:
+    """Serve a page; return its address."""
+    try:
+        with warnings.catch_warnings():
+            # What a tab keeps for a visitor, a tool does without.
+            warnings.filterwarnings("ignore", ".*MCP server.*gr.State", UserWarning)
+            _, address, _ = page.launch(
+                server_name=host, server_port=port, inbrowser=open_browser, share=False,
+                prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
+                max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"],
+                mcp_server=mcp, theme=_THEME, head=_NAMES,
+                css=_CSS + "".join(tab.CSS for tab in tabs().values()),
+                # Where its own page takes over 3 s to come, on a busy machine, Gradio gives up.
+                _frontend=False,
+            )  # fmt: skip
+    except OSError as error:  # somebody has taken the port since it was tried
+        raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
+    if mcp and not page.mcp_server:
+        page.close(verbose=False)
+        raise ZooError(f"there are no tools: {page.mcp_error}; type: zoo serve, without --mcp")
     return str(address)
 
 

@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable
 
+import torch
+
 
 def figures(rows: Iterable[tuple[str, str, str]]) -> str:
     """Return one card for each figure: its title, its value, and how it is known."""
@@ -21,6 +23,12 @@ def progress(done: int, total: int) -> str:
         f"<p class='zoo-progress' role='status'><progress max='{total}' value='{done}' "
         f"aria-label='tiles done'></progress> {words}…</p>"
     )
+
+
+def threads() -> str:
+    """Return how many threads PyTorch computes with: "1 thread", "2 threads"."""
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def longer(times: float) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from zoo.data.found import Found
-from zoo.page.cards import figures
+from zoo.page.cards import figures, threads
 from zoo.page.given import choice, number
 from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import object_detection as task
@@ -88,13 +87,12 @@ def facts(found: Found, eye: Shelved, costs: list[tuple[str, str, str]]) -> str:
     """Return how many there are of each label, the time here and on devices, as HTML."""
     counts = Counter(item.label for item in found.items)
     said = ", ".join(f"{counts[label]} {label}" for label in found.labels if counts[label])
-    threads = torch.get_num_threads()
     height, width = found.pixels.shape[:2]
     cards = figures(
         [
             ("Found", str(len(found.items)), said or "nothing: lower the least score"),
             ("Here", f"{found.seconds * 1e3:.3g} ms",
-             f"measured, {threads} thread{'s' * (threads != 1)}, with the choice of boxes"),
+             f"measured, {threads()}, with the choice of boxes"),
             *costs,
         ]
     )  # fmt: skip

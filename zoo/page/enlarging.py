@@ -25,7 +25,7 @@ from zoo.cost.pricing import of_module
 from zoo.cost.result import readable
 from zoo.data import images
 from zoo.errors import MissingWeightsError
-from zoo.page.cards import duration, figures
+from zoo.page.cards import duration, figures, threads
 from zoo.registry.recipe import Recipe
 from zoo.tasks.super_resolution import enlarging as enlarge
 from zoo.verbs.use import load
@@ -203,10 +203,10 @@ def compare(
 
 
 def _computer(model: nn.Module) -> str:
-    device, threads = next(model.parameters()).device, torch.get_num_threads()
+    device = next(model.parameters()).device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{threads} thread{'s' * (threads != 1)}"
+    return threads()
 
 
 def _fitting(image: Image.Image, file: Path) -> Path:

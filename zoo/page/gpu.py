@@ -22,4 +22,4 @@ def lent(function: Callable[..., Any]) -> Callable[..., Any]:
         door = import_module("spaces").GPU
     except (ImportError, AttributeError):  # or a folder of that name, such as this repository's
         return functools.partial(function, device="cpu")
-    return door(duration=SECONDS)(functools.partial(function, device="cuda"))  # type: ignore[no-any-return]
+    return door(duration=SECONDS)(functools.partial(function, device="cuda"))

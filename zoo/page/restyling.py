@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -371,8 +370,3 @@ def code(strengths: Mapping[str, float]) -> str:
     if not strengths:
         return f'import zoo\n\nzoo.run("{BASE}", {made})  # without a look: the photograph again\n'
     return f'import zoo\n\nlooks = {{{looks}}}\nzoo.run("{BASE}", {made}, adapter=looks)\n'
-
-
-def threads() -> int:
-    """Return how many threads PyTorch uses."""
-    return torch.get_num_threads()

@@ -26,7 +26,7 @@ from zoo.adapters.base import Base
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
-from zoo.page.cards import figures, longer
+from zoo.page.cards import figures, longer, threads
 from zoo.page.given import number
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
@@ -280,7 +280,7 @@ def facts(bench: Bench, answer: Answer) -> str:
         peft = ("not possible" if answer.peft_why else "no adapter", f"peft: {answer.peft_why}")
     cards = [
         ("Switch, in and out", f"{answer.switch_ms:.3g} ms" if answer.weights else "no adapter",
-         f"measured now, {torch.get_num_threads()} threads"),
+         f"measured now, {threads()}"),
         ("The same with peft", peft[0], peft[1] if answer.weights else ""),
         ("Weights changed", f"{answer.changed / total:.2%}",
          f"{answer.changed:,} of {total:,}"),

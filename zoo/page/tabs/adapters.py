@@ -173,8 +173,9 @@ def _connect(
         asked = dict(zip(bench.adapters, weights, strict=True))
         try:
             for answer in bench.answers(given, asked, strategy):
-                facts = switching.facts(bench, answer) if answer.ended else ""
-                yield answer.base, answer.fused, facts, _interference(answer)
+                if answer.ended or bench.demo.gives == "text":  # which grows
+                    facts = switching.facts(bench, answer) if answer.ended else ""
+                    yield answer.base, answer.fused, facts, _interference(answer)
         except ZooError as error:
             raise complaint(str(error)) from error
 

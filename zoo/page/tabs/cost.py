@@ -71,7 +71,7 @@ def _one(page: Till, names: list[str]) -> None:
                 label="Network", elem_id="cost-model",
             ))  # fmt: skip
             file = gr.File(
-                label="Or a .tflite file of yours", file_types=[".tflite"], height=110,
+                label="Or a .tflite file of yours", file_types=[".tflite"], height=150,
                 elem_id="cost-file",
             )  # fmt: skip
             file.preprocess = as_uploaded  # type: ignore[method-assign]

@@ -98,11 +98,11 @@ def build(context: Context) -> None:
             said = gr.HTML(words, elem_id="flip-words")
             with gr.Row():
                 clean = gr.Label(
-                    before, num_top_classes=3, label="Answer without the flip", min_width=140,
+                    before, num_top_classes=3, label="Without the flip", min_width=140,
                     elem_id="flip-before",
                 )  # fmt: skip
                 faulty = gr.Label(
-                    after, num_top_classes=3, label="Answer with the flip", min_width=140,
+                    after, num_top_classes=3, label="With the flip", min_width=140,
                     elem_id="flip-after",
                 )  # fmt: skip
     with gr.Row():
