@@ -71,12 +71,11 @@ def trained(way: str, data: Path, place: Path, seed: int, steps: int) -> Path:
     """Train a way, or go on with it; return its run."""
     dense = None if way == "real" else run_of("real", place, seed)
     recipe = made(way, dense, data).override({"train.seed": seed, "train.steps": steps})
-    teacher = {} if dense is None else {"teacher": str(dense)}
     often = max(1, steps // 8)
-    return train(
-        recipe, data, run_of(way, place, seed), license=LICENSE, eval_every=often,
-        save_every=often, **SETTINGS, **teacher,
-    )  # fmt: skip
+    settings: dict[str, Any] = {**SETTINGS, "eval_every": often, "save_every": often}
+    if dense is not None:
+        settings["teacher"] = str(dense)
+    return train(recipe, data, run_of(way, place, seed), license=LICENSE, **settings)
 
 
 def facts(run: Path, data: Path) -> dict[str, Any]:
