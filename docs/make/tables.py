@@ -24,6 +24,7 @@ from docs.make import (
     ran,
     resilience,
     scaling,
+    ternary,
     tinyml,
 )
 from zoo import registry
@@ -168,6 +169,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/notice.md": {"toycar": anomalies.table},
     "docs/guides/ran-implicit.md": {"speed": scaling.speed, "study": scaling.study},
     "docs/guides/ran.md": {"ratios": ran.ratios, "cycles": ran.cycles, "small": ran.small},
+    "docs/guides/ternary.md": {
+        "words": ternary.words,
+        "banks": ternary.banks,
+        "kernel": ternary.kernel,
+    },
     "docs/guides/tinyml.md": {
         "files": tinyml.files,
         "linear": tinyml.linear,

@@ -6,6 +6,7 @@ says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -229,6 +230,7 @@ def _training(checkpoint: "Checkpoint") -> str:
 def _command(checkpoint: "Checkpoint") -> str:
     """Return the command that makes these weights; settings as the registry has them stay out."""
     from zoo import registry
+    from zoo.registry.arguments import settable
 
     recipe = checkpoint.recipe
     if isinstance(recipe.make, Compress):
@@ -239,8 +241,14 @@ def _command(checkpoint: "Checkpoint") -> str:
     together = checkpoint.metrics.get("training", {}).get("adapters")  # see zoo.adapters.joint
     verb = "zoo adapter joint" if together else "zoo train"
     words = [verb, recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
-    theirs = recipe.to_json()["train"]
-    ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}
+    theirs, ours = recipe.to_json()["train"], {}
+    if recipe.name in registry.names():
+        known = registry.find(recipe.name)
+        ours = known.to_json()["train"]
+        for name in settable(known.args, known.preprocessing):
+            if recipe.args.get(name, known.args[name]) != known.args[name]:
+                text = json.dumps(recipe.args[name], separators=(",", ":"))
+                words.append(f"--set {shlex.quote(f'args.{name}={text}')}")
     if theirs.get("init") != ours.get("init"):
         words.append(f"--from {theirs['init'] or 'none'}")
     for key, value in theirs.items():

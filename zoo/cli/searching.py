@@ -28,15 +28,16 @@ def add(command: Command, words: Sequence[str]) -> None:
         words: the command line; only for `zoo search` are the spaces listed.
 
     """
-    if words[:2] == ["search", "bits"]:
+    if words[:1] == ["search"] and words[1:2] in (["bits"], ["shares"]):
         from zoo.cli import sharing
 
-        sharing.add(command)
+        sharing.add(command, words[1])
         return
     sub = command("search", _search, "find an architecture within limits")
     sub.add_argument(
         "space", metavar="SPACE",
-        help="what may be chosen, e.g. micronet-kws; or bits REF, see: zoo search bits --help",
+        help="what may be chosen, e.g. micronet-kws; or bits REF or shares NAME, see: zoo search "
+        "bits --help, zoo search shares --help",
     )  # fmt: skip
     sub.add_argument(
         "--out", required=True, metavar="DIR",

@@ -56,7 +56,7 @@ def train(
         tracker: "tensorboard", or another of Accelerate's trackers.
         device: "cpu" does not use an accelerator.
         overrides: training settings, e.g. `lr=1e-3, steps=1000`; `options__NAME=` reaches the
-            task's own options.
+            task's own options, `args__NAME=` the network's arguments.
 
     Returns:
         The checkpoint in `out`, card included. Its `metrics` hold "training" and "held_out".
@@ -83,8 +83,10 @@ def train(
     from zoo.training.network import train as train_loop
 
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
-    chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
-    chosen = for_data(chosen, str(data))
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    chosen = for_data(chosen.override(settings), str(data))
+    if any(key.startswith("args.") for key in settings):
+        _tried(chosen)
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:
@@ -109,6 +111,23 @@ def train(
     if is_main_process():
         result.write_card(render(result))
     return result
+
+
+def _tried(recipe: Recipe) -> None:
+    """Build a network whose arguments were given and show it an input, before data are read."""
+    import torch
+
+    from zoo.registry.checkpoint import build
+
+    network = build(recipe)
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(recipe.input_shape))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise MismatchError(
+            f"{recipe.name} with the arguments {dict(recipe.args)} takes no input of "
+            f"{recipe.input_shape}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _begin(

@@ -213,7 +213,7 @@ def search(
 
     path = Path(out).expanduser()
     greedy = by == "greedy" or (by == "auto" and path.suffix == ".json")
-    name = _checked(path) if greedy else _checked_folder(path)
+    name = checked_file(path) if greedy else _checked_folder(path)
     limits = Limits(
         sram_bytes=max_sram_bytes, flash_bytes=max_flash_bytes, macs=max_macs,
         latency_ms=max_latency_ms,
@@ -301,7 +301,7 @@ def _checked_folder(path: Path) -> str:
     return _free(path, path.name)
 
 
-def _checked(path: Path) -> str:
+def checked_file(path: Path) -> str:
     """Return the name that a new recipe file gives; refuse any other path."""
     if path.suffix != ".json" or not NAME.fullmatch(path.stem):
         raise MismatchError(
