@@ -20,7 +20,7 @@ import torch
 import zoo
 from benchmarks.common import RESULTS, report
 from benchmarks.lowrank_vit import accuracy, pictures
-from zoo.compression.swap import swap_ops
+from zoo.models.approximate.swap import swap_ops
 from zoo.models.approximate.layers import operations
 
 NAME = "peano_ops"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.compression.swap import swap_ops
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.models.approximate import floats, integers, layers, tables
 from zoo.models.approximate.counted import CountedInts, leading_one
+from zoo.models.approximate.swap import swap_ops
 from zoo.registry.catalogue import find
 from zoo.registry.checkpoint import build
 

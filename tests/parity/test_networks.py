@@ -148,6 +148,23 @@ def test_a_recurrent_layer_goes_on_from_a_given_state() -> None:
             torch.testing.assert_close(given, right)
 
 
+def test_what_takes_only_its_shape_from_a_tensor_is_a_constant() -> None:
+    torch.manual_seed(0)
+    layer = nn.LSTM(4, 3, batch_first=True)
+
+    def run(x: Tensor, layer: Any) -> list[Tensor]:
+        start = x.new_zeros(1, len(x), 3)
+        filled = x.new_full((4,), 0.5) * x + torch.full_like(x, 2.0)
+        filled = filled * x.new_ones(4) + torch.zeros_like(x)
+        return [filled, torch.ones_like(x) - x, layer(x, (start, start))[0]]
+
+    module, x = Call(run, layer=layer).eval(), torch.randn(1, 5, 4)
+    for given, right in zip(
+        computed(lower(module, (1, 5, 4)), x), reference(module, x), strict=True
+    ):
+        torch.testing.assert_close(given, right)
+
+
 def test_a_signal_without_a_batch_goes_through_recurrent_layers() -> None:
     layer, x = nn.LSTM(4, 3).eval(), torch.randn(5, 4)
     given = computed(lower(layer, (5, 4)), x)

@@ -36,8 +36,11 @@ EXCEPTIONS = {
     ("zoo.compression.catalogue", "zoo.resilience.methods"): "discovery: as above",
     ("zoo.quantization", "zoo.integrations.registration"): "published cards say `import "
     "zoo.quantization`, after which transformers must open packed checkpoints",
-    ("zoo.registry.checkpoint", "zoo.quantization.language.opening"): "what `zoo.compress` returns "
-    "has always opened packed language models too, by its method `load`",
+    (
+        "zoo.registry.checkpoint",
+        "zoo.quantization.opening",
+    ): "what `zoo.compress` returns opens what is "
+    "stored as codes, by its method `load`: packed language models, and factors on a grid",
 }
 
 # What other rooms may use of the hub, and the floors of its server, from the roof down.

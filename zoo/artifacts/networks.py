@@ -167,7 +167,11 @@ class Network:
         return build(self.recipe)
 
     def graph(self, input_shape: tuple[int, ...] | None = None) -> Any:
-        """Return the graph of the network; weights are not needed."""
-        from zoo.graph.trace import trace
+        """Return the graph of the network; weights are not needed.
 
-        return trace(self.structure(), input_shape or self.recipe.input_shape)
+        Operators that were exchanged for approximations are in it as what they stand for.
+        """
+        from zoo.graph.trace import trace
+        from zoo.models.approximate.swap import exact
+
+        return trace(exact(self.structure()), input_shape or self.recipe.input_shape)

@@ -120,12 +120,22 @@ def _against_base(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         share = facts["nonzero"] / facts["numbers"]
         text = f"{facts['nonzero']:,}, {share:.1%}; zeros are stored and computed like others"
         rows.append(("parameters that are not zero", text, "exact"))
+    if exchanged := facts.get("exchanged"):
+        said = ", ".join(
+            f"{op} {one['setting']} in {one['places']} places" for op, one in exchanged.items()
+        )
+        rows.append(
+            ("operators without division and root: bits, or pieces of curves", said, "exact")
+        )
     if layers := facts.get("layers"):
         ranks = ", ".join(f"{name} {layer['rank']}" for name, layer in layers.items())
         errors = [layer["relative_error"] for layer in layers.values()]
         rows.append((f"ranks of its {len(layers)} layers in low rank", ranks, "exact"))
         spread = f"{min(errors):.2g} to {max(errors):.2g}"
         rows.append(("their outputs' squared error, as a share, before repair", spread, "measured"))
+    if factors := facts.get("factors"):
+        text = f"{factors['format']}, {factors['bits_per_number']:.2f} bits a number with scales"
+        rows.append(("factors are stored in", text, "exact"))
     return rows
 
 

@@ -64,6 +64,11 @@ def compress_folder(
         raise MismatchError(f"{out} holds a finished model; choose another --out, or remove it")
     if options.repair:
         raise MismatchError("a language model is not repaired; leave --repair out")
+    if options.factors:
+        raise MismatchError(
+            "factors of a language model stay floats; leave --factors out, or round the whole "
+            "model instead: --method gptq"
+        )
     source = Source(folder)
     _ = source.config  # refuses what is compressed already
     model: Any = opening.load(folder)

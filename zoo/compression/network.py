@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.compression.repair_options import RepairOptions
 from zoo.errors import MismatchError
 from zoo.graph.trace import trace
+from zoo.models.approximate.swap import exact
 from zoo.registry.checkpoint import Checkpoint
 from zoo.registry.recipe import Recipe
 from zoo.tasks import calibration
@@ -20,15 +21,21 @@ T = TypeVar("T", bound=RepairOptions)
 
 def checked(source: Checkpoint) -> None:
     """Raise a MismatchError if a checkpoint is compressed already."""
+    in_floats(source)
     name = f"{source.recipe.name}.{source.tag}"
-    if source.quantization is not None:
-        raise MismatchError(
-            f"{name} computes in integers; give its float weights, and make integers of the result"
-        )
     if source.recipe.structure:
         raise MismatchError(
-            f"{name} holds its matrices in forms, or lacks filters, already; give the model it was "
-            "made from"
+            f"{name} has a structure of its own already (forms, fewer filters, other operators); "
+            "give the model it was made from"
+        )
+
+
+def in_floats(source: Checkpoint) -> None:
+    """Raise a MismatchError if a checkpoint computes in integers."""
+    if source.quantization is not None:
+        raise MismatchError(
+            f"{source.recipe.name}.{source.tag} computes in integers; give its float weights, and "
+            "make integers of the result"
         )
 
 
@@ -73,8 +80,8 @@ def facts_of(
     facts: dict[str, Any] = {
         "numbers": sum(p.numel() for p in small.parameters()),
         "base_numbers": sum(p.numel() for p in network.parameters()),
-        "macs": trace(small, recipe.input_shape).macs,
-        "base_macs": trace(network, recipe.input_shape).macs,
+        "macs": trace(exact(small), recipe.input_shape).macs,
+        "base_macs": trace(exact(network), recipe.input_shape).macs,
     }
     if data is not None:
         inputs = sum(len(batch) for batch in batches)

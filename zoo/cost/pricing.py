@@ -83,10 +83,12 @@ def of_module(module: "nn.Module", shape: "Shapes | None") -> Subject:
 
     """
     from zoo.cost.deployed import on_meta
+    from zoo.models.approximate.swap import exact
     from zoo.models.forms import stored_form
 
     network, facts = stored_form(module)
     integers: Any = None if facts is None else module.graph
+    network = exact(network)  # no target is known for what was exchanged
     return Subject(module=network, input_shape=shape, integers=integers, drawn=on_meta(network))
 
 

@@ -39,7 +39,7 @@ from zoo.graph.inputs import (
 )
 from zoo.graph.ir import Graph
 from zoo.graph.kinds import is_batched
-from zoo.graph.program import check_module, in_float32, reason, refuse_meta
+from zoo.graph.program import check_module, in_float32, reason, refuse_meta, refuse_swapped
 from zoo.runtime.floating import FloatNetwork
 from zoo.runtime.values import channels_first, channels_last, computed
 
@@ -73,6 +73,7 @@ def deployable(module: nn.Module) -> nn.Module:
 
     """
     check_module(module)
+    refuse_swapped(module)
     refuse_meta(module)
     name = type(module).__name__
     tensors = [*module.parameters(), *module.buffers()]

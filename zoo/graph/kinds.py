@@ -14,6 +14,7 @@ from zoo.graph.operators import (
     arithmetic,
     casts,
     cutting,
+    filled,
     joining,
     layers,
     mathematics,
@@ -75,7 +76,12 @@ SHAPES: Column[Check] = Column(
 )
 # How each ATen operator is read: a kind and the arguments that become attributes, or a function.
 ATEN: dict[str, tuple[str, tuple[str, ...] | Trace]] = {
-    aten: (name, reader) for name, row in KINDS.items() for aten, reader in (row.aten or {}).items()
+    **{aten: ("", reader) for aten, reader in filled.READERS.items()},
+    **{
+        aten: (name, reader)
+        for name, row in KINDS.items()
+        for aten, reader in (row.aten or {}).items()
+    },
 }
 
 

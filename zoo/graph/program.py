@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from zoo.errors import MismatchError
 from zoo.graph.inputs import Shapes, arguments, made, shapes, words
+from zoo.models.approximate.swap import is_swapped
 
 _LOG = logging.getLogger("zoo")
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -31,6 +32,7 @@ def export_program(module: nn.Module, input_shape: Shapes) -> ExportedProgram:
 
     """
     check_module(module)
+    refuse_swapped(module)
     shapes(input_shape)
     name = type(module).__name__
     like = next(module.parameters(), torch.empty(0))
@@ -69,6 +71,15 @@ def check_module(module: object) -> None:
                 f"{type(part).__name__} at {path or 'the top level'} is quantized by torch, whose "
                 "integers no device here computes; give the float module and export with int8"
             )
+
+
+def refuse_swapped(module: nn.Module) -> None:
+    """Raise a MismatchError if operators were exchanged for approximations."""
+    if is_swapped(module):
+        raise MismatchError(
+            f"{type(module).__name__} has operators without division (--method swap), for which no "
+            "file has a form; give the network it was made from"
+        )
 
 
 def refuse_meta(module: nn.Module) -> None:

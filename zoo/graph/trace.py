@@ -157,8 +157,11 @@ class Tracer:
 
     def derive(self, node: fx.Node, call: Callable[..., Any]) -> None:
         """Keep a computation on parameters alone for `folded`; its result is a parameter too."""
+        self.constant(node, call, fx.node.map_arg((node.args, node.kwargs), self.ref))
+
+    def constant(self, node: fx.Node, call: Callable[..., Any], arguments: Any = ((), {})) -> None:
+        """Let a node stand for what a call gives, which no input changes."""
         source = f"({node.name})"
-        arguments = fx.node.map_arg((node.args, node.kwargs), self.ref)
         self.derived.append(Derived(node.name, source, call, arguments))
         self.names[node] = node.name
         self.sources[node.name] = source

@@ -204,11 +204,15 @@ class Checkpoint:
         For a quantized network this is the float one; `zoo.load` returns the integer one.
         """
         if self.recipe.of_transformers:
-            from zoo.quantization.language.opening import load
+            from zoo.quantization.opening import language_model
 
             self.verify()
-            return load(self.path)
-        tensors = self.state_dict()
+            return language_model(self.path)
+        tensors: Mapping[str, Tensor] = self.state_dict()
+        if "factors" in self.recipe.structure:
+            from zoo.quantization.opening import network_tensors
+
+            tensors = network_tensors(tensors, self.recipe.structure)
         model = build(self.recipe, {name: tuple(t.shape) for name, t in tensors.items()})
         try:
             model.load_state_dict(tensors, strict=True)

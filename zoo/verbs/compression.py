@@ -163,6 +163,8 @@ def _recipe_of_network(source: Checkpoint, base: str, choice: ChosenMethod) -> R
         summary=f"{source.recipe.summary}; {choice.options.summary}",
         make=Compress(base=base, method=choice.name, options=choice.said),
         default_tag=source.tag,
+        # A method gets floats: what factors are stored as is no longer so.
+        structure={k: v for k, v in source.recipe.structure.items() if k != "factors"},
     )
 
 

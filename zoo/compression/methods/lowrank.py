@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.compression.repair_options import RepairOptions
-from zoo.errors import MismatchError
+from zoo.errors import MismatchError, UnknownNameError
+from zoo.quantization.options import FORMATS
 from zoo.registry.compressed import Compressed
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Options(RepairOptions):
             share of every layer.
         whiten: whether errors are those of outputs for inputs as seen, instead of the weights' own.
         layers: patterns of the names of layers to change, e.g. "blocks.*".
+        factors: the format that factors are stored in, e.g. int8, int4, nf4; "" for floats.
+        group_size: numbers of a factor's row that share a scale; 0 takes the format's.
         windows: of a language model's text: how many are seen.
         length: tokens of each.
 
@@ -45,6 +48,8 @@ class Options(RepairOptions):
     ranks: Literal["gradient", "uniform"] = "gradient"
     whiten: bool = True
     layers: tuple[str, ...] = ("*",)
+    factors: str = ""
+    group_size: int = 0
     windows: int = 16
     length: int = 256
 
@@ -58,6 +63,14 @@ class Options(RepairOptions):
         if self.windows < 1 or self.length < 1:
             raise MismatchError(
                 f"{self.windows} windows of {self.length} tokens; expected 1 or more of each"
+            )
+        if self.group_size < 0 or (self.group_size and not self.factors):
+            raise MismatchError(
+                f"group_size is {self.group_size}; expected 1 or more, of --factors on a grid"
+            )
+        if self.factors and self.factors not in FORMATS:
+            raise UnknownNameError.near(
+                "format", self.factors, FORMATS, f"known: {', '.join(FORMATS)}"
             )
         if not self.layers:
             raise MismatchError("layers is empty; expected patterns of names, e.g. blocks.*")
@@ -76,13 +89,16 @@ class Options(RepairOptions):
     def label(self) -> str:
         """What a result is named after: "lowrank-40" keeps 40 %, "lowrank-r8" has rank 8."""
         size = f"r{self.rank}" if self.rank else f"{100 * self.keep:g}".replace(".", "-")
-        return f"lowrank-{size}"
+        return f"lowrank-{size}" + (f"-{self.factors}" if self.factors else "")
 
     @property
     def summary(self) -> str:
         """What was done, in a few words."""
         kept = f"rank {self.rank}" if self.rank else f"{self.keep:.0%} of the weights"
-        return f"{kept} in low rank" + (f", repaired by {self.repair}" if self.repair else "")
+        stored = f", factors in {self.factors}" if self.factors else ""
+        return f"{kept} in low rank{stored}" + (
+            f", repaired by {self.repair}" if self.repair else ""
+        )
 
 
 def compress(
@@ -107,6 +123,7 @@ def compress(
     from zoo.compression.network import are_logits, calibrated, checked, facts_of, repair_as
     from zoo.compression.repair import repair
     from zoo.models.structured.network import structure_of
+    from zoo.quantization.factors import bits_per_number
     from zoo.tasks import task_of
 
     if isinstance(source, Path):
@@ -128,13 +145,36 @@ def compress(
     }
     if mended is not None:
         facts["repair"] = {"how": how.repair, "loss": how.repair_loss, **asdict(mended)}
+    forms = {name: part.form for name, part in parts.items()}
+    tensors, structure = small.state_dict(), structure_of(forms)
+    if options.factors:
+        tensors, structure = rounded(small, structure, options)
+        bits = bits_per_number(tensors, structure["factors"])
+        facts["factors"] = {"format": options.factors, "bits_per_number": bits}
     task = task_of(source.recipe)
     scores = {} if test is None else {test.name: task.evaluate(small, source.recipe, test)}
     return Compressed(
         metrics={"compression": facts, **({"evaluations": scores} if scores else {})},
-        tensors=small.state_dict(),
-        changes={"structure": structure_of({name: part.form for name, part in parts.items()})},
+        tensors=tensors,
+        changes={"structure": structure},
     )
+
+
+def rounded(
+    network: "nn.Module", structure: "Mapping[str, Any]", options: Options
+) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """Round the factors of a network, in place.
+
+    Returns:
+        The tensors as they are stored, and the structure that says so.
+
+    """
+    from zoo.quantization.factors import decoded, encoded, grid_options
+
+    grid = grid_options(options.factors, options.group_size)
+    tensors, stored = encoded(network.state_dict(), list(structure["forms"]), grid)
+    network.load_state_dict(decoded(tensors, stored))
+    return tensors, {**structure, "version": 4, "factors": stored}
 
 
 def truncated(

@@ -47,6 +47,10 @@ class ShiftSoftmax(nn.Module):
         found = integers.softmax(whole(x.transpose(self.dim, -1)), self.bits, PLACES)
         return real(found, tables.Q, x).transpose(self.dim, -1)
 
+    def exact(self) -> nn.Module:
+        """Return what it stands for."""
+        return nn.Softmax(self.dim)
+
     def extra_repr(self) -> str:
         """Return the settings."""
         return f"bits={self.bits}, dim={self.dim}, form={self.form}"
@@ -84,6 +88,19 @@ class Standardized(nn.Module):
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
+    def exact(self) -> nn.Module:
+        """Return what it stands for, with the same weight and bias."""
+        shape = self.weight.shape
+        norm: Any = (
+            nn.LayerNorm(shape, self.eps, bias=self.bias is not None)
+            if self.centred
+            else nn.RMSNorm(shape, self.eps)
+        )
+        norm.weight = self.weight
+        if self.bias is not None:
+            norm.bias = self.bias
+        return norm
+
     def extra_repr(self) -> str:
         """Return the settings."""
         return f"bits={self.bits}, centred={self.centred}, form={self.form}, root={self.root}"
@@ -108,6 +125,10 @@ class Bent(nn.Module):
         if self.form == "float":
             return floats.bent(x, self.curve, self.segments)
         return real(integers.bent(whole(x), self.curve, self.segments, PLACES), PLACES, x)
+
+    def exact(self) -> nn.Module:
+        """Return what it stands for."""
+        return nn.GELU() if self.curve == "gelu" else nn.SiLU()
 
     def extra_repr(self) -> str:
         """Return the settings."""

@@ -4,7 +4,9 @@
 {"version": 1, "forms": {"blocks.0.fc1": {"lowrank": {"rank": 20}}}}
 ```
 
-Version 2 may also have layers with fewer filters; see `zoo.models.structured.narrow`.
+Later versions may also have: 2, layers with fewer filters (`zoo.models.structured.narrow`); 3,
+operators without division (`zoo.models.approximate.swap`); 4, factors that are stored on a grid
+(`zoo.quantization.factors`).
 """
 
 from collections.abc import Mapping
@@ -13,13 +15,15 @@ from typing import Any
 from torch import nn
 
 from zoo.errors import MismatchError, newer
+from zoo.models.approximate.swap import is_swapped, swap_as
 from zoo.models.structured.composed import from_json
 from zoo.models.structured.forms import Form
 from zoo.models.structured.layers import Structured, StructuredConv2d, StructuredLinear
 from zoo.models.structured.narrow import is_narrowed, narrow, sizes_of
 
 METHOD = "edge-zoo-forms"  # what a `config.json` of transformers calls it
-VERSION = 2  # 1 has no `narrowed`
+VERSION = 4
+_SINCE = {"version": 1, "forms": 1, "narrowed": 2, "ops": 3, "factors": 4}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -39,7 +43,7 @@ def forms_of(structure: Mapping[str, Any]) -> dict[str, Form]:
             f"structure has version {version!r}; this zoo reads 1 to {VERSION} ({newer()})"
         )
     forms = structure.get("forms")
-    known = {"version", "forms"} | ({"narrowed"} if version > 1 else set())
+    known = {key for key, since in _SINCE.items() if since <= version}
     if not isinstance(forms, Mapping) or not {"version", "forms"} <= set(structure) <= known:
         raise MismatchError(
             f"structure has {', '.join(map(str, structure))}; expected version and forms, the form "
@@ -88,7 +92,7 @@ def structured(layer: nn.Module, form: Form) -> Structured:
 def restructure(
     network: nn.Module, structure: Mapping[str, Any], shapes: Shapes | None = None
 ) -> nn.Module:
-    """Put layers of these forms in the places of a dense network's; return the network.
+    """Give a dense network its structure, in place; return it.
 
     Args:
         network: freshly built; the layers that it keeps are left alone.
@@ -98,7 +102,7 @@ def restructure(
 
     Raises:
         MismatchError, UnknownNameError: see `forms_of`; a layer is not there or does not take its
-            form, or the form and the tensors do not agree.
+            form, the form and the tensors do not agree, or there is no such operator.
 
     """
     forms = forms_of(structure)
@@ -122,6 +126,8 @@ def restructure(
         parent, _, own = name.rpartition(".")
         made = structured(modules[name], form).train(modules[name].training)
         setattr(network.get_submodule(parent), own, made)
+    if "ops" in structure:
+        swap_as(network, structure["ops"])
     return network
 
 
@@ -137,5 +143,6 @@ def _agree(name: str, expected: Shapes, shapes: Shapes) -> None:
 
 
 def is_structured(network: nn.Module) -> bool:
-    """Whether any of its layers holds its matrix in a form, or has fewer filters."""
-    return is_narrowed(network) or any(isinstance(m, Structured) for m in network.modules())
+    """Whether any of its layers is in a form or has fewer filters, or an operator was exchanged."""
+    in_forms = any(isinstance(module, Structured) for module in network.modules())
+    return in_forms or is_narrowed(network) or is_swapped(network)

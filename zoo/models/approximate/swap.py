@@ -1,5 +1,13 @@
-"""Operators exchanged in a trained network: what divides and takes roots, for what does not."""
+"""Operators exchanged in a trained network: what divides and takes roots, for what does not.
 
+A checkpoint says so in its recipe's structure: the setting of each operator, the form and the root.
+
+```json
+{"version": 3, "forms": {}, "ops": {"layernorm": 4, "softmax": 4, "form": "float"}}
+```
+"""
+
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +21,7 @@ from zoo.models.approximate.tables import Root
 
 OPS = ("layernorm", "rmsnorm", "softmax", "gelu", "silu")
 _CURVES = ("gelu", "silu")
+_APPROXIMATE = (Bent, ShiftSoftmax, Standardized)
 _BITS, _SEGMENTS = range(1, 13), range(2, 1025)
 
 
@@ -27,7 +36,7 @@ def swap_ops(
 
     ```python
     import zoo
-    from zoo.compression.swap import swap_ops
+    from zoo.models.approximate.swap import swap_ops
 
     network = zoo.load("vit-tiny-fashion", pretrained=False)
     swap_ops(network, {"layernorm": 4, "softmax": 4, "gelu": 16})
@@ -55,6 +64,8 @@ def swap_ops(
     """
     for op, setting in ops.items():
         _check(op, setting, form)
+    if root not in ("mitchell", "mantissa"):
+        raise MismatchError(f"root is {root!r}; expected mitchell or mantissa")
     done = {op: _exchange(model, op, setting, form, root) for op, setting in ops.items()}
     for op, count in done.items():
         if not count:
@@ -62,6 +73,52 @@ def swap_ops(
                 f"{type(model).__name__} has no {op} that can be exchanged (or it was before)"
             )
     return done
+
+
+def places_of(model: nn.Module) -> dict[str, int]:
+    """Return in how many modules each operator could be exchanged."""
+    usual = {op: 16 if op in _CURVES else 4 for op in OPS}
+    return {
+        op: sum(
+            _replacement(module, op, setting, "float", "mitchell") is not None
+            for module in model.modules()
+        )
+        for op, setting in usual.items()
+    }
+
+
+def swap_as(model: nn.Module, ops: Mapping[str, Any]) -> dict[str, int]:
+    """Exchange operators as a structure says; see `swap_ops`.
+
+    Raises:
+        MismatchError, UnknownNameError: see `swap_ops`.
+
+    """
+    if not isinstance(ops, Mapping) or not ops:
+        raise MismatchError(f"structure.ops is {ops!r:.80}; expected settings by operators' names")
+    kinds = {"form": ops.get("form", "float"), "root": ops.get("root", "mitchell")}
+    return swap_ops(model, {op: s for op, s in ops.items() if op not in kinds}, **kinds)
+
+
+def is_swapped(model: nn.Module) -> bool:
+    """Whether any operator was exchanged."""
+    return any(isinstance(module, _APPROXIMATE) for module in model.modules())
+
+
+def exact(model: nn.Module) -> nn.Module:
+    """Return a network with the operators that were exchanged back in their places.
+
+    Its multiply-accumulates and sizes are those of the other. Nothing is copied where nothing was
+    exchanged.
+    """
+    if not is_swapped(model):
+        return model
+    restored = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if isinstance(module, _APPROXIMATE):
+            parent, _, own = name.rpartition(".")
+            setattr(restored.get_submodule(parent), own, module.exact().train(module.training))
+    return restored
 
 
 def _check(op: str, setting: int, form: Form) -> None:
@@ -98,7 +155,7 @@ def _replacement(
 ) -> nn.Module | None:
     """Return the approximation of a module; None if it is no such operator."""
     kind = type(module).__name__.lower()
-    if isinstance(module, Bent | ShiftSoftmax | Standardized):
+    if isinstance(module, _APPROXIMATE):
         return None
     if op == "softmax" and type(module) is nn.Softmax:
         return ShiftSoftmax(setting, -1 if module.dim is None else module.dim, form)
