@@ -54,7 +54,7 @@ def build(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, not a network")
     try:
         network = kind(**recipe.args).eval()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise MismatchError(
             f"{recipe.model} of {recipe.name!r} cannot be built with {dict(recipe.args)}: {error}"
         ) from error

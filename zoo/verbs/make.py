@@ -123,7 +123,7 @@ def _tried(recipe: Recipe) -> None:
     try:
         with torch.inference_mode():
             network(torch.zeros(recipe.input_shape))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise MismatchError(
             f"{recipe.name} with the arguments {dict(recipe.args)} takes no input of "
             f"{recipe.input_shape}: {str(error).splitlines()[0]}"

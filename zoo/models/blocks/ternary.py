@@ -277,9 +277,10 @@ class Packed(Foldable):
     def deployed(self) -> Self:
         """Return the network without batch norms, in eval mode, as it is stored."""
         network = copy.deepcopy(self)
-        if all(layer.phase == "stored" for layer in network.ternary_layers()):
+        layers = network.ternary_layers()
+        if layers and all(layer.phase == "stored" for layer in layers):
             return network.eval()
-        for layer in network.ternary_layers():
+        for layer in layers:
             layer.settle()
         network = super(Packed, network).deployed()
         for part in network.modules():
