@@ -65,6 +65,26 @@ def build(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]] | None = None) -
     return restructure(network, recipe.structure, shapes)
 
 
+def try_out(recipe: Recipe) -> None:
+    """Build a recipe's network with random weights, and show it an input.
+
+    Raises:
+        MismatchError: it cannot be built, or takes no input of the recipe's shape.
+
+    """
+    import torch
+
+    network = build(recipe)
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(recipe.input_shape))
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+        raise MismatchError(
+            f"{recipe.name} with the arguments {dict(recipe.args)} takes no input of "
+            f"{recipe.input_shape}: {str(error).splitlines()[0]}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder with `config.json`, `model.safetensors` and `metrics.json`.
