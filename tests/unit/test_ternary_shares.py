@@ -150,6 +150,7 @@ def test_shares_are_written_to_a_file_that_trains(
         (["args.bank=1.5"], "a bank of 1.5 products a filter is wider than the layer"),
         (["args.num_classes=3"], "is no setting: the data or the recipe say it; known: args.width"),
         (["args.alhpa=0.5"], "argument 'args.alhpa' is none; known: args.width"),
+        (["args.stride=0"], "modulo by zero"),
         (["args.width=0"], "width is 0; expected a positive number"),
     ],
 )

@@ -78,6 +78,7 @@ def train(
 
     """
     from zoo.cards.model import render
+    from zoo.registry.checkpoint import try_out
     from zoo.tasks import for_data
     from zoo.training.accelerator import is_main_process
     from zoo.training.network import train as train_loop
@@ -86,7 +87,7 @@ def train(
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     chosen = for_data(chosen.override(settings), str(data))
     if any(key.startswith("args.") for key in settings):
-        _tried(chosen)
+        try_out(chosen)  # before data are read
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:
@@ -111,23 +112,6 @@ def train(
     if is_main_process():
         result.write_card(render(result))
     return result
-
-
-def _tried(recipe: Recipe) -> None:
-    """Build a network whose arguments were given and show it an input, before data are read."""
-    import torch
-
-    from zoo.registry.checkpoint import build
-
-    network = build(recipe)
-    try:
-        with torch.inference_mode():
-            network(torch.zeros(recipe.input_shape))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise MismatchError(
-            f"{recipe.name} with the arguments {dict(recipe.args)} takes no input of "
-            f"{recipe.input_shape}: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _begin(

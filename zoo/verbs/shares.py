@@ -101,6 +101,15 @@ def search_shares(
         MismatchError: the recipe has no hybrid banks, the network has ternary filters or another
             width, alpha is not from 0 to 1, the data cannot be used, or `out` exists.
 
+    ```python
+    import zoo
+
+    shares = zoo.search_shares(
+        "mobilenet-v1-025-hybrid", "runs/mine.json", init="./runs/real", data="pictures", alpha=0.25
+    )
+    print(shares.recipe.args["alpha"])
+    ```
+
     """
     import dataclasses
 
