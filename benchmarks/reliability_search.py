@@ -26,7 +26,7 @@ from zoo.nas.study import Study
 from zoo.nas.turning import AGAIN, AGREEING
 from zoo.resilience.objective import LEAST_AGREEMENT, agreement
 
-TRIALS, STEPS, FAULTS, POPULATION = 20, 200, 20_000, 8
+TRIALS, STEPS, FAULTS, POPULATION = 20, 500, 20_000, 8
 TASK = TASKS["digits, SRAM"]
 
 
