@@ -201,6 +201,26 @@ def test_what_each_look_loses(studio: Studio) -> None:
     assert " dB" in table
 
 
+def test_full_size_comes_tile_by_tile_and_others_come_between(
+    studio: Studio, tmp_path: Path
+) -> None:
+    source, switcher = file(tmp_path, noise((600, 90)), "wide.png"), studio._large.switcher
+    places = [tmp_path / name for name in ("alone", "oil", "night")]
+    for place in places:
+        place.mkdir()
+    alone = finished(studio.in_full(source, {OIL: 1.0}, places[0])).read_bytes()
+    before = switcher.verify()
+    work = studio.in_full(source, {OIL: 1.0}, places[1])
+    assert next(work) == (1, 2)
+    assert switcher.verify() == before  # the look is in for a tile alone
+    other = studio.in_full(source, {NIGHT: 1.0}, places[2])
+    next(other)
+    assert finished(work).read_bytes() == alone
+    other.close()  # as for who presses Stop
+    assert not list(places[2].iterdir())
+    assert switcher.verify() == before
+
+
 def test_everybody_sees_their_own_choice(studio: Studio) -> None:
     photo = studio.photo(restyling.examples()[0])
     choices = [{OIL: 1.0}, {NIGHT: 1.0}, {OIL: 0.5, FILM: 0.5}, {}]
