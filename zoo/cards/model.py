@@ -227,6 +227,13 @@ def _training(checkpoint: "Checkpoint") -> str:
     )
 
 
+# Typed in a checkpoint's folder; its name holds for the file alone.
+_RECIPE_FILE = (
+    "python -c \"import json; print(json.dumps(json.load(open('config.json'))['recipe']))\" "
+    "> {name}.json\n"
+)
+
+
 def _command(checkpoint: "Checkpoint") -> str:
     """Return the command that makes these weights; settings as the registry has them stay out."""
     from zoo import registry
@@ -241,8 +248,10 @@ def _command(checkpoint: "Checkpoint") -> str:
     together = checkpoint.metrics.get("training", {}).get("adapters")  # see zoo.adapters.joint
     verb = "zoo adapter joint" if together else "zoo train"
     words = [verb, recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
-    theirs, ours = recipe.to_json()["train"], {}
-    if recipe.name in registry.names():
+    theirs = ours = recipe.to_json()["train"]
+    if recipe.name not in registry.names():  # that of a file of somebody's own
+        words[:2] = [_RECIPE_FILE.format(name=recipe.name) + verb, f"{recipe.name}.json"]
+    else:
         known = registry.find(recipe.name)
         ours = known.to_json()["train"]
         for name in settable(known.args, known.preprocessing):
