@@ -180,6 +180,13 @@ def test_a_browser_that_is_killed_ends_its_work(
 def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     wrong.write_text("this is not a picture")
+    before = sources(page, "whole")
+    page.locator("#examples img").nth(1).click()  # Gradio makes the control anew for it
+    page.wait_for_function(
+        "old => { const all = [...document.querySelectorAll('#whole img')];"
+        " return all.length == 2 && all[0].src != old }",
+        arg=before[0],
+    )
     upload(page, wrong)
     page.wait_for_selector(".toast-body")
     assert "wrong.png is not a picture" in page.inner_text(".toast-body")

@@ -125,7 +125,7 @@ def _input(bench: Bench, pictures: list[Path]) -> tuple[Any, Any]:
             str(pictures[0]), label=bench.demo.asks, type="filepath", height=180,
             sources=["upload", "clipboard"], buttons=[], elem_id=f"input-{mark}",
         )  # fmt: skip
-        given.preprocess = as_uploaded
+        as_uploaded(given)
         rows = [[str(file)] for file in pictures]
     else:
         names = (bench.opening, *bench.adapters)

@@ -74,7 +74,7 @@ def _one(page: Till, names: list[str]) -> None:
                 label="Or a .tflite file of yours", file_types=[".tflite"], height=150,
                 elem_id="cost-file",
             )  # fmt: skip
-            file.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(file)
             where = as_given(gr.Dropdown(
                 costing.devices(), value=names, multiselect=True, label="Devices",
                 max_choices=costing.MOST_DEVICES, elem_id="cost-devices",

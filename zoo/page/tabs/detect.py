@@ -85,7 +85,7 @@ def _inputs(page: Spotter) -> tuple[Any, Any, Any, Any]:
         str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
         sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="detect-picture",
     )  # fmt: skip
-    source.preprocess = as_uploaded  # type: ignore[method-assign]
+    as_uploaded(source)
     model = as_given(gr.Dropdown(
         [(eye.label, ref) for ref, eye in page.scout.shelf.items()],
         value=page.scout.default, label="Network", filterable=False, elem_id="detect-model",

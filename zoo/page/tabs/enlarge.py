@@ -186,7 +186,7 @@ def build(context: Context) -> None:
                 str(page.examples[0]), label="Your picture", type="filepath", height=230,
                 sources=["upload", "clipboard"], buttons=[], elem_id="picture",
             )  # fmt: skip
-            picture.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(picture)
             model = as_given(gr.Dropdown(
                 [(loaded.label, ref) for ref, loaded in page.shelf.items()], value=page.default,
                 label=f"Network: scale, name, parameters, PSNR on {enlarging.JUDGED_ON}",
@@ -201,23 +201,7 @@ def build(context: Context) -> None:
                 cache_examples=False, api_visibility="private", elem_id="examples",
             )  # fmt: skip
         with gr.Column(scale=7, min_width=320):
-            with gr.Row(equal_height=True):
-                options: dict[str, Any] = {
-                    "format": "png", "interactive": False, "show_label": False,
-                    "height": 380, "max_height": 380,
-                }  # fmt: skip
-                with gr.Column(min_width=300, elem_classes="zoo-stack"):
-                    gr.HTML(_WHOLE)
-                    slider = gr.ImageSlider(
-                        whole, label="Whole picture: bicubic, network", buttons=["fullscreen"],
-                        elem_id="whole", elem_classes="zoo-slider", **options,
-                    )  # fmt: skip
-                with gr.Column(min_width=300, elem_classes="zoo-stack"):
-                    gr.HTML(_DETAIL)
-                    magnified = in_one_piece(gr.ImageSlider(
-                        close, label="Detail: bicubic, network", buttons=["fullscreen"],
-                        elem_id="detail", elem_classes=["zoo-slider", "zoo-detail"], **options,
-                    ))  # fmt: skip
+            slider, magnified = _views(whole, close)
             facts_view = gr.HTML("", elem_id="facts", min_height=120)
     table_view = gr.HTML("", elem_id="costs")
 
@@ -228,6 +212,28 @@ def build(context: Context) -> None:
             page.opening_costs, None, [facts_view, table_view], api_visibility="private",
             concurrency_limit=1, concurrency_id="network", show_progress_on=[facts_view],
         )  # fmt: skip
+
+
+def _views(whole: Any, close: Any) -> tuple[gr.ImageSlider, gr.ImageSlider]:
+    """Lay out the whole picture and the detail, bicubic and network each."""
+    options: dict[str, Any] = {
+        "format": "png", "interactive": False, "show_label": False, "height": 380,
+        "max_height": 380, "buttons": ["fullscreen"],
+    }  # fmt: skip
+    with gr.Row(equal_height=True):
+        with gr.Column(min_width=300, elem_classes="zoo-stack"):
+            gr.HTML(_WHOLE)
+            slider = gr.ImageSlider(
+                whole, label="Whole picture: bicubic, network", elem_id="whole",
+                elem_classes="zoo-slider", **options,
+            )  # fmt: skip
+        with gr.Column(min_width=300, elem_classes="zoo-stack"):
+            gr.HTML(_DETAIL)
+            magnified = in_one_piece(gr.ImageSlider(
+                close, label="Detail: bicubic, network", elem_id="detail",
+                elem_classes=["zoo-slider", "zoo-detail"], **options,
+            ))  # fmt: skip
+    return slider, magnified
 
 
 def _connect(

@@ -63,7 +63,7 @@ def build(context: Context) -> None:
                 str(page.examples[0]), label="A sound, or your microphone", type="filepath",
                 sources=["upload", "microphone"], buttons=[], elem_id="listen-sound",
             )  # fmt: skip
-            source.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(source)
             model = as_given(gr.Dropdown(
                 [(ear.label, ref) for ref, ear in page.ears.shelf.items()],
                 value=page.ears.default, label="Network", filterable=False,

@@ -56,7 +56,7 @@ def build(context: Context) -> None:
                 str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
                 sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="look-picture",
             )  # fmt: skip
-            source.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(source)
             model = as_given(gr.Dropdown(
                 [(eye.label, ref) for ref, eye in page.eyes.shelf.items()],
                 value=page.eyes.default, label="Network", filterable=False, elem_id="look-model",

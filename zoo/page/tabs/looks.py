@@ -282,7 +282,7 @@ def _photo(page: Page) -> tuple[gr.Image, Any]:
         str(page.examples[0]), label="Your photograph", type="filepath", height=150,
         sources=["upload", "clipboard"], buttons=[], elem_id="looks-photo",
     )  # fmt: skip
-    picture.preprocess = as_uploaded  # type: ignore[method-assign]
+    as_uploaded(picture)
     examples = gr.Examples(
         [[str(file)] for file in page.examples], [picture], label="Or take one of these",
         cache_examples=False, api_visibility="private", elem_id="looks-photos",
