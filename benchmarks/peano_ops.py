@@ -20,8 +20,8 @@ import torch
 import zoo
 from benchmarks.common import RESULTS, report
 from benchmarks.lowrank_vit import accuracy, pictures
-from zoo.models.approximate.swap import swap_ops
 from zoo.models.approximate.layers import operations
+from zoo.models.approximate.swap import swap_ops
 
 NAME = "peano_ops"
 VIT: dict[str, dict[str, Any]] = {

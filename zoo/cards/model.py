@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo.cards import compression, reliability
+from zoo.cards import compression, resilience
 from zoo.cards.parts import TARGETS as TARGETS
 from zoo.cards.parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
@@ -64,8 +64,8 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         + _as_published(checkpoint.metrics, task, columns),
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         beside=compression.beside_base(checkpoint),
-        reliability=reliability.rows(checkpoint.metrics),
-        reliability_notes=reliability.lines(checkpoint.metrics),
+        reliability=resilience.rows(checkpoint.metrics),
+        reliability_notes=resilience.lines(checkpoint.metrics),
         shape="x".join(map(str, recipe.input_shape)),
         costs=cost_rows(recipe, checkpoint),
         notes=[(cost.target, "; ".join(cost.notes)) for cost in prices if cost.notes],

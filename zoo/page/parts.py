@@ -59,7 +59,8 @@ def in_one_piece(output: Output) -> Output:
     shown the same one, so whoever is fetching it at that moment gets half of it. A picture that
     comes as a file it copies aside and renames, and only if it is not there yet.
     """
-    output.__class__ = _variant(type(output), "postprocess", _renaming)
+    kind: Any = type(output)
+    output.__class__ = _variant(kind, "postprocess", _renaming)
     return output
 
 

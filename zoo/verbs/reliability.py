@@ -47,7 +47,7 @@ def reliability(
         HubError, UnsafeFileError: see `pull`.
 
     """
-    from zoo.cards import reliability as card
+    from zoo.cards import resilience as card
     from zoo.registry.options import read
     from zoo.resilience import contract
 

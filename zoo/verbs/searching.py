@@ -226,13 +226,8 @@ def search(
     how: dict[str, Any] = {"name": name, "space": chosen, "space_name": of, "settings": settings}
     how |= {"limits": limits, "method": method, "data": None if data is None else str(data)}
     how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
-    how |= {
-        "against": against,
-        "faults": faults,
-        "seed": seed,
-        "device": device,
-        "training": dict(training or {}),
-    }
+    how |= {"against": against, "faults": faults, "seed": seed, "device": device}
+    how |= {"training": dict(training or {})}
     until = {"trials": trials, "work": work, "resume": resume}
     return _by_trials(path, target, by, by_options or {}, how, until)
 
