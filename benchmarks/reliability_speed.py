@@ -3,10 +3,13 @@
     python -m benchmarks.reliability_speed REF=DATA ... [--faults 4000]
 
 DATA is a folder as `zoo evaluate REF --data` takes. Every contestant has the same inputs and one
-thread, in turn. Faults are drawn as they are likely on an output-stationary array of 16 x 16; a
-clean inference is one of the same integer network, 256 at a time. pytorchfi 0.6.0, where it is
-installed, sets one value of a convolution's output in the float network of the same weights, one
-input at a time, as it is used; it has no integers.
+thread, in turn, and what counts is the processor's time. Faults are drawn as they are likely on an
+output-stationary array of 16 x 16; a clean inference is one of the same integer network, 256 at a
+time. pytorchfi 0.6.0, where it is installed, sets one value of a convolution's output in the float
+network of the same weights, one input at a time, as it is used; it has no integers.
+
+Such seconds depend little on what else the machine does: two idle processors would take half of
+those of 10 000 faults, the clean pass before them included.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from zoo.resilience.specimen import Specimen
 from zoo.verbs.reliability import specimen
 
 PEER_FAULTS = 100
+MANY, MOST = 10_000, 10.0  # faults; seconds of processors: five on two that are idle
 
 
 def peer(found: Specimen) -> Any:
@@ -58,9 +62,9 @@ def peer(found: Specimen) -> Any:
 def measured(ref: str, data: str, faults: int, runs: int) -> dict[str, Any]:
     """Return the cost of a fault in clean inferences, and seconds of each contestant."""
     found = specimen(ref, None, data)
-    start = time.perf_counter()
+    start = time.process_time()
     engine = Engine(found.graph, found.samples)
-    prepared = time.perf_counter() - start
+    prepared = time.process_time() - start
     registers, stretch = tuple(BITS), [1.0] * len(engine.layers)
     labels = found.labels.numpy()
     plan = FaultPlan(engine, OutputStationary(), registers, stretch, labels, near=False)
@@ -73,14 +77,19 @@ def measured(ref: str, data: str, faults: int, runs: int) -> dict[str, Any]:
     }
     if (other := peer(found)) is not None:
         contestants["pytorchfi"] = other
-    times = alternate(contestants, runs)
+    times = alternate(contestants, runs, clock=time.process_time)
     each = {"faults": faults, "clean": len(inputs), "pytorchfi": PEER_FAULTS}
     per = {name: [t / each[name] for t in values] for name, values in times.items()}
+    many = plan.drawn(np.random.default_rng(1).multinomial(MANY, plan.shares), (1,))
+    start = time.process_time()
+    plan.tried(many)
+    spent = time.process_time() - start
     masked = float(plan.tried(drawn)[0].masked.mean())
     result = {
         "ref": ref, "inputs": len(found.samples), "faults": faults, "masked": masked,
-        "recording_s": prepared, "fault_over_clean": ratio(per, "faults", "clean"),
-        "faults_10000_s": 10_000 * min(per["faults"]),
+        "recording_cpu_s": prepared, "faults_10000_cpu_s": spent,
+        "bars": {f"10 000 faults in {MOST:g} s of processors": spent + prepared <= MOST},
+        "fault_over_clean": ratio(per, "faults", "clean"),
         "best_ms": {name: 1e3 * min(values) for name, values in per.items()},
     }  # fmt: skip
     if "pytorchfi" in per:
@@ -96,16 +105,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [["network", "masked", "fault / clean", "10 000 faults", "pytorchfi / fault"]]
+    rows = [["network", "masked", "fault / clean", "CPU of 10 000 faults", "pytorchfi / fault"]]
     results = []
     for pair in args.pairs:
         ref, _, data = pair.partition("=")
         found = measured(ref, data, args.faults, args.runs)
         results.append(found)
         other = found.get("pytorchfi_over_fault", {}).get("median")
+        spent = found["recording_cpu_s"] + found["faults_10000_cpu_s"]
         rows.append([
             ref, f"{found['masked']:.0%}", f"{found['fault_over_clean']['median']:.2f}",
-            f"{found['faults_10000_s']:.1f} s", "-" if other is None else f"{other:.0f}",
+            f"{spent:.1f} s", "-" if other is None else f"{other:.0f}",
         ])  # fmt: skip
     report("reliability_speed", 1, {"networks": results}, rows)
 

@@ -19,6 +19,7 @@ from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.reliability import reliability
 from zoo.verbs.searching import search
 from zoo.verbs.share import card, push
+from zoo.verbs.shares import search_shares
 from zoo.verbs.use import estimate, evaluate, load, run
 from zoo.version import __version__
 
@@ -50,6 +51,7 @@ __all__ = [
     "run",
     "search",
     "search_bits",
+    "search_shares",
     "serve",
     "train",
 ]

@@ -2,7 +2,7 @@
 
 from docs.make.headlines import stored
 
-NAMES = {"sharp": "sharp", "down": "enlarged and shrunk", "soft": "soft"}
+NAMES = {"sharp": "sharp", "down": "enlarged and shrunk", "soft": "tuned on enlarged"}
 
 
 def noise() -> str:
@@ -42,6 +42,16 @@ def differences() -> str:
     lines = ["| at 2/255, in points | difference | 95 % interval |", "|---|---:|---:|"]
     for text, (value, low, high) in found.items():
         lines.append(f"| {text} | {value:+.1f} | {low:+.1f} to {high:+.1f} |")
+    return "\n".join(lines)
+
+
+def pressed() -> str:
+    """Return what pipelines keep under more steps and restarts, on the same pictures."""
+    found = stored("reliability_defence")["pressed"]
+    names = [name for name in next(iter(found.values())) if name != "pictures"]
+    lines = [f"| pipeline | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    for text, row in found.items():
+        lines.append(f"| `{text}` | {' | '.join(f'{row[name]:.1f}' for name in names)} |")
     return "\n".join(lines)
 
 

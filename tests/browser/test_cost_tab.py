@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import zoo
-from tests.browser.tabs import open_tab
+from tests.browser.tabs import BOTH, on_desktop, on_phone, open_tab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 DONE = "text => document.querySelector('#cost-table').innerText.includes(text)"
 
 
-@pytest.fixture(params=[(1280, 900), (360, 780)], ids=["desktop", "phone"])
+@pytest.fixture(**BOTH)
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
     open_tab(visitor, "On-device cost")
@@ -45,6 +45,7 @@ def test_methods_stand_side_by_side_as_the_command_prints_them(page: "Page") -> 
     assert fits_the_window(page)
 
 
+@on_desktop
 def test_a_file_of_ones_own(page: "Page", tmp_path: Path) -> None:
     file = tmp_path / "mine.tflite"
     zoo.export("mlperf-tiny-ic.cifar10-int8", file, format="tflite", int8=True)
@@ -55,6 +56,7 @@ def test_a_file_of_ones_own(page: "Page", tmp_path: Path) -> None:
     assert str(tmp_path) not in page.inner_text("body")
 
 
+@on_phone
 def test_a_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     (tmp_path / "wrong.tflite").write_text("this is not a network")
     page.set_input_files("#cost-file input[type=file]", tmp_path / "wrong.tflite")
@@ -66,6 +68,7 @@ def test_a_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     assert "Traceback" not in page.inner_text("body")
 
 
+@on_phone
 def test_no_device_is_refused_in_words(page: "Page") -> None:
     page.locator("#cost-devices .remove-all").click()
     page.click("#cost-start")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-VIEWS = ["Looks", "Enlarge", "Listen", "Look", "Adapters", "Enlarging", "Drawing", "Text"]
+VIEWS = ["Looks", "Enlarge", "Listen", "Look", "Adapters", "Enlarging", "Text"]
 STAMPS = [".venv/.installed-serve", ".venv/.installed-model"]  # what the target `demo` stands on
 PROBE = ["-m", "pip", "download", "--quiet", "--no-deps", "groovy"]  # a few kilobytes
 MOST_SECONDS = HANGS_SECONDS
@@ -105,7 +105,7 @@ def test_every_view_answers(visit: Callable[..., "Page"]) -> None:
     page.get_by_role("tab", name="Adapters").click()
     page.wait_for_selector("#run-picture")
     assert [tab.inner_text() for tab in page.get_by_role("tab").all()] == VIEWS
-    for view, mark in (("Enlarging", "picture"), ("Drawing", "drawing"), ("Text", "text")):
+    for view, mark in (("Enlarging", "picture"), ("Text", "text")):
         page.get_by_role("tab", name=view).click()
         page.click(f"#run-{mark}")
         page.wait_for_selector(f"#facts-{mark} .zoo-facts")
@@ -114,7 +114,7 @@ def test_every_view_answers(visit: Callable[..., "Page"]) -> None:
         assert "unchanged" in facts
         assert "not installed" not in facts
         if mark == "text":
-            assert "times as long" in facts  # peft takes these adapters
+            assert " as long" in facts  # peft takes these adapters
             shown = [page.input_value(f"#{part}-text textarea") for part in ("base", "fused")]
         else:
             images = [page.wait_for_selector(f"#{part}-{mark} img") for part in ("base", "fused")]

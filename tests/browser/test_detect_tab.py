@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from tests.browser.tabs import open_tab
+from tests.browser.tabs import BOTH, open_tab
 from zoo.page import answering
 from zoo.page.detecting import EXAMPLES
 from zoo.tasks.text_generation.tiny import SENTENCES, TEXT, tiny_model
@@ -34,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=[(1280, 900), (360, 780)], ids=["desktop", "phone"])
+@pytest.fixture(**BOTH)
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     return visit(*request.param)
 

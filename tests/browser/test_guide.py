@@ -30,8 +30,10 @@ def address(guide: Path) -> Iterator[str]:
         server.shutdown()
 
 
-# Colours do not change widths: each is seen once.
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
+# Colours do not change widths: each is seen once, the narrow one always.
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(360, "dark"), pytest.param(1440, "light", marks=pytest.mark.slow)]
+)
 def test_pages_fit_their_window_and_ask_no_other_host(
     browser: "Browser", address: str, guide: Path, width: int, scheme: str
 ) -> None:

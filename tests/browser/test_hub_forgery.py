@@ -60,13 +60,12 @@ def other(tmp_path):
         thread.join()
 
 
-def test_pages_of_other_sites_write_nothing(tmp_path, chromium, other):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_pages_of_other_sites_write_nothing(tmp_path, chromium, playwright, other):
     pytest.importorskip("dulwich")
     folder = tmp_path / "hub"
     token = server.token(folder, "me")
     settings = Settings(host_names=("hub.test",))
-    with server.running(folder, settings) as address, sync_api.sync_playwright() as playwright:
+    with server.running(folder, settings) as address:
         port = address.rpartition(":")[2]
         hub = f"http://hub.test:{port}"
         browser = playwright.chromium.launch(executable_path=chromium, args=[*QUIET, NAMES])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from tests.browser.tabs import open_tab
+from tests.browser.tabs import BOTH, on_desktop, on_phone, open_tab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.fixture(**BOTH)
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
     open_tab(visitor, "Look")
@@ -39,6 +39,7 @@ def test_something_is_seen_before_anything_is_done(page: "Page") -> None:
     assert overflow <= 0
 
 
+@on_desktop
 def test_a_picture_is_answered_as_by_the_command(page: "Page", tmp_path: Path) -> None:
     sky = np.full((40, 60, 3), (90, 160, 230), np.uint8)
     Image.fromarray(sky).save(tmp_path / "sky.png")
@@ -51,6 +52,7 @@ def test_a_picture_is_answered_as_by_the_command(page: "Page", tmp_path: Path) -
     assert label in page.inner_text("#look-likely")
 
 
+@on_phone
 def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
     (tmp_path / "wrong.png").write_text("this is not a picture")
     upload(page, tmp_path / "wrong.png")
@@ -61,6 +63,7 @@ def test_wrong_file_is_refused_in_words(page: "Page", tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@on_desktop
 def test_another_network_and_another_example(page: "Page") -> None:
     page.get_by_role("button", name="Use this: three lines of Python").locator(
         "visible=true"
@@ -81,6 +84,7 @@ def test_another_network_and_another_example(page: "Page") -> None:
     gc.collect()  # Gradio leaves an example's file open: it is complained of here, and ignored
 
 
+@on_phone
 def test_a_webcam_is_looked_through(page: "Page") -> None:
     before = page.inner_text("#look-likely")
     page.locator("#look-picture").get_by_label("Remove Image").or_(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.tabs import open_tab
+from tests.browser.tabs import BOTH, on_phone, open_tab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(params=[(1280, 900), (360, 800)], ids=["desktop", "phone"])
+@pytest.fixture(**BOTH)
 def page(request: pytest.FixtureRequest, visit: Callable[..., "Page"]) -> "Page":
     visitor = visit(*request.param)
     open_tab(visitor, "Reliability")
@@ -64,6 +64,7 @@ def test_a_network_that_sees_brings_its_pictures_and_its_heat_map(page: "Page") 
     page.wait_for_function("!document.querySelector('#flip-heat td')")  # it is of weights
 
 
+@on_phone
 def test_a_bit_that_is_not_there_is_refused_in_words(page: "Page") -> None:
     page.get_by_label("weight", exact=True).locator("visible=true").check()
     page.wait_for_function(

@@ -20,6 +20,7 @@ NOT_RUN = {
     "zoo.artifacts.resolution.pull_all": "a hub ends a collection's address with digits of its own",
     "zoo.verbs.importing.import_timm": "needs a file that timm published",
     "zoo.verbs.bits.search_bits": "judges a network some thirty times, which takes half a minute",
+    "zoo.verbs.shares.search_shares": "needs a trained MobileNet, which takes hours",
     "zoo.page.serve": "serves until it is interrupted",
     "zoo.quantization": "needs a packed language model, which takes minutes to make",
     "zoo.verbs.importing.import_convnext": "needs a model of the Hub",
@@ -30,8 +31,8 @@ NOT_RUN = {
 VERBS = (
     zoo.card, zoo.compress, zoo.estimate, zoo.evaluate, zoo.export, zoo.import_convnext,
     zoo.import_gguf, zoo.import_tflite, zoo.import_timm, zoo.load,
-    zoo.pull, zoo.pull_all, zoo.push, zoo.resolve, zoo.run, zoo.search, zoo.search_bits, zoo.serve,
-    zoo.train,
+    zoo.pull, zoo.pull_all, zoo.push, zoo.resolve, zoo.run, zoo.search, zoo.search_bits,
+    zoo.search_shares, zoo.serve, zoo.train,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,11 @@ class Reader:
         self.names: dict[str, object] = {"__name__": "__main__"}
         self.servers: list[subprocess.Popen[str]] = []
 
-    def play(self, step: Step, printed: Callable[[], str]) -> str:
-        """Do what a block says; return what it printed."""
+    def play(self, step: Step, printed: Callable[[], tuple[str, str]]) -> str:
+        """Do what a block says; return what it printed.
+
+        Of `printed` each call returns what was printed since the last, and what of it as errors.
+        """
         if step.file:
             path = self.folder / step.file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,20 +59,30 @@ class Reader:
             return ""
         if step.language == "python":
             exec(compile(step.code, "the page", "exec"), self.names)
-            return printed()
+            return printed()[0]
         assert step.language == "sh", f"line {step.line}: what is done with {step.language!r}?"
         if step.port is not None:
             self._serve(step)
             return ""
-        if (commands := plain(step.code)) is not None:
-            for words in commands:
-                assert main(words) == 0, f"line {step.line}: zoo {shlex.join(words)}"
-            return printed()
+        if (commands := plain(step.code)) is None:
+            return self._shell(step, step.code)
+        said = ""
+        for command in commands:
+            left = main(command.words)
+            assert command.may_fail or left == 0, (
+                f"line {step.line}: zoo {shlex.join(command.words)}"
+            )
+            out, errors = printed()
+            out += errors if command.errors else ""
+            said += self._shell(step, command.then, out) if command.then else out
+        return said
+
+    def _shell(self, step: Step, code: str, given: str = "") -> str:
         done = subprocess.run(
-            ["bash", "-e", "-c", step.code], cwd=self.folder, env=self.environment,
+            ["bash", "-e", "-c", code], cwd=self.folder, env=self.environment, input=given,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"line {step.line}:\n{step.code}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"line {step.line}:\n{code}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def _serve(self, step: Step) -> None:
@@ -95,16 +109,46 @@ class Reader:
             state._reset_state()
 
 
-def plain(code: str) -> list[list[str]] | None:
-    """Return the words of a block's commands if all are `zoo` and nothing is left to a shell.
+@dataclass(frozen=True)
+class Command:
+    """A line that says `zoo` with some words, and what a shell does with what that prints.
+
+    Attributes:
+        errors: printed too (`2>&1`).
+        may_fail: is it allowed to (`|| true`, or what reads it decides)?
+        then: the command that reads what was printed; empty for none.
+
+    """
+
+    words: list[str]
+    errors: bool = False
+    may_fail: bool = False
+    then: str = ""
+
+
+def plain(code: str) -> list[Command] | None:
+    """Return the commands of a block if each is `zoo`, and a shell only reads what one prints.
 
     Those run in this process: to start another and to import torch takes seconds, each time.
     """
-    lines = code.replace("\\\n", " ").splitlines()
-    shell = re.search(r"[|&;<>$`*?~(){}]", re.sub(r"'[^']*'|#.*", "", code))
-    if shell or not all(line.startswith("zoo ") for line in lines):
-        return None
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    commands = []
+    for line in code.replace("\\\n", " ").splitlines():
+        found = re.fullmatch(
+            r"zoo (?P<words>(?:'[^']*'|[^|&;<>$`*?~(){}'#])*)(?:#.*)?"
+            r"(?P<errors>2>&1 ?)?(?:\|\| (?P<may_fail>true)|\| (?P<then>[^'|]*(?:'[^']*')?))?",
+            line,
+        )
+        if found is None:
+            return None
+        commands.append(
+            Command(
+                shlex.split(found["words"]),
+                found["errors"] is not None,
+                found["may_fail"] is not None or found["then"] is not None,
+                found["then"] or "",
+            )
+        )
+    return commands
 
 
 @pytest.fixture
@@ -120,7 +164,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
 def play(reader: Reader, steps: list[Step], capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     for step in steps:
-        said = reader.play(step, lambda: capsys.readouterr().out)
+        said = reader.play(step, capsys.readouterr)
         if step.said is not None:
             difference = transcript.differs(step.said, said)
             assert difference is None, f"line {step.line}:\n{step.code}\n{difference}"
@@ -152,10 +196,15 @@ def test_outputs_are_compared() -> None:
     assert transcript.differs("1,000 bytes\n", "1,001 bytes\n") is not None
 
 
-def test_only_commands_without_a_shell_are_played_in_this_process() -> None:
+def test_only_commands_that_need_no_shell_are_played_in_this_process() -> None:
     typed = "zoo list 'a*'  # all; of them\nzoo train a \\\n  --set b=1\n"
-    assert plain(typed) == [["list", "a*"], ["train", "a", "--set", "b=1"]]
-    for shell in ("zoo a | tail", "zoo a > b", "ls", "zoo list a*", "cd a\nzoo b", "zoo $A"):
+    assert plain(typed) == [Command(["list", "a*"]), Command(["train", "a", "--set", "b=1"])]
+    assert plain("zoo a | tail -n 4") == [Command(["a"], may_fail=True, then="tail -n 4")]
+    assert plain("zoo a 2>&1 || true") == [Command(["a"], errors=True, may_fail=True)]
+    assert plain("zoo a --b 2>&1 | grep 'c | d'") == [
+        Command(["a", "--b"], True, True, "grep 'c | d'")
+    ]
+    for shell in ("zoo a > b", "ls", "zoo list a*", "cd a\nzoo b", "zoo $A", "zoo a | b | c"):
         assert plain(shell) is None
 
 

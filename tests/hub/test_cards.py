@@ -54,7 +54,8 @@ def validate(serve, wire):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_card_of_every_shipped_model_is_accepted(validate, name):
     checkpoint = zoo.checkpoint(name)
-    text = render(checkpoint, repo="me/model")
+    # What stands there; that it is what would be rendered now, test_card_command.py says.
+    text = (checkpoint.path / "README.md").read_text(encoding="utf-8")
     answer = validate(text)
     assert (answer.status, answer.json) == (200, {"errors": [], "warnings": []})
     assert card_check.problems(text, checkpoint) == []

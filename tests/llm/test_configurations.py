@@ -60,8 +60,20 @@ def test_every_configuration_opens_in_a_fresh_process(tmp_path, repository):
     assert guide(repository).strip() == made.strip(), stale
 
 
-@pytest.mark.parametrize("options", [VECTORS, INTEGERS], ids=["gptvq", "gptq"])
-@pytest.mark.parametrize("name", ["Mixtral", "Qwen3-MoE", "GPT-2", "T5"])
+# Each layout of weights once, each method on two of them.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("Mixtral", VECTORS, id="Mixtral-gptvq"),
+        pytest.param("Mixtral", INTEGERS, id="Mixtral-gptq", marks=pytest.mark.slow),
+        pytest.param("Qwen3-MoE", VECTORS, id="Qwen3-MoE-gptvq", marks=pytest.mark.slow),
+        pytest.param("Qwen3-MoE", INTEGERS, id="Qwen3-MoE-gptq"),
+        pytest.param("GPT-2", VECTORS, id="GPT-2-gptvq"),
+        pytest.param("GPT-2", INTEGERS, id="GPT-2-gptq", marks=pytest.mark.slow),
+        pytest.param("T5", VECTORS, id="T5-gptvq", marks=pytest.mark.slow),
+        pytest.param("T5", INTEGERS, id="T5-gptq"),
+    ],
+)
 def test_in_memory_they_are_calibrated_saved_and_turned_back(name, options, tmp_path):
     case = CASES[name]
     model = case.model()

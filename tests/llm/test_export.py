@@ -45,7 +45,11 @@ def test_block_scales_are_refused():
         Gathered(PackedLinear.of(quantize_matrix(torch.randn(16, 32), None, options)))
 
 
-@pytest.mark.parametrize("embeddings", ["", "--embeddings 8"], ids=["floats", "8 bit rows"])
+@pytest.mark.parametrize(
+    "embeddings",
+    ["", pytest.param("--embeddings 8", marks=pytest.mark.slow)],
+    ids=["floats", "8 bit rows"],
+)
 def test_the_command_writes_codes_that_onnx_runtime_looks_up(
     base, text, tmp_path, capsys, embeddings
 ):
@@ -82,8 +86,10 @@ def test_the_command_writes_codes_that_onnx_runtime_looks_up(
             "--method rtn --bits 3 --group-size 48 --skip *mlp*", {(4, 16)}, marks=pytest.mark.slow
         ),
         pytest.param("--method rtn --bits 8", {(8, 64)}, marks=pytest.mark.slow),
-        ("--method gptq --bits 4 --group-size 16 --set act_order=true --data {text} --windows 2 "
-         "--length 32", {(4, 16)}),
+        pytest.param(
+            "--method gptq --bits 4 --group-size 16 --set act_order=true --data {text} --windows 2 "
+            "--length 32", {(4, 16)}, marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_integers_are_multiplied_by_the_operator_of_onnx_runtime(

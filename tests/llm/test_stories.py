@@ -55,7 +55,13 @@ def greedy(model) -> list[int]:
     return model.generate(START, do_sample=False, max_new_tokens=60, pad_token_id=0)[0].tolist()
 
 
-@pytest.mark.parametrize(("options", "ratio", "kept"), BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize(
+    ("options", "ratio", "kept"),
+    [
+        pytest.param(*bounds, id=name, marks=[] if name == "gptvq-3b" else pytest.mark.slow)
+        for name, bounds in BOUNDS.items()
+    ],
+)
 def test_what_bits_cost(told, stories, tmp_path, options, ratio, kept):
     model, seen, held = told
     packed = quantized(stories, tmp_path / "out", seen, options)

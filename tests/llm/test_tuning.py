@@ -113,9 +113,9 @@ def test_a_pattern_without_a_match_is_refused(flag, base, text, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "rtn", "grid": "posit4"},
+        pytest.param({"method": "rtn", "grid": "posit4"}, marks=pytest.mark.slow),
         {"method": "rtn", "grid": "mxfp4"},
-        {"method": "rtn", "bits": 3, "group_size": 32},
+        pytest.param({"method": "rtn", "bits": 3, "group_size": 32}, marks=pytest.mark.slow),
         {"method": "gptvq", "bits": 2, "dim": 2, "group_size": 1024, "iterations": 4},
     ],
     ids=lambda changes: changes.get("grid", changes["method"]),

@@ -106,6 +106,7 @@ def test_a_family_in_a_package_of_its_own(text: str, python):
     assert "--method acme-rounding --places 2" in card
 
 
+@pytest.mark.slow
 def test_its_tab_is_on_the_page(python):
     code = (
         "from zoo.page import app; page = app.build(); "
@@ -115,6 +116,7 @@ def test_its_tab_is_on_the_page(python):
     assert "'Trend'" in python("-c", code)
 
 
+@pytest.mark.slow
 def test_the_battery_of_tasks_tries_its_task(python, repository: Path):
     battery = str(repository / "tests/battery/test_tasks.py")
     said = python("-m", "pytest", battery, "-q", "-k", "acme", "-p", "no:cacheprovider",

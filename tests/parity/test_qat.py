@@ -95,7 +95,23 @@ def trained() -> Callable[[str, str], tuple[QatNetwork, Tensor]]:
     return get
 
 
-@pytest.fixture(params=[(n, s) for n in NETWORKS for s in ("int8", "int8-w4")], ids="-".join)
+# Bits of weights and kinds of networks do not meet: each kind with one scheme, and with both in
+# `make test-slow`.
+PAIRS = [(name, scheme) for name in NETWORKS for scheme in ("int8", "int8-w4")]
+QUICK_PAIRS = (
+    ("sesr-prelu", "int8"),
+    ("sesr-relu", "int8-w4"),
+    ("branches", "int8"),
+    ("batch-norms", "int8-w4"),
+)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(pair, id="-".join(pair), marks=[] if pair in QUICK_PAIRS else pytest.mark.slow)
+        for pair in PAIRS
+    ]
+)
 def pair(
     request: pytest.FixtureRequest, trained: Callable[[str, str], tuple[QatNetwork, Tensor]]
 ) -> tuple[QatNetwork, Tensor]:

@@ -171,7 +171,7 @@ def test_a_row_that_is_none_is_told(row: tuple[Any, ...], told: str) -> None:
         build(recipe)
 
 
-@pytest.mark.parametrize("name", ["ran-e-c", "ran-e-gt"])
+@pytest.mark.parametrize("name", ["ran-e-c", pytest.param("ran-e-gt", marks=pytest.mark.slow)])
 def test_int8_runs_on_the_npu_alone_and_in_the_published_order(name: str) -> None:
     """The paper's order, where both have h-swish; benchmarks/ran_explicit.py says more."""
     pytest.importorskip("ethosu.regor", reason="needs the extra 'tflite'")

@@ -78,8 +78,20 @@ def made(form: Form, kind: type[nn.Module]) -> tuple[nn.Module, Tensor]:
     return kind(form).eval(), torch.rand(8, *((4, 12) if kind is Tokens else (12, 6, 6)))
 
 
-@every
-@pytest.mark.parametrize("kind", [Tokens, Pixels])
+# Forms and layers do not meet: each form in one of the two, all in both in `make test-slow`.
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        pytest.param(
+            form,
+            kind,
+            id=f"{kind.__name__}-{name}",
+            marks=[] if number % 2 == at else pytest.mark.slow,
+        )
+        for number, (name, form) in enumerate(FORMS.items())
+        for at, kind in enumerate((Tokens, Pixels))
+    ],
+)
 def test_files_compute_the_module(
     form: Form, kind: type[nn.Module], judges: Judges, tmp_path: Path
 ) -> None:

@@ -147,10 +147,15 @@ def test_batches_change_nothing(flow):
     assert found[0] == found[1] == found[2]
 
 
-def test_what_cannot_be_hit_is_refused_in_words():
+def test_what_cannot_be_hit_is_refused_in_words(monkeypatch):
     graph, samples, _ = small_net("dense")
     with pytest.raises(MismatchError, match="--samples"):
         Engine(graph, samples[:1].expand(2**25, -1, -1, -1))
     wide = {n: dataclasses.replace(t, dtype="int16") for n, t in graph.tensors.items()}
     with pytest.raises(MismatchError, match="int16"):
         Engine(dataclasses.replace(graph, tensors=wide), samples)
+    with pytest.raises(MismatchError, match="expected one of each"):
+        Engine(dataclasses.replace(graph, outputs=(graph.outputs[0], graph.outputs[0])), samples)
+    monkeypatch.setattr("zoo.runtime.integer.is_batched", lambda graph: False)
+    with pytest.raises(MismatchError, match="mixes its samples"):
+        Engine(graph, samples)

@@ -158,7 +158,7 @@ def test_a_state_of_something_else_is_refused(tmp_path):
 
 
 def test_a_precision_beyond_reach_says_what_it_needs():
-    with pytest.raises(MismatchError, match=r"needs about .* faults"):
+    with pytest.raises(MismatchError, match=r"needs about .* faults and .* hours, more than"):
         sampled(remembered("dense", count=3), Sampling(precision=1e-5))
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 from zoo.resilience.heat import Panel, heat_map, percent
 
@@ -22,3 +22,12 @@ def test_the_legend_ends_at_the_largest_rate(tmp_path, monkeypatch, most, writte
     heat_map(tmp_path / "map.png", [panel], "a title")
     assert texts[-3:] == ["0 %", percent(most / 4), written]
     assert not [text for text in texts if "e+" in text]
+
+
+def test_names_of_layers_do_not_touch_the_name_of_their_register(tmp_path):
+    panel = Panel("accumulator", ["a" * 28], [1.0], np.ones((1, 32)))
+    heat_map(tmp_path / "map.png", [panel], "a title")
+    with Image.open(tmp_path / "map.png") as picture:
+        left = np.asarray(picture.convert("L"))[105:260, 40:316]  # of the cells
+    inked = (left < 128).any(1)
+    assert (np.diff(inked.astype(int), prepend=0) == 1).sum() == 2  # two lines, apart

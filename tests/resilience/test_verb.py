@@ -1,6 +1,7 @@
 """`zoo reliability`: what it gives for a shipped network, and what it refuses, in one line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.cards.model import render
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.resilience import contract
@@ -91,6 +93,50 @@ def test_other_arrays_need_no_device(data, flow):
     assert ("flip_rate_all_cycles" in result.estimates) == (flow != "uniform")
 
 
+@pytest.mark.parametrize("device", ["ethos-u55-32", "ethos-u55-256", "ethos-u65-256"])
+def test_every_target_with_registers_answers(data, device):
+    result = zoo.reliability(REF, device, data=data, **QUICK)
+    assert any("activation: 256 bits" in line for line in result.assumed) == device.endswith("256")
+    assert result.facts["live_share"] < 1
+
+
+def test_a_result_goes_into_the_checkpoint_and_its_card(data, tmp_path, capsys):
+    copy = tmp_path / "mine"
+    shutil.copytree(zoo.checkpoint(REF).path, copy)
+    (copy / "README.md").write_text(render(zoo.checkpoint(copy)))
+    words = ["reliability", str(copy), "--target", "ethos-u55-128", "--data", str(data)]
+    words += ["--samples", "20", "--faults", "400", "--record", "noise-pictures"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    kept = zoo.checkpoint(copy).metrics["reliability"]["noise-pictures"]
+    assert kept["estimates"] == found["estimates"]
+    assert "tables" not in kept
+    card = (copy / "README.md").read_text()
+    row = next(line for line in card.splitlines() if "| flip rate |" in line)
+    text = Estimate(**found["estimates"]["flip_rate"]).text
+    assert row == f"| noise-pictures, ethos-u55-128 | flip rate | {text} | estimated |"
+    for text in (
+        "micro-blocks of 2 x 8",
+        "reconstructed from the abstract",
+        "faults.",
+        "accumulator are assumed",
+    ):
+        assert text in card
+    assert card == render(zoo.checkpoint(copy))  # written anew, since nobody had edited it
+    (copy / "README.md").write_text("my own words")
+    assert main(words) == 0
+    assert (copy / "README.md").read_text() == "my own words"
+
+
+def test_noise_is_recorded_too(data, tmp_path):
+    copy = tmp_path / "mine"
+    shutil.copytree(zoo.checkpoint(REF).path, copy)
+    zoo.reliability(copy, data=data, samples=10, noise="gauss:0.02", chips=2, record="tiles")
+    card = render(zoo.checkpoint(copy))
+    assert "| tiles | drop |" in card
+    assert "gauss:0.02" in card
+
+
 def test_protection_is_planned_and_drawn(data, tmp_path):
     options = {"protect": "asil-d", "fit_budget": 1.0}
     result = zoo.reliability(REF, "ethos-u55-128", data=data, **options, **QUICK)
@@ -139,7 +185,8 @@ WRONG = [
     (REF, {"data": None}, "--data DIR"),
     (REF, {"data": "no/such"}, "no such folder"),
     (REF, {"target": None}, "which device"),
-    (REF, {"target": "ethos-u65-256"}, "take one of ethos-u55-128"),
+    (REF, {"target": "ethos-u65-512"}, "ethos-u65-512 has none; take one of ethos-u55-128"),
+    (REF, {"target": "ethos-u85-256"}, "ethos-u85-256 has none; take one of ethos-u55-128"),
     (REF, {"target": "stm32f746-216mhz-cmsisnn"}, "no array of multipliers"),
     (REF, {"target": "ethos-u55-129"}, "did you mean ethos-u55-128"),
     (REF, {"faults": None}, "fewer than 50"),

@@ -126,6 +126,7 @@ def test_a_killed_run_resumed_ends_in_the_same_bits(tiny_command, train_tiny, tm
     assert losses(killed) == losses(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tiny_command, train_tiny, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     options = {"mask__kind": "snip", "train__clip_norm": 0.1}

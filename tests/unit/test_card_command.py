@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import json
 import shlex
+import subprocess
 
 import pytest
 
@@ -10,7 +12,8 @@ import zoo
 from zoo import registry
 from zoo.cards.model import render
 from zoo.cli import _parser
-from zoo.registry.recipe import Compress
+from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.recipe import Compress, Recipe
 
 SHIPPED = sorted(folder.name for folder in registry.weights_folder().iterdir() if folder.is_dir())
 
@@ -49,3 +52,16 @@ def test_the_card_of_a_folder_loads_that_folder(made):
     card = zoo.card(str(made.path))
     assert f'zoo.load("{made.path}")' in card
     assert 'zoo.load("sesr-m5-x2.free")' in zoo.card("sesr-m5-x2")
+
+
+def test_the_card_of_a_recipe_of_ones_own_gives_its_file(tmp_path):
+    recipe = dataclasses.replace(zoo.find("sesr-m3-x2"), name="mine")
+    made = Checkpoint.write(
+        tmp_path / "run", recipe, build(recipe).state_dict(), {}, license="mit",
+        data={"source": "nothing", "images": 1, "held_out": [], "sha256": "0"},
+    )  # fmt: skip
+    block = render(made).partition("```\npython -c")[2].partition("```")[0]
+    written, train = f"python -c{block}".strip().splitlines()
+    assert train == "zoo train mine.json --data DIR --out runs/mine"
+    subprocess.run(["bash", "-ec", written], cwd=made.path, check=True)
+    assert Recipe.from_json(json.loads((made.path / "mine.json").read_text())) == recipe

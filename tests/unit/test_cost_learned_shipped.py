@@ -15,7 +15,9 @@ from zoo.errors import MismatchError
 SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", [SHIPPED[0], *(pytest.param(n, marks=pytest.mark.slow) for n in SHIPPED[1:])]
+)
 def test_shipped_weights_are_near_the_compiler(name: str) -> None:
     """On networks of a seed that no training saw."""
     clock, off = cost.target(name).get("clock_hz"), []

@@ -49,6 +49,15 @@ def test_the_clean_answer_is_that_of_the_command(rig: Rig, ref: str) -> None:
         assert found.before == pytest.approx(dict(zoo.run(ref, file).best), abs=1e-6)
 
 
+@pytest.mark.parametrize("ref", [WORDS, PICTURES])
+def test_the_first_example_is_one_that_is_answered_rightly(rig: Rig, ref: str) -> None:
+    mounted = rig.mounted(ref)
+    likely = zoo.run(ref, flipping.files(rig.shelf[ref])[mounted.first]).best[0][0]
+    assert mounted.first.startswith(likely)
+    wrong = dataclasses.replace(mounted, examples=tuple("xyz"[: len(mounted.examples)]))
+    assert wrong.first == "x"  # where no name tells
+
+
 @pytest.mark.parametrize("register", REGISTERS)
 @pytest.mark.parametrize("ref", [WORDS, PICTURES])
 def test_a_flip_shown_is_what_the_engine_computes(rig: Rig, ref: str, register: str) -> None:

@@ -190,7 +190,7 @@ def test_a_budget_too_small_says_what_a_block_takes(network: nn.Module, images: 
 )
 def test_training_touches_what_it_says(learns: Any, trained: list[str], images: Tensor) -> None:
     made = Denoised(RESNET, {"num_classes": 10}, {"stem.conv": "channel"})
-    noise = {"kinds": ["gauss"], "sizes": [0.05], "limits": limits(made.network, [images])}
+    noise = {"kinds": ["gauss"], "sizes": [0.05]}
     form = made.trainable(noise=noise, learns=learns).train()
     assert isinstance(form, NoisyNetwork)
     form(images[:2]).square().sum().backward()
@@ -203,6 +203,22 @@ def test_training_touches_what_it_says(learns: Any, trained: list[str], images: 
         torch.testing.assert_close(form(images[:2]), form.deployed()(images[:2]))
     with pytest.raises(ValueError, match="nothing to train"):
         Denoised(RESNET, {"num_classes": 10}, {}).trainable(noise=noise, learns="blocks")
+
+
+@pytest.mark.parametrize("kind", ["gauss", "factor", "pattern"])
+def test_nothing_is_gained_in_training_by_larger_outputs(kind: str) -> None:
+    made = Denoised(RESNET, {"num_classes": 10}, {"stem.conv": "channel"})
+    form = made.trainable(noise={"kinds": [kind], "sizes": [0.1]}, learns="blocks")
+    layer, y = sites(made.network)["stem.conv"], torch.rand(2, 16, 8, 8, requires_grad=True)
+    noisy = []
+    for times in (1.0, 3.0):
+        form.chip.renew()
+        torch.manual_seed(0)
+        noisy.append(form.chip.perturbed("stem.conv", layer, times * y))
+    torch.testing.assert_close(noisy[1], 3 * noisy[0])
+    ratio = noisy[0].square().sum() / y.square().sum()  # noise to signal, whatever the scale
+    (slope,) = torch.autograd.grad(ratio, y)
+    assert float((slope * y).sum().detach()) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_denoised_checkpoint_loads_runs_and_is_examined(pictures: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import zoo
 from zoo.data import images
+from zoo.data.made import finished
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page import facts, restyling
 from zoo.page.lowrank import LowRank
@@ -122,7 +123,7 @@ def test_pictures_of_every_kind(studio: Studio, tmp_path: Path) -> None:
         source = file(tmp_path, image, name, **options)
         mix = studio.mix(studio.photo(source), {OIL: 0.5})
         assert mix.picture.size == sizes.get(name, image.size), name
-        full = images.read(studio.in_full(source, {OIL: 0.5}, tmp_path))
+        full = images.read(finished(studio.in_full(source, {OIL: 0.5}, tmp_path)))
         expected = sizes[name] if name == "turned.jpg" else image.size
         assert full.pixels.shape[1::-1] == expected, name
         assert (full.alpha is not None) == (image.mode in ("RGBA", "LA")), name
@@ -166,7 +167,7 @@ def test_the_three_lines_give_the_same_picture(
     studio: Studio, strengths: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photo.jpg").write_bytes(restyling.examples()[1].read_bytes())
-    shown = studio.in_full(tmp_path / "photo.jpg", strengths, tmp_path)
+    shown = finished(studio.in_full(tmp_path / "photo.jpg", strengths, tmp_path))
     with Image.open(shown) as image:
         expected = np.asarray(image)
     shown.unlink()
@@ -183,7 +184,7 @@ def test_a_picture_too_large_for_the_page(
 ) -> None:
     monkeypatch.setattr(restyling, "MOST_PIXELS", 100)
     with pytest.raises(MismatchError, match="11 x 10 pixels"):
-        studio.in_full(file(tmp_path, noise((11, 10)), "a.png"), {}, tmp_path)
+        finished(studio.in_full(file(tmp_path, noise((11, 10)), "a.png"), {}, tmp_path))
 
 
 def test_what_each_look_loses(studio: Studio) -> None:
@@ -198,6 +199,26 @@ def test_what_each_look_loses(studio: Studio) -> None:
     table = facts.losses_table(losses, studio)
     assert "Oil" in table
     assert " dB" in table
+
+
+def test_full_size_comes_tile_by_tile_and_others_come_between(
+    studio: Studio, tmp_path: Path
+) -> None:
+    source, switcher = file(tmp_path, noise((600, 90)), "wide.png"), studio._large.switcher
+    places = [tmp_path / name for name in ("alone", "oil", "night")]
+    for place in places:
+        place.mkdir()
+    alone = finished(studio.in_full(source, {OIL: 1.0}, places[0])).read_bytes()
+    before = switcher.verify()
+    work = studio.in_full(source, {OIL: 1.0}, places[1])
+    assert next(work) == (1, 2)
+    assert switcher.verify() == before  # the look is in for a tile alone
+    other = studio.in_full(source, {NIGHT: 1.0}, places[2])
+    next(other)
+    assert finished(work).read_bytes() == alone
+    other.close()  # as for who presses Stop
+    assert not list(places[2].iterdir())
+    assert switcher.verify() == before
 
 
 def test_everybody_sees_their_own_choice(studio: Studio) -> None:
@@ -274,9 +295,11 @@ def test_a_visitors_files_go(tmp_path: Path, studio: Studio) -> None:
     folder = Path(after).parent
     assert len(list(folder.iterdir())) == 1 + 4  # the photograph, and results lately shown
     for strength in (0.2, 0.4):
-        full = visit.full(studio.in_full(restyling.examples()[1], {OIL: strength}, folder))
+        full = visit.full(
+            finished(studio.in_full(restyling.examples()[1], {OIL: strength}, folder))
+        )
         assert Path(full).exists()
-    visit.full(studio.in_full(restyling.examples()[2], {}, folder))
+    visit.full(finished(studio.in_full(restyling.examples()[2], {}, folder)))
     assert not Path(full).exists()
     other = studio.photo(restyling.examples()[1])
     assert visit.pair(other, studio.mix(other, {}), str(tmp_path))[0] != before

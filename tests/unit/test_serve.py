@@ -1,5 +1,6 @@
 """The demo page without a browser: what is compared, said and refused."""
 
+import inspect
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -18,10 +21,10 @@ import zoo
 from zoo import registry
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import app as serve
-from zoo.page import enlarging
+from zoo.page import enlarging, gpu
 from zoo.page.parts import in_one_piece
 from zoo.page.tabs import enlarge
-from zoo.page.tabs.enlarge import Enlarger
+from zoo.page.tabs.enlarge import Enlarger, last
 from zoo.registry.checkpoint import Checkpoint, build
 
 
@@ -64,7 +67,7 @@ def test_comparison_is_lossless_and_of_output_size(
     page: Enlarger, tmp_path: Path, ref: str, scale: int
 ) -> None:
     source = picture(tmp_path / "a.png")
-    found = page.compare(str(source), ref)
+    found = last(page.compare(str(source), ref))
     assert found.output == (40 * scale, 30 * scale)
     for file in (found.bicubic, found.network, found.download):
         with Image.open(file) as image:
@@ -75,7 +78,7 @@ def test_comparison_is_lossless_and_of_output_size(
 
 
 def test_download_keeps_transparency(page: Enlarger, tmp_path: Path) -> None:
-    found = page.compare(str(picture(tmp_path / "a.png", bands=4)), "sesr-m3-x2")
+    found = last(page.compare(str(picture(tmp_path / "a.png", bands=4)), "sesr-m3-x2"))
     with Image.open(found.download) as file, Image.open(found.network) as shown:
         assert (file.mode, shown.mode) == ("RGBA", "RGB")
 
@@ -86,14 +89,14 @@ def test_large_picture_is_reduced_and_said_to_be(
     said: list[str] = []
     monkeypatch.setattr(enlarging, "OUTPUT_PIXELS", 1200)
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
-    *_, found = page.upscale(str(picture(tmp_path / "a.png")), "sesr-m3-x2", None)
+    *_, found = last(page.upscale(str(picture(tmp_path / "a.png")), "sesr-m3-x2", None))
     assert found.given == (40, 30)
     assert found.used == (20, 15)
     assert "zoo run sesr-m3-x2" in said[0]
 
 
 def test_detail_is_cut_from_the_result(page: Enlarger, tmp_path: Path) -> None:
-    found = page.compare(str(picture(tmp_path / "a.png", 200, 150)), "sesr-m3-x2")
+    found = last(page.compare(str(picture(tmp_path / "a.png", 200, 150)), "sesr-m3-x2"))
     corner = enlarging.moved(found, (0, 0))
     assert corner.spot == (0, 0)
     left, right = enlarging.detail(corner)
@@ -107,7 +110,7 @@ def test_detail_is_cut_from_the_result(page: Enlarger, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 2), (2, 300)])
 def test_odd_sizes(page: Enlarger, tmp_path: Path, size: tuple[int, int]) -> None:
-    found = page.compare(str(picture(tmp_path / "a.png", *size)), "sesr-m3-x2")
+    found = last(page.compare(str(picture(tmp_path / "a.png", *size)), "sesr-m3-x2"))
     assert enlarging.detail(found)[0].width > 0
     assert enlarging.costs(page.shelf["sesr-m3-x2"], found.used)
 
@@ -147,7 +150,7 @@ def test_bad_file_is_one_clear_line(
     path.write_bytes(data)
     before = sorted(page.root.iterdir())
     with pytest.raises(gr.Error) as caught:
-        page.upscale(str(path), "sesr-m3-x2", None)
+        last(page.upscale(str(path), "sesr-m3-x2", None))
     assert caught.value.message.startswith(message)
     assert not caught.value.print_exception
     assert str(tmp_path) not in caught.value.message
@@ -158,19 +161,90 @@ def test_truncated_and_missing_pictures(page: Enlarger, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 100, 100)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(gr.Error, match="truncated"):
-        page.upscale(str(path), "sesr-m3-x2", None)
+        last(page.upscale(str(path), "sesr-m3-x2", None))
     with pytest.raises(gr.Error, match="no picture yet"):
-        page.upscale(None, "sesr-m3-x2", None)
+        last(page.upscale(None, "sesr-m3-x2", None))
 
 
 def test_result_is_forgotten_and_the_example_is_not(page: Enlarger, tmp_path: Path) -> None:
     source = str(picture(tmp_path / "a.png"))
-    *_, first = page.upscale(source, "sesr-m3-x2", page.first)
-    *_, second = page.upscale(source, "sesr-m3-x2", first)
+    *_, first = last(page.upscale(source, "sesr-m3-x2", page.first))
+    *_, second = last(page.upscale(source, "sesr-m3-x2", first))
     assert page.first.network.is_file()
     assert not first.folder.exists()
     assert page.clear(second)[-1] is None
     assert not second.folder.exists()
+
+
+def test_a_large_picture_comes_tile_by_tile(page: Enlarger, tmp_path: Path) -> None:
+    source = str(picture(tmp_path / "a.png", 300, 520))  # two tiles wide, three high
+    *steps, found = page.upscale(source, "sesr-m3-x2", None)
+    assert [f"Tile {n} of 6" in step[3] for n, step in enumerate(steps, 1)] == [True] * 5 + [False]
+    assert "Writing the pictures" in steps[-1][3]
+    for bicubic, detail, save, _, costs, _ in steps:  # nothing of before is shown meanwhile
+        assert (bicubic, detail, costs) == (None, None, "")
+        assert save["interactive"] is False
+    assert found[-1].output == (600, 1040)
+    with Image.open(found[-1].network) as image:
+        assert np.array_equal(image, zoo.run("sesr-m3-x2", source).image)
+
+
+def test_a_stopped_enlargement_ends_and_leaves_nothing(
+    page: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    real = enlarging.enlarge._run_tile
+    monkeypatch.setattr(enlarging.enlarge, "_run_tile", lambda *x: ran.append(x) or real(*x))
+    before = sorted(page.root.iterdir())
+    work = page.upscale(str(picture(tmp_path / "a.png", 300, 520)), "sesr-m3-x2", None)
+    next(work)
+    assert len(sorted(page.root.iterdir())) == len(before) + 1
+    work.close()  # as Gradio does for who presses Stop
+    assert len(ran) == 1
+    assert sorted(page.root.iterdir()) == before
+    assert "Stopped" in page.stop(None)[3]
+
+
+def test_a_gpu_is_asked_for_where_one_is_lent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def door(duration: int) -> Any:
+        return lambda function: asked.append((duration, function)) or function
+
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=door))
+    page = Enlarger(tmp_path)
+    ((seconds, function),) = asked
+    assert seconds == gpu.SECONDS
+    assert inspect.isgeneratorfunction(function)  # which the door looks at
+    assert page.first.by.endswith(("thread", "threads"))  # there is none to compute on here
+    monkeypatch.setitem(sys.modules, "spaces", ModuleType("spaces"))  # a folder of that name
+    assert gpu.lent(lambda *, device: device)() == "cpu"
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    assert gpu.lent(lambda *, device: device)() == "cpu"
+
+
+def test_a_page_that_comes_slowly_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio asks for it once, and by default gives up after three seconds."""
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    monkeypatch.setattr(serve, "_fill", lambda tab, context: None)
+    assert serve.serve(block=False).startswith("http://127.0.0.1:")
+    gr.close_all()
+
+
+def test_tools_that_cannot_be_offered_are_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio keeps to itself why there are none."""
+    monkeypatch.setattr(serve, "missing", lambda packages: "")
+    monkeypatch.setattr(serve, "_fill", lambda tab, context: None)
+
+    def broken(page: Any) -> Any:
+        raise ValueError("no such schema")
+
+    monkeypatch.setitem(sys.modules, "gradio.mcp", SimpleNamespace(GradioMCPServer=broken))
+    monkeypatch.setattr(gr, "mcp", sys.modules["gradio.mcp"], raising=False)
+    with pytest.raises(ZooError, match=r"no tools: .*no such schema; type: zoo serve"):
+        serve.serve(mcp=True, block=False)
 
 
 def test_port_in_use() -> None:
@@ -219,7 +293,7 @@ def test_import_turns_analytics_off() -> None:
 
 def test_a_picture_shown_again_is_whole_for_who_is_fetching_it(page: Enlarger) -> None:
     """Two visitors are shown the same picture: one fetches while the other's is filed."""
-    comparison = page.compare(str(page.examples[0]), "sesr-m3-x2")
+    comparison = last(page.compare(str(page.examples[0]), "sesr-m3-x2"))
     pair = enlarging.detail(comparison)
     with gr.Blocks():
         sliders = [in_one_piece(gr.ImageSlider(format="png")) for _ in range(2)]

@@ -266,6 +266,21 @@ def test_alpha_of_zero_and_one_are_all_ternary_and_none():
     assert len(everything.ternary_layers()) == 14
 
 
+def test_a_network_of_real_filters_is_deployed_without_norms(tmp_path: Path):
+    torch.manual_seed(0)
+    form = HybridMobileNetV1(0.25, 10, stride=1).trainable().train()
+    x = 2 * torch.rand(8, 3, 32, 32) - 1
+    for _ in range(3):
+        form(x)
+    network = form.deployed()
+    assert not any(".norm." in name for name in network.state_dict())
+    assert network(x).equal(form.eval()(x))
+    Checkpoint.write(tmp_path, find("mobilenet-v1-025"), network.state_dict(), {})
+    assert zoo.load(tmp_path)(x).equal(network(x))
+    sizes = [value.numel() * value.element_size() for value in network.state_dict().values()]
+    assert sum(sizes) == stored_bytes(network)
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 

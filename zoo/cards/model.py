@@ -6,10 +6,11 @@ says how it is known: `exact` (counted), `measured`, `estimated`, or `paper`.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo.cards import compression
+from zoo.cards import compression, resilience
 from zoo.cards.parts import TARGETS as TARGETS
 from zoo.cards.parts import cost_rows, costs, fill, license_matter
 from zoo.content import content
@@ -63,6 +64,8 @@ def render(checkpoint: "Checkpoint", *, repo: str | None = None) -> str:
         + _as_published(checkpoint.metrics, task, columns),
         protocol=next((r["protocol"] for r in evaluations.values() if "protocol" in r), ""),
         beside=compression.beside_base(checkpoint),
+        reliability=resilience.rows(checkpoint.metrics),
+        reliability_notes=resilience.lines(checkpoint.metrics),
         shape="x".join(map(str, recipe.input_shape)),
         costs=cost_rows(recipe, checkpoint),
         notes=[(cost.target, "; ".join(cost.notes)) for cost in prices if cost.notes],
@@ -224,9 +227,17 @@ def _training(checkpoint: "Checkpoint") -> str:
     )
 
 
+# Typed in a checkpoint's folder; its name holds for the file alone.
+_RECIPE_FILE = (
+    "python -c \"import json; print(json.dumps(json.load(open('config.json'))['recipe']))\" "
+    "> {name}.json\n"
+)
+
+
 def _command(checkpoint: "Checkpoint") -> str:
     """Return the command that makes these weights; settings as the registry has them stay out."""
     from zoo import registry
+    from zoo.registry.arguments import settable
 
     recipe = checkpoint.recipe
     if isinstance(recipe.make, Compress):
@@ -237,8 +248,16 @@ def _command(checkpoint: "Checkpoint") -> str:
     together = checkpoint.metrics.get("training", {}).get("adapters")  # see zoo.adapters.joint
     verb = "zoo adapter joint" if together else "zoo train"
     words = [verb, recipe.name, "--data DIR", f"--out runs/{recipe.name}"]
-    theirs = recipe.to_json()["train"]
-    ours = registry.find(recipe.name).to_json()["train"] if recipe.name in registry.names() else {}
+    theirs = ours = recipe.to_json()["train"]
+    if recipe.name not in registry.names():  # that of a file of somebody's own
+        words[:2] = [_RECIPE_FILE.format(name=recipe.name) + verb, f"{recipe.name}.json"]
+    else:
+        known = registry.find(recipe.name)
+        ours = known.to_json()["train"]
+        for name in settable(known.args, known.preprocessing):
+            if recipe.args.get(name, known.args[name]) != known.args[name]:
+                text = json.dumps(recipe.args[name], separators=(",", ":"))
+                words.append(f"--set {shlex.quote(f'args.{name}={text}')}")
     if theirs.get("init") != ours.get("init"):
         words.append(f"--from {theirs['init'] or 'none'}")
     for key, value in theirs.items():

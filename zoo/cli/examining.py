@@ -45,6 +45,9 @@ def add(command: Command, words: Sequence[str]) -> None:
         help="at most so many inputs, evenly spread (default: %(default)s)",
     )  # fmt: skip
     sub.add_argument("--out", metavar="FILE", help="also write NAME.png, a picture, or NAME.json")
+    sub.add_argument(
+        "--record", metavar="NAME", help="also store the result in the checkpoint and its card"
+    )
     sub.set_defaults(tables=[], set=[], preset=None)
     if words[:1] == ["reliability"]:
         _add_analysis(sub, words)
@@ -80,8 +83,9 @@ def _reliability(args: Arguments) -> None:
     if args.out and Path(args.out).suffix.lower() not in (".png", ".json"):  # before the work
         raise MismatchError(f"--out {args.out}: a result is saved as NAME.png or NAME.json")
     found = api.reliability(
-        args.ref, args.target, data=args.data, samples=args.samples, **given(args)
-    )
+        args.ref, args.target, data=args.data, samples=args.samples, record=args.record,
+        **given(args),
+    )  # fmt: skip
     if args.out:
         found.save(Path(args.out))
     if args.json:

@@ -17,6 +17,7 @@ _LIMITS = (
     ("macs", "macs", "COUNT", "multiply-accumulates, e.g. 10M"),
     ("latency", "latency_ms", "TIME", "of one inference on the target, e.g. 5ms"),
 )
+_GOALS = {**{name: quantity for name, quantity, *_ in _LIMITS}, "resiliency": "flip_rate"}
 
 
 def add(command: Command, words: Sequence[str]) -> None:
@@ -27,15 +28,16 @@ def add(command: Command, words: Sequence[str]) -> None:
         words: the command line; only for `zoo search` are the spaces listed.
 
     """
-    if words[:2] == ["search", "bits"]:
+    if words[:1] == ["search"] and words[1:2] in (["bits"], ["shares"]):
         from zoo.cli import sharing
 
-        sharing.add(command)
+        sharing.add(command, words[1])
         return
     sub = command("search", _search, "find an architecture within limits")
     sub.add_argument(
         "space", metavar="SPACE",
-        help="what may be chosen, e.g. micronet-kws; or bits REF, see: zoo search bits --help",
+        help="what may be chosen, e.g. micronet-kws; or bits REF or shares NAME, see: zoo search "
+        "bits --help, zoo search shares --help",
     )  # fmt: skip
     sub.add_argument(
         "--out", required=True, metavar="DIR",
@@ -54,7 +56,11 @@ def add(command: Command, words: Sequence[str]) -> None:
     sub.add_argument("--filter", default="", help="a proxy: the best of --draws proposals is tried")
     sub.add_argument("--draws", type=positive, default=4, help="proposals for each trial (4)")
     sub.add_argument(
-        "--against", default="macs", choices=[name for name, *_ in _LIMITS], help="of the front"
+        "--against", default="macs", choices=_GOALS,
+        help="the front's other goal; resiliency: few faults that turn the answer",
+    )  # fmt: skip
+    sub.add_argument(
+        "--faults", type=positive, default=20_000, help="for resiliency, of each candidate (20000)"
     )
     sub.add_argument("--work", metavar="COUNT", help="training MACs to spend, e.g. 500G")
     sub.add_argument("--seed", type=int, default=0)
@@ -122,7 +128,8 @@ def _search(args: Arguments) -> None:
         objective=args.objective,
         filter=args.filter,
         draws=args.draws,
-        against={name: quantity for name, quantity, *_ in _LIMITS}[args.against],
+        against=_GOALS[args.against],
+        faults=args.faults,
         work=None if args.work is None else amount(args.work, "macs"),
         seed=args.seed,
         resume=args.resume,

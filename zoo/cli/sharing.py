@@ -1,12 +1,30 @@
-"""The command `zoo search bits`."""
+"""The commands `zoo search bits` and `zoo search shares`."""
 
 from zoo import verbs as api
-from zoo.cli.printing import Arguments, Command, add_ref, positive, print_json, print_table
+from zoo.cli.printing import (
+    Arguments,
+    Command,
+    add_ref,
+    names,
+    positive,
+    print_json,
+    print_table,
+)
 from zoo.errors import MismatchError
 
 
-def add(command: Command) -> None:
-    """Add the command to the command line."""
+def add(command: Command, what: str) -> None:
+    """Add the command to the command line.
+
+    Args:
+        command: adds one.
+        what: is shared out, "bits" or "shares".
+
+    """
+    {"bits": _add_bits, "shares": _add_filters}[what](command)
+
+
+def _add_bits(command: Command) -> None:
     sub = command("search", _share, "share bits out between the layers of a trained network")
     sub.add_argument("what", choices=["bits"], help="in the place of a space")
     add_ref(sub)
@@ -31,6 +49,40 @@ def add(command: Command) -> None:
     sub.add_argument("--length", type=positive, default=256, help="of a window, in tokens")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--resume", action="store_true", help="go on with the searches in --out")
+
+
+def _add_filters(command: Command) -> None:
+    sub = command("search", _share_filters, "share the real filters of a hybrid network out")
+    sub.add_argument("what", choices=["shares"], help="in the place of a space")
+    named = sub.add_argument(
+        "name", metavar="NAME", help="a recipe with hybrid filter banks: mobilenet-v1-025-hybrid"
+    )
+    named.completer = names  # type: ignore[attr-defined]
+    sub.add_argument(
+        "--from", dest="init", required=True, metavar="REF",
+        help="the trained network of real filters",
+    )  # fmt: skip
+    sub.add_argument("--data", required=True, help="a folder of inputs, or a Hub data set id")
+    sub.add_argument("--out", required=True, metavar="NAME.json", help="the recipe file")
+    sub.add_argument(
+        "--alpha", type=float, default=0.5,
+        help="budget: the bytes of this share of real filters in every layer (default: 0.5)",
+    )  # fmt: skip
+    sub.add_argument("--inputs", type=positive, default=64, help="how many are seen (default: 64)")
+    sub.add_argument("--seed", type=int, default=0)
+
+
+def _share_filters(args: Arguments) -> None:
+    """Share out real filters."""
+    found = api.search_shares(
+        args.name, args.out, init=args.init, data=args.data, alpha=args.alpha, inputs=args.inputs,
+        seed=args.seed,
+    )  # fmt: skip
+    if args.json:
+        print_json(found.to_json())
+        return
+    print_table(found.rows)
+    print(found.text)
 
 
 def _share(args: Arguments) -> None:

@@ -22,7 +22,10 @@ def add(command: Command) -> None:
         help="start from these weights; none: from random ones",
     )
     sub.add_argument("--resume", action="store_true", help="continue the run in --out")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting, train.lr=1e-3, or an argument of the network, args.width=32",
+    )  # fmt: skip
     sub.add_argument("--seed", type=int)
     sub.add_argument("--tracker", metavar="NAME", help='e.g. "tensorboard"')
     sub.add_argument("--device", choices=["cpu"], help="do not use an accelerator")
@@ -53,4 +56,4 @@ def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise MismatchError(f"--set {text!r}; expected KEY=VALUE, e.g. --set train.lr=1e-3")
-    return f"train.{key.removeprefix('train.')}", value
+    return key if key.startswith("args.") else f"train.{key.removeprefix('train.')}", value

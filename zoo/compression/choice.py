@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.compression import catalogue
-from zoo.compression.contract import Method
+from zoo.compression.contract import Method, takes
 from zoo.errors import MismatchError
 from zoo.registry.options import carried, merged, read, recorded
 from zoo.registry.recipe import Compress
@@ -64,7 +64,7 @@ def choose(
         )
     name = name or DEFAULT
     module = catalogue.find(name)
-    if kind is not None and module.TAKES not in (kind, "both"):
+    if kind is not None and not takes(module, kind):
         raise MismatchError(
             f"method {name!r} takes a {module.TAKES.replace('-', ' ')}, and this is a "
             f"{kind.replace('-', ' ')}; methods for it: {', '.join(methods_for(kind))}"
@@ -79,14 +79,15 @@ def choose(
 
 def methods_for(kind: str) -> list[str]:
     """Return the names of the methods that take a "network" or a "language-model"."""
-    return [name for name in catalogue.names() if catalogue.find(name).TAKES in (kind, "both")]
+    return [name for name in catalogue.names() if takes(catalogue.find(name), kind)]
 
 
 def check_data(choice: ChosenMethod, data: Any) -> None:
     """Raise a MismatchError if a method that learns from data is given none."""
     if data is not None or not choice.options.needs_data:
         return
-    names = methods_for(choice.method.TAKES)
+    kind = choice.method.TAKES
+    names = methods_for("network" if kind == "classifier" else kind)
     without = [name for name in names if not catalogue.find(name).Options().needs_data]
     raise MismatchError(
         f"method {choice.name!r} learns from data: add --data, {choice.method.DATA}"

@@ -43,8 +43,8 @@ class Method(Protocol):
     Attributes:
         SUMMARY: one line for people.
         PAPER: arXiv id of its paper.
-        TAKES: "network", a checkpoint of the zoo; "language-model", a folder that transformers
-            opens; or "both".
+        TAKES: "network", a checkpoint of the zoo; "classifier", one that tells labels apart;
+            "language-model", a folder that transformers opens; or "both", the first and the last.
         DATA: what `data` is, for people; "" if the method takes none.
         TRAINS: whether it trains, under Accelerate.
         PRESETS: names for options that go together: `--method METHOD-NAME`, `--preset NAME`.
@@ -54,7 +54,7 @@ class Method(Protocol):
 
     SUMMARY: str
     PAPER: str
-    TAKES: Literal["network", "language-model", "both"]
+    TAKES: Literal["network", "classifier", "language-model", "both"]
     DATA: str
     TRAINS: bool
     PRESETS: Mapping[str, Mapping[str, Any]]
@@ -98,6 +98,11 @@ PARTS = {
 }  # fmt: skip
 
 
+def takes(method: Method, kind: str) -> bool:
+    """Return whether a method is for a "network" or for a "language-model"; a classifier is one."""
+    return method.TAKES in (kind, "both") or (kind, method.TAKES) == ("network", "classifier")
+
+
 def checked(name: str, method: Any) -> Method:
     """Return what an extension point offers as a method.
 
@@ -111,9 +116,9 @@ def checked(name: str, method: Any) -> Method:
         raise MismatchError(
             f"{what} has Options that are not a dataclass; see zoo.compression.contract"
         )
-    if method.TAKES not in ("network", "language-model", "both"):
+    if method.TAKES not in ("network", "classifier", "language-model", "both"):
         raise MismatchError(
-            f"compression method {name!r} takes {method.TAKES!r}; expected network, "
+            f"compression method {name!r} takes {method.TAKES!r}; expected network, classifier, "
             "language-model or both"
         )
     known: Method = method

@@ -18,6 +18,7 @@ from zoo.models.blocks.digits import product, rounded
 from zoo.models.blocks.ternary import stored_bytes
 from zoo.models.ternary import Hybrid, HybridMobileNetV1
 from zoo.quantization.budget import Choice, allocate
+from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe
 
 ALPHAS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -46,10 +47,16 @@ def allocated(
         The recipe with a share for each of the 1x1 convolutions.
 
     Raises:
-        MismatchError: the network is not such a MobileNet, a share is not from 0 to 1, or there are
-            no inputs.
+        MismatchError: the recipe's network has no such banks, the other is not such a MobileNet, a
+            share is not from 0 to 1, or there are no inputs.
 
     """
+    with torch.device("meta"):
+        banks = build(recipe)
+    if not isinstance(banks, HybridMobileNetV1):
+        raise MismatchError(
+            f"{recipe.name} has no hybrid filter banks; mobilenet-v1-025-hybrid has"
+        )
     if not isinstance(network, HybridMobileNetV1) or network.ternary_layers():
         raise MismatchError(
             "shares are allocated from a MobileNet whose filters are all real, such as "
@@ -57,6 +64,11 @@ def allocated(
         )
     if not 0 <= alpha <= 1:
         raise MismatchError(f"alpha is {alpha:g}; expected 0 to 1")
+    if network.arguments["width"] != banks.arguments["width"]:
+        raise MismatchError(
+            f"{recipe.name} is MobileNetV1 x{banks.arguments['width']:g}, and the trained network "
+            f"x{network.arguments['width']:g}; expected the same width"
+        )
     bank = float(recipe.args.get("bank", 1.0))
     losses = filter_losses(network, batches, most=most, seed=seed)
     layers = _pointwise(network)
@@ -68,6 +80,27 @@ def allocated(
     chosen = allocate(choices, budget)
     shares = [chosen[name].options for name in layers]
     return dataclasses.replace(recipe, args={**recipe.args, "alpha": shares})
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerShare:
+    """How one 1x1 convolution is stored: filters, how many of them are real, and bytes."""
+
+    name: str
+    filters: int
+    real: int
+    bytes: int
+
+
+def layer_shares(recipe: Recipe) -> list[LayerShare]:
+    """Return what the shares of a recipe make of its layers, five ternary weights a byte."""
+    with torch.device("meta"):
+        network = build(recipe)
+    return [
+        LayerShare(name, part.outputs, part.dense, stored_bytes(part))
+        for name, part in network.named_modules()
+        if isinstance(part, Hybrid)
+    ]
 
 
 def filter_losses(

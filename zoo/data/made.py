@@ -1,9 +1,10 @@
 """A picture that a network made: what `zoo.run` returns for tasks from a picture to a picture."""
 
 import io
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from PIL import Image
 
 from zoo.data import images
 from zoo.errors import MismatchError
+
+T = TypeVar("T")
 
 
 def finite(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -26,6 +29,16 @@ def finite(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
             "from 0 to 1), or the weights are damaged"
         )
     return pixels
+
+
+def finished(work: Generator[object, None, T]) -> T:
+    """Do a work that is done in steps at once; return what it returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 @dataclass(frozen=True)

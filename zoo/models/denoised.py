@@ -182,7 +182,7 @@ class NoisyNetwork(nn.Module):
 
     Args:
         network: the deployed network.
-        noise: "kinds" and "sizes" of the noise, and "limits", the largest output of each layer.
+        noise: "kinds" and "sizes" of the noise.
         learns: what is trained: the "blocks", the "biases" or "all" weights.
 
     """
@@ -192,7 +192,7 @@ class NoisyNetwork(nn.Module):
         self.denoised = network
         self.chip = Chip(
             [Noise(kind, size) for kind, size in zip(noise["kinds"], noise["sizes"], strict=True)],
-            noise["limits"],
+            limits=None,
         )
         network.requires_grad_(learns == "all")
         if learns == "blocks":

@@ -7,6 +7,7 @@ the others sums and products of ternary weights. The papers' exact configuration
 those here come closest to their sizes.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -195,6 +196,10 @@ class Hybrid(nn.Module):
             themselves.
         norm: whether batch norms follow the layers.
 
+    Attributes:
+        outputs: how many filters there are.
+        dense: how many of them are real.
+
     """
 
     def __init__(
@@ -207,7 +212,7 @@ class Hybrid(nn.Module):
             raise ValueError(
                 f"a bank of {bank:g} products a filter is wider than the layer; expected 0 to 1"
             )
-        dense = round(alpha * outputs)
+        self.outputs, self.dense = outputs, (dense := round(alpha * outputs))
         parts: list[nn.Module] = []
         if dense:
             parts.append(Convolution(inputs, dense, 1, norm=norm))
@@ -256,6 +261,8 @@ class HybridMobileNetV1(Packed):
         )
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}; expected at least 2")
+        if not 0 < width < math.inf:
+            raise ValueError(f"width is {width:g}; expected a positive number")
         widths = [max(1, round(width * n)) for n in (32, 64, 128, 128, 256, 256, *(512,) * 6)]
         widths += [max(1, round(width * 1024))] * 2
         strides = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)

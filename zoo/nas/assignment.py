@@ -8,6 +8,7 @@ from zoo.cost import Target
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.nas import judging, measuring, proxies
 from zoo.nas.limits import UNITS, Limits
+from zoo.nas.searchers.contract import FLIPS
 from zoo.nas.spaces.contract import Choice, Decision, Space, decided
 from zoo.registry.codec import to_json
 from zoo.registry.recipe import Recipe
@@ -31,7 +32,8 @@ class Assignment:
         objective: "trained", or a proxy by which candidates are judged instead.
         filter: a proxy of which the best of `draws` proposals is tried; "" for none.
         draws: proposals for each trial.
-        against: the quantity that the front has beside the merit.
+        against: the quantity that the front has beside the merit; FLIPS for resiliency.
+        faults: that hit each candidate, where resiliency is a goal.
         seed: of everything.
         device: "cpu" leaves an accelerator unused.
         training: settings of the recipes' training that are not the space's own, e.g.
@@ -52,6 +54,7 @@ class Assignment:
     filter: str = ""
     draws: int = 4
     against: str = "macs"
+    faults: int = 20_000
     seed: int = 0
     device: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -66,14 +69,20 @@ class Assignment:
         for name, least in (("steps", 1), ("draws", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected {least} or more")
-        if self.against not in UNITS:
+        if self.against not in (*UNITS, FLIPS):
+            known = (*UNITS, FLIPS)
             raise UnknownNameError.near(
-                "quantity", self.against, UNITS, f"known: {', '.join(UNITS)}"
+                "quantity", self.against, known, f"known: {', '.join(known)}"
             )
         for proxy in {self.objective, self.filter} - {judging.TRAINED, ""}:
             proxies.named(proxy)
         if self.against == "latency_ms" and self.target is None:
             raise MismatchError("a front against latency needs a device; add --target")
+        if self.against == FLIPS and not self.trains:
+            raise MismatchError(
+                f"resiliency is measured on trained candidates, and --objective {self.objective} "
+                "trains none; leave it out"
+            )
 
     @property
     def trains(self) -> bool:
@@ -123,6 +132,7 @@ class Assignment:
             "objective": self.objective,
             **how,
             "against": self.against,
+            **({"faults": self.faults} if self.against == FLIPS else {}),
             "seed": self.seed,
             "training": dict(self.training),
             "data": fingerprint,

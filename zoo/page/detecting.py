@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from zoo.data.found import Found
-from zoo.page.cards import figures
+from zoo.page.cards import figures, threads
 from zoo.page.given import choice, number
 from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import object_detection as task
@@ -40,7 +39,7 @@ class Scout:
     def __init__(self, given: "Iterable[Artifact]" = ()) -> None:
         self.shelf = shelf(TASKS, given, "finds objects")
         self.default = next(iter(self.shelf))
-        self._lock = threading.Lock()
+        self._lock, self._warm = threading.Lock(), set[str]()
 
     def threshold(self, ref: str) -> float:
         """Return the least score of a box, as the network's recipe has it."""
@@ -61,6 +60,9 @@ class Scout:
         eye = self._of(ref)
         least = number(threshold, "least score", 0, 1, self.threshold(ref))
         with self._lock:
+            if ref not in self._warm:  # PyTorch's first run is slow, and not what is to be timed
+                task.run(eye.model, eye.recipe, path, threshold=least)
+                self._warm.add(ref)
             return task.run(eye.model, eye.recipe, path, threshold=least)
 
     def _of(self, ref: str) -> Shelved:
@@ -85,13 +87,12 @@ def facts(found: Found, eye: Shelved, costs: list[tuple[str, str, str]]) -> str:
     """Return how many there are of each label, the time here and on devices, as HTML."""
     counts = Counter(item.label for item in found.items)
     said = ", ".join(f"{counts[label]} {label}" for label in found.labels if counts[label])
-    threads = torch.get_num_threads()
     height, width = found.pixels.shape[:2]
     cards = figures(
         [
             ("Found", str(len(found.items)), said or "nothing: lower the least score"),
             ("Here", f"{found.seconds * 1e3:.3g} ms",
-             f"measured, {threads} thread{'s' * (threads != 1)}, with the choice of boxes"),
+             f"measured, {threads()}, with the choice of boxes"),
             *costs,
         ]
     )  # fmt: skip

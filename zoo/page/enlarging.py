@@ -3,11 +3,12 @@
 Nothing here knows Gradio; `zoo.page.tabs.enlarge` lays these out.
 """
 
+import copy
 import functools
 import html
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from zoo.cost.pricing import of_module
 from zoo.cost.result import readable
 from zoo.data import images
 from zoo.errors import MissingWeightsError
-from zoo.page.cards import duration, figures
+from zoo.page.cards import duration, figures, threads
 from zoo.registry.recipe import Recipe
 from zoo.tasks.super_resolution import enlarging as enlarge
 from zoo.verbs.use import load
 
 SHOWN_PIXELS = 9_000_000  # a little over 4K; a browser loads two of them
-OUTPUT_PIXELS = 50_000_000  # of a result to download: 12 megapixels, twice as wide and high
+OUTPUT_PIXELS = 100_000_000  # of a result to download: 24 megapixels, twice as wide and high
 DETAIL = (144, 120)  # output pixels of a magnified detail
 ZOOM = 4
 HEADLINE = "ethos-u55-256"  # the microcontroller-class NPU named next to the picture
@@ -98,7 +99,7 @@ class Comparison:
         used: width and height that were enlarged; smaller when `given` was too large for a page.
         scale: of the network.
         seconds: the network and bicubic colour, without files.
-        threads: that PyTorch used.
+        by: what computed it: "2 threads", or a GPU's name.
         spot: output pixel around which the two differ most.
 
     """
@@ -112,7 +113,7 @@ class Comparison:
     used: tuple[int, int]
     scale: int
     seconds: float
-    threads: int
+    by: str
     spot: tuple[int, int]
 
     @property
@@ -149,10 +150,13 @@ def _quality(ref: str) -> str:
     return "" if reached is None else f"{reached:.1f} dB"
 
 
-def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
+def compare(
+    network: Loaded, source: Path, folder: Path, device: str = "cpu"
+) -> Generator[tuple[int, int], None, Comparison]:
     """Enlarge a picture file by the network and by bicubic, into an empty `folder`.
 
-    A picture whose result would exceed `OUTPUT_PIXELS` is reduced first; the caller says so.
+    Yields after each tile how many are done, and of how many. A picture whose result would exceed
+    `OUTPUT_PIXELS` is reduced first; the caller says so.
 
     Raises:
         MismatchError: the file is not a picture, is truncated, or has too many pixels.
@@ -161,15 +165,17 @@ def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
     picture = images.read(source)
     height, width = picture.pixels.shape[:2]
     shown = images.to_pillow(picture)
-    item: Path | Image.Image = source
     shrink = math.sqrt(OUTPUT_PIXELS / (width * height * network.scale**2))
     if shrink < 1:
         shown = shown.resize(
             (max(1, int(width * shrink)), max(1, int(height * shrink))), Image.Resampling.LANCZOS
         )
         shown.info["icc_profile"] = picture.profile
-        item = shown
-    result = enlarge.run(network.model, network.recipe, item)
+        picture = images.read(shown)
+    model = network.model
+    if device != "cpu" and torch.cuda.is_available():
+        model = copy.deepcopy(model).to(device)  # the costs are those of the one on the processor
+    result = yield from enlarge.steps(model, network.recipe, picture)
     sharp = _opaque(result.image)
     smooth = _opaque(shown.resize(sharp.size, Image.Resampling.BICUBIC))
     stem = enlarge.default_output(network.recipe, source).stem
@@ -191,9 +197,16 @@ def compare(network: Loaded, source: Path, folder: Path) -> Comparison:
         used=shown.size,
         scale=network.scale,
         seconds=result.seconds,
-        threads=torch.get_num_threads(),
+        by=_computer(model),
         spot=_busiest(ImageChops.difference(sharp, smooth)),
     )
+
+
+def _computer(model: nn.Module) -> str:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return threads()
 
 
 def _fitting(image: Image.Image, file: Path) -> Path:
@@ -306,8 +319,7 @@ def headline(comparison: Comparison, network: Loaded, pairs: Sequence[tuple[Cost
         (
             "On this computer",
             duration(comparison.seconds * 1e3),
-            f"measured, {comparison.threads} thread{'s' * (comparison.threads != 1)}; "
-            f"{width:,}{TIMES}{height:,} pixels",
+            f"measured, {comparison.by}; {width:,}{TIMES}{height:,} pixels",
         ),
         (
             "Work",

@@ -3,8 +3,8 @@
 import html
 import math
 
-from zoo.page.cards import figures
-from zoo.page.restyling import MOST_STRENGTH, ROUNDS, Losses, Mix, Studio, threads
+from zoo.page.cards import figures, longer, threads
+from zoo.page.restyling import MOST_STRENGTH, ROUNDS, Losses, Mix, Studio
 
 PLUS = " + "
 _KNOWN_MS = 1  # planning takes longer, finding a plan takes less
@@ -13,12 +13,12 @@ _KNOWN_MS = 1  # planning takes longer, finding a plan takes less
 def cards(mix: Mix, studio: Studio) -> str:
     """Return four facts about a mix."""
     look = next(iter(studio.looks.values()))
-    times = f"{mix.lora_ms / mix.switch_ms:.3g} times as long; " if mix.strengths else ""
+    times = f"{longer(mix.lora_ms / mix.switch_ms)}; " if mix.strengths else ""
     known = mix.plan_ms < _KNOWN_MS
     plan = "its plan was there" if known else f"this mix was planned in {mix.plan_ms:.0f} ms"
     rows = [
         ("Switched, out and in", _ms(mix.switch_ms) if mix.strengths else "no look",
-         f"fastest of {ROUNDS}, measured now, {threads()} threads; {plan}, the "
+         f"fastest of {ROUNDS}, measured now, {threads()}; {plan}, the "
          f"picture took {mix.forward_ms:.0f} ms"),
         ("LoRA of equal size", _ms(mix.lora_ms) if mix.strengths else "no look",
          f"{times}random factors of rank {studio.rank} merged into a copy and out again, which "

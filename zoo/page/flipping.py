@@ -68,6 +68,14 @@ class Mounted:
             for name, layer in zip(names, self.engine.layers, strict=True)
         ]
 
+    @property
+    def first(self) -> str:
+        """The example that is shown first: one whose name says that its answer is right."""
+        answers = (self.network.labels[number] for number in self.engine.clean)
+        pairs = zip(self.examples, answers, strict=True)
+        right = (name for name, answer in pairs if name.startswith(answer))  # "dogs" is a dog
+        return next(right, self.examples[0])
+
     def plan(self, *registers: str) -> FaultPlan:
         """Return the sites of flips in an Ethos-U55; an answer is right if no flip turned it."""
         whole = [1.0] * len(self.engine.layers)

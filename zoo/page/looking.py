@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from zoo.page.cards import figures
+from zoo.page.cards import figures, threads
 from zoo.page.given import choice
 from zoo.page.shelf import Shelved, shelf
 from zoo.tasks import image_classification as task
@@ -94,9 +94,8 @@ def facts(sight: Sight, eye: Shelved, costs: list[tuple[str, str, str]]) -> str:
     """Return the time here and on devices as cards, and what the network knows, as HTML."""
     width, height = sight.size
     colours = "grey" if eye.recipe.input_shape[1] == 1 else "coloured"
-    threads = torch.get_num_threads()
     here = f"median of {sight.runs} run{'s' * (sight.runs != 1)} after a first, "
-    here += f"{threads} thread{'s' * (threads != 1)}"
+    here += threads()
     cards = figures([("Here", f"{sight.latency_ms:.3g} ms", here), *costs])
     return (
         f"{cards}<p class='zoo-note'>{eye.weights:,} weights see {width}x{height} {colours} pixels "

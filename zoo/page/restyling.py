@@ -9,13 +9,12 @@ Gradio; `zoo.page.tabs.looks` lays it out.
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -303,8 +302,13 @@ class Studio:
             self._low_rank.peft_ms(),
         )
 
-    def in_full(self, file: Path, strengths: Mapping[str, Any], folder: Path) -> Path:
+    def in_full(
+        self, file: Path, strengths: Mapping[str, Any], folder: Path
+    ) -> Generator[tuple[int, int], None, Path]:
         """Write a picture in full size into a folder, as `zoo.run` makes it; return its file.
+
+        Yields after each tile how many are done, and of how many; the looks are in the network
+        for a tile alone.
 
         Raises:
             MismatchError: see `photo` and `strengths`, or more than `MOST_PIXELS` pixels.
@@ -317,8 +321,15 @@ class Studio:
                 f"{MOST_PIXELS / 1e6:.0f} megapixels. The lines under Use this make any size."
             )
         chosen, easel = self.strengths(strengths), self._large
-        with easel.lock, easel.switcher.using(chosen):
-            result = task.run(easel.model, easel.recipe, file)
+        work, result = task.steps(easel.model, easel.recipe, images.read(file, file.name)), None
+        while result is None:
+            try:
+                with easel.lock, easel.switcher.using(chosen):
+                    step = next(work)
+            except StopIteration as end:
+                result = end.value
+            else:
+                yield step
         target = folder / task.default_output(easel.recipe, Path(file.name)).name
         # The default level takes three times as long for a few percent.
         result.image.save(target, compress_level=1, icc_profile=result.picture.profile)
@@ -359,8 +370,3 @@ def code(strengths: Mapping[str, float]) -> str:
     if not strengths:
         return f'import zoo\n\nzoo.run("{BASE}", {made})  # without a look: the photograph again\n'
     return f'import zoo\n\nlooks = {{{looks}}}\nzoo.run("{BASE}", {made}, adapter=looks)\n'
-
-
-def threads() -> int:
-    """Return how many threads PyTorch uses."""
-    return torch.get_num_threads()

@@ -12,8 +12,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from zoo.adapters.base import Base
 from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
-from zoo.page.cards import figures
+from zoo.page.cards import figures, longer, threads
 from zoo.page.given import number
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
@@ -52,6 +52,7 @@ class Answer:
         before: SHA-256 of the base before.
         after: and after.
         picture: how the adapters interfere, of two or more.
+        ended: whether it is whole; a text grows.
 
     """
 
@@ -65,6 +66,7 @@ class Answer:
     before: str
     after: str
     picture: Image.Image | None
+    ended: bool = False
 
 
 @dataclass(eq=False)
@@ -97,7 +99,7 @@ class Bench:
 
     @property
     def kind(self) -> str:
-        """The mark of its part of the page: "text", "drawing", "picture"."""
+        """The mark of its part of the page: "text", "picture"."""
         return self.demo.kind
 
     @property
@@ -130,28 +132,57 @@ class Bench:
         return switcher
 
     def answer(self, given: Any, weights: Mapping[str, float], strategy: str) -> Answer:
-        """Return what the base makes of an input, without and with adapters.
+        """Return what the base makes of an input, without and with adapters; see `answers`."""
+        *_, last = self.answers(given, weights, strategy)
+        return last
+
+    def answers(self, given: Any, weights: Mapping[str, float], strategy: str) -> Iterator[Answer]:
+        """Yield what the base makes of an input, without and with adapters, as it grows.
+
+        Between two answers the bench is free: adapters go in for one step alone, and come out.
 
         Args:
-            given: a prompt; or the number of a noise, or of a picture.
+            given: a prompt, or the file of a picture.
             weights: by name, within `WEIGHTS`; those of 0 take no part.
             strategy: on overlaps; see `zoo.adapters.fusion`.
+
+        Raises:
+            MismatchError: one of them is wrong.
 
         """
         if unknown := set(weights) - set(self.adapters):
             raise MismatchError(f"{self.ref} has no adapter {min(unknown)!r}")
         asked = {n: number(w, f"weight of {n}", *WEIGHTS, 0.0) for n, w in weights.items()}
         chosen = {name: weight for name, weight in asked.items() if weight}
+        checked, strategy = _checked(self.demo, given), str(strategy)
         with self._lock, torch.no_grad():
-            return self._answer(_checked(self.demo, given), chosen, str(strategy))
+            answer = self._measured(chosen, strategy)
+        plain, fused = self._steps(checked), self._steps(checked)
+        while not answer.ended:
+            with self._lock:
+                self.switcher.deactivate()  # an interrupted visitor may have left adapters in
+                base = next(plain, None)
+                if chosen:
+                    with self.switcher.using(chosen, strategy=strategy):
+                        other = next(fused, None)
+                else:
+                    other = base
+                if base is other is None:
+                    answer = replace(answer, after=self.switcher.verify(), ended=True)
+            answer = replace(
+                answer,
+                base=answer.base if base is None else base,
+                fused=answer.fused if other is None else other,
+            )
+            yield answer
 
-    def _answer(self, given: Any, chosen: dict[str, float], strategy: str) -> Answer:
+    def _measured(self, chosen: dict[str, float], strategy: str) -> Answer:
+        """Return the facts of a mix, with no output yet."""
         switcher, model = self.switcher, self.base.model
-        switcher.deactivate()  # an interrupted visitor may have left adapters in
+        switcher.deactivate()
         before = switcher.verify()
-        plain = self._shown(given)
         if not chosen:
-            return Answer(plain, plain, {}, 0, 0.0, None, "", before, switcher.verify(), None)
+            return Answer("", "", {}, 0, 0.0, None, "", before, before, None)
         times = []
         for _ in range(ROUNDS + 1):  # the first builds the plan
             start = time.perf_counter()
@@ -159,20 +190,18 @@ class Bench:
             switcher.deactivate()
             times.append(time.perf_counter() - start)
         with switcher.using(chosen, strategy=strategy):
-            fused = self._shown(given)
             changed = switcher.changed
         adapters = {name: adapter_refs.adapter(name) for name in chosen}
         picture = compare(adapters, model, chosen).picture() if len(chosen) > 1 else None
         peft_ms, why = self._peft(sorted(chosen))
         return Answer(
-            plain, fused, chosen, changed, statistics.median(times[1:]) * 1e3, peft_ms, why,
+            "", "", chosen, changed, statistics.median(times[1:]) * 1e3, peft_ms, why,
             before, switcher.verify(), picture,
         )  # fmt: skip
 
-    def _shown(self, given: Any) -> str | Image.Image:
+    def _steps(self, given: Any) -> Iterator[str | Image.Image]:
         base = self.base
-        output: str | Image.Image = self.task.demo(base.model, base.recipe, base.tokenizer, given)
-        return output
+        return self.task.demo(base.model, base.recipe, base.tokenizer, given)
 
     def _peft(self, names: list[str]) -> tuple[float | None, str]:
         """Return how long peft takes to merge and unmerge the same adapters, or why it cannot."""
@@ -225,8 +254,10 @@ def benches() -> list[Bench]:
 
 
 def _checked(demo: Demo, given: Any) -> Any:
-    if demo.takes == "number":
-        return int(number(given, "number", 0, 2**31 - 1, 0))
+    if demo.takes == "picture":
+        if not given:
+            raise MismatchError("There is no picture yet: drop one in, or take an example.")
+        return Path(given)
     text = str(given or "").rstrip(" ")
     if not text.strip():
         raise MismatchError("There is no prompt yet: type one, or take an example.")
@@ -243,13 +274,13 @@ def facts(bench: Bench, answer: Answer) -> str:
     same = answer.before == answer.after
     if answer.peft_ms is not None:
         times = answer.peft_ms / answer.switch_ms
-        note = f"{times:.3g} times as long: its SHiRA, the same adapters merged and unmerged"
+        note = f"{longer(times)}: its SHiRA, the same adapters merged and unmerged"
         peft = f"{answer.peft_ms:.3g} ms", f"{note}, measured now"
     else:
         peft = ("not possible" if answer.peft_why else "no adapter", f"peft: {answer.peft_why}")
     cards = [
         ("Switch, in and out", f"{answer.switch_ms:.3g} ms" if answer.weights else "no adapter",
-         f"measured now, {torch.get_num_threads()} threads"),
+         f"measured now, {threads()}"),
         ("The same with peft", peft[0], peft[1] if answer.weights else ""),
         ("Weights changed", f"{answer.changed / total:.2%}",
          f"{answer.changed:,} of {total:,}"),

@@ -54,7 +54,7 @@ def build(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]] | None = None) -
         raise UnsafeFileError(f"recipe {recipe.name!r} names {recipe.model!r}, not a network")
     try:
         network = kind(**recipe.args).eval()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise MismatchError(
             f"{recipe.model} of {recipe.name!r} cannot be built with {dict(recipe.args)}: {error}"
         ) from error
@@ -63,6 +63,26 @@ def build(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]] | None = None) -
     from zoo.models.structured.network import restructure
 
     return restructure(network, recipe.structure, shapes)
+
+
+def try_out(recipe: Recipe) -> None:
+    """Build a recipe's network with random weights, and show it an input.
+
+    Raises:
+        MismatchError: it cannot be built, or takes no input of the recipe's shape.
+
+    """
+    import torch
+
+    network = build(recipe)
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(recipe.input_shape))
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+        raise MismatchError(
+            f"{recipe.name} with the arguments {dict(recipe.args)} takes no input of "
+            f"{recipe.input_shape}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -291,10 +311,10 @@ class Checkpoint:
         """Write the card as README.md."""
         write_bytes(self.path / CARD, text.encode())
 
-    def record(self, name: str, result: Mapping[str, Any]) -> Self:
-        """Store an evaluation under `name` in `metrics.json`; return the new checkpoint."""
-        results = {**self.metrics.get("evaluations", {}), name: dict(result)}
-        write_json(self.path / METRICS, {**self.metrics, "evaluations": results})
+    def record(self, name: str, result: Mapping[str, Any], part: str = "evaluations") -> Self:
+        """Store a result under `name` in a part of `metrics.json`; return the new checkpoint."""
+        results = {**self.metrics.get(part, {}), name: dict(result)}
+        write_json(self.path / METRICS, {**self.metrics, part: results})
         return self.read(self.path)
 
 

@@ -274,14 +274,20 @@ class Recipe:
         """Return a copy with other training settings: {"train.lr": "1e-3"} or {"lr": 1e-3}.
 
         Values may be texts; they are read as the field's type. `train.options.<name>` reaches an
-        existing option; "none" removes it.
+        existing option; "none" removes it. `args.<name>` is an argument of the model.
 
         Raises:
             MismatchError: there is no such setting, or the recipe is of the other kind.
 
         """
+        from zoo.registry import arguments
+
         train = to_json(self.train)
+        own = {key: value for key, value in settings.items() if key.startswith(arguments.PREFIX)}
+        args = arguments.changed(self.args, own, arguments.settable(self.args, self.preprocessing))
         for key, value in settings.items():
+            if key in own:
+                continue
             path = key.removeprefix("train.").split(".")
             target = train["options"] if path[0] == "options" and len(path) == 2 else train
             if path[-1] not in target or (target is train and len(path) != 1):
@@ -294,4 +300,4 @@ class Recipe:
             if target is not train:
                 value = convert(value, type(target[path[-1]]), key)
             target[path[-1]] = value
-        return dataclasses.replace(self, make=from_json(Train, train, "train"))
+        return dataclasses.replace(self, args=args, make=from_json(Train, train, "train"))

@@ -50,7 +50,7 @@ def trained(
     if options.learns == "blocks":
         budget = share(options.max_params, count)
         blocks = chosen(network, inputs, kinds, limits, budget, options.block, options.seed)
-    recipe = _recipe(source, before, options, blocks, limits)
+    recipe = _recipe(source, before, options, blocks)
     start = build(recipe)
     assert isinstance(start, Denoised)
     _adopt(start, network)
@@ -111,7 +111,6 @@ def _recipe(
     before: Train,
     options: "Options",
     blocks: Mapping[str, str],
-    limits: Mapping[str, float],
 ) -> Recipe:
     """Return the recipe that is run: the network's own, with blocks and noise."""
     kinds = noises.parse(options.noise)
@@ -127,7 +126,6 @@ def _recipe(
             "noise": {
                 "kinds": [noise.kind for noise in kinds],
                 "sizes": [noise.size for noise in kinds],
-                "limits": dict(limits),
             },
         },
     )  # fmt: skip

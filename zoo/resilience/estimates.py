@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,7 @@ class _Run:
         self.tally = Tally.empty(len(plan.cells))
         self.number, self.done = 0, 0  # stages that are complete; faults of the one at work
         self.counts: list[int] | None = None
+        self._pace = 0.0  # seconds for a fault in the last stage; 0 where none was tried here
 
     @property
     def counted(self) -> Counted:
@@ -228,21 +230,25 @@ class _Run:
         width = self.counted.rate(signed=True).half_width
         needed = tried * (width / self.sampling.precision) ** 2
         if needed > MOST_FAULTS:
+            hours = needed * self._pace / 3600
+            spent = f" and {hours:.1g} hours" if hours else ""
             raise MismatchError(
                 f"a precision of {self.sampling.precision:g} points needs about {needed:.1g} "
-                f"faults, more than {MOST_FAULTS:.0g}; ask for {width:.2g} or give --faults"
+                f"faults{spent}, more than {MOST_FAULTS:.0g}; ask for {width:.2g} or give --faults"
             )
 
     def stage(self, counts: Integers) -> None:
         """Try a stage's faults, and record the counts now and then."""
         self.counts = counts.tolist()
         drawn = self.plan.drawn(counts, (self.sampling.seed, self.number))
+        started, left = time.perf_counter(), len(drawn) - self.done
         for start in range(self.done, len(drawn), _AT_ONCE):
             part = drawn[start : start + _AT_ONCE]
             _count(self.plan, self.tally, part)
             self.done = min(start + _AT_ONCE, len(drawn))
             if self.done < len(drawn):
                 self._keep()
+        self._pace = (time.perf_counter() - started) / max(1, left)
         self.number, self.done, self.counts = self.number + 1, 0, None
         self._keep()
 

@@ -11,7 +11,7 @@ from zoo.files import replacing
 from zoo.resilience.statistics import Reals
 
 _INK, _NONE = "#222222", "#eeeeee"
-_WIDTH, _LEFT, _TOP, _CELL, _GAP = 1500, 330, 110, 28, 26
+_WIDTH, _LEFT, _TOP, _GAP = 1500, 330, 110, 44
 _LOW, _ROWS = 20, 760  # least height of a row, height that the rows of a panel share
 _COLORS = ((255, 252, 240), (253, 190, 110), (215, 70, 60), (80, 10, 60))
 
@@ -70,7 +70,7 @@ def _panel(
     draw.text((40, top), panel.name, _INK, _font(26))
     for bit in range(bits):
         place = _LEFT + bit * width + width / 2
-        draw.text((place, top + 22), str(bit), _INK, _font(18), anchor="mb")
+        draw.text((place, top + _GAP - 4), str(bit), _INK, _font(18), anchor="mb")
     y, written = top + _GAP, -99.0
     for row, (name, height) in enumerate(zip(panel.rows, heights, strict=True)):
         for bit in range(bits):

@@ -110,7 +110,7 @@ def check_agreement(first: Sequence[float], second: Sequence[float]) -> float:
     if found < LEAST_AGREEMENT:
         raise MismatchError(
             f"two seeds of resiliency rank {len(first)} candidates with a correlation of "
-            f"{found:.2f}; expected {LEAST_AGREEMENT} or more: try more faults or more inputs, or "
-            "leave resiliency out of the search"
+            f"{found:.2f}; expected {LEAST_AGREEMENT} or more: try more faults (--faults), more "
+            "held-out inputs, or another goal, e.g. --against macs"
         )
     return found

@@ -8,7 +8,7 @@ from zoo.cost.registers import Registers
 from zoo.cost.target import TARGETS, Target, target, target_names
 from zoo.errors import MismatchError, UnknownNameError
 from zoo.resilience.cycles import ESTIMATOR, cycles
-from zoo.resilience.dataflow import NAMES, Dataflow, MicroBlocks, dataflow
+from zoo.resilience.dataflow import NAMES, Dataflow, MicroBlocks, OutputStationary, dataflow
 from zoo.resilience.engine import Engine
 from zoo.resilience.faults import BITS, Integers
 from zoo.resilience.plan import STORED, FaultPlan, stretches
@@ -109,6 +109,16 @@ def _of_device(engine: Engine, device: Target, registers: str) -> Arranged:
 def assumption(name: str, part: Registers) -> str:
     """Return a line about a class of registers, with where its numbers come from."""
     return f"{name}: {part.bits:,} bits, {part.kind} ({part.confidence}: {part.source})"
+
+
+def flow_of(device: Target | None) -> Dataflow:
+    """Return the array of a device; without one, an output-stationary array of 16 x 16.
+
+    Raises:
+        MismatchError: the device says nothing of its registers.
+
+    """
+    return OutputStationary() if device is None else block(_with_registers(device))
 
 
 def block(device: Target) -> MicroBlocks:

@@ -4,7 +4,7 @@ A member of `zoo.tasks` is named after a recipe's `subtask`; packages add theirs
 entry-point group of that name. `tests/battery/test_tasks.py` tries each one on its own tiny data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -48,7 +48,7 @@ class Demo:
     Attributes:
         kind: one word; tasks of the same kind share a part of the page.
         title: title of that part.
-        takes: a prompt, or the number of an input that the task makes.
+        takes: a prompt, or the file of a picture.
         asks: label of that input.
         gives: what is shown.
         packages: packages that must be installed.
@@ -57,7 +57,7 @@ class Demo:
 
     kind: str
     title: str
-    takes: Literal["prompt", "number"]
+    takes: Literal["prompt", "picture"]
     asks: str = "Prompt"
     gives: Literal["text", "picture"]
     packages: tuple[str, ...] = ()
@@ -177,6 +177,8 @@ class Task(Protocol):
         labelled(recipe, data, most) -> Labelled: at most so many inputs, evenly spread over what
             `evaluate` judges, as the network takes them, with their labels; of a task that is right
             or wrong about each sample.
+        unseen(data, recipe, most) -> Labelled: the same of the samples that `training_data` holds
+            out.
         default_output(recipe, source) -> path: where `zoo run` writes by default.
         demo: see `Shown`.
     """
@@ -274,10 +276,16 @@ def short(recipe: Recipe, **options: Any) -> Recipe:
 
 
 class Shown(Task, Protocol):
-    """A task with a `Demo`."""
+    """A task with a `Demo`; one that takes pictures has `samples`, too."""
 
-    def demo(self, model: Any, recipe: Any, tokenizer: Any, given: Any) -> Any:
-        """Return a text or a Pillow image, as `FACTS.demo` says, for a prompt or a number."""
+    def demo(self, model: Any, recipe: Any, tokenizer: Any, given: Any) -> Iterator[Any]:
+        """Yield a text as it grows, or a Pillow image, for a prompt or the file of a picture.
+
+        Between two of them others may use the model, with other adapters in it.
+        """
+
+    def samples(self, folder: Path) -> list[Path]:
+        """Write pictures to try adapters on into an empty folder; return their files."""
 
 
 TRAINING = ("training_data", "batch", "loss", "validate")
@@ -300,7 +308,8 @@ def check(task: Any, name: str) -> None:
             f"the task {name!r} calls itself {facts.name!r}; one of the two is wrong"
         )
     needed: Sequence[str] = ("evaluate", "trial", *(TRAINING if facts.select_by else ()))
-    needed = (*needed, *(("demo",) if facts.demo else ()))
+    if facts.demo:
+        needed = (*needed, "demo", *(("samples",) if facts.demo.takes == "picture" else ()))
     if missing := [part for part in needed if not callable(getattr(task, part, None))]:
         raise MismatchError(
             f"the task {name!r} has no {', '.join(missing)}; see zoo.tasks.contract"

@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from zoo.data.text import draw, one_of
 from zoo.errors import MismatchError, MissingExtraError, UnknownNameError
 from zoo.registry.recipe import Recipe, Train
-from zoo.tasks.contract import Demo, Metric, TaskFacts, Trial, recipe_of, short
+from zoo.tasks.contract import Metric, TaskFacts, Trial, recipe_of, short
 
 __all__ = [
     "FACTS",
     "batch",
-    "demo",
     "evaluate",
     "forward",
     "loss",
@@ -48,12 +46,7 @@ FACTS = TaskFacts(
         steps=300, batch_size=64, lr=2e-3, warmup_steps=20, ema_decay=0.98, clip_norm=1.0,
         log_every=20, eval_every=100, save_every=50, options={"classes": "", "look": "plain"},
     ),
-    demo=Demo(
-        kind="drawing", title="Drawing", takes="number", gives="picture",
-        asks="Noise, by number", packages=("diffusers",),
-    ),
 )  # fmt: skip
-DEMO_DRAWINGS, DEMO_STEPS = 8, 20
 LOOKS = ("plain", "outline", "negative")
 SCHEDULE = "squaredcos_cap_v2"
 STEPS = 1000  # noise levels
@@ -230,24 +223,6 @@ def evaluate(
         "protocol": "mean squared error of one noise for each picture, at a random step of "
         f"{STEPS}",
     }
-
-
-def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: int) -> Image.Image:
-    """Return pictures drawn from one noise by DDIM, in two rows."""
-    try:
-        from diffusers import DDIMPipeline, DDIMScheduler
-    except ImportError:
-        raise MissingExtraError.of("diffusers", "adapters") from None
-    scheduler = DDIMScheduler(STEPS, beta_schedule=SCHEDULE)
-    pipe: Any = DDIMPipeline(unet=model, scheduler=scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    drawn = pipe(
-        batch_size=DEMO_DRAWINGS, num_inference_steps=DEMO_STEPS, output_type="np",
-        generator=torch.Generator().manual_seed(given),
-    ).images[..., 0]  # fmt: skip
-    rows = np.concatenate(np.split(np.concatenate(list(drawn), axis=1), 2, axis=1), axis=0)
-    image = Image.fromarray((rows * 255).round().astype(np.uint8))
-    return image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST)
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:

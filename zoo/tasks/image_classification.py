@@ -359,6 +359,12 @@ def labelled(recipe: Recipe, data: Path, most: int) -> Labelled:
     return Labelled(inputs(pictures.samples, recipe), pictures.labels)
 
 
+def unseen(data: LabelledPictures, recipe: Recipe, most: int) -> Labelled:
+    """Return at most so many of the pictures held out of training, as `labelled` has them."""
+    pictures = data.held_out[spread(range(len(data.held_out)), most)]
+    return Labelled(inputs(pictures.samples, recipe), pictures.labels)
+
+
 def calibration(recipe: Recipe, source: Path) -> list[Tensor]:
     """Return batches `(N, C, H, W)` from which quantization learns ranges.
 

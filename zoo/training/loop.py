@@ -164,13 +164,14 @@ class Run:
         settings, progress, accelerator = self.settings, self.progress, self.accelerator
         bar = self._bar()
         started = time.perf_counter() - progress.seconds
-        running = torch.zeros((), device=accelerator.device)
+        running = torch.tensor(progress.loss, device=accelerator.device)
         while not self._finished():
             rate = learning_rate(settings, progress.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             running += self._step(progress.step)
             progress.step += 1
+            progress.losses += 1
             progress.seconds = time.perf_counter() - started
             bar.update()
             last = progress.step == settings.steps
@@ -179,9 +180,11 @@ class Run:
                 for every in (settings.log_every, settings.eval_every, settings.save_every)
             )
             if log or evaluate or save:
-                self._check_finite("loss", running.item())
+                progress.loss = running.item()
+                self._check_finite("loss", progress.loss)
             if log:
-                self._log({"loss": running.item() / self._since_log(), "lr": rate})
+                self._log({"loss": progress.loss / progress.losses, "lr": rate})
+                progress.loss, progress.losses = 0.0, 0
                 running.zero_()
             if evaluate:
                 self._validate()
@@ -210,9 +213,6 @@ class Run:
             hook.stepped(self.trained)
         mean: Tensor = self.accelerator.reduce(loss, "mean")
         return mean
-
-    def _since_log(self) -> int:
-        return self.progress.step % self.settings.log_every or self.settings.log_every
 
     def _check_finite(self, quantity: str, value: float) -> None:
         if not math.isfinite(value):

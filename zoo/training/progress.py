@@ -18,6 +18,8 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         seconds: time spent on them, over all resumptions.
+        loss: the sum of the losses that are in no line of the log yet.
+        losses: how many they are.
         best_score: score on held-out data, larger is better; None before the first validation.
         best_step: the step at which it was reached.
         best_metrics: all held-out scores at that step.
@@ -28,6 +30,8 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    loss: float = 0.0
+    losses: int = 0
     best_score: float | None = None
     best_step: int = 0
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -8,6 +8,7 @@ from zoo.verbs.make import compress, export, import_gguf, import_tflite, train
 from zoo.verbs.reliability import reliability
 from zoo.verbs.searching import search
 from zoo.verbs.share import card, check_card, push
+from zoo.verbs.shares import search_shares
 from zoo.verbs.use import estimate, evaluate, load, run
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "run",
     "search",
     "search_bits",
+    "search_shares",
     "train",
 ]

@@ -56,7 +56,7 @@ def train(
         tracker: "tensorboard", or another of Accelerate's trackers.
         device: "cpu" does not use an accelerator.
         overrides: training settings, e.g. `lr=1e-3, steps=1000`; `options__NAME=` reaches the
-            task's own options.
+            task's own options, `args__NAME=` the network's arguments.
 
     Returns:
         The checkpoint in `out`, card included. Its `metrics` hold "training" and "held_out".
@@ -78,13 +78,16 @@ def train(
 
     """
     from zoo.cards.model import render
+    from zoo.registry.checkpoint import try_out
     from zoo.tasks import for_data
     from zoo.training.accelerator import is_main_process
     from zoo.training.network import train as train_loop
 
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
-    chosen = chosen.override({key.replace("__", "."): value for key, value in overrides.items()})
-    chosen = for_data(chosen, str(data))
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    chosen = for_data(chosen.override(settings), str(data))
+    if any(key.startswith("args.") for key in settings):
+        try_out(chosen)  # before data are read
     start: Ref | None = init if init is not None else chosen.train.init
     quantizer: Any = None
     if chosen.train.quant is not None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.artifacts.resolution import Ref, resolve
 from zoo.errors import MismatchError
+from zoo.verbs import recording
 
 if TYPE_CHECKING:
     from zoo.registry.artifact import Artifact
@@ -21,6 +22,7 @@ def reliability(
     *,
     data: Ref | None = None,
     samples: int = SAMPLES,
+    record: str | None = None,
     **options: Any,
 ) -> "Reliability":
     """Return what faults, noise or attacks do to a classifier, each number with its interval.
@@ -30,6 +32,7 @@ def reliability(
         target: name of the device, e.g. "ethos-u55-128", or its file.
         data: a folder of labelled inputs, laid out as for `evaluate`.
         samples: at most so many inputs, evenly spread over the data.
+        record: also store the estimates in the checkpoint, and in its card, under this name.
         options: of the analysis, which they choose too: `noise`, `attack` or `protect`; without one
             of these, single faults. Those that are None count as not given.
 
@@ -40,18 +43,25 @@ def reliability(
         UnknownNameError: there is no such recipe, target or option.
         MissingWeightsError: the ref has no weights here.
         MismatchError: the network does not classify or the data cannot be used; an option's value
-            is not possible; or two analyses are meant.
+            is not possible; two analyses are meant; or `record` for a pulled checkpoint.
         HubError, UnsafeFileError: see `pull`.
 
     """
+    from zoo.cards import resilience as card
     from zoo.registry.options import read
     from zoo.resilience import contract
 
+    artifact = resolve(ref)
+    if record is not None:
+        recording.check_recordable(ref, artifact)
     given = {name: value for name, value in options.items() if value is not None}
     name = contract.chosen(given)
     analysis = contract.find(name)
     settings = read(analysis.Options, given, name)
-    return analysis.analyse(specimen(ref, target, data, samples), settings)
+    found = analysis.analyse(specimen(artifact, target, data, samples), settings)
+    if record is not None:
+        recording.record(artifact, card.PART, record, card.kept(found.to_json()))
+    return found
 
 
 def specimen(

@@ -141,6 +141,7 @@ def search(
     filter: str = "",
     draws: int = 4,
     against: str = "macs",
+    faults: int = 20_000,
     work: float | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -175,7 +176,10 @@ def search(
         filter: a proxy by which the best of `draws` proposals is tried; "" for none.
         draws: proposals of which one is tried, with a filter.
         against: what the front has beside the metric: "macs", "sram_bytes", "flash_bytes" or
-            "latency_ms".
+            "latency_ms"; or "flip_rate", resiliency: how many % of single faults turn the answer of
+            the trained candidate in int8. A target's registers are hit, without one those of an
+            output-stationary array. Two seeds of faults have to rank the first 20 candidates alike.
+        faults: that hit each candidate, where that is asked for.
         work: training work, MACs of all samples' forward passes, after which no trial is begun.
         seed: of proposals, weights and batches.
         resume: go on with the search in `out`, or work on it together with other processes.
@@ -209,7 +213,7 @@ def search(
 
     path = Path(out).expanduser()
     greedy = by == "greedy" or (by == "auto" and path.suffix == ".json")
-    name = _checked(path) if greedy else _checked_folder(path)
+    name = checked_file(path) if greedy else _checked_folder(path)
     limits = Limits(
         sram_bytes=max_sram_bytes, flash_bytes=max_flash_bytes, macs=max_macs,
         latency_ms=max_latency_ms,
@@ -222,7 +226,8 @@ def search(
     how: dict[str, Any] = {"name": name, "space": chosen, "space_name": of, "settings": settings}
     how |= {"limits": limits, "method": method, "data": None if data is None else str(data)}
     how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
-    how |= {"against": against, "seed": seed, "device": device, "training": dict(training or {})}
+    how |= {"against": against, "faults": faults, "seed": seed, "device": device}
+    how |= {"training": dict(training or {})}
     until = {"trials": trials, "work": work, "resume": resume}
     return _by_trials(path, target, by, by_options or {}, how, until)
 
@@ -291,7 +296,7 @@ def _checked_folder(path: Path) -> str:
     return _free(path, path.name)
 
 
-def _checked(path: Path) -> str:
+def checked_file(path: Path) -> str:
     """Return the name that a new recipe file gives; refuse any other path."""
     if path.suffix != ".json" or not NAME.fullmatch(path.stem):
         raise MismatchError(

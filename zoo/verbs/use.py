@@ -10,9 +10,9 @@ from zoo import registry
 from zoo.artifacts.resolution import Ref, checkpoint, is_artifact, resolve
 from zoo.errors import MismatchError
 from zoo.registry import refs
-from zoo.registry.layout import CARD
 from zoo.registry.licences import commercial
 from zoo.registry.recipe import Recipe
+from zoo.verbs import recording
 from zoo.verbs.exporting import single
 
 if TYPE_CHECKING:
@@ -259,37 +259,12 @@ def evaluate(
     """
     artifact = resolve(ref)
     if record is not None:
-        _check_recordable(ref, artifact)
+        recording.check_recordable(ref, artifact)
     path = Path(data).expanduser()
     result = artifact.evaluate(path, device=device, dtype=dtype, **protocol)
     if record is not None:
-        _record(artifact, record, result)
+        recording.record(artifact, "evaluations", record, result)
     return result
-
-
-def _check_recordable(ref: "Ref | Artifact", artifact: "Artifact") -> None:
-    """Refuse what is not a checkpoint of the zoo, or lies in the cache."""
-    name = ref if isinstance(ref, str | Path) else artifact.ref
-    if isinstance(refs.parse(name), refs.RepoRef):
-        raise MismatchError(
-            f"what was pulled is not changed; type: zoo pull {name} --out DIR, and record in ./DIR"
-        )
-    if artifact.recipe is None:
-        raise MismatchError(
-            f"{artifact.ref} is not a checkpoint of the zoo: nothing is recorded in it"
-        )
-
-
-def _record(artifact: "Artifact", name: str, result: Mapping[str, Any]) -> None:
-    """Store an evaluation in a checkpoint folder; a card that nobody edited is written anew."""
-    from zoo.cards.model import render
-
-    before = checkpoint(artifact)
-    file = before.path / CARD
-    unedited = file.is_file() and file.read_text(encoding="utf-8") == render(before)
-    after = before.record(name, result)
-    if unedited:
-        after.write_card(render(after))
 
 
 @overload

@@ -6,8 +6,6 @@ They are no kind of operator: a graph has one size of input, so they are constan
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from zoo.graph.operators.contract import Trace
 
 if TYPE_CHECKING:
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 def _reader(usual: float) -> Trace:
     def read(tracer: "Tracer", node: "fx.Node", a: dict[str, Any]) -> None:
+        import torch
+
         value = node.meta["val"]
         shape = tuple(int(size) for size in value.shape)
         call = partial(torch.full, shape, a.get("fill_value", usual), dtype=value.dtype)

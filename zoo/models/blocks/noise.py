@@ -49,7 +49,9 @@ class Chip:
 
     Args:
         noises: what it has.
-        limits: the largest absolute output of each layer, on clean inputs.
+        limits: the largest absolute output of each layer, on clean inputs; None takes that of
+            each batch, with its gradient: what is trained gains nothing by larger outputs, whose
+            range the arrays then have to hold.
         dice: for everything drawn; None takes torch's own generator.
         reads: how often every sum is computed and averaged: fresh noise falls with its root.
 
@@ -58,7 +60,7 @@ class Chip:
     def __init__(
         self,
         noises: Sequence[Noise],
-        limits: Mapping[str, float],
+        limits: Mapping[str, float] | None,
         dice: torch.Generator | None = None,
         reads: int = 1,
     ) -> None:
@@ -74,7 +76,8 @@ class Chip:
         """Return a layer's outputs `(N, C, ...)`, of a linear layer `(..., C)`, with noise."""
         fresh = self.level / self.reads**0.5
         for number, noise in enumerate(self.noises):
-            scale = noise.size * self.limits[name]
+            limit = y.abs().amax() if self.limits is None else self.limits[name]
+            scale = noise.size * limit
             if noise.kind == "gauss":
                 y = y + self._normal(y.shape, y) * (scale * fresh)
             elif noise.kind == "factor":

@@ -30,7 +30,7 @@ from zoo.models.blocks.digits import (
     shortest,
     unpack,
 )
-from zoo.models.blocks.normed import Activation, Convolution, Foldable, absorb
+from zoo.models.blocks.normed import Activation, Convolution, Foldable, Normed, absorb
 
 Phase = Literal["stored", "float", "ternary", "frozen"]
 
@@ -256,6 +256,14 @@ class Packed(Foldable):
         """Return the layers that are, or become, ternary."""
         return [layer for layer in self.modules() if isinstance(layer, TernaryConv2d)]
 
+    def is_trained(self) -> bool:
+        """Whether it is a training form: has norms, or weights that are not as they are stored."""
+        return any(
+            (isinstance(part, TernaryConv2d) and part.phase != "stored")
+            or (isinstance(part, Normed) and part.norm is not None)
+            for part in self.modules()
+        )
+
     def advance(self, share: float) -> None:
         """Take the phase of a run of which a share, from 0 to 1, is done."""
         for layer in self.ternary_layers():
@@ -264,7 +272,7 @@ class Packed(Foldable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs; in eval mode those of the deployed network."""
-        if not self.training and any(layer.phase != "stored" for layer in self.ternary_layers()):
+        if not self.training and self.is_trained():
             outputs: Tensor = self.deployed()(x)
             return outputs
         return self.compute(x)
@@ -277,9 +285,10 @@ class Packed(Foldable):
     def deployed(self) -> Self:
         """Return the network without batch norms, in eval mode, as it is stored."""
         network = copy.deepcopy(self)
-        if all(layer.phase == "stored" for layer in network.ternary_layers()):
+        layers = network.ternary_layers()
+        if layers and all(layer.phase == "stored" for layer in layers):
             return network.eval()
-        for layer in network.ternary_layers():
+        for layer in layers:
             layer.settle()
         network = super(Packed, network).deployed()
         for part in network.modules():

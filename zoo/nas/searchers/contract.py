@@ -18,6 +18,7 @@ from zoo.nas.spaces.contract import Choice, Decision, Space, Value
 from zoo.registry.recipe import Recipe
 
 SEARCHERS = "zoo.nas.searchers"
+FLIPS = "flip_rate"  # the score, and what a front may have beside the merit: % of faults
 PARTS = {"SUMMARY": str, "FILLS": bool, "Options": type, "ask": Callable}
 
 
@@ -54,6 +55,10 @@ class Attempt:
     spent: float = 0.0
     proposed: Choice = field(default_factory=dict)
     failed: str = ""
+
+    def takes(self, quantity: str) -> float:
+        """Return how much of something that should be little: of a device, or what faults turn."""
+        return float(self.scores[FLIPS] if quantity == FLIPS else getattr(self.use, quantity))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types."""

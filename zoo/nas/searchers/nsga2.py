@@ -6,6 +6,7 @@ a pair; a child takes each value from either, and some are changed.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,14 +64,14 @@ def ranking(trials: Sequence[Attempt], against: str) -> list[Attempt]:
 
 def dominates(one: Attempt, other: Attempt, against: str) -> bool:
     """Say whether a trial is as good and as small as another, and better in one of the two."""
-    a, b = ((trial.merit, -float(getattr(trial.use, against))) for trial in (one, other))
+    a, b = ((trial.merit, -trial.takes(against)) for trial in (one, other))
     return a != b and a[0] >= b[0] and a[1] >= b[1]
 
 
 def crowding(front: Sequence[Attempt], against: str) -> dict[int, float]:
     """Return by number how far apart a trial's neighbours on a front are; its ends are infinite."""
     found = dict.fromkeys((trial.number for trial in front), 0.0)
-    goals = (lambda t: t.merit, lambda t: float(getattr(t.use, against)))
+    goals = (operator.attrgetter("merit"), operator.methodcaller("takes", against))
     for goal in goals:
         row = sorted(front, key=goal)
         span = goal(row[-1]) - goal(row[0])

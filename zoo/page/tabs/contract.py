@@ -7,10 +7,10 @@ without a page.
 """
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.errors import MissingExtraError, install
 
@@ -26,11 +26,14 @@ class Context:
         folder: for files of its own; deleted when the page ends. What belongs to one visitor the
             tab deletes sooner.
         models: checkpoints that the page was given, of any task.
+        opened: the event of a visitor who opens the tab; None for a tab alone. What takes long
+            waits for it (`zoo.page.parts.once`), so that the page is served soon.
 
     """
 
     folder: Path
     models: "tuple[Artifact, ...]" = ()
+    opened: Callable[..., Any] | None = None
 
 
 class Tab(Protocol):
@@ -56,7 +59,8 @@ class Tab(Protocol):
         """Lay the tab out and connect its events, inside a `gr.Tab`.
 
         An event that visitors may call through the API has an `api_name` of its own; all others
-        are `api_visibility="private"`.
+        are `api_visibility="private"`. Language models know it by its function's name, which is
+        the same.
         """
 
 

@@ -26,9 +26,9 @@ class Till:
         self.default = own[0] if own else costing.DEFAULT
 
     def price(
-        self, ref: str | None, file: str | None, devices: Sequence[str] | None
+        self, ref: str | None, file: str | None = None, devices: Sequence[str] | None = None
     ) -> Iterator[tuple[str, str, str]]:
-        """Yield the table, the operators on the first device, and lines of Python."""
+        """Price a network or a .tflite file on devices: a table, the operators, and Python."""
         given: Any = devices or []  # a program may name one alone, or send anything
         names: list[str] = list(given) if isinstance(given, list) else [given]
         source: str | Path = ref or "" if file is None else Path(file)
@@ -45,7 +45,7 @@ class Till:
         return costing.table(priced), costing.operators(priced, names[0]), code
 
     def fits(self, device: str, task: str) -> tuple[str, str]:
-        """Return the chart of what fits a device, and no card."""
+        """Say which networks fit a device: a chart and a table, and no card."""
         try:
             return costing.chart(self.counter.fits(device, task), device), ""
         except ZooError as error:
@@ -71,10 +71,10 @@ def _one(page: Till, names: list[str]) -> None:
                 label="Network", elem_id="cost-model",
             ))  # fmt: skip
             file = gr.File(
-                label="Or a .tflite file of yours", file_types=[".tflite"], height=110,
+                label="Or a .tflite file of yours", file_types=[".tflite"], height=150,
                 elem_id="cost-file",
             )  # fmt: skip
-            file.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(file)
             where = as_given(gr.Dropdown(
                 costing.devices(), value=names, multiselect=True, label="Devices",
                 max_choices=costing.MOST_DEVICES, elem_id="cost-devices",

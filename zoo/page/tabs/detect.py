@@ -9,7 +9,7 @@ import gradio as gr
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import detecting
 from zoo.page.detecting import EXAMPLES, Scout
-from zoo.page.parts import as_given, as_uploaded, complaint, in_one_piece, note
+from zoo.page.parts import as_given, as_uploaded, complaint, in_one_piece, note, once
 from zoo.page.shelf import costs
 from zoo.page.tabs.contract import Context
 
@@ -24,12 +24,9 @@ class Spotter:
 
     def __init__(self, context: Context) -> None:
         self.scout = Scout(context.models)
-        first = self.scout.default
-        self.spot(str(EXAMPLES[0]), first, None)  # PyTorch's first run is slow
-        self.opening = self.spot(str(EXAMPLES[0]), first, None)
 
-    def spot(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
-        """Return the picture with boxes, facts, the boxes as JSON, and lines of Python."""
+    def detect(self, source: str | None, ref: str, threshold: Any) -> tuple[Any, str, Any, str]:
+        """Find objects in a picture: it with boxes, facts, the boxes as JSON, Python."""
         if source is None:
             raise complaint("There is no picture yet: take one, drop one in, or take an example.")
         try:
@@ -48,18 +45,18 @@ def build(context: Context) -> None:
     except MissingWeightsError as error:
         note(f"{error}")
         return
-    drawn, facts, boxes, code = page.opening
+    code = detecting.code(page.scout.default)
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             *inputs, example = _inputs(page)
         with gr.Column(scale=7, min_width=300):
             view = in_one_piece(gr.Image(
-                drawn, label="What was found", interactive=False, format="png",
+                label="What was found", interactive=False, format="png",
                 buttons=["fullscreen"], elem_id="detect-found",
             ))  # fmt: skip
-            said = gr.HTML(facts, elem_id="detect-facts")
+            said = gr.HTML("", elem_id="detect-facts", min_height=120)
     with gr.Accordion("The boxes: left, top, width and height in pixels", open=False):
-        listed = gr.JSON(boxes, show_label=False, max_height=300, elem_id="detect-boxes")
+        listed = gr.JSON(show_label=False, max_height=300, elem_id="detect-boxes")
     with gr.Accordion("Use this: two lines of Python", open=False):
         lines = gr.Code(
             code, language="python", show_label=False, interactive=False, lines=3,
@@ -67,15 +64,18 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [view, said, listed, lines]
     call: Mapping[str, Any] = {
-        "fn": page.spot, "inputs": inputs, "outputs": outputs,
+        "fn": page.detect, "inputs": inputs, "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "detect",
         "show_progress_on": [view],
     }  # fmt: skip
     source, model, least = inputs
-    for run in (
+    runs = [
         gr.on([source.input, model.input, least.release], api_name="detect", **call),
         example.then(api_visibility="private", **call),
-    ):
+    ]
+    if context.opened:  # what it costs takes a second to work out
+        runs.append(once(context.opened)(api_visibility="private", **call))
+    for run in runs:
         run.failure(_nothing, None, outputs, api_visibility="private", show_progress="hidden")
 
 
@@ -85,7 +85,7 @@ def _inputs(page: Spotter) -> tuple[Any, Any, Any, Any]:
         str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
         sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="detect-picture",
     )  # fmt: skip
-    source.preprocess = as_uploaded  # type: ignore[method-assign]
+    as_uploaded(source)
     model = as_given(gr.Dropdown(
         [(eye.label, ref) for ref, eye in page.scout.shelf.items()],
         value=page.scout.default, label="Network", filterable=False, elem_id="detect-model",

@@ -52,7 +52,7 @@ class Lab:
         except ZooError as error:
             raise complaint(str(error)) from error
         examples, layers, most = [*mounted.examples], mounted.layers, BITS[register] - 1
-        example = example if example in examples else examples[0]
+        example = example if example in examples else mounted.first
         layer = layer if layer in layers else layers[0]
         bit = bit if isinstance(bit, int | float) and 0 <= bit <= most else most
         return (
@@ -64,8 +64,8 @@ class Lab:
             *self.flip(network, example, layer, register, bit, place),
         )
 
-    def rates(self, network: Any, register: Any) -> Iterator[str]:
-        """Yield the heat map as it fills."""
+    def flip_rates(self, network: Any, register: Any) -> Iterator[str]:
+        """Draw bit flips in a register: yield how many turned the answer, by layer and bit."""
         try:
             for found in self.rig.rates(network, register):
                 yield flipped.heat(found)
@@ -83,7 +83,7 @@ def build(context: Context) -> None:
         return
     number, register, bit, place = OPENING
     layer = mounted.layers[min(number, len(mounted.layers) - 1)]
-    first = page.rig.default, mounted.examples[0], layer, register, bit, place
+    first = page.rig.default, mounted.first, layer, register, bit, place
     before, after, maps, words, code = page.flip(*first)
     note(
         "Radiation or a low voltage may flip a bit in a register of a chip. Choose which, and see "
@@ -98,11 +98,11 @@ def build(context: Context) -> None:
             said = gr.HTML(words, elem_id="flip-words")
             with gr.Row():
                 clean = gr.Label(
-                    before, num_top_classes=3, label="Answer without the flip", min_width=140,
+                    before, num_top_classes=3, label="Without the flip", min_width=140,
                     elem_id="flip-before",
                 )  # fmt: skip
                 faulty = gr.Label(
-                    after, num_top_classes=3, label="Answer with the flip", min_width=140,
+                    after, num_top_classes=3, label="With the flip", min_width=140,
                     elem_id="flip-after",
                 )  # fmt: skip
     with gr.Row():
@@ -153,7 +153,7 @@ def _connect(
     # Gradio would refuse what a control does not offer (any more) with a traceback.
     raw: Mapping[str, Any] = {"preprocess": False, "concurrency_limit": 1}
     measured = start.click(
-        page.rates, [network, register], heat, api_name="flip_rates", trigger_mode="once",
+        page.flip_rates, [network, register], heat, api_name="flip_rates", trigger_mode="once",
         concurrency_id="flip-rates", show_progress="minimal", **raw,
     )  # fmt: skip
     stop.click(None, cancels=[measured], **quiet)  # what was measured stays, with its count

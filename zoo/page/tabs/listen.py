@@ -30,10 +30,10 @@ class Booth:
     def __init__(self, context: Context) -> None:
         self.ears = Ears(context.models)
         self.examples = sorted(EXAMPLES.glob("*.wav"))
-        self.opening = self.heard(str(self.examples[0]), self.ears.default)
+        self.opening = self.listen(str(self.examples[0]), self.ears.default)
 
-    def heard(self, source: str | None, ref: str) -> tuple[Any, str, str, str]:
-        """Return probabilities, the words along the sound, facts, and lines of Python."""
+    def listen(self, source: str | None, ref: str) -> tuple[Any, str, str, str]:
+        """Say which words are in a sound: probabilities, words along it, facts, Python."""
         if source is None:
             raise complaint("There is no sound yet: record one, drop one in, or take an example.")
         try:
@@ -63,7 +63,7 @@ def build(context: Context) -> None:
                 str(page.examples[0]), label="A sound, or your microphone", type="filepath",
                 sources=["upload", "microphone"], buttons=[], elem_id="listen-sound",
             )  # fmt: skip
-            source.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(source)
             model = as_given(gr.Dropdown(
                 [(ear.label, ref) for ref, ear in page.ears.shelf.items()],
                 value=page.ears.default, label="Network", filterable=False,
@@ -86,7 +86,7 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [shares, line, said, lines]
     call: Mapping[str, Any] = {
-        "fn": page.heard, "inputs": [source, model], "outputs": outputs,
+        "fn": page.listen, "inputs": [source, model], "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "listen",
         "show_progress_on": [shares],
     }  # fmt: skip

@@ -27,10 +27,10 @@ class Lookout:
 
     def __init__(self, context: Context) -> None:
         self.eyes = Eyes(context.models)
-        self.opening = self.seen(str(EXAMPLES[0]), self.eyes.default)
+        self.opening = self.classify(str(EXAMPLES[0]), self.eyes.default)
 
-    def seen(self, source: str | None, ref: str) -> tuple[Any, Any, str, str]:
-        """Return probabilities, what the network sees, facts, and lines of Python."""
+    def classify(self, source: str | None, ref: str) -> tuple[Any, Any, str, str]:
+        """Say what is in a picture: probabilities, what the network sees, facts, Python."""
         if source is None:
             raise complaint("There is no picture yet: take one, drop one in, or take an example.")
         try:
@@ -56,7 +56,7 @@ def build(context: Context) -> None:
                 str(EXAMPLES[0]), label="A picture, or your webcam", type="filepath", height=260,
                 sources=["upload", "webcam", "clipboard"], buttons=[], elem_id="look-picture",
             )  # fmt: skip
-            source.preprocess = as_uploaded  # type: ignore[method-assign]
+            as_uploaded(source)
             model = as_given(gr.Dropdown(
                 [(eye.label, ref) for ref, eye in page.eyes.shelf.items()],
                 value=page.eyes.default, label="Network", filterable=False, elem_id="look-model",
@@ -80,7 +80,7 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [shares, pixels, said, lines]
     call: Mapping[str, Any] = {
-        "fn": page.seen, "inputs": [source, model], "outputs": outputs,
+        "fn": page.classify, "inputs": [source, model], "outputs": outputs,
         "trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "look",
         "show_progress_on": [shares],
     }  # fmt: skip

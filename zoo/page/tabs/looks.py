@@ -16,8 +16,9 @@ from PIL import Image
 
 from zoo.errors import MissingWeightsError, ZooError
 from zoo.page import restyling
+from zoo.page.cards import progress
 from zoo.page.facts import cards, losses_table
-from zoo.page.parts import as_given, as_uploaded, called, complaint, note
+from zoo.page.parts import as_given, as_uploaded, called, complaint, note, stepwise
 from zoo.page.restyling import Mix, Photo, Studio
 from zoo.page.tabs.contract import Context
 
@@ -61,6 +62,7 @@ CSS = """
 FIRST = {"looks-pencil": 1.0, "looks-film": 0.6}  # what the page opens on
 _KEPT = 4  # results of a visitor: a browser may still be fetching the one before
 _QUALITY = 90
+_STOPPED = "<p class='zoo-note' role='status'>Stopped: there is no picture to download.</p>"
 _SAVE = "() => document.querySelector('#looks-file').click()"
 
 
@@ -171,17 +173,19 @@ class Page:
             visit,
         )
 
-    def in_full(self, picture: str | None, visit: Visit | None, *strengths: float) -> Any:
-        """Restyle a photograph in full size; return the file."""
+    def restyle_in_full(self, picture: str | None, visit: Visit | None, *strengths: float) -> Any:
+        """Restyle a photograph in full size; yield how far it is, then the file."""
         visit = visit or Visit()
         folder = visit.place(self.cache)
+        asked = dict(zip(self.names, strengths, strict=True))
         try:
-            file = self.studio.in_full(
-                _given(picture), dict(zip(self.names, strengths, strict=True)), folder
+            file = yield from stepwise(
+                self.studio.in_full(_given(picture), asked, folder),
+                lambda done, total: (gr.skip(), progress(done, total), gr.skip()),
             )
         except ZooError as error:
             raise complaint(str(error)) from error
-        return visit.full(file), visit
+        yield visit.full(file), "", visit
 
     def losses(self, is_open: bool, picture: str | None, *strengths: float) -> Any:
         """Return what two or more looks lose to each other, and how they interfere."""
@@ -234,10 +238,12 @@ def build(context: Context) -> None:
             sliders = _sliders(page)
             with gr.Row():
                 reset = gr.Button("Reset", min_width=80, size="md", elem_id="looks-reset")
+                stop = gr.Button("Stop", min_width=60, size="md", elem_id="looks-stop")
                 save = gr.Button(
                     "Download full size", variant="primary", min_width=180, scale=2, size="md",
                     elem_id="looks-save",
                 )  # fmt: skip
+            done = gr.HTML("", elem_id="looks-progress")
             file = gr.DownloadButton(visible="hidden", elem_id="looks-file")
             picture, chosen = _photo(page)
     facts = gr.HTML(page.facts(page.opening), elem_id="looks-facts")
@@ -249,11 +255,14 @@ def build(context: Context) -> None:
     mixing = _mixing(page, picture, sliders)
     _connect(page, [picture, visit, *sliders], [view, facts, code, visit], chosen, reset, mixing)
     full = save.click(
-        called(page.in_full, ["picture", "visit", *page.names]), [picture, visit, *sliders],
-        [file, visit], api_name="restyle_in_full",
-        concurrency_limit=1, concurrency_id="looks-large", show_progress_on=[view],
+        called(page.restyle_in_full, ["picture", "visit", *page.names]), [picture, visit, *sliders],
+        [file, done, visit], api_name="restyle_in_full", trigger_mode="once",
+        concurrency_limit=1, concurrency_id="looks-large", show_progress_on=[done],
     )  # fmt: skip
-    full.success(None, js=_SAVE, api_visibility="private")
+    quiet: Mapping[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    full.success(None, js=_SAVE, **quiet)
+    full.failure(lambda: "", None, done, **quiet)
+    stop.click(lambda: _STOPPED, None, done, cancels=[full], **quiet)
 
 
 def _sliders(page: Page) -> list[gr.Slider]:
@@ -273,7 +282,7 @@ def _photo(page: Page) -> tuple[gr.Image, Any]:
         str(page.examples[0]), label="Your photograph", type="filepath", height=150,
         sources=["upload", "clipboard"], buttons=[], elem_id="looks-photo",
     )  # fmt: skip
-    picture.preprocess = as_uploaded  # type: ignore[method-assign]
+    as_uploaded(picture)
     examples = gr.Examples(
         [[str(file)] for file in page.examples], [picture], label="Or take one of these",
         cache_examples=False, api_visibility="private", elem_id="looks-photos",

@@ -34,10 +34,10 @@ class Room:
 
         self.desk = Desk(context.folder, context.models)
 
-    def ask(
+    def answer(
         self, prompt: str | None, names: Sequence[str] | None
     ) -> Iterator[tuple[str, str, str]]:
-        """Yield the answers as they are written, how their figures are known, and Python."""
+        """Answer a prompt by several models: answers, how figures are known, Python."""
         from zoo.page import answering
 
         answers: list[Any] = []
@@ -84,7 +84,7 @@ def build(context: Context) -> None:
         )  # fmt: skip
     outputs = [said, facts, lines]
     call: Mapping[str, Any] = {
-        "fn": page.ask, "inputs": [prompt, names], "outputs": outputs, "concurrency_limit": 1,
+        "fn": page.answer, "inputs": [prompt, names], "outputs": outputs, "concurrency_limit": 1,
         "concurrency_id": "llm", "trigger_mode": "once", "show_progress": "minimal",
     }  # fmt: skip
     first = gr.on([start.click, prompt.submit], api_name="answer", **call)

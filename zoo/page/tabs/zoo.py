@@ -22,7 +22,7 @@ def build(context: Context) -> None:
     tasks = [ANY, *dict.fromkeys(entry.task for entry in everything)]
 
     def find(words: str, kind: str, task: str, sold: bool, here: bool) -> tuple[str, str]:
-        """Return the table of what matches, and no card."""
+        """Find networks and adapters by words: the table of what matches, and no card."""
         found = shelving.matching(everything, words or "", kind, task, sold, here)
         return shelving.table(found, len(everything)), ""
 

@@ -130,6 +130,8 @@ def _reported(
 _NOTES = (
     "of registers that hold numbers alone: control state has no software model, so that the "
     "device's accuracy under a fault is at most this",
+    "resiliency is the accuracy given one fault in a live register: reconstructed from the "
+    "abstract of arXiv 2212.02649, whose text was not at hand",
 )
 _SOFTWARE = ("software's view: no device holds its bytes so, see --dataflow",)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "small digital blocks that take the noise of analog arrays out of a classifier"
 PAPER = "2409.18553"
-TAKES = "network"
+TAKES = "classifier"
 DATA = "the folder that the network is trained on"
 TRAINS = True
 PRESETS: Mapping[str, Mapping[str, Any]] = {}

@@ -286,6 +286,15 @@ def evaluate(model: nn.Module, recipe: Recipe, data: Path, tokenizer: Any = None
 def labelled(recipe: Recipe, data: Path, most: int) -> Labelled:
     """Return at most so many of the clips that `evaluate` judges, as the network takes them."""
     clips = decoded(spread(files_of(part_of(Path(data), "test", "val"), recipe), most), recipe)
+    return _presented(clips, recipe)
+
+
+def unseen(data: LabelledClips, recipe: Recipe, most: int) -> Labelled:
+    """Return at most so many of the clips held out of the training set, as `labelled` has them."""
+    return _presented(data.held_out[spread(range(len(data.held_out)), most)], recipe)
+
+
+def _presented(clips: Labelled, recipe: Recipe) -> Labelled:
     return Labelled(torch.cat(list(_heard(clips.samples, recipe))), clips.labels)
 
 

@@ -39,7 +39,7 @@ from zoo.tasks.picture.material import (
     with_texture,
 )
 from zoo.tasks.picture.own import check_goal, from_file, make_pairs, pairs_by
-from zoo.tasks.picture.restyling import default_output, restyle, run, to_tensor
+from zoo.tasks.picture.restyling import default_output, restyle, run, steps, to_tensor
 
 __all__ = [
     "FACTS",
@@ -57,6 +57,7 @@ __all__ = [
     "pairs_by",
     "restyle",
     "run",
+    "steps",
     "to_bytes",
     "to_tensor",
     "training_data",

@@ -22,7 +22,7 @@ from zoo.errors import MismatchError
 from zoo.registry.recipe import Recipe, Train
 from zoo.tasks.contract import Demo, Metric, TaskFacts
 from zoo.tasks.super_resolution.enlarging import bicubic, default_output, enlarge, run
-from zoo.tasks.super_resolution.examples import demo, trial
+from zoo.tasks.super_resolution.examples import demo, samples, trial
 from zoo.tasks.super_resolution.quality import psnr, ssim
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "evaluate",
     "loss",
     "run",
+    "samples",
     "taught",
     "training_data",
     "trial",
@@ -58,8 +59,8 @@ FACTS = TaskFacts(
     usage='model = zoo.load("{ref}")  # takes ({shape}) and other sizes\n'
     'zoo.run("{ref}", "photo.jpg", "photo-large.png")',
     demo=Demo(
-        kind="picture", title="Enlarging", takes="number", gives="picture",
-        asks="Picture number: even for a page of text, odd for a screen",
+        kind="picture", title="Enlarging", takes="picture", gives="picture",
+        asks="Your picture, of which the middle is enlarged",
     ),
 )  # fmt: skip
 

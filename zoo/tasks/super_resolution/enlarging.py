@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoo.data import images
-from zoo.data.made import MadePicture, finite
+from zoo.data.made import MadePicture, finished, finite
 from zoo.data.resize import taps
 from zoo.registry.recipe import Recipe
 
@@ -105,23 +105,37 @@ def run(model: nn.Module, recipe: Recipe, source: Any, out: Path | None = None) 
     picture = images.read(source)
     if out is not None:
         images.check_output(out)
+    result = finished(steps(model, recipe, picture))
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def steps(
+    model: nn.Module, recipe: Recipe, picture: images.Picture
+) -> Generator[tuple[int, int], None, MadePicture]:
+    """Yield after each tile how many are done, and of how many; return what `run` does.
+
+    Raises:
+        MismatchError: a result of NaN.
+
+    """
     scale = recipe.args["scale"]
     height, width, channels = picture.pixels.shape
     dtype = picture.pixels.dtype
     output = np.empty((height * scale, width * scale, channels), dtype)
     alpha = None if picture.alpha is None else np.empty(output.shape[:2], dtype)
-    start = time.perf_counter()
-    for top, bottom, left, right in tiles(height, width):
+    parts, seconds = list(tiles(height, width)), 0.0
+    for done, (top, bottom, left, right) in enumerate(parts):
+        start = time.perf_counter()
         colour, clear = _run_tile(model, picture, (top, bottom, left, right))
         spot = np.s_[top * scale : bottom * scale, left * scale : right * scale]
         output[spot] = colour
         if alpha is not None:
             alpha[spot] = clear
-    seconds = time.perf_counter() - start
-    result = MadePicture(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
-    if out is not None:
-        result.save(out)
-    return result
+        seconds += time.perf_counter() - start
+        yield done + 1, len(parts)
+    return MadePicture(images.Picture(output, alpha, picture.profile), recipe.name, seconds)
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Examples for super resolution: drawn pages for the web page, and tiny data for the tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,41 @@ from PIL import Image
 from torch import nn
 
 from zoo import registry
-from zoo.data import render
+from zoo.data import images, render
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe
 from zoo.tasks.contract import Trial, short
 from zoo.tasks.super_resolution.enlarging import run
 
+SEEN = (240, 160)  # width and height of the part of a picture that the page enlarges
+_SHOWN = 480  # pixels in width: what is smaller is magnified, so that single ones can be seen
 
-def demo(model: nn.Module, recipe: Recipe, tokenizer: Any, given: int) -> Image.Image:
-    """Return a quarter of a drawn page (even) or screen (odd), reduced and enlarged again."""
-    scale = int(recipe.args["scale"])
-    original = render.picture(render.KINDS[given % 2], 1000, given // 2)
-    size = original.width // scale, original.height // scale
-    small = original.resize(size, Image.Resampling.BICUBIC)
-    large = run(model, recipe, small).image.convert("RGB")
-    part = large.crop((0, 0, large.width // 2, large.height // 2))  # so that pixels can be seen
-    return part.resize((large.width, large.height), Image.Resampling.NEAREST)
+
+def demo(model: nn.Module, recipe: Recipe, tokenizer: Any, given: Path) -> Iterator[Image.Image]:
+    """Yield the middle of a picture, enlarged; of a small one each pixel as a square of them.
+
+    Raises:
+        MismatchError: the file is no picture.
+
+    """
+    picture = images.to_pillow(images.read(given, given.name))
+    size = [min(most, length) for most, length in zip(SEEN, picture.size, strict=True)]
+    left, top = ((length - part) // 2 for part, length in zip(size, picture.size, strict=True))
+    part = picture.crop((left, top, left + size[0], top + size[1]))
+    large = run(model, recipe, part).image.convert("RGB")
+    times = max(1, _SHOWN // large.width)
+    yield large.resize((large.width * times, large.height * times), Image.Resampling.NEAREST)
+
+
+def samples(folder: Path) -> list[Path]:
+    """Write parts of drawn pages and screens, too small to read with ease."""
+    files = []
+    for number in range(4):
+        original = render.picture(render.KINDS[number % 2], 1000, number // 2)
+        small = original.resize(SEEN, Image.Resampling.BICUBIC)
+        files.append(folder / f"{render.KINDS[number % 2]}-{number // 2 + 1}.png")
+        small.crop((0, 0, SEEN[0] // 2, SEEN[1] // 2)).save(files[-1])
+    return files
 
 
 def trial(folder: Path, recipe: Recipe | None = None) -> Trial:

@@ -1,7 +1,7 @@
 """Language models: perplexity on a text, and text that follows a prompt."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,35 @@ def _likeliest(model: Any, tokenizer: Any, ids: Tensor, tokens: int, cache_bits:
     return answer[0, ids.shape[1] :]
 
 
-def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: str) -> str:
-    """Return the likeliest continuation of a prompt, at most `DEMO_TOKENS` tokens."""
+def ends(model: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that end what a model writes."""
+    known = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+
+
+@torch.no_grad()
+def written(model: Any, ids: Tensor, tokens: int, ends: Collection[int]) -> Iterator[int]:
+    """Yield the likeliest tokens after those of `ids` `(1, m)`, at most `tokens`.
+
+    One of `ends` is the last. Whoever waits between two of them holds nothing: the model may be
+    used, or changed, meanwhile.
+    """
+    cache = None
+    for _ in range(tokens):
+        out = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache, ids = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        yield int(ids)
+        if int(ids) in ends:
+            return
+
+
+def demo(model: Any, recipe: Recipe | None, tokenizer: Any, given: str) -> Iterator[str]:
+    """Yield the likeliest continuation of a prompt as it grows, at most `DEMO_TOKENS` tokens."""
     ids = torch.tensor([tokenizer(given, add_special_tokens=False)["input_ids"]])
-    answer = _likeliest(model, tokenizer, ids, DEMO_TOKENS)
-    return str(tokenizer.decode(answer, skip_special_tokens=True))
+    answer = list[int]()
+    for token in written(model, ids, DEMO_TOKENS, ends(model, tokenizer)):
+        answer.append(token)
+        yield str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def evaluate(
