@@ -20,6 +20,7 @@ from zoo.tasks.image_classification import (
     run,
     taught,
     training_data,
+    unseen,
     validate,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "taught",
     "training_data",
     "trial",
+    "unseen",
     "validate",
 ]
 
