@@ -150,7 +150,8 @@ def test_shares_are_written_to_a_file_that_trains(
         (["args.bank=1.5"], "a bank of 1.5 products a filter is wider than the layer"),
         (["args.num_classes=3"], "is no setting: the data or the recipe say it; known: args.width"),
         (["args.alhpa=0.5"], "argument 'args.alhpa' is none; known: args.width"),
-        (["args.stride=0"], "modulo by zero"),
+        (["args.stride=0"], "stride is 0; expected at least 1"),
+        (["args.stride=1.5"], "stride is 1.5; expected a whole number"),
         (["args.width=0"], "width is 0; expected a positive number"),
     ],
 )
