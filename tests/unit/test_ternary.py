@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.errors import MismatchError
 from zoo.models.blocks.digits import pack, packed_bytes, parts_of, product, rounded, unpack
-from zoo.models.blocks.ternary import Packed, TernaryConv2d, stored_bytes
+from zoo.models.blocks.ternary import Bank, Packed, TernaryConv2d, stored_bytes
 from zoo.models.ternary import HybridMobileNetV1, StTree
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build
@@ -216,6 +216,23 @@ def test_weights_that_are_not_ternary_are_stored_as_they_are():
     assert other.state_dict()["tree.weight.weight"].equal(network.tree.weight.weight)
 
 
+def test_numbers_too_large_for_a_half_are_kept(tmp_path: Path):
+    form = tree().trainable()
+    last = form.layers[2]
+    assert isinstance(last, Bank)
+    assert last.second.norm is not None
+    with torch.no_grad():
+        last.second.norm.bias.fill_(1e5)
+    network = form.deployed()
+    assert dict(network.named_parameters())["layers.2.second.conv.bias"].equal(
+        torch.full((8,), 1e5)
+    )
+    written(network, recipe_of(), tmp_path)
+    x = torch.randn(2, 1, 49, 10)
+    assert network(x).isfinite().all()
+    assert zoo.load(tmp_path)(x).equal(network(x))
+
+
 def test_codes_out_of_range_are_one_clear_line(trained: StTree, tmp_path: Path):
     digits = trained.state_dict()["tree.gate.digits"].clone()
     digits[0] = 250
@@ -331,3 +348,19 @@ def test_a_run_writes_packed_digits_and_another_goes_on_from_them(tmp_path: Path
     )
     for name, value in digits.items():
         assert second.state_dict()[name].equal(value)
+
+
+def test_a_ternary_network_is_trained_on_in_int8(tmp_path: Path):
+    small = find("st-tree-kws").in_tiny_form()
+    trial = task_of(small).trial(tmp_path / "data", small)
+    first = zoo.train(trial.recipe, tmp_path / "first", data=trial.data, device="cpu")
+    again = zoo.train(
+        trial.recipe,
+        tmp_path / "again",
+        data=trial.data,
+        init=first.path,
+        device="cpu",
+        quant="int8",
+    )
+    assert again.config["quantization"]["scheme"] == "int8"
+    assert again.load()(torch.randn(2, 1, 49, 10)).isfinite().all()

@@ -166,6 +166,26 @@ def test_a_wrong_share_on_the_command_line_is_one_clear_line(
     assert not out.exists()
 
 
+def test_a_batch_of_one_on_maps_of_one_pixel_is_one_clear_line(
+    pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = typed("mobilenet-v1-025", pictures, tmp_path / "run", "args.stride=2")
+    assert main([*words, "--set", "train.batch_size=1"]) == 1
+    error = capsys.readouterr().err
+    assert "type: --set train.batch_size=2, or more" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_what_cannot_be_started_from_says_what_to_type(
+    pictures: str, real: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = typed(HYBRID.name, pictures, tmp_path / "run")
+    assert main([*words, "--from", real]) == 1
+    assert "give args as theirs, e.g. --set args.width=8, or start anew: --from none" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

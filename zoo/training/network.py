@@ -150,8 +150,22 @@ class WholeNetwork:
         return prepared
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the network's outputs."""
-        outputs: Tensor = self._called(inputs)
+        """Return the network's outputs.
+
+        Raises:
+            MismatchError: a batch norm has one value a channel, of which there is no variance.
+
+        """
+        try:
+            outputs: Tensor = self._called(inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise MismatchError(
+                f"train.batch_size is {self.recipe.train.batch_size}: batch norms of "
+                f"{self.recipe.name} see one value a channel, which has no variance; type: "
+                "--set train.batch_size=2, or more"
+            ) from error
         return outputs
 
     def collect(self) -> None:
