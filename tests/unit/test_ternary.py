@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.errors import MismatchError
 from zoo.models.blocks.digits import pack, packed_bytes, parts_of, product, rounded, unpack
-from zoo.models.blocks.ternary import Packed, TernaryConv2d, stored_bytes
+from zoo.models.blocks.ternary import Bank, Packed, TernaryConv2d, stored_bytes
 from zoo.models.ternary import HybridMobileNetV1, StTree
 from zoo.registry import find
 from zoo.registry.checkpoint import Checkpoint, build
@@ -216,6 +216,23 @@ def test_weights_that_are_not_ternary_are_stored_as_they_are():
     assert other.state_dict()["tree.weight.weight"].equal(network.tree.weight.weight)
 
 
+def test_numbers_too_large_for_a_half_are_kept(tmp_path: Path):
+    form = tree().trainable()
+    last = form.layers[2]
+    assert isinstance(last, Bank)
+    assert last.second.norm is not None
+    with torch.no_grad():
+        last.second.norm.bias.fill_(1e5)
+    network = form.deployed()
+    assert dict(network.named_parameters())["layers.2.second.conv.bias"].equal(
+        torch.full((8,), 1e5)
+    )
+    written(network, recipe_of(), tmp_path)
+    x = torch.randn(2, 1, 49, 10)
+    assert network(x).isfinite().all()
+    assert zoo.load(tmp_path)(x).equal(network(x))
+
+
 def test_codes_out_of_range_are_one_clear_line(trained: StTree, tmp_path: Path):
     digits = trained.state_dict()["tree.gate.digits"].clone()
     digits[0] = 250
@@ -234,6 +251,30 @@ def test_scales_that_are_no_scales_are_refused(trained: StTree, tmp_path: Path):
             zoo.load(tmp_path / str(number))
 
 
+def test_scales_that_are_no_real_numbers_are_refused(trained: StTree, tmp_path: Path):
+    scale = trained.state_dict()["tree.gate.scale"]
+    for number, kind in enumerate((torch.int32, torch.complex64)):
+        folder = tmp_path / str(number)
+        written(trained, recipe_of(), folder, **{"tree.gate.scale": scale.to(kind)})
+        with pytest.raises(MismatchError, match=f"scales are {kind}; expected real numbers"):
+            zoo.load(folder)
+
+
+def test_a_weight_that_is_there_twice_is_refused(trained: StTree, tmp_path: Path):
+    other = torch.randn_like(trained.tree.gate.weight)
+    written(trained, recipe_of(), tmp_path, **{"tree.gate.weight": other})
+    with pytest.raises(MismatchError, match="there twice, as numbers and as digits"):
+        zoo.load(tmp_path)
+
+
+def test_digits_of_a_kernel_that_lies_otherwise_are_refused(trained: StTree):
+    form = tree(kernel=[4, 10]).trainable()  # as many digits
+    with pytest.raises(
+        RuntimeError, match=r"shape \(6, 1, 10, 4\) there, and \(6, 1, 4, 10\) here"
+    ):
+        form.load_deployed(trained)
+
+
 def test_a_tree_deeper_than_its_checkpoint_is_one_clear_line(trained: StTree, tmp_path: Path):
     written(trained, recipe_of(depth=3), tmp_path)
     with pytest.raises(MismatchError, match="tree") as error:
@@ -250,6 +291,18 @@ def test_a_tree_deeper_than_its_checkpoint_is_one_clear_line(trained: StTree, tm
         ("mobilenet-v1-025-hybrid", {"bank": 2.0}, "wider than the layer"),
         ("st-tree-kws", {"products": 65}, "products is 65, for a layer of 64 filters"),
         ("st-tree-kws", {"depth": 0}, "depth is 0; expected at least 1"),
+        ("st-tree-kws", {"depth": 1.5}, "depth is 1.5; expected a whole number"),
+        ("st-tree-kws", {"depth": 40}, "depth is 40; expected at most 10"),
+        ("st-tree-kws", {"blocks": -1}, "blocks is -1; expected at least 0"),
+        ("st-tree-kws", {"blocks": True}, "blocks is True; expected a whole number"),
+        ("st-tree-kws", {"products": 2.5}, "products is 2.5; expected a whole number"),
+        ("st-tree-kws", {"width": 0}, "width is 0; expected at least 1"),
+        ("st-tree-kws", {"stride": 0}, "stride is 0; expected at least 1"),
+        ("st-tree-kws", {"kernel": 10}, "kernel is 10; expected its rows and columns"),
+        ("st-tree-kws", {"kernel": [10, 4, 2]}, r"kernel is \[10, 4, 2\]; expected its rows"),
+        ("st-tree-kws", {"kernel": [0, 4]}, "kernel is 0; expected at least 1"),
+        ("ds-cnn-s", {"kernel": [10, 4, 2]}, r"kernel is \[10, 4, 2\]; expected its rows"),
+        ("ds-cnn-s", {"width": 1.5}, "width is 1.5; expected a whole number"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(name: str, args: dict[str, Any], message: str):
@@ -295,3 +348,19 @@ def test_a_run_writes_packed_digits_and_another_goes_on_from_them(tmp_path: Path
     )
     for name, value in digits.items():
         assert second.state_dict()[name].equal(value)
+
+
+def test_a_ternary_network_is_trained_on_in_int8(tmp_path: Path):
+    small = find("st-tree-kws").in_tiny_form()
+    trial = task_of(small).trial(tmp_path / "data", small)
+    first = zoo.train(trial.recipe, tmp_path / "first", data=trial.data, device="cpu")
+    again = zoo.train(
+        trial.recipe,
+        tmp_path / "again",
+        data=trial.data,
+        init=first.path,
+        device="cpu",
+        quant="int8",
+    )
+    assert again.config["quantization"]["scheme"] == "int8"
+    assert again.load()(torch.randn(2, 1, 49, 10)).isfinite().all()

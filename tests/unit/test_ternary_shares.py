@@ -150,7 +150,8 @@ def test_shares_are_written_to_a_file_that_trains(
         (["args.bank=1.5"], "a bank of 1.5 products a filter is wider than the layer"),
         (["args.num_classes=3"], "is no setting: the data or the recipe say it; known: args.width"),
         (["args.alhpa=0.5"], "argument 'args.alhpa' is none; known: args.width"),
-        (["args.stride=0"], "modulo by zero"),
+        (["args.stride=0"], "stride is 0; expected at least 1"),
+        (["args.stride=1.5"], "stride is 1.5; expected a whole number"),
         (["args.width=0"], "width is 0; expected a positive number"),
     ],
 )
@@ -163,6 +164,26 @@ def test_a_wrong_share_on_the_command_line_is_one_clear_line(
     assert said in error
     assert len(error.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_a_batch_of_one_on_maps_of_one_pixel_is_one_clear_line(
+    pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = typed("mobilenet-v1-025", pictures, tmp_path / "run", "args.stride=2")
+    assert main([*words, "--set", "train.batch_size=1"]) == 1
+    error = capsys.readouterr().err
+    assert "type: --set train.batch_size=2, or more" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_what_cannot_be_started_from_says_what_to_type(
+    pictures: str, real: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = typed(HYBRID.name, pictures, tmp_path / "run")
+    assert main([*words, "--from", real]) == 1
+    assert "give args as theirs, e.g. --set args.width=8, or start anew: --from none" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

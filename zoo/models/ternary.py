@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.models.blocks import Convolution, DsCnn
+from zoo.models.blocks.normed import two, whole
 from zoo.models.blocks.ternary import Bank, Packed, TernaryConv2d, TernaryConvolution
 
 __all__ = ["DsCnn", "HybridMobileNetV1", "StTree"]
 
+DEEPEST = 10  # 2,047 nodes; each further level doubles them
 SOFT, SHARP = 0.25, 32.0  # sharpness of the routing, from a run's first to its last step
 _HARD = 2.0**15  # of the deployed routing, whose tanh is then -1 or 1; a half holds it
 
@@ -52,8 +54,9 @@ class Tree(nn.Module):
 
     def __init__(self, features: int, classes: int, depth: int, *, soft: bool) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth is {depth}; expected at least 1")
+        whole("depth", depth)
+        if depth > DEEPEST:
+            raise ValueError(f"depth is {depth}; expected at most {DEEPEST}")
         self.classes, self.soft = classes, soft
         signs = path_signs(depth)
         nodes, inner = signs.shape
@@ -151,15 +154,15 @@ class StTree(Packed):
             kernel=kernel, width=width, stride=stride, blocks=blocks, products=products,
             depth=depth, num_classes=num_classes,
         )  # fmt: skip
-        if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}; expected at least 2")
-        if not 1 <= products <= width:
+        whole("width", width)
+        whole("blocks", blocks, 0)
+        whole("products", products)
+        whole("num_classes", num_classes, 2)
+        if products > width:
             raise ValueError(
                 f"products is {products}, for a layer of {width} filters; expected 1 to {width}"
             )
-        layers: list[nn.Module] = [
-            Bank(1, width, products, (kernel[0], kernel[1]), stride, norm=norm)
-        ]
+        layers: list[nn.Module] = [Bank(1, width, products, two(kernel), stride, norm=norm)]
         for _ in range(blocks):
             layers += [
                 TernaryConvolution(width, width, 3, depthwise=True, norm=norm),
@@ -259,8 +262,7 @@ class HybridMobileNetV1(Packed):
         super().__init__(
             width=width, num_classes=num_classes, stride=stride, alpha=alpha, bank=bank
         )
-        if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}; expected at least 2")
+        whole("num_classes", num_classes, 2)
         if not 0 < width < math.inf:
             raise ValueError(f"width is {width:g}; expected a positive number")
         widths = [max(1, round(width * n)) for n in (32, 64, 128, 128, 256, 256, *(512,) * 6)]

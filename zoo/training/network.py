@@ -120,12 +120,13 @@ class WholeNetwork:
                 first = " ".join(str(error).split()).partition(" size mismatch for ")
                 reason = first[2].partition(" size mismatch for ")[0] or first[0]
                 raise MismatchError(
-                    f"{self.recipe.name} cannot start from these weights: {reason.rstrip('.')}"
+                    f"{self.recipe.name} cannot start from these weights: {reason.rstrip('.')}; "
+                    "give args as theirs, e.g. --set args.width=8, or start anew: --from none"
                 ) from error
         if settings.quant is not None:
             if self.quantizer is None:
                 raise MismatchError(f"train.quant is {settings.quant!r}, without a quantizer")
-            model = self.quantizer(model, self._first_inputs(), settings.quant)
+            model = self.quantizer(deployed_form(model), self._first_inputs(), settings.quant)
         if setup.accelerator.num_processes > 1:
             share_batch_norms(model)
         self.module = model
@@ -149,8 +150,22 @@ class WholeNetwork:
         return prepared
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the network's outputs."""
-        outputs: Tensor = self._called(inputs)
+        """Return the network's outputs.
+
+        Raises:
+            MismatchError: a batch norm has one value a channel, of which there is no variance.
+
+        """
+        try:
+            outputs: Tensor = self._called(inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise MismatchError(
+                f"train.batch_size is {self.recipe.train.batch_size}: batch norms of "
+                f"{self.recipe.name} see one value a channel, which has no variance; type: "
+                "--set train.batch_size=2, or more"
+            ) from error
         return outputs
 
     def collect(self) -> None:

@@ -83,11 +83,14 @@ def unpack(stored: Tensor, count: int, per_byte: int = 5) -> Tensor:
 
 
 def halved(values: Tensor) -> Tensor:
-    """Return what 16 bits hold of real numbers."""
-    return values.half().float()
+    """Return what 16 bits hold of real numbers; those too large for that stay as they are."""
+    halves = values.half().float()
+    return torch.where(halves.isfinite(), halves, values)
 
 
 def shortest(values: Tensor) -> Tensor:
     """Return numbers as halves if that changes none of them."""
-    exact = values.dtype == torch.float32 and not values.is_meta and halved(values).equal(values)
-    return values.half() if exact else values
+    if values.dtype != torch.float32 or values.is_meta:
+        return values
+    halves = values.half()
+    return halves if halves.float().equal(values) else values

@@ -31,6 +31,31 @@ def activated(x: Tensor, act: Activation) -> Tensor:
             return F.relu(x)
 
 
+def whole(name: str, value: object, least: int = 1) -> None:
+    """Check an argument of a network that counts something.
+
+    Raises:
+        ValueError: it is not a whole number, or below the least.
+
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value}; expected a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected at least {least}")
+
+
+def two(kernel: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns of a kernel.
+
+    Raises:
+        ValueError: it is not two numbers.
+
+    """
+    if not isinstance(kernel, Sequence) or len(kernel) != 2:
+        raise ValueError(f"kernel is {kernel}; expected its rows and columns, e.g. 10,4")
+    return kernel[0], kernel[1]
+
+
 @torch.no_grad()
 def absorb(layer: nn.Conv2d | nn.Linear, norm: _BatchNorm) -> None:
     """Move a batch norm, as it is in eval mode, into the layer with a bias that it follows."""
@@ -111,6 +136,9 @@ class Convolution(Normed):
         super().__init__()
         self.act = act
         sizes = (kernel, kernel) if isinstance(kernel, int) else (kernel[0], kernel[1])
+        for size in sizes:
+            whole("kernel", size)
+        whole("stride", stride)
         self.window = sizes, (stride, stride)
         self.even = stride == 1 and all(size % 2 for size in sizes)  # as much above as below
         if expansion:
@@ -288,7 +316,8 @@ class DsCnn(Classifier):
             blocks[-1][0], num_classes, kernel=kernel, width=width, stride=stride, blocks=blocks,
             act=act,
         )  # fmt: skip
-        layers = [Convolution(1, width, (kernel[0], kernel[1]), stride, act=act, norm=norm)]
+        whole("width", width)
+        layers = [Convolution(1, width, two(kernel), stride, act=act, norm=norm)]
         for outputs, step in blocks:
             layers += [
                 Convolution(width, width, 3, step, depthwise=True, act=act, norm=norm),

@@ -114,6 +114,9 @@ class TernaryConv2d(nn.Conv2d):
         state = dict(state_dict)
         if self.phase == "stored" and all(name in state for name in names):
             stored, scale = (state.pop(name) for name in names)
+            if f"{prefix}weight" in state:
+                error_msgs.append(f"{prefix}weight is there twice, as numbers and as digits")
+                return
             try:
                 state[f"{prefix}weight"] = self._restored(stored, scale)
             except ValueError as error:
@@ -126,6 +129,8 @@ class TernaryConv2d(nn.Conv2d):
     def _restored(self, stored: Tensor, scale: Tensor) -> Tensor:
         shape = self.weight.shape
         digits = unpack(stored, shape.numel()).view(shape)
+        if not scale.is_floating_point():
+            raise ValueError(f"scales are {scale.dtype}; expected real numbers")
         if scale.shape != shape[:1] or not bool((scale.isfinite() & (scale >= 0)).all()):
             raise ValueError(f"expected {shape[0]} scales that are finite and not below 0")
         return product(digits, scale.float())
@@ -309,11 +314,29 @@ class Packed(Foldable):
             RuntimeError: the weights do not fit.
 
         """
+        self._check_shapes(network)
         for layer in self.ternary_layers():
             layer.phase = "stored"
         super().load_deployed(network)
         for layer in self.ternary_layers():
             layer.freeze()
+
+    def _check_shapes(self, network: nn.Module) -> None:
+        """Refuse ternary weights of other shapes, which packed digits do not tell: 4x10 and 10x4.
+
+        Raises:
+            RuntimeError: a layer has another shape.
+
+        """
+        others = dict(network.named_parameters())
+        for name, own in self.named_parameters():
+            other = others.get(name)
+            if other is None or name.startswith(self.head):
+                continue
+            if other.numel() == own.numel() and other.shape != own.shape:
+                raise RuntimeError(
+                    f"{name} has the shape {tuple(other.shape)} there, and {tuple(own.shape)} here"
+                )
 
     def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a network's tensors; its head starts anew if it has other outputs."""
