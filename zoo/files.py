@@ -113,6 +113,18 @@ def probe(folder: Path) -> None:
         raise MismatchError(f"cannot write into {folder}: {error.strerror or error}") from error
 
 
+def probe_file(path: Path) -> None:
+    """Check that `path` can be written, and make its folder if needed; see `probe`.
+
+    Raises:
+        MismatchError: it is a folder, or nothing can be written beside it.
+
+    """
+    if path.is_dir():
+        raise MismatchError(f"cannot write {path}: it is a folder; expected a file name")
+    probe(path.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with replacing(path) as temporary:

@@ -88,7 +88,8 @@ def test_one_seed_is_one_result_and_registers_can_be_chosen(data, found):
 
 @pytest.mark.parametrize("flow", ["output-stationary", "weight-stationary", "uniform"])
 def test_other_arrays_need_no_device(data, flow):
-    result = zoo.reliability(REF, data=data, dataflow=flow, array="8x8", **QUICK)
+    array = None if flow == "uniform" else "8x8"
+    result = zoo.reliability(REF, data=data, dataflow=flow, array=array, **QUICK)
     assert result.target == ""
     assert ("flip_rate_all_cycles" in result.estimates) == (flow != "uniform")
 
@@ -128,10 +129,28 @@ def test_a_result_goes_into_the_checkpoint_and_its_card(data, tmp_path, capsys):
     assert (copy / "README.md").read_text() == "my own words"
 
 
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "a|b"])
+def test_a_result_without_a_name_is_refused_before_the_work(data, tmp_path, name):
+    shutil.copytree(zoo.checkpoint(REF).path, tmp_path / "mine")
+    with pytest.raises(MismatchError, match="expected a name for the card"):
+        zoo.reliability(tmp_path / "mine", "ethos-u55-128", data=data, record=name, **QUICK)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_work(data, monkeypatch):
+    def full(folder):
+        raise MismatchError(f"cannot write into {folder}: Read-only file system")
+
+    monkeypatch.setattr("zoo.verbs.recording.probe", full)
+    with pytest.raises(MismatchError, match="Read-only"):
+        zoo.reliability(REF, "no-such-device", data=data, record="a", **QUICK)
+
+
 def test_noise_is_recorded_too(data, tmp_path):
     copy = tmp_path / "mine"
     shutil.copytree(zoo.checkpoint(REF).path, copy)
     zoo.reliability(copy, data=data, samples=10, noise="gauss:0.02", chips=2, record="tiles")
+    with pytest.raises(MismatchError, match="result of noise, which would be lost"):
+        zoo.reliability(copy, "ethos-u55-128", data=data, record="tiles", **QUICK)
     card = render(zoo.checkpoint(copy))
     assert "| tiles | drop |" in card
     assert "gauss:0.02" in card
@@ -198,7 +217,27 @@ WRONG = [
     (REF, {"faults": 3}, "expected 100 or more"),
     (REF, {"seed": -1}, "--seed -1"),
     (REF, {"protect": "asil-x"}, "asil-b, asil-c, asil-d"),
-    (REF, {"fit_budget": 1}, "fit_budget goes with protect"),
+    (REF, {"fit_budget": 1}, "--fit-budget goes with --protect"),
+    (
+        REF,
+        {"faults": None, "noise": "factor:1", "fit_budget": 1},
+        "--fit-budget goes with --protect, not with",
+    ),
+    (REF, {"noise": "gauss:0.1"}, "--faults is an option of single faults and does not go with"),
+    (REF, {"array": "8x8"}, "--array 8x8 goes with --dataflow output-stationary"),
+    (REF, {"array": "8x8", "dataflow": "uniform"}, "software has no array"),
+    (REF, {"array": "100000x100000", "dataflow": "weight-stationary"}, "to 1,048,576 multipliers"),
+    (REF, {"target": "ethos-u55-128,ethos-u55-256"}, "is several targets, and one is expected"),
+    (REF, {"precision": 0.5}, "--faults takes the place of --precision"),
+    (REF, {"faults": 10**12}, "at most 100,000,000"),
+    (REF, {"registers": "weight,,weight"}, "has an empty name"),
+    (REF, {"registers": ","}, "has an empty name"),
+    (REF, {"state": "x.txt"}, "NAME.json"),
+    (REF, {"state": "/proc/x.json"}, "cannot write into /proc"),
+    (REF, {"protect": "asil-d", "target": None}, "give --target"),
+    (REF, {"protect": "asil-d", "areas": "."}, "expected a TOML file"),
+    (REF, {"faults": None, "noise": "gauss:0.1", "seed": 10**25}, "less than 2**32"),
+    (REF, {"faults": None, "attack": "pgd:steps=1,seed=99999999999999999999"}, "less than 2**32"),
     (REF, {"protect": "asil-d", "fit_budget": 0}, "--fit-budget 0"),
     (REF, {"protect": "asil-d", "areas": "none.toml"}, "no such file"),
     (REF, {"fault": 300}, "did you mean faults"),
@@ -256,7 +295,26 @@ def test_long_names_of_layers_keep_their_ends():
 
 
 def test_a_name_that_cannot_be_saved_is_refused_before_the_work(capsys):
-    assert main(["reliability", "none-such", "--target", "ethos-u55-128", "--out", "a.txt"]) == 1
-    assert capsys.readouterr().err == (
-        "zoo: --out a.txt: a result is saved as NAME.png or NAME.json\n"
-    )
+    words = ["reliability", "none-such", "--target", "ethos-u55-128", "--out"]
+    for out, message in (
+        (["a.txt"], "--out a.txt: a result is saved as NAME.png or NAME.json"),
+        (["/proc/x.png"], "cannot write into /proc"),
+        (["a.json", "--state", "./a.json"], "a.json is the file of --state"),
+    ):
+        assert main([*words, *out]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_what_goes_with_another_analysis_is_no_unknown_flag(capsys):
+    for words, message in (
+        (["--noise", "gauss:0.1", "--faults", "300"], "--faults is an option of single faults"),
+        (["--chips", "3"], "--chips goes with --noise, which is not given"),
+    ):
+        assert main(["reliability", REF, *words]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_an_interval_of_an_accuracy_on_few_inputs_stays_one(data):
+    found = zoo.reliability(REF, data=data, samples=5, noise="gauss:0.3", chips=2)
+    for name in ("clean", "noisy", "worst_chip"):
+        assert 0 <= found.estimates[name].low <= found.estimates[name].high <= 100

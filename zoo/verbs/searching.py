@@ -141,7 +141,7 @@ def search(
     filter: str = "",
     draws: int = 4,
     against: str = "macs",
-    faults: int = 20_000,
+    faults: int | None = None,
     work: float | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -179,7 +179,7 @@ def search(
             "latency_ms"; or "flip_rate", resiliency: how many % of single faults turn the answer of
             the trained candidate in int8. A target's registers are hit, without one those of an
             output-stationary array. Two seeds of faults have to rank the first 20 candidates alike.
-        faults: that hit each candidate, where that is asked for.
+        faults: that hit each candidate, where that is asked for; None: 20 000.
         work: training work, MACs of all samples' forward passes, after which no trial is begun.
         seed: of proposals, weights and batches.
         resume: go on with the search in `out`, or work on it together with other processes.
@@ -214,6 +214,8 @@ def search(
     path = Path(out).expanduser()
     greedy = by == "greedy" or (by == "auto" and path.suffix == ".json")
     name = checked_file(path) if greedy else _checked_folder(path)
+    if faults is not None and (greedy or against != "flip_rate"):
+        raise MismatchError(f"--faults {faults} goes with --against resiliency, which is not given")
     limits = Limits(
         sram_bytes=max_sram_bytes, flash_bytes=max_flash_bytes, macs=max_macs,
         latency_ms=max_latency_ms,
@@ -228,7 +230,7 @@ def search(
     how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
     how |= {
         "against": against,
-        "faults": faults,
+        "faults": 20_000 if faults is None else faults,
         "seed": seed,
         "device": device,
         "training": dict(training or {}),

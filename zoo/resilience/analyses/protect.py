@@ -78,6 +78,10 @@ class NpuBlock:
 
 def analyse(specimen: Specimen, options: Options) -> Reliability:
     """Return SPFM and FIT of a device that runs a network, a verdict, and the front."""
+    if specimen.target is None:
+        raise MismatchError(
+            "a safety goal is that of a device's registers; give --target, e.g. ethos-u55-128"
+        )
     if options.areas:
         specimen = _with_areas(specimen, Path(options.areas).expanduser())
     engine, setting = prepared(specimen, options)
@@ -89,10 +93,12 @@ def analyse(specimen: Specimen, options: Options) -> Reliability:
 def _with_areas(specimen: Specimen, path: Path) -> Specimen:
     """Return the specimen with a user's classes in the place of its target's."""
     given(path, "file")
-    if specimen.target is None:
-        raise MismatchError("--areas goes with a --target, whose numbers it replaces")
+    assert specimen.target is not None
     try:
         own = registers(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        reason = error.strerror or error
+        raise MismatchError(f"--areas {path}: {reason}; expected a TOML file") from error
     except (ZooError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MismatchError(f"{path}: {error}") from error
     if unknown := sorted(set(own) - set(specimen.target.reliability)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo import extensions
 from zoo.errors import MismatchError
-from zoo.registry.options import read
+from zoo.registry.options import check_seed, read
 
 POINT = "zoo.resilience.attacks"
 PARTS = {"SUMMARY": str, "PAPER": str, "Options": type, "perturb": Callable}
@@ -48,6 +48,7 @@ class Bounded:
             raise MismatchError(
                 f"eps is {self.eps:g}, less than one step of 8 bits, 1/255: no pixel could move"
             )
+        check_seed(self.seed)
         for name in ("restarts", "steps"):
             if getattr(self, name, 1) < 1:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected 1 or more")
