@@ -49,6 +49,18 @@ def given(path: Path, kind: str) -> None:
         raise MismatchError(f"no such {kind}: {path}")
 
 
+def given_folder(path: Path) -> None:
+    """Refuse a folder that is not there, or is a file.
+
+    Raises:
+        MismatchError: it is.
+
+    """
+    given(path, "folder")
+    if not path.is_dir():
+        raise MismatchError(f"{path} is a file; expected the folder of all of them")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as stream:

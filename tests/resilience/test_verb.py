@@ -13,6 +13,7 @@ from zoo.cards.model import render
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.resilience import contract
+from zoo.resilience.analyses import noise
 from zoo.resilience.results import Estimate, Reliability
 
 REF = "mlperf-tiny-ic.cifar10-int8"
@@ -163,6 +164,8 @@ def test_protection_is_planned_and_drawn(data, tmp_path):
     assert result.facts["verdicts"]["protected"] == "meets"
     assert result.facts["verdicts"]["fit_budget"] == "meets"
     assert result.estimates["spfm_protected"].low >= 99
+    assert "ASIL-D without protection: fails; with " in result.summary
+    assert result.summary.endswith(" % more area: meets; 1 FIT without protection: meets")
     with Image.open(result.save(tmp_path / "front.png")) as picture:
         assert picture.width == 1500
     mine = tmp_path / "areas.toml"
@@ -203,6 +206,7 @@ WRONG = [
     ("sesr-m5-x2.free-int8", {}, "no right and wrong answers"),
     (REF, {"data": None}, "--data DIR"),
     (REF, {"data": "no/such"}, "no such folder"),
+    (REF, {"data": __file__}, "test_verb.py is a file; expected the folder"),
     (REF, {"target": None}, "which device"),
     (REF, {"target": "ethos-u65-512"}, "ethos-u65-512 has none; take one of ethos-u55-128"),
     (REF, {"target": "ethos-u85-256"}, "ethos-u85-256 has none; take one of ethos-u55-128"),
@@ -312,6 +316,23 @@ def test_what_goes_with_another_analysis_is_no_unknown_flag(capsys):
     ):
         assert main(["reliability", REF, *words]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_name_that_is_empty_is_no_name(capsys):
+    for flags in (["--state", ""], ["--protect", "asil-d", "--areas", ""]):
+        with pytest.raises(SystemExit):
+            main(["reliability", REF, *flags])
+        assert "is empty; expected a name" in capsys.readouterr().err
+
+
+def test_a_goal_that_is_met_needs_no_area(data):
+    found = zoo.reliability(REF, "ethos-u55-128", data=data, protect="0.1", **QUICK)
+    assert found.summary.endswith(": SPFM 0.1 without protection: meets")
+
+
+def test_noise_that_helps_is_no_loss():
+    assert noise._change(-5.04) == "gains 5.0 points of accuracy under"
+    assert noise._change(5.04) == "loses 5.0 points of accuracy to"
 
 
 def test_an_interval_of_an_accuracy_on_few_inputs_stays_one(data):

@@ -76,7 +76,7 @@ def analyse(specimen: Specimen, options: Options) -> Reliability:
         analysis="noise",
         ref=specimen.ref,
         target=specimen.target.name if specimen.target else "",
-        summary=f"{specimen.ref} loses {drop:.1f} points of accuracy to the noise {options.noise}",
+        summary=f"{specimen.ref} {_change(drop)} the noise {options.noise}",
         main="drop",
         estimates=estimates,
         tables=tables,
@@ -109,6 +109,11 @@ def _estimates(clean: Borne, noisy: Borne, options: Options) -> dict[str, Estima
         "worst_chip": percent(noisy.right[worst : worst + 1].double(), "of these chips"),
         "drop": percent(plain - noisy.right.double(), f"paired by input; {method}", -100.0),
     }
+
+
+def _change(drop: float) -> str:
+    points = f"{abs(drop):.1f} points of accuracy"
+    return f"gains {points} under" if drop < 0 else f"loses {points} to"
 
 
 def _level(level: float, result: Borne) -> Row:

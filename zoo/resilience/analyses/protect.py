@@ -214,6 +214,16 @@ def front_of(blocks: Sequence[NpuBlock], end: int = 2) -> list[Protected]:
     return front([(w, block.measures) for w, block in zip(weights, blocks, strict=True)])
 
 
+def _said(verdicts: Mapping[str, str], area: float, budget: float | None) -> str:
+    """Return the verdicts for people."""
+    words = f"{verdicts['goal']} without protection: {verdicts['unprotected']}"
+    if area:
+        words += f"; with {area:.1f} % more area: {verdicts['protected']}"
+    if budget is not None:
+        words += f"; {budget:g} FIT without protection: {verdicts['fit_budget']}"
+    return words
+
+
 def _reported(
     specimen: Specimen, options: Options, found: Counted, setting: Arranged
 ) -> Reliability:
@@ -238,8 +248,8 @@ def _reported(
         analysis="protect",
         ref=specimen.ref,
         target=specimen.target.name,
-        summary=f"{specimen.ref} on {specimen.target.name}: {name} {verdicts['unprotected']} "
-        f"without protection; with {100 * best.area:.1f} % more area it {verdicts['protected']} it",
+        summary=f"{specimen.ref} on {specimen.target.name}: "
+        + _said(verdicts, 100 * best.area, options.fit_budget),
         main="spfm",
         estimates={"spfm": metric, "spfm_protected": after, "failures": rate},
         tables={

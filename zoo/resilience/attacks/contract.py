@@ -125,13 +125,19 @@ class ChosenAttack:
 
     @property
     def text(self) -> str:
-        """The attack as it is typed, e.g. "pgd:eps=2/255,steps=20"."""
-        said = [f"eps={in_255(self.options.eps)}"]
+        """The attack as it is typed: eps, steps, and what is not as usual, "pgd:eps=2/255"."""
+        said = {"eps": in_255(self.options.eps)}
         if hasattr(self.options, "steps"):
-            said.append(f"steps={self.options.steps}")
-        if self.options.restarts > 1:
-            said.append(f"restarts={self.options.restarts}")
-        return f"{self.name}:{','.join(said)}"
+            said["steps"] = str(self.options.steps)
+        for field in dataclasses.fields(self.options):
+            value = getattr(self.options, field.name)
+            if field.name not in said and value != field.default:
+                said[field.name] = in_255(value) if field.name == "alpha" else _typed(value)
+        return f"{self.name}:{','.join(f'{name}={value}' for name, value in said.items())}"
+
+
+def _typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def in_255(eps: float) -> str:
