@@ -49,6 +49,18 @@ def given(path: Path, kind: str) -> None:
         raise MismatchError(f"no such {kind}: {path}")
 
 
+def given_folder(path: Path) -> None:
+    """Refuse a folder that is not there, or is a file.
+
+    Raises:
+        MismatchError: it is.
+
+    """
+    given(path, "folder")
+    if not path.is_dir():
+        raise MismatchError(f"{path} is a file; expected the folder of all of them")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as stream:
@@ -111,6 +123,18 @@ def probe(folder: Path) -> None:
             pass
     except OSError as error:
         raise MismatchError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+def probe_file(path: Path) -> None:
+    """Check that `path` can be written, and make its folder if needed; see `probe`.
+
+    Raises:
+        MismatchError: it is a folder, or nothing can be written beside it.
+
+    """
+    if path.is_dir():
+        raise MismatchError(f"cannot write {path}: it is a folder; expected a file name")
+    probe(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

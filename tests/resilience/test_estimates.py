@@ -157,6 +157,28 @@ def test_a_state_of_something_else_is_refused(tmp_path):
         sampled(plan, Sampling(faults=1000, state=path))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: {"tally": kept["tally"][:3]},
+        lambda kept: {"tally": [column[:5] for column in kept["tally"]]},
+        lambda kept: {"tally": [[float("nan")] * len(column) for column in kept["tally"]]},
+        lambda kept: {"number": -1},
+        lambda kept: {"counts": [1, 2]},
+        lambda kept: {"counts": "abc"},
+        lambda kept: {"done": "3"},
+    ],
+    ids=["fewer columns", "short", "nan", "negative", "counts", "text", "done"],
+)
+def test_a_damaged_state_is_refused_in_words(tmp_path, damage):
+    plan, path = remembered("dense", count=3), tmp_path / "state.json"
+    sampled(plan, Sampling(faults=1000, state=path))
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | damage(kept)))
+    with pytest.raises(MismatchError, match="does not hold the counts"):
+        sampled(plan, Sampling(faults=1000, state=path))
+
+
 def test_a_precision_beyond_reach_says_what_it_needs():
     with pytest.raises(MismatchError, match=r"needs about .* faults and .* hours, more than"):
         sampled(remembered("dense", count=3), Sampling(precision=1e-5))

@@ -50,5 +50,7 @@ def test_an_objective_that_is_noise_is_refused():
     assert check_agreement([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
     with pytest.raises(MismatchError, match=r"correlation of 0.50; expected 0.7"):
         check_agreement([1, 2, 3], [1, 3, 2])
+    with pytest.raises(MismatchError, match=r"all 3 candidates .* alike.*--faults"):
+        check_agreement([0, 0, 0], [0, 0, 1])
     with pytest.raises(MismatchError, match="no rank correlation"):
         agreement([1, 1], [1, 2])

@@ -13,6 +13,7 @@ from zoo.cards.model import render
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError, ZooError
 from zoo.resilience import contract
+from zoo.resilience.analyses import noise
 from zoo.resilience.results import Estimate, Reliability
 
 REF = "mlperf-tiny-ic.cifar10-int8"
@@ -88,7 +89,8 @@ def test_one_seed_is_one_result_and_registers_can_be_chosen(data, found):
 
 @pytest.mark.parametrize("flow", ["output-stationary", "weight-stationary", "uniform"])
 def test_other_arrays_need_no_device(data, flow):
-    result = zoo.reliability(REF, data=data, dataflow=flow, array="8x8", **QUICK)
+    array = None if flow == "uniform" else "8x8"
+    result = zoo.reliability(REF, data=data, dataflow=flow, array=array, **QUICK)
     assert result.target == ""
     assert ("flip_rate_all_cycles" in result.estimates) == (flow != "uniform")
 
@@ -128,10 +130,28 @@ def test_a_result_goes_into_the_checkpoint_and_its_card(data, tmp_path, capsys):
     assert (copy / "README.md").read_text() == "my own words"
 
 
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "a|b"])
+def test_a_result_without_a_name_is_refused_before_the_work(data, tmp_path, name):
+    shutil.copytree(zoo.checkpoint(REF).path, tmp_path / "mine")
+    with pytest.raises(MismatchError, match="expected a name for the card"):
+        zoo.reliability(tmp_path / "mine", "ethos-u55-128", data=data, record=name, **QUICK)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_work(data, monkeypatch):
+    def full(folder):
+        raise MismatchError(f"cannot write into {folder}: Read-only file system")
+
+    monkeypatch.setattr("zoo.verbs.recording.probe", full)
+    with pytest.raises(MismatchError, match="Read-only"):
+        zoo.reliability(REF, "no-such-device", data=data, record="a", **QUICK)
+
+
 def test_noise_is_recorded_too(data, tmp_path):
     copy = tmp_path / "mine"
     shutil.copytree(zoo.checkpoint(REF).path, copy)
     zoo.reliability(copy, data=data, samples=10, noise="gauss:0.02", chips=2, record="tiles")
+    with pytest.raises(MismatchError, match="result of noise, which would be lost"):
+        zoo.reliability(copy, "ethos-u55-128", data=data, record="tiles", **QUICK)
     card = render(zoo.checkpoint(copy))
     assert "| tiles | drop |" in card
     assert "gauss:0.02" in card
@@ -144,6 +164,8 @@ def test_protection_is_planned_and_drawn(data, tmp_path):
     assert result.facts["verdicts"]["protected"] == "meets"
     assert result.facts["verdicts"]["fit_budget"] == "meets"
     assert result.estimates["spfm_protected"].low >= 99
+    assert "ASIL-D without protection: fails; with " in result.summary
+    assert result.summary.endswith(" % more area: meets; 1 FIT without protection: meets")
     with Image.open(result.save(tmp_path / "front.png")) as picture:
         assert picture.width == 1500
     mine = tmp_path / "areas.toml"
@@ -184,6 +206,7 @@ WRONG = [
     ("sesr-m5-x2.free-int8", {}, "no right and wrong answers"),
     (REF, {"data": None}, "--data DIR"),
     (REF, {"data": "no/such"}, "no such folder"),
+    (REF, {"data": __file__}, "test_verb.py is a file; expected the folder"),
     (REF, {"target": None}, "which device"),
     (REF, {"target": "ethos-u65-512"}, "ethos-u65-512 has none; take one of ethos-u55-128"),
     (REF, {"target": "ethos-u85-256"}, "ethos-u85-256 has none; take one of ethos-u55-128"),
@@ -198,7 +221,27 @@ WRONG = [
     (REF, {"faults": 3}, "expected 100 or more"),
     (REF, {"seed": -1}, "--seed -1"),
     (REF, {"protect": "asil-x"}, "asil-b, asil-c, asil-d"),
-    (REF, {"fit_budget": 1}, "fit_budget goes with protect"),
+    (REF, {"fit_budget": 1}, "--fit-budget goes with --protect"),
+    (
+        REF,
+        {"faults": None, "noise": "factor:1", "fit_budget": 1},
+        "--fit-budget goes with --protect, not with",
+    ),
+    (REF, {"noise": "gauss:0.1"}, "--faults is an option of single faults and does not go with"),
+    (REF, {"array": "8x8"}, "--array 8x8 goes with --dataflow output-stationary"),
+    (REF, {"array": "8x8", "dataflow": "uniform"}, "software has no array"),
+    (REF, {"array": "100000x100000", "dataflow": "weight-stationary"}, "to 1,048,576 multipliers"),
+    (REF, {"target": "ethos-u55-128,ethos-u55-256"}, "is several targets, and one is expected"),
+    (REF, {"precision": 0.5}, "--faults takes the place of --precision"),
+    (REF, {"faults": 10**12}, "at most 100,000,000"),
+    (REF, {"registers": "weight,,weight"}, "has an empty name"),
+    (REF, {"registers": ","}, "has an empty name"),
+    (REF, {"state": "x.txt"}, "NAME.json"),
+    (REF, {"state": "/proc/x.json"}, "cannot write into /proc"),
+    (REF, {"protect": "asil-d", "target": None}, "give --target"),
+    (REF, {"protect": "asil-d", "areas": "."}, "expected a TOML file"),
+    (REF, {"faults": None, "noise": "gauss:0.1", "seed": 10**25}, "less than 2**32"),
+    (REF, {"faults": None, "attack": "pgd:steps=1,seed=99999999999999999999"}, "less than 2**32"),
     (REF, {"protect": "asil-d", "fit_budget": 0}, "--fit-budget 0"),
     (REF, {"protect": "asil-d", "areas": "none.toml"}, "no such file"),
     (REF, {"fault": 300}, "did you mean faults"),
@@ -256,7 +299,43 @@ def test_long_names_of_layers_keep_their_ends():
 
 
 def test_a_name_that_cannot_be_saved_is_refused_before_the_work(capsys):
-    assert main(["reliability", "none-such", "--target", "ethos-u55-128", "--out", "a.txt"]) == 1
-    assert capsys.readouterr().err == (
-        "zoo: --out a.txt: a result is saved as NAME.png or NAME.json\n"
-    )
+    words = ["reliability", "none-such", "--target", "ethos-u55-128", "--out"]
+    for out, message in (
+        (["a.txt"], "--out a.txt: a result is saved as NAME.png or NAME.json"),
+        (["/proc/x.png"], "cannot write into /proc"),
+        (["a.json", "--state", "./a.json"], "a.json is the file of --state"),
+    ):
+        assert main([*words, *out]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_what_goes_with_another_analysis_is_no_unknown_flag(capsys):
+    for words, message in (
+        (["--noise", "gauss:0.1", "--faults", "300"], "--faults is an option of single faults"),
+        (["--chips", "3"], "--chips goes with --noise, which is not given"),
+    ):
+        assert main(["reliability", REF, *words]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_name_that_is_empty_is_no_name(capsys):
+    for flags in (["--state", ""], ["--protect", "asil-d", "--areas", ""]):
+        with pytest.raises(SystemExit):
+            main(["reliability", REF, *flags])
+        assert "is empty; expected a name" in capsys.readouterr().err
+
+
+def test_a_goal_that_is_met_needs_no_area(data):
+    found = zoo.reliability(REF, "ethos-u55-128", data=data, protect="0.1", **QUICK)
+    assert found.summary.endswith(": SPFM 0.1 without protection: meets")
+
+
+def test_noise_that_helps_is_no_loss():
+    assert noise._change(-5.04) == "gains 5.0 points of accuracy under"
+    assert noise._change(5.04) == "loses 5.0 points of accuracy to"
+
+
+def test_an_interval_of_an_accuracy_on_few_inputs_stays_one(data):
+    found = zoo.reliability(REF, data=data, samples=5, noise="gauss:0.3", chips=2)
+    for name in ("clean", "noisy", "worst_chip"):
+        assert 0 <= found.estimates[name].low <= found.estimates[name].high <= 100

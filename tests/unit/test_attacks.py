@@ -181,6 +181,12 @@ def test_texts_mean_attacks() -> None:
     assert (chosen.options.steps, chosen.options.stride) == (7, pytest.approx(0.5 / 255))
     assert chosen.text == "pgd:eps=2/255,steps=7"
     assert parse(parse("apgd:eps=8/255,restarts=3").text).options.restarts == 3
+    for text in (
+        "pgd:eps=2/255,steps=1,seed=3,alpha=1/255,random=false",
+        "di-fgsm:eps=4/255,steps=20,decay=1.0,share=0.25",
+    ):
+        assert parse(text).text == text
+        assert parse(parse(text).text).options == parse(text).options
     assert parse("di_fgsm").attack is parse("di-fgsm").attack
     for name in NAMES:
         assert dataclasses.is_dataclass(parse(name).options)

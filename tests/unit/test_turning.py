@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from scipy.stats import spearmanr
 
+import zoo
 from zoo import registry
 from zoo.cli import main
 from zoo.cost import target
@@ -52,7 +53,7 @@ def test_two_seeds_have_to_agree_on_the_first_candidates():
     noise = [attempt(n, v, dice.Random(n + 99).random()) for n, v in enumerate(values)]
     with pytest.raises(MismatchError, match=r"rank 20 candidates .* try more faults \(--faults\)"):
         turning.agreed(noise)
-    with pytest.raises(MismatchError, match="no rank correlation"):
+    with pytest.raises(MismatchError, match="all 20 candidates"):
         turning.agreed([attempt(n, 0.0, 0.0) for n in range(20)])
 
 
@@ -64,6 +65,10 @@ def test_the_goal_needs_answers_candidates_and_registers():
         turning.checked(words, None, 19, 1)
     with pytest.raises(MismatchError, match="faults is 0"):
         turning.checked(words, None, 20, 0)
+    with pytest.raises(MismatchError, match="expected 1 to 10,000,000"):
+        turning.checked(words, None, 20, 10**12)
+    with pytest.raises(MismatchError, match="--faults 100 goes with --against resiliency"):
+        zoo.search("micronet-kws", "s", by="random", objective="macs", faults=100)
     with pytest.raises(MismatchError, match="has no right and wrong answers"):
         turning.checked(registry.find("sesr-m5-x2"), None, 20, 1)
     with pytest.raises(MismatchError, match=r"needs tables \[reliability"):

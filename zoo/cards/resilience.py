@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.errors import MismatchError
 from zoo.resilience.results import Estimate
 
 PART = "reliability"  # of a checkpoint's metrics
@@ -13,6 +14,25 @@ _SHOWN = ("array", "data", "noise", "attack", "pipeline")  # facts, in this orde
 def kept(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint keeps of a `Reliability.to_json()`: all but its tables."""
     return {key: result[key] for key in _KEPT}
+
+
+def check_free(metrics: Mapping[str, Any], name: str, analysis: str, target: str) -> None:
+    """Refuse a name under which a checkpoint keeps what another analysis or device gave.
+
+    Args:
+        metrics: of the checkpoint.
+        name: of the result.
+        analysis: that is to be made; one that is made again replaces what it gave before.
+        target: name of the device; "" without one.
+
+    """
+    before = metrics.get(PART, {}).get(name)
+    if before is not None and (before["analysis"], before["target"]) != (analysis, target):
+        where = f" on {before['target']}" if before["target"] else ""
+        raise MismatchError(
+            f"--record {name!r} is the name of a result of {before['analysis']}{where}, which "
+            "would be lost; give another name"
+        )
 
 
 def rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -112,9 +112,9 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         complete(_parser(shlex.split(os.environ.get("COMP_LINE", ""))[1:]))
     args = parser.parse_args(words)
-    for name in ("out", "data", "test", "base"):
+    for name in ("out", "data", "test", "base", "option:state", "option:areas"):
         if getattr(args, name, None) == "":  # often a variable that is not set
-            parser.error(f"{name} is empty; expected a name")
+            parser.error(f"{name.removeprefix('option:')} is empty; expected a name")
     return args
 
 

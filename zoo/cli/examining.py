@@ -18,6 +18,7 @@ from zoo.cli.printing import (
     targets,
 )
 from zoo.errors import MismatchError
+from zoo.files import probe_file
 
 if TYPE_CHECKING:
     from zoo.resilience.results import Reliability
@@ -72,16 +73,16 @@ def _add_analysis(sub: Parser, words: Sequence[str]) -> None:
     group = sub.add_argument_group(f"options of {name}", analysis.SUMMARY)
     for option in options(analysis.Options):
         add_option(group, option)
-    for chooser, meant in contract.choices().items():
-        if meant != name:  # so that two of them are refused in words
-            known = {o.name: o for o in options(contract.find(meant).Options)}
-            add_option(sub, known[chooser], hidden=True)
+    for other in contract.names():  # so that what goes with another one is refused in words
+        for option in options(contract.find(other).Options):
+            if not {*option.flags} & {*sub._option_string_actions}:
+                add_option(sub, option, hidden=True)
 
 
 def _reliability(args: Arguments) -> None:
     """Examine a network."""
-    if args.out and Path(args.out).suffix.lower() not in (".png", ".json"):  # before the work
-        raise MismatchError(f"--out {args.out}: a result is saved as NAME.png or NAME.json")
+    if args.out:  # before the work
+        _check_out(Path(args.out).expanduser(), getattr(args, "option:state", None))
     found = api.reliability(
         args.ref, args.target, data=args.data, samples=args.samples, record=args.record,
         **given(args),
@@ -92,6 +93,14 @@ def _reliability(args: Arguments) -> None:
         print_json(found.to_json())
         return
     _print(found)
+
+
+def _check_out(out: Path, state: str | None) -> None:
+    if out.suffix.lower() not in (".png", ".json"):
+        raise MismatchError(f"--out {out}: a result is saved as NAME.png or NAME.json")
+    if state and Path(state).expanduser().resolve() == out.resolve():
+        raise MismatchError(f"--out {out} is the file of --state, whose counts it would replace")
+    probe_file(out)
 
 
 def _print(found: "Reliability") -> None:

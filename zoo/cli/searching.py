@@ -59,9 +59,7 @@ def add(command: Command, words: Sequence[str]) -> None:
         "--against", default="macs", choices=_GOALS,
         help="the front's other goal; resiliency: few faults that turn the answer",
     )  # fmt: skip
-    sub.add_argument(
-        "--faults", type=positive, default=20_000, help="for resiliency, of each candidate (20000)"
-    )
+    sub.add_argument("--faults", type=positive, help="for resiliency, of each candidate (20000)")
     sub.add_argument("--work", metavar="COUNT", help="training MACs to spend, e.g. 500G")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo.errors import MismatchError
+from zoo.registry.options import check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +35,4 @@ class RepairOptions:
             raise MismatchError(f"repair_steps is {self.repair_steps}; expected 1 or more")
         if not 0 < self.repair_rate < 1:
             raise MismatchError(f"repair_rate is {self.repair_rate:g}; expected 0 < rate < 1")
-        if self.seed < 0:
-            raise MismatchError(f"seed is {self.seed}; expected 0 or more")
+        check_seed(self.seed)

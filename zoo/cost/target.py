@@ -332,6 +332,10 @@ def target(name: str) -> Target:
     """
     if not isinstance(name, str):
         raise MismatchError(f"target {name!r}; expected a name, e.g. 'ethos-u55-256', or a file")
+    if "," in name and not Path(name).expanduser().exists():
+        raise MismatchError(
+            f"{name!r} is several targets, and one is expected: give one, or zoo.estimate a list"
+        )
     if name.endswith(".toml"):
         return _of_file(Path(name).expanduser())
     if name not in target_names() and (found := matching(name)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.errors import MismatchError
-from zoo.files import probe, replacing
+from zoo.files import probe_file, replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -127,6 +127,8 @@ def read(source: Path | str | bytes | Image.Image | NDArray[Any], name: str = ""
 def _instead(file: io.BytesIO | Path) -> str:
     """Return what a file that nobody here decodes is, and what was expected."""
     start = file.getvalue()[:32] if isinstance(file, io.BytesIO) else file.read_bytes()[:32]
+    if not start:
+        return "is an empty file (0 bytes); give the picture again, or delete it"
     if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
         return (
             "is a HEIC picture, which is not read here; save it as JPEG, or take JPEGs: on an "
@@ -246,9 +248,7 @@ def check_output(path: Path) -> None:
             f"cannot write {path}: unknown picture format {path.suffix or '(no suffix)'}; "
             f"expected one of {', '.join(SUFFIXES)}"
         )
-    if path.is_dir():
-        raise MismatchError(f"cannot write {path}: it is a folder; expected a file name")
-    probe(path.parent)
+    probe_file(path)
 
 
 def _options(suffix: str, profile: bytes | None) -> dict[str, Any]:

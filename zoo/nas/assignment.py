@@ -11,6 +11,7 @@ from zoo.nas.limits import UNITS, Limits
 from zoo.nas.searchers.contract import FLIPS
 from zoo.nas.spaces.contract import Choice, Decision, Space, decided
 from zoo.registry.codec import to_json
+from zoo.registry.options import check_seed
 from zoo.registry.recipe import Recipe
 from zoo.tasks import task_of
 
@@ -66,9 +67,10 @@ class Assignment:
                 "candidates are trained to be judged; add --data DIR, or --objective synflow for "
                 "a search without training"
             )
-        for name, least in (("steps", 1), ("draws", 1), ("seed", 0)):
+        for name, least in (("steps", 1), ("draws", 1)):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        check_seed(self.seed)
         if self.against not in (*UNITS, FLIPS):
             known = (*UNITS, FLIPS)
             raise UnknownNameError.near(

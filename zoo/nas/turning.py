@@ -25,6 +25,7 @@ from zoo.tasks import task_of
 AGAIN = "flip_rate_again"  # by the faults of another seed
 AGREEING = 20  # candidates that two seeds have to rank alike
 _CALIBRATED = 256  # training inputs, from which ranges are found
+MOST_FAULTS = 10**7  # of a candidate: they are drawn at once
 _INPUTS = 300  # inputs held out that are hit
 
 
@@ -52,8 +53,10 @@ def checked(recipe: Recipe, target: Target | None, trials: int, faults: int) -> 
             f"{trials} trials are too few for resiliency, which two seeds of faults have to rank "
             f"alike on {AGREEING} candidates first; type --trials {AGREEING} or more"
         )
-    if faults < 1:
-        raise MismatchError(f"faults is {faults}; expected 1 or more, e.g. --faults 20000")
+    if not 1 <= faults <= MOST_FAULTS:
+        raise MismatchError(
+            f"faults is {faults}; expected 1 to {MOST_FAULTS:,}, e.g. --faults 20000"
+        )
     flow_of(target)
     layers(integer(seeded(lambda: build(recipe)), recipe.input_shape))
 

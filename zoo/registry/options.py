@@ -129,6 +129,17 @@ def read(kind: type[T], values: Mapping[str, Any], of: str) -> T:
     return kind(**typed)
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that not every generator takes; several are made of it by multiplication.
+
+    Raises:
+        MismatchError: it is negative, or has more than 32 bits.
+
+    """
+    if not 0 <= seed < 2**32:
+        raise MismatchError(f"--seed {seed}; expected 0 or more, and less than 2**32")
+
+
 def merged(kind: type, before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return earlier values updated with the given ones, without what went with an older value."""
     partners = {

@@ -96,17 +96,36 @@ def chosen(given: Iterable[str]) -> str:
             f"{' and '.join(meant.values())} are two analyses; run them one after the other"
         )
     name = next(iter(meant), DEFAULT)
-    own = {option.name for option in options(find(name).Options)}
+    own = _own(name)
     for option in typed:
         if option not in own:
             raise _refusal(option, name, own)
     return name
 
 
+def _own(name: str) -> set[str]:
+    return {option.name for option in options(find(name).Options)}
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
 def _refusal(option: str, name: str, own: set[str]) -> Exception:
     """Return the error for an option that the chosen analysis does not have."""
-    for other in names():
-        member = find(other)
-        if option in {o.name for o in options(member.Options)} and member.CHOSEN_BY:
-            return MismatchError(f"{option} goes with {member.CHOSEN_BY}, which is not given")
+    owners = [other for other in names() if option in _own(other)]
+    choosers = [find(other).CHOSEN_BY for other in owners]
+    if DEFAULT in owners:
+        return MismatchError(
+            f"{_flag(option)} is an option of single faults and does not go with "
+            f"{_flag(find(name).CHOSEN_BY)}: these are two analyses; run them one after the other"
+        )
+    if choosers:
+        goes = f"{_flag(option)} goes with {' or '.join(map(_flag, choosers))}"
+        if name == DEFAULT:
+            return MismatchError(f"{goes}, which is not given")
+        return MismatchError(
+            f"{goes}, not with {_flag(find(name).CHOSEN_BY)}: these are two analyses; run them one "
+            "after the other"
+        )
     return UnknownNameError.near("option", option, own, f"of {name}: {', '.join(sorted(own))}")

@@ -18,6 +18,7 @@ from zoo.errors import MismatchError, UnknownNameError
 from zoo.resilience.faults import Integers, ProductShape, Reach, reached
 
 NAMES = ("block", "output-stationary", "weight-stationary", "uniform")
+LARGEST = 2**20  # multipliers of an array
 
 
 class Dataflow(Protocol):
@@ -377,11 +378,13 @@ def dataflow(name: str, rows: int, columns: int) -> Dataflow:
 
     Raises:
         UnknownNameError: there is no such dataflow.
-        MismatchError: the array is empty.
+        MismatchError: the array is empty, or too large.
 
     """
-    if rows < 1 or columns < 1 or rows * columns > 2**20:
-        raise MismatchError(f"an array of {rows} x {columns}; expected at least 1 x 1")
+    if rows < 1 or columns < 1 or rows * columns > LARGEST:
+        raise MismatchError(
+            f"an array of {rows} x {columns}; expected 1x1 to {LARGEST:,} multipliers, e.g. 16x16"
+        )
     if name == "output-stationary":
         return OutputStationary(rows, columns)
     if name == "weight-stationary":

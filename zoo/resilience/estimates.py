@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.errors import MismatchError
 from zoo.files import write_json
+from zoo.registry.options import check_seed
 from zoo.resilience.faults import Integers
 from zoo.resilience.plan import Drawn, FaultPlan
 from zoo.resilience.results import Estimate
@@ -47,7 +48,8 @@ class Draws:
     """How faults are drawn; what analyses of faults have in common.
 
     Attributes:
-        precision: half-width of the intervals at which to stop, in points of accuracy.
+        precision: half-width of the intervals at which to stop, in points of accuracy; 0.1 if
+            neither this nor `faults` is given.
         faults: try about so many instead of as many as the precision needs; each layer, class and
             group of bits gets at least eight.
         seed: of the draws.
@@ -55,26 +57,35 @@ class Draws:
 
     """
 
-    precision: float = 0.1
+    precision: float | None = None
     faults: int | None = None
     seed: int = 0
     state: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.precision < 100:
+        if self.precision is not None and not 0 < self.precision < 100:
             raise MismatchError(
-                f"--precision {self.precision:g}; expected points of accuracy, above 0, e.g. 0.1"
+                f"--precision {self.precision:g}; expected points of accuracy, above 0 and below "
+                "100, e.g. 0.1"
             )
-        if self.faults is not None and self.faults < 100:
-            raise MismatchError(f"--faults {self.faults}; expected 100 or more")
-        if self.seed < 0:
-            raise MismatchError(f"--seed {self.seed}; expected 0 or more")
+        if self.faults is not None and not 100 <= self.faults <= MOST_FAULTS:
+            raise MismatchError(
+                f"--faults {self.faults}; expected 100 or more, and at most {MOST_FAULTS:,}"
+            )
+        if self.faults is not None and self.precision is not None:
+            raise MismatchError(
+                "--faults takes the place of --precision, which says how many are needed; give one"
+            )
+        check_seed(self.seed)
+        if self.state and Path(self.state).suffix.lower() != ".json":
+            raise MismatchError(f"--state {self.state}: counts are kept in a file NAME.json")
 
     @property
     def sampling(self) -> Sampling:
         """How many faults are tried."""
         path = Path(self.state).expanduser() if self.state else None
-        return Sampling(precision=self.precision, faults=self.faults, seed=self.seed, state=path)
+        precision = Sampling.precision if self.precision is None else self.precision
+        return Sampling(precision=precision, faults=self.faults, seed=self.seed, state=path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,18 +195,31 @@ class _Run:
             return
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            columns = [np.array(column, float) for column in kept["tally"]]
-            whole = kept["key"], int(kept["number"]), int(kept["done"]), kept["counts"]
+            same = kept["key"] == self.key
+            if same:
+                self._take(kept)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MismatchError(
                 f"{path} does not hold the counts of a run; name another"
             ) from error
-        if whole[0] != self.key:
+        if not same:
             raise MismatchError(
                 f"{path} is of another network, data, device or options; name another file"
             )
-        self.tally = Tally(*columns)
-        _, self.number, self.done, self.counts = whole
+
+    def _take(self, kept: Any) -> None:
+        """Take the counts of a file; raise a ValueError, KeyError or TypeError if it has none."""
+        self.tally = Tally(*(np.array(column, float) for column in kept["tally"]))
+        whole = [kept["number"], kept["done"], *(kept["counts"] or ())]
+        strata = 0 if kept["counts"] is None else len(self.plan.shares)
+        if (
+            any(column.shape != (len(self.plan.cells),) for column in self.tally.columns)
+            or not all(np.isfinite(column).all() for column in self.tally.columns)
+            or not all(type(value) is int and value >= 0 for value in whole)
+            or len(whole) != 2 + strata
+        ):
+            raise ValueError("no counts of this plan")
+        self.number, self.done, self.counts = kept["number"], kept["done"], kept["counts"]
 
     def _keep(self) -> None:
         if self.sampling.state is not None:

@@ -85,10 +85,10 @@ def layers(graph: Graph) -> list[MacLayer]:
             continue
         kinds = [graph.tensors[name].dtype for name in (*op.inputs[:2], *op.outputs)]
         if op.kind not in KINDS or set(kinds) > {"int8", "uint8"} or "int16" in kinds:
-            what = f"on {kinds[0]}" if op.kind in KINDS else "as that"
+            what = f"computes on {kinds[0]}" if op.kind in KINDS else "is neither"
             raise MismatchError(
-                f"{op.label} computes {what}, for which there is no model of registers yet; "
-                "reliability takes convolutions and fully connected layers of int8"
+                f"{op.label} {what}: reliability takes convolutions and fully connected layers of "
+                "int8, since there is no model of registers for others yet"
             )
         found.append(_layer(graph, step, op))
     if not found:

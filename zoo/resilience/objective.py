@@ -106,6 +106,12 @@ def check_agreement(first: Sequence[float], second: Sequence[float]) -> float:
         MismatchError: the correlation is below 0.7: the objective would be noise.
 
     """
+    if len(first) > 1 and min(np.ptp(first), np.ptp(second)) == 0:
+        raise MismatchError(
+            f"all {len(first)} candidates bear the faults of a seed alike ({first[0]:.2g} % turn "
+            "an answer), so that none is better: try more faults (--faults), longer training "
+            "(--steps), or another goal, e.g. --against macs"
+        )
     found = agreement(first, second)
     if found < LEAST_AGREEMENT:
         raise MismatchError(

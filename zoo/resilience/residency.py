@@ -13,6 +13,7 @@ from zoo.resilience.engine import Engine
 from zoo.resilience.faults import BITS, Integers
 from zoo.resilience.plan import STORED, FaultPlan, stretches
 
+_STATIONARY = ("output-stationary", "weight-stationary")
 _LANES = 8  # places of a sum that an Ethos-U55 takes in a cycle
 
 
@@ -61,16 +62,22 @@ def arranged(
         engine: the network.
         device: the target; None if a dataflow is named that needs none.
         name: the dataflow, or "auto".
-        array: rows and columns of a stationary one, "16x16".
+        array: rows and columns of a stationary one, "16x16"; "" for the 16 x 16.
         registers: classes or kinds, separated by commas; "" for all.
 
     Raises:
-        MismatchError: the device has no such array or registers.
+        MismatchError: the device has no such array or registers, or a size is given to an array
+            that has its own.
         UnknownNameError: there is no such dataflow or class.
 
     """
     if name not in (*NAMES, "auto"):
         raise UnknownNameError.near("dataflow", name, NAMES, f"known: auto, {', '.join(NAMES)}")
+    if array and name not in _STATIONARY:
+        raise MismatchError(
+            f"--array {array} goes with --dataflow {' or '.join(_STATIONARY)}; "
+            f"{'software has no array' if name == 'uniform' else 'a device has its own array'}"
+        )
     if name == "uniform":
         wanted = _wanted(registers, {"weight": "flop", STORED: "flop"})
         whole = [1.0] * len(engine.layers)
@@ -78,8 +85,8 @@ def arranged(
             flow=None, registers=wanted, stretch=whole, text="every stored byte is as likely",
             cycles_by="",
         )  # fmt: skip
-    if name in ("output-stationary", "weight-stationary"):
-        flow = dataflow(name, *_sizes(array))
+    if name in _STATIONARY:
+        flow = dataflow(name, *_sizes(array or "16x16"))
         wanted = _wanted(registers, dict.fromkeys(flow.registers, "flop"))
         whole = [1.0] * len(engine.layers)
         products = [layer.shape for layer in engine.layers]
@@ -161,7 +168,7 @@ def _has_registers(name: str) -> bool:
 
 
 def _sizes(array: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", array)
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", array)
     if found is None:
         raise MismatchError(f"--array {array!r}; expected rows and columns, e.g. 16x16")
     return int(found[1]), int(found[2])
@@ -171,8 +178,13 @@ def _wanted(registers: str, kinds: Mapping[str, str]) -> tuple[str, ...]:
     """Return the classes that a list of classes and kinds means, in the device's order."""
     if not registers:
         return tuple(kinds)
-    words = [word.strip() for word in registers.split(",") if word.strip()]
+    words = [word.strip() for word in registers.split(",")]
     known = sorted({*kinds, *kinds.values()})
+    if not all(words):
+        raise MismatchError(
+            f"--registers {registers!r} has an empty name; expected names with commas between "
+            f"them, of {', '.join(known)}"
+        )
     for word in words:
         if word not in known:
             raise UnknownNameError.near("register", word, known, f"known: {', '.join(known)}")

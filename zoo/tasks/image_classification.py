@@ -31,6 +31,7 @@ from zoo.data.filed import Filed, decoded
 from zoo.data.mixing import mixed
 from zoo.data.text import draw
 from zoo.errors import MismatchError
+from zoo.files import given_folder
 from zoo.registry.checkpoint import build
 from zoo.registry.recipe import Recipe, Train
 from zoo.tasks.contract import Metric, TaskFacts, Trial, short
@@ -171,8 +172,7 @@ def _labels(recipe: Recipe) -> list[str]:
 
 def _files(folder: Path, recipe: Recipe) -> list[tuple[Path, int]]:
     """Return the pictures of a folder in the order of labels and names, with label numbers."""
-    if not folder.is_dir():
-        raise MismatchError(f"no such folder: {folder}")
+    given_folder(folder)
     labels = _labels(recipe)
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if folders != sorted(labels):

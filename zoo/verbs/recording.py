@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.artifacts.resolution import checkpoint
 from zoo.errors import MismatchError
+from zoo.files import probe
 from zoo.registry import refs
 from zoo.registry.layout import CARD
 
@@ -13,14 +14,24 @@ if TYPE_CHECKING:
     from zoo.registry.artifact import Artifact
 
 
-def check_recordable(ref: Any, artifact: "Artifact") -> None:
-    """Refuse what is not a checkpoint of the zoo, or lies in the cache.
+def check_recordable(ref: Any, artifact: "Artifact", name: str) -> None:
+    """Refuse, before the work, what could not be recorded after it.
 
     Args:
         ref: as it was given.
-        artifact: what it is.
+        artifact: what it is: a checkpoint of the zoo, not in the cache, that can be written.
+        name: of the result, as the card shows it: a line of text.
 
     """
+    if not name.strip() or not name.isprintable() or "|" in name:  # of a table in Markdown
+        raise MismatchError(
+            f'--record {name!r}; expected a name for the card, without |, e.g. "my test set"'
+        )
+    _check_place(ref, artifact)
+    probe(artifact.path)
+
+
+def _check_place(ref: Any, artifact: "Artifact") -> None:
     name = ref if isinstance(ref, str | Path) else artifact.ref
     if isinstance(refs.parse(name), refs.RepoRef):
         raise MismatchError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.artifacts.resolution import Ref, resolve
+from zoo.artifacts.resolution import Ref, checkpoint, resolve
 from zoo.errors import MismatchError
 from zoo.verbs import recording
 
@@ -53,12 +53,16 @@ def reliability(
 
     artifact = resolve(ref)
     if record is not None:
-        recording.check_recordable(ref, artifact)
+        recording.check_recordable(ref, artifact, record)
     given = {name: value for name, value in options.items() if value is not None}
     name = contract.chosen(given)
     analysis = contract.find(name)
     settings = read(analysis.Options, given, name)
-    found = analysis.analyse(specimen(artifact, target, data, samples), settings)
+    examined = specimen(artifact, target, data, samples)
+    if record is not None:
+        device = "" if examined.target is None else examined.target.name
+        card.check_free(checkpoint(artifact).metrics, record, name, device)
+    found = analysis.analyse(examined, settings)
     if record is not None:
         recording.record(artifact, card.PART, record, card.kept(found.to_json()))
     return found

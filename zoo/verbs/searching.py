@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GREEDY_TARGET = "ethos-u55-256"
 DEFAULT = "evolution"
+FAULTS = 20_000  # that hit each candidate, see `zoo.nas.turning`
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def search(
     filter: str = "",
     draws: int = 4,
     against: str = "macs",
-    faults: int = 20_000,
+    faults: int | None = None,
     work: float | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -179,7 +180,7 @@ def search(
             "latency_ms"; or "flip_rate", resiliency: how many % of single faults turn the answer of
             the trained candidate in int8. A target's registers are hit, without one those of an
             output-stationary array. Two seeds of faults have to rank the first 20 candidates alike.
-        faults: that hit each candidate, where that is asked for.
+        faults: that hit each candidate, where that is asked for; None: 20 000.
         work: training work, MACs of all samples' forward passes, after which no trial is begun.
         seed: of proposals, weights and batches.
         resume: go on with the search in `out`, or work on it together with other processes.
@@ -214,10 +215,9 @@ def search(
     path = Path(out).expanduser()
     greedy = by == "greedy" or (by == "auto" and path.suffix == ".json")
     name = checked_file(path) if greedy else _checked_folder(path)
-    limits = Limits(
-        sram_bytes=max_sram_bytes, flash_bytes=max_flash_bytes, macs=max_macs,
-        latency_ms=max_latency_ms,
-    )  # fmt: skip
+    if faults is not None and (greedy or against != "flip_rate"):
+        raise MismatchError(f"--faults {faults} goes with --against resiliency, which is not given")
+    limits = Limits(max_sram_bytes, max_flash_bytes, max_macs, max_latency_ms)
     chosen = contract.find(space) if isinstance(space, str) else space
     of = space if isinstance(space, str) else getattr(chosen, "__name__", "own").split(".")[-1]
     settings: Any = read(chosen.Options, options, f"space {of}")
@@ -226,8 +226,8 @@ def search(
     how: dict[str, Any] = {"name": name, "space": chosen, "space_name": of, "settings": settings}
     how |= {"limits": limits, "method": method, "data": None if data is None else str(data)}
     how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
-    how |= {"against": against, "faults": faults, "seed": seed, "device": device}
-    how |= {"training": dict(training or {})}
+    how |= {"against": against, "faults": FAULTS if faults is None else faults, "seed": seed}
+    how |= {"device": device, "training": dict(training or {})}
     until = {"trials": trials, "work": work, "resume": resume}
     return _by_trials(path, target, by, by_options or {}, how, until)
 

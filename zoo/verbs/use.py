@@ -259,7 +259,7 @@ def evaluate(
     """
     artifact = resolve(ref)
     if record is not None:
-        recording.check_recordable(ref, artifact)
+        recording.check_recordable(ref, artifact, record)
     path = Path(data).expanduser()
     result = artifact.evaluate(path, device=device, dtype=dtype, **protocol)
     if record is not None:

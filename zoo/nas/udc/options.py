@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import MismatchError
 from zoo.nas.limits import amount
+from zoo.registry.options import check_seed
 
 if TYPE_CHECKING:
     from zoo.nas.methods.udc import Options
@@ -23,7 +24,8 @@ def check(options: "Options") -> None:
         raise MismatchError("bits decide the size: give either --bits or --max-flash")
     if not 0 < options.lr < float("inf"):
         raise MismatchError(f"lr is {options.lr:g}; expected a positive number, e.g. 5e-4")
-    for name, least in (("steps", 40), ("batch_size", 0), ("seed", 0)):
+    check_seed(options.seed)
+    for name, least in (("steps", 40), ("batch_size", 0)):
         if not least <= getattr(options, name) < float("inf"):
             raise MismatchError(f"{name} is {getattr(options, name):g}; expected {least} or more")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import MismatchError
+from zoo.files import probe_file
 from zoo.resilience.engine import Engine
 from zoo.resilience.estimates import Counted, Draws, chosen, sampled
 from zoo.resilience.residency import Arranged, arranged
@@ -31,14 +32,14 @@ class Options(Draws):
     Attributes:
         dataflow: auto (of the target), block (of an Ethos-U), output-stationary, weight-stationary,
             or uniform, which is software's view: every stored byte is as likely as any other.
-        array: rows and columns of the array of the two stationary ones.
+        array: rows and columns of the array of the two stationary ones; 16x16 if not given.
         registers: classes or kinds of registers that are hit, e.g. flop or weight,accumulator;
             nothing means all.
 
     """
 
     dataflow: str = "auto"
-    array: str = "16x16"
+    array: str = ""
     registers: str = ""
 
 
@@ -57,9 +58,12 @@ def prepared(
     """Return the network ready for flips, and where its integers lie, see `arranged`.
 
     Raises:
-        MismatchError: there are too few inputs, or the network has none right.
+        MismatchError: there are too few inputs, the network has none right, or counts cannot be
+            kept where they are to be.
 
     """
+    if draws.sampling.state is not None:
+        probe_file(draws.sampling.state)  # before the work, not after it
     count = len(specimen.labels)
     if count < FEWEST_INPUTS and draws.faults is None:
         raise MismatchError(

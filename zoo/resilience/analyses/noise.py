@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.cost.chart import Series, chart
 from zoo.errors import MismatchError
 from zoo.models.blocks.noise import sites
+from zoo.registry.options import check_seed
 from zoo.resilience.noise import Borne, borne, limits_of, parse, standard_error
 from zoo.resilience.results import Estimate, Reliability, Row
 from zoo.resilience.specimen import Specimen
@@ -42,7 +43,8 @@ class Options:
 
     def __post_init__(self) -> None:
         parse(self.noise)
-        for name, least in (("chips", 2), ("reads", 1), ("seed", 0)):
+        check_seed(self.seed)
+        for name, least in (("chips", 2), ("reads", 1)):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected {least} or more")
 
@@ -74,7 +76,7 @@ def analyse(specimen: Specimen, options: Options) -> Reliability:
         analysis="noise",
         ref=specimen.ref,
         target=specimen.target.name if specimen.target else "",
-        summary=f"{specimen.ref} loses {drop:.1f} points of accuracy to the noise {options.noise}",
+        summary=f"{specimen.ref} {_change(drop)} the noise {options.noise}",
         main="drop",
         estimates=estimates,
         tables=tables,
@@ -94,19 +96,24 @@ def _estimates(clean: Borne, noisy: Borne, options: Options) -> dict[str, Estima
     worst = min(range(len(noisy.right)), key=lambda chip: noisy.chips[chip])
     method = f"{options.chips} chips, normal interval over chips and inputs"
 
-    def percent(values: Tensor, method: str) -> Estimate:
+    def percent(values: Tensor, method: str, least: float = 0.0) -> Estimate:
         value, wide = 100 * float(values.mean()), 196 * standard_error(values)
         return Estimate(
-            value=value, low=value - wide, high=value + wide, known="measured", unit="%",
-            runs=runs, method=method,
+            value=value, low=max(least, value - wide), high=min(100.0, value + wide),
+            known="measured", unit="%", runs=runs, method=method,
         )  # fmt: skip
 
     return {
         "clean": percent(plain, "no noise"),
         "noisy": percent(noisy.right.double(), method),
         "worst_chip": percent(noisy.right[worst : worst + 1].double(), "of these chips"),
-        "drop": percent(plain - noisy.right.double(), f"paired by input; {method}"),
+        "drop": percent(plain - noisy.right.double(), f"paired by input; {method}", -100.0),
     }
+
+
+def _change(drop: float) -> str:
+    points = f"{abs(drop):.1f} points of accuracy"
+    return f"gains {points} under" if drop < 0 else f"loses {points} to"
 
 
 def _level(level: float, result: Borne) -> Row:

@@ -78,6 +78,10 @@ class NpuBlock:
 
 def analyse(specimen: Specimen, options: Options) -> Reliability:
     """Return SPFM and FIT of a device that runs a network, a verdict, and the front."""
+    if specimen.target is None:
+        raise MismatchError(
+            "a safety goal is that of a device's registers; give --target, e.g. ethos-u55-128"
+        )
     if options.areas:
         specimen = _with_areas(specimen, Path(options.areas).expanduser())
     engine, setting = prepared(specimen, options)
@@ -89,10 +93,12 @@ def analyse(specimen: Specimen, options: Options) -> Reliability:
 def _with_areas(specimen: Specimen, path: Path) -> Specimen:
     """Return the specimen with a user's classes in the place of its target's."""
     given(path, "file")
-    if specimen.target is None:
-        raise MismatchError("--areas goes with a --target, whose numbers it replaces")
+    assert specimen.target is not None
     try:
         own = registers(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        reason = error.strerror or error
+        raise MismatchError(f"--areas {path}: {reason}; expected a TOML file") from error
     except (ZooError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MismatchError(f"{path}: {error}") from error
     if unknown := sorted(set(own) - set(specimen.target.reliability)):
@@ -208,6 +214,16 @@ def front_of(blocks: Sequence[NpuBlock], end: int = 2) -> list[Protected]:
     return front([(w, block.measures) for w, block in zip(weights, blocks, strict=True)])
 
 
+def _said(verdicts: Mapping[str, str], area: float, budget: float | None) -> str:
+    """Return the verdicts for people."""
+    words = f"{verdicts['goal']} without protection: {verdicts['unprotected']}"
+    if area:
+        words += f"; with {area:.1f} % more area: {verdicts['protected']}"
+    if budget is not None:
+        words += f"; {budget:g} FIT without protection: {verdicts['fit_budget']}"
+    return words
+
+
 def _reported(
     specimen: Specimen, options: Options, found: Counted, setting: Arranged
 ) -> Reliability:
@@ -232,8 +248,8 @@ def _reported(
         analysis="protect",
         ref=specimen.ref,
         target=specimen.target.name,
-        summary=f"{specimen.ref} on {specimen.target.name}: {name} {verdicts['unprotected']} "
-        f"without protection; with {100 * best.area:.1f} % more area it {verdicts['protected']} it",
+        summary=f"{specimen.ref} on {specimen.target.name}: "
+        + _said(verdicts, 100 * best.area, options.fit_budget),
         main="spfm",
         estimates={"spfm": metric, "spfm_protected": after, "failures": rate},
         tables={

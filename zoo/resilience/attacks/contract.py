@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo import extensions
 from zoo.errors import MismatchError
-from zoo.registry.options import read
+from zoo.registry.options import check_seed, read
 
 POINT = "zoo.resilience.attacks"
 PARTS = {"SUMMARY": str, "PAPER": str, "Options": type, "perturb": Callable}
@@ -48,6 +48,7 @@ class Bounded:
             raise MismatchError(
                 f"eps is {self.eps:g}, less than one step of 8 bits, 1/255: no pixel could move"
             )
+        check_seed(self.seed)
         for name in ("restarts", "steps"):
             if getattr(self, name, 1) < 1:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -124,13 +125,19 @@ class ChosenAttack:
 
     @property
     def text(self) -> str:
-        """The attack as it is typed, e.g. "pgd:eps=2/255,steps=20"."""
-        said = [f"eps={in_255(self.options.eps)}"]
+        """The attack as it is typed: eps, steps, and what is not as usual, "pgd:eps=2/255"."""
+        said = {"eps": in_255(self.options.eps)}
         if hasattr(self.options, "steps"):
-            said.append(f"steps={self.options.steps}")
-        if self.options.restarts > 1:
-            said.append(f"restarts={self.options.restarts}")
-        return f"{self.name}:{','.join(said)}"
+            said["steps"] = str(self.options.steps)
+        for field in dataclasses.fields(self.options):
+            value = getattr(self.options, field.name)
+            if field.name not in said and value != field.default:
+                said[field.name] = in_255(value) if field.name == "alpha" else _typed(value)
+        return f"{self.name}:{','.join(f'{name}={value}' for name, value in said.items())}"
+
+
+def _typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def in_255(eps: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import MismatchError
 from zoo.registry.compressed import Compressed
+from zoo.registry.options import check_seed
 
 if TYPE_CHECKING:
     from zoo.registry.checkpoint import Checkpoint
@@ -55,7 +56,8 @@ class Options:
         if not any(noise.size for noise in parse(self.noise)):
             raise MismatchError(f"the noise {self.noise!r} is none; there is nothing to learn")
         share(self.max_params, 1)
-        for name, least in (("steps", 0), ("batch_size", 0), ("seed", 0)):
+        check_seed(self.seed)
+        for name, least in (("steps", 0), ("batch_size", 0)):
             if getattr(self, name) < least:
                 raise MismatchError(f"{name} is {getattr(self, name)}; expected {least} or more")
         if not 0 < self.lr < 1:

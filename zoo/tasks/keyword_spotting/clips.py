@@ -14,6 +14,7 @@ from zoo.data import frontends, sound
 from zoo.data.classified import Labelled
 from zoo.data.retakes import Retakes
 from zoo.errors import MismatchError
+from zoo.files import given_folder
 from zoo.registry.recipe import Recipe, Train
 
 UNKNOWN, SILENCE, NOISE = "unknown", "silence", "_background_noise_"
@@ -93,8 +94,7 @@ def labels_of(recipe: Recipe) -> list[str]:
 
 
 def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise MismatchError(f"no such folder: {folder}")
+    given_folder(folder)
     hidden = ("_", ".")
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(hidden))
 
