@@ -245,7 +245,7 @@ def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
         ),
         ("flip_rates", ["mlperf-tiny-kws.fsdd-int8", "all"], "there is no register"),
     ]:
-        with pytest.raises(AppError, match=re.escape(html.escape(said))):
+        with pytest.raises(AppError, match=re.escape(said)):
             client.predict(*words, api_name=f"/{api}")
     assert client.predict(cells, "ran-i-detector", None, api_name="/detect")[2]["items"]
 

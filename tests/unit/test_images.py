@@ -221,7 +221,7 @@ def broken():
         "only-a-signature": (eight[:8], "is not a picture|cannot be read"),
         "only-a-header": (eight[:33], "is not a picture"),
         "text": (b"to be or not to be", r"is not a picture; expected one of \.png, \.jpg"),
-        "empty": (b"", "is not a picture"),
+        "empty": (b"", "is empty; save the picture once more"),
         "pickle": (b"\x80\x04N.", "is not a picture"),
         "bomb": (
             png(noise(1, 1, 3), RGB, claim=(60_000, 60_000)),

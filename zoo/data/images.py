@@ -132,6 +132,8 @@ def _instead(file: io.BytesIO | Path) -> str:
             "is a HEIC picture, which is not read here; save it as JPEG, or take JPEGs: on an "
             "iPhone by Settings, Camera, Formats, Most Compatible"
         )
+    if not start:
+        return "is empty; save the picture once more"
     return f"is not a picture; expected one of {', '.join(SUFFIXES)}"
 
 

@@ -154,11 +154,14 @@ class Desk:
         chosen = choices(names, "model", self.names, MOST_AT_ONCE)
         chosen.sort(key=self.names.index)
         answers: list[Reply] = []
+        under_way: list[tuple[Reply, Iterator[bool]]] = []
         for number, name in enumerate(chosen):
             if name not in self._ready:
                 yield answers, f"{self._making_of(name)} ({number + 1} of {len(chosen)})"
-            answers = [*answers, Reply(self.writer(name))]
-        under_way = [(answer, _steps(answer, text, most)) for answer in answers]
+            answer = Reply(self.writer(name))
+            tokens = _tokens(answer.writer, text)  # too long? Before the next is made ready
+            answers = [*answers, answer]
+            under_way.append((answer, _steps(answer, tokens, most)))
         while under_way:
             under_way = [(answer, steps) for answer, steps in under_way if next(steps, False)]
             yield answers, ""
@@ -232,11 +235,11 @@ def _tokens(writer: Writer, text: str) -> Tensor:
     return ids
 
 
-def _steps(answer: Reply, text: str, most: int) -> Iterator[bool]:
+def _steps(answer: Reply, prompt: Tensor, most: int) -> Iterator[bool]:
     """Write the likeliest token after token, and yield whether there are more to come."""
     writer, said = answer.writer, list[int]()
     last = ends(writer.model, writer.words)
-    tokens = written(writer.model, _tokens(writer, text), most, last)
+    tokens = written(writer.model, prompt, most, last)
     while len(said) < most and not answer.ended:
         with writer.lock:
             start = time.perf_counter()

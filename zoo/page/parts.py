@@ -30,8 +30,11 @@ Input = TypeVar("Input", bound=gr.components.Component)
 
 
 def complaint(text: str) -> gr.Error:
-    """Return the error that tells a visitor, in a corner of the page, what did not work."""
-    return gr.Error(html.escape(text), title="That did not work", print_exception=False)
+    """Return the error that tells a visitor, in a corner of the page, what did not work.
+
+    It stands between tags, never in one: quotes stay as they are, for programs that read it.
+    """
+    return gr.Error(html.escape(text, quote=False), title="That did not work", print_exception=False)
 
 
 def note(text: str) -> gr.HTML:

@@ -8,6 +8,7 @@ from zoo import registry
 from zoo.adapters import registry as adapters
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.artifacts.resolution import checkpoint
+from zoo.page.given import choice
 from zoo.registry.licences import commercial
 from zoo.registry.recipe import Recipe
 
@@ -84,7 +85,12 @@ def matching(
         sold: only what a company may ship.
         here: only what has weights in this package.
 
+    Raises:
+        MismatchError: nothing in the zoo is of that kind, or of that task.
+
     """
+    choice(kind, "kind", KINDS)
+    choice(task, "task", (ANY, *dict.fromkeys(entry.task for entry in found)))
     wanted = words.lower().split()
     return [
         entry

@@ -23,7 +23,10 @@ def build(context: Context) -> None:
 
     def find(words: str, kind: str, task: str, sold: bool, here: bool) -> tuple[str, str]:
         """Find networks and adapters by words: the table of what matches, and no card."""
-        found = shelving.matching(everything, words or "", kind, task, sold, here)
+        try:
+            found = shelving.matching(everything, words or "", kind, task, sold, here)
+        except ZooError as error:
+            raise complaint(str(error)) from error
         return shelving.table(found, len(everything)), ""
 
     with gr.Row():
