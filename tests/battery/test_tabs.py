@@ -236,6 +236,8 @@ def _wrong_input_is_refused_in_words(client: Client, folder: Path) -> None:
         ("price", ["nonsense", None, npu], "there is no network"),
         ("price", ["micronet-kws-s", None, "nowhere"], "there is no device"),
         ("fits", ["ethos-u55-128", 3], "there is no task 3"),
+        ("find", [["x"]], "the search is ['x']; expected text"),
+        ("find", ["", "nope"], "there is no kind 'nope'"),
         ("flip", ["micronet-kws-s"], "there is no network"),
         ("flip", ["mlperf-tiny-kws.fsdd-int8", "cat"], "there is no example"),
         (

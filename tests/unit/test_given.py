@@ -5,7 +5,7 @@ import math
 import pytest
 
 from zoo.errors import MismatchError
-from zoo.page.given import number
+from zoo.page.given import number, text
 
 parts = pytest.importorskip("zoo.page.parts")
 
@@ -24,3 +24,11 @@ def test_a_complaint_can_be_typed_and_is_no_markup() -> None:
     """Programs read it as text, the page sets it as HTML between tags."""
     message = parts.complaint("""type: zoo.load("<b>x</b>", tag='y')""").message
     assert message == """type: zoo.load("&lt;b&gt;x&lt;/b&gt;", tag='y')"""
+
+
+def test_what_is_no_text_is_not_made_one() -> None:
+    """A language model would answer "['x']"."""
+    assert (text(" x ", "prompt"), text(None, "prompt"), text("", "prompt")) == (" x ", "", "")
+    for value in (["x"], {"a": 1}, 5, False):
+        with pytest.raises(MismatchError, match=r"the prompt is .*; expected text"):
+            text(value, "prompt")

@@ -21,7 +21,7 @@ from zoo.cost.result import readable
 from zoo.data.text import tokenizer
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page.cards import threads
-from zoo.page.given import choices
+from zoo.page.given import choices, text
 from zoo.quantization.language.step import quicken
 from zoo.tasks.text_generation import ends, written
 from zoo.tasks.text_generation.perplexity import perplexity
@@ -150,7 +150,7 @@ class Desk:
             MismatchError: an empty or too long prompt, or no, unknown or too many models.
 
         """
-        text = _checked(prompt)
+        said = _checked(prompt)
         chosen = choices(names, "model", self.names, MOST_AT_ONCE)
         chosen.sort(key=self.names.index)
         answers: list[Reply] = []
@@ -159,7 +159,7 @@ class Desk:
             if name not in self._ready:
                 yield answers, f"{self._making_of(name)} ({number + 1} of {len(chosen)})"
             answer = Reply(self.writer(name))
-            tokens = _tokens(answer.writer, text)  # too long? Before the next is made ready
+            tokens = _tokens(answer.writer, said)  # too long? Before the next is made ready
             answers = [*answers, answer]
             under_way.append((answer, _steps(answer, tokens, most)))
         while under_way:
@@ -209,13 +209,13 @@ class Desk:
 
 
 def _checked(prompt: Any) -> str:
-    text = str(prompt or "").strip()
-    if not text:
+    said = text(prompt, "prompt").strip()
+    if not said:
         raise MismatchError("There is no prompt yet: type one, or take an example.")
-    return text
+    return said
 
 
-def _tokens(writer: Writer, text: str) -> Tensor:
+def _tokens(writer: Writer, prompt: str) -> Tensor:
     """Return the tokens (1, n) of a prompt, as the model was taught to see one.
 
     Raises:
@@ -224,9 +224,9 @@ def _tokens(writer: Writer, text: str) -> Tensor:
     """
     words = writer.words
     if words.chat_template:
-        said = [{"role": "user", "content": text}]
-        text = words.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-    ids: Tensor = words(text, return_tensors="pt")["input_ids"]
+        said = [{"role": "user", "content": prompt}]
+        prompt = words.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    ids: Tensor = words(prompt, return_tensors="pt")["input_ids"]
     if ids.shape[1] > writer.longest:
         raise MismatchError(
             f"the prompt has {ids.shape[1]:,} tokens; this page takes up to {writer.longest}, "
@@ -236,7 +236,7 @@ def _tokens(writer: Writer, text: str) -> Tensor:
 
 
 def _steps(answer: Reply, prompt: Tensor, most: int) -> Iterator[bool]:
-    """Write the likeliest token after token, and yield whether there are more to come."""
+    """Write the likeliest tokens after a prompt (1, n); yield whether there are more to come."""
     writer, said = answer.writer, list[int]()
     last = ends(writer.model, writer.words)
     tokens = written(writer.model, prompt, most, last)

@@ -27,6 +27,18 @@ def number(value: Any, what: str, least: float, most: float, default: float) -> 
     return given
 
 
+def text(value: Any, what: str) -> str:
+    """Return a text; none is an empty one.
+
+    Raises:
+        MismatchError: it is something else.
+
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise MismatchError(f"the {what} is {value!r:.80}; expected text")
+
+
 def choice(value: Any, what: str, known: Collection[str]) -> str:
     """Return one of what is known.
 

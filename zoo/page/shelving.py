@@ -8,7 +8,7 @@ from zoo import registry
 from zoo.adapters import registry as adapters
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.artifacts.resolution import checkpoint
-from zoo.page.given import choice
+from zoo.page.given import choice, text
 from zoo.registry.licences import commercial
 from zoo.registry.recipe import Recipe
 
@@ -86,12 +86,12 @@ def matching(
         here: only what has weights in this package.
 
     Raises:
-        MismatchError: nothing in the zoo is of that kind, or of that task.
+        MismatchError: the words are no text, or nothing is of that kind or that task.
 
     """
     choice(kind, "kind", KINDS)
     choice(task, "task", (ANY, *dict.fromkeys(entry.task for entry in found)))
-    wanted = words.lower().split()
+    wanted = text(words, "search").lower().split()
     return [
         entry
         for entry in found
