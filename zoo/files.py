@@ -176,7 +176,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise MismatchError(f"cannot write {path}: {error.strerror or error}") from error
+        raise MismatchError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder in another place"
+        ) from error
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):

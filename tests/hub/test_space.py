@@ -95,6 +95,17 @@ def test_an_existing_folder_is_not_touched(space: Path, capsys) -> None:
     assert (space / "app.py").read_bytes() == before
 
 
+def test_a_name_that_is_too_long_says_how_long_one_may_be() -> None:
+    with pytest.raises(MismatchError, match="96 at most"):
+        hosting.publish(f"me/{'x' * 94}", language_model=False)
+
+
+def test_a_folder_below_a_file_is_refused_with_what_to_do(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["space", "build", "--out", str(tmp_path / "file" / "space")]) == 1
+    assert "choose a folder in another place" in capsys.readouterr().err
+
+
 def test_a_model_that_is_missing_is_named(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hosting, "MODEL", "no_such_model")
     (sentence,) = hosting._with_model(tmp_path)
@@ -156,7 +167,9 @@ def _is_there(api: HfApi, folder: Path) -> None:
     assert all((pulled / name).read_bytes() == file.read_bytes() for name, file in files.items())
 
 
-@pytest.mark.parametrize("repo", ["page", "datasets/me/page", "me/pa ge", "a/b/c"])
+@pytest.mark.parametrize(
+    "repo", ["page", "datasets/me/page", "models/me/page", "me/pa ge", "a/b/c"]
+)
 def test_what_is_no_name_of_a_space(repo: str) -> None:
     with pytest.raises(MismatchError, match=re.escape(repo)):
         hosting.publish(repo, language_model=False)

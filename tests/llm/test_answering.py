@@ -105,6 +105,13 @@ def test_what_is_refused(desk: Desk, prompt: str, names: list[str], message: str
         list(desk.write(prompt, names))
 
 
+def test_a_prompt_that_is_too_long_waits_for_one_model_alone(desk: Desk, tmp_path: Path) -> None:
+    other = Desk(tmp_path, source=desk.source)
+    with pytest.raises(MismatchError, match="the prompt has"):
+        list(other.write("the " * 5000, [ORIGINAL, "8 bits"]))
+    assert list(other._ready) == [ORIGINAL]
+
+
 def test_a_given_checkpoint_stands_among_them(desk: Desk, tmp_path: Path) -> None:
     given = resolve(str(desk.writer("4 bits") and desk.folder / "4-bits"))
     other = Desk(tmp_path, [given], source=desk.source)

@@ -137,7 +137,7 @@ def test_macs_to_720p_are_the_papers(page: Enlarger) -> None:
     ("name", "data", "message"),
     [
         ("text.png", b"no picture <b>", "text.png is not a picture"),
-        ("empty.png", b"", "empty.png is not a picture"),
+        ("empty.png", b"", "empty.png is empty"),
         ("<i>.png", b"x", "&lt;i&gt;.png is not a picture"),
         ("a.heic", b"\0\0\0\x18ftypheic" + b"\0" * 99, "a.heic is a HEIC picture, which is not"),
     ],
@@ -261,6 +261,7 @@ def test_port_in_use() -> None:
 def test_next_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "_is_free", lambda port, host: port > 7862)
     assert serve._free_port(None, "127.0.0.1") == 7863
+    assert serve._free_port(0, "127.0.0.1") == 7863  # any port: Gradio would look for itself at 0
     monkeypatch.setattr(serve, "_is_free", lambda port, host: False)
     with pytest.raises(ZooError, match="all in use"):
         serve._free_port(None, "127.0.0.1")

@@ -4,7 +4,7 @@ import pytest
 
 from zoo import registry
 from zoo.adapters import registry as adapters
-from zoo.errors import UnknownNameError
+from zoo.errors import MismatchError, UnknownNameError
 
 shelving = pytest.importorskip("zoo.page.shelving")
 ALL = ("", shelving.ANY, shelving.ANY, False, False)
@@ -42,6 +42,17 @@ def test_nothing_found_says_what_to_do(everything) -> None:
     found = shelving.matching(everything, "no such thing", *ALL[1:])
     assert found == []
     assert "take a word" in shelving.table(found, len(everything))
+
+
+@pytest.mark.parametrize(("kind", "task", "said"), [
+    ("nope", "any", "there is no kind 'nope'; take any, network"),
+    ("any", "nope", "there is no task 'nope'; take any, "),
+    (3, "any", "there is no kind 3"),
+    ("any", None, "there is no task None"),
+])  # fmt: skip
+def test_a_kind_or_task_that_is_not_there_is_no_empty_table(everything, kind, task, said) -> None:
+    with pytest.raises(MismatchError, match=said):
+        shelving.matching(everything, "", kind, task, False, False)
 
 
 def test_each_has_a_card(everything) -> None:

@@ -137,5 +137,5 @@ def check_repo(repo: str) -> None:
         raise MismatchError(
             f"{repo!r} is not a repository id; expected org/name (or datasets/org/name, "
             "spaces/org/name) of letters, digits, '-', '_' and '.', not at the ends, no two of "
-            "them in a row"
+            "them in a row, 96 at most"
         )

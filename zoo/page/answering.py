@@ -21,7 +21,7 @@ from zoo.cost.result import readable
 from zoo.data.text import tokenizer
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page.cards import threads
-from zoo.page.given import choices
+from zoo.page.given import choices, text
 from zoo.quantization.language.step import quicken
 from zoo.tasks.text_generation import ends, written
 from zoo.tasks.text_generation.perplexity import perplexity
@@ -150,15 +150,18 @@ class Desk:
             MismatchError: an empty or too long prompt, or no, unknown or too many models.
 
         """
-        text = _checked(prompt)
+        said = _checked(prompt)
         chosen = choices(names, "model", self.names, MOST_AT_ONCE)
         chosen.sort(key=self.names.index)
         answers: list[Reply] = []
+        under_way: list[tuple[Reply, Iterator[bool]]] = []
         for number, name in enumerate(chosen):
             if name not in self._ready:
                 yield answers, f"{self._making_of(name)} ({number + 1} of {len(chosen)})"
-            answers = [*answers, Reply(self.writer(name))]
-        under_way = [(answer, _steps(answer, text, most)) for answer in answers]
+            answer = Reply(self.writer(name))
+            tokens = _tokens(answer.writer, said)  # too long? Before the next is made ready
+            answers = [*answers, answer]
+            under_way.append((answer, _steps(answer, tokens, most)))
         while under_way:
             under_way = [(answer, steps) for answer, steps in under_way if next(steps, False)]
             yield answers, ""
@@ -206,13 +209,13 @@ class Desk:
 
 
 def _checked(prompt: Any) -> str:
-    text = str(prompt or "").strip()
-    if not text:
+    said = text(prompt, "prompt").strip()
+    if not said:
         raise MismatchError("There is no prompt yet: type one, or take an example.")
-    return text
+    return said
 
 
-def _tokens(writer: Writer, text: str) -> Tensor:
+def _tokens(writer: Writer, prompt: str) -> Tensor:
     """Return the tokens (1, n) of a prompt, as the model was taught to see one.
 
     Raises:
@@ -221,9 +224,9 @@ def _tokens(writer: Writer, text: str) -> Tensor:
     """
     words = writer.words
     if words.chat_template:
-        said = [{"role": "user", "content": text}]
-        text = words.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-    ids: Tensor = words(text, return_tensors="pt")["input_ids"]
+        said = [{"role": "user", "content": prompt}]
+        prompt = words.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    ids: Tensor = words(prompt, return_tensors="pt")["input_ids"]
     if ids.shape[1] > writer.longest:
         raise MismatchError(
             f"the prompt has {ids.shape[1]:,} tokens; this page takes up to {writer.longest}, "
@@ -232,11 +235,11 @@ def _tokens(writer: Writer, text: str) -> Tensor:
     return ids
 
 
-def _steps(answer: Reply, text: str, most: int) -> Iterator[bool]:
-    """Write the likeliest token after token, and yield whether there are more to come."""
+def _steps(answer: Reply, prompt: Tensor, most: int) -> Iterator[bool]:
+    """Write the likeliest tokens after a prompt (1, n); yield whether there are more to come."""
     writer, said = answer.writer, list[int]()
     last = ends(writer.model, writer.words)
-    tokens = written(writer.model, _tokens(writer, text), most, last)
+    tokens = written(writer.model, prompt, most, last)
     while len(said) < most and not answer.ended:
         with writer.lock:
             start = time.perf_counter()

@@ -208,7 +208,7 @@ def serve(
     """Serve the page; return its address once it is served (or, with `block`, once it has ended).
 
     Args:
-        port: None takes GRADIO_SERVER_PORT, or else the first free one from 7860 on.
+        port: None takes GRADIO_SERVER_PORT, or else the first free one from 7860 on, as 0 does.
         host: None takes GRADIO_SERVER_NAME (which a Space sets), or else this machine only.
         models: checkpoints that its tabs show besides those that ship.
         open_browser: open the page in the browser.
@@ -261,7 +261,11 @@ def _launched(page: gr.Blocks, port: int, host: str, *, open_browser: bool, mcp:
 
 
 def _free_port(port: int | None, host: str) -> int:
-    """Return `port` if it can be listened on, or the first free one of `PORTS` for None."""
+    """Return `port` if it can be listened on, or the first free one of `PORTS` for None and 0.
+
+    Gradio looks for what it serves at the very port that it is given: 0 would not be there.
+    """
+    port = port or None
     if port is not None and _is_free(port, host):
         return port
     free = next((number for number in PORTS if _is_free(number, host)), None)

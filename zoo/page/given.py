@@ -1,5 +1,6 @@
 """What visitors give, checked: a slider may be emptied, and a program may send anything."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -17,9 +18,25 @@ def number(value: Any, what: str, least: float, most: float, default: float) -> 
         return default
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise MismatchError(f"the {what} is {value!r}; expected a number")
-    if not least <= value <= most:
-        raise MismatchError(f"the {what} is {value:g}; expected {least:g} to {most:g}")
-    return float(value)
+    try:
+        given = float(value)
+    except OverflowError:  # whole numbers of JSON have any length
+        given = math.inf if value > 0 else -math.inf
+    if not least <= given <= most:
+        raise MismatchError(f"the {what} is {given:g}; expected {least:g} to {most:g}")
+    return given
+
+
+def text(value: Any, what: str) -> str:
+    """Return a text; none is an empty one.
+
+    Raises:
+        MismatchError: it is something else.
+
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise MismatchError(f"the {what} is {value!r:.80}; expected text")
 
 
 def choice(value: Any, what: str, known: Collection[str]) -> str:

@@ -96,8 +96,8 @@ def publish(repo: str, *, private: bool = True, language_model: bool = True) -> 
 
     where.check_repo(repo)
     kind, name = where.split(repo)
-    if kind not in ("models", "spaces"):
-        raise MismatchError(f"{repo} is no name of a Space; expected ORG/NAME")
+    if kind != "spaces" and repo != name:
+        raise MismatchError(f"{repo} is no name of a Space; type: zoo space push {name}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "space"
         assemble(folder, language_model=language_model)

@@ -30,8 +30,13 @@ Input = TypeVar("Input", bound=gr.components.Component)
 
 
 def complaint(text: str) -> gr.Error:
-    """Return the error that tells a visitor, in a corner of the page, what did not work."""
-    return gr.Error(html.escape(text), title="That did not work", print_exception=False)
+    """Return the error that tells a visitor, in a corner of the page, what did not work.
+
+    It stands between tags, never in one: quotes stay as they are, for programs that read it.
+    """
+    return gr.Error(
+        html.escape(text, quote=False), title="That did not work", print_exception=False
+    )
 
 
 def note(text: str) -> gr.HTML:
@@ -95,8 +100,8 @@ def as_uploaded(control: Input) -> Input:
 def as_given(control: Input) -> Input:
     """Let a control hand over what it holds, whatever that is.
 
-    Gradio would refuse an emptied slider, or one beyond its ends, with a traceback; whoever
-    computes says what is wrong with it instead.
+    Gradio would refuse an emptied slider, or one beyond its ends, with a traceback, and make a
+    text of a list; whoever computes says what is wrong with it instead.
     """
     control.__class__ = _variant(type(control), "preprocess", _payload)
     return control

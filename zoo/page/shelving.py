@@ -8,6 +8,7 @@ from zoo import registry
 from zoo.adapters import registry as adapters
 from zoo.adapters.recipe import AdapterRecipe
 from zoo.artifacts.resolution import checkpoint
+from zoo.page.given import choice, text
 from zoo.registry.licences import commercial
 from zoo.registry.recipe import Recipe
 
@@ -84,8 +85,13 @@ def matching(
         sold: only what a company may ship.
         here: only what has weights in this package.
 
+    Raises:
+        MismatchError: the words are no text, or nothing is of that kind or that task.
+
     """
-    wanted = words.lower().split()
+    choice(kind, "kind", KINDS)
+    choice(task, "task", (ANY, *dict.fromkeys(entry.task for entry in found)))
+    wanted = text(words, "search").lower().split()
     return [
         entry
         for entry in found

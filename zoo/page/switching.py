@@ -27,7 +27,7 @@ from zoo.artifacts import adapters as adapter_refs
 from zoo.artifacts.base import load_base, named
 from zoo.errors import MismatchError, MissingWeightsError
 from zoo.page.cards import figures, longer, threads
-from zoo.page.given import number
+from zoo.page.given import number, text
 from zoo.page.tabs.contract import missing
 from zoo.tasks.contract import Demo, Shown
 
@@ -258,14 +258,14 @@ def _checked(demo: Demo, given: Any) -> Any:
         if not given:
             raise MismatchError("There is no picture yet: drop one in, or take an example.")
         return Path(given)
-    text = str(given or "").rstrip(" ")
-    if not text.strip():
+    said = text(given, "prompt").rstrip(" ")
+    if not said.strip():
         raise MismatchError("There is no prompt yet: type one, or take an example.")
-    if len(text) > MOST_PROMPT:
+    if len(said) > MOST_PROMPT:
         raise MismatchError(
-            f"the prompt has {len(text):,} characters; this page takes up to {MOST_PROMPT:,}"
+            f"the prompt has {len(said):,} characters; this page takes up to {MOST_PROMPT:,}"
         )
-    return text
+    return said
 
 
 def facts(bench: Bench, answer: Answer) -> str:

@@ -130,10 +130,10 @@ def _input(bench: Bench, pictures: list[Path]) -> tuple[Any, Any]:
     else:
         names = (bench.opening, *bench.adapters)
         rows = [[_PROMPTS[name]] for name in dict.fromkeys(names) if name in _PROMPTS]
-        given = gr.Textbox(
+        given = as_given(gr.Textbox(
             rows[0][0] if rows else "", label=bench.demo.asks, lines=4, elem_id=f"input-{mark}",
             max_length=switching.MOST_PROMPT,
-        )  # fmt: skip
+        ))  # fmt: skip
     if not rows:
         return given, None
     examples = gr.Examples(

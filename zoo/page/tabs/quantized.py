@@ -62,7 +62,9 @@ def build(context: Context) -> None:
     desk = page.desk
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=280):
-            prompt = gr.Textbox(answering.PROMPTS[0], label="Prompt", lines=3, elem_id="llm-prompt")
+            prompt = as_given(
+                gr.Textbox(answering.PROMPTS[0], label="Prompt", lines=3, elem_id="llm-prompt")
+            )
             names = as_given(gr.CheckboxGroup(
                 desk.names, value=desk.first, label=f"Models, up to {answering.MOST_AT_ONCE}",
                 elem_id="llm-models",

@@ -23,13 +23,16 @@ def build(context: Context) -> None:
 
     def find(words: str, kind: str, task: str, sold: bool, here: bool) -> tuple[str, str]:
         """Find networks and adapters by words: the table of what matches, and no card."""
-        found = shelving.matching(everything, words or "", kind, task, sold, here)
+        try:
+            found = shelving.matching(everything, words, kind, task, sold, here)
+        except ZooError as error:
+            raise complaint(str(error)) from error
         return shelving.table(found, len(everything)), ""
 
     with gr.Row():
-        words = gr.Textbox(
+        words = as_given(gr.Textbox(
             "", label="Words", placeholder="x2 super resolution", max_lines=1, elem_id="zoo-words"
-        )
+        ))  # fmt: skip
         kind = as_given(
             gr.Dropdown([*KINDS], value=ANY, label="Kind", filterable=False, elem_id="zoo-kind")
         )
