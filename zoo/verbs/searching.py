@@ -209,27 +209,40 @@ def search(
 
     """
     from zoo.nas.limits import Limits
-    from zoo.nas.spaces import contract
-    from zoo.registry.options import read
 
     path = Path(out).expanduser()
     greedy = by == "greedy" or (by == "auto" and path.suffix == ".json")
     name = checked_file(path) if greedy else _checked_folder(path)
     if faults is not None and (greedy or against != "flip_rate"):
         raise MismatchError(f"--faults {faults} goes with --against resiliency, which is not given")
-    limits = Limits(max_sram_bytes, max_flash_bytes, max_macs, max_latency_ms)
-    chosen = contract.find(space) if isinstance(space, str) else space
-    of = space if isinstance(space, str) else getattr(chosen, "__name__", "own").split(".")[-1]
-    settings: Any = read(chosen.Options, options, f"space {of}")
+    limits = Limits(
+        sram_bytes=max_sram_bytes, flash_bytes=max_flash_bytes, macs=max_macs,
+        latency_ms=max_latency_ms,
+    )  # fmt: skip
+    chosen, of, settings = _space(space, options)
     if greedy:
         return _greedily(chosen, settings, path, limits, target or GREEDY_TARGET, method)
-    how: dict[str, Any] = {"name": name, "space": chosen, "space_name": of, "settings": settings}
-    how |= {"limits": limits, "method": method, "data": None if data is None else str(data)}
-    how |= {"steps": steps, "objective": objective, "filter": filter, "draws": draws}
-    how |= {"against": against, "faults": FAULTS if faults is None else faults, "seed": seed}
-    how |= {"device": device, "training": dict(training or {})}
+    how: dict[str, Any] = {
+        "name": name, "space": chosen, "space_name": of, "settings": settings, "limits": limits,
+        "method": method, "data": None if data is None else str(data), "steps": steps,
+        "objective": objective, "filter": filter, "draws": draws, "against": against,
+        "faults": FAULTS if faults is None else faults, "seed": seed, "device": device,
+        "training": dict(training or {}),
+    }  # fmt: skip
     until = {"trials": trials, "work": work, "resume": resume}
     return _by_trials(path, target, by, by_options or {}, how, until)
+
+
+def _space(space: "str | Space", options: Mapping[str, Any]) -> tuple["Space", str, Any]:
+    """Return a space, its name and its settings."""
+    from zoo.nas.spaces import contract
+    from zoo.registry.options import read
+
+    if isinstance(space, str):
+        chosen, name = contract.find(space), space
+    else:
+        chosen, name = space, getattr(space, "__name__", "own").split(".")[-1]
+    return chosen, name, read(chosen.Options, options, f"space {name}")
 
 
 def _by_trials(
