@@ -17,7 +17,7 @@ from zoo.models.blocks.digits import pack, packed_bytes, parts_of, product, roun
 from zoo.models.blocks.ternary import Bank, Packed, TernaryConv2d, stored_bytes
 from zoo.models.ternary import HybridMobileNetV1, StTree
 from zoo.registry import find
-from zoo.registry.checkpoint import Checkpoint, build
+from zoo.registry.checkpoint import Checkpoint, build, try_out
 from zoo.registry.recipe import Recipe
 from zoo.tasks import task_of
 
@@ -207,6 +207,13 @@ def test_the_numbers_of_a_file_take_what_the_formula_says(trained: StTree):
     assert stored_bytes(trained, per_byte=4) > stored_bytes(trained)
 
 
+def test_assigned_tensors_have_one_precision(trained: StTree):
+    other, x = tree(), torch.randn(2, 1, 49, 10)
+    other.load_state_dict(trained.state_dict(), assign=True)
+    assert {value.dtype for value in other.parameters()} == {torch.float32}
+    torch.testing.assert_close(other(x), trained(x))  # another layout, another order of sums
+
+
 def test_weights_that_are_not_ternary_are_stored_as_they_are():
     network = copy.deepcopy(tree())  # never trained
     state = safetensors.torch.load(safetensors.torch.save(network.state_dict()))
@@ -302,6 +309,24 @@ def test_a_tree_deeper_than_its_checkpoint_is_one_clear_line(trained: StTree, tm
         ("st-tree-kws", {"kernel": [10, 4, 2]}, r"kernel is \[10, 4, 2\]; expected its rows"),
         ("st-tree-kws", {"kernel": [0, 4]}, "kernel is 0; expected at least 1"),
         ("ds-cnn-s", {"kernel": [10, 4, 2]}, r"kernel is \[10, 4, 2\]; expected its rows"),
+        (
+            "mobilenet-v1-025-hybrid",
+            {"alpha": "half"},
+            "alpha is 'half' and bank 1.0; expected numb",
+        ),
+        (
+            "mobilenet-v1-025-hybrid",
+            {"alpha": True},
+            "alpha is True and bank 1.0; expected numbers",
+        ),
+        ("mobilenet-v1-025-hybrid", {"bank": None}, "alpha is 0.5 and bank None; expected numbers"),
+        (
+            "ds-cnn-s",
+            {"blocks": [8, 1]},
+            r"blocks is \[8, 1\]; expected outputs and stride of each",
+        ),
+        ("ds-cnn-s", {"blocks": 4}, "blocks is 4; expected outputs and stride of each"),
+        ("ds-cnn-s", {"blocks": [[0, 1]]}, "outputs of a block is 0; expected at least 1"),
         ("ds-cnn-s", {"width": 1.5}, "width is 1.5; expected a whole number"),
     ],
 )
@@ -310,6 +335,12 @@ def test_wrong_arguments_are_one_clear_line(name: str, args: dict[str, Any], mes
     with pytest.raises(MismatchError, match=message) as error:
         build(Recipe.from_json({**made, "args": {**made["args"], **args}}))
     assert "\n" not in str(error.value)
+
+
+def test_an_activation_that_is_none_is_refused():
+    made = find("ds-cnn-s").to_json()
+    with pytest.raises(MismatchError, match="act is 'gelu'; expected relu, relu6 or hswish"):
+        try_out(Recipe.from_json({**made, "args": {**made["args"], "act": "gelu"}}))
 
 
 def test_alpha_of_zero_and_one_are_all_ternary_and_none():

@@ -268,7 +268,12 @@ class HybridMobileNetV1(Packed):
         widths = [max(1, round(width * n)) for n in (32, 64, 128, 128, 256, 256, *(512,) * 6)]
         widths += [max(1, round(width * 1024))] * 2
         strides = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-        alphas = [alpha] * len(strides) if isinstance(alpha, int | float) else list(alpha)
+        alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(strides)
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in (*alphas, bank)):
+            raise ValueError(
+                f"alpha is {alpha!r} and bank {bank!r}; expected numbers from 0 to 1, of alpha one "
+                f"or {len(strides)}"
+            )
         if len(alphas) != len(strides):
             raise ValueError(f"there are {len(alphas)} alphas; expected one, or {len(strides)}")
         layers: list[nn.Module] = [Convolution(3, widths[0], 3, stride, norm=norm)]

@@ -19,8 +19,15 @@ Activation = Literal["relu", "relu6", "hswish", ""]
 
 
 def activated(x: Tensor, act: Activation) -> Tensor:
-    """Return an activation's values."""
+    """Return an activation's values.
+
+    Raises:
+        ValueError: there is no such activation.
+
+    """
     match act:
+        case "relu":
+            return F.relu(x)
         case "relu6":
             return F.relu6(x)
         case "hswish":
@@ -28,7 +35,7 @@ def activated(x: Tensor, act: Activation) -> Tensor:
         case "":
             return x
         case _:
-            return F.relu(x)
+            raise ValueError(f"act is {act!r}; expected relu, relu6 or hswish")
 
 
 def whole(name: str, value: object, least: int = 1) -> None:
@@ -285,6 +292,10 @@ class Classifier(Foldable):
         return logits
 
 
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2
+
+
 class DsCnn(Classifier):
     """A convolution, then pairs of a 3x3 depthwise and a 1x1 convolution, each with its norm.
 
@@ -312,6 +323,12 @@ class DsCnn(Classifier):
         act: Activation = "relu6",
         norm: bool = False,
     ) -> None:
+        if not isinstance(blocks, Sequence) or not blocks or not all(map(_is_pair, blocks)):
+            raise ValueError(
+                f"blocks is {blocks}; expected outputs and stride of each, e.g. [[64,1],[64,1]]"
+            )
+        for outputs, _ in blocks:
+            whole("outputs of a block", outputs)
         super().__init__(
             blocks[-1][0], num_classes, kernel=kernel, width=width, stride=stride, blocks=blocks,
             act=act,

@@ -351,6 +351,15 @@ class Packed(Foldable):
         names = [n for n in state if n.startswith(self.head) and n.endswith((".weight", ".scale"))]
         return {len(state[name]) for name in names}
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take the tensors of `state_dict`; assigned ones too have the precision of the others."""
+        if assign:
+            kinds = {name: value.dtype for name, value in self.named_parameters()}
+            state_dict = {n: v.to(kinds[n]) if n in kinds else v for n, v in state_dict.items()}
+        return super().load_state_dict(state_dict, strict, assign)
+
     def state_dict(self, *arguments: Any, **settings: Any) -> Any:
         """Return the tensors, of the deployed network each in its shortest exact form."""
         state = super().state_dict(*arguments, **settings)
