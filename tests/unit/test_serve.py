@@ -137,7 +137,7 @@ def test_macs_to_720p_are_the_papers(page: Enlarger) -> None:
     ("name", "data", "message"),
     [
         ("text.png", b"no picture <b>", "text.png is not a picture"),
-        ("empty.png", b"", "empty.png is not a picture"),
+        ("empty.png", b"", "empty.png is an empty file"),
         ("<i>.png", b"x", "&lt;i&gt;.png is not a picture"),
         ("a.heic", b"\0\0\0\x18ftypheic" + b"\0" * 99, "a.heic is a HEIC picture, which is not"),
     ],
