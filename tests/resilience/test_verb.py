@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.cards import reliability as section
 from zoo.cards.model import render
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError, ZooError
@@ -128,6 +129,13 @@ def test_a_result_goes_into_the_checkpoint_and_its_card(data, tmp_path, capsys):
     (copy / "README.md").write_text("my own words")
     assert main(words) == 0
     assert (copy / "README.md").read_text() == "my own words"
+
+
+def test_the_card_of_an_attack_says_what_defended():
+    facts = {"data": "20 images", "attack": "fgsm:eps=2/255", "defend": "jpeg:75"}
+    kept = {"mine": {"target": "", "facts": facts, "assumed": [], "notes": []}}
+    told = section.lines({section.PART: kept})
+    assert told == ["mine: 20 images; fgsm:eps=2/255; defence: jpeg:75."]
 
 
 @pytest.mark.parametrize("name", ["", " ", "two\nlines", "a|b"])

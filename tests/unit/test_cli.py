@@ -265,7 +265,7 @@ def bad_source(kind, photo):
     [
         ("truncated", "cannot be read as a picture"),
         ("text", "is not a picture; expected one of .png"),
-        ("empty", "is not a picture"),
+        ("empty", "is an empty file"),
         ("bomb", "pixels; the limit is 100000000"),
         ("missing", "no such file"),
         ("folder", "is a folder; expected a picture file"),

@@ -8,7 +8,7 @@ from zoo.resilience.results import Estimate
 
 PART = "reliability"  # of a checkpoint's metrics
 _KEPT = ("analysis", "target", "summary", "main", "estimates", "facts", "assumed", "notes")
-_SHOWN = ("array", "data", "noise", "attack", "pipeline")  # facts, in this order
+_SHOWN = ("array", "data", "noise", "attack")  # facts, in this order
 
 
 def kept(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +52,8 @@ def lines(metrics: Mapping[str, Any]) -> list[str]:
     for name, result in metrics.get(PART, {}).items():
         facts = result["facts"]
         told = [str(facts[key]) for key in _SHOWN if facts.get(key)]
+        if facts.get("defend"):
+            told.append(f"defence: {facts['defend']}")
         if facts.get("faults"):
             told.append(f"{facts['faults']:,} faults")
         found.append(f"{name}: {'; '.join(told)}.")
