@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.cards import reliability as section
+from zoo.cards import resilience as section
 from zoo.cards.model import render
 from zoo.cli import main
 from zoo.errors import MismatchError, UnknownNameError, ZooError
