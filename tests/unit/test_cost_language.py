@@ -232,3 +232,9 @@ def test_heads_that_do_not_share_evenly_are_refused() -> None:
 def test_mixtures_of_experts_are_refused() -> None:
     with pytest.raises(MismatchError, match="num_local_experts 8"):
         Decoder.of_config("mix", {**LLAMA, "num_local_experts": 8})
+
+
+def test_a_config_that_names_its_sizes_otherwise_is_named_with_what_to_give() -> None:
+    config = {"model_type": "gpt2", "n_head": 12, "n_embd": 768, "n_layer": 12}
+    with pytest.raises(MismatchError, match=r"gpt2\) has no 'num_attention.*zoo\.cost\.Decoder"):
+        Decoder.of_config("mine", config)

@@ -93,8 +93,10 @@ class Decoder:
                 "gated": config.get("model_type") not in PLAIN,
             }
         except KeyError as error:
+            kind = config.get("model_type") or "no model_type"
             raise MismatchError(
-                f"{name} has no {error}; expected the config.json of a decoder"
+                f"{name} ({kind}) has no {error}; expected the config.json of a decoder that names "
+                "its sizes as Llama's does; for others give them as a zoo.cost.Decoder"
             ) from error
         return cls(name=name, **{**sizes, **changes})
 

@@ -38,7 +38,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     if best is None:
         raise MismatchError(
             f"{type(model).__name__} has no list of similar blocks with linear layers, so it "
-            "cannot be quantized block by block; quantize it whole, in memory, with "
+            "cannot be compressed block by block; quantize it whole, in memory, with "
             "zoo.quantization.generic.quantize_model(model, batches, options)"
         )
     return best[1], best[2]
