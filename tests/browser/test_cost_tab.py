@@ -80,7 +80,7 @@ def test_what_fits_and_its_card(page: "Page") -> None:
     open_tab(page, "What fits a device")
     page.wait_for_selector("#fits-chart table")
     names = page.locator("#fits-chart table [data-ref]").all_inner_texts()
-    assert names[0] == "st-tree-kws"  # the fastest first
+    assert names.index("st-tree-kws") < names.index("ds-cnn-s")  # the fastest first
     page.locator("#fits-chart svg [data-ref=micronet-kws-s]").click()
     page.wait_for_selector("#fits-card h1")
     assert "MicroNet-KWS-S" in page.inner_text("#fits-card")
